@@ -1,0 +1,2 @@
+//! CRIU's RPC over a socketpair.
+#![forbid(unsafe_code)]

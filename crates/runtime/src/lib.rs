@@ -1,0 +1,2 @@
+//! hiber: an OCI container runtime as a library.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The `hiber` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,94 @@
+//! Errors of the sandbox.
+
+use std::fmt;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed system call: its name, its arguments as a person would write them, and the errno.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SysError {
+    /// Name of the call, as in its man page: `openat2`.
+    pub call: String,
+    /// What it was called on: `"etc/passwd" below /srv/rootfs`.
+    pub args: String,
+    /// The kernel's answer (errno(3)).
+    pub errno: i32,
+}
+
+impl SysError {
+    /// A failure of `call` on `args`.
+    pub fn new(call: &str, args: impl Into<String>, errno: impl Into<i32>) -> Self {
+        Self { call: call.into(), args: args.into(), errno: errno.into() }
+    }
+    /// A failure of `call` on `args`, as std reports it; an error without errno becomes EIO.
+    pub fn io(call: &str, args: impl Into<String>, e: &std::io::Error) -> Self {
+        Self::new(call, args, e.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl fmt::Display for SysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = nix::errno::Errno::from_raw(self.errno).desc().to_lowercase();
+        write!(f, "{} {}: {message}", self.call, self.args)
+    }
+}
+
+impl std::error::Error for SysError {}
+
+/// What can go wrong when a container is set up or reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of config.json that cannot be right: `linux.resources.memory.limit: …`.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field, as its path in config.json.
+        field: String,
+        /// The value and what was expected.
+        problem: String,
+    },
+    /// Something valid that this kernel, host or version of hiber cannot do.
+    #[error("{field}: not supported: {why}")]
+    Unsupported {
+        /// The field or feature.
+        field: String,
+        /// What is missing.
+        why: String,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// A failure with what was being done, in the container's terms.
+    #[error("{what}")]
+    While {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// An invalid field.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+    /// Something that cannot be had here.
+    pub fn unsupported(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported { field: field.into(), why: why.into() }
+    }
+}
+
+/// Adds what was being done to an error.
+pub trait Context<T> {
+    /// Wraps the error with `what`.
+    fn context(self, what: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context(self, what: impl Into<String>) -> Result<T> {
+        self.map_err(|e| Error::While { what: what.into(), source: Box::new(e.into()) })
+    }
+}

@@ -1,0 +1,10 @@
+//! Namespaces, cgroups, rootfs and identity of a container, by direct system calls.
+//!
+//! The crate knows nothing of CRIU; crate `hiber` translates between the two.
+
+pub mod cgroup;
+pub mod error;
+pub mod seccomp;
+pub mod sys;
+
+pub use error::{Error, Result, SysError};

@@ -1,0 +1,1 @@
+//! CRIU's protocol and image messages.
