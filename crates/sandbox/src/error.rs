@@ -56,6 +56,29 @@ pub enum Error {
         /// What is missing.
         why: String,
     },
+    /// A hook failed.
+    #[error("error running {kind} hook #{index}: {why}")]
+    Hook {
+        /// `createRuntime`, …
+        kind: String,
+        /// Its place in config.json's list.
+        index: usize,
+        /// How it ended and what it wrote.
+        why: String,
+    },
+    /// The program cannot be executed.
+    #[error("exec: {name:?}: {why}")]
+    Exec {
+        /// As given in `process.args`.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+        /// The errno behind that.
+        errno: i32,
+    },
+    /// The container's first process, or one that joined it, could not be set up.
+    #[error("{0}")]
+    Init(crate::wire::Failure),
     /// A system call failed.
     #[error(transparent)]
     Sys(#[from] SysError),

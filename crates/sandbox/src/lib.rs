@@ -4,7 +4,13 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod hooks;
+pub mod init;
+pub mod parent;
+pub mod plan;
+pub mod rootfs;
 pub mod seccomp;
 pub mod sys;
+pub mod wire;
 
 pub use error::{Error, Result, SysError};

@@ -1,4 +1,10 @@
 //! The only place with `unsafe`: thin wrappers of system calls that neither rustix nor nix has.
+//!
+//! Each function does one call and reports it as a [`SysError`](crate::SysError) that names the call.
 
 pub mod bpf;
+pub mod clone;
+pub mod ioctl;
+pub mod mount;
+pub mod process;
 pub mod seccomp;

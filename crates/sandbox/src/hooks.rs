@@ -1,0 +1,141 @@
+//! Hooks (runtime-spec "POSIX-platform Hooks"): programs that read the container's state on standard input.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Hook;
+
+use crate::plan::HookState;
+use crate::{Error, Result};
+
+/// Runs hooks in order; the first that fails ends it.
+///
+/// The error reads `error running KIND hook #N: …` and has the hook's standard error.
+pub fn run<'a>(kind: &str, hooks: impl IntoIterator<Item = &'a Hook>, state: &HookState) -> Result<()> {
+    let mut input = None;
+    for (i, hook) in hooks.into_iter().enumerate() {
+        let input = input.get_or_insert_with(|| serde_json::to_vec(state).unwrap_or_default());
+        run_one(hook, input).map_err(|why| Error::Hook { kind: kind.into(), index: i, why })?;
+    }
+    Ok(())
+}
+
+fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
+    let mut command = Command::new(hook.path());
+    if let Some((arg0, args)) = hook.args().as_ref().and_then(|a| a.split_first()) {
+        command.arg0(arg0).args(args);
+    }
+    command.env_clear().envs(hook.env().iter().flatten().filter_map(|e| e.split_once('=')));
+    // Output goes to files, not pipes: a hook's own children may hold it open for ever.
+    let capture = || tempfile_in_memory().map_err(|e| format!("memfd_create: {e}"));
+    let (stdout, stderr) = (capture()?, capture()?);
+    let clone = |f: &std::fs::File| f.try_clone().map_err(|e| format!("dup: {e}"));
+    command.stdin(Stdio::piped()).stdout(clone(&stdout)?).stderr(clone(&stderr)?);
+    let mut child = command.spawn().map_err(|e| format!("fork/exec {}: {}", hook.path().display(), plain(&e)))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook that does not read its input is fine: EPIPE is no failure. The state is smaller than a pipe.
+        let _ = stdin.write_all(state);
+    }
+    let limit = hook.timeout().and_then(|s| u64::try_from(s).ok()).map(|s| Instant::now() + Duration::from_secs(s));
+    let status = match wait(&mut child, limit) {
+        Ok(Some(status)) => status,
+        Ok(None) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("hook ran past specified timeout of {}.0s", hook.timeout().unwrap_or_default()));
+        }
+        Err(e) => return Err(format!("wait: {e}")),
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let how = match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    };
+    Err(format!("{how}, stdout: {}, stderr: {}", read_back(stdout), read_back(stderr)))
+}
+
+fn wait(child: &mut std::process::Child, limit: Option<Instant>) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let Some(limit) = limit else { return child.wait().map(Some) };
+    let pid = rustix::process::Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    loop {
+        let left = limit.saturating_duration_since(Instant::now());
+        let timeout = rustix::event::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return child.wait().map(Some),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn tempfile_in_memory() -> std::io::Result<std::fs::File> {
+    Ok(rustix::fs::memfd_create("hook-output", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+/// The first kilobytes of what a hook wrote.
+fn read_back(mut file: std::fs::File) -> String {
+    use std::io::{Read, Seek};
+    let mut text = Vec::new();
+    if file.rewind().is_ok() {
+        let _ = file.take(4096).read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
+fn plain(e: &std::io::Error) -> String {
+    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(script: &str, timeout: Option<i64>) -> Hook {
+        let mut value = serde_json::json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=1"]});
+        if let Some(t) = timeout {
+            value["timeout"] = t.into();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn run_script(script: &str, timeout: Option<i64>) -> Result<()> {
+        let state = HookState { id: "box".into(), status: "created".into(), ..HookState::default() };
+        run("poststart", [&hook("exit 0", None), &hook(script, timeout)], &state)
+    }
+
+    #[test]
+    fn a_hook_reads_the_state_and_has_only_its_environment() {
+        run_script(r#"grep -q '"id":"box"' && test "$A" = 1 && test -z "$HOME""#, None).unwrap();
+    }
+
+    #[test]
+    fn failures_name_the_hook() {
+        let error = run_script("echo out; echo why >&2; exit 3", None).unwrap_err().to_string();
+        assert_eq!(error, "error running poststart hook #1: exit status 3, stdout: out, stderr: why");
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_ended() {
+        let start = Instant::now();
+        let error = run_script("sleep 60", Some(1)).unwrap_err().to_string();
+        assert!(error.contains("timeout of 1.0s"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_child_that_keeps_the_output_open_does_not_block() {
+        let start = Instant::now();
+        run_script("sleep 5 & exit 0", None).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4));
+    }
+}

@@ -1,0 +1,201 @@
+//! Who the process is: limits, security modules, user, capabilities, system call filter.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::write_proc;
+use crate::error::Context;
+use crate::plan::{InitPlan, ProcessPlan};
+use crate::sys;
+use crate::wire::{Channel, FromInit};
+use crate::{Error, Result, SysError};
+
+/// What was learned on the way.
+pub(super) struct Prepared {
+    /// The user's home directory, from the container's /etc/passwd; "/" if it is not there.
+    pub(super) home: String,
+}
+
+/// Gives up everything that the container's process does not have, but for what
+/// [`last_restrictions`] takes away.
+pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) -> Result<Prepared> {
+    let process = &plan.process;
+    security_labels(process, host_proc)?;
+    if !plan.in_user_namespace {
+        // In a user namespace only the parent may raise a limit: it does so at Ready.
+        set_rlimits(process, None)?;
+    }
+    if let Some(persona) = plan.personality {
+        let persona = nix::sys::personality::Persona::from_bits_retain(persona as i32);
+        nix::sys::personality::set(persona).map_err(|e| SysError::new("personality", format!("{persona:?}"), e as i32))?;
+    }
+    own_standard_streams(process.uid)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
+    let home = home_of(process.uid);
+    if process.no_new_privileges {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
+    } else {
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is about to go.
+        load_seccomp(plan, channel)?;
+    }
+    // Once before the change of user, who may lack the right, and once after, who may have it alone.
+    let before = chdir(process);
+    change_user(process, host_proc)?;
+    if before.is_err() {
+        chdir(process)?;
+    }
+    check_cwd()?;
+    Ok(Prepared { home })
+}
+
+/// The last step before exec.
+pub(super) fn last_restrictions(plan: &InitPlan) -> Result<()> {
+    if plan.process.no_new_privileges
+        && let Some(program) = &plan.seccomp
+    {
+        sys::seccomp::install(program).context("install the seccomp filter")?;
+    }
+    Ok(())
+}
+
+fn load_seccomp(plan: &InitPlan, channel: &Channel) -> Result<()> {
+    let Some(program) = &plan.seccomp else { return Ok(()) };
+    for warning in &program.warnings {
+        channel.send(&FromInit::Warning(warning.clone()), &[])?;
+    }
+    sys::seccomp::install(program).context("install the seccomp filter")?;
+    Ok(())
+}
+
+fn security_labels(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
+    if let Some(profile) = &process.security.apparmor_profile {
+        let value = format!("exec {profile}");
+        // Linux 5.8 gave AppArmor a directory of its own, for stacked security modules.
+        write_proc(host_proc, "self/attr/apparmor/exec", &value)
+            .or_else(|_| write_proc(host_proc, "self/attr/exec", &value))
+            .context(format!("apply process.apparmorProfile {profile}"))?;
+    }
+    if let Some(label) = &process.security.selinux_label {
+        write_proc(host_proc, "self/attr/exec", label).context(format!("apply process.selinuxLabel {label}"))?;
+    }
+    Ok(())
+}
+
+/// Sets the limits of this process, or of `pid`.
+pub fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
+    for limit in &process.rlimits {
+        sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard).context("set process.rlimits")?;
+    }
+    Ok(())
+}
+
+/// The process owns its streams, so that it can open /dev/stdout again; /dev/null stays everybody's.
+fn own_standard_streams(uid: u32) -> Result<()> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for fd in streams {
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue }; // closed by the caller
+        let null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        if stat.st_uid == uid || null {
+            continue;
+        }
+        use rustix::io::Errno;
+        match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>) {
+            // An owner that the user namespace does not map, a read-only file: the process can still use the stream.
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(e) => return Err(SysError::new("fchown", "a standard stream", e.raw_os_error()).into()),
+        }
+    }
+    Ok(())
+}
+
+fn change_user(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
+    let fail = |call: &'static str, args: &'static str| {
+        move |e: rustix::io::Errno| Error::from(SysError::new(call, args, e.raw_os_error()))
+    };
+    for bit in (0..64).filter(|bit| process.capabilities.bounding & (1 << bit) == 0) {
+        match sys::process::drop_from_bounding_set(bit) {
+            Ok(true) => {}
+            Ok(false) => break, // past the kernel's last capability
+            Err(e) => return Err(e),
+        }
+    }
+    rustix::thread::set_keep_capabilities(true).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
+    let groups = setgroups_allowed(host_proc).then_some(process.additional_gids.as_slice());
+    if groups.is_none() && !process.additional_gids.is_empty() {
+        let why = "the user namespace does not allow setgroups(2)";
+        return Err(Error::unsupported("process.user.additionalGids", why));
+    }
+    sys::process::become_user(process.uid, process.gid, groups)
+        .context(format!("become user {}:{}", process.uid, process.gid))?;
+    rustix::thread::set_keep_capabilities(false).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
+    set_capabilities(process)
+}
+
+fn set_capabilities(process: &ProcessPlan) -> Result<()> {
+    let caps = &process.capabilities;
+    let wanted = |bits: u64| CapabilitySet::from_bits_retain(bits);
+    let current = rustix::thread::capabilities(None)
+        .map_err(|e| SysError::new("capget", "of this process", e.raw_os_error()))?;
+    // What the runtime itself lacks cannot be given; runc warns and goes on, and so do we.
+    let have = current.permitted;
+    let sets = CapabilitySets {
+        effective: wanted(caps.effective) & have,
+        permitted: wanted(caps.permitted) & have,
+        inheritable: wanted(caps.inheritable) & (have | current.inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets)
+        .map_err(|e| SysError::new("capset", format!("{sets:?}"), e.raw_os_error()))?;
+    rustix::thread::clear_ambient_capability_set()
+        .map_err(|e| SysError::new("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", e.raw_os_error()))?;
+    for bit in (0..64).filter(|bit| caps.ambient & (1 << bit) != 0) {
+        // Ambient ones must be permitted and inheritable; runc ignores those that are not.
+        let _ = sys::process::raise_ambient(bit);
+    }
+    Ok(())
+}
+
+fn setgroups_allowed(host_proc: &OwnedFd) -> bool {
+    let Ok(fd) = rustix::fs::openat(
+        host_proc,
+        "self/setgroups",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    ) else {
+        return true;
+    };
+    let mut answer = [0u8; 8];
+    !matches!(rustix::io::read(&fd, &mut answer), Ok(n) if answer[..n].starts_with(b"deny"))
+}
+
+fn chdir(process: &ProcessPlan) -> Result<()> {
+    rustix::process::chdir(&process.cwd).map_err(|e| {
+        let cause = SysError::new("chdir", format!("{} (process.cwd)", process.cwd.display()), e.raw_os_error());
+        cause.into()
+    })
+}
+
+/// A working directory outside the container's root, through a leaked descriptor, would show as
+/// "(unreachable)/…" (CVE-2024-21626).
+fn check_cwd() -> Result<()> {
+    let cwd = rustix::process::getcwd(Vec::new())
+        .map_err(|e| SysError::new("getcwd", "the container's working directory", e.raw_os_error()))?;
+    if cwd.as_bytes().first() == Some(&b'/') {
+        return Ok(());
+    }
+    Err(Error::invalid("process.cwd", "leads outside the container's mount namespace root: possible container breakout"))
+}
+
+fn home_of(uid: u32) -> String {
+    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    table
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2).and_then(|f| f.parse().ok()) == Some(uid))
+        .and_then(|fields| fields.get(5).map(|home| (*home).to_owned()))
+        .filter(|home| !home.is_empty())
+        .unwrap_or_else(|| "/".to_owned())
+}

@@ -1,0 +1,311 @@
+//! The container's first process, and each process that joins it, up to exec.
+//!
+//! `init` is the runtime's own binary, freshly executed in the new namespaces: it has one thread and may
+//! allocate and fail in ordinary Rust. The sequence is drawn in [`crate::wire`].
+
+mod exec;
+mod identity;
+mod terminal;
+
+pub use identity::set_rlimits;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::DumpableBehavior;
+
+use crate::error::Context;
+use crate::plan::{InitPlan, NamespaceKind};
+use crate::rootfs::resolve::Root;
+use crate::rootfs::{self, Trees};
+use crate::sys::clone::{Sibling, fork_sibling};
+use crate::sys::{ioctl, process};
+use crate::wire::{Channel, Failure, FdRole, FromInit, ToInit};
+use crate::{Result, SysError, hooks};
+
+/// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
+pub const ARGUMENT: &str = "init";
+
+/// Acts as init if the arguments say so, and then does not return.
+///
+/// To be called first in `main` of every program that creates containers with this crate: the program executes
+/// itself to set a container up.
+pub fn run_if_asked() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|a| a == ARGUMENT)
+        && let (Some(channel), None) = (args.next(), args.next())
+        && let Some(fd) = channel.to_str().and_then(|s| s.parse().ok())
+        && let Ok(fd) = process::take_inherited_fd(fd)
+    {
+        std::process::exit(main(Channel::from(fd)));
+    }
+}
+
+/// What arrives before `Setup`.
+#[derive(Default)]
+struct Inherited {
+    trees: Trees,
+    joins: Vec<(FdRole, OwnedFd)>,
+    start_listener: Option<OwnedFd>,
+    console_socket: Option<OwnedFd>,
+}
+
+fn main(channel: Channel) -> i32 {
+    // Whoever waits for the failure: the parent, later the caller of `start`.
+    let mut reporter = channel;
+    match run(&mut reporter) {
+        Ok(None) => 0,
+        Ok(Some(never)) => match never {},
+        Err(error) => {
+            let _ = reporter.send(&FromInit::Failed(Failure::new(&error)), &[]);
+            1
+        }
+    }
+}
+
+/// Returns only in a first stage that handed over (`None`) or on failure.
+fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
+    let (plan, mut inherited) = receive(channel)?;
+    // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
+    // can have replaced it.
+    let host_proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
+    join(&inherited.joins)?;
+    if let Some(flags) = plan.second_stage {
+        if let Sibling::Parent(pid) = fork_sibling(flags)? {
+            channel.send(&FromInit::Forked(pid), &[])?;
+            return Ok(None);
+        }
+        become_root(channel, &plan, flags)?;
+    }
+    // From here on a process of the container could look into this one (CVE-2016-9962).
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| SysError::new("prctl", "PR_SET_DUMPABLE", e.raw_os_error()))?;
+    rustix::process::setsid().map_err(|e| SysError::new("setsid", "in init", e.raw_os_error()))?;
+    namespaces(&plan, &host_proc)?;
+    keyring(&plan, channel)?;
+    let root = enter_root(channel, &plan, &mut inherited)?;
+    drop(inherited.trees);
+    names_and_sysctl(&plan, &host_proc)?;
+    if let Some(terminal) = root {
+        terminal.attach(&plan.process)?;
+    }
+    let prepared = identity::assume(&plan, &host_proc, channel)?;
+    let program = exec::Program::find(&plan.process, &prepared.home)?;
+    channel.send(&FromInit::Ready, &[])?;
+    wait_for_start(channel, inherited.start_listener)?;
+    if !plan.start_container_hooks.is_empty() {
+        let state = hook_state(&plan, "created");
+        hooks::run("startContainer", &plan.start_container_hooks, &state)?;
+    }
+    identity::last_restrictions(&plan)?;
+    process::close_on_exec_from(3 + plan.preserve_fds)?;
+    process::reset_signals()?;
+    program.exec().map(Some)
+}
+
+/// The second stage's identity: root of a user namespace that was joined, or of a new one whose maps the parent
+/// writes now.
+fn become_root(channel: &Channel, plan: &InitPlan, new: u64) -> Result<()> {
+    if new & NamespaceKind::User.clone_flag() != 0 {
+        proceed(channel, "id maps")?;
+    }
+    if plan.in_user_namespace {
+        process::become_user(0, 0, None).context("become root of the user namespace")?;
+    }
+    Ok(())
+}
+
+fn proceed(channel: &Channel, what: &str) -> Result<()> {
+    match channel.expect::<ToInit>(&format!("waiting for {what}"))? {
+        (ToInit::Proceed, _) => Ok(()),
+        (other, _) => Err(SysError::new("recvmsg", format!("{other:?} instead of {what}"), libc::EPROTO).into()),
+    }
+}
+
+fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
+    let mut inherited = Inherited::default();
+    loop {
+        let (message, mut fds) = channel.expect::<ToInit>("waiting for the plan")?;
+        match message {
+            ToInit::Fds(roles) => {
+                if roles.len() != fds.len() {
+                    let args = format!("{} descriptors for {} roles", fds.len(), roles.len());
+                    return Err(SysError::new("recvmsg", args, libc::EPROTO).into());
+                }
+                for (role, fd) in roles.into_iter().zip(fds) {
+                    match role {
+                        FdRole::Join(_) | FdRole::JoinProcess(_) => inherited.joins.push((role, fd)),
+                        FdRole::StartListener => inherited.start_listener = Some(fd),
+                        FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
+                        FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push(role, fd),
+                    }
+                }
+            }
+            ToInit::Setup => {
+                let memfd = fds.pop().ok_or_else(|| SysError::new("recvmsg", "Setup without a plan", libc::EPROTO))?;
+                return Ok((read_plan(memfd)?, inherited));
+            }
+            other => {
+                let args = format!("{other:?} before Setup");
+                return Err(SysError::new("recvmsg", args, libc::EPROTO).into());
+            }
+        }
+    }
+}
+
+fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
+    use std::io::{Read, Seek};
+    let mut file = std::fs::File::from(memfd);
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(|e| SysError::io("read", "the plan", &e))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into())
+}
+
+fn join(joins: &[(FdRole, OwnedFd)]) -> Result<()> {
+    for (role, fd) in joins {
+        match role {
+            FdRole::Join(flag) => {
+                let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
+                let name = kind.map_or("unknown", NamespaceKind::as_str);
+                process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))?;
+            }
+            FdRole::JoinProcess(flags) => {
+                process::setns(fd.as_fd(), *flags, "into the container's namespaces")?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+    for kind in &plan.unshare {
+        process::unshare(kind.clone_flag(), &format!("for a new {} namespace", kind.as_str()))?;
+        if *kind == NamespaceKind::Time {
+            enter_time_namespace(plan, host_proc)?;
+        }
+    }
+    if plan.loopback {
+        ioctl::loopback_up().context("bring the loopback device up")?;
+    }
+    Ok(())
+}
+
+/// Offsets can be set only while no process is in the new namespace (time_namespaces(7)).
+fn enter_time_namespace(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+    let lines: String = plan.time_offsets.iter().map(|(clock, s, ns)| format!("{clock} {s} {ns}\n")).collect();
+    if !lines.is_empty() {
+        write_proc(host_proc, "self/timens_offsets", &lines).context("set linux.timeOffsets")?;
+    }
+    let path = "self/ns/time_for_children";
+    let fd = rustix::fs::openat(host_proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("openat", path, e.raw_os_error()))?;
+    process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")
+}
+
+fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
+    let Some(name) = &plan.keyring else { return Ok(()) };
+    let c_name = std::ffi::CString::new(name.as_str()).map_err(|_| SysError::new("keyctl", name, libc::EINVAL))?;
+    if !process::new_session_keyring(&c_name).context("make a session keyring")? {
+        channel.send(&FromInit::Warning("no session keyring: the kernel has or allows none".into()), &[])?;
+    }
+    Ok(())
+}
+
+/// Builds the root and enters it; returns the terminal, if there is one.
+fn enter_root(channel: &Channel, plan: &InitPlan, inherited: &mut Inherited) -> Result<Option<terminal::Terminal>> {
+    let console = inherited.console_socket.take();
+    let Some(root_plan) = &plan.root else {
+        // A joined container: "/" is already its root.
+        let root = Root::open_path(Path::new("/"))?;
+        return console.map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false)).transpose();
+    };
+    let root = rootfs::build(root_plan, plan.in_user_namespace, &mut inherited.trees)?;
+    make_cwd(&root, plan)?;
+    if plan.runtime_hooks {
+        channel.send(&FromInit::RunHooks, &[])?;
+        proceed(channel, "hooks")?;
+    }
+    hooks::run("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"))?;
+    let console = console
+        .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, root_plan.own_dev))
+        .transpose()
+        .context("set the terminal up")?;
+    rootfs::restrict(&root, root_plan)?;
+    rootfs::enter(&root, root_plan)?;
+    Ok(console)
+}
+
+/// A working directory that the image lacks is made, as runc and Docker do.
+fn make_cwd(root: &Root, plan: &InitPlan) -> Result<()> {
+    let cwd = &plan.process.cwd;
+    match root.make_dir(cwd, Mode::from_raw_mode(0o755)) {
+        Ok(_) => Ok(()),
+        // Whether it can be used is seen at chdir, as the user that the process has then.
+        Err(_) if plan.root.as_ref().is_some_and(|r| r.own_mount_namespace) => Ok(()),
+        Err(e) => Err(e).context(format!("make the working directory {}", cwd.display())),
+    }
+}
+
+fn names_and_sysctl(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+    if let Some(hostname) = &plan.hostname {
+        rustix::system::sethostname(hostname.as_bytes())
+            .map_err(|e| SysError::new("sethostname", hostname, e.raw_os_error()))?;
+    }
+    if let Some(domainname) = &plan.domainname {
+        rustix::system::setdomainname(domainname.as_bytes())
+            .map_err(|e| SysError::new("setdomainname", domainname, e.raw_os_error()))?;
+    }
+    for (key, value) in &plan.sysctl {
+        write_proc(host_proc, &format!("sys/{}", key.display()), value)
+            .context(format!("set linux.sysctl {}", key.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes a file below the host's /proc.
+fn write_proc(host_proc: &OwnedFd, path: &str, value: &str) -> Result<()> {
+    let fd = rustix::fs::openat(host_proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("openat", format!("/proc/{path}"), e.raw_os_error()))?;
+    rustix::io::write(&fd, value.as_bytes())
+        .map_err(|e| SysError::new("write", format!("{value:?} to /proc/{path}"), e.raw_os_error()))?;
+    Ok(())
+}
+
+fn hook_state(plan: &InitPlan, status: &str) -> crate::plan::HookState {
+    let mut state = plan.hook_state.clone();
+    state.status = status.into();
+    state.pid = std::process::id() as i32;
+    state
+}
+
+/// Waits until someone asks for the start; on `create` that is a caller of the listening socket, to whom
+/// failures are reported from then on.
+fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()> {
+    let Some(listener) = listener else {
+        return match channel.expect::<ToInit>("waiting for the start")? {
+            (ToInit::Start, _) => Ok(()),
+            (other, _) => Err(SysError::new("recvmsg", format!("{other:?} instead of Start"), libc::EPROTO).into()),
+        };
+    };
+    // The creator may leave now; keeping its end would only delay what it learns of our death.
+    *channel = Channel::from(listener);
+    loop {
+        let connection = match rustix::net::accept_with(&*channel, rustix::net::SocketFlags::CLOEXEC) {
+            Ok(fd) => Channel::from(fd),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
+            Err(e) => return Err(SysError::new("accept4", "the start socket", e.raw_os_error()).into()),
+        };
+        // A connection that says nothing only asks whether we are still here.
+        if let Ok(Some((ToInit::Start, _))) = connection.recv() {
+            *channel = connection;
+            return Ok(());
+        }
+    }
+}

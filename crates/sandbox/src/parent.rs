@@ -1,0 +1,322 @@
+//! The runtime's side of a container's birth: clone init, give it its plan, follow it to `Ready`.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use crate::error::Context;
+use crate::init::{ARGUMENT, set_rlimits};
+use crate::plan::{IdMap, MountSource, NamespaceKind, Plan};
+use crate::rootfs::clone_path;
+use crate::sys::clone::{Child, Spawn, spawn};
+use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::wire::{Channel, FDS_PER_PACKET, FdRole, FromInit, ToInit};
+use crate::{Error, Result, SysError};
+
+/// What a launch needs beside the plan.
+#[derive(Default)]
+pub struct Launch<'a> {
+    /// The cgroup v2 directory to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// A process whose namespaces of these `CLONE_NEW*` kinds are joined.
+    pub join_process: Option<(BorrowedFd<'a>, u64)>,
+    /// The listening socket over which `start` will come; without one it comes over the channel.
+    pub start_listener: Option<BorrowedFd<'a>>,
+    /// The socket that receives the terminal's master.
+    pub console_socket: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error; the caller's own if absent.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+}
+
+/// What the parent does while init waits for it.
+pub trait Steps {
+    /// The process exists and has done nothing yet: put it into its cgroups.
+    fn cloned(&mut self, pid: i32) -> Result<()>;
+    /// Namespaces and mounts exist: run the hooks of the runtime namespace.
+    fn run_hooks(&mut self, pid: i32) -> Result<()>;
+    /// Something is worth telling.
+    fn warn(&mut self, message: &str);
+}
+
+/// A process that is set up and waits to be started. Dropped before [`detach`](Self::detach) it is killed.
+#[derive(Debug)]
+pub struct Launched {
+    child: Option<Child>,
+    channel: Channel,
+}
+
+/// Clones init and follows it until it is `Ready`. On failure nothing of it is left.
+pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {
+    let program = own_binary().context("open the runtime's own binary")?;
+    let fds = descriptors(plan, options)?;
+    let (ours, theirs) = Channel::pair()?;
+    let number = theirs.as_fd().as_raw_fd().to_string();
+    let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
+    let flags = plan.clone_flags();
+    let new_user = flags & NamespaceKind::User.clone_flag() != 0;
+    let child = spawn(&Spawn {
+        namespaces: flags,
+        cgroup: options.cgroup,
+        program: program.as_fd(),
+        argv: &argv,
+        channel: theirs.as_fd(),
+        wait_for_id_maps: new_user,
+        stdio: options.stdio,
+    })
+    .context("create the container's first process")?;
+    drop(theirs);
+    let mut launched = Launched { child: Some(child), channel: ours };
+    launched.prepare(plan, steps)?;
+    if new_user {
+        launched.write_id_maps(plan)?;
+        launched.channel.send_bytes(b"m", &[])?;
+    }
+    launched.send_plan(plan, &fds)?;
+    drop(fds);
+    launched.follow(plan, steps)?;
+    Ok(launched)
+}
+
+impl Launched {
+    fn child(&self) -> Result<&Child> {
+        self.child.as_ref().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+    }
+
+    /// The process's id as the runtime sees it.
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().map_or(0, |c| c.pid)
+    }
+
+    /// Everything about the process from outside that must precede its own work.
+    fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
+        let pid = self.child()?.pid;
+        steps.cloned(pid)?;
+        if let Some(score) = plan.init.process.oom_score_adj {
+            let path = format!("/proc/{pid}/oom_score_adj");
+            write_file(&path, &score.to_string()).context("set process.oomScoreAdj")?;
+        }
+        Ok(())
+    }
+
+    fn write_id_maps(&self, plan: &Plan) -> Result<()> {
+        let pid = self.child()?.pid;
+        let namespaces = &plan.namespaces;
+        let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
+        for (file, maps, kind) in maps {
+            let lines: String =
+                maps.iter().map(|IdMap { container, host, size }| format!("{container} {host} {size}\n")).collect();
+            write_file(&format!("/proc/{pid}/{file}"), &lines).context(format!("set linux.{kind}Mappings"))?;
+        }
+        Ok(())
+    }
+
+    fn send_plan(&self, plan: &Plan, fds: &[(FdRole, OwnedFd)]) -> Result<()> {
+        for chunk in fds.chunks(FDS_PER_PACKET) {
+            let roles = chunk.iter().map(|(role, _)| role.clone()).collect();
+            let fds: Vec<_> = chunk.iter().map(|(_, fd)| fd.as_fd()).collect();
+            self.send(&ToInit::Fds(roles), &fds)?;
+        }
+        let bytes = serde_json::to_vec(&plan.init)
+            .map_err(|e| SysError::new("write", format!("the plan ({e})"), libc::EINVAL))?;
+        let memfd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)
+            .map_err(|e| SysError::new("memfd_create", "for the plan", e.raw_os_error()))?;
+        let mut file = std::fs::File::from(memfd);
+        file.write_all(&bytes).map_err(|e| SysError::io("write", "the plan", &e))?;
+        self.send(&ToInit::Setup, &[file.as_fd()])
+    }
+
+    /// Sends; a child that is already gone has said why, and that is the better error.
+    fn send(&self, message: &ToInit, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let sent = self.channel.send(message, fds);
+        if sent.is_err()
+            && let Ok(Some((FromInit::Failed(failure), _))) = self.channel.recv()
+        {
+            return Err(Error::Init(failure));
+        }
+        sent
+    }
+
+    fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
+        loop {
+            let Some((message, _)) = self.channel.recv::<FromInit>()? else { return Err(self.died()) };
+            match message {
+                FromInit::Forked(pid) => self.second_stage(plan, pid)?,
+                FromInit::RunHooks => {
+                    steps.run_hooks(self.pid())?;
+                    self.send(&ToInit::Proceed, &[])?;
+                }
+                FromInit::Warning(message) => steps.warn(&message),
+                FromInit::Failed(failure) => return Err(Error::Init(failure)),
+                FromInit::Ready => break,
+            }
+        }
+        if plan.init.in_user_namespace {
+            set_rlimits(&plan.init.process, Some(self.pid()))?;
+        }
+        Ok(())
+    }
+
+    fn second_stage(&mut self, plan: &Plan, pid: i32) -> Result<()> {
+        let process = Pid::from_raw(pid)
+            .ok_or_else(|| SysError::new("pidfd_open", format!("second stage {pid}"), libc::ESRCH))?;
+        let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())
+            .map_err(|e| SysError::new("pidfd_open", format!("second stage {pid}"), e.raw_os_error()))?;
+        if let Some(first) = self.child.replace(Child { pid, pidfd }) {
+            reap(first.pid);
+        }
+        if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
+            self.write_id_maps(plan)?;
+            self.send(&ToInit::Proceed, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Why a child that said nothing is gone.
+    fn died(&mut self) -> Error {
+        let how = self.child.take().and_then(|child| reap(child.pid)).map_or_else(
+            || "it vanished".to_owned(),
+            |status| match (status.exit_status(), status.terminating_signal()) {
+                (_, Some(signal)) => format!("killed by signal {signal}"),
+                (code, None) => format!("exit status {}", code.unwrap_or_default()),
+            },
+        );
+        let chain = vec!["the container's first process died while it was set up".to_owned(), how];
+        Error::Init(crate::wire::Failure { chain, errno: None })
+    }
+
+    /// Lets the process execute its program (where no listening socket was given) and reports what failed.
+    pub fn start(mut self) -> Result<Child> {
+        self.send(&ToInit::Start, &[])?;
+        if let Some((FromInit::Failed(failure), _)) = self.channel.recv::<FromInit>()? {
+            return Err(Error::Init(failure));
+        }
+        self.child.take().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+    }
+
+    /// Leaves the process waiting for a call on its listening socket.
+    pub fn detach(mut self) -> Result<Child> {
+        self.child.take().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+            reap(child.pid);
+        }
+    }
+}
+
+fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
+    let pid = Pid::from_raw(pid)?;
+    loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(found) => return found.map(|(_, status)| status),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Asks a container that waits on `listener`'s address to start; `socket` is connected to it.
+pub fn start_over(socket: OwnedFd) -> Result<()> {
+    let channel = Channel::from(socket);
+    channel.send(&ToInit::Start, &[])?;
+    match channel.recv::<FromInit>()? {
+        Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens what init may not reach itself, or may reach only by descriptor.
+fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd)>> {
+    let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| SysError::io("dup", "a descriptor", &e));
+    let mut fds = Vec::new();
+    if let Some((pidfd, flags)) = options.join_process {
+        fds.push((FdRole::JoinProcess(flags), dup(pidfd)?));
+    }
+    for join in &plan.namespaces.join {
+        let path = &join.path;
+        let what = || format!("open the {} namespace of linux.namespaces", join.kind.as_str());
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::new("open", path.display().to_string(), e.raw_os_error()))
+            .context(what())?;
+        let actual = namespace_kind(&fd).context(what())?;
+        if actual != join.kind.clone_flag() {
+            let problem = format!("{} is no {} namespace", path.display(), join.kind.as_str());
+            return Err(Error::invalid("linux.namespaces", problem));
+        }
+        fds.push((FdRole::Join(join.kind.clone_flag()), fd));
+    }
+    if let Some(listener) = options.start_listener {
+        fds.push((FdRole::StartListener, dup(listener)?));
+    }
+    if let Some(socket) = options.console_socket {
+        fds.push((FdRole::ConsoleSocket, dup(socket)?));
+    }
+    if plan.init.in_user_namespace {
+        sources(plan, &mut fds)?;
+    }
+    Ok(fds)
+}
+
+/// In a user namespace init is a stranger to the host's directories: it gets its sources opened.
+fn sources(plan: &Plan, fds: &mut Vec<(FdRole, OwnedFd)>) -> Result<()> {
+    let Some(root) = plan.init.root.as_ref() else { return Ok(()) };
+    for (i, mount) in root.mounts.iter().enumerate() {
+        if let MountSource::Bind { path, recursive } = &mount.source {
+            let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
+            fds.push((FdRole::MountSource(i), tree));
+        }
+    }
+    for (i, device) in root.devices.iter().enumerate() {
+        fds.push((FdRole::Device(i), clone_path(&device.path, false).context("open linux.devices")?));
+    }
+    Ok(())
+}
+
+fn namespace_kind(fd: &OwnedFd) -> Result<u64> {
+    crate::sys::ioctl::namespace_kind(fd.as_fd())
+}
+
+/// This program, on a mount of its own that can only be read: no process that gets hold of /proc/PID/exe can
+/// write the host's file (CVE-2019-5736). Where such a mount may not be made, a sealed copy in memory.
+fn own_binary() -> Result<OwnedFd> {
+    let read_only = || -> Result<OwnedFd> {
+        let tree = clone_path(Path::new("/proc/self/exe"), false)?;
+        mount_setattr(tree.as_fd(), MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }, false)?;
+        Ok(tree)
+    };
+    read_only().or_else(|_| sealed_copy())
+}
+
+fn sealed_copy() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC is asked for since Linux 6.3 and unknown before.
+    let memfd = rustix::fs::memfd_create("hiber", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("hiber", flags))
+        .map_err(|e| SysError::new("memfd_create", "for a copy of the runtime", e.raw_os_error()))?;
+    let mut copy = std::fs::File::from(memfd);
+    let mut exe = std::fs::File::open("/proc/self/exe").map_err(|e| SysError::io("open", "/proc/self/exe", &e))?;
+    std::io::copy(&mut exe, &mut copy).map_err(|e| SysError::io("write", "a copy of the runtime", &e))?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals)
+        .map_err(|e| SysError::new("fcntl", "F_ADD_SEALS", e.raw_os_error()))?;
+    // Executing needs that nobody has it open for writing.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", "the copy of the runtime", e.raw_os_error()).into())
+}
+
+fn write_file(path: &str, value: &str) -> Result<()> {
+    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", path, e.raw_os_error()))?;
+    rustix::io::write(&fd, value.as_bytes())
+        .map_err(|e| SysError::new("write", format!("{value:?} to {path}"), e.raw_os_error()))?;
+    Ok(())
+}

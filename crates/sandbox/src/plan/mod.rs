@@ -1,0 +1,494 @@
+//! config.json as a validated, serialisable plan: every mistake is found here, before the host is touched.
+
+mod mounts;
+mod namespace;
+mod process;
+mod sysctl;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
+use serde::{Deserialize, Serialize};
+
+pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
+pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
+pub use process::{CapabilitySets, ProcessPlan, Rlimit};
+
+use crate::seccomp::{self, Program};
+use crate::{Error, Result};
+
+/// Choices that come from the command line or the embedder, not from config.json.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// The bundle's directory, absolute.
+    pub bundle: PathBuf,
+    /// Switch roots with MS_MOVE and chroot(2): for a root on a ramdisk, where pivot_root(2) cannot work.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// How many descriptors from 3 on the process inherits.
+    pub preserve_fds: u32,
+}
+
+/// A whole container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Namespaces to create and to join.
+    pub namespaces: Namespaces,
+    /// All hooks, also those that init runs.
+    pub hooks: Hooks,
+    /// What init does.
+    pub init: InitPlan,
+}
+
+/// What init is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitPlan {
+    /// The container's id.
+    pub id: String,
+    /// Namespace kinds to create from inside (see [`Plan::clone_flags`]).
+    pub unshare: Vec<NamespaceKind>,
+    /// Kinds to create in a second stage, because a pid or user namespace is joined first.
+    pub second_stage: Option<u64>,
+    /// Whether a user namespace, new or joined, bounds init's rights.
+    pub in_user_namespace: bool,
+    /// Whether a network namespace is new, so that its loopback must come up.
+    pub loopback: bool,
+    /// The root filesystem; `None` for a process that joins a container.
+    pub root: Option<RootPlan>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// Keys as paths below /proc/sys.
+    pub sysctl: BTreeMap<PathBuf, String>,
+    /// Offsets of a new time namespace: clock name, seconds, nanoseconds.
+    pub time_offsets: Vec<(String, i64, u32)>,
+    /// Linux `personality(2)` value.
+    pub personality: Option<u64>,
+    pub process: ProcessPlan,
+    pub seccomp: Option<Program>,
+    /// Name of the new session keyring.
+    pub keyring: Option<String>,
+    pub preserve_fds: u32,
+    /// Whether prestart or createRuntime hooks are to be asked for.
+    pub runtime_hooks: bool,
+    pub create_container_hooks: Vec<Hook>,
+    pub start_container_hooks: Vec<Hook>,
+    /// The state that hooks read, but for status and pid.
+    pub hook_state: HookState,
+}
+
+/// What hooks are told of the container on standard input (runtime-spec "State").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookState {
+    pub oci_version: String,
+    pub id: String,
+    pub status: String,
+    pub pid: i32,
+    pub bundle: PathBuf,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The root filesystem and what is mounted in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootPlan {
+    /// Absolute path on the host.
+    pub path: PathBuf,
+    pub readonly: bool,
+    /// Propagation of the container's "/", as MS_* flag.
+    pub propagation: u64,
+    /// Whether the mount namespace is the container's own.
+    pub own_mount_namespace: bool,
+    pub own_cgroup_namespace: bool,
+    pub no_pivot: bool,
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes; empty where the host's /dev is bind-mounted.
+    pub devices: Vec<DeviceNode>,
+    /// Whether /dev is made by us: links and the terminal belong there.
+    pub own_dev: bool,
+    pub masked_paths: Vec<PathBuf>,
+    pub readonly_paths: Vec<PathBuf>,
+    /// SELinux label of new filesystems.
+    pub mount_label: Option<String>,
+    /// Where the container's cgroups are, for cgroup mounts; filled in once they exist.
+    pub cgroups: Vec<CgroupMount>,
+}
+
+/// A controller (or several, comma-separated; empty for v2) and the container's directory in its hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupMount {
+    /// Directory name below /sys/fs/cgroup, as on the host: `cpu,cpuacct`, `systemd`; empty for v2.
+    pub name: String,
+    /// The data argument of mount(2): `cpu,cpuacct`, `name=systemd`.
+    pub data: String,
+    /// The container's directory on the host.
+    pub host_path: PathBuf,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    pub path: PathBuf,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    pub major: u32,
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Linux security modules of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
+}
+
+impl Security {
+    fn from_process(process: &Process) -> Result<Self> {
+        let given = |s: &Option<String>| s.clone().filter(|s| !s.is_empty());
+        let security = Self {
+            apparmor_profile: given(process.apparmor_profile()),
+            selinux_label: given(process.selinux_label()),
+        };
+        if security.apparmor_profile.is_some() && !apparmor_enabled() {
+            return Err(Error::unsupported("process.apparmorProfile", "apparmor is not enabled on this host"));
+        }
+        if security.selinux_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(Error::unsupported(
+                "process.selinuxLabel",
+                "selinux label is specified in config, but selinux is disabled or not supported",
+            ));
+        }
+        Ok(security)
+    }
+}
+
+/// Whether this kernel runs AppArmor.
+pub fn apparmor_enabled() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|s| s.starts_with(b"Y"))
+}
+
+impl Plan {
+    /// Validates a whole config.json.
+    pub fn new(spec: &Spec, options: &Options) -> Result<Self> {
+        let linux = spec.linux().clone().unwrap_or_default();
+        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+        let namespaces = Namespaces::from_spec(&linux)?;
+        refuse_unbuilt(&linux)?;
+        let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
+        let hooks = spec.hooks().clone().unwrap_or_default();
+        check_hooks(&hooks)?;
+        let mut init = InitPlan::new(process, options)?;
+        init.place(&namespaces);
+        init.root = Some(root);
+        init.hostname = spec.hostname().clone().filter(|h| !h.is_empty());
+        init.domainname = spec.domainname().clone().filter(|d| !d.is_empty());
+        for (name, field) in [(&init.hostname, "hostname"), (&init.domainname, "domainname")] {
+            if name.is_some() && !namespaces.has(NamespaceKind::Uts) {
+                return Err(Error::invalid(field, format!("unable to set {field} without a private UTS namespace")));
+            }
+        }
+        init.sysctl = sysctl::check(linux.sysctl().as_ref(), &namespaces)?;
+        for (clock, offset) in linux.time_offsets().iter().flatten() {
+            if clock != "monotonic" && clock != "boottime" {
+                return Err(Error::invalid("linux.timeOffsets", format!("{clock:?} is neither monotonic nor boottime")));
+            }
+            init.time_offsets.push((clock.clone(), offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
+        }
+        init.personality = linux.personality().as_ref().map(personality).transpose()?;
+        init.seccomp = compile_seccomp(&linux)?;
+        init.runtime_hooks = hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
+        init.create_container_hooks = hook_list(hooks.create_container()).cloned().collect();
+        init.start_container_hooks = hook_list(hooks.start_container()).cloned().collect();
+        init.hook_state = HookState {
+            oci_version: spec.version().clone(),
+            id: options.id.clone(),
+            bundle: options.bundle.clone(),
+            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            ..HookState::default()
+        };
+        Ok(Self { namespaces, hooks, init })
+    }
+
+    /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
+    pub fn for_exec(spec: &Spec, process: &Process, namespaces: &Namespaces, options: &Options) -> Result<Self> {
+        let linux = spec.linux().clone().unwrap_or_default();
+        let mut init = InitPlan::new(process, options)?;
+        init.keyring = None;
+        init.in_user_namespace = namespaces.has(NamespaceKind::User);
+        init.second_stage = (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
+        init.personality = linux.personality().as_ref().map(personality).transpose()?;
+        init.seccomp = compile_seccomp(&linux)?;
+        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init })
+    }
+
+    /// Namespaces that the parent's clone3 creates.
+    ///
+    /// The cgroup namespace comes later, from inside, because its root is the cgroup of the process at that
+    /// moment (cgroup_namespaces(7)); so does the time namespace, whose offsets are set before it is entered
+    /// (time_namespaces(7)); and all do where a pid or user namespace must be joined first.
+    pub fn clone_flags(&self) -> u64 {
+        if self.init.second_stage.is_some() {
+            return 0;
+        }
+        self.namespaces.new.iter().filter(|k| !late(**k)).map(|k| k.clone_flag()).sum()
+    }
+}
+
+fn late(kind: NamespaceKind) -> bool {
+    matches!(kind, NamespaceKind::Cgroup | NamespaceKind::Time)
+}
+
+/// Legacy prestart hooks (deprecated in the spec, still what NVIDIA's toolkit installs).
+#[allow(deprecated)]
+pub fn prestart(hooks: &Hooks) -> impl Iterator<Item = &Hook> {
+    hook_list(hooks.prestart())
+}
+
+/// The hooks of one kind.
+pub fn hook_list(hooks: &Option<Vec<Hook>>) -> impl Iterator<Item = &Hook> {
+    hooks.iter().flatten()
+}
+
+fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
+    linux.seccomp().as_ref().map(seccomp::compile).transpose()
+}
+
+fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
+    let not_built = "is not built yet";
+    if linux.intel_rdt().is_some() {
+        return Err(Error::unsupported("linux.intelRdt", not_built));
+    }
+    if linux.memory_policy().is_some() {
+        return Err(Error::unsupported("linux.memoryPolicy", not_built));
+    }
+    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
+        return Err(Error::unsupported("linux.netDevices", not_built));
+    }
+    Ok(())
+}
+
+fn check_hooks(hooks: &Hooks) -> Result<()> {
+    let kinds = [
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        for (i, hook) in hook_list(list).enumerate() {
+            if !hook.path().is_absolute() {
+                return Err(Error::invalid(
+                    format!("hooks.{kind}[{i}].path"),
+                    format!("{} is not an absolute path", hook.path().display()),
+                ));
+            }
+            if let Some(timeout) = hook.timeout().filter(|t| *t <= 0) {
+                return Err(Error::invalid(
+                    format!("hooks.{kind}[{i}].timeout"),
+                    format!("{timeout} is not more than 0 seconds"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
+    if p.flags().as_ref().is_some_and(|f| !f.is_empty()) {
+        return Err(Error::unsupported("linux.personality.flags", "additional flags are not supported"));
+    }
+    Ok(match p.domain() {
+        oci_spec::runtime::LinuxPersonalityDomain::PerLinux => 0,
+        oci_spec::runtime::LinuxPersonalityDomain::PerLinux32 => libc::PER_LINUX32 as u64,
+    })
+}
+
+impl InitPlan {
+    fn new(process: &Process, options: &Options) -> Result<Self> {
+        Ok(Self {
+            id: options.id.clone(),
+            unshare: Vec::new(),
+            second_stage: None,
+            in_user_namespace: false,
+            loopback: false,
+            root: None,
+            hostname: None,
+            domainname: None,
+            sysctl: BTreeMap::new(),
+            time_offsets: Vec::new(),
+            personality: None,
+            process: ProcessPlan::from_spec(process)?,
+            seccomp: None,
+            keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
+            preserve_fds: options.preserve_fds,
+            runtime_hooks: false,
+            create_container_hooks: Vec::new(),
+            start_container_hooks: Vec::new(),
+            hook_state: HookState::default(),
+        })
+    }
+
+    fn place(&mut self, namespaces: &Namespaces) {
+        let joins_first =
+            namespaces.joined(NamespaceKind::Pid).is_some() || namespaces.joined(NamespaceKind::User).is_some();
+        if joins_first {
+            let kinds = namespaces.new.iter().filter(|k| !late(**k));
+            self.second_stage = Some(kinds.map(|k| k.clone_flag()).sum());
+        }
+        self.unshare = namespaces.new.iter().copied().filter(|k| late(*k)).collect();
+        self.in_user_namespace = namespaces.has(NamespaceKind::User);
+        self.loopback = namespaces.is_new(NamespaceKind::Network);
+    }
+}
+
+impl RootPlan {
+    fn from_spec(
+        spec: &Spec,
+        linux: &oci_spec::runtime::Linux,
+        namespaces: &Namespaces,
+        options: &Options,
+    ) -> Result<Self> {
+        let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
+        let given = options.bundle.join(root.path());
+        let path = std::fs::canonicalize(&given)
+            .map_err(|e| Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e))))?;
+        if !path.is_dir() {
+            return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
+        }
+        if path == Path::new("/") && namespaces.is_new(NamespaceKind::Mount) {
+            return Err(Error::invalid("root.path", "the host's / cannot be the root of a container"));
+        }
+        let mounts = spec.mounts().iter().flatten().enumerate();
+        let mounts: Vec<_> =
+            mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+        let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
+        let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
+        let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
+        if !own_mount_namespace && !(masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty()) {
+            return Err(Error::invalid(
+                "linux.namespaces",
+                "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
+            ));
+        }
+        for (paths, field) in [(&masked_paths, "linux.maskedPaths"), (&readonly_paths, "linux.readonlyPaths")] {
+            if let Some(bad) = paths.iter().find(|p| !p.is_absolute()) {
+                return Err(Error::invalid(field, format!("{} is not an absolute path", bad.display())));
+            }
+        }
+        let own_dev = !mounts.iter().any(|m| {
+            m.destination == Path::new("/dev") && matches!(m.source, MountSource::Bind { .. })
+        });
+        let devices = if own_dev { devices(linux)? } else { Vec::new() };
+        let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
+        if mount_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(Error::unsupported("linux.mountLabel", "selinux is disabled or not supported"));
+        }
+        Ok(Self {
+            path,
+            readonly: root.readonly().unwrap_or(false),
+            propagation: propagation(linux.rootfs_propagation().as_deref())?,
+            own_mount_namespace,
+            own_cgroup_namespace: namespaces.has(NamespaceKind::Cgroup),
+            no_pivot: options.no_pivot,
+            mounts,
+            devices,
+            own_dev,
+            masked_paths,
+            readonly_paths,
+            mount_label,
+            cgroups: Vec::new(),
+        })
+    }
+}
+
+/// An I/O error without std's "(os error N)".
+fn plain(e: &std::io::Error) -> String {
+    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
+}
+
+fn propagation(given: Option<&str>) -> Result<u64> {
+    let recursive = |flag: MsFlags| (flag | MsFlags::MS_REC).bits();
+    Ok(match given.unwrap_or("") {
+        "" | "rslave" => recursive(MsFlags::MS_SLAVE),
+        "slave" => MsFlags::MS_SLAVE.bits(),
+        "rprivate" => recursive(MsFlags::MS_PRIVATE),
+        "private" => MsFlags::MS_PRIVATE.bits(),
+        "rshared" => recursive(MsFlags::MS_SHARED),
+        "shared" => MsFlags::MS_SHARED.bits(),
+        "runbindable" => recursive(MsFlags::MS_UNBINDABLE),
+        "unbindable" => MsFlags::MS_UNBINDABLE.bits(),
+        other => {
+            return Err(Error::invalid(
+                "linux.rootfsPropagation",
+                format!("{other:?} is none of shared, slave, private, unbindable or their r forms"),
+            ));
+        }
+    })
+}
+
+/// Nodes that every container has (runtime-spec "Default Devices"): path, major, minor.
+pub const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DeviceNode>> {
+    let mut nodes: Vec<DeviceNode> = DEFAULT_DEVICES
+        .iter()
+        .map(|(path, major, minor)| DeviceNode {
+            path: path.into(),
+            kind: libc::S_IFCHR,
+            major: *major,
+            minor: *minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect();
+    for (i, device) in linux.devices().iter().flatten().enumerate() {
+        let node = device_node(i, device)?;
+        // A device of the configuration takes the place of the default one of that path.
+        nodes.retain(|n| n.path != node.path);
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
+    let field = |name: &str| format!("linux.devices[{index}].{name}");
+    if !device.path().is_absolute() {
+        return Err(Error::invalid(field("path"), format!("{} is not an absolute path", device.path().display())));
+    }
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::A => return Err(Error::invalid(field("type"), "\"a\" is none of c, b, u, p")),
+    };
+    let number = |name: &str, n: i64| {
+        u32::try_from(n).map_err(|_| Error::invalid(field(name), format!("{n} is no device number")))
+    };
+    Ok(DeviceNode {
+        path: device.path().clone(),
+        kind,
+        major: number("major", device.major())?,
+        minor: number("minor", device.minor())?,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}

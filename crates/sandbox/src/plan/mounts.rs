@@ -1,0 +1,325 @@
+//! Mounts: config.json's `mounts` as validated steps.
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::mount::MountAttributes;
+use crate::{Error, Result};
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path.
+        path: PathBuf,
+        /// With everything that is mounted below it.
+        recursive: bool,
+    },
+    /// A new filesystem.
+    Filesystem {
+        /// Its type, as in /proc/filesystems.
+        fstype: String,
+        /// The source argument of mount(2).
+        source: String,
+        /// The data argument of mount(2).
+        data: String,
+    },
+    /// The container's own cgroups, in the way of the host's layout.
+    Cgroup,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPlan {
+    /// Absolute path in the container.
+    pub destination: PathBuf,
+    /// What is mounted.
+    pub source: MountSource,
+    /// Flags of mount(2) for a new filesystem.
+    pub flags: u64,
+    /// Attributes for a bind mount.
+    pub attributes: MountAttributes,
+    /// Attributes for the mount and all below it.
+    pub recursive: MountAttributes,
+    /// Propagation changes in order: an MS_* flag and whether it is recursive.
+    pub propagation: Vec<(u64, bool)>,
+    /// Copy what the destination held up into the new tmpfs.
+    pub copy_up: bool,
+}
+
+/// What one mount option does.
+enum Effect {
+    /// Sets flags of mount(2), and the matching attribute of a bind mount.
+    Set(MsFlags, u64),
+    /// Clears them.
+    Clear(MsFlags, u64),
+    /// As `Set` and `Clear`, for the attribute alone and everything below.
+    SetRecursive(u64),
+    ClearRecursive(u64),
+    Propagation(MsFlags, bool),
+    Bind(bool),
+    CopyUp,
+    Nothing,
+}
+
+const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+
+/// The options that are not passed on to the filesystem (mount(8), runtime-spec "Linux mount options").
+#[rustfmt::skip]
+fn effect(option: &str) -> Option<Effect> {
+    use Effect::{Bind, Clear, ClearRecursive, CopyUp, Nothing, Propagation, Set, SetRecursive};
+    let e = MsFlags::empty();
+    Some(match option {
+        "defaults" | "loud" | "nomand" | "nolazytime" | "noiversion" | "async" => Nothing,
+        "ro" => Set(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        "rw" => Clear(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        "nosuid" => Set(MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        "suid" => Clear(MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        "nodev" => Set(MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        "dev" => Clear(MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        "noexec" => Set(MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        "exec" => Clear(MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        "noatime" => Set(MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
+        "atime" => Clear(MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
+        "nodiratime" => Set(MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+        "diratime" => Clear(MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+        "relatime" => Set(MsFlags::MS_RELATIME, 0),
+        "norelatime" => Clear(MsFlags::MS_RELATIME, 0),
+        "strictatime" => Set(MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
+        "nostrictatime" => Clear(MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
+        "nosymfollow" => Set(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "symfollow" => Clear(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "sync" => Set(MsFlags::MS_SYNCHRONOUS, 0),
+        "dirsync" => Set(MsFlags::MS_DIRSYNC, 0),
+        "mand" => Set(MsFlags::MS_MANDLOCK, 0),
+        "silent" => Set(MsFlags::MS_SILENT, 0),
+        "lazytime" => Set(MsFlags::MS_LAZYTIME, 0),
+        "iversion" => Set(MsFlags::MS_I_VERSION, 0),
+        "remount" => Set(MsFlags::MS_REMOUNT, 0),
+        "rro" => SetRecursive(libc::MOUNT_ATTR_RDONLY),
+        "rrw" => ClearRecursive(libc::MOUNT_ATTR_RDONLY),
+        "rnosuid" => SetRecursive(libc::MOUNT_ATTR_NOSUID),
+        "rsuid" => ClearRecursive(libc::MOUNT_ATTR_NOSUID),
+        "rnodev" => SetRecursive(libc::MOUNT_ATTR_NODEV),
+        "rdev" => ClearRecursive(libc::MOUNT_ATTR_NODEV),
+        "rnoexec" => SetRecursive(libc::MOUNT_ATTR_NOEXEC),
+        "rexec" => ClearRecursive(libc::MOUNT_ATTR_NOEXEC),
+        "rnodiratime" => SetRecursive(libc::MOUNT_ATTR_NODIRATIME),
+        "rdiratime" => ClearRecursive(libc::MOUNT_ATTR_NODIRATIME),
+        "rrelatime" | "rnostrictatime" | "ratime" => ClearRecursive(ATIME_MASK),
+        "rnoatime" => SetRecursive(libc::MOUNT_ATTR_NOATIME),
+        "rstrictatime" | "rnorelatime" => SetRecursive(libc::MOUNT_ATTR_STRICTATIME),
+        "rnosymfollow" => SetRecursive(libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "rsymfollow" => ClearRecursive(libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "bind" => Bind(false),
+        "rbind" => Bind(true),
+        "private" => Propagation(MsFlags::MS_PRIVATE, false),
+        "rprivate" => Propagation(MsFlags::MS_PRIVATE, true),
+        "shared" => Propagation(MsFlags::MS_SHARED, false),
+        "rshared" => Propagation(MsFlags::MS_SHARED, true),
+        "slave" => Propagation(MsFlags::MS_SLAVE, false),
+        "rslave" => Propagation(MsFlags::MS_SLAVE, true),
+        "unbindable" => Propagation(MsFlags::MS_UNBINDABLE, false),
+        "runbindable" => Propagation(MsFlags::MS_UNBINDABLE, true),
+        "tmpcopyup" => CopyUp,
+        "acl" | "noacl" => Set(e, 0),
+        _ => return None,
+    })
+}
+
+/// Every option of the table above, for `features`.
+pub const MOUNT_OPTIONS: &[&str] = &[
+    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",
+    "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime",
+    "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount",
+    "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
+    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid",
+    "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync",
+    "tmpcopyup", "unbindable",
+];
+
+impl MountPlan {
+    /// Validates `mounts[index]`; relative bind sources start at the bundle.
+    pub(super) fn from_spec(index: usize, mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            return Err(Error::unsupported(field("uidMappings"), "id-mapped mounts are not built yet"));
+        }
+        let destination = mount.destination();
+        if destination.as_os_str().is_empty() {
+            return Err(Error::invalid(field("destination"), "is empty; expected an absolute path"));
+        }
+        let mut plan = Self {
+            // runc takes a relative destination as one below "/".
+            destination: Path::new("/").join(destination),
+            source: MountSource::Cgroup,
+            flags: 0,
+            attributes: MountAttributes::default(),
+            recursive: MountAttributes::default(),
+            propagation: Vec::new(),
+            copy_up: false,
+        };
+        let mut bind = None;
+        let mut data = Vec::new();
+        for option in mount.options().iter().flatten() {
+            if let Some(recursive) = plan.apply_option(index, option, &mut data)? {
+                bind = Some(recursive || bind == Some(true));
+            }
+        }
+        let fstype = mount.typ().as_deref().unwrap_or_default();
+        if fstype == "bind" || (fstype.is_empty() && bind.is_none()) {
+            bind = bind.or(Some(false));
+        }
+        plan.source = Self::source(&field, mount, fstype, bind, &data, bundle)?;
+        plan.check_proc(&field)?;
+        if plan.copy_up && fstype != "tmpfs" {
+            return Err(Error::invalid(field("options"), "tmpcopyup is only for type tmpfs"));
+        }
+        Ok(plan)
+    }
+
+    fn apply_option(&mut self, index: usize, option: &str, data: &mut Vec<String>) -> Result<Option<bool>> {
+        let set_attribute = |attributes: &mut MountAttributes, bits: u64, on: bool| {
+            // The access-time modes are one field: setting one needs the others cleared.
+            let mask = if bits != 0 && bits & ATIME_MASK == bits { ATIME_MASK } else { bits };
+            attributes.set &= !mask;
+            if on {
+                attributes.set |= bits;
+                attributes.clear |= mask & ATIME_MASK;
+                attributes.clear &= !(bits & !ATIME_MASK);
+            } else {
+                attributes.clear |= mask;
+            }
+        };
+        match effect(option) {
+            Some(Effect::Set(ms, attribute)) => {
+                self.flags |= ms.bits();
+                set_attribute(&mut self.attributes, attribute, true);
+            }
+            Some(Effect::Clear(ms, attribute)) => {
+                self.flags &= !ms.bits();
+                set_attribute(&mut self.attributes, attribute, false);
+            }
+            Some(Effect::SetRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, true),
+            Some(Effect::ClearRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, false),
+            Some(Effect::Propagation(flag, recursive)) => self.propagation.push((flag.bits(), recursive)),
+            Some(Effect::Bind(recursive)) => return Ok(Some(recursive)),
+            Some(Effect::CopyUp) => self.copy_up = true,
+            Some(Effect::Nothing) => {}
+            None if option == "idmap" || option == "ridmap" => {
+                return Err(Error::unsupported(
+                    format!("mounts[{index}].options"),
+                    format!("{option}: id-mapped mounts are not built yet"),
+                ));
+            }
+            None => data.push(option.to_owned()),
+        }
+        Ok(None)
+    }
+
+    fn source(
+        field: &dyn Fn(&str) -> String,
+        mount: &oci_spec::runtime::Mount,
+        fstype: &str,
+        bind: Option<bool>,
+        data: &[String],
+        bundle: &Path,
+    ) -> Result<MountSource> {
+        let given = mount.source().clone().unwrap_or_default();
+        if let Some(recursive) = bind {
+            if given.as_os_str().is_empty() {
+                return Err(Error::invalid(field("source"), "is empty; a bind mount needs a path"));
+            }
+            if !data.is_empty() {
+                return Err(Error::invalid(
+                    field("options"),
+                    format!("{:?}: bind mounts take no filesystem options", data.join(",")),
+                ));
+            }
+            return Ok(MountSource::Bind { path: bundle.join(given), recursive });
+        }
+        if fstype == "cgroup" || fstype == "cgroup2" {
+            return Ok(MountSource::Cgroup);
+        }
+        let source = given.into_os_string().into_string().map_err(|s| {
+            Error::invalid(field("source"), format!("{} is not UTF-8", s.display()))
+        })?;
+        let source = if source.is_empty() { fstype.to_owned() } else { source };
+        Ok(MountSource::Filesystem { fstype: fstype.to_owned(), source, data: data.join(",") })
+    }
+
+    /// Keeps /proc what it says it is: only a procfs at /proc itself, and only the files that lxcfs and
+    /// container managers replace below it (runc does the same since CVE-2019-16884, CVE-2019-19921).
+    fn check_proc(&self, field: &dyn Fn(&str) -> String) -> Result<()> {
+        const REPLACEABLE: [&str; 10] = [
+            "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
+            "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+        ];
+        let Ok(below) = self.destination.strip_prefix("/proc") else { return Ok(()) };
+        if below.as_os_str().is_empty() {
+            return match &self.source {
+                MountSource::Filesystem { fstype, .. } if fstype == "proc" => Ok(()),
+                MountSource::Bind { .. } => Ok(()), // checked for being a procfs when its source is open
+                _ => Err(Error::invalid(field("type"), "only proc or a bind of one may be mounted on /proc")),
+            };
+        }
+        if REPLACEABLE.iter().any(|name| below == Path::new(name)) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            field("destination"),
+            format!("{} cannot be mounted because it is inside /proc", self.destination.display()),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(json: &str) -> Result<MountPlan> {
+        MountPlan::from_spec(0, &serde_json::from_str(json).unwrap(), Path::new("/bundle"))
+    }
+
+    #[test]
+    fn the_list_for_features_is_the_table() {
+        for option in MOUNT_OPTIONS {
+            assert!(effect(option).is_some(), "{option}");
+        }
+        assert!(MOUNT_OPTIONS.is_sorted());
+    }
+
+    #[test]
+    fn a_filesystem_keeps_its_data() {
+        let m = plan(
+            r#"{"destination":"/dev","type":"tmpfs","source":"tmpfs",
+                "options":["nosuid","strictatime","mode=755","size=65536k"]}"#,
+        )
+        .unwrap();
+        assert_eq!(m.flags, (MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME).bits());
+        let MountSource::Filesystem { fstype, data, .. } = m.source else { panic!() };
+        assert_eq!((fstype.as_str(), data.as_str()), ("tmpfs", "mode=755,size=65536k"));
+    }
+
+    #[test]
+    fn later_options_win_and_binds_are_relative_to_the_bundle() {
+        let m = plan(r#"{"destination":"data","source":"data","options":["rbind","ro","nodev","rw","noatime"]}"#).unwrap();
+        assert_eq!(m.source, MountSource::Bind { path: "/bundle/data".into(), recursive: true });
+        assert_eq!(m.destination, Path::new("/data"));
+        assert_eq!(m.attributes.set, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOATIME);
+        assert_eq!(m.attributes.clear, libc::MOUNT_ATTR_RDONLY | ATIME_MASK);
+    }
+
+    #[test]
+    fn mistakes_name_their_field() {
+        let error = |json| plan(json).unwrap_err().to_string();
+        assert!(error(r#"{"destination":"/a","type":"bind","options":["bind"]}"#).starts_with("mounts[0].source"));
+        assert!(error(r#"{"destination":"/proc/self/x","type":"bind","source":"/a"}"#).contains("inside /proc"));
+        assert!(error(r#"{"destination":"/a","type":"bind","source":"/a","options":["bind","size=1"]}"#).contains("size=1"));
+        assert!(error(r#"{"destination":"/a","type":"none","source":"/a","options":["rbind","idmap"]}"#).contains("idmap"));
+        assert!(error(r#"{"destination":"/proc","type":"tmpfs"}"#).contains("only proc"));
+    }
+}

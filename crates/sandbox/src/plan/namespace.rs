@@ -1,0 +1,196 @@
+//! Namespaces of a container: which are new, which are joined, and the maps of a user namespace.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A kind of namespace (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceKind {
+    User,
+    Mount,
+    Pid,
+    Network,
+    Ipc,
+    Uts,
+    Cgroup,
+    Time,
+}
+
+impl NamespaceKind {
+    /// All kinds, in the order in which they are joined: the user namespace first, since it gives the right
+    /// to the others.
+    pub const ALL: [Self; 8] =
+        [Self::User, Self::Mount, Self::Pid, Self::Network, Self::Ipc, Self::Uts, Self::Cgroup, Self::Time];
+
+    /// The kind's `CLONE_NEW*` flag.
+    pub fn clone_flag(self) -> u64 {
+        let flag = match self {
+            Self::User => libc::CLONE_NEWUSER,
+            Self::Mount => libc::CLONE_NEWNS,
+            Self::Pid => libc::CLONE_NEWPID,
+            Self::Network => libc::CLONE_NEWNET,
+            Self::Ipc => libc::CLONE_NEWIPC,
+            Self::Uts => libc::CLONE_NEWUTS,
+            Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::Time => 0x80, // CLONE_NEWTIME, Linux 5.6; libc lacks it
+        };
+        flag as u64
+    }
+
+    /// The kind's name in config.json.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Mount => "mount",
+            Self::Pid => "pid",
+            Self::Network => "network",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Cgroup => "cgroup",
+            Self::Time => "time",
+        }
+    }
+
+    /// The kind's file below /proc/PID/ns.
+    pub fn proc_name(self) -> &'static str {
+        match self {
+            Self::Mount => "mnt",
+            Self::Network => "net",
+            other => other.as_str(),
+        }
+    }
+}
+
+impl From<LinuxNamespaceType> for NamespaceKind {
+    fn from(kind: LinuxNamespaceType) -> Self {
+        match kind {
+            LinuxNamespaceType::User => Self::User,
+            LinuxNamespaceType::Mount => Self::Mount,
+            LinuxNamespaceType::Pid => Self::Pid,
+            LinuxNamespaceType::Network => Self::Network,
+            LinuxNamespaceType::Ipc => Self::Ipc,
+            LinuxNamespaceType::Uts => Self::Uts,
+            LinuxNamespaceType::Cgroup => Self::Cgroup,
+            LinuxNamespaceType::Time => Self::Time,
+        }
+    }
+}
+
+/// A namespace to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Its kind.
+    pub kind: NamespaceKind,
+    /// A file of the kind /proc/PID/ns/NAME.
+    pub path: PathBuf,
+}
+
+/// A range of a uid_map or gid_map (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// First id inside.
+    pub container: u32,
+    /// First id outside.
+    pub host: u32,
+    /// Number of ids.
+    pub size: u32,
+}
+
+impl From<&LinuxIdMapping> for IdMap {
+    fn from(m: &LinuxIdMapping) -> Self {
+        Self { container: m.container_id(), host: m.host_id(), size: m.size() }
+    }
+}
+
+/// The namespaces of one container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Kinds that are created.
+    pub new: Vec<NamespaceKind>,
+    /// Namespaces that are joined, the user namespace first.
+    pub join: Vec<Join>,
+    /// Maps of a new user namespace.
+    pub uid_maps: Vec<IdMap>,
+    /// Maps of a new user namespace.
+    pub gid_maps: Vec<IdMap>,
+}
+
+impl Namespaces {
+    /// Validates `linux.namespaces` and the id mappings.
+    pub(super) fn from_spec(linux: &oci_spec::runtime::Linux) -> Result<Self> {
+        let mut all = Self::default();
+        for (i, namespace) in linux.namespaces().iter().flatten().enumerate() {
+            all.add(i, namespace)?;
+        }
+        all.join.sort_by_key(|j| j.kind);
+        all.uid_maps = linux.uid_mappings().iter().flatten().map(IdMap::from).collect();
+        all.gid_maps = linux.gid_mappings().iter().flatten().map(IdMap::from).collect();
+        all.check_maps()?;
+        if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) && !all.is_new(NamespaceKind::Time) {
+            return Err(Error::invalid("linux.timeOffsets", "offsets need a new time namespace in linux.namespaces"));
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, index: usize, namespace: &LinuxNamespace) -> Result<()> {
+        let kind = NamespaceKind::from(namespace.typ());
+        if self.has(kind) {
+            return Err(Error::invalid(
+                "linux.namespaces",
+                format!("duplicated ns {:?}: each kind may be given once", kind.as_str()),
+            ));
+        }
+        match namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) {
+            None => self.new.push(kind),
+            Some(path) if path.is_absolute() => self.join.push(Join { kind, path: path.clone() }),
+            Some(path) => {
+                return Err(Error::invalid(
+                    format!("linux.namespaces[{index}].path"),
+                    format!("{} is not an absolute path", path.display()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_maps(&self) -> Result<()> {
+        let user = self.is_new(NamespaceKind::User);
+        for (maps, field) in [(&self.uid_maps, "linux.uidMappings"), (&self.gid_maps, "linux.gidMappings")] {
+            if user && maps.is_empty() {
+                return Err(Error::invalid(field, "a new user namespace needs at least one mapping"));
+            }
+            if !maps.is_empty() && !self.has(NamespaceKind::User) {
+                return Err(Error::invalid(field, "mappings need a user namespace in linux.namespaces"));
+            }
+            if user && !maps.iter().any(|m| m.container == 0 && m.size > 0) {
+                return Err(Error::invalid(field, "no mapping covers id 0 of the container, which sets it up"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the container has a new namespace of this kind.
+    pub fn is_new(&self, kind: NamespaceKind) -> bool {
+        self.new.contains(&kind)
+    }
+
+    /// Whether the container has a namespace of this kind that is not the runtime's, new or joined.
+    pub fn has(&self, kind: NamespaceKind) -> bool {
+        self.is_new(kind) || self.joined(kind).is_some()
+    }
+
+    /// The namespace of this kind that is joined.
+    pub fn joined(&self, kind: NamespaceKind) -> Option<&Join> {
+        self.join.iter().find(|j| j.kind == kind)
+    }
+
+    /// Flags of all kinds that are not the runtime's own: what a further process has to join.
+    pub fn flags(&self) -> u64 {
+        NamespaceKind::ALL.into_iter().filter(|k| self.has(*k)).map(NamespaceKind::clone_flag).sum()
+    }
+}

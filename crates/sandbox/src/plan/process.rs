@@ -1,0 +1,199 @@
+//! The process of a container, as init needs it.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use serde::{Deserialize, Serialize};
+
+use super::Security;
+use crate::{Error, Result};
+
+/// A set of capabilities, one bit each (capabilities(7)).
+pub type CapabilityBits = u64;
+
+/// The five sets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilitySets {
+    pub bounding: CapabilityBits,
+    pub effective: CapabilityBits,
+    pub permitted: CapabilityBits,
+    pub inheritable: CapabilityBits,
+    pub ambient: CapabilityBits,
+}
+
+/// A resource limit; `u64::MAX` is RLIM_INFINITY (getrlimit(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The `RLIMIT_*` number.
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// What to execute, as whom, and with what around it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessPlan {
+    /// From argv\[0\] on; never empty.
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    /// Absolute path in the container.
+    pub cwd: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    pub umask: Option<u32>,
+    /// All empty where config.json has none.
+    pub capabilities: CapabilitySets,
+    pub rlimits: Vec<Rlimit>,
+    pub no_new_privileges: bool,
+    pub oom_score_adj: Option<i32>,
+    pub terminal: bool,
+    /// Rows and columns of the terminal.
+    pub console_size: Option<(u16, u16)>,
+    pub security: Security,
+}
+
+impl ProcessPlan {
+    /// Validates `process`.
+    pub(super) fn from_spec(process: &Process) -> Result<Self> {
+        let args = process.args().clone().unwrap_or_default();
+        if args.is_empty() {
+            return Err(Error::invalid("process.args", "is empty; expected the program and its arguments"));
+        }
+        let cwd = process.cwd().clone();
+        if !cwd.is_absolute() {
+            let given = if cwd.as_os_str().is_empty() { "is empty".into() } else { format!("{}", cwd.display()) };
+            return Err(Error::invalid("process.cwd", format!("{given}: Cwd must be an absolute path")));
+        }
+        refuse_unbuilt(process)?;
+        let strings = [("process.args", &args)];
+        for (field, list) in strings.into_iter().chain(process.env().iter().map(|e| ("process.env", e))) {
+            if let Some(bad) = list.iter().find(|s| s.contains('\0')) {
+                return Err(Error::invalid(field, format!("{bad:?} contains a NUL byte")));
+            }
+        }
+        let user = process.user();
+        let console_size = process.console_size().map(|b| {
+            let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+            (clamp(b.height()), clamp(b.width()))
+        });
+        Ok(Self {
+            args,
+            env: process.env().clone().unwrap_or_default(),
+            cwd,
+            uid: user.uid(),
+            gid: user.gid(),
+            additional_gids: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask(),
+            capabilities: process.capabilities().as_ref().map(capability_sets).unwrap_or_default(),
+            rlimits: rlimits(process)?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            oom_score_adj: oom_score(process)?,
+            terminal: process.terminal().unwrap_or(false),
+            console_size,
+            security: Security::from_process(process)?,
+        })
+    }
+}
+
+fn refuse_unbuilt(process: &Process) -> Result<()> {
+    let not_built = "is not built yet";
+    if process.scheduler().is_some() {
+        return Err(Error::unsupported("process.scheduler", not_built));
+    }
+    if process.io_priority().is_some() {
+        return Err(Error::unsupported("process.ioPriority", not_built));
+    }
+    if process.exec_cpu_affinity().is_some() {
+        return Err(Error::unsupported("process.execCPUAffinity", not_built));
+    }
+    Ok(())
+}
+
+fn oom_score(process: &Process) -> Result<Option<i32>> {
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            Err(Error::invalid("process.oomScoreAdj", format!("{score} is not between -1000 and 1000")))
+        }
+        score => Ok(score),
+    }
+}
+
+fn capability_sets(sets: &oci_spec::runtime::LinuxCapabilities) -> CapabilitySets {
+    let bits = |set: &Option<Capabilities>| set.iter().flatten().map(|c| 1u64 << capability_number(*c)).sum();
+    CapabilitySets {
+        bounding: bits(sets.bounding()),
+        effective: bits(sets.effective()),
+        permitted: bits(sets.permitted()),
+        inheritable: bits(sets.inheritable()),
+        ambient: bits(sets.ambient()),
+    }
+}
+
+/// The kernel's number of a capability (linux/capability.h), by the name that oci-spec and caps share.
+fn capability_number(capability: oci_spec::runtime::Capability) -> u8 {
+    use std::str::FromStr;
+    let name = format!("CAP_{capability}");
+    // Both crates carry the kernel's whole list; a test goes through all of them.
+    caps::Capability::from_str(&name).map_or(63, |c| c.index())
+}
+
+fn rlimits(process: &Process) -> Result<Vec<Rlimit>> {
+    let mut seen = Vec::new();
+    process
+        .rlimits()
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(i, limit)| {
+            let resource = rlimit_number(limit.typ());
+            if seen.contains(&resource) {
+                return Err(Error::invalid(format!("process.rlimits[{i}].type"), format!("{} is given twice", limit.typ())));
+            }
+            seen.push(resource);
+            if limit.soft() > limit.hard() {
+                return Err(Error::invalid(
+                    format!("process.rlimits[{i}].soft"),
+                    format!("{} is over the hard limit {}", limit.soft(), limit.hard()),
+                ));
+            }
+            Ok(Rlimit { resource, soft: limit.soft(), hard: limit.hard() })
+        })
+        .collect()
+}
+
+fn rlimit_number(kind: PosixRlimitType) -> u32 {
+    use PosixRlimitType::*;
+    match kind {
+        RlimitCpu => libc::RLIMIT_CPU,
+        RlimitFsize => libc::RLIMIT_FSIZE,
+        RlimitData => libc::RLIMIT_DATA,
+        RlimitStack => libc::RLIMIT_STACK,
+        RlimitCore => libc::RLIMIT_CORE,
+        RlimitRss => libc::RLIMIT_RSS,
+        RlimitNproc => libc::RLIMIT_NPROC,
+        RlimitNofile => libc::RLIMIT_NOFILE,
+        RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        RlimitAs => libc::RLIMIT_AS,
+        RlimitLocks => libc::RLIMIT_LOCKS,
+        RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        RlimitNice => libc::RLIMIT_NICE,
+        RlimitRtprio => libc::RLIMIT_RTPRIO,
+        RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_has_its_number() {
+        for c in caps::all() {
+            let ours: oci_spec::runtime::Capability =
+                serde_json::from_value(serde_json::Value::String(c.to_string())).unwrap();
+            assert_eq!(capability_number(ours), c.index(), "{c}");
+        }
+    }
+}

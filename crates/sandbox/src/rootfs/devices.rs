@@ -1,0 +1,106 @@
+//! /dev: nodes, links and the terminal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::resolve::Root;
+use super::{Trees, attach, clone_fd, clone_path};
+use crate::plan::DeviceNode;
+use crate::wire::FdRole;
+use crate::{Error, Result, SysError};
+
+/// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
+pub(super) fn create(root: &Root, devices: &[DeviceNode], in_user_namespace: bool, trees: &mut Trees) -> Result<()> {
+    for (i, device) in devices.iter().enumerate() {
+        if in_user_namespace {
+            let tree = match trees.take(&FdRole::Device(i)) {
+                Some(tree) => tree,
+                None => clone_path(&device.path, false)?,
+            };
+            attach(&tree, root.make_file(&device.path)?)?;
+        } else {
+            make_node(root, device)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_node(root: &Root, device: &DeviceNode) -> Result<()> {
+    let (parent, name) = root.make_parent(&device.path)?;
+    let fail = |call: &str, e: Errno| {
+        let args = format!("{} ({}:{})", root.below(&device.path), device.major, device.minor);
+        Error::from(SysError::new(call, args, e.raw_os_error()))
+    };
+    let dev = rustix::fs::makedev(device.major, device.minor);
+    let kind = FileType::from_raw_mode(device.kind);
+    match rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(device.mode), dev) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return check_node(root, device, &parent, name),
+        Err(e) => return Err(fail("mknodat", e)),
+    }
+    rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(device.mode), AtFlags::empty())
+        .map_err(|e| fail("fchmodat", e))?;
+    if (device.uid, device.gid) != (0, 0) {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| fail("fchownat", e))?;
+    }
+    Ok(())
+}
+
+/// An image may bring nodes of its own; they have to be the ones that were asked for.
+fn check_node(root: &Root, device: &DeviceNode, parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<()> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| SysError::new("fstatat", root.below(&device.path), e.raw_os_error()))?;
+    let same = stat.st_mode & libc::S_IFMT == device.kind
+        && (device.kind == libc::S_IFIFO || stat.st_rdev == rustix::fs::makedev(device.major, device.minor));
+    if same {
+        return Ok(());
+    }
+    let problem = format!("{} exists in the root filesystem and is not that device", device.path.display());
+    Err(Error::invalid("linux.devices", problem))
+}
+
+/// The links that programs expect (runtime-spec "Dev symbolic links") and /dev/ptmx.
+pub(super) fn links(root: &Root) -> Result<()> {
+    const LINKS: [(&str, &str); 5] = [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("/proc/kcore", "core"),
+    ];
+    let dev = root.make_dir(Path::new("/dev"), Mode::from_raw_mode(0o755))?;
+    let has_kcore = Path::new("/proc/kcore").exists();
+    for (to, name) in LINKS.into_iter().filter(|(to, _)| has_kcore || *to != "/proc/kcore") {
+        match rustix::fs::symlinkat(to, &dev, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(SysError::new("symlinkat", format!("/dev/{name}"), e.raw_os_error()).into()),
+        }
+    }
+    // The container's own instance, never a node of the image.
+    let ptmx = |e: Errno| Error::from(SysError::new("symlinkat", "/dev/ptmx", e.raw_os_error()));
+    match rustix::fs::unlinkat(&dev, "ptmx", AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => rustix::fs::symlinkat("pts/ptmx", &dev, "ptmx").map_err(ptmx),
+        Err(e) => Err(ptmx(e)),
+    }
+}
+
+/// Opens a new terminal of the container's devpts: the master and the slave.
+pub fn open_terminal(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
+    let master = root.open(Path::new("/dev/ptmx"), OFlags::RDWR | OFlags::NOCTTY)?;
+    rustix::pty::unlockpt(&master).map_err(|e| SysError::new("unlockpt", "/dev/ptmx", e.raw_os_error()))?;
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)
+        .map_err(|e| SysError::new("ioctl", "TIOCGPTPEER /dev/ptmx", e.raw_os_error()))?;
+    Ok((master, slave))
+}
+
+/// Shows the terminal as /dev/console.
+pub fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
+    let target = root.make_file(Path::new("/dev/console"))?;
+    attach(clone_fd(slave.as_fd(), false)?, &target)
+}

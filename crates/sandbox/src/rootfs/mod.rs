@@ -1,0 +1,160 @@
+//! The root filesystem of a container, as init sets it up: bind, mounts, devices, restrictions, pivot.
+//!
+//! All happens on descriptors below the new root while the host's /proc is still there; pivot_root comes last.
+
+pub mod devices;
+mod mount;
+mod pivot;
+pub mod resolve;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::mount::MsFlags;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+pub use pivot::enter;
+use resolve::{Root, fd_path};
+
+use crate::error::Context;
+use crate::plan::{MountSource, RootPlan};
+use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::wire::FdRole;
+use crate::{Result, SysError};
+
+/// Detached trees that the parent opened, for sources that init itself may not reach.
+#[derive(Debug, Default)]
+pub struct Trees(Vec<(FdRole, OwnedFd)>);
+
+impl Trees {
+    /// Keeps a tree for its role.
+    pub fn push(&mut self, role: FdRole, tree: OwnedFd) {
+        self.0.push((role, tree));
+    }
+
+    fn take(&mut self, role: &FdRole) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(r, _)| r == role)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
+/// Mounts the root and everything in it; returns the root, not yet entered.
+pub fn build(plan: &RootPlan, in_user_namespace: bool, trees: &mut Trees) -> Result<Root> {
+    if !plan.own_mount_namespace {
+        return Root::open_path(&plan.path);
+    }
+    let root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
+    for (i, step) in plan.mounts.iter().enumerate() {
+        mount::mount(&root, plan, step, trees.take(&FdRole::MountSource(i)))
+            .context(format!("mount {} ({})", step.destination.display(), source_name(&step.source)))?;
+    }
+    if plan.own_dev {
+        devices::create(&root, &plan.devices, in_user_namespace, trees).context("make device nodes")?;
+        devices::links(&root).context("make links in /dev")?;
+    }
+    Ok(root)
+}
+
+fn source_name(source: &MountSource) -> String {
+    match source {
+        MountSource::Bind { path, .. } => format!("bind of {}", path.display()),
+        MountSource::Filesystem { fstype, .. } => fstype.clone(),
+        MountSource::Cgroup => "cgroup".into(),
+    }
+}
+
+/// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
+pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
+    if !plan.own_mount_namespace {
+        return Ok(());
+    }
+    mount::finish_readonly(root, plan)?;
+    for path in &plan.readonly_paths {
+        readonly(root, path).context(format!("make {} read-only", path.display()))?;
+    }
+    for path in &plan.masked_paths {
+        mask(root, path, plan.mount_label.as_deref()).context(format!("mask {}", path.display()))?;
+    }
+    if plan.readonly {
+        let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+        mount_setattr(root.as_fd(), attributes, false).context("make the root filesystem read-only")?;
+    }
+    Ok(())
+}
+
+fn bind_root(plan: &RootPlan) -> Result<Root> {
+    change_propagation("/".as_ref(), plan.propagation)?;
+    if plan.propagation & MsFlags::MS_SHARED.bits() != 0 {
+        privatise_parent(&plan.path)?;
+    }
+    let tree = clone_path(&plan.path, true)?;
+    attach_at_path(&tree, &plan.path)?;
+    Ok(Root::from_fd(tree, &plan.path))
+}
+
+/// pivot_root(2) refuses a shared parent, and what is mounted under one would show on the host.
+fn privatise_parent(path: &Path) -> Result<()> {
+    for parent in path.ancestors() {
+        match nix::mount::mount(None::<&str>, parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EINVAL) => {} // not a mount point: its parent may be
+            Err(e) => return Err(SysError::new("mount", format!("private {}", parent.display()), e as i32).into()),
+        }
+    }
+    Ok(())
+}
+
+fn change_propagation(path: &Path, flags: u64) -> Result<()> {
+    nix::mount::mount(None::<&str>, path, None::<&str>, MsFlags::from_bits_retain(flags), None::<&str>)
+        .map_err(|e| SysError::new("mount", format!("{} with propagation {flags:#x}", path.display()), e as i32).into())
+}
+
+/// A detached copy of the mount at `path` (open_tree(2)).
+pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(recursive))
+        .map_err(|e| SysError::new("open_tree", path.display().to_string(), e.raw_os_error()).into())
+}
+
+fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
+    rustix::mount::open_tree(fd.as_fd(), "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(|e| SysError::new("open_tree", "a descriptor below the root", e.raw_os_error()).into())
+}
+
+fn tree_flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+}
+
+fn attach(tree: impl AsFd, target: impl AsFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", flags)
+        .map_err(|e| SysError::new("move_mount", "onto its target", e.raw_os_error()).into())
+}
+
+fn attach_at_path(tree: impl AsFd, target: &Path) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(tree.as_fd(), "", rustix::fs::CWD, target, flags)
+        .map_err(|e| SysError::new("move_mount", format!("onto {}", target.display()), e.raw_os_error()).into())
+}
+
+fn readonly(root: &Root, path: &Path) -> Result<()> {
+    let Some(target) = root.find(path)? else { return Ok(()) };
+    let tree = clone_fd(&target, true)?;
+    mount_setattr(tree.as_fd(), MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }, false)?;
+    attach(&tree, &target)
+}
+
+/// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
+///
+/// The host's own node is used, never the one in the container's /dev, which the image may have replaced
+/// (CVE-2025-31133).
+fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
+    let Some(target) = root.find(path)? else { return Ok(()) };
+    let stat = rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+        return attach(clone_path("/dev/null".as_ref(), false)?, &target);
+    }
+    let data = mount::with_label("", label);
+    nix::mount::mount(Some("tmpfs"), &fd_path(target.as_fd()), Some("tmpfs"), MsFlags::MS_RDONLY, Some(data.as_str()))
+        .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32).into())
+}

@@ -1,0 +1,191 @@
+//! clone3(2): the first process of a container, and the second stage where the kernel demands one.
+
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use crate::{Result, SysError};
+
+/// The size of the record by which a child reports that execveat(2) failed: one native `i32`, the errno.
+pub const EXEC_FAILED_LEN: usize = size_of::<i32>();
+
+/// A program to start in new namespaces.
+pub struct Spawn<'a> {
+    /// `CLONE_NEW*` flags.
+    pub namespaces: u64,
+    /// The cgroup v2 directory to be born in (CLONE_INTO_CGROUP, Linux 5.7).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The program, opened.
+    pub program: BorrowedFd<'a>,
+    /// Its arguments, from argv\[0\] on.
+    pub argv: &'a [CString],
+    /// The only descriptor above 2 that the child is certain to keep: a SOCK_SEQPACKET socket.
+    pub channel: BorrowedFd<'a>,
+    /// Wait for one packet on `channel`, then become user and group 0. A user namespace needs both before
+    /// exec: without a mapped identity execve(2) drops every capability (user_namespaces(7)).
+    pub wait_for_id_maps: bool,
+    /// Standard input, output and error; the caller's own if absent.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+}
+
+/// A process that was just cloned.
+#[derive(Debug)]
+pub struct Child {
+    /// Its id in the caller's pid namespace.
+    pub pid: i32,
+    /// A pidfd of it (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+}
+
+/// Clones a child that does nothing but execute `spawn.program`, so callers may have any number of threads.
+///
+/// Descriptors in `stdio`, `program` and `channel` must be above 2.
+///
+/// If the execution fails the child sends a packet of [`EXEC_FAILED_LEN`] bytes and exits.
+pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
+    let mut argv: Vec<*const c_char> = spawn.argv.iter().map(|a| a.as_ptr()).collect();
+    argv.push(ptr::null());
+    let envp: [*const c_char; 1] = [ptr::null()];
+    let program = spawn.program.as_raw_fd();
+    let channel = spawn.channel.as_raw_fd();
+    let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
+
+    // A handler of the caller must not run in the child; init unblocks again.
+    let old_mask = SignalsBlocked::new()?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = spawn.namespaces | libc::CLONE_PIDFD as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    if let Some(cgroup) = spawn.cgroup {
+        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so the child has its own memory; it runs only `exec_child`, which makes raw
+    // system calls on memory prepared above and never returns.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        // SAFETY: we are the child; argv and envp are null-terminated arrays of C strings.
+        unsafe { exec_child(program, channel, argv.as_ptr(), envp.as_ptr(), spawn.wait_for_id_maps, stdio) }
+    }
+    let errno = last_errno();
+    drop(old_mask);
+    if pid < 0 {
+        return Err(SysError::new("clone3", namespace_names(spawn.namespaces), errno).into());
+    }
+    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
+}
+
+/// The child's whole life between clone3 and execveat: raw calls only, no allocation, no libc state.
+///
+/// # Safety
+/// `argv` and `envp` must be null-terminated arrays of C strings; to be called in a fresh child alone.
+unsafe fn exec_child(
+    program: RawFd,
+    channel: RawFd,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    wait_for_id_maps: bool,
+    stdio: Option<[RawFd; 3]>,
+) -> ! {
+    // SAFETY: plain system calls on valid descriptors and the caller's arrays. The raw ones are used because
+    // glibc's setuid wrappers talk to threads that do not exist here.
+    unsafe {
+        let mut ready = true;
+        if let Some(fds) = stdio {
+            let mut to: libc::c_long = 0;
+            while to < 3 {
+                // Callers keep these above 2 (see `spawn`), so none is overwritten before its turn.
+                ready &= libc::syscall(libc::SYS_dup3, fds[to as usize], to, 0) >= 0;
+                to += 1;
+            }
+        }
+        if wait_for_id_maps {
+            let mut byte = 0u8;
+            let n = libc::syscall(libc::SYS_recvfrom, channel, &raw mut byte, 1usize, 0, 0usize, 0usize);
+            ready &= n == 1
+                && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
+                && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0;
+        }
+        if ready {
+            libc::syscall(libc::SYS_fcntl, channel, libc::F_SETFD, 0);
+            libc::syscall(libc::SYS_execveat, program, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+        }
+        let errno: i32 = *libc::__errno_location();
+        libc::syscall(
+            libc::SYS_sendto,
+            channel,
+            &raw const errno,
+            EXEC_FAILED_LEN,
+            libc::MSG_NOSIGNAL,
+            0usize,
+            0usize,
+        );
+        libc::_exit(127)
+    }
+}
+
+/// Where [`fork_sibling`] returned.
+pub enum Sibling {
+    /// In the caller: the new process's id in the caller's pid namespace.
+    Parent(i32),
+    /// In the new process, whose parent is the caller's parent.
+    Child,
+}
+
+/// Forks a process with new namespaces whose parent is the caller's own parent (CLONE_PARENT).
+///
+/// Fails with EBUSY if the caller has more than one thread: the copy would hold locks of threads it has not.
+pub fn fork_sibling(namespaces: u64) -> Result<Sibling> {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| SysError::io("open", "/proc/self/task", &e))?;
+    if threads.count() != 1 {
+        return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
+    }
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PARENT as u64;
+    // SAFETY: the process has one thread (checked above) and the child gets its own memory, so it may go on
+    // in ordinary Rust, as after fork(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => Ok(Sibling::Child),
+        pid if pid > 0 => Ok(Sibling::Parent(pid as i32)),
+        _ => Err(SysError::new("clone3", namespace_names(namespaces), last_errno()).into()),
+    }
+}
+
+/// `NEWNS|NEWPID`-like names of clone flags, for messages.
+fn namespace_names(flags: u64) -> String {
+    let names: Vec<_> = crate::plan::NamespaceKind::ALL
+        .iter()
+        .filter(|kind| flags & kind.clone_flag() != 0)
+        .map(|kind| kind.as_str())
+        .collect();
+    if names.is_empty() { "with no new namespace".into() } else { format!("with new namespaces {}", names.join(", ")) }
+}
+
+/// Blocks every signal of the calling thread until it is dropped.
+struct SignalsBlocked(nix::sys::signal::SigSet);
+
+impl SignalsBlocked {
+    fn new() -> Result<Self> {
+        use nix::sys::signal::{SigSet, SigmaskHow};
+        let old = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(|e| SysError::new("sigprocmask", "to block all signals", e as i32))?;
+        Ok(Self(old))
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+fn last_errno() -> i32 {
+    nix::errno::Errno::last_raw()
+}

@@ -1,0 +1,44 @@
+//! The few ioctl(2) requests that a container's set-up needs.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::{Result, SysError};
+
+/// Brings the loopback device of the current network namespace up (netdevice(7)).
+pub fn loopback_up() -> Result<()> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| SysError::new("socket", "AF_INET", e.raw_os_error()))?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads the ifreq that outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } < 0 {
+        return Err(SysError::new("ioctl", "SIOCSIFFLAGS lo up", nix::errno::Errno::last_raw()).into());
+    }
+    Ok(())
+}
+
+/// Makes `tty` the controlling terminal of the calling session leader (ioctl_tty(2)).
+pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer.
+    if unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) } < 0 {
+        return Err(SysError::new("ioctl", "TIOCSCTTY", nix::errno::Errno::last_raw()).into());
+    }
+    Ok(())
+}
+
+/// The `CLONE_NEW*` flag of an open namespace file (ioctl_nsfs(2), NS_GET_NSTYPE, Linux 4.11).
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind < 0 {
+        return Err(SysError::new("ioctl", "NS_GET_NSTYPE", nix::errno::Errno::last_raw()).into());
+    }
+    Ok(kind as u64)
+}

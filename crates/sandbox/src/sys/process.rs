@@ -1,0 +1,143 @@
+//! Calls that change the calling process: namespaces, descriptors, keys, exec.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use crate::{Result, SysError};
+
+fn last(call: &str, args: impl Into<String>) -> crate::Error {
+    SysError::new(call, args, nix::errno::Errno::last_raw()).into()
+}
+
+/// Joins namespaces: `fd` is a namespace and `flags` its kind or 0, or a pidfd and any set of kinds (setns(2)).
+pub fn setns(fd: BorrowedFd<'_>, flags: u64, what: &str) -> Result<()> {
+    // SAFETY: setns takes two integers.
+    if unsafe { libc::setns(fd.as_raw_fd(), flags as libc::c_int) } < 0 {
+        return Err(last("setns", what));
+    }
+    Ok(())
+}
+
+/// Leaves for new namespaces (unshare(2)). Never with CLONE_FILES: descriptors stay shared.
+pub fn unshare(flags: u64, what: &str) -> Result<()> {
+    let flags = flags & !(libc::CLONE_FILES as u64);
+    // SAFETY: without CLONE_FILES no Rust object loses its descriptor.
+    if unsafe { libc::unshare(flags as libc::c_int) } < 0 {
+        return Err(last("unshare", what));
+    }
+    Ok(())
+}
+
+/// Takes a descriptor that this process inherited, by its number.
+///
+/// Fails with EBADF if it is not open. The caller must be the only one that takes it.
+pub fn take_inherited_fd(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_SETFD on any integer is harmless.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(last("fcntl", format!("F_SETFD {fd}")));
+    }
+    // SAFETY: the descriptor is open (checked) and, by this function's contract, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets close-on-exec on every descriptor from `first` on (close_range(2), Linux 5.11).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: only flags change, no descriptor is closed before exec.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if r < 0 { Err(last("close_range", format!("from {first}"))) } else { Ok(()) }
+}
+
+/// Gives the process a session keyring of its own, named `name`, readable and searchable by its user
+/// (keyctl(2)). A kernel without keyrings (ENOSYS) or one that refuses them (EPERM, EDQUOT is an error) is
+/// reported as `false`.
+pub fn new_session_keyring(name: &CStr) -> Result<bool> {
+    // SAFETY: the name is a C string; the other arguments are integers.
+    let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if ring < 0 {
+        return match nix::errno::Errno::last_raw() {
+            libc::ENOSYS | libc::EPERM => Ok(false),
+            errno => Err(SysError::new("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", errno).into()),
+        };
+    }
+    // The possessor may do all, the owner may view, read, search and link.
+    const POSSESSOR_ALL_USER_READ: libc::c_ulong = 0x3f13_0000;
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, POSSESSOR_ALL_USER_READ) };
+    Ok(true)
+}
+
+/// Resets every signal's disposition to the default and unblocks all, as a program expects to find them.
+/// Rust itself ignores SIGPIPE at start.
+pub fn reset_signals() -> Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be changed are refused without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty()
+        .thread_set_mask()
+        .map_err(|e| SysError::new("sigprocmask", "to unblock all signals", e as i32).into())
+}
+
+/// execve(2); returns only on failure.
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible, SysError> {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: null-terminated arrays of live C strings.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    Err(SysError::new("exec", path.to_string_lossy(), nix::errno::Errno::last_raw()))
+}
+
+/// setgroups(2), setresgid(2), setresuid(2) of the calling, single-threaded process.
+pub fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<()> {
+    if let Some(groups) = groups {
+        // SAFETY: the pointer and the length belong to one slice.
+        if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } < 0 {
+            return Err(last("setgroups", format!("{groups:?}")));
+        }
+    }
+    // SAFETY: integers only.
+    if unsafe { libc::setresgid(gid, gid, gid) } < 0 {
+        return Err(last("setresgid", gid.to_string()));
+    }
+    // SAFETY: integers only.
+    if unsafe { libc::setresuid(uid, uid, uid) } < 0 {
+        return Err(last("setresuid", uid.to_string()));
+    }
+    Ok(())
+}
+
+/// prlimit(2) of this process (`None`) or of `pid`; `u64::MAX` is RLIM_INFINITY.
+pub fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the new limit is a live structure and the old one is not asked for.
+    let r = unsafe { libc::prlimit64(pid.unwrap_or(0), resource, &raw const limit, ptr::null_mut()) };
+    if r < 0 {
+        return Err(last("prlimit", format!("resource {resource} to {soft} (hard {hard})")));
+    }
+    Ok(())
+}
+
+/// Drops a capability from the bounding set; `false` past the kernel's last one.
+pub fn drop_from_bounding_set(capability: u8) -> Result<bool> {
+    // SAFETY: integers only.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) } == 0 {
+        return Ok(true);
+    }
+    match nix::errno::Errno::last_raw() {
+        libc::EINVAL => Ok(false),
+        errno => Err(SysError::new("prctl", format!("PR_CAPBSET_DROP {capability}"), errno).into()),
+    }
+}
+
+/// Raises a capability in the ambient set.
+pub fn raise_ambient(capability: u8) -> Result<()> {
+    // SAFETY: integers only.
+    let r = unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(capability), 0, 0)
+    };
+    if r < 0 { Err(last("prctl", format!("PR_CAP_AMBIENT_RAISE {capability}"))) } else { Ok(()) }
+}

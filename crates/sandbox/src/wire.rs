@@ -1,0 +1,255 @@
+//! What the parent and init say to each other, over one SOCK_SEQPACKET socketpair.
+//!
+//! ```text
+//!  parent                                    init (the runtime's own binary, freshly executed)
+//!    | clone3 into the new namespaces ------> |
+//!    | one byte, once id maps are written --> | (user namespace only; before exec)
+//!    | cgroups, oom score                     |
+//!    | ToInit::Fds, ToInit::Setup ----------> | joins, unshares
+//!    | <------------- FromInit::Forked{pid}   | (joined pid or user namespace only: a second stage goes on)
+//!    |                                        | mounts, devices
+//!    | <------------- FromInit::RunHooks      | (prestart or createRuntime hooks only)
+//!    | ToInit::Proceed ---------------------> | createContainer hooks, pivot_root, identity
+//!    | <------------- FromInit::Ready         |
+//!    | rlimits (user namespace only)          |
+//!    | ToInit::Start -----------------------> | startContainer hooks, seccomp, exec: the socket closes
+//! ```
+//!
+//! At `create` the parent leaves after `Ready`; `Start` then comes over a connection to the container's
+//! listening socket, from whoever runs `start`. A failure at any point is `FromInit::Failed`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::clone::EXEC_FAILED_LEN;
+use crate::{Error, Result, SysError};
+
+/// From the parent to init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Descriptors that come with this packet, and what each is for.
+    Fds(Vec<FdRole>),
+    /// The plan comes with this packet as a memfd that holds an `InitPlan` in JSON: set the container up.
+    Setup,
+    /// The hooks of the runtime namespace have run.
+    Proceed,
+    /// Execute the container's process.
+    Start,
+}
+
+/// What a descriptor is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FdRole {
+    /// A namespace to join; the value is its `CLONE_NEW*` flag.
+    Join(u64),
+    /// A pidfd whose namespaces of these kinds are to be joined at once.
+    JoinProcess(u64),
+    /// The socket on which `start` will call.
+    StartListener,
+    /// The socket to which the terminal's master end is sent.
+    ConsoleSocket,
+    /// A detached tree: the source of the n-th mount.
+    MountSource(usize),
+    /// A detached tree: the host's node for the n-th device.
+    Device(usize),
+}
+
+/// From init to the parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The second stage runs under this id (in the parent's pid namespace); the sender exits.
+    Forked(i32),
+    /// Mounts are made: run prestart and createRuntime hooks.
+    RunHooks,
+    /// Everything is set up; only `Start` is missing.
+    Ready,
+    /// Something worth telling that did not stop the set-up.
+    Warning(String),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// A failure in init, with its causes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done and why it failed, outermost first.
+    pub chain: Vec<String>,
+    /// The innermost errno, where a system call failed.
+    pub errno: Option<i32>,
+}
+
+impl Failure {
+    /// Flattens an error for the wire.
+    pub fn new(error: &Error) -> Self {
+        let mut chain = vec![error.to_string()];
+        let mut errno = None;
+        let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(e) = current {
+            match e.downcast_ref::<Error>() {
+                Some(Error::Sys(sys)) => errno = Some(sys.errno),
+                Some(Error::Exec { errno: n, .. }) => errno = Some(*n),
+                _ => {}
+            }
+            current = e.source();
+            if let Some(source) = current {
+                chain.push(source.to_string());
+            }
+        }
+        Self { chain, errno }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.chain.join(": "))
+    }
+}
+
+/// The most descriptors that one packet carries (the kernel's SCM_MAX_FD is 253).
+pub const FDS_PER_PACKET: usize = 64;
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Channel {
+    /// Two connected ends, both close-on-exec.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| SysError::new("socketpair", "SOCK_SEQPACKET", e.raw_os_error()))?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// Sends one message with descriptors (at most [`FDS_PER_PACKET`]).
+    pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = serde_json::to_vec(message)
+            .map_err(|e| SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL))?;
+        self.send_bytes(&bytes, fds)
+    }
+
+    /// Sends one packet of raw bytes.
+    pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(SysError::new("sendmsg", format!("{} descriptors", fds.len()), libc::E2BIG).into());
+        }
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|e| SysError::new("sendmsg", "to the other end of the init channel", e.raw_os_error()))?;
+        Ok(())
+    }
+
+    /// Receives one message, or `None` when the other end is closed.
+    pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let fail = |args: &str, errno: i32| Error::from(SysError::new("recvmsg", args, errno));
+        let mut probe = [0u8; 1];
+        let (_, length) = retry(|| rustix::net::recv(&self.0, &mut probe[..], RecvFlags::PEEK | RecvFlags::TRUNC))
+            .map_err(|e| fail("length of the next packet", e.raw_os_error()))?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0u8; length];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        retry(|| {
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        })
+        .map_err(|e| fail("on the init channel", e.raw_os_error()))?;
+        let fds = ancillary
+            .drain()
+            .filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None })
+            .flatten()
+            .collect();
+        if let Ok(errno) = <[u8; EXEC_FAILED_LEN]>::try_from(bytes.as_slice()) {
+            return Err(SysError::new("execveat", "the runtime's own binary as init", i32::from_ne_bytes(errno)).into());
+        }
+        let message = serde_json::from_slice(&bytes)
+            .map_err(|e| fail(&format!("a packet that is no message ({e})"), libc::EPROTO))?;
+        Ok(Some((message, fds)))
+    }
+
+    /// As [`recv`](Self::recv), but a closed channel is an error.
+    pub fn expect<T: DeserializeOwned>(&self, what: &str) -> Result<(T, Vec<OwnedFd>)> {
+        self.recv()?.ok_or_else(|| SysError::new("recvmsg", format!("{what}: the other end is gone"), libc::ECONNRESET).into())
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_descriptors_cross() {
+        let (a, b) = Channel::pair().unwrap();
+        let (r, w) = rustix::pipe::pipe().unwrap();
+        a.send(&ToInit::Fds(vec![FdRole::StartListener, FdRole::MountSource(7)]), &[r.as_fd(), w.as_fd()]).unwrap();
+        let (message, fds) = b.recv::<ToInit>().unwrap().unwrap();
+        let ToInit::Fds(roles) = message else { panic!("{message:?}") };
+        assert_eq!(roles, [FdRole::StartListener, FdRole::MountSource(7)]);
+        rustix::io::write(&fds[1], b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&r, &mut byte).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_large_message_is_not_cut() {
+        let (a, b) = Channel::pair().unwrap();
+        let chain = vec!["x".repeat(100_000)];
+        a.send(&FromInit::Failed(Failure { chain: chain.clone(), errno: None }), &[]).unwrap();
+        let Some((FromInit::Failed(failure), _)) = b.recv().unwrap() else { panic!() };
+        assert_eq!(failure.chain, chain);
+    }
+
+    #[test]
+    fn closed_and_garbage_are_told_apart() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send_bytes(b"no json", &[]).unwrap();
+        assert!(b.recv::<ToInit>().unwrap_err().to_string().contains("no message"));
+        a.send_bytes(&libc::ENOENT.to_ne_bytes(), &[]).unwrap();
+        assert!(b.recv::<FromInit>().unwrap_err().to_string().starts_with("execveat"));
+        drop(a);
+        assert!(b.recv::<ToInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_failure_keeps_its_causes() {
+        use crate::error::Context;
+        let inner: Result<()> = Err(SysError::new("mount", "tmpfs on /dev", libc::EPERM).into());
+        let error = inner.context("mount /dev").context("set up the rootfs").unwrap_err();
+        let failure = Failure::new(&error);
+        assert_eq!(failure.errno, Some(libc::EPERM));
+        assert_eq!(
+            failure.to_string(),
+            "set up the rootfs: mount /dev: mount tmpfs on /dev: operation not permitted"
+        );
+    }
+}
