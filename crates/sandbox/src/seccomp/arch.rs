@@ -1,0 +1,212 @@
+//! The architectures that a kernel can run at once, and their system call tables.
+//!
+//! A filter sees calls of its own architecture and of the ones that the kernel runs beside it
+//! (i386 and x32 on x86_64, 32-bit ARM on aarch64). A profile may list any others: no call of
+//! theirs can ever arrive, so they leave no code.
+
+use oci_spec::runtime::Arch;
+
+/// Set in the number of every x32 call (`__X32_SYSCALL_BIT`).
+pub(super) const X32_BIT: u32 = 0x4000_0000;
+
+/// One architecture's view of system calls.
+pub(super) struct Abi {
+    /// Its name in a profile.
+    pub(super) arch: Arch,
+    /// `seccomp_data.arch` (`AUDIT_ARCH_*`, linux/audit.h). x32 shares x86_64's.
+    pub(super) audit: u32,
+    /// Whether arguments have 64 bits; else their upper halves are not looked at.
+    pub(super) wide: bool,
+    /// Whether `socketcall` and `ipc` carry other calls.
+    pub(super) multiplexed: bool,
+    table: fn(u32) -> Option<&'static str>,
+    last: u32,
+}
+
+impl Abi {
+    /// All calls: (number as the filter sees it, name).
+    pub(super) fn calls(&self) -> impl Iterator<Item = (u32, &'static str)> + '_ {
+        let bit = if self.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
+        (0..=self.last).filter_map(move |n| (self.table)(n).map(|name| (n | bit, name)))
+    }
+}
+
+macro_rules! abi {
+    ($name:ident, $arch:ident, $audit:expr, $wide:expr, $mux:expr, $table:ident) => {
+        static $name: Abi = Abi {
+            arch: Arch::$arch,
+            audit: $audit,
+            wide: $wide,
+            multiplexed: $mux,
+            table: |n| syscalls::$table::Sysno::new(n as usize).map(|s| s.name()),
+            last: syscalls::$table::Sysno::last().id() as u32,
+        };
+    };
+}
+
+abi!(X86_64, ScmpArchX86_64, 0xc000_003e, true, false, x86_64);
+abi!(X86, ScmpArchX86, 0x4000_0003, false, true, x86);
+abi!(AARCH64, ScmpArchAarch64, 0xc000_00b7, true, false, aarch64);
+abi!(ARM, ScmpArchArm, 0x4000_0028, false, false, arm);
+#[cfg(target_arch = "riscv64")]
+abi!(RISCV64, ScmpArchRiscv64, 0xc000_00f3, true, false, riscv64);
+#[cfg(target_arch = "loongarch64")]
+abi!(LOONGARCH64, ScmpArchLoongarch64, 0xc000_0102, true, false, loongarch64);
+
+static X32: Abi = Abi {
+    arch: Arch::ScmpArchX32,
+    audit: 0xc000_003e,
+    wide: false,
+    multiplexed: false,
+    table: x32,
+    last: X32_FIRST + X32_OWN.len() as u32 - 1,
+};
+
+/// The first number that x32 has for itself.
+const X32_FIRST: u32 = 512;
+
+/// Calls with an entry point of their own for x32, from number 512 on
+/// (arch/x86/entry/syscalls/syscall_64.tbl, "x32").
+const X32_OWN: [&str; 36] = [
+    "rt_sigaction",
+    "rt_sigreturn",
+    "ioctl",
+    "readv",
+    "writev",
+    "recvfrom",
+    "sendmsg",
+    "recvmsg",
+    "execve",
+    "ptrace",
+    "rt_sigpending",
+    "rt_sigtimedwait",
+    "rt_sigqueueinfo",
+    "sigaltstack",
+    "timer_create",
+    "mq_notify",
+    "kexec_load",
+    "waitid",
+    "set_robust_list",
+    "get_robust_list",
+    "vmsplice",
+    "move_pages",
+    "preadv",
+    "pwritev",
+    "rt_tgsigqueueinfo",
+    "recvmmsg",
+    "sendmmsg",
+    "process_vm_readv",
+    "process_vm_writev",
+    "setsockopt",
+    "getsockopt",
+    "io_setup",
+    "io_submit",
+    "execveat",
+    "preadv2",
+    "pwritev2",
+];
+
+/// Calls that x32 does not have: the table's "64" entries without an x32 twin.
+const X32_WITHOUT: [&str; 11] = [
+    "uselib",
+    "_sysctl",
+    "create_module",
+    "get_kernel_syms",
+    "query_module",
+    "nfsservctl",
+    "set_thread_area",
+    "get_thread_area",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "vserver",
+];
+
+fn x32(n: u32) -> Option<&'static str> {
+    if let Some(own) = n.checked_sub(X32_FIRST) {
+        return X32_OWN.get(own as usize).copied();
+    }
+    let name = (X86_64.table)(n)?;
+    (!X32_OWN.contains(&name) && !X32_WITHOUT.contains(&name)).then_some(name)
+}
+
+/// Calls that i386's `socketcall` carries, in the order of their number there, from 1
+/// (linux/net.h, `SYS_*`).
+pub(super) const SOCKETCALL: [&str; 20] = [
+    "socket",
+    "bind",
+    "connect",
+    "listen",
+    "accept",
+    "getsockname",
+    "getpeername",
+    "socketpair",
+    "send",
+    "recv",
+    "sendto",
+    "recvfrom",
+    "shutdown",
+    "setsockopt",
+    "getsockopt",
+    "sendmsg",
+    "recvmsg",
+    "accept4",
+    "recvmmsg",
+    "sendmmsg",
+];
+
+/// Calls that i386's `ipc` carries, with their number there (linux/ipc.h).
+pub(super) const IPC: [(&str, u32); 12] = [
+    ("semop", 1),
+    ("semget", 2),
+    ("semctl", 3),
+    ("semtimedop", 4),
+    ("msgsnd", 11),
+    ("msgrcv", 12),
+    ("msgget", 13),
+    ("msgctl", 14),
+    ("shmat", 21),
+    ("shmdt", 22),
+    ("shmget", 23),
+    ("shmctl", 24),
+];
+
+/// The call that carries `name` on a multiplexed architecture, and its number there.
+pub(super) fn carrier(name: &str) -> Option<(&'static str, u32)> {
+    if let Some(i) = SOCKETCALL.iter().position(|n| *n == name) {
+        return Some(("socketcall", i as u32 + 1));
+    }
+    IPC.iter().find(|(n, _)| *n == name).map(|(_, number)| ("ipc", *number))
+}
+
+/// The architecture this binary was built for.
+pub const NATIVE: Arch = if cfg!(target_arch = "x86_64") {
+    Arch::ScmpArchX86_64
+} else if cfg!(target_arch = "aarch64") {
+    Arch::ScmpArchAarch64
+} else if cfg!(target_arch = "x86") {
+    Arch::ScmpArchX86
+} else if cfg!(target_arch = "arm") {
+    Arch::ScmpArchArm
+} else if cfg!(target_arch = "riscv64") {
+    Arch::ScmpArchRiscv64
+} else if cfg!(target_arch = "loongarch64") {
+    Arch::ScmpArchLoongarch64
+} else {
+    Arch::ScmpArchNative
+};
+
+/// The architectures whose calls a kernel of `native` can serve, `native` first; none if
+/// there is no table for it.
+pub(super) fn family(native: Arch) -> Vec<&'static Abi> {
+    match native {
+        Arch::ScmpArchX86_64 => vec![&X86_64, &X86, &X32],
+        Arch::ScmpArchX86 => vec![&X86],
+        Arch::ScmpArchAarch64 => vec![&AARCH64, &ARM],
+        Arch::ScmpArchArm => vec![&ARM],
+        #[cfg(target_arch = "riscv64")]
+        Arch::ScmpArchRiscv64 => vec![&RISCV64],
+        #[cfg(target_arch = "loongarch64")]
+        Arch::ScmpArchLoongarch64 => vec![&LOONGARCH64],
+        _ => Vec::new(),
+    }
+}

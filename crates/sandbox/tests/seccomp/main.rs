@@ -1,0 +1,7 @@
+//! The seccomp compiler: against a model of the specification, against libseccomp, and in the
+//! kernel.
+
+mod model;
+mod profiles;
+mod reference;
+mod vm;
