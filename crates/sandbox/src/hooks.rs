@@ -33,18 +33,23 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     let (stdout, stderr) = (capture()?, capture()?);
     let clone = |f: &std::fs::File| f.try_clone().map_err(|e| format!("dup: {e}"));
     command.stdin(Stdio::piped()).stdout(clone(&stdout)?).stderr(clone(&stderr)?);
-    let mut child = command.spawn().map_err(|e| format!("fork/exec {}: {}", hook.path().display(), plain(&e)))?;
+    let mut child =
+        command.spawn().map_err(|e| format!("fork/exec {}: {}", hook.path().display(), plain(&e)))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A hook that does not read its input is fine: EPIPE is no failure. The state is smaller than a pipe.
         let _ = stdin.write_all(state);
     }
-    let limit = hook.timeout().and_then(|s| u64::try_from(s).ok()).map(|s| Instant::now() + Duration::from_secs(s));
+    let limit =
+        hook.timeout().and_then(|s| u64::try_from(s).ok()).map(|s| Instant::now() + Duration::from_secs(s));
     let status = match wait(&mut child, limit) {
         Ok(Some(status)) => status,
         Ok(None) => {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("hook ran past specified timeout of {}.0s", hook.timeout().unwrap_or_default()));
+            return Err(format!(
+                "hook ran past specified timeout of {}.0s",
+                hook.timeout().unwrap_or_default()
+            ));
         }
         Err(e) => return Err(format!("wait: {e}")),
     };
@@ -58,16 +63,17 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     Err(format!("{how}, stdout: {}, stderr: {}", read_back(stdout), read_back(stderr)))
 }
 
-fn wait(child: &mut std::process::Child, limit: Option<Instant>) -> std::io::Result<Option<std::process::ExitStatus>> {
+fn wait(
+    child: &mut std::process::Child,
+    limit: Option<Instant>,
+) -> std::io::Result<Option<std::process::ExitStatus>> {
     let Some(limit) = limit else { return child.wait().map(Some) };
     let pid = rustix::process::Pid::from_child(child);
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     loop {
         let left = limit.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let timeout =
+            rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(0) => return Ok(None),

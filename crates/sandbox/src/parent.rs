@@ -83,7 +83,9 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
 
 impl Launched {
     fn child(&self) -> Result<&Child> {
-        self.child.as_ref().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        self.child
+            .as_ref()
+            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
     }
 
     /// The process's id as the runtime sees it.
@@ -107,9 +109,12 @@ impl Launched {
         let namespaces = &plan.namespaces;
         let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
         for (file, maps, kind) in maps {
-            let lines: String =
-                maps.iter().map(|IdMap { container, host, size }| format!("{container} {host} {size}\n")).collect();
-            write_file(&format!("/proc/{pid}/{file}"), &lines).context(format!("set linux.{kind}Mappings"))?;
+            let lines: String = maps
+                .iter()
+                .map(|IdMap { container, host, size }| format!("{container} {host} {size}\n"))
+                .collect();
+            write_file(&format!("/proc/{pid}/{file}"), &lines)
+                .context(format!("set linux.{kind}Mappings"))?;
         }
         Ok(())
     }
@@ -194,12 +199,16 @@ impl Launched {
         if let Some((FromInit::Failed(failure), _)) = self.channel.recv::<FromInit>()? {
             return Err(Error::Init(failure));
         }
-        self.child.take().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        self.child
+            .take()
+            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
     }
 
     /// Leaves the process waiting for a call on its listening socket.
     pub fn detach(mut self) -> Result<Child> {
-        self.child.take().ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        self.child
+            .take()
+            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
     }
 }
 
@@ -235,7 +244,8 @@ pub fn start_over(socket: OwnedFd) -> Result<()> {
 
 /// Opens what init may not reach itself, or may reach only by descriptor.
 fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd)>> {
-    let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| SysError::io("dup", "a descriptor", &e));
+    let dup =
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| SysError::io("dup", "a descriptor", &e));
     let mut fds = Vec::new();
     if let Some((pidfd, flags)) = options.join_process {
         fds.push((FdRole::JoinProcess(flags), dup(pidfd)?));
@@ -289,7 +299,11 @@ fn namespace_kind(fd: &OwnedFd) -> Result<u64> {
 fn own_binary() -> Result<OwnedFd> {
     let read_only = || -> Result<OwnedFd> {
         let tree = clone_path(Path::new("/proc/self/exe"), false)?;
-        mount_setattr(tree.as_fd(), MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }, false)?;
+        mount_setattr(
+            tree.as_fd(),
+            MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
+            false,
+        )?;
         Ok(tree)
     };
     read_only().or_else(|_| sealed_copy())
@@ -302,7 +316,8 @@ fn sealed_copy() -> Result<OwnedFd> {
         .or_else(|_| rustix::fs::memfd_create("hiber", flags))
         .map_err(|e| SysError::new("memfd_create", "for a copy of the runtime", e.raw_os_error()))?;
     let mut copy = std::fs::File::from(memfd);
-    let mut exe = std::fs::File::open("/proc/self/exe").map_err(|e| SysError::io("open", "/proc/self/exe", &e))?;
+    let mut exe =
+        std::fs::File::open("/proc/self/exe").map_err(|e| SysError::io("open", "/proc/self/exe", &e))?;
     std::io::copy(&mut exe, &mut copy).map_err(|e| SysError::io("write", "a copy of the runtime", &e))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals)

@@ -23,8 +23,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -135,15 +135,17 @@ impl AsFd for Channel {
 impl Channel {
     /// Two connected ends, both close-on-exec.
     pub fn pair() -> Result<(Self, Self)> {
-        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|e| SysError::new("socketpair", "SOCK_SEQPACKET", e.raw_os_error()))?;
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| SysError::new("socketpair", "SOCK_SEQPACKET", e.raw_os_error()))?;
         Ok((Self(a), Self(b)))
     }
 
     /// Sends one message with descriptors (at most [`FDS_PER_PACKET`]).
     pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let bytes = serde_json::to_vec(message)
-            .map_err(|e| SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL))?;
+        let bytes = serde_json::to_vec(message).map_err(|e| {
+            SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL)
+        })?;
         self.send_bytes(&bytes, fds)
     }
 
@@ -154,8 +156,9 @@ impl Channel {
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(SysError::new("sendmsg", format!("{} descriptors", fds.len()), libc::E2BIG).into());
         }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-            .map_err(|e| SysError::new("sendmsg", "to the other end of the init channel", e.raw_os_error()))?;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map_err(
+            |e| SysError::new("sendmsg", "to the other end of the init channel", e.raw_os_error()),
+        )?;
         Ok(())
     }
 
@@ -163,8 +166,9 @@ impl Channel {
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
         let fail = |args: &str, errno: i32| Error::from(SysError::new("recvmsg", args, errno));
         let mut probe = [0u8; 1];
-        let (_, length) = retry(|| rustix::net::recv(&self.0, &mut probe[..], RecvFlags::PEEK | RecvFlags::TRUNC))
-            .map_err(|e| fail("length of the next packet", e.raw_os_error()))?;
+        let (_, length) =
+            retry(|| rustix::net::recv(&self.0, &mut probe[..], RecvFlags::PEEK | RecvFlags::TRUNC))
+                .map_err(|e| fail("length of the next packet", e.raw_os_error()))?;
         if length == 0 {
             return Ok(None);
         }
@@ -172,7 +176,12 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         retry(|| {
-            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+            rustix::net::recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            )
         })
         .map_err(|e| fail("on the init channel", e.raw_os_error()))?;
         let fds = ancillary
@@ -181,7 +190,12 @@ impl Channel {
             .flatten()
             .collect();
         if let Ok(errno) = <[u8; EXEC_FAILED_LEN]>::try_from(bytes.as_slice()) {
-            return Err(SysError::new("execveat", "the runtime's own binary as init", i32::from_ne_bytes(errno)).into());
+            return Err(SysError::new(
+                "execveat",
+                "the runtime's own binary as init",
+                i32::from_ne_bytes(errno),
+            )
+            .into());
         }
         let message = serde_json::from_slice(&bytes)
             .map_err(|e| fail(&format!("a packet that is no message ({e})"), libc::EPROTO))?;
@@ -190,7 +204,9 @@ impl Channel {
 
     /// As [`recv`](Self::recv), but a closed channel is an error.
     pub fn expect<T: DeserializeOwned>(&self, what: &str) -> Result<(T, Vec<OwnedFd>)> {
-        self.recv()?.ok_or_else(|| SysError::new("recvmsg", format!("{what}: the other end is gone"), libc::ECONNRESET).into())
+        self.recv()?.ok_or_else(|| {
+            SysError::new("recvmsg", format!("{what}: the other end is gone"), libc::ECONNRESET).into()
+        })
     }
 }
 
@@ -211,7 +227,8 @@ mod tests {
     fn messages_and_descriptors_cross() {
         let (a, b) = Channel::pair().unwrap();
         let (r, w) = rustix::pipe::pipe().unwrap();
-        a.send(&ToInit::Fds(vec![FdRole::StartListener, FdRole::MountSource(7)]), &[r.as_fd(), w.as_fd()]).unwrap();
+        a.send(&ToInit::Fds(vec![FdRole::StartListener, FdRole::MountSource(7)]), &[r.as_fd(), w.as_fd()])
+            .unwrap();
         let (message, fds) = b.recv::<ToInit>().unwrap().unwrap();
         let ToInit::Fds(roles) = message else { panic!("{message:?}") };
         assert_eq!(roles, [FdRole::StartListener, FdRole::MountSource(7)]);

@@ -32,8 +32,14 @@ impl Program {
             let variable = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
             search(name, variable)?
         };
-        let c_strings = |list: &[String]| -> Result<Vec<CString>> { list.iter().map(|s| c_string(s.as_bytes())).collect() };
-        Ok(Self { path: c_string(path.as_os_str().as_bytes())?, argv: c_strings(&process.args)?, env: c_strings(&env)? })
+        let c_strings = |list: &[String]| -> Result<Vec<CString>> {
+            list.iter().map(|s| c_string(s.as_bytes())).collect()
+        };
+        Ok(Self {
+            path: c_string(path.as_os_str().as_bytes())?,
+            argv: c_strings(&process.args)?,
+            env: c_strings(&env)?,
+        })
     }
 
     /// Becomes the program.

@@ -29,7 +29,8 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) ->
     }
     if let Some(persona) = plan.personality {
         let persona = nix::sys::personality::Persona::from_bits_retain(persona as i32);
-        nix::sys::personality::set(persona).map_err(|e| SysError::new("personality", format!("{persona:?}"), e as i32))?;
+        nix::sys::personality::set(persona)
+            .map_err(|e| SysError::new("personality", format!("{persona:?}"), e as i32))?;
     }
     own_standard_streams(process.uid)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
@@ -56,7 +57,7 @@ pub(super) fn last_restrictions(plan: &InitPlan) -> Result<()> {
     if plan.process.no_new_privileges
         && let Some(program) = &plan.seccomp
     {
-        sys::seccomp::install(program).context("install the seccomp filter")?;
+        sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
     }
     Ok(())
 }
@@ -66,7 +67,7 @@ fn load_seccomp(plan: &InitPlan, channel: &Channel) -> Result<()> {
     for warning in &program.warnings {
         channel.send(&FromInit::Warning(warning.clone()), &[])?;
     }
-    sys::seccomp::install(program).context("install the seccomp filter")?;
+    sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
     Ok(())
 }
 
@@ -79,7 +80,8 @@ fn security_labels(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
             .context(format!("apply process.apparmorProfile {profile}"))?;
     }
     if let Some(label) = &process.security.selinux_label {
-        write_proc(host_proc, "self/attr/exec", label).context(format!("apply process.selinuxLabel {label}"))?;
+        write_proc(host_proc, "self/attr/exec", label)
+            .context(format!("apply process.selinuxLabel {label}"))?;
     }
     Ok(())
 }
@@ -87,7 +89,8 @@ fn security_labels(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
 /// Sets the limits of this process, or of `pid`.
 pub fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
     for limit in &process.rlimits {
-        sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard).context("set process.rlimits")?;
+        sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard)
+            .context("set process.rlimits")?;
     }
     Ok(())
 }
@@ -173,7 +176,8 @@ fn setgroups_allowed(host_proc: &OwnedFd) -> bool {
 
 fn chdir(process: &ProcessPlan) -> Result<()> {
     rustix::process::chdir(&process.cwd).map_err(|e| {
-        let cause = SysError::new("chdir", format!("{} (process.cwd)", process.cwd.display()), e.raw_os_error());
+        let cause =
+            SysError::new("chdir", format!("{} (process.cwd)", process.cwd.display()), e.raw_os_error());
         cause.into()
     })
 }
@@ -186,7 +190,10 @@ fn check_cwd() -> Result<()> {
     if cwd.as_bytes().first() == Some(&b'/') {
         return Ok(());
     }
-    Err(Error::invalid("process.cwd", "leads outside the container's mount namespace root: possible container breakout"))
+    Err(Error::invalid(
+        "process.cwd",
+        "leads outside the container's mount namespace root: possible container breakout",
+    ))
 }
 
 fn home_of(uid: u32) -> String {

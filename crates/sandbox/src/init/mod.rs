@@ -70,8 +70,9 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     let (plan, mut inherited) = receive(channel)?;
     // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
     // can have replaced it.
-    let host_proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
+    let host_proc =
+        rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
     join(&inherited.joins)?;
     if let Some(flags) = plan.second_stage {
         if let Sibling::Parent(pid) = fork_sibling(flags)? {
@@ -121,7 +122,9 @@ fn become_root(channel: &Channel, plan: &InitPlan, new: u64) -> Result<()> {
 fn proceed(channel: &Channel, what: &str) -> Result<()> {
     match channel.expect::<ToInit>(&format!("waiting for {what}"))? {
         (ToInit::Proceed, _) => Ok(()),
-        (other, _) => Err(SysError::new("recvmsg", format!("{other:?} instead of {what}"), libc::EPROTO).into()),
+        (other, _) => {
+            Err(SysError::new("recvmsg", format!("{other:?} instead of {what}"), libc::EPROTO).into())
+        }
     }
 }
 
@@ -145,7 +148,9 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                 }
             }
             ToInit::Setup => {
-                let memfd = fds.pop().ok_or_else(|| SysError::new("recvmsg", "Setup without a plan", libc::EPROTO))?;
+                let memfd = fds
+                    .pop()
+                    .ok_or_else(|| SysError::new("recvmsg", "Setup without a plan", libc::EPROTO))?;
                 return Ok((read_plan(memfd)?, inherited));
             }
             other => {
@@ -163,8 +168,9 @@ fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
         .map_err(|e| SysError::io("read", "the plan", &e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into())
+    serde_json::from_slice(&bytes).map_err(|e| {
+        SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
+    })
 }
 
 fn join(joins: &[(FdRole, OwnedFd)]) -> Result<()> {
@@ -199,7 +205,8 @@ fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
 
 /// Offsets can be set only while no process is in the new namespace (time_namespaces(7)).
 fn enter_time_namespace(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
-    let lines: String = plan.time_offsets.iter().map(|(clock, s, ns)| format!("{clock} {s} {ns}\n")).collect();
+    let lines: String =
+        plan.time_offsets.iter().map(|(clock, s, ns)| format!("{clock} {s} {ns}\n")).collect();
     if !lines.is_empty() {
         write_proc(host_proc, "self/timens_offsets", &lines).context("set linux.timeOffsets")?;
     }
@@ -211,7 +218,8 @@ fn enter_time_namespace(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
 
 fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
     let Some(name) = &plan.keyring else { return Ok(()) };
-    let c_name = std::ffi::CString::new(name.as_str()).map_err(|_| SysError::new("keyctl", name, libc::EINVAL))?;
+    let c_name =
+        std::ffi::CString::new(name.as_str()).map_err(|_| SysError::new("keyctl", name, libc::EINVAL))?;
     if !process::new_session_keyring(&c_name).context("make a session keyring")? {
         channel.send(&FromInit::Warning("no session keyring: the kernel has or allows none".into()), &[])?;
     }
@@ -219,12 +227,18 @@ fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
 }
 
 /// Builds the root and enters it; returns the terminal, if there is one.
-fn enter_root(channel: &Channel, plan: &InitPlan, inherited: &mut Inherited) -> Result<Option<terminal::Terminal>> {
+fn enter_root(
+    channel: &Channel,
+    plan: &InitPlan,
+    inherited: &mut Inherited,
+) -> Result<Option<terminal::Terminal>> {
     let console = inherited.console_socket.take();
     let Some(root_plan) = &plan.root else {
         // A joined container: "/" is already its root.
         let root = Root::open_path(Path::new("/"))?;
-        return console.map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false)).transpose();
+        return console
+            .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false))
+            .transpose();
     };
     let root = rootfs::build(root_plan, plan.in_user_namespace, &mut inherited.trees)?;
     make_cwd(&root, plan)?;
@@ -291,7 +305,9 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
     let Some(listener) = listener else {
         return match channel.expect::<ToInit>("waiting for the start")? {
             (ToInit::Start, _) => Ok(()),
-            (other, _) => Err(SysError::new("recvmsg", format!("{other:?} instead of Start"), libc::EPROTO).into()),
+            (other, _) => {
+                Err(SysError::new("recvmsg", format!("{other:?} instead of Start"), libc::EPROTO).into())
+            }
         };
     };
     // The creator may leave now; keeping its end would only delay what it learns of our death.

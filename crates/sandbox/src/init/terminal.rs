@@ -42,7 +42,9 @@ impl Terminal {
         rustix::fs::fchown(&self.slave, uid, None)
             .map_err(|e| SysError::new("fchown", "the terminal", e.raw_os_error()))?;
         ioctl::set_controlling_terminal(self.slave.as_fd())?;
-        let dup = |r: rustix::io::Result<()>| r.map_err(|e| SysError::new("dup2", "the terminal", e.raw_os_error()));
+        let dup = |r: rustix::io::Result<()>| {
+            r.map_err(|e| SysError::new("dup2", "the terminal", e.raw_os_error()))
+        };
         dup(rustix::stdio::dup2_stdin(&self.slave))?;
         dup(rustix::stdio::dup2_stdout(&self.slave))?;
         dup(rustix::stdio::dup2_stderr(&self.slave))?;

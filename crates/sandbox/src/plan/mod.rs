@@ -159,7 +159,10 @@ impl Security {
             selinux_label: given(process.selinux_label()),
         };
         if security.apparmor_profile.is_some() && !apparmor_enabled() {
-            return Err(Error::unsupported("process.apparmorProfile", "apparmor is not enabled on this host"));
+            return Err(Error::unsupported(
+                "process.apparmorProfile",
+                "apparmor is not enabled on this host",
+            ));
         }
         if security.selinux_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
             return Err(Error::unsupported(
@@ -193,19 +196,30 @@ impl Plan {
         init.domainname = spec.domainname().clone().filter(|d| !d.is_empty());
         for (name, field) in [(&init.hostname, "hostname"), (&init.domainname, "domainname")] {
             if name.is_some() && !namespaces.has(NamespaceKind::Uts) {
-                return Err(Error::invalid(field, format!("unable to set {field} without a private UTS namespace")));
+                return Err(Error::invalid(
+                    field,
+                    format!("unable to set {field} without a private UTS namespace"),
+                ));
             }
         }
         init.sysctl = sysctl::check(linux.sysctl().as_ref(), &namespaces)?;
         for (clock, offset) in linux.time_offsets().iter().flatten() {
             if clock != "monotonic" && clock != "boottime" {
-                return Err(Error::invalid("linux.timeOffsets", format!("{clock:?} is neither monotonic nor boottime")));
+                return Err(Error::invalid(
+                    "linux.timeOffsets",
+                    format!("{clock:?} is neither monotonic nor boottime"),
+                ));
             }
-            init.time_offsets.push((clock.clone(), offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
+            init.time_offsets.push((
+                clock.clone(),
+                offset.secs().unwrap_or(0),
+                offset.nanosecs().unwrap_or(0),
+            ));
         }
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
-        init.runtime_hooks = hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
+        init.runtime_hooks =
+            hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
         init.create_container_hooks = hook_list(hooks.create_container()).cloned().collect();
         init.start_container_hooks = hook_list(hooks.start_container()).cloned().collect();
         init.hook_state = HookState {
@@ -219,12 +233,18 @@ impl Plan {
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
-    pub fn for_exec(spec: &Spec, process: &Process, namespaces: &Namespaces, options: &Options) -> Result<Self> {
+    pub fn for_exec(
+        spec: &Spec,
+        process: &Process,
+        namespaces: &Namespaces,
+        options: &Options,
+    ) -> Result<Self> {
         let linux = spec.linux().clone().unwrap_or_default();
         let mut init = InitPlan::new(process, options)?;
         init.keyring = None;
         init.in_user_namespace = namespaces.has(NamespaceKind::User);
-        init.second_stage = (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
+        init.second_stage =
+            (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
         Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init })
@@ -259,7 +279,11 @@ pub fn hook_list(hooks: &Option<Vec<Hook>>) -> impl Iterator<Item = &Hook> {
 }
 
 fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
-    linux.seccomp().as_ref().map(seccomp::compile).transpose()
+    let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
+    if program.as_ref().is_some_and(|p| p.notify) {
+        return Err(Error::unsupported("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY is not built yet"));
+    }
+    Ok(program)
 }
 
 fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
@@ -303,13 +327,16 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
+/// linux/personality.h; libc has it not for glibc.
+const PER_LINUX32: u64 = 0x0008;
+
 fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
     if p.flags().as_ref().is_some_and(|f| !f.is_empty()) {
         return Err(Error::unsupported("linux.personality.flags", "additional flags are not supported"));
     }
     Ok(match p.domain() {
         oci_spec::runtime::LinuxPersonalityDomain::PerLinux => 0,
-        oci_spec::runtime::LinuxPersonalityDomain::PerLinux32 => libc::PER_LINUX32 as u64,
+        oci_spec::runtime::LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
     })
 }
 
@@ -339,8 +366,8 @@ impl InitPlan {
     }
 
     fn place(&mut self, namespaces: &Namespaces) {
-        let joins_first =
-            namespaces.joined(NamespaceKind::Pid).is_some() || namespaces.joined(NamespaceKind::User).is_some();
+        let joins_first = namespaces.joined(NamespaceKind::Pid).is_some()
+            || namespaces.joined(NamespaceKind::User).is_some();
         if joins_first {
             let kinds = namespaces.new.iter().filter(|k| !late(**k));
             self.second_stage = Some(kinds.map(|k| k.clone_flag()).sum());
@@ -360,8 +387,9 @@ impl RootPlan {
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
         let given = options.bundle.join(root.path());
-        let path = std::fs::canonicalize(&given)
-            .map_err(|e| Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e))))?;
+        let path = std::fs::canonicalize(&given).map_err(|e| {
+            Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
+        })?;
         if !path.is_dir() {
             return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
         }
@@ -374,20 +402,23 @@ impl RootPlan {
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
-        if !own_mount_namespace && !(masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty()) {
+        if !own_mount_namespace
+            && !(masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty())
+        {
             return Err(Error::invalid(
                 "linux.namespaces",
                 "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
             ));
         }
-        for (paths, field) in [(&masked_paths, "linux.maskedPaths"), (&readonly_paths, "linux.readonlyPaths")] {
+        for (paths, field) in [(&masked_paths, "linux.maskedPaths"), (&readonly_paths, "linux.readonlyPaths")]
+        {
             if let Some(bad) = paths.iter().find(|p| !p.is_absolute()) {
                 return Err(Error::invalid(field, format!("{} is not an absolute path", bad.display())));
             }
         }
-        let own_dev = !mounts.iter().any(|m| {
-            m.destination == Path::new("/dev") && matches!(m.source, MountSource::Bind { .. })
-        });
+        let own_dev = !mounts
+            .iter()
+            .any(|m| m.destination == Path::new("/dev") && matches!(m.source, MountSource::Bind { .. }));
         let devices = if own_dev { devices(linux)? } else { Vec::new() };
         let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
         if mount_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
@@ -471,7 +502,10 @@ fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DeviceNode>> {
 fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
     let field = |name: &str| format!("linux.devices[{index}].{name}");
     if !device.path().is_absolute() {
-        return Err(Error::invalid(field("path"), format!("{} is not an absolute path", device.path().display())));
+        return Err(Error::invalid(
+            field("path"),
+            format!("{} is not an absolute path", device.path().display()),
+        ));
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,

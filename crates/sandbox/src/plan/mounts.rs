@@ -132,13 +132,68 @@ fn effect(option: &str) -> Option<Effect> {
 
 /// Every option of the table above, for `features`.
 pub const MOUNT_OPTIONS: &[&str] = &[
-    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",
-    "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime",
-    "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount",
-    "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
-    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid",
-    "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync",
-    "tmpcopyup", "unbindable",
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
 ];
 
 impl MountPlan {
@@ -244,9 +299,10 @@ impl MountPlan {
         if fstype == "cgroup" || fstype == "cgroup2" {
             return Ok(MountSource::Cgroup);
         }
-        let source = given.into_os_string().into_string().map_err(|s| {
-            Error::invalid(field("source"), format!("{} is not UTF-8", s.display()))
-        })?;
+        let source = given
+            .into_os_string()
+            .into_string()
+            .map_err(|s| Error::invalid(field("source"), format!("{} is not UTF-8", s.display())))?;
         let source = if source.is_empty() { fstype.to_owned() } else { source };
         Ok(MountSource::Filesystem { fstype: fstype.to_owned(), source, data: data.join(",") })
     }
@@ -255,8 +311,16 @@ impl MountPlan {
     /// container managers replace below it (runc does the same since CVE-2019-16884, CVE-2019-19921).
     fn check_proc(&self, field: &dyn Fn(&str) -> String) -> Result<()> {
         const REPLACEABLE: [&str; 10] = [
-            "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
-            "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+            "cpuinfo",
+            "diskstats",
+            "meminfo",
+            "stat",
+            "swaps",
+            "uptime",
+            "loadavg",
+            "slabinfo",
+            "sys/kernel/ns_last_pid",
+            "sys/crypto/fips_enabled",
         ];
         let Ok(below) = self.destination.strip_prefix("/proc") else { return Ok(()) };
         if below.as_os_str().is_empty() {
@@ -306,7 +370,9 @@ mod tests {
 
     #[test]
     fn later_options_win_and_binds_are_relative_to_the_bundle() {
-        let m = plan(r#"{"destination":"data","source":"data","options":["rbind","ro","nodev","rw","noatime"]}"#).unwrap();
+        let m =
+            plan(r#"{"destination":"data","source":"data","options":["rbind","ro","nodev","rw","noatime"]}"#)
+                .unwrap();
         assert_eq!(m.source, MountSource::Bind { path: "/bundle/data".into(), recursive: true });
         assert_eq!(m.destination, Path::new("/data"));
         assert_eq!(m.attributes.set, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOATIME);
@@ -316,10 +382,20 @@ mod tests {
     #[test]
     fn mistakes_name_their_field() {
         let error = |json| plan(json).unwrap_err().to_string();
-        assert!(error(r#"{"destination":"/a","type":"bind","options":["bind"]}"#).starts_with("mounts[0].source"));
-        assert!(error(r#"{"destination":"/proc/self/x","type":"bind","source":"/a"}"#).contains("inside /proc"));
-        assert!(error(r#"{"destination":"/a","type":"bind","source":"/a","options":["bind","size=1"]}"#).contains("size=1"));
-        assert!(error(r#"{"destination":"/a","type":"none","source":"/a","options":["rbind","idmap"]}"#).contains("idmap"));
+        assert!(
+            error(r#"{"destination":"/a","type":"bind","options":["bind"]}"#).starts_with("mounts[0].source")
+        );
+        assert!(
+            error(r#"{"destination":"/proc/self/x","type":"bind","source":"/a"}"#).contains("inside /proc")
+        );
+        assert!(
+            error(r#"{"destination":"/a","type":"bind","source":"/a","options":["bind","size=1"]}"#)
+                .contains("size=1")
+        );
+        assert!(
+            error(r#"{"destination":"/a","type":"none","source":"/a","options":["rbind","idmap"]}"#)
+                .contains("idmap")
+        );
         assert!(error(r#"{"destination":"/proc","type":"tmpfs"}"#).contains("only proc"));
     }
 }

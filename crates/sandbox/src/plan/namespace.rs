@@ -132,7 +132,10 @@ impl Namespaces {
         all.gid_maps = linux.gid_mappings().iter().flatten().map(IdMap::from).collect();
         all.check_maps()?;
         if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) && !all.is_new(NamespaceKind::Time) {
-            return Err(Error::invalid("linux.timeOffsets", "offsets need a new time namespace in linux.namespaces"));
+            return Err(Error::invalid(
+                "linux.timeOffsets",
+                "offsets need a new time namespace in linux.namespaces",
+            ));
         }
         Ok(all)
     }
@@ -168,7 +171,10 @@ impl Namespaces {
                 return Err(Error::invalid(field, "mappings need a user namespace in linux.namespaces"));
             }
             if user && !maps.iter().any(|m| m.container == 0 && m.size > 0) {
-                return Err(Error::invalid(field, "no mapping covers id 0 of the container, which sets it up"));
+                return Err(Error::invalid(
+                    field,
+                    "no mapping covers id 0 of the container, which sets it up",
+                ));
             }
         }
         Ok(())

@@ -62,7 +62,8 @@ impl ProcessPlan {
         }
         let cwd = process.cwd().clone();
         if !cwd.is_absolute() {
-            let given = if cwd.as_os_str().is_empty() { "is empty".into() } else { format!("{}", cwd.display()) };
+            let given =
+                if cwd.as_os_str().is_empty() { "is empty".into() } else { format!("{}", cwd.display()) };
             return Err(Error::invalid("process.cwd", format!("{given}: Cwd must be an absolute path")));
         }
         refuse_unbuilt(process)?;
@@ -148,7 +149,10 @@ fn rlimits(process: &Process) -> Result<Vec<Rlimit>> {
         .map(|(i, limit)| {
             let resource = rlimit_number(limit.typ());
             if seen.contains(&resource) {
-                return Err(Error::invalid(format!("process.rlimits[{i}].type"), format!("{} is given twice", limit.typ())));
+                return Err(Error::invalid(
+                    format!("process.rlimits[{i}].type"),
+                    format!("{} is given twice", limit.typ()),
+                ));
             }
             seen.push(resource);
             if limit.soft() > limit.hard() {

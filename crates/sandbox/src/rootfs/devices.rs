@@ -13,7 +13,12 @@ use crate::wire::FdRole;
 use crate::{Error, Result, SysError};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
-pub(super) fn create(root: &Root, devices: &[DeviceNode], in_user_namespace: bool, trees: &mut Trees) -> Result<()> {
+pub(super) fn create(
+    root: &Root,
+    devices: &[DeviceNode],
+    in_user_namespace: bool,
+    trees: &mut Trees,
+) -> Result<()> {
     for (i, device) in devices.iter().enumerate() {
         if in_user_namespace {
             let tree = match trees.take(&FdRole::Device(i)) {
@@ -93,7 +98,8 @@ pub(super) fn links(root: &Root) -> Result<()> {
 pub fn open_terminal(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
     let master = root.open(Path::new("/dev/ptmx"), OFlags::RDWR | OFlags::NOCTTY)?;
     rustix::pty::unlockpt(&master).map_err(|e| SysError::new("unlockpt", "/dev/ptmx", e.raw_os_error()))?;
-    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let flags =
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)
         .map_err(|e| SysError::new("ioctl", "TIOCGPTPEER /dev/ptmx", e.raw_os_error()))?;
     Ok((master, slave))

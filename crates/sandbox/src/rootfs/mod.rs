@@ -45,8 +45,11 @@ pub fn build(plan: &RootPlan, in_user_namespace: bool, trees: &mut Trees) -> Res
     }
     let root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
     for (i, step) in plan.mounts.iter().enumerate() {
-        mount::mount(&root, plan, step, trees.take(&FdRole::MountSource(i)))
-            .context(format!("mount {} ({})", step.destination.display(), source_name(&step.source)))?;
+        mount::mount(&root, plan, step, trees.take(&FdRole::MountSource(i))).context(format!(
+            "mount {} ({})",
+            step.destination.display(),
+            source_name(&step.source)
+        ))?;
     }
     if plan.own_dev {
         devices::create(&root, &plan.devices, in_user_namespace, trees).context("make device nodes")?;
@@ -98,7 +101,9 @@ fn privatise_parent(path: &Path) -> Result<()> {
         match nix::mount::mount(None::<&str>, parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EINVAL) => {} // not a mount point: its parent may be
-            Err(e) => return Err(SysError::new("mount", format!("private {}", parent.display()), e as i32).into()),
+            Err(e) => {
+                return Err(SysError::new("mount", format!("private {}", parent.display()), e as i32).into());
+            }
         }
     }
     Ok(())
@@ -106,7 +111,9 @@ fn privatise_parent(path: &Path) -> Result<()> {
 
 fn change_propagation(path: &Path, flags: u64) -> Result<()> {
     nix::mount::mount(None::<&str>, path, None::<&str>, MsFlags::from_bits_retain(flags), None::<&str>)
-        .map_err(|e| SysError::new("mount", format!("{} with propagation {flags:#x}", path.display()), e as i32).into())
+        .map_err(|e| {
+            SysError::new("mount", format!("{} with propagation {flags:#x}", path.display()), e as i32).into()
+        })
 }
 
 /// A detached copy of the mount at `path` (open_tree(2)).
@@ -133,14 +140,19 @@ fn attach(tree: impl AsFd, target: impl AsFd) -> Result<()> {
 
 fn attach_at_path(tree: impl AsFd, target: &Path) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(tree.as_fd(), "", rustix::fs::CWD, target, flags)
-        .map_err(|e| SysError::new("move_mount", format!("onto {}", target.display()), e.raw_os_error()).into())
+    rustix::mount::move_mount(tree.as_fd(), "", rustix::fs::CWD, target, flags).map_err(|e| {
+        SysError::new("move_mount", format!("onto {}", target.display()), e.raw_os_error()).into()
+    })
 }
 
 fn readonly(root: &Root, path: &Path) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let tree = clone_fd(&target, true)?;
-    mount_setattr(tree.as_fd(), MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }, false)?;
+    mount_setattr(
+        tree.as_fd(),
+        MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
+        false,
+    )?;
     attach(&tree, &target)
 }
 
@@ -150,11 +162,18 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
 /// (CVE-2025-31133).
 fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
-    let stat = rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
+    let stat =
+        rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
         return attach(clone_path("/dev/null".as_ref(), false)?, &target);
     }
     let data = mount::with_label("", label);
-    nix::mount::mount(Some("tmpfs"), &fd_path(target.as_fd()), Some("tmpfs"), MsFlags::MS_RDONLY, Some(data.as_str()))
-        .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32).into())
+    nix::mount::mount(
+        Some("tmpfs"),
+        &fd_path(target.as_fd()),
+        Some("tmpfs"),
+        MsFlags::MS_RDONLY,
+        Some(data.as_str()),
+    )
+    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32).into())
 }

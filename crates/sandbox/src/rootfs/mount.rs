@@ -63,7 +63,8 @@ fn bind(root: &Root, step: &MountPlan, source: &Path, recursive: bool, tree: Opt
 /// (CVE-2019-19921). Only a procfs may be bound over a procfs's root.
 fn check_not_in_proc(target: &OwnedFd, tree: &OwnedFd, step: &MountPlan) -> Result<()> {
     let is_procfs = |fd: &OwnedFd| -> Result<bool> {
-        let stat = rustix::fs::fstatfs(fd).map_err(|e| SysError::new("fstatfs", "a mount", e.raw_os_error()))?;
+        let stat =
+            rustix::fs::fstatfs(fd).map_err(|e| SysError::new("fstatfs", "a mount", e.raw_os_error()))?;
         Ok(stat.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
     };
     let on_proc = step.destination == Path::new("/proc");
@@ -79,8 +80,11 @@ fn check_not_in_proc(target: &OwnedFd, tree: &OwnedFd, step: &MountPlan) -> Resu
 
 fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &str) -> Result<()> {
     let remount = step.flags & MsFlags::MS_REMOUNT.bits() != 0;
-    let target =
-        if remount { root.open(&step.destination, OFlags::PATH)? } else { root.make_dir(&step.destination, DIR_MODE)? };
+    let target = if remount {
+        root.open(&step.destination, OFlags::PATH)?
+    } else {
+        root.make_dir(&step.destination, DIR_MODE)?
+    };
     if fstype == "proc" || fstype == "sysfs" {
         check_no_symlink(root, step)?;
     }
@@ -90,12 +94,17 @@ fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &
     }
     // A tmpfs with no mode of its own takes the one of the directory that it covers, as runc does.
     let mode = if fstype == "tmpfs" && !data.split(',').any(|o| o.starts_with("mode=")) {
-        let stat = rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", "the target", e.raw_os_error()))?;
+        let stat =
+            rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", "the target", e.raw_os_error()))?;
         Some(format!("mode={:o}", stat.st_mode & 0o7777))
     } else {
         None
     };
-    let data = [Some(data.to_owned()).filter(|d| !d.is_empty()), mode].into_iter().flatten().collect::<Vec<_>>().join(",");
+    let data = [Some(data.to_owned()).filter(|d| !d.is_empty()), mode]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(",");
     mount_on(target.as_fd(), source, fstype, flags, &data)?;
     if step.copy_up {
         let top = root.open(&step.destination, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -114,7 +123,9 @@ fn check_no_symlink(root: &Root, step: &MountPlan) -> Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat2(root, relative, flags, Mode::empty(), rustix::fs::ResolveFlags::NO_SYMLINKS)
         .map(drop)
-        .map_err(|_| Error::invalid("mounts", format!("{} must be an ordinary directory", step.destination.display())))
+        .map_err(|_| {
+            Error::invalid("mounts", format!("{} must be an ordinary directory", step.destination.display()))
+        })
 }
 
 fn mount_on(target: BorrowedFd<'_>, source: &str, fstype: &str, flags: u64, data: &str) -> Result<()> {
@@ -127,7 +138,8 @@ fn mount_on(target: BorrowedFd<'_>, source: &str, fstype: &str, flags: u64, data
     )
     .map_err(|e| {
         let options = if data.is_empty() { String::new() } else { format!(", data {data:?}") };
-        SysError::new("mount", format!("{fstype} from {source:?} (flags {flags:#x}{options})"), e as i32).into()
+        SysError::new("mount", format!("{fstype} from {source:?} (flags {flags:#x}{options})"), e as i32)
+            .into()
     })
 }
 
@@ -163,7 +175,8 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         if name == c"." || name == c".." {
             continue;
         }
-        let stat = rustix::fs::statat(&from, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).map_err(sys("fstatat", name))?;
+        let stat = rustix::fs::statat(&from, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(sys("fstatat", name))?;
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
@@ -172,7 +185,8 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
                 copy_up(&below(from.as_fd())?, &below(to.as_fd())?)?;
             }
             FileType::Symlink => {
-                let link = rustix::fs::readlinkat(&from, name, Vec::new()).map_err(sys("readlinkat", name))?;
+                let link =
+                    rustix::fs::readlinkat(&from, name, Vec::new()).map_err(sys("readlinkat", name))?;
                 rustix::fs::symlinkat(link, to, name).map_err(sys("symlinkat", name))?;
             }
             FileType::RegularFile => {
@@ -189,7 +203,8 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         rustix::fs::chownat(to, name, Some(owner.0), Some(owner.1), flags).map_err(sys("fchownat", name))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             // Again, for the umask and for the set-id bits that chown took.
-            rustix::fs::chmodat(to, name, mode, rustix::fs::AtFlags::empty()).map_err(sys("fchmodat", name))?;
+            rustix::fs::chmodat(to, name, mode, rustix::fs::AtFlags::empty())
+                .map_err(sys("fchmodat", name))?;
         }
     }
     Ok(())
@@ -262,4 +277,3 @@ pub(super) fn finish_readonly(root: &Root, plan: &RootPlan) -> Result<()> {
     }
     Ok(())
 }
-

@@ -43,7 +43,8 @@ fn pivot(root: &Root) -> Result<()> {
     let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("open", "/", e.raw_os_error()))?;
     fchdir(root)?;
-    rustix::process::pivot_root(".", ".").map_err(|e| SysError::new("pivot_root", "the new root", e.raw_os_error()))?;
+    rustix::process::pivot_root(".", ".")
+        .map_err(|e| SysError::new("pivot_root", "the new root", e.raw_os_error()))?;
     fchdir(&old)?;
     // Unmounting must not reach the host, whatever the propagation of the old root is.
     change_propagation(Path::new("."), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
@@ -52,7 +53,8 @@ fn pivot(root: &Root) -> Result<()> {
 }
 
 fn unmount(path: &str) -> Result<()> {
-    nix::mount::umount2(path, MntFlags::MNT_DETACH).map_err(|e| SysError::new("umount2", path, e as i32).into())
+    nix::mount::umount2(path, MntFlags::MNT_DETACH)
+        .map_err(|e| SysError::new("umount2", path, e as i32).into())
 }
 
 /// For a root on the initial ramdisk, which pivot_root(2) cannot replace.

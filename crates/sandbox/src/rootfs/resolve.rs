@@ -67,7 +67,9 @@ impl Root {
                         // EEXIST: another container on the same root was faster, or it is a dangling symbolic link,
                         // which the open below reports.
                         Ok(()) | Err(Errno::EXIST) => {}
-                        Err(e) => return Err(SysError::new("mkdirat", self.below(&next), e.raw_os_error()).into()),
+                        Err(e) => {
+                            return Err(SysError::new("mkdirat", self.below(&next), e.raw_os_error()).into());
+                        }
                     }
                     self.open(&next, OFlags::PATH | OFlags::DIRECTORY)?
                 }
@@ -91,9 +93,9 @@ impl Root {
 
     /// The directory that holds `path`, made where missing, and the last name.
     pub fn make_parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a std::ffi::OsStr)> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| SysError::new("openat2", format!("{}: has no file name", self.below(path)), libc::EINVAL))?;
+        let name = path.file_name().ok_or_else(|| {
+            SysError::new("openat2", format!("{}: has no file name", self.below(path)), libc::EINVAL)
+        })?;
         let parent = self.make_dir(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
         Ok((parent, name))
     }

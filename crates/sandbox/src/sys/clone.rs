@@ -9,6 +9,9 @@ use crate::{Result, SysError};
 /// The size of the record by which a child reports that execveat(2) failed: one native `i32`, the errno.
 pub const EXEC_FAILED_LEN: usize = size_of::<i32>();
 
+/// libc's constant overflows its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// A program to start in new namespaces.
 pub struct Spawn<'a> {
     /// `CLONE_NEW*` flags.
@@ -59,7 +62,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     args.exit_signal = libc::SIGCHLD as u64;
     args.pidfd = &raw mut pidfd as u64;
     if let Some(cgroup) = spawn.cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM, so the child has its own memory; it runs only `exec_child`, which makes raw
@@ -140,7 +143,8 @@ pub enum Sibling {
 ///
 /// Fails with EBUSY if the caller has more than one thread: the copy would hold locks of threads it has not.
 pub fn fork_sibling(namespaces: u64) -> Result<Sibling> {
-    let threads = std::fs::read_dir("/proc/self/task").map_err(|e| SysError::io("open", "/proc/self/task", &e))?;
+    let threads =
+        std::fs::read_dir("/proc/self/task").map_err(|e| SysError::io("open", "/proc/self/task", &e))?;
     if threads.count() != 1 {
         return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
     }
@@ -164,7 +168,11 @@ fn namespace_names(flags: u64) -> String {
         .filter(|kind| flags & kind.clone_flag() != 0)
         .map(|kind| kind.as_str())
         .collect();
-    if names.is_empty() { "with no new namespace".into() } else { format!("with new namespaces {}", names.join(", ")) }
+    if names.is_empty() {
+        "with no new namespace".into()
+    } else {
+        format!("with new namespaces {}", names.join(", "))
+    }
 }
 
 /// Blocks every signal of the calling thread until it is dropped.

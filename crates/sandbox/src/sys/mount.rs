@@ -47,6 +47,9 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursi
     if r == 0 {
         return Ok(());
     }
-    let args = format!("set {:#x} clear {:#x} propagation {:#x}", attributes.set, attributes.clear, attributes.propagation);
+    let args = format!(
+        "set {:#x} clear {:#x} propagation {:#x}",
+        attributes.set, attributes.clear, attributes.propagation
+    );
     Err(SysError::new("mount_setattr", args, nix::errno::Errno::last_raw()).into())
 }

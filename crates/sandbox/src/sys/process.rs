@@ -137,7 +137,13 @@ pub fn drop_from_bounding_set(capability: u8) -> Result<bool> {
 pub fn raise_ambient(capability: u8) -> Result<()> {
     // SAFETY: integers only.
     let r = unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(capability), 0, 0)
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+        )
     };
     if r < 0 { Err(last("prctl", format!("PR_CAP_AMBIENT_RAISE {capability}"))) } else { Ok(()) }
 }

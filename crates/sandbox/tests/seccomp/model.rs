@@ -42,17 +42,7 @@ const ABIS: [Abi; 3] = [
         arch: Arch::ScmpArchX86,
         audit: I386,
         wide: false,
-        numbers: [
-            Some(3),
-            Some(136),
-            Some(54),
-            Some(120),
-            Some(359),
-            None,
-            Some(172),
-            Some(240),
-            Some(436),
-        ],
+        numbers: [Some(3), Some(136), Some(54), Some(120), Some(359), None, Some(172), Some(240), Some(436)],
     },
     Abi {
         arch: Arch::ScmpArchX32,
@@ -118,13 +108,11 @@ fn unconditional(args: &[LinuxSeccompArg], wide: bool) -> bool {
 /// What the profile says on a call to one of [`NAMES`], or with a number far beyond.
 fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     let default = profile.default_action().as_u32(profile.default_errno_ret());
-    let listed = |a: Arch| {
-        a == Arch::ScmpArchX86_64 || profile.architectures().iter().flatten().any(|l| *l == a)
-    };
+    let listed =
+        |a: Arch| a == Arch::ScmpArchX86_64 || profile.architectures().iter().flatten().any(|l| *l == a);
     let x32 = call.audit_is_x32();
-    let Some(abi) = ABIS
-        .iter()
-        .find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32)
+    let Some(abi) =
+        ABIS.iter().find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32)
     else {
         return if call.nr == u32::MAX && call.arch == X86_64 { default } else { KILL };
     };
@@ -171,7 +159,9 @@ fn random_profiles_do_what_their_rules_say() {
             let arch = if random.below(20) == 0 { 0xc000_00b7 } else { abi.audit };
             let call = Call { nr, arch, args };
             let want = expected(&profile, &call);
-            matched += u32::from(want != KILL && want != profile.default_action().as_u32(profile.default_errno_ret()));
+            matched += u32::from(
+                want != KILL && want != profile.default_action().as_u32(profile.default_errno_ret()),
+            );
             assert_eq!(
                 run(&program.filter, &call),
                 want,

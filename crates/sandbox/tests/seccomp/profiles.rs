@@ -106,7 +106,8 @@ pub fn value(random: &mut Random) -> u64 {
 
 /// A profile of up to `rules` rules; with `one_action`, all of them but the default's have it.
 pub fn random(random: &mut Random, rules: u64, one_action: bool) -> LinuxSeccomp {
-    let actions = [("ALLOW", None), ("ERRNO", Some(5)), ("ERRNO", None), ("LOG", None), ("KILL_PROCESS", None)];
+    let actions =
+        [("ALLOW", None), ("ERRNO", Some(5)), ("ERRNO", None), ("LOG", None), ("KILL_PROCESS", None)];
     let default = random.pick(&actions);
     let only = random.pick(&actions);
     let archs: &[&str] = random.pick(&[

@@ -78,9 +78,7 @@ fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
 fn reference(profile: &LinuxSeccomp, machine: &Machine) -> Result<Reference, String> {
     let default = scmp_action(profile.default_action(), profile.default_errno_ret());
     let mut ctx = ScmpFilterContext::new(default).unwrap();
-    let listed = |a: &Arch| {
-        *a == machine.native || profile.architectures().iter().flatten().any(|l| l == a)
-    };
+    let listed = |a: &Arch| *a == machine.native || profile.architectures().iter().flatten().any(|l| l == a);
     for (_, arch, ..) in machine.archs.iter().filter(|a| listed(&a.0)) {
         ctx.add_arch(*arch).unwrap();
     }
@@ -178,7 +176,8 @@ const ARGS: [u64; 17] = [
 fn agree(ours: &[SockFilter], theirs: &Reference, machine: &Machine, what: &str) {
     let mut random = Random(7);
     for (_, _, audit, bit) in machine.archs.iter().chain(&[(Arch::ScmpArchPpc, ScmpArch::Ppc, 0x14, 0)]) {
-        let numbers = (0..600).chain([0x0fff_ffff, 0x3fff_ffff, 0x8000_0000, 0xbfff_ffff, 0xc000_0000, u32::MAX]);
+        let numbers =
+            (0..600).chain([0x0fff_ffff, 0x3fff_ffff, 0x8000_0000, 0xbfff_ffff, 0xc000_0000, u32::MAX]);
         for nr in numbers.map(|n: u32| n | bit) {
             // every value in each argument that is compared anywhere, and some pairs
             for i in 0..ARGS.len() * 4 {
@@ -220,7 +219,11 @@ fn default_profiles_are_libseccomps() {
                         ours.filter.len(),
                         theirs.filter.len()
                     );
-                    println!("{what}: {} instructions, libseccomp {}", ours.filter.len(), theirs.filter.len());
+                    println!(
+                        "{what}: {} instructions, libseccomp {}",
+                        ours.filter.len(),
+                        theirs.filter.len()
+                    );
                 }
             }
         }
@@ -235,7 +238,9 @@ fn numbers_are_libseccomps() {
         for (arch, scmp, audit, bit) in machine.archs {
             let mut checked = 0;
             for nr in (0..600).map(|n| n | bit) {
-                let Ok(name) = ScmpSyscall::from_raw_syscall(nr as i32).get_name_by_arch(*scmp) else { continue };
+                let Ok(name) = ScmpSyscall::from_raw_syscall(nr as i32).get_name_by_arch(*scmp) else {
+                    continue;
+                };
                 let profile: LinuxSeccomp = serde_json::from_value(serde_json::json!({
                     "defaultAction": "SCMP_ACT_ALLOW",
                     "architectures": [arch],
@@ -244,7 +249,12 @@ fn numbers_are_libseccomps() {
                 .unwrap();
                 let program = compile_for(machine.native, &profile).unwrap();
                 let call = Call { nr, arch: *audit, args: [0; 6] };
-                assert_eq!(run(&program.filter, &call), 0x0005_0001, "{arch}: {name} is {nr}: {:?}", program.warnings);
+                assert_eq!(
+                    run(&program.filter, &call),
+                    0x0005_0001,
+                    "{arch}: {name} is {nr}: {:?}",
+                    program.warnings
+                );
                 checked += 1;
             }
             assert!(checked > 250, "{arch}: {checked} names");
@@ -279,7 +289,14 @@ fn random_profiles_are_libseccomps() {
         }
         if let Some(call) = bad {
             differ += 1;
-            if differ < 4 { println!("profile {n}: {call:x?} ours {:x} theirs {:x}\n{}", run(&ours.filter, &call), theirs.run(&call), serde_json::to_string(&profile).unwrap()); }
+            if differ < 4 {
+                println!(
+                    "profile {n}: {call:x?} ours {:x} theirs {:x}\n{}",
+                    run(&ours.filter, &call),
+                    theirs.run(&call),
+                    serde_json::to_string(&profile).unwrap()
+                );
+            }
         }
     }
     assert!(total > 500, "only {total} profiles");
