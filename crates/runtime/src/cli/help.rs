@@ -8,7 +8,7 @@ const OVERVIEW: &str = "\
 Containers are made from bundles: a bundle is a directory with a config.json (see `spec`) and a root
 filesystem. A container made from it has an id, which must be unique below --root.
 
-   $PROGRAM run --bundle DIR ID          create a container and start it
+   $PROGRAM run --bundle DIR ID           create a container and start it
    $PROGRAM checkpoint --image-path I ID  put it to sleep, in the directory I
    $PROGRAM restore --image-path I ID     wake it
 
@@ -73,12 +73,36 @@ fn spelled(flag: &Flag) -> String {
     }
 }
 
+/// Where lines of the right column end.
+const WIDTH: usize = 100;
+
 fn columns(rows: &[(String, &str)]) -> String {
     let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
-    rows.iter().fold(String::new(), |mut text, (left, right)| {
-        let _ = writeln!(text, "   {left:width$}  {right}");
-        text
-    })
+    let mut text = String::new();
+    for (left, right) in rows {
+        let mut left = left.as_str();
+        for line in wrap(right, WIDTH.saturating_sub(width + 5)) {
+            let _ = writeln!(text, "   {left:width$}  {line}");
+            left = "";
+        }
+    }
+    text
+}
+
+/// The text in lines of at most `width`, but for longer words.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn indent(text: &str) -> String {
