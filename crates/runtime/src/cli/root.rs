@@ -128,7 +128,7 @@ mod tests {
             in_user_namespace,
             user: user.map(Into::into),
             xdg_runtime_dir: xdg.map(Into::into),
-            cwd: "/work".into(),
+            cwd: "/here".into(),
         }
     }
 
@@ -157,10 +157,10 @@ mod tests {
     fn given_roots_are_absolute_and_not_the_filesystems() {
         let around = around(0, false, None, None);
         let given = |path: &str| resolve(Some(Path::new(path)), &around).map(|r| r.path);
-        assert_eq!(given("state/./x/../y"), Ok("/work/state/y".into()));
+        assert_eq!(given("state/./x/../y"), Ok("/here/state/y".into()));
         assert_eq!(given("/a//b/"), Ok("/a/b".into()));
         assert_eq!(given("../../../srv"), Ok("/srv".into()));
-        assert_eq!(given(""), Ok("/work".into()));
+        assert_eq!(given(""), Ok("/here".into()));
         for root in ["/", "/..", "..", "../../.."] {
             assert!(given(root).is_err_and(|e| e.contains("--root")), "{root}");
         }
