@@ -1,0 +1,334 @@
+//! The command line as types.
+
+use std::path::PathBuf;
+
+use super::table::CommandTable;
+use hiber::id::ContainerId;
+
+/// A whole command line.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// What stood before the command.
+    pub global: Global,
+    /// The command.
+    pub command: Command,
+}
+
+/// Flags before the command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Global {
+    /// The name that the program was called by, without directories: `hiber`.
+    pub program: String,
+    /// `--root`, as given; see [`super::root::resolve`].
+    pub root: Option<PathBuf>,
+    /// `--log`; `None` is standard error.
+    pub log: Option<PathBuf>,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+    /// `--debug`.
+    pub debug: bool,
+    /// `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// `--rootless`; `None` is auto.
+    pub rootless: Option<bool>,
+    /// `--criu`: the program to use, or `None` for `criu` in PATH.
+    pub criu: Option<PathBuf>,
+}
+
+/// The two forms of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// `time="…" level=error msg="…"`
+    #[default]
+    Text,
+    /// `{"level":"error","msg":"…","time":"…"}`
+    Json,
+}
+
+/// The command and its arguments.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// `create`
+    Create(CreateArgs),
+    /// `start`
+    Start {
+        /// The container.
+        id: ContainerId,
+    },
+    /// `run`
+    Run(RunArgs),
+    /// `exec`
+    Exec(ExecArgs),
+    /// `state`
+    State {
+        /// The container.
+        id: ContainerId,
+    },
+    /// `list`
+    List(ListArgs),
+    /// `kill`
+    Kill(KillArgs),
+    /// `delete`
+    Delete {
+        /// The container.
+        id: ContainerId,
+        /// `--force`: kill it first; a container that does not exist is no error.
+        force: bool,
+    },
+    /// `ps`
+    Ps(PsArgs),
+    /// `pause`
+    Pause {
+        /// The container.
+        id: ContainerId,
+    },
+    /// `resume`
+    Resume {
+        /// The container.
+        id: ContainerId,
+    },
+    /// `checkpoint`
+    Checkpoint(CheckpointArgs),
+    /// `restore`
+    Restore(RestoreArgs),
+    /// `spec`
+    Spec(SpecArgs),
+    /// `features`
+    Features,
+    /// `--version`
+    Version,
+    /// `--help`, `help`, or no command at all; of one command or of the program.
+    Help(Option<&'static CommandTable>),
+}
+
+/// `create`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CreateArgs {
+    /// The new container.
+    pub id: ContainerId,
+    /// `--bundle`; `None` is the working directory.
+    pub bundle: Option<PathBuf>,
+    /// `--console-socket`
+    pub console_socket: Option<PathBuf>,
+    /// `--pid-file`
+    pub pid_file: Option<PathBuf>,
+    /// `--no-pivot`
+    pub no_pivot: bool,
+    /// `--no-new-keyring`
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`: file descriptors 3 to 2+N are passed on.
+    pub preserve_fds: u32,
+}
+
+/// `run`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunArgs {
+    /// What it shares with `create`.
+    pub create: CreateArgs,
+    /// `--detach`
+    pub detach: bool,
+    /// `--keep`
+    pub keep: bool,
+    /// `--no-subreaper`
+    pub no_subreaper: bool,
+}
+
+/// `exec`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExecArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// The command with its arguments; empty only with `process`.
+    pub args: Vec<String>,
+    /// `--process`: a file with a whole process object; the flags from `cwd` to `caps` then do not
+    /// count.
+    pub process: Option<PathBuf>,
+    /// `--cwd`
+    pub cwd: Option<PathBuf>,
+    /// `--env`, each as `NAME=VALUE`
+    pub env: Vec<String>,
+    /// `--tty`
+    pub tty: bool,
+    /// `--user`: uid, and gid if given
+    pub user: Option<(u32, Option<u32>)>,
+    /// `--additional-gids`
+    pub additional_gids: Vec<u32>,
+    /// `--process-label`
+    pub selinux_label: Option<String>,
+    /// `--apparmor`
+    pub apparmor: Option<String>,
+    /// `--no-new-privs`; `None` keeps what config.json says.
+    pub no_new_privs: Option<bool>,
+    /// `--cap`, as written
+    pub caps: Vec<String>,
+    /// `--detach`
+    pub detach: bool,
+    /// `--pid-file`
+    pub pid_file: Option<PathBuf>,
+    /// `--console-socket`
+    pub console_socket: Option<PathBuf>,
+    /// `--preserve-fds`: file descriptors 3 to 2+N are passed on.
+    pub preserve_fds: u32,
+    /// `--ignore-paused`
+    pub ignore_paused: bool,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `list`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListArgs {
+    /// `--format`
+    pub format: Format,
+    /// `--quiet`
+    pub quiet: bool,
+}
+
+/// `kill`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KillArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// The signal's number, 0 to 64.
+    pub signal: i32,
+    /// `--all`: a container that is not running is no error.
+    pub all: bool,
+}
+
+/// `ps`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PsArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// `--format`
+    pub format: Format,
+    /// Options for ps(1); empty for its default here, `-ef`.
+    pub args: Vec<std::ffi::OsString>,
+}
+
+/// `spec`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SpecArgs {
+    /// `--bundle`; `None` is the working directory.
+    pub bundle: Option<PathBuf>,
+    /// `--rootless`
+    pub rootless: bool,
+}
+
+/// What `checkpoint` and `restore` both tell CRIU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CriuFlags {
+    /// `--image-path`; `None` is `checkpoint` below the working directory.
+    pub image_path: Option<PathBuf>,
+    /// `--work-path`; `None` leaves the choice to the runtime.
+    pub work_path: Option<PathBuf>,
+    /// `--tcp-established`
+    pub tcp_established: bool,
+    /// `--tcp-close`
+    pub tcp_close: bool,
+    /// `--ext-unix-sk`
+    pub ext_unix_sk: bool,
+    /// `--shell-job`
+    pub shell_job: bool,
+    /// `--file-locks`
+    pub file_locks: bool,
+    /// `--lazy-pages`
+    pub lazy_pages: bool,
+    /// `--auto-dedup`
+    pub auto_dedup: bool,
+    /// `--manage-cgroups-mode`; `None` where not given, for the default or what the dump used.
+    pub cgroups: Option<CgroupsMode>,
+    /// `--network-lock`; `None` where not given.
+    pub network_lock: Option<NetworkLock>,
+    /// `--empty-ns network`, the only namespace that it may name.
+    pub empty_network: bool,
+}
+
+/// `checkpoint`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CheckpointArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// What it shares with `restore`.
+    pub criu: CriuFlags,
+    /// `--parent-path`, relative to the image path
+    pub parent_path: Option<PathBuf>,
+    /// `--leave-running`
+    pub leave_running: bool,
+    /// `--pre-dump`
+    pub pre_dump: bool,
+    /// `--tcp-skip-in-flight`
+    pub tcp_skip_in_flight: bool,
+    /// `--link-remap`
+    pub link_remap: bool,
+    /// `--status-fd`; only with lazy pages
+    pub status_fd: Option<i32>,
+    /// `--page-server`
+    pub page_server: Option<PageServer>,
+}
+
+/// `restore`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RestoreArgs {
+    /// The new container.
+    pub id: ContainerId,
+    /// What it shares with `checkpoint`.
+    pub criu: CriuFlags,
+    /// `--bundle`; `None` is the working directory.
+    pub bundle: Option<PathBuf>,
+    /// `--console-socket`
+    pub console_socket: Option<PathBuf>,
+    /// `--pid-file`
+    pub pid_file: Option<PathBuf>,
+    /// `--detach`
+    pub detach: bool,
+    /// `--no-subreaper`
+    pub no_subreaper: bool,
+    /// `--no-pivot`
+    pub no_pivot: bool,
+    /// `--lsm-profile`, as `TYPE:NAME`
+    pub lsm_profile: Option<String>,
+    /// `--lsm-mount-context`
+    pub lsm_mount_context: Option<String>,
+}
+
+/// `--manage-cgroups-mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CgroupsMode {
+    /// Restore the properties of cgroups that CRIU made.
+    Soft,
+    /// Restore those of existing ones, too.
+    Full,
+    /// Refuse existing ones.
+    Strict,
+    /// Leave cgroups alone.
+    Ignore,
+}
+
+/// `--network-lock`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NetworkLock {
+    /// By iptables-restore.
+    Iptables,
+    /// By nftables.
+    Nftables,
+    /// Not at all.
+    Skip,
+}
+
+/// `--page-server`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PageServer {
+    /// Host name or address; IPv6 without its brackets.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+}

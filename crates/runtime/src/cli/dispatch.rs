@@ -1,0 +1,76 @@
+//! From a command line to the library's calls, and from their results to output and exit status.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use hiber::{features, spec};
+
+use super::args::{Command, Invocation, SpecArgs};
+use super::{help, out};
+
+/// A command that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Why.
+    pub error: anyhow::Error,
+    /// The exit status.
+    pub status: u8,
+}
+
+/// Carries a command out.
+///
+/// # Errors
+/// With the exit status 1; `exec` with 255, which a command in the container is unlikely to use.
+pub(crate) fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
+    let exec = matches!(invocation.command, Command::Exec(_));
+    command(invocation).map_err(|error| match exec {
+        true => Failure { error: error.context("exec failed"), status: 255 },
+        false => Failure { error, status: 1 },
+    })
+}
+
+fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Version => out::write(&version(&global.program))?,
+        Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
+        Command::Features => out::write(&features::document(&features::Built::default())?)?,
+        Command::Spec(args) => write_spec(&args)?,
+        Command::Create(_)
+        | Command::Start { .. }
+        | Command::Run(_)
+        | Command::Exec(_)
+        | Command::State { .. }
+        | Command::List(_)
+        | Command::Kill(_)
+        | Command::Delete { .. }
+        | Command::Ps(_)
+        | Command::Pause { .. }
+        | Command::Resume { .. }
+        | Command::Checkpoint(_)
+        | Command::Restore(_) => return Err(anyhow!("this command is not built yet")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// runc's lines, which clients pick by their first word.
+fn version(program: &str) -> String {
+    let commit = option_env!("HIBER_COMMIT").map(|c| format!("commit: {c}\n")).unwrap_or_default();
+    format!("{program} version {}\n{commit}spec: {}\n", env!("CARGO_PKG_VERSION"), spec::OCI_VERSION)
+}
+
+fn write_spec(args: &SpecArgs) -> anyhow::Result<()> {
+    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+    let kind = if args.rootless {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        spec::Kind::Rootless { uid: uid.as_raw(), gid: gid.as_raw() }
+    } else {
+        spec::Kind::Root
+    };
+    // only there is a cgroup namespace of use to a container
+    let cgroup2 = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC);
+    Ok(spec::write(bundle, &spec::default_config(kind, cgroup2))?)
+}
+
+/// linux/magic.h
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;

@@ -1,0 +1,62 @@
+//! The command line of `hiber`: runc's, so that clients of runc can drive it unchanged.
+//!
+//! ```text
+//! table ─┬─ scan ── parse ── Invocation ── dispatch ── the library
+//!        └─ help                              └─ output ── out
+//! ```
+//! Parsing looks at nothing but the arguments; [`root`] and [`dispatch`] look at the machine.
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
+pub(crate) mod args;
+pub(crate) mod dispatch;
+mod help;
+pub(crate) mod log;
+pub(crate) mod out;
+#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
+pub(crate) mod output;
+mod parse;
+#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
+pub(crate) mod root;
+mod scan;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use parse::Help;
+
+/// The whole program but for the process's end.
+pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let parsed = parse::parse(args);
+    let global = match &parsed {
+        Ok(invocation) => &invocation.global,
+        Err(e) => &e.global,
+    };
+    if let Err(message) = log::init(global) {
+        log::fatal(&message);
+        return ExitCode::FAILURE;
+    }
+    match parsed {
+        Ok(invocation) => dispatch::run(invocation).unwrap_or_else(|failure| {
+            log::fatal(&format!("{:#}", failure.error));
+            ExitCode::from(failure.status)
+        }),
+        Err(e) => {
+            let topic = match e.help {
+                Help::No => None,
+                Help::Program => Some(None),
+                Help::Command(command) => Some(Some(command)),
+            };
+            if let Some(topic) = topic {
+                // the error itself is what matters, and comes last
+                let _ =
+                    out::write(&format!("Incorrect Usage.\n\n{}\n", help::render(&e.global.program, topic)));
+            }
+            log::fatal(&e.message);
+            ExitCode::from(e.status)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! From arguments to types. Nothing here looks at the machine.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::args::*;
+use super::scan::{FlagsEnd, Matches, boolean, scan};
+use super::table::{self, CommandTable, Count};
+use super::value;
+use hiber::id::{ContainerId, InvalidId};
+
+/// A command line that cannot be understood.
+#[derive(Debug)]
+pub(super) struct UsageError {
+    /// Why, in one line.
+    pub message: String,
+    /// The global flags as far as they were read: they say where errors are logged.
+    pub global: Box<Global>,
+    /// Whose help to show.
+    pub help: Help,
+    /// The exit status: runc's.
+    pub status: u8,
+}
+
+/// The help that goes with a usage error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Help {
+    /// None: the command line is well-formed, and a value in it is wrong.
+    No,
+    /// The program's.
+    Program,
+    /// A command's.
+    Command(&'static CommandTable),
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Why a command's arguments are refused.
+pub(super) enum Refusal {
+    /// Malformed: help is shown.
+    Form(String),
+    /// A value that cannot be.
+    Value(String),
+}
+
+impl From<InvalidId> for Refusal {
+    fn from(e: InvalidId) -> Self {
+        Refusal::Value(e.to_string())
+    }
+}
+
+type Result<T, E = Refusal> = std::result::Result<T, E>;
+
+/// Reads a command line; `args` begins with the program's name.
+///
+/// # Errors
+/// Whatever runc refuses before it looks at a container: unknown commands and flags, missing values,
+/// the wrong number of arguments, malformed ids, numbers, signals and modes; and combinations of
+/// checkpoint flags that contradict each other.
+pub(super) fn parse(args: impl Iterator<Item = OsString>) -> std::result::Result<Invocation, UsageError> {
+    let mut args = args.peekable();
+    let program = args.next().unwrap_or_default();
+    let program = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or("hiber").to_owned();
+
+    let (matches, scanned) = scan(&mut args, table::GLOBAL, FlagsEnd::BeforeFirst);
+    let (global, checked) = global(&matches, program);
+    let fail = |message, help, status| UsageError { message, global: Box::new(global.clone()), help, status };
+
+    scanned.map_err(|message| fail(message, Help::Program, 1))?;
+    if matches.help {
+        return Ok(Invocation { command: Command::Help(None), global });
+    }
+    if matches.switch("version") {
+        return Ok(Invocation { command: Command::Version, global });
+    }
+    checked.map_err(|message| fail(message, Help::No, 1))?;
+    let name = args.next();
+    // runc's argument parser leaves with 3 here
+    let find = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        table::command(&name).ok_or_else(|| fail(format!("No help topic for '{name}'"), Help::No, 3))
+    };
+    let topic = match name.as_deref() {
+        None => return Ok(Invocation { command: Command::Help(None), global }),
+        Some(help) if help == "help" || help == "h" => {
+            let topic = args.next().map(|name| find(&name)).transpose()?;
+            return Ok(Invocation { command: Command::Help(topic), global });
+        }
+        Some(name) => find(name)?,
+    };
+
+    let end = if topic.verbatim { FlagsEnd::AfterFirst } else { FlagsEnd::Never };
+    let (matches, scanned) = scan(&mut args, topic.flags, end);
+    scanned.map_err(|message| fail(message, Help::Command(topic), 1))?;
+    if matches.help {
+        return Ok(Invocation { command: Command::Help(Some(topic)), global });
+    }
+    match count(topic, &matches, &global.program).and_then(|()| command(topic, &matches)) {
+        Ok(command) => Ok(Invocation { command, global }),
+        Err(Refusal::Form(message)) => Err(fail(message, Help::Command(topic), 1)),
+        Err(Refusal::Value(message)) if topic.name == "exec" => {
+            Err(fail(format!("exec failed: {message}"), Help::No, 255))
+        }
+        Err(Refusal::Value(message)) => Err(fail(message, Help::No, 1)),
+    }
+}
+
+/// The global flags, and what is wrong with them; where logs go is known all the same.
+fn global(m: &Matches, program: String) -> (Global, std::result::Result<(), String>) {
+    let mut wrong = Ok(());
+    let log_format = match m.value("log-format").map(OsStr::to_string_lossy).as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(other) => {
+            wrong = Err(format!("invalid log-format: {other}: expected text or json"));
+            LogFormat::Text
+        }
+    };
+    let rootless = match m.value("rootless") {
+        None => None,
+        Some(auto) if auto.eq_ignore_ascii_case("auto") => None,
+        Some(text) => {
+            let value = boolean(text);
+            if value.is_none() {
+                wrong =
+                    Err(format!("invalid value {text:?} for flag -rootless: expected true, false or auto"));
+            }
+            value
+        }
+    };
+    let global = Global {
+        program,
+        // an empty --root is no root, not the default one
+        root: m.is_given("root").then(|| path(m, "root").unwrap_or_default()),
+        log: path(m, "log"),
+        log_format,
+        debug: m.switch("debug"),
+        systemd_cgroup: m.switch("systemd-cgroup"),
+        rootless,
+        criu: path(m, "criu"),
+    };
+    (global, wrong)
+}
+
+/// Checks the number of arguments; the messages are runc's.
+fn count(topic: &CommandTable, m: &Matches, program: &str) -> Result<()> {
+    let given = m.positionals.len();
+    let name = topic.name;
+    let wrong = match topic.count {
+        Count::Exactly(n) if given != n => format!("exactly {n}"),
+        Count::AtLeast(n) | Count::Between(n, _) if given < n => format!("a minimum of {n}"),
+        Count::Between(_, n) if given > n => format!("a maximum of {n}"),
+        _ => return Ok(()),
+    };
+    Err(Refusal::Form(format!("{program}: {name:?} requires {wrong} argument(s)")))
+}
+
+fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
+    let id = || container_id(m);
+    Ok(match topic.name {
+        "checkpoint" => Command::Checkpoint(checkpoint(m)?),
+        "create" => Command::Create(create(m)?),
+        "delete" => Command::Delete { id: id()?, force: m.switch("force") },
+        "exec" => Command::Exec(exec(m)?),
+        "features" => Command::Features,
+        "kill" => Command::Kill(KillArgs {
+            id: id()?,
+            signal: value::signal(m.positionals.get(1).map(OsString::as_os_str))?,
+            all: m.switch("all"),
+        }),
+        "list" => Command::List(ListArgs { format: format(m)?, quiet: m.switch("quiet") }),
+        "pause" => Command::Pause { id: id()? },
+        "ps" => Command::Ps(PsArgs { id: id()?, format: format(m)?, args: m.positionals[1..].to_vec() }),
+        "restore" => Command::Restore(restore(m)?),
+        "resume" => Command::Resume { id: id()? },
+        "run" => Command::Run(RunArgs {
+            create: create(m)?,
+            detach: m.switch("detach"),
+            keep: m.switch("keep"),
+            no_subreaper: m.switch("no-subreaper"),
+        }),
+        "spec" => Command::Spec(SpecArgs { bundle: path(m, "bundle"), rootless: m.switch("rootless") }),
+        "start" => Command::Start { id: id()? },
+        "state" => Command::State { id: id()? },
+        other => return Err(Refusal::Form(format!("{other:?} is in the table of commands only"))),
+    })
+}
+
+fn create(m: &Matches) -> Result<CreateArgs> {
+    Ok(CreateArgs {
+        id: container_id(m)?,
+        bundle: path(m, "bundle"),
+        console_socket: path(m, "console-socket"),
+        pid_file: path(m, "pid-file"),
+        no_pivot: m.switch("no-pivot"),
+        no_new_keyring: m.switch("no-new-keyring"),
+        preserve_fds: preserve_fds(m)?,
+    })
+}
+
+fn exec(m: &Matches) -> Result<ExecArgs> {
+    let args = m.positionals[1..].iter().map(|a| value::text("argument", a)).collect::<Result<Vec<_>>>()?;
+    let process = path(m, "process");
+    let id = container_id(m)?;
+    if args.is_empty() && process.is_none() {
+        return Err(Refusal::Value("exec args cannot be empty".into()));
+    }
+    Ok(ExecArgs {
+        id,
+        args,
+        process,
+        cwd: path(m, "cwd"),
+        env: texts(m, "env")?,
+        tty: m.switch("tty"),
+        user: m.value("user").map(value::user).transpose()?,
+        additional_gids: m.values("additional-gids").map(value::gid).collect::<Result<_>>()?,
+        selinux_label: text(m, "process-label")?,
+        apparmor: text(m, "apparmor")?,
+        no_new_privs: m.is_given("no-new-privs").then(|| m.switch("no-new-privs")),
+        caps: texts(m, "cap")?,
+        detach: m.switch("detach"),
+        pid_file: path(m, "pid-file"),
+        console_socket: path(m, "console-socket"),
+        preserve_fds: preserve_fds(m)?,
+        ignore_paused: m.switch("ignore-paused"),
+    })
+}
+
+/// Flags of both `checkpoint` and `restore`.
+fn criu(m: &Matches) -> Result<CriuFlags> {
+    if let Some(namespace) = m.values("empty-ns").find(|n| *n != "network") {
+        return Err(Refusal::Value(format!(
+            "namespace {namespace:?} is not supported by --empty-ns: expected network"
+        )));
+    }
+    Ok(CriuFlags {
+        image_path: path(m, "image-path"),
+        work_path: path(m, "work-path"),
+        tcp_established: m.switch("tcp-established"),
+        tcp_close: m.switch("tcp-close"),
+        ext_unix_sk: m.switch("ext-unix-sk"),
+        shell_job: m.switch("shell-job"),
+        file_locks: m.switch("file-locks"),
+        lazy_pages: m.switch("lazy-pages"),
+        auto_dedup: m.switch("auto-dedup"),
+        cgroups: m.value("manage-cgroups-mode").map(value::cgroups_mode).transpose()?,
+        network_lock: m.value("network-lock").map(value::network_lock).transpose()?,
+        empty_network: m.is_given("empty-ns"),
+    })
+}
+
+fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
+    let args = CheckpointArgs {
+        id: container_id(m)?,
+        criu: criu(m)?,
+        parent_path: path(m, "parent-path"),
+        leave_running: m.switch("leave-running"),
+        pre_dump: m.switch("pre-dump"),
+        tcp_skip_in_flight: m.switch("tcp-skip-in-flight"),
+        link_remap: m.switch("link-remap"),
+        status_fd: match value::number(m.value("status-fd"), "status-fd", -1)? {
+            -1 => None,
+            fd => Some(fd),
+        },
+        page_server: m.value("page-server").map(value::page_server).transpose()?,
+    };
+    let refuse = |message: &str| Err(Refusal::Value(message.into()));
+    if let Some(parent) = args.parent_path.as_deref().filter(|p| p.is_absolute()) {
+        return refuse(&format!(
+            "--parent-path must be relative to the image path, not {}",
+            parent.display()
+        ));
+    }
+    if args.pre_dump && args.criu.lazy_pages {
+        return refuse(
+            "--pre-dump and --lazy-pages exclude each other: a pre-dump writes memory, lazy pages leave it",
+        );
+    }
+    if args.status_fd.is_some() && !args.criu.lazy_pages {
+        return refuse("--status-fd needs --lazy-pages: it tells when lazy pages can be fetched");
+    }
+    Ok(args)
+}
+
+fn restore(m: &Matches) -> Result<RestoreArgs> {
+    Ok(RestoreArgs {
+        id: container_id(m)?,
+        criu: criu(m)?,
+        bundle: path(m, "bundle"),
+        console_socket: path(m, "console-socket"),
+        pid_file: path(m, "pid-file"),
+        detach: m.switch("detach"),
+        no_subreaper: m.switch("no-subreaper"),
+        no_pivot: m.switch("no-pivot"),
+        lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
+        lsm_mount_context: text(m, "lsm-mount-context")?,
+    })
+}
+
+fn container_id(m: &Matches) -> Result<ContainerId> {
+    Ok(m.positionals.first().map(|id| id.to_string_lossy()).unwrap_or_default().parse()?)
+}
+
+fn path(m: &Matches, flag: &str) -> Option<PathBuf> {
+    m.value(flag).map(PathBuf::from)
+}
+
+fn text(m: &Matches, flag: &str) -> Result<Option<String>> {
+    m.value(flag).map(|value| value::text(flag, value)).transpose()
+}
+
+fn texts(m: &Matches, flag: &str) -> Result<Vec<String>> {
+    m.values(flag).map(|value| value::text(flag, value)).collect()
+}
+
+fn preserve_fds(m: &Matches) -> Result<u32> {
+    value::number(m.value("preserve-fds"), "preserve-fds", 0)
+}
+
+fn format(m: &Matches) -> Result<Format> {
+    m.value("format").map_or(Ok(Format::Table), value::format)
+}

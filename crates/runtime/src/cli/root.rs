@@ -1,0 +1,178 @@
+//! Where the state of containers is kept.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+/// What the choice of a default depends on.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// The effective user id.
+    pub euid: u32,
+    /// Whether this process is in a user namespace other than the initial one.
+    pub in_user_namespace: bool,
+    /// `$USER`
+    pub user: Option<std::ffi::OsString>,
+    /// `$XDG_RUNTIME_DIR`
+    pub xdg_runtime_dir: Option<PathBuf>,
+    /// The working directory.
+    pub cwd: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// If the working directory is gone.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let initial: Vec<_> = map.split_whitespace().collect();
+        Ok(Self {
+            euid: rustix::process::geteuid().as_raw(),
+            // user_namespaces(7): only the initial namespace maps all ids onto themselves
+            in_user_namespace: !map.is_empty() && initial != ["0", "0", "4294967295"],
+            user: std::env::var_os("USER"),
+            xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from),
+            cwd: std::env::current_dir()?,
+        })
+    }
+
+    /// Whether the caller is somebody else than the machine's root: root in a user namespace counts
+    /// as such unless `$USER` says root, as with runc.
+    fn is_rootless(&self) -> bool {
+        self.euid != 0 || (self.in_user_namespace && self.user.as_deref() != Some(OsStr::new("root")))
+    }
+}
+
+/// The directory of all containers' state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// Absolute, without `.` and `..`.
+    pub path: PathBuf,
+    /// How it was chosen.
+    pub origin: Origin,
+}
+
+/// How the directory was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// By `--root`; one that does not exist is an error to `list`.
+    Flag,
+    /// `/run/hiber`
+    Default,
+    /// Below `$XDG_RUNTIME_DIR`: it must be made sticky, see [`Root::prepare`].
+    Xdg,
+}
+
+impl Root {
+    /// Makes a directory below `$XDG_RUNTIME_DIR` and sets its sticky bit, which keeps the automatic
+    /// cleaning of that directory away from it (XDG Base Directory Specification). Others are left alone.
+    ///
+    /// # Errors
+    /// If it cannot be made or changed.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        if self.origin != Origin::Xdg {
+            return Ok(());
+        }
+        let explain = |what: &str, e: io::Error| {
+            io::Error::new(e.kind(), format!("{what} {} in $XDG_RUNTIME_DIR: {e}", self.path.display()))
+        };
+        std::fs::create_dir_all(&self.path).map_err(|e| explain("cannot make", e))?;
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o1700))
+            .map_err(|e| explain("cannot change", e))
+    }
+}
+
+/// The directory to use: `given` by `--root`, or the default.
+///
+/// # Errors
+/// If it would be `/`; the text is runc's.
+pub(crate) fn resolve(given: Option<&Path>, around: &Surroundings) -> Result<Root, String> {
+    match (given, &around.xdg_runtime_dir) {
+        (Some(given), _) => {
+            let path = clean(&around.cwd.join(given));
+            if path == Path::new("/") {
+                return Err("Option --root argument should not be set to /".into());
+            }
+            Ok(Root { path, origin: Origin::Flag })
+        }
+        (None, Some(xdg)) if around.is_rootless() => {
+            Ok(Root { path: clean(&around.cwd.join(xdg).join("hiber")), origin: Origin::Xdg })
+        }
+        _ => Ok(Root { path: "/run/hiber".into(), origin: Origin::Default }),
+    }
+}
+
+/// An absolute path without `.` and `..`, by its text alone, as Go's filepath.Clean does it.
+fn clean(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::from("/"), |mut clean, component| {
+        match component {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::Normal(name) => clean.push(name),
+            _ => {}
+        }
+        clean
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(euid: u32, in_user_namespace: bool, user: Option<&str>, xdg: Option<&str>) -> Surroundings {
+        Surroundings {
+            euid,
+            in_user_namespace,
+            user: user.map(Into::into),
+            xdg_runtime_dir: xdg.map(Into::into),
+            cwd: "/here".into(),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let default = |around| resolve(None, &around).map(|r| (r.path, r.origin));
+        let run = Ok((PathBuf::from("/run/hiber"), Origin::Default));
+        let xdg = Ok((PathBuf::from("/run/user/7/hiber"), Origin::Xdg));
+        assert_eq!(default(around(0, false, None, Some("/run/user/0"))), run, "the machine's root");
+        assert_eq!(default(around(7, false, None, Some("/run/user/7"))), xdg);
+        assert_eq!(default(around(7, false, None, None)), run);
+        assert_eq!(default(around(0, true, None, Some("/run/user/7"))), xdg);
+        assert_eq!(default(around(0, true, Some("me"), Some("/run/user/7"))), xdg);
+        assert_eq!(default(around(0, true, Some("root"), Some("/run/user/7"))), run);
+    }
+
+    #[test]
+    fn this_process() {
+        let me = Surroundings::of_this_process().unwrap();
+        assert_eq!(me.euid, rustix::process::geteuid().as_raw());
+        assert_eq!(me.cwd, std::env::current_dir().unwrap());
+        assert!(resolve(None, &me).is_ok_and(|root| root.path.ends_with("hiber")));
+    }
+
+    #[test]
+    fn given_roots_are_absolute_and_not_the_filesystems() {
+        let around = around(0, false, None, None);
+        let given = |path: &str| resolve(Some(Path::new(path)), &around).map(|r| r.path);
+        assert_eq!(given("state/./x/../y"), Ok("/here/state/y".into()));
+        assert_eq!(given("/a//b/"), Ok("/a/b".into()));
+        assert_eq!(given("../../../srv"), Ok("/srv".into()));
+        assert_eq!(given(""), Ok("/here".into()));
+        for root in ["/", "/..", "..", "../../.."] {
+            assert!(given(root).is_err_and(|e| e.contains("--root")), "{root}");
+        }
+    }
+
+    #[test]
+    fn only_the_xdg_directory_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("xdg/hiber");
+        Root { path: path.clone(), origin: Origin::Flag }.prepare().unwrap();
+        assert!(!path.exists());
+        Root { path: path.clone(), origin: Origin::Xdg }.prepare().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1700);
+    }
+}

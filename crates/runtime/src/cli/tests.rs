@@ -1,0 +1,445 @@
+//! Command lines, as clients and people write them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::args::*;
+use super::help;
+use super::parse::{Help, UsageError, parse};
+use super::table::{self, COMMANDS, Count, Takes};
+
+/// Parses `hiber` and these words.
+fn words<'a>(line: impl IntoIterator<Item = &'a str>) -> Result<Invocation, UsageError> {
+    parse(["/usr/bin/hiber"].into_iter().chain(line).map(OsString::from))
+}
+
+fn line(line: &str) -> Result<Invocation, UsageError> {
+    words(line.split_whitespace())
+}
+
+/// The command of a line that is right.
+fn good(text: &str) -> Command {
+    line(text).unwrap_or_else(|e| panic!("{text}: {e}")).command
+}
+
+/// The message of a line that is wrong.
+fn bad(text: &str) -> String {
+    match line(text) {
+        Err(e) => e.message,
+        Ok(ok) => panic!("{text}: {ok:?}"),
+    }
+}
+
+macro_rules! arguments {
+    ($line:expr, $variant:ident) => {
+        match good($line) {
+            Command::$variant(args) => args,
+            other => panic!("{}: {other:?}", $line),
+        }
+    };
+}
+
+fn path(path: &str) -> Option<PathBuf> {
+    Some(path.into())
+}
+
+mod podman {
+    use super::*;
+
+    #[test]
+    fn probes() {
+        assert!(matches!(good("--version"), Command::Version));
+        assert!(matches!(good("checkpoint --help"), Command::Help(Some(c)) if c.name == "checkpoint"));
+        let probe = line("restore --lsm-mount-context").unwrap_err();
+        assert_eq!(probe.message, "flag needs an argument: --lsm-mount-context");
+        assert_eq!(probe.status, 1);
+    }
+
+    #[test]
+    fn create() {
+        let text = "--log-format=json --log /l create --bundle /b --pid-file /p --console-socket /s \
+                    --preserve-fds 2 box";
+        let invocation = line(text).unwrap();
+        assert_eq!(invocation.global.log_format, LogFormat::Json);
+        assert_eq!(invocation.global.log, path("/l"));
+        let args = arguments!(text, Create);
+        assert_eq!(
+            args,
+            CreateArgs {
+                id: "box".parse().unwrap(),
+                bundle: path("/b"),
+                console_socket: path("/s"),
+                pid_file: path("/p"),
+                no_pivot: false,
+                no_new_keyring: false,
+                preserve_fds: 2,
+            }
+        );
+    }
+
+    #[test]
+    fn lifecycle() {
+        assert!(matches!(good("start box"), Command::Start { id } if id.as_str() == "box"));
+        assert!(matches!(good("state box"), Command::State { id } if id.as_str() == "box"));
+        assert!(matches!(good("pause box"), Command::Pause { id } if id.as_str() == "box"));
+        assert!(matches!(good("resume box"), Command::Resume { id } if id.as_str() == "box"));
+        assert!(
+            matches!(good("delete --force box"), Command::Delete { id, force: true } if id.as_str() == "box")
+        );
+        assert_eq!(arguments!("kill box 9", Kill).signal, 9);
+    }
+
+    #[test]
+    fn exec() {
+        let args = arguments!("exec --pid-file /p --process /f --detach --console-socket /s box", Exec);
+        assert_eq!((args.pid_file, args.process, args.console_socket), (path("/p"), path("/f"), path("/s")));
+        assert!(args.detach && args.args.is_empty());
+    }
+
+    #[test]
+    fn checkpoint() {
+        let args = arguments!(
+            "checkpoint --image-path /b/checkpoint --work-path /b --leave-running --leave-running \
+             --tcp-established --file-locks box",
+            Checkpoint
+        );
+        assert_eq!((args.criu.image_path, args.criu.work_path), (path("/b/checkpoint"), path("/b")));
+        assert!(args.leave_running && args.criu.tcp_established && args.criu.file_locks);
+        assert!(arguments!("checkpoint --image-path /i --work-path /b --pre-dump box", Checkpoint).pre_dump);
+        let second = "checkpoint --image-path /i --work-path /b --parent-path ../pre-checkpoint box";
+        assert_eq!(arguments!(second, Checkpoint).parent_path, path("../pre-checkpoint"));
+    }
+
+    #[test]
+    fn restore() {
+        let args = arguments!(
+            "restore --bundle /b --pid-file /p --detach --image-path /i --work-path /b \
+             --console-socket /s --tcp-established --tcp-close --file-locks box",
+            Restore
+        );
+        assert_eq!((args.bundle, args.pid_file, args.console_socket), (path("/b"), path("/p"), path("/s")));
+        assert!(args.detach && args.criu.tcp_established && args.criu.tcp_close && args.criu.file_locks);
+        assert!(!args.no_subreaper);
+    }
+}
+
+mod containerd_and_docker {
+    use super::*;
+
+    const PREFIX: &str = "--root /run/r --log /b/log.json --log-format json";
+
+    #[test]
+    fn every_command_line_that_they_send() {
+        for text in [
+            "create --bundle /b --pid-file /b/init.pid --console-socket /s box",
+            "start box",
+            "delete box",
+            "delete --force box",
+            "kill box 15",
+            "kill --all box 9",
+            "ps --format json box",
+            "exec --process /f --console-socket /s --detach --pid-file /p box",
+            "pause box",
+            "checkpoint --image-path /d --work-path /w --file-locks --leave-running box",
+            "resume box",
+            "restore --image-path /d --work-path /w --detach --pid-file /p --console-socket /s \
+             -no-subreaper --bundle /b box",
+        ] {
+            let global = line(&format!("{PREFIX} {text}")).unwrap_or_else(|e| panic!("{text}: {e}")).global;
+            assert_eq!((global.root, global.log), (path("/run/r"), path("/b/log.json")));
+            assert_eq!(global.log_format, LogFormat::Json);
+        }
+        assert!(matches!(good("features"), Command::Features));
+    }
+
+    #[test]
+    fn their_values() {
+        assert_eq!(arguments!("ps --format json box", Ps).format, Format::Json);
+        let kill = arguments!("kill --all box 9", Kill);
+        assert!(kill.all && kill.signal == 9);
+        assert!(arguments!("restore -no-subreaper --bundle /b box", Restore).no_subreaper);
+    }
+}
+
+#[test]
+fn flags_in_every_spelling() {
+    for text in [
+        "run -d --bundle /b --preserve-fds 3 box",
+        "run box -d --bundle /b --preserve-fds 3",
+        "run --detach=true -b /b -preserve-fds=3 box",
+        "run --detach --detach=false -detach=T box --bundle /a --bundle=/b -preserve-fds 3",
+        "run -d --bundle /b --preserve-fds 3 -- box",
+    ] {
+        let args = arguments!(text, Run);
+        assert!(args.detach && !args.keep, "{text}");
+        assert_eq!((args.create.bundle, args.create.preserve_fds), (path("/b"), 3), "{text}");
+        assert_eq!(args.create.id.as_str(), "box");
+    }
+    assert!(matches!(good("start -- -box"), Command::Start { id } if id.as_str() == "-box"));
+    assert_eq!(arguments!("list -q -f json", List), ListArgs { format: Format::Json, quiet: true });
+}
+
+#[test]
+fn what_follows_the_id_of_exec_is_the_command() {
+    let args = arguments!("exec -t -e A=1 --env B=2,3 --cap CAP_KILL box sh -c x --tty -- -d --help", Exec);
+    assert_eq!(args.args, ["sh", "-c", "x", "--tty", "--", "-d", "--help"]);
+    assert!(args.tty && !args.detach);
+    assert_eq!((args.env, args.caps), (vec!["A=1".into(), "B=2,3".into()], vec!["CAP_KILL".into()]));
+    assert_eq!(arguments!("exec box -- ls -l", Exec).args, ["ls", "-l"]);
+    assert_eq!(arguments!("exec -- box ls -l", Exec).args, ["ls", "-l"]);
+    assert_eq!(arguments!("ps box -e -x", Ps).args, ["-e", "-x"]);
+}
+
+#[test]
+fn exec_overrides() {
+    let args =
+        arguments!("exec -u 1000:100 -g 5 -g 6 --cwd /tmp --no-new-privs=false --ignore-paused box id", Exec);
+    assert_eq!(args.user, Some((1000, Some(100))));
+    assert_eq!((args.additional_gids, args.cwd), (vec![5, 6], path("/tmp")));
+    assert_eq!((args.no_new_privs, args.ignore_paused), (Some(false), true));
+    let args = arguments!("exec --user 7 box id", Exec);
+    assert_eq!((args.user, args.no_new_privs), (Some((7, None)), None));
+    assert_eq!(bad("exec -u me box id"), "exec failed: bad uid: \"me\" is no number from 0 to 4294967295");
+    assert_eq!(bad("exec -u 1:-1 box id"), "exec failed: bad gid: \"-1\" is no number from 0 to 4294967295");
+    assert_eq!(bad("exec box"), "exec failed: exec args cannot be empty");
+    assert_eq!(line("exec box").unwrap_err().status, 255);
+    let odd = ["hiber", "exec", "box", "ls"]
+        .map(OsString::from)
+        .into_iter()
+        .chain([OsString::from_vec(vec![0xff])]);
+    assert!(parse(odd).unwrap_err().message.contains("not valid UTF-8"));
+}
+
+#[test]
+fn paths_need_not_be_utf8() {
+    let odd = OsString::from_vec(b"/b\xff".to_vec());
+    let args =
+        ["hiber", "create", "--bundle"].map(OsString::from).into_iter().chain([odd.clone(), "box".into()]);
+    let Ok(Invocation { command: Command::Create(args), .. }) = parse(args) else { panic!() };
+    assert_eq!(args.bundle, Some(odd.into()));
+}
+
+#[test]
+fn signals() {
+    let signal = |name: &str| arguments!(&format!("kill box {name}"), Kill).signal;
+    assert_eq!(arguments!("kill box", Kill).signal, 15);
+    for (name, number) in [
+        ("KILL", 9),
+        ("SIGKILL", 9),
+        ("sigusr1", 10),
+        ("0", 0),
+        ("64", 64),
+        ("CLD", 17),
+        ("SIGRTMIN+3", 37),
+        ("RTMAX-1", 63),
+        ("rtmin", 34),
+    ] {
+        assert_eq!(signal(name), number, "{name}");
+    }
+    for wrong in ["FOO", "SIG", "65", "-9", "RTMIN+31", "RTMAX-65", "9x"] {
+        assert_eq!(bad(&format!("kill box {wrong}")), format!("unknown signal {wrong:?}"));
+    }
+}
+
+#[test]
+fn checkpoint_values() {
+    let args = arguments!(
+        "checkpoint --lazy-pages --status-fd 5 --page-server [::1]:27 --manage-cgroups-mode strict \
+         --network-lock nftables --empty-ns network --tcp-skip-in-flight --link-remap --auto-dedup \
+         --ext-unix-sk --shell-job --tcp-close box",
+        Checkpoint
+    );
+    assert_eq!(args.status_fd, Some(5));
+    assert_eq!(args.page_server, Some(PageServer { address: "::1".into(), port: 27 }));
+    assert_eq!(args.criu.cgroups, Some(CgroupsMode::Strict));
+    assert_eq!(args.criu.network_lock, Some(NetworkLock::Nftables));
+    assert!(args.tcp_skip_in_flight && args.link_remap && !args.pre_dump);
+    let criu = args.criu;
+    assert!(criu.lazy_pages && criu.empty_network && criu.auto_dedup && criu.ext_unix_sk && criu.shell_job);
+    assert!(criu.tcp_close && !criu.tcp_established);
+    assert_eq!(arguments!("checkpoint --status-fd -1 box", Checkpoint).status_fd, None);
+    let args = arguments!("restore --lsm-profile apparmor:p --lsm-mount-context c:d box", Restore);
+    assert_eq!(
+        (args.lsm_profile.as_deref(), args.lsm_mount_context.as_deref()),
+        (Some("apparmor:p"), Some("c:d"))
+    );
+}
+
+#[test]
+fn checkpoint_values_that_cannot_be() {
+    for (flags, part) in [
+        ("--page-server localhost", "no port"),
+        ("--page-server h:x", "no number from 1"),
+        ("--page-server h:0", "no number from 1"),
+        ("--page-server h:70000", "no number from 1"),
+        ("--page-server ::1:27", "needs brackets"),
+        ("--page-server :27", "no address"),
+        ("--manage-cgroups-mode hard", "expected soft or full or strict or ignore"),
+        ("--network-lock ipfw", "expected iptables or nftables or skip"),
+        ("--empty-ns mount", "namespace \"mount\" is not supported"),
+        ("--parent-path /abs", "--parent-path must be relative"),
+        ("--pre-dump --lazy-pages", "exclude each other"),
+        ("--status-fd 3", "needs --lazy-pages"),
+    ] {
+        let e = line(&format!("checkpoint {flags} box")).unwrap_err();
+        assert!(e.message.contains(part), "{flags}: {}", e.message);
+        assert_eq!((e.help, e.status), (Help::No, 1), "{flags}");
+    }
+    assert!(bad("restore --lsm-profile none box").contains("expected TYPE:NAME"));
+}
+
+#[test]
+fn wrong_command_lines() {
+    for (text, message) in [
+        ("create", "hiber: \"create\" requires exactly 1 argument(s)"),
+        ("state a b", "hiber: \"state\" requires exactly 1 argument(s)"),
+        ("list a", "hiber: \"list\" requires exactly 0 argument(s)"),
+        ("exec", "hiber: \"exec\" requires a minimum of 1 argument(s)"),
+        ("kill a 9 b", "hiber: \"kill\" requires a maximum of 2 argument(s)"),
+        ("create --foo box", "flag provided but not defined: -foo"),
+        ("--foo create box", "flag provided but not defined: -foo"),
+        ("create -it box", "flag provided but not defined: -it"),
+        ("create --bundle", "flag needs an argument: --bundle"),
+        ("run --detach=maybe box", "invalid boolean value \"maybe\" for -detach: expected true or false"),
+        ("run --preserve-fds x box", "invalid value \"x\" for flag -preserve-fds: expected a number"),
+        ("run --preserve-fds -1 box", "invalid value \"-1\" for flag -preserve-fds: expected a number"),
+    ] {
+        let e = line(text).unwrap_err();
+        assert_eq!((e.message.as_str(), e.status), (message, 1));
+        assert_ne!(e.help, Help::No, "{text}");
+    }
+}
+
+#[test]
+fn wrong_values() {
+    for (text, part) in [
+        ("state a/b", "invalid container ID format"),
+        ("delete --force ..", "invalid container ID format"),
+        ("list -f yaml", "invalid format option \"yaml\": expected table or json"),
+        ("--log-format xml list", "invalid log-format: xml"),
+        ("--rootless maybe list", "expected true, false or auto"),
+    ] {
+        let e = line(text).unwrap_err();
+        assert!(e.message.contains(part), "{}", e.message);
+        assert_eq!((e.help, e.status), (Help::No, 1));
+    }
+    assert_eq!(words(["state", ""]).unwrap_err().message, "container id cannot be empty");
+}
+
+#[test]
+fn unknown_commands() {
+    for text in ["foo", "foo -h", "--debug foo", "help foo", "init"] {
+        let e = line(text).unwrap_err();
+        assert!(e.message.starts_with("No help topic for '"), "{}", e.message);
+        assert_eq!((e.help, e.status), (Help::No, 3));
+    }
+}
+
+#[test]
+fn global_flags() {
+    let text = "--root s --debug --systemd-cgroup --rootless=TRUE --criu /c --log-format text list";
+    let global = line(text).unwrap().global;
+    assert_eq!(global.program, "hiber");
+    assert_eq!((global.root, global.criu), (path("s"), path("/c")));
+    assert!(global.debug && global.systemd_cgroup);
+    assert_eq!((global.rootless, global.log, global.log_format), (Some(true), None, LogFormat::Text));
+    let global = line("--rootless auto --log-format= list").unwrap().global;
+    assert_eq!((global.rootless, global.root, global.debug), (None, None, false));
+    assert_eq!(words(["--root", "", "list"]).unwrap().global.root, path(""), "not the default");
+}
+
+#[test]
+fn an_error_knows_where_to_be_logged() {
+    for text in [
+        "--log /l --log-format json create",
+        "--log /l --log-format json --nope",
+        "--log /l --log-format json foo",
+    ] {
+        let global = line(text).unwrap_err().global;
+        assert_eq!(
+            (global.log.as_deref(), global.log_format),
+            (Some(Path::new("/l")), LogFormat::Json),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn every_way_to_ask_for_help() {
+    for text in ["", "-h", "--help", "help", "h", "--debug --help", "-help foo"] {
+        assert!(matches!(good(text), Command::Help(None)), "{text}");
+    }
+    for command in COMMANDS {
+        for text in ["NAME -h", "NAME --help", "help NAME", "NAME --help a b c", "h NAME"] {
+            let text = text.replace("NAME", command.name);
+            assert!(matches!(good(&text), Command::Help(Some(c)) if c == command), "{text}");
+        }
+    }
+    assert!(matches!(good("create box --help"), Command::Help(Some(_))));
+    assert!(matches!(good("-v"), Command::Version));
+}
+
+#[test]
+fn help_shows_every_flag_and_command() {
+    let program = help::render("hiber", None);
+    assert!(program.starts_with("NAME:\n   hiber - Open Container Initiative runtime"), "{program}");
+    assert!(
+        COMMANDS.iter().all(|c| program.contains(&format!("\n   {:<10}  {}", c.name, c.summary))),
+        "{program}"
+    );
+    let unwrapped = program.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(table::GLOBAL.iter().all(|f| unwrapped.contains(f.help)), "{program}");
+    assert!(program.lines().all(|line| line.chars().count() <= 103), "{program}");
+    for command in COMMANDS {
+        let text = help::render("runc", Some(command));
+        assert!(text.starts_with(&format!("NAME:\n   runc {} - ", command.name)), "{text}");
+        for flag in command.flags {
+            assert_eq!(text.contains(&format!("   --{}", flag.name)), !flag.hidden, "{text}");
+        }
+    }
+    let create = table::command("create").unwrap();
+    let text = help::render("hiber", Some(create));
+    assert!(text.contains("USAGE:\n   hiber create [options] <container-id>\n"), "{text}");
+    assert!(text.contains("   --bundle DIR, -b DIR "), "{text}");
+}
+
+/// Whoever adds a flag to the table must give it a meaning, or this fails.
+#[test]
+fn every_flag_of_the_table_reaches_a_type() {
+    let sample = |metavar: &str| match metavar {
+        "N" | "GID" | "UID[:GID]" => "7",
+        "FD" => "-1",
+        "FORMAT" => "json",
+        "ADDRESS:PORT" => "h:1",
+        "MODE" => "full",
+        "METHOD" => "skip",
+        "NAMESPACE" => "network",
+        "TYPE:NAME" => "a:b",
+        "WHEN" => "true",
+        _ => "x",
+    };
+    let show = |line: &[&str]| format!("{:?}", words(line.iter().copied()).map_err(|e| e.message));
+    for command in COMMANDS {
+        let arguments: &[&str] = match (command.name, command.count) {
+            (_, Count::Exactly(0)) => &[],
+            ("exec", _) => &["box", "sh"],
+            _ => &["box"],
+        };
+        let plain = show(&[&[command.name], arguments].concat());
+        assert!(plain.starts_with("Ok"), "{plain}");
+        for flag in command.flags {
+            let value = match flag.takes {
+                Takes::Nothing => "true",
+                Takes::One(metavar) | Takes::Many(metavar) => sample(metavar),
+            };
+            // -1 means "none" to --status-fd; any other needs lazy pages
+            let (value, more) = if flag.name == "status-fd" { ("5", "--lazy-pages") } else { (value, "--") };
+            for name in [Some(flag.name), flag.short].into_iter().flatten() {
+                let given = format!("--{name}={value}");
+                let with = show(&[&[command.name, &given, more], arguments].concat());
+                assert!(with.starts_with("Ok") && with != plain, "{} {given}: {with}", command.name);
+            }
+        }
+    }
+}
