@@ -1,6 +1,57 @@
 //! hiber: an OCI container runtime as a library.
+//!
+//! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
+mod container;
+mod create;
+mod error;
+mod exec;
 pub mod features;
 pub mod id;
+mod procfs;
 pub mod spec;
+mod state;
+mod store;
+
+use std::path::Path;
+
+pub use container::Container;
+pub use create::CreateOptions;
+pub use error::{Error, Kind, Result};
+pub use exec::ExecOptions;
+pub use hiber_sandbox::init::run_if_asked as run_init_if_asked;
+pub use hiber_sandbox::sys::clone::Child;
+pub use state::{Facts, Status};
+
+use id::ContainerId;
+use store::Store;
+
+/// All containers below one root directory.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    store: Store,
+}
+
+impl Runtime {
+    /// Containers below `root`, which is made when it is needed.
+    pub fn new(root: &Path) -> Self {
+        Self { store: Store::new(root) }
+    }
+
+    /// Creates a container up to the point where [`Container::start`] executes its program. On failure nothing
+    /// of it is left.
+    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Container> {
+        Ok(create::create(&self.store, id, options)?.finish())
+    }
+
+    /// A container that exists.
+    pub fn open(&self, id: &ContainerId) -> Result<Container> {
+        Container::open(&self.store, id)
+    }
+
+    /// The ids of all containers, sorted.
+    pub fn ids(&self) -> Result<Vec<ContainerId>> {
+        self.store.ids()
+    }
+}

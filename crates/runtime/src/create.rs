@@ -1,0 +1,276 @@
+//! Creating a container: claim the id, write the facts, make cgroups, launch init.
+//!
+//! Before each step that leaves something on the host, what is needed to find it again is on disk; a creation
+//! that is killed at any point leaves a container that `delete --force` clears.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
+use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
+use hiber_sandbox::plan::{self, CgroupMount, NamespaceKind, Plan};
+use hiber_sandbox::{config, hooks};
+use oci_spec::runtime::Spec;
+
+use crate::container::{Container, chain};
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+use crate::procfs;
+use crate::state::{FACTS_VERSION, Facts};
+use crate::store::{Entry, Lock, Store};
+
+/// How to create a container.
+#[derive(Debug, Default)]
+pub struct CreateOptions<'a> {
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Switch roots without pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Pass descriptors 3 to 2+N on.
+    pub preserve_fds: u32,
+    /// The connected socket that receives the terminal's master; needed if `process.terminal` is set.
+    pub console_socket: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error; the caller's own if absent. Above 2.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+}
+
+/// A configuration, checked and planned: nothing of it is on the host yet.
+pub(crate) struct Prepared {
+    pub(crate) spec: Spec,
+    pub(crate) plan: Plan,
+    pub(crate) bundle: PathBuf,
+    pub(crate) layout: Layout,
+    pub(crate) cgroup: hiber_sandbox::cgroup::CgroupPaths,
+    pub(crate) limits: Limits,
+    pub(crate) on_denied: OnDenied,
+}
+
+impl Prepared {
+    /// Loads and checks a bundle.
+    pub(crate) fn new(id: &ContainerId, options: &CreateOptions<'_>) -> Result<Self> {
+        let bundle = std::fs::canonicalize(&options.bundle).map_err(|e| Error::file(&options.bundle, &e))?;
+        let loaded = config::load(&bundle.join("config.json"))?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let spec = loaded.spec;
+        let plan = Plan::new(
+            &spec,
+            &plan::Options {
+                id: id.as_str().into(),
+                bundle: bundle.clone(),
+                no_pivot: options.no_pivot,
+                no_new_keyring: options.no_new_keyring,
+                preserve_fds: options.preserve_fds,
+            },
+        )?;
+        let layout = Layout::detect()?;
+        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id)?;
+        let on_denied = if rustix::process::geteuid().is_root() { OnDenied::Fail } else { OnDenied::Skip };
+        Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
+    }
+
+    /// The facts of a container that has no process yet.
+    pub(crate) fn facts(&self, id: &ContainerId) -> Facts {
+        let rootfs = self.plan.init.root.as_ref().map(|r| r.path.clone()).unwrap_or_default();
+        let namespaces = &self.plan.namespaces;
+        Facts {
+            version: FACTS_VERSION,
+            id: id.as_str().into(),
+            pid: 0,
+            start_time: 0,
+            bundle: self.bundle.clone(),
+            rootfs,
+            created: SystemTime::now(),
+            cgroup: self.cgroup.clone(),
+            namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
+            streams: Vec::new(),
+        }
+    }
+
+    /// Where the container's own cgroups are, for its cgroup mounts.
+    fn cgroup_mounts(&self, cgroup: &Cgroup) -> Vec<CgroupMount> {
+        if self.layout.kind() == Kind::V2 {
+            let host_path = cgroup.paths().v2.clone().unwrap_or_default();
+            return vec![CgroupMount { name: String::new(), data: String::new(), host_path }];
+        }
+        let mut mounts: Vec<CgroupMount> = Vec::new();
+        for (controller, host_path) in &cgroup.paths().v1 {
+            if mounts.iter().any(|m| m.host_path == *host_path) {
+                continue; // mounted together with one that was seen
+            }
+            let together: Vec<&str> = cgroup.paths().v1.iter().filter(|(_, p)| *p == host_path).map(|(c, _)| c.as_str()).collect();
+            let point = self.layout.v1().get(controller).map(|m| m.point.as_path());
+            let name = point.and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or(controller);
+            mounts.push(CgroupMount { name: name.into(), data: together.join(","), host_path: host_path.clone() });
+        }
+        mounts
+    }
+}
+
+fn cgroup_of(
+    spec: &Spec,
+    plan: &Plan,
+    layout: &Layout,
+    id: &ContainerId,
+) -> Result<(hiber_sandbox::cgroup::CgroupPaths, Limits)> {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let resources = linux.resources().clone().unwrap_or_default();
+    // In a user namespace no device node can be made, and device rules need rights that rootless runtimes lack.
+    let devices = (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(|| device_rules(plan));
+    let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
+    let paths = layout.resolve(linux.cgroups_path().as_deref(), id.as_str())?;
+    Ok((paths, limits))
+}
+
+/// The nodes that the container gets may be used, whatever the configuration's rules say.
+fn device_rules(plan: &Plan) -> Vec<DeviceRule> {
+    use hiber_sandbox::cgroup::{Access, DeviceKind};
+    let nodes = plan.init.root.iter().flat_map(|r| &r.devices);
+    let own = nodes.filter_map(|node| {
+        let kind = match node.kind & 0o170_000 {
+            0o020_000 => DeviceKind::Char,
+            0o060_000 => DeviceKind::Block,
+            _ => return None, // a fifo is no device to the cgroup
+        };
+        let (major, minor) = (Some(node.major), Some(node.minor));
+        Some(DeviceRule { allow: true, kind, major, minor, access: Access::ALL })
+    });
+    DeviceRule::defaults().into_iter().chain(own).collect()
+}
+
+/// A container whose init waits for `start`, still locked by its creator.
+pub(crate) struct Creation {
+    pub(crate) container: Container,
+    _lock: Lock,
+}
+
+impl Creation {
+    /// Lets go of the lock.
+    pub(crate) fn finish(self) -> Container {
+        self.container
+    }
+}
+
+/// Creates a container up to the point where `start` executes its program.
+pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
+    let mut prepared = Prepared::new(id, options)?;
+    check_terminal(&prepared.plan, options)?;
+    let (entry, lock) = store.create(id)?;
+    let mut facts = prepared.facts(id);
+    match build(&entry, &mut prepared, &mut facts, options) {
+        Ok(()) => Ok(Creation { container: Container::from_parts(id.clone(), entry, facts), _lock: lock }),
+        Err(e) => {
+            // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
+            undo(&entry, &facts);
+            Err(e)
+        }
+    }
+}
+
+fn check_terminal(plan: &Plan, options: &CreateOptions<'_>) -> Result<()> {
+    match (plan.init.process.terminal, options.console_socket.is_some()) {
+        (true, false) => {
+            Err(Error::Invalid("cannot allocate tty if hiber will detach without setting console socket".into()))
+        }
+        (false, true) => {
+            Err(Error::Invalid("cannot use console socket if hiber will not detach or allocate tty".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, options: &CreateOptions<'_>) -> Result<()> {
+    entry.write_config(&prepared.spec)?;
+    entry.write_facts(facts)?;
+    let cgroup = make_cgroup(prepared, facts)?;
+    let mounts = prepared.cgroup_mounts(&cgroup);
+    if let Some(root) = &mut prepared.plan.init.root {
+        root.cgroups = mounts;
+    }
+    let listener = entry.listen()?;
+    let born_in: Option<OwnedFd> = cgroup.v2_dir_fd()?;
+    let launch_options = Launch {
+        cgroup: born_in.as_ref().map(AsFd::as_fd),
+        start_listener: Some(listener.as_fd()),
+        console_socket: options.console_socket,
+        stdio: options.stdio,
+        ..Launch::default()
+    };
+    let mut steps = Creating { entry, facts, cgroup: &cgroup, placed: born_in.is_some(), prepared };
+    let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
+    // A second stage has another pid than the first, which was written down at once.
+    note_process(entry, facts, launched.pid())?;
+    entry.publish_start_socket()?;
+    launched.detach()?;
+    Ok(())
+}
+
+/// Makes the cgroup; the facts name what is to be removed if this is interrupted.
+pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgroup> {
+    let cgroup = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied)?;
+    facts.cgroup = cgroup.paths().clone();
+    Ok(cgroup)
+}
+
+fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
+    facts.pid = pid;
+    facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
+    facts.streams = procfs::streams(pid);
+    entry.write_facts(facts)
+}
+
+/// Removes what a failed creation has made; what cannot be removed is logged beside the first failure.
+pub(crate) fn undo(entry: &Entry, facts: &Facts) {
+    let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| {
+        if cgroup.exists() {
+            cgroup.kill(rustix::process::Signal::KILL)?;
+        }
+        cgroup.remove()
+    });
+    if let Err(e) = removed {
+        tracing::warn!("after a failed creation: {}", chain(&e));
+    }
+    if let Err(e) = entry.remove() {
+        tracing::warn!("after a failed creation: {}", chain(&e));
+    }
+}
+
+/// What the parent does while init waits.
+struct Creating<'a> {
+    entry: &'a Entry,
+    facts: &'a mut Facts,
+    cgroup: &'a Cgroup,
+    /// Whether the process was born in its cgroup.
+    placed: bool,
+    prepared: &'a Prepared,
+}
+
+impl Steps for Creating<'_> {
+    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+        // Written before it is let go: an orphaned init can be found and killed.
+        let noted = note_process(self.entry, self.facts, pid);
+        noted.map_err(|e| hiber_sandbox::Error::invalid("state.json", chain(&e)))?;
+        if self.placed {
+            return Ok(());
+        }
+        self.cgroup.add_pid(pid.unsigned_abs())
+    }
+
+    fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+        let all = &self.prepared.plan.hooks;
+        let mut state = self.prepared.plan.init.hook_state.clone();
+        state.status = "creating".into();
+        state.pid = pid;
+        hooks::run("prestart", plan::prestart(all), &state)?;
+        hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)
+    }
+
+    fn warn(&mut self, message: &str) {
+        tracing::warn!("{message}");
+    }
+}
+

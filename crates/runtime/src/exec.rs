@@ -1,0 +1,90 @@
+//! Running a further process in a container.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::parent::{Launch, Steps, launch};
+use hiber_sandbox::plan::{self, Plan};
+use oci_spec::runtime::Process;
+
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::state::Status;
+
+/// How to execute a process.
+#[derive(Debug, Default)]
+pub struct ExecOptions<'a> {
+    /// Go on in a paused container: the process then waits for `resume`.
+    pub ignore_paused: bool,
+    /// Pass descriptors 3 to 2+N on.
+    pub preserve_fds: u32,
+    /// The connected socket that receives the terminal's master.
+    pub console_socket: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error; the caller's own if absent. Above 2.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+}
+
+impl Container {
+    /// Executes `process` in the container and returns it, running, as a child of the caller.
+    pub fn exec(&self, process: &Process, options: &ExecOptions<'_>) -> Result<hiber_sandbox::sys::clone::Child> {
+        match self.status()? {
+            Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
+            Status::Paused if !options.ignore_paused => {
+                let what = "cannot exec in a paused container (use --ignore-paused to override)";
+                return self.refuse(what, Status::Paused);
+            }
+            _ => {}
+        }
+        match (process.terminal().unwrap_or(false), options.console_socket.is_some()) {
+            (true, false) => {
+                let what = "cannot allocate tty if hiber will detach without setting console socket";
+                return Err(Error::Invalid(what.into()));
+            }
+            (false, true) => {
+                let what = "cannot use console socket if hiber will not detach or allocate tty";
+                return Err(Error::Invalid(what.into()));
+            }
+            _ => {}
+        }
+        let facts = self.facts()?;
+        let namespaces = facts.joinable();
+        let plan_options = plan::Options {
+            id: self.id().as_str().into(),
+            bundle: facts.bundle.clone(),
+            preserve_fds: options.preserve_fds,
+            ..plan::Options::default()
+        };
+        let plan = Plan::for_exec(&self.spec()?, process, &namespaces, &plan_options)?;
+        let pidfd = self.pidfd()?;
+        let cgroup = self.cgroup()?;
+        let born_in = cgroup.v2_dir_fd()?;
+        let launch_options = Launch {
+            cgroup: born_in.as_ref().map(AsFd::as_fd),
+            join_process: Some((pidfd.as_fd(), namespaces.flags())),
+            console_socket: options.console_socket,
+            stdio: options.stdio,
+            ..Launch::default()
+        };
+        let mut steps = Joining { cgroup: &cgroup, placed: born_in.is_some() };
+        Ok(launch(&plan, &launch_options, &mut steps)?.start()?)
+    }
+}
+
+struct Joining<'a> {
+    cgroup: &'a Cgroup,
+    placed: bool,
+}
+
+impl Steps for Joining<'_> {
+    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+        if self.placed { Ok(()) } else { self.cgroup.add_pid(pid.unsigned_abs()) }
+    }
+
+    fn run_hooks(&mut self, _pid: i32) -> hiber_sandbox::Result<()> {
+        Ok(()) // a joining process has none
+    }
+
+    fn warn(&mut self, message: &str) {
+        tracing::warn!("{message}");
+    }
+}

@@ -1,0 +1,79 @@
+//! What is known of a container: facts that are written down once, and the status, which is observed.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use hiber_sandbox::cgroup::CgroupPaths;
+use hiber_sandbox::plan::{NamespaceKind, Namespaces};
+use serde::{Deserialize, Serialize};
+
+/// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
+/// nothing in it can become untrue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// Format of this file; readers refuse what they do not know.
+    pub version: u32,
+    /// The container's id.
+    pub id: String,
+    /// The first process in the runtime's pid namespace; 0 until it is cloned.
+    pub pid: i32,
+    /// When that process started, in clock ticks since boot (proc_pid_stat(5), field 22): tells it from a later
+    /// process of the same number.
+    pub start_time: u64,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root filesystem, absolute.
+    pub rootfs: PathBuf,
+    /// When the container was created.
+    pub created: SystemTime,
+    /// Its cgroups.
+    pub cgroup: CgroupPaths,
+    /// Namespaces that are not the runtime's own.
+    pub namespaces: Vec<NamespaceKind>,
+    /// What the first process had as standard input, output and error at its start: targets of the links in
+    /// /proc/PID/fd, such as `pipe:[123]`. A checkpoint keeps them, so that a restore can hand in new ones.
+    pub streams: Vec<String>,
+}
+
+/// The version of [`Facts`] that this code writes.
+pub(crate) const FACTS_VERSION: u32 = 1;
+
+impl Facts {
+    /// The kinds of namespaces in which a further process must follow the first.
+    pub(crate) fn joinable(&self) -> Namespaces {
+        Namespaces { new: self.namespaces.clone(), ..Namespaces::default() }
+    }
+
+    /// Whether the container has a pid namespace of its own, which dies with its first process.
+    pub(crate) fn own_pid_namespace(&self) -> bool {
+        self.namespaces.contains(&NamespaceKind::Pid)
+    }
+}
+
+/// A container's status (runtime-spec "State"; `paused` is runc's).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being set up.
+    Creating,
+    /// Set up; its program is not yet executed.
+    Created,
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its first process is gone.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! Containers on disk: one directory each below the root, claimed by mkdir(2), locked by flock(2).
+//!
+//! ```text
+//! ROOT/ID/state.json   facts, replaced atomically
+//! ROOT/ID/config.json  the configuration that the container was created from
+//! ROOT/ID/init.sock    where init will listen, until it is ready
+//! ROOT/ID/start.sock   where init listens for `start`
+//! ```
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::{Context, Error, Result};
+use crate::id::ContainerId;
+use crate::state::{FACTS_VERSION, Facts};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+/// Where init listens while it is set up.
+pub(crate) const INIT_SOCKET: &str = "init.sock";
+/// Where it listens once it can be started.
+pub(crate) const START_SOCKET: &str = "start.sock";
+
+/// All containers of one root directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// One container's directory, open.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// The lock on a container's directory; released when dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "holds the lock")] OwnedFd);
+
+impl Store {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Claims an id: makes its directory and locks it.
+    pub(crate) fn create(&self, id: &ContainerId) -> Result<(Entry, Lock)> {
+        std::fs::create_dir_all(&self.root).map_err(|e| Error::file(&self.root, &e))?;
+        let path = self.root.join(id);
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(Error::Exists),
+            Err(e) => return Err(Error::sys("mkdir", path.display().to_string(), e)),
+        }
+        let entry = Entry::open(path)?;
+        let lock = entry.lock()?;
+        Ok((entry, lock))
+    }
+
+    /// Opens a container's directory.
+    pub(crate) fn open(&self, id: &ContainerId) -> Result<Entry> {
+        Entry::open(self.root.join(id))
+    }
+
+    /// The ids of all containers, sorted.
+    pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::file(&self.root, &e)),
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::file(&self.root, &e))?;
+            if entry.file_type().is_ok_and(|t| t.is_dir())
+                && let Some(Ok(id)) = entry.file_name().to_str().map(str::parse)
+            {
+                ids.push(id);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+}
+
+impl Entry {
+    fn open(path: PathBuf) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(dir) => Ok(Self { dir, path }),
+            Err(Errno::NOENT) => Err(Error::NotFound),
+            Err(e) => Err(Error::sys("open", path.display().to_string(), e)),
+        }
+    }
+
+    /// Waits for the lock. Fails with `NotFound` if the container was deleted meanwhile.
+    pub(crate) fn lock(&self) -> Result<Lock> {
+        let lock = self.lock_file()?;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::sys("flock", self.path.display().to_string(), e)),
+            }
+        }
+        let here = rustix::fs::fstat(&lock).map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))?;
+        match rustix::fs::stat(&self.path) {
+            Ok(there) if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) => Ok(Lock(lock)),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    /// Whether somebody holds the lock.
+    pub(crate) fn is_locked(&self) -> Result<bool> {
+        let lock = self.lock_file()?;
+        Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+    }
+
+    /// An open file description of its own, since that is what a lock belongs to.
+    fn lock_file(&self) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
+            .map_err(|e| Error::sys("openat", self.path.display().to_string(), e))
+    }
+
+    /// The directory's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The user who made the container.
+    pub(crate) fn owner(&self) -> Result<u32> {
+        rustix::fs::fstat(&self.dir)
+            .map(|s| s.st_uid)
+            .map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))
+    }
+
+    /// The facts; `None` if the creator was interrupted before it wrote any.
+    pub(crate) fn facts(&self) -> Result<Option<Facts>> {
+        let Some(bytes) = self.read(STATE)? else { return Ok(None) };
+        let bad = |why: String| Error::File { path: self.path.join(STATE), why };
+        let facts: Facts = serde_json::from_slice(&bytes).map_err(|e| bad(format!("cannot be understood: {e}")))?;
+        if facts.version != FACTS_VERSION {
+            return Err(bad(format!("has version {}, expected {FACTS_VERSION}", facts.version)));
+        }
+        Ok(Some(facts))
+    }
+
+    /// Replaces the facts.
+    pub(crate) fn write_facts(&self, facts: &Facts) -> Result<()> {
+        self.replace(STATE, facts)
+    }
+
+    /// The configuration that the container was created from.
+    pub(crate) fn config(&self) -> Result<Spec> {
+        let path = self.path.join(CONFIG);
+        let bytes = self
+            .read(CONFIG)?
+            .ok_or_else(|| Error::File { path: path.clone(), why: "no such file or directory".into() })?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::File { path, why: e.to_string() })
+    }
+
+    /// Keeps the configuration.
+    pub(crate) fn write_config(&self, spec: &Spec) -> Result<()> {
+        self.replace(CONFIG, spec)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = match rustix::fs::openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(Error::sys("openat", self.path.join(name).display().to_string(), e)),
+        };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut File::from(fd), &mut bytes)
+            .map_err(|e| Error::file(&self.path.join(name), &e))?;
+        Ok(Some(bytes))
+    }
+
+    /// A reader sees the old file or the new one, never a part.
+    fn replace(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let bytes = serde_json::to_vec(value).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+        let temporary = format!(".{name}.new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
+            .map_err(|e| Error::sys("openat", path.display().to_string(), e))?;
+        File::from(fd).write_all(&bytes).map_err(|e| Error::file(&path, &e))?;
+        rustix::fs::renameat(&self.dir, &temporary, &self.dir, name)
+            .map_err(|e| Error::sys("renameat", path.display().to_string(), e))
+    }
+
+    /// Listens on [`INIT_SOCKET`].
+    pub(crate) fn listen(&self) -> Result<OwnedFd> {
+        let socket = unix_socket()?;
+        let fail = |call: &str, e| Error::sys(call, self.path.join(INIT_SOCKET).display().to_string(), e);
+        rustix::net::bind(&socket, &self.address(INIT_SOCKET)?).map_err(|e| fail("bind", e))?;
+        rustix::net::listen(&socket, 16).map_err(|e| fail("listen", e))?;
+        Ok(socket)
+    }
+
+    /// Init is ready: from now on it can be called.
+    pub(crate) fn publish_start_socket(&self) -> Result<()> {
+        rustix::fs::renameat(&self.dir, INIT_SOCKET, &self.dir, START_SOCKET)
+            .map_err(|e| Error::sys("renameat", self.path.join(START_SOCKET).display().to_string(), e))
+    }
+
+    /// Removes the socket of an init that was started.
+    pub(crate) fn remove_start_socket(&self) {
+        // Left behind it misleads nobody: no one listens there any more.
+        let _ = rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty());
+    }
+
+    /// Connects to a socket of the container; `None` if nobody listens.
+    pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
+        let socket = unix_socket()?;
+        match rustix::net::connect(&socket, &self.address(name)?) {
+            Ok(()) => Ok(Some(socket)),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+            Err(e) => Err(Error::sys("connect", self.path.join(name).display().to_string(), e)),
+        }
+    }
+
+    /// Through /proc, because a socket's path is limited to 107 bytes (unix(7)) and roots can be deep.
+    fn address(&self, name: &str) -> Result<SocketAddrUnix> {
+        let path = format!("/proc/self/fd/{}/{name}", self.dir.as_fd().as_raw_fd());
+        SocketAddrUnix::new(path.as_str()).map_err(|e| Error::sys("bind", path.clone(), e))
+    }
+
+    /// Removes the directory with all in it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::file(&self.path, &e)).context("remove the container's state")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unix_socket() -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| Error::sys("socket", "AF_UNIX", e))
+}
