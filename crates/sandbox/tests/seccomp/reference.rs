@@ -227,11 +227,6 @@ fn default_profiles_are_libseccomps() {
                         ours.filter.len(),
                         theirs.filter.len()
                     );
-                    println!(
-                        "{what}: {} instructions, libseccomp {}",
-                        ours.filter.len(),
-                        theirs.filter.len()
-                    );
                 }
             }
         }

@@ -15,7 +15,7 @@ impl Call {
         match offset {
             0 => self.nr,
             4 => self.arch,
-            16..64 if offset % 4 == 0 => {
+            16..64 if offset.is_multiple_of(4) => {
                 let arg = self.args[(offset as usize - 16) / 8];
                 let high = (offset % 8 == 4) == cfg!(target_endian = "little");
                 if high { (arg >> 32) as u32 } else { arg as u32 }
