@@ -3,6 +3,7 @@
 //! The crate knows nothing of CRIU; crate `hiber` translates between the two.
 
 pub mod cgroup;
+pub mod config;
 pub mod error;
 pub mod hooks;
 pub mod init;

@@ -20,38 +20,88 @@ pub(super) struct Abi {
     /// Whether `socketcall` and `ipc` carry other calls.
     pub(super) multiplexed: bool,
     table: fn(u32) -> Option<&'static str>,
+    /// The table's last number.
     last: u32,
+    /// Calls that the table lacks.
+    more: &'static [(u32, &'static str)],
 }
 
 impl Abi {
     /// All calls: (number as the filter sees it, name).
     pub(super) fn calls(&self) -> impl Iterator<Item = (u32, &'static str)> + '_ {
         let bit = if self.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
-        (0..=self.last).filter_map(move |n| (self.table)(n).map(|name| (n | bit, name)))
+        let table = (0..=self.last).filter_map(move |n| (self.table)(n).map(|name| (n | bit, name)));
+        table.chain(self.more.iter().copied())
     }
 }
 
+/// A removed call, and a Rust keyword, which the crate's enum leaves out.
+const X86_MORE: &[(u32, &str)] = &[(17, "break")];
+
+/// Calls of ARM alone, at 0xf0000 and up (arch/arm/include/uapi/asm/unistd.h).
+const ARM_MORE: &[(u32, &str)] = &[
+    (0xf_0001, "breakpoint"),
+    (0xf_0002, "cacheflush"),
+    (0xf_0003, "usr26"),
+    (0xf_0004, "usr32"),
+    (0xf_0005, "set_tls"),
+    (0xf_0006, "get_tls"),
+];
+
+macro_rules! table {
+    ($name:ident) => {
+        fn $name(n: u32) -> Option<&'static str> {
+            syscalls::$name::Sysno::new(n as usize).map(|s| s.name())
+        }
+    };
+}
+
+/// 64-bit machines with the common table (asm-generic/unistd.h), where the crate has two things
+/// of its own: 79 by the name of the kernel's function, and calls with 64-bit times from 403 on,
+/// which only 32-bit machines have.
+macro_rules! generic_table {
+    ($name:ident) => {
+        fn $name(n: u32) -> Option<&'static str> {
+            match n {
+                79 => Some("newfstatat"),
+                403..=423 => None,
+                _ => syscalls::$name::Sysno::new(n as usize).map(|s| s.name()),
+            }
+        }
+    };
+}
+
+table!(x86_64);
+table!(x86);
+table!(arm);
+generic_table!(aarch64);
+#[cfg(target_arch = "riscv64")]
+generic_table!(riscv64);
+#[cfg(target_arch = "loongarch64")]
+generic_table!(loongarch64);
+
 macro_rules! abi {
-    ($name:ident, $arch:ident, $audit:expr, $wide:expr, $mux:expr, $table:ident) => {
+    ($name:ident, $arch:ident, $audit:expr, $wide:expr, $mux:expr, $table:ident, $more:expr) => {
         static $name: Abi = Abi {
             arch: Arch::$arch,
             audit: $audit,
             wide: $wide,
             multiplexed: $mux,
-            table: |n| syscalls::$table::Sysno::new(n as usize).map(|s| s.name()),
+            table: $table,
             last: syscalls::$table::Sysno::last().id() as u32,
+            more: $more,
         };
     };
 }
 
-abi!(X86_64, ScmpArchX86_64, 0xc000_003e, true, false, x86_64);
-abi!(X86, ScmpArchX86, 0x4000_0003, false, true, x86);
-abi!(AARCH64, ScmpArchAarch64, 0xc000_00b7, true, false, aarch64);
-abi!(ARM, ScmpArchArm, 0x4000_0028, false, false, arm);
+abi!(X86_64, ScmpArchX86_64, 0xc000_003e, true, false, x86_64, &[]);
+abi!(X86, ScmpArchX86, 0x4000_0003, false, true, x86, X86_MORE);
+abi!(AARCH64, ScmpArchAarch64, 0xc000_00b7, true, false, aarch64, &[]);
+abi!(ARM, ScmpArchArm, 0x4000_0028, false, false, arm, ARM_MORE);
 #[cfg(target_arch = "riscv64")]
-abi!(RISCV64, ScmpArchRiscv64, 0xc000_00f3, true, false, riscv64);
+abi!(RISCV64, ScmpArchRiscv64, 0xc000_00f3, true, false, riscv64, &[]);
 #[cfg(target_arch = "loongarch64")]
-abi!(LOONGARCH64, ScmpArchLoongarch64, 0xc000_0102, true, false, loongarch64);
+abi!(LOONGARCH64, ScmpArchLoongarch64, 0xc000_0102, true, false, loongarch64, &[]);
 
 static X32: Abi = Abi {
     arch: Arch::ScmpArchX32,
@@ -60,6 +110,7 @@ static X32: Abi = Abi {
     multiplexed: false,
     table: x32,
     last: X32_FIRST + X32_OWN.len() as u32 - 1,
+    more: &[],
 };
 
 /// The first number that x32 has for itself.
@@ -107,7 +158,7 @@ const X32_OWN: [&str; 36] = [
 ];
 
 /// Calls that x32 does not have: the table's "64" entries without an x32 twin.
-const X32_WITHOUT: [&str; 11] = [
+const X32_WITHOUT: [&str; 14] = [
     "uselib",
     "_sysctl",
     "create_module",
@@ -119,13 +170,16 @@ const X32_WITHOUT: [&str; 11] = [
     "epoll_ctl_old",
     "epoll_wait_old",
     "vserver",
+    "uretprobe",
+    "uprobe",
+    "map_shadow_stack",
 ];
 
 fn x32(n: u32) -> Option<&'static str> {
     if let Some(own) = n.checked_sub(X32_FIRST) {
         return X32_OWN.get(own as usize).copied();
     }
-    let name = (X86_64.table)(n)?;
+    let name = x86_64(n)?;
     (!X32_OWN.contains(&name) && !X32_WITHOUT.contains(&name)).then_some(name)
 }
 

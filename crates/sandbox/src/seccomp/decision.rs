@@ -57,20 +57,23 @@ pub(super) enum Node {
 #[derive(Default)]
 pub(super) struct Graph {
     nodes: Vec<Node>,
+    /// Of each node, the number of tests on the longest way from it.
+    depths: Vec<usize>,
     known: HashMap<Node, Id>,
 }
 
-/// Beyond this many nodes for one call, outcomes are no longer carried along: it would take
-/// time in the square of the rules, for a filter that the kernel is about to refuse.
-const CARRY_LIMIT: usize = 512;
+/// Beyond this many conditions for one call, outcomes are no longer carried along: it takes
+/// time in the square of their number.
+const CARRY_LIMIT: usize = 256;
 
 impl Graph {
     pub(super) fn node(&self, id: Id) -> Node {
         self.nodes[id]
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+    /// The number of tests on the longest way from a node.
+    pub(super) fn depth(&self, id: Id) -> usize {
+        self.depths[id]
     }
 
     /// Nothing but an action.
@@ -82,23 +85,24 @@ impl Graph {
     /// bits if `wide`.
     pub(super) fn decide(&mut self, rules: &[Rule], default: u32, wide: bool) -> Id {
         let otherwise = self.action(default);
-        let first = self.len();
+        let mut conds = 0;
         rules.iter().rev().fold(otherwise, |otherwise, rule| {
-            let carry = self.len() - first < CARRY_LIMIT;
+            conds += rule.conds.len();
             let then = self.action(rule.action);
-            let mut build = Build { graph: self, wide, carry };
+            let mut build = Build { graph: self, wide, carry: conds <= CARRY_LIMIT };
             rule.conds.iter().rev().fold(then, |then, c| build.cond(c, then, otherwise))
         })
     }
 
     fn add(&mut self, node: Node) -> Id {
-        if let Node::Branch { yes, no, .. } = node
-            && yes == no
-        {
-            return yes;
-        }
+        let depth = match node {
+            Node::Return(_) => 0,
+            Node::Branch { yes, no, .. } if yes == no => return yes,
+            Node::Branch { yes, no, .. } => 1 + self.depth(yes).max(self.depth(no)),
+        };
         *self.known.entry(node).or_insert_with(|| {
             self.nodes.push(node);
+            self.depths.push(depth);
             self.nodes.len() - 1
         })
     }

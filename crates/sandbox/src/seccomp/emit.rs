@@ -113,7 +113,7 @@ impl<'g> Emitter<'g> {
         let singles: Vec<_> = spans.iter().skip(1).step_by(2).collect();
         let alternate = spans.iter().step_by(2).all(|s| s.outcome == usual);
         let single = spans.windows(2).skip(1).step_by(2).all(|pair| pair[1].from - pair[0].from == 1);
-        if spans.len() % 2 == 0 || singles.len() > 3 || !alternate || !single {
+        if spans.len().is_multiple_of(2) || singles.len() > 3 || !alternate || !single {
             return None;
         }
         let mut next = self.node(usual, None);

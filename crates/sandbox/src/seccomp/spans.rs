@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// The most comparisons for one call; the way through them is walked recursively.
+/// The most comparisons on one call's way; it is walked recursively.
 const MAX_TESTS: usize = 2048;
 
 /// What calls from a number on get, up to the next span.
@@ -101,19 +101,18 @@ fn outcome(rules: &[Rule], default: u32, abi: &Abi, graph: &mut Graph) -> Result
         return Ok(graph.action(rule.action));
     }
     let field = |r: &Rule| format!("linux.seccomp.syscalls[{}]", r.entry);
-    for (i, rule) in rules.iter().enumerate() {
-        if let Some(other) = rules[..i].iter().find(|o| o.conflicts(rule)) {
-            return Err(Error::invalid(
-                field(rule),
-                format!("another action than that of {} for equal conditions", field(other)),
-            ));
+    // each rule takes a comparison at least
+    if rules.len() <= MAX_TESTS {
+        for (i, rule) in rules.iter().enumerate() {
+            if let Some(other) = rules[..i].iter().find(|o| o.conflicts(rule)) {
+                return Err(Error::invalid(
+                    field(rule),
+                    format!("another action than that of {} for equal conditions", field(other)),
+                ));
+            }
         }
-    }
-    let before = graph.len();
-    let tests: usize = rules.iter().map(|r| r.conds.len()).sum();
-    if tests <= MAX_TESTS {
         let id = graph.decide(rules, default, abi.wide);
-        if graph.len() - before <= MAX_TESTS {
+        if graph.depth(id) <= MAX_TESTS {
             return Ok(id);
         }
     }

@@ -1,6 +1,8 @@
 //! The seccomp compiler: against a model of the specification, against libseccomp, and in the
 //! kernel.
 
+mod fields;
+mod kernel;
 mod model;
 mod profiles;
 mod reference;

@@ -8,8 +8,8 @@ use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompArg, LinuxSeccompOperato
 use super::profiles::{self, NAMES};
 use super::vm::{Call, Random, run};
 
-pub const X86_64: u32 = 0xc000_003e;
-pub const I386: u32 = 0x4000_0003;
+pub(crate) const X86_64: u32 = 0xc000_003e;
+pub(crate) const I386: u32 = 0x4000_0003;
 const X32_BIT: u32 = 0x4000_0000;
 const KILL: u32 = 0;
 
@@ -32,7 +32,7 @@ const ABIS: [Abi; 3] = [
             Some(16),
             Some(56),
             Some(41),
-            Some(65),
+            Some(30),
             Some(157),
             Some(202),
             Some(436),
@@ -42,7 +42,21 @@ const ABIS: [Abi; 3] = [
         arch: Arch::ScmpArchX86,
         audit: I386,
         wide: false,
+<<<<<<< HEAD
         numbers: [Some(3), Some(136), Some(54), Some(120), Some(359), None, Some(172), Some(240), Some(436)],
+=======
+        numbers: [
+            Some(3),
+            Some(136),
+            Some(54),
+            Some(120),
+            Some(359),
+            Some(397),
+            Some(172),
+            Some(240),
+            Some(436),
+        ],
+>>>>>>> wt-seccomp
     },
     Abi {
         arch: Arch::ScmpArchX32,
@@ -54,7 +68,7 @@ const ABIS: [Abi; 3] = [
             Some(X32_BIT | 514),
             Some(X32_BIT | 56),
             Some(X32_BIT | 41),
-            Some(X32_BIT | 65),
+            Some(X32_BIT | 30),
             Some(X32_BIT | 157),
             Some(X32_BIT | 202),
             Some(X32_BIT | 436),
@@ -110,14 +124,21 @@ fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     let default = profile.default_action().as_u32(profile.default_errno_ret());
     let listed =
         |a: Arch| a == Arch::ScmpArchX86_64 || profile.architectures().iter().flatten().any(|l| *l == a);
+<<<<<<< HEAD
     let x32 = call.audit_is_x32();
     let Some(abi) =
         ABIS.iter().find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32)
     else {
+=======
+    let x32 = call.arch == X86_64 && call.nr & X32_BIT != 0;
+    let abi =
+        ABIS.iter().find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32);
+    let Some(abi) = abi else {
+>>>>>>> wt-seccomp
         return if call.nr == u32::MAX && call.arch == X86_64 { default } else { KILL };
     };
     let rules: Vec<_> = NAMES.iter().map(|n| rules_of(profile, n)).collect();
-    let carried_only = |i: usize| abi.arch == Arch::ScmpArchX86 && matches!(NAMES[i], "socket" | "semop");
+    let carried_only = |i: usize| abi.arch == Arch::ScmpArchX86 && matches!(NAMES[i], "socket" | "shmat");
     let largest = (0..NAMES.len())
         .filter(|i| rules[*i].is_some() && !carried_only(*i))
         .filter_map(|i| abi.numbers[i])
@@ -126,6 +147,9 @@ fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     if !permissive && largest.is_some_and(|l| l != 0 && call.nr > l) {
         return 0x0005_0026;
     }
+    if abi.arch == Arch::ScmpArchX86_64 && call.nr >= X32_BIT && !listed(Arch::ScmpArchX32) {
+        return KILL;
+    }
     let Some(i) = abi.numbers.iter().position(|n| *n == Some(call.nr)) else { return default };
     let Some(rules) = &rules[i] else { return default };
     if let Some((action, _)) = rules.iter().find(|(_, args)| unconditional(args, abi.wide)) {
@@ -133,12 +157,6 @@ fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     }
     let hit = rules.iter().find(|(_, args)| args.iter().all(|a| meets(a, call, abi.wide)));
     hit.map_or(default, |(action, _)| *action)
-}
-
-impl Call {
-    fn audit_is_x32(&self) -> bool {
-        self.arch == X86_64 && self.nr & X32_BIT != 0
-    }
 }
 
 #[test]

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use super::vm::Random;
 
-pub const FILES: [(&str, &str); 3] = [
+pub(crate) const FILES: [(&str, &str); 3] = [
     ("podman", include_str!("profiles/podman.txt")),
     ("docker", include_str!("profiles/docker.txt")),
     ("containerd", include_str!("profiles/containerd.txt")),
 ];
 
 /// The profile of a file for a container with `caps` on `machine` (as Go names it).
-pub fn load(text: &str, caps: &[&str], machine: &str, archs: &[&str]) -> LinuxSeccomp {
+pub(crate) fn load(text: &str, caps: &[&str], machine: &str, archs: &[&str]) -> LinuxSeccomp {
     let joined = text.replace("\n    ", " ");
     let mut profile = json!({ "architectures": archs, "syscalls": [] });
     for line in joined.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -77,8 +77,8 @@ fn condition(text: &str) -> Value {
 }
 
 /// Calls that random profiles have rules on.
-pub const NAMES: [&str; 9] =
-    ["read", "personality", "ioctl", "clone", "socket", "semop", "prctl", "futex", "close_range"];
+pub(crate) const NAMES: [&str; 9] =
+    ["read", "personality", "ioctl", "clone", "socket", "shmat", "prctl", "futex", "close_range"];
 const OPS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
 const VALUES: [u64; 12] = [
     0,
@@ -96,7 +96,7 @@ const VALUES: [u64; 12] = [
 ];
 
 /// A value that is often equal, or next to, one in a rule.
-pub fn value(random: &mut Random) -> u64 {
+pub(crate) fn value(random: &mut Random) -> u64 {
     match random.below(4) {
         0 => random.next(),
         1 => random.pick(&VALUES).wrapping_add(random.below(3)).wrapping_sub(1),
@@ -104,12 +104,18 @@ pub fn value(random: &mut Random) -> u64 {
     }
 }
 
+<<<<<<< HEAD
 /// A profile of up to `rules` rules; with `one_action`, all of them but the default's have it.
 pub fn random(random: &mut Random, rules: u64, one_action: bool) -> LinuxSeccomp {
+=======
+/// A profile of up to `rules` rules. With `plain`, it has one rule at most for each call, one
+/// condition at most for each argument.
+pub(crate) fn random(random: &mut Random, rules: u64, plain: bool) -> LinuxSeccomp {
+>>>>>>> wt-seccomp
     let actions =
         [("ALLOW", None), ("ERRNO", Some(5)), ("ERRNO", None), ("LOG", None), ("KILL_PROCESS", None)];
     let default = random.pick(&actions);
-    let only = random.pick(&actions);
+    let mut names = NAMES.to_vec();
     let archs: &[&str] = random.pick(&[
         &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"][..],
         &["SCMP_ARCH_X86_64"],
@@ -119,15 +125,18 @@ pub fn random(random: &mut Random, rules: u64, one_action: bool) -> LinuxSeccomp
     ]);
     let syscalls: Vec<_> = (0..random.below(rules))
         .map(|_| {
-            let action = if one_action { only } else { random.pick(&actions) };
+            let action = random.pick(&actions);
             let args: Vec<_> = (0..random.below(4))
-                .map(|_| {
+                .map(|i| {
                     let op = format!("SCMP_CMP_{}", random.pick(&OPS));
                     let (value, two) = (value(random), value(random));
-                    json!({ "index": random.below(3), "value": value, "valueTwo": two, "op": op })
+                    let index = if plain { i } else { random.below(3) };
+                    json!({ "index": index, "value": value, "valueTwo": two, "op": op })
                 })
                 .collect();
-            rule(&[random.pick(&NAMES)], action, &args)
+            let name = random.pick(&names);
+            names.retain(|n| !plain || *n != name);
+            rule(&[name], action, &args)
         })
         .collect();
     serde_json::from_value(json!({

@@ -176,8 +176,16 @@ const ARGS: [u64; 17] = [
 fn agree(ours: &[SockFilter], theirs: &Reference, machine: &Machine, what: &str) {
     let mut random = Random(7);
     for (_, _, audit, bit) in machine.archs.iter().chain(&[(Arch::ScmpArchPpc, ScmpArch::Ppc, 0x14, 0)]) {
-        let numbers =
-            (0..600).chain([0x0fff_ffff, 0x3fff_ffff, 0x8000_0000, 0xbfff_ffff, 0xc000_0000, u32::MAX]);
+        let numbers = (0..600).chain([
+            0xf_0002,
+            0xf_0010,
+            0x0fff_ffff,
+            0x3fff_ffff,
+            0x8000_0000,
+            0xbfff_ffff,
+            0xc000_0000,
+            u32::MAX,
+        ]);
         for nr in numbers.map(|n: u32| n | bit) {
             // every value in each argument that is compared anywhere, and some pairs
             for i in 0..ARGS.len() * 4 {
@@ -219,11 +227,6 @@ fn default_profiles_are_libseccomps() {
                         ours.filter.len(),
                         theirs.filter.len()
                     );
-                    println!(
-                        "{what}: {} instructions, libseccomp {}",
-                        ours.filter.len(),
-                        theirs.filter.len()
-                    );
                 }
             }
         }
@@ -237,7 +240,8 @@ fn numbers_are_libseccomps() {
     for machine in &MACHINES {
         for (arch, scmp, audit, bit) in machine.archs {
             let mut checked = 0;
-            for nr in (0..600).map(|n| n | bit) {
+            let mut wrong = Vec::new();
+            for nr in (0..600).chain(0xf_0000..0xf_0010).map(|n| n | bit) {
                 let Ok(name) = ScmpSyscall::from_raw_syscall(nr as i32).get_name_by_arch(*scmp) else {
                     continue;
                 };
@@ -249,56 +253,40 @@ fn numbers_are_libseccomps() {
                 .unwrap();
                 let program = compile_for(machine.native, &profile).unwrap();
                 let call = Call { nr, arch: *audit, args: [0; 6] };
-                assert_eq!(
-                    run(&program.filter, &call),
-                    0x0005_0001,
-                    "{arch}: {name} is {nr}: {:?}",
-                    program.warnings
-                );
+                if run(&program.filter, &call) != 0x0005_0001 {
+                    wrong.push((name, nr & !bit));
+                }
                 checked += 1;
             }
+            assert_eq!(wrong, [], "{arch}");
             assert!(checked > 250, "{arch}: {checked} names");
         }
     }
 }
 
-/// Rules that do not contradict each other, in any combination.
+/// One rule for each call, as libseccomp 2.5 gets some combinations of several wrong: it gives
+/// up on a call after half a match. The model has those.
 #[test]
 fn random_profiles_are_libseccomps() {
     let machine = &MACHINES[0];
     let mut random = Random(42);
-    let (mut total, mut differ) = (0, 0);
+    let mut total = 0;
     for n in 0..2000 {
         let profile = profiles::random(&mut random, 5, true);
         let Ok(ours) = compile_for(machine.native, &profile) else { continue };
         let Ok(theirs) = reference(&profile, machine) else { continue };
         total += 1;
-        let mut bad = None;
         for _ in 0..300 {
             let (_, scmp, arch, bit) = random.pick(machine.archs);
             let number = ScmpSyscall::from_name_by_arch(random.pick(&profiles::NAMES), scmp);
             let nr = match number.map(ScmpSyscall::as_raw_syscall) {
                 Ok(number) if number >= 0 => number as u32,
-                _ => random.pick(&[102, 117, 359]) | bit,
+                _ => random.pick(&[102, 117, 359, 397]) | bit,
             };
             let args = std::array::from_fn(|_| profiles::value(&mut random));
             let call = Call { nr, arch, args };
-            if run(&ours.filter, &call) != theirs.run(&call) {
-                bad = Some(call);
-            }
-        }
-        if let Some(call) = bad {
-            differ += 1;
-            if differ < 4 {
-                println!(
-                    "profile {n}: {call:x?} ours {:x} theirs {:x}\n{}",
-                    run(&ours.filter, &call),
-                    theirs.run(&call),
-                    serde_json::to_string(&profile).unwrap()
-                );
-            }
+            assert_eq!(run(&ours.filter, &call), theirs.run(&call), "profile {n}: {call:x?}\n{profile:?}");
         }
     }
-    assert!(total > 500, "only {total} profiles");
-    assert_eq!(differ, 0, "of {total}");
+    assert!(total > 1500, "only {total} profiles");
 }

@@ -4,10 +4,10 @@ use hiber_sandbox::seccomp::SockFilter;
 
 /// A system call as a filter sees it: struct seccomp_data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call {
-    pub nr: u32,
-    pub arch: u32,
-    pub args: [u64; 6],
+pub(crate) struct Call {
+    pub(crate) nr: u32,
+    pub(crate) arch: u32,
+    pub(crate) args: [u64; 6],
 }
 
 impl Call {
@@ -15,7 +15,7 @@ impl Call {
         match offset {
             0 => self.nr,
             4 => self.arch,
-            16..64 if offset % 4 == 0 => {
+            16..64 if offset.is_multiple_of(4) => {
                 let arg = self.args[(offset as usize - 16) / 8];
                 let high = (offset % 8 == 4) == cfg!(target_endian = "little");
                 if high { (arg >> 32) as u32 } else { arg as u32 }
@@ -26,7 +26,7 @@ impl Call {
 }
 
 /// What a filter returns for a call. Panics where the kernel would refuse the filter.
-pub fn run(filter: &[SockFilter], call: &Call) -> u32 {
+pub(crate) fn run(filter: &[SockFilter], call: &Call) -> u32 {
     let (mut pc, mut a) = (0, 0);
     loop {
         let i = filter.get(pc).unwrap_or_else(|| panic!("fell off the program at {pc}"));
@@ -47,19 +47,19 @@ pub fn run(filter: &[SockFilter], call: &Call) -> u32 {
 }
 
 /// xorshift64*: the same numbers in every run.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 32) % n
     }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }

@@ -1,0 +1,268 @@
+//! config.json, process.json and resources as files, read as tolerantly as runc reads them.
+//!
+//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore.
+//! So a file that does not fit is read a second time, as plain JSON, without them:
+//!
+//! - `null` members, which Go takes for absent ones;
+//! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
+//! - a process without `user`, who is root.
+
+use std::io::Read;
+use std::path::Path;
+
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{Error, Result, SysError};
+
+/// A configuration and what of it was left out.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub spec: Spec,
+    /// What has no effect, one sentence each, with its field.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a config.json of version 1.x of the runtime specification.
+///
+/// # Errors
+/// The file cannot be read (`JSON specification file config.json not found`, as runc says), is no
+/// JSON (with line and column), or has a field (named by its path) that does not fit.
+pub fn load(path: &Path) -> Result<Loaded> {
+    let (spec, warnings): (Spec, _) = parse(&read_file(path)?, path, "", Some("process"))?;
+    check_version(spec.version())?;
+    Ok(Loaded { spec, warnings })
+}
+
+/// Reads the file of `exec --process`: the object that config.json has at `process`. Returns
+/// it with warnings as in [`Loaded`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
+    parse(&read_file(path)?, path, "process", Some(""))
+}
+
+/// Reads the object that config.json has at `linux.resources`, for `update --resources`.
+///
+/// # Errors
+/// As [`load`], without a file's name.
+pub fn load_resources(mut reader: impl Read) -> Result<LinuxResources> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|e| SysError::io("read", "resources", &e))?;
+    let (resources, _) = parse(&bytes, Path::new("resources"), "linux.resources", None)?;
+    Ok(resources)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| {
+        let error = Error::from(SysError::io("open", path.display().to_string(), &e));
+        if e.kind() != std::io::ErrorKind::NotFound {
+            return error;
+        }
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let what = format!("JSON specification file {name} not found");
+        Error::While { what, source: Box::new(error) }
+    })
+}
+
+/// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
+/// member `process` (empty: it is one). `file` is for messages.
+fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    file: &Path,
+    at: &str,
+    process: Option<&str>,
+) -> Result<(T, Vec<String>)> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok((value, Vec::new()));
+    }
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
+    let mut warnings = Vec::new();
+    drop_nulls(&mut value);
+    let process = match process {
+        Some("") => Some(&mut value),
+        Some(member) => value.get_mut(member),
+        None => None,
+    };
+    if let Some(Value::Object(process)) = process {
+        process.entry("user").or_insert_with(|| json!({ "uid": 0, "gid": 0 }));
+        if let Some(capabilities) = process.get_mut("capabilities") {
+            drop_unknown_capabilities(capabilities, &mut warnings);
+        }
+    }
+    let value = serde_path_to_error::deserialize(value).map_err(|e| {
+        let field = match (at, e.path().to_string().as_str()) {
+            ("", ".") => file.display().to_string(),
+            (at, ".") => at.to_string(),
+            ("", path) => path.to_string(),
+            (at, path) => format!("{at}.{path}"),
+        };
+        Error::invalid(field, e.into_inner().to_string())
+    })?;
+    Ok((value, warnings))
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, v| !v.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn drop_unknown_capabilities(capabilities: &mut Value, warnings: &mut Vec<String>) {
+    for (set, names) in capabilities.as_object_mut().into_iter().flatten() {
+        let Some(names) = names.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = !name.is_string() || serde_json::from_value::<Capability>(name.clone()).is_ok();
+            if !known {
+                warnings.push(format!("process.capabilities.{set}: unknown capability {name} ignored"));
+            }
+            known
+        });
+    }
+}
+
+/// The version is semver's MAJOR.MINOR.PATCH, with anything after `-` or `+`.
+fn check_version(version: &str) -> Result<()> {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<_> = core.split('.').map(str::parse::<u32>).collect();
+    match numbers[..] {
+        [Ok(1), Ok(_), Ok(_)] => Ok(()),
+        _ => Err(Error::invalid(
+            "ociVersion",
+            format!("{version:?}: expected a version 1.x of the runtime specification, such as 1.0.2"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Loaded> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, text).unwrap();
+        load(&path)
+    }
+
+    fn config(process: &Value) -> String {
+        json!({ "ociVersion": "1.2.0", "process": process, "root": { "path": "rootfs" } }).to_string()
+    }
+
+    fn user() -> Value {
+        json!({ "uid": 1000, "gid": 1000 })
+    }
+
+    #[test]
+    fn fits() {
+        let loaded = load_text(&config(&json!({ "user": user(), "cwd": "/", "unheard": 1 }))).unwrap();
+        assert_eq!(loaded.spec.process().as_ref().unwrap().user().uid(), 1000);
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out() {
+        let sets = json!({ "bounding": ["CAP_KILL", "CAP_NEW"], "ambient": ["CAP_NEWER"] });
+        let loaded =
+            load_text(&config(&json!({ "user": user(), "cwd": "/", "capabilities": sets }))).unwrap();
+        let process = loaded.spec.process().as_ref().unwrap();
+        let capabilities = process.capabilities().as_ref().unwrap();
+        assert_eq!(capabilities.bounding(), &Some([Capability::Kill].into()));
+        assert_eq!(capabilities.ambient(), &Some([].into()));
+        let mut warnings = loaded.warnings;
+        warnings.sort();
+        assert_eq!(
+            warnings,
+            [
+                r#"process.capabilities.ambient: unknown capability "CAP_NEWER" ignored"#,
+                r#"process.capabilities.bounding: unknown capability "CAP_NEW" ignored"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn nulls_and_no_user() {
+        let text = r#"{ "ociVersion": "1.0.2-dev", "process": { "cwd": "/", "user": null, "args": ["a"] },
+            "mounts": [{ "destination": "/proc", "options": null, "type": null }] }"#;
+        let loaded = load_text(text).unwrap();
+        assert_eq!(loaded.spec.process().as_ref().unwrap().user().uid(), 0);
+        assert_eq!(loaded.spec.mounts().as_ref().unwrap()[0].options(), &None);
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let rlimit = json!({ "type": "RLIMIT_X", "hard": 1, "soft": 1 });
+        let cases = [
+            (config(&json!({ "cwd": "/", "rlimits": [rlimit] })), "process.rlimits[0].type: unknown variant"),
+            (config(&json!({ "cwd": "/", "args": "sh" })), "process.args: invalid type: string"),
+            (
+                config(&json!({ "cwd": "/", "capabilities": { "bounding": [1] } })),
+                "process.capabilities.bounding[0]: invalid type",
+            ),
+            (
+                json!({ "ociVersion": "1.0.0", "linux": { "seccomp": {
+                    "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z80"] } } })
+                .to_string(),
+                "linux.seccomp.architectures[0]: unknown variant",
+            ),
+            (r#"{ "ociVersion": "2.0.0" }"#.into(), "ociVersion: \"2.0.0\": expected a version 1.x"),
+            (r#"{ "ociVersion": "1.0" }"#.into(), "ociVersion: \"1.0\": expected"),
+            ("{}".into(), "ociVersion: \"\": expected"),
+        ];
+        for (text, message) in cases {
+            let error = load_text(&text).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn malformed() {
+        let error = load_text("{\n  \"ociVersion\": 1.0.2\n}").unwrap_err().to_string();
+        assert!(error.contains("config.json: malformed JSON: "), "{error}");
+        assert!(error.ends_with("at line 2 column 20"), "{error}");
+        let error = load_text("null").unwrap_err().to_string();
+        assert!(error.contains("config.json: invalid type: null"), "{error}");
+    }
+
+    #[test]
+    fn missing_file() {
+        let error = load(Path::new("/nonexistent/config.json")).unwrap_err();
+        assert_eq!(error.to_string(), "JSON specification file config.json not found");
+        let source = error.source().unwrap().to_string();
+        assert_eq!(source, "open /nonexistent/config.json: no such file or directory");
+    }
+
+    #[test]
+    fn process_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("process.json");
+        let capabilities = json!({ "bounding": ["CAP_NEW"] });
+        std::fs::write(&path, json!({ "cwd": "/", "capabilities": capabilities }).to_string()).unwrap();
+        let (process, warnings) = load_process(&path).unwrap();
+        assert_eq!((process.user().uid(), process.cwd().as_path()), (0, Path::new("/")));
+        assert_eq!(warnings.len(), 1);
+        std::fs::write(&path, r#"{ "cwd": 1 }"#).unwrap();
+        let error = load_process(&path).unwrap_err().to_string();
+        assert!(error.starts_with("process.cwd: invalid type"), "{error}");
+    }
+
+    #[test]
+    fn resources() {
+        let resources = load_resources(&br#"{ "memory": { "limit": 4096 }, "pids": null }"#[..]).unwrap();
+        assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(4096));
+        let error = load_resources(&br#"{ "memory": { "limit": "1G" } }"#[..]).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.memory.limit: invalid type"), "{error}");
+    }
+}
