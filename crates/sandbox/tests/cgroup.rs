@@ -1,5 +1,6 @@
 //! Cgroups on the real kernel: every test makes a cgroup of its own, in whatever hierarchies this
 //! host has, and reads the kernel's answer back. They need root.
+#![allow(clippy::print_stderr, clippy::disallowed_methods)] // says why it skips; the host's own files
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::fd::{AsFd, AsRawFd};
@@ -446,8 +447,29 @@ fn what_is_no_cgroup_is_left_alone() {
     };
     assert!(remove(&dir.path().join("child")).is_err());
     assert!(dir.path().join("child").exists());
-    // Below a cgroup, with a mount on it, in a mount namespace of our own: refused, still there.
     let s = create(&layout, "{}");
+    let cgroup = &s.cgroup.created()[0];
+    // A cgroup with a mount on it, as another mount namespace sees it: there, rmdir would not
+    // answer EBUSY but detach the mount.
+    let mut holder = Command::new("unshare")
+        .args([
+            "-m",
+            "sh",
+            "-c",
+            "mount --make-rprivate / && mount --bind \"$0\" \"$0\" && echo ok && read x",
+        ])
+        .arg(cgroup)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(first_line(&mut holder), "ok");
+    let seen = format!("/proc/{}/root{}", holder.id(), cgroup.display());
+    let refused = remove(Path::new(&seen));
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert!(refused.unwrap_err().to_string().ends_with(": device or resource busy"));
+    assert!(cgroup.exists());
     assert!(remove(Path::new("a/b")).unwrap_err().to_string().contains("read the container's cgroup paths"));
     let dots = s.cgroup.created()[0].join("../y");
     assert!(remove(&dots).is_err());

@@ -199,7 +199,7 @@ impl DeviceSet {
     /// # Errors
     /// A rule takes back a part of what a wildcard rule gave: v1 would silently ignore it.
     pub fn from_rules(rules: &[DeviceRule]) -> Result<Self> {
-        rules.iter().try_fold(Self::default(), |set, rule| set.with(rule))
+        rules.iter().try_fold(Self::default(), Self::with)
     }
 
     /// The state that a `devices.list` shows. It does not list the exceptions of a cgroup that

@@ -61,11 +61,7 @@ impl Cgroup {
         match made {
             Ok(()) => Ok(cgroup),
             Err(e) => {
-                for path in cgroup.created.iter().rev() {
-                    if let Err(e) = remove::remove(path) {
-                        tracing::warn!("clean up after a failed create: {e}");
-                    }
-                }
+                remove::roll_back(&cgroup.created);
                 Err(e)
             }
         }

@@ -1,9 +1,9 @@
 //! Removing cgroups, and never anything else.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, unlinkat};
 use rustix::io::Errno;
@@ -12,9 +12,9 @@ use super::dir::{Dir, if_there};
 use super::handle::Cgroup;
 use crate::error::{Error, Result, SysError};
 
-/// Retries of a rmdir that answers EBUSY, with pauses of 1, 2, 4 … ms: half a second. Dying
-/// processes keep a cgroup busy for a moment.
-const RETRIES: u32 = 9;
+/// How long a removal, of all directories together, waits for cgroups that dying processes keep
+/// busy for a moment.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Cgroup {
     /// Removes the cgroup's directories and all below them; what is gone already is fine.
@@ -24,27 +24,38 @@ impl Cgroup {
     /// A process is in it still (EBUSY), or it is a mount point. Every directory is tried, and the
     /// first error returned.
     pub fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
         let mut result = Ok(());
         for (path, _) in self.paths().directories() {
-            result = result.and(remove(path));
+            result = result.and(remove(path, deadline));
         }
         result
     }
 }
 
+/// Removes the cgroups that a failed create made, the last one first; says so if it cannot.
+pub(super) fn roll_back(created: &[PathBuf]) {
+    let deadline = Instant::now() + PATIENCE;
+    for path in created.iter().rev() {
+        if let Err(e) = remove(path, deadline) {
+            tracing::warn!("clean up after a failed create: {e}");
+        }
+    }
+}
+
 /// Removes one cgroup by its path, with its children.
-pub(super) fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path, deadline: Instant) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("cgroup path", format!("{path:?}: expected a directory below a mount")));
     };
     // The parent of a mount point is no cgroup (EXDEV), or a cgroup of which it is a mount.
     match if_there(Dir::open(parent))? {
-        Some(parent) => remove_child(&parent, name),
+        Some(parent) => remove_child(&parent, name, deadline),
         None => Ok(()),
     }
 }
 
-fn remove_child(parent: &Dir, name: &OsStr) -> Result<()> {
+fn remove_child(parent: &Dir, name: &OsStr, deadline: Instant) -> Result<()> {
     let path = parent.path().join(name);
     let failed = |call: &str, e: Errno| SysError::new(call, path.display().to_string(), e.raw_os_error());
     match statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
@@ -63,14 +74,15 @@ fn remove_child(parent: &Dir, name: &OsStr) -> Result<()> {
     }
     let Some(dir) = if_there(parent.child(name))? else { return Ok(()) };
     for child in if_there(dir.children())?.unwrap_or_default() {
-        remove_child(&dir, &child)?;
+        remove_child(&dir, &child, deadline)?;
     }
-    for n in 0.. {
+    let mut pause = Duration::from_millis(1);
+    loop {
         match rmdir() {
-            Ok(()) | Err(Errno::NOENT) => break,
-            Err(Errno::BUSY) if n < RETRIES => sleep(Duration::from_millis(1 << n)),
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < deadline => sleep(pause),
             Err(e) => return Err(failed("rmdir", e).into()),
         }
+        pause *= 2;
     }
-    Ok(())
 }

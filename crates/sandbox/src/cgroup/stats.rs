@@ -30,7 +30,7 @@ impl Cgroup {
     /// # Errors
     /// A file is there and cannot be read.
     pub fn stats(&self) -> Result<Stats> {
-        let number = |v1: (&str, &str), v2| self.number(v1, v2, |dir, file| dir.read_number(file));
+        let number = |v1: (&str, &str), v2| self.number(v1, v2, Dir::read_number);
         let usec = self.v2(|dir| dir.read_key("cpu.stat", "usage_usec"))?;
         let cpu_ns = match self.v1("cpuacct", |dir| dir.read_number("cpuacct.usage"))? {
             Some(ns) => Some(ns),
