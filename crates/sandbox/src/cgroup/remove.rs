@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, unlinkat};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx, unlinkat};
 use rustix::io::Errno;
 
 use super::dir::{Dir, if_there};
@@ -33,12 +33,13 @@ impl Cgroup {
     }
 }
 
-/// Removes the cgroups that a failed create made, the last one first; says so if it cannot.
+/// Removes the directories that a failed create made, the last one first. One that someone else
+/// has put a cgroup into since stays, so nothing below them is touched.
 pub(super) fn roll_back(created: &[PathBuf]) {
-    let deadline = Instant::now() + PATIENCE;
     for path in created.iter().rev() {
-        if let Err(e) = remove(path, deadline) {
-            tracing::warn!("clean up after a failed create: {e}");
+        match unlinkat(CWD, path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => {}
+            Err(e) => tracing::warn!("clean up after a failed create: rmdir {}: {e}", path.display()),
         }
     }
 }
@@ -61,8 +62,8 @@ fn remove_child(parent: &Dir, name: &OsStr, deadline: Instant) -> Result<()> {
     match statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(failed("statx", e).into()),
-        // rmdir(2) of a mount point detaches the mount, in every mount namespace. Kernels before
-        // 5.8 do not tell; there nothing is mounted over a cgroup but by who wants to lose it.
+        // rmdir(2) of a mount point detaches the mount, in every mount namespace. (Kernels
+        // before 5.8 do not say what is one.)
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
             return Err(failed("rmdir", Errno::BUSY).into());
         }
