@@ -1,1 +1,32 @@
-//! Cgroups: v1, v2 and hybrid.
+//! Cgroups v1, v2 and hybrid, through cgroupfs.
+//!
+//! The way through: [`Layout`] says what is mounted where; [`Limits::from_spec`] turns
+//! `linux.resources` into an ordered list of file writes and device rules, without touching
+//! anything; [`Layout::resolve`] turns `linux.cgroupsPath` into [`CgroupPaths`], the facts a state
+//! file keeps; [`Cgroup::create`] makes the directories and writes the limits, before any process
+//! is in them. [`Cgroup::open`] reaches an existing cgroup from its paths.
+//!
+//! On a hybrid host each controller is used where it is mounted: v1 first, else cgroup2. The
+//! container also gets a directory in the cgroup2 hierarchy (for `cgroup.kill`, PSI and tools that
+//! look there), as runc does.
+//!
+//! Sources: the kernel's admin-guide/cgroup-v1/ and admin-guide/cgroup-v2.rst, and config-linux.md
+//! of the OCI runtime specification 1.3.
+
+mod convert;
+mod devices;
+mod dir;
+mod filter;
+mod freezer;
+mod handle;
+mod layout;
+mod limits;
+mod remove;
+mod stats;
+
+pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
+pub use filter::device_filter;
+pub use handle::{Cgroup, OnDenied};
+pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
+pub use limits::{Limits, Write};
+pub use stats::Stats;

@@ -1,0 +1,537 @@
+//! From `linux.resources` to writes, field by field. Pure.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxPids, LinuxRdma,
+    LinuxResources, LinuxThrottleDevice,
+};
+
+use super::layout::{Kind, Layout, Version};
+use super::limits::{Limits, MemoryCheck, Write};
+use crate::error::{Error, Result};
+
+struct Converter<'a> {
+    layout: &'a Layout,
+    limits: Limits,
+}
+
+pub(super) fn convert(resources: &LinuxResources, layout: &Layout) -> Result<Limits> {
+    let mut c = Converter { layout, limits: Limits::default() };
+    if let Some(memory) = resources.memory() {
+        c.memory(memory)?;
+    }
+    if let Some(cpu) = resources.cpu() {
+        c.cpu(cpu)?;
+        c.realtime(cpu)?;
+        c.cpuset(cpu)?;
+    }
+    if let Some(pids) = resources.pids() {
+        c.pids(pids)?;
+    }
+    if let Some(block_io) = resources.block_io() {
+        c.block_io(block_io)?;
+    }
+    c.hugepages(resources.hugepage_limits().as_deref().unwrap_or_default())?;
+    if let Some(network) = resources.network() {
+        c.network(network)?;
+    }
+    if let Some(rdma) = resources.rdma() {
+        c.rdma(rdma)?;
+    }
+    if let Some(unified) = resources.unified() {
+        c.unified(unified)?;
+    }
+    Ok(c.limits)
+}
+
+/// The full name of a field.
+fn name(field: &str) -> String {
+    format!("linux.resources.{field}")
+}
+
+fn invalid<T>(field: &str, problem: impl Into<String>) -> Result<T> {
+    Err(Error::invalid(name(field), problem))
+}
+
+/// A limit in bytes: None is unset (absent, or 0 as runc takes it), -1 is unlimited.
+fn bytes(field: &str, value: Option<i64>) -> Result<Option<i64>> {
+    match value {
+        Some(0) | None => Ok(None),
+        Some(n) if n < -1 => invalid(field, format!("{n}: expected bytes, or -1 for no limit")),
+        set => Ok(set),
+    }
+}
+
+/// A v2 value; -1 is `max`.
+fn or_max(value: i64) -> String {
+    if value < 0 { "max".into() } else { value.to_string() }
+}
+
+fn positive(value: Option<i64>) -> Option<u64> {
+    value.and_then(|v| u64::try_from(v).ok())
+}
+
+/// `cpu.weight` for `cpu.shares` (0 is unset): the quadratic curve in log space through
+/// (2, 1), (1024, 100) and (262144, 10000) that runc and crun took up in 2025; the older linear
+/// one gave the default of 1024 shares a weight of 39.
+fn weight_of_shares(shares: u64) -> u64 {
+    match shares {
+        0 => 0,
+        1..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let l = (shares as f64).log2();
+            10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
+}
+
+/// `io.weight` (1 to 10000) for a blkio weight (10 to 1000), linearly.
+fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight) - 10) * 9999 / 990
+}
+
+/// A list of cpuset(7): numbers and ranges, the latter with an optional `:used/group`.
+fn is_list(text: &str) -> bool {
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    text.split(',').all(|part| {
+        let (range, stride) = part.trim().split_once(':').unwrap_or((part.trim(), "1/1"));
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        let ordered = || from.parse::<u32>().ok() <= to.parse::<u32>().ok();
+        digits(from)
+            && digits(to)
+            && ordered()
+            && stride.split_once('/').is_some_and(|(a, b)| digits(a) && digits(b))
+    })
+}
+
+impl Converter<'_> {
+    /// Where the controller is; the names differ for `blkio` and `io` alone.
+    fn find(&self, field: &str, v1: &str, v2: &str) -> Result<Version> {
+        self.layout.find(v1, v2).ok_or_else(|| {
+            let controller = if self.layout.kind() == Kind::V2 { v2 } else { v1 };
+            Error::unsupported(name(field), format!("this host has no cgroup controller {controller:?}"))
+        })
+    }
+
+    /// Requires v1's controller, for what v2 does not have.
+    fn find_v1(&self, field: &str, controller: &str) -> Result<()> {
+        match self.layout.v1().contains_key(controller) {
+            true => Ok(()),
+            false if self.layout.kind() == Kind::V2 => {
+                Err(Error::unsupported(name(field), "cgroup v2 has no such limit"))
+            }
+            false => self.find(field, controller, controller).map(drop),
+        }
+    }
+
+    fn push(
+        &mut self,
+        field: &str,
+        version: Version,
+        controller: &str,
+        file: impl Into<String>,
+        value: impl ToString,
+    ) -> &mut Write {
+        let write = Write::new(name(field), version, controller, file, value.to_string());
+        let at = self.limits.writes.len();
+        self.limits.writes.push(write);
+        &mut self.limits.writes[at]
+    }
+
+    fn memory(&mut self, memory: &LinuxMemory) -> Result<()> {
+        let limit = bytes("memory.limit", memory.limit())?;
+        let swap = bytes("memory.swap", memory.swap())?;
+        let reservation = bytes("memory.reservation", memory.reservation())?;
+        if let (Some(limit @ 1..), Some(swap @ 1..)) = (limit, swap)
+            && swap < limit
+        {
+            let problem =
+                format!("{swap}: expected at least linux.resources.memory.limit, {limit}: it counts both");
+            return invalid("memory.swap", problem);
+        }
+        #[allow(deprecated)] // deprecated by the specification; still sent
+        if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
+            tracing::warn!(
+                "linux.resources.memory.kernel and kernelTCP are ignored: kernels have dropped them"
+            );
+        }
+        if limit.or(swap).is_some() {
+            let field = if limit.is_some() { "memory.limit" } else { "memory.swap" };
+            match self.find(field, "memory", "memory")? {
+                Version::V1 => self.memory_v1(limit, swap),
+                Version::V2 => self.memory_v2(limit, swap, memory.check_before_update().unwrap_or(false))?,
+            }
+        }
+        if let Some(reservation) = reservation {
+            match self.find("memory.reservation", "memory", "memory")? {
+                v @ Version::V1 => {
+                    self.push("memory.reservation", v, "memory", "memory.soft_limit_in_bytes", reservation)
+                }
+                v @ Version::V2 => {
+                    self.push("memory.reservation", v, "memory", "memory.low", or_max(reservation))
+                }
+            };
+        }
+        if memory.disable_oom_killer() == Some(true) {
+            self.find_v1("memory.disableOOMKiller", "memory")?;
+            self.push("memory.disableOOMKiller", Version::V1, "memory", "memory.oom_control", 1);
+        }
+        if let Some(swappiness) = memory.swappiness() {
+            if swappiness > 100 {
+                return invalid("memory.swappiness", format!("{swappiness}: expected 0 to 100"));
+            }
+            self.find_v1("memory.swappiness", "memory")?;
+            self.push("memory.swappiness", Version::V1, "memory", "memory.swappiness", swappiness);
+        }
+        Ok(())
+    }
+
+    fn memory_v1(&mut self, limit: Option<i64>, swap: Option<i64>) {
+        let v1 = Version::V1;
+        if let Some(limit) = limit {
+            self.push("memory.limit", v1, "memory", "memory.limit_in_bytes", limit);
+        }
+        let memsw = "memory.memsw.limit_in_bytes";
+        match (limit, swap) {
+            (_, Some(swap)) => {
+                self.push("memory.swap", v1, "memory", memsw, swap);
+            }
+            // memsw bounds the limit: to lift one, both.
+            (Some(-1), None) => self.push("memory.limit", v1, "memory", memsw, -1).optional = true,
+            _ => {}
+        }
+    }
+
+    /// v2's swap limit counts swap alone.
+    fn memory_v2(&mut self, limit: Option<i64>, swap: Option<i64>, check: bool) -> Result<()> {
+        let v2 = Version::V2;
+        let swap_max = match (limit, swap) {
+            (Some(-1), None) | (_, Some(-1)) => Some("max".to_owned()),
+            (_, None) => None,
+            (Some(-1), Some(swap)) => Some(swap.to_string()),
+            (Some(limit), Some(swap)) => Some((swap - limit).to_string()),
+            (None, Some(swap)) => {
+                let problem =
+                    format!("{swap}: cgroup v2 limits swap alone, so linux.resources.memory.limit is needed");
+                return invalid("memory.swap", problem);
+            }
+        };
+        if let Some(swap_max) = swap_max {
+            // Without swap in the kernel, "max" and "0" are what there is.
+            let optional = swap_max == "max" || swap_max == "0";
+            self.push("memory.swap", v2, "memory", "memory.swap.max", swap_max).optional = optional;
+        }
+        if let Some(limit) = limit {
+            self.push("memory.limit", v2, "memory", "memory.max", or_max(limit));
+        }
+        if check {
+            self.limits.memory_check = Some(MemoryCheck { limit: positive(limit), swap: positive(swap) });
+        }
+        Ok(())
+    }
+
+    fn cpu(&mut self, cpu: &LinuxCpu) -> Result<()> {
+        let shares = cpu.shares().filter(|s| *s != 0);
+        let quota = cpu.quota().filter(|q| *q != 0);
+        let period = cpu.period().filter(|p| *p != 0);
+        if let Some(idle) = cpu.idle().filter(|i| !(0..=1).contains(i)) {
+            return invalid("cpu.idle", format!("{idle}: expected 0 or 1"));
+        }
+        let fields = [
+            ("cpu.shares", shares.is_some()),
+            ("cpu.quota", quota.is_some()),
+            ("cpu.period", period.is_some()),
+            ("cpu.burst", cpu.burst().is_some()),
+            ("cpu.idle", cpu.idle().is_some()),
+        ];
+        let Some((first, _)) = fields.into_iter().find(|(_, set)| *set) else { return Ok(()) };
+        match self.find(first, "cpu", "cpu")? {
+            Version::V1 => self.cpu_v1(cpu, shares, quota, period)?,
+            Version::V2 => self.cpu_v2(cpu, shares, quota, period),
+        }
+        Ok(())
+    }
+
+    fn cpu_v1(
+        &mut self,
+        cpu: &LinuxCpu,
+        shares: Option<u64>,
+        quota: Option<i64>,
+        period: Option<u64>,
+    ) -> Result<()> {
+        let v1 = Version::V1;
+        if let Some(shares) = shares {
+            // The kernel clamps in silence; these are its bounds, and runc's words.
+            match shares {
+                ..2 => {
+                    return invalid("cpu.shares", format!("{shares}: the minimum allowed cpu-shares is 2"));
+                }
+                262_145.. => {
+                    return invalid(
+                        "cpu.shares",
+                        format!("{shares}: the maximum allowed cpu-shares is 262144"),
+                    );
+                }
+                _ => self.push("cpu.shares", v1, "cpu", "cpu.shares", shares),
+            };
+        }
+        if let Some(period) = period {
+            self.push("cpu.period", v1, "cpu", "cpu.cfs_period_us", period);
+        }
+        if let Some(burst) = cpu.burst() {
+            self.push("cpu.burst", v1, "cpu", "cpu.cfs_burst_us", burst).optional = burst == 0;
+        }
+        if let Some(quota) = quota {
+            self.push("cpu.quota", v1, "cpu", "cpu.cfs_quota_us", quota.max(-1));
+        }
+        if let Some(idle) = cpu.idle() {
+            self.push("cpu.idle", v1, "cpu", "cpu.idle", idle).optional = idle == 0;
+        }
+        Ok(())
+    }
+
+    fn cpu_v2(&mut self, cpu: &LinuxCpu, shares: Option<u64>, quota: Option<i64>, period: Option<u64>) {
+        let v2 = Version::V2;
+        // A weight is refused while the cgroup is idle, so the order matters on the way back.
+        if let Some(idle) = cpu.idle() {
+            self.push("cpu.idle", v2, "cpu", "cpu.idle", idle).optional = idle == 0;
+        }
+        // An idle cgroup has no weight but the idle one.
+        if let Some(shares) = shares.filter(|_| cpu.idle() != Some(1)) {
+            self.push("cpu.shares", v2, "cpu", "cpu.weight", weight_of_shares(shares));
+        }
+        if let Some(burst) = cpu.burst() {
+            self.push("cpu.burst", v2, "cpu", "cpu.max.burst", burst).optional = burst == 0;
+        }
+        let max = quota.map(or_max);
+        match (max, period) {
+            (Some(max), Some(period)) => {
+                self.push("cpu.quota", v2, "cpu", "cpu.max", format!("{max} {period}"));
+            }
+            // The period stays.
+            (Some(max), None) => {
+                self.push("cpu.quota", v2, "cpu", "cpu.max", max);
+            }
+            (None, Some(period)) => {
+                self.push("cpu.period", v2, "cpu", "cpu.max", format!("max {period}"));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn realtime(&mut self, cpu: &LinuxCpu) -> Result<()> {
+        if let Some(period) = cpu.realtime_period().filter(|p| *p != 0) {
+            self.find_v1("cpu.realtimePeriod", "cpu")?;
+            self.push("cpu.realtimePeriod", Version::V1, "cpu", "cpu.rt_period_us", period);
+        }
+        if let Some(runtime) = cpu.realtime_runtime().filter(|r| *r != 0) {
+            self.find_v1("cpu.realtimeRuntime", "cpu")?;
+            self.push("cpu.realtimeRuntime", Version::V1, "cpu", "cpu.rt_runtime_us", runtime);
+        }
+        Ok(())
+    }
+
+    fn cpuset(&mut self, cpu: &LinuxCpu) -> Result<()> {
+        for (field, file, list) in
+            [("cpu.cpus", "cpuset.cpus", cpu.cpus()), ("cpu.mems", "cpuset.mems", cpu.mems())]
+        {
+            let Some(list) = list.as_deref().filter(|l| !l.is_empty()) else { continue };
+            if !is_list(list) {
+                return invalid(field, format!("{list:?}: expected numbers and ranges, such as \"0-3,7\""));
+            }
+            let version = self.find(field, "cpuset", "cpuset")?;
+            self.push(field, version, "cpuset", file, list);
+        }
+        Ok(())
+    }
+
+    /// As runc: 0 is the smallest limit, 1, for systemd knows no 0.
+    fn pids(&mut self, pids: &LinuxPids) -> Result<()> {
+        let version = self.find("pids.limit", "pids", "pids")?;
+        let value = if pids.limit() < 0 { "max".into() } else { pids.limit().max(1).to_string() };
+        self.push("pids.limit", version, "pids", "pids.max", value);
+        Ok(())
+    }
+
+    /// One weight: v1's file or BFQ's of v1, BFQ's of v2 or v2's own with a converted value.
+    /// `device` is `MAJOR:MINOR ` or nothing.
+    fn weight(&mut self, field: &str, device: &str, weight: Option<u16>) -> Result<()> {
+        let Some(weight) = weight.filter(|w| *w != 0) else { return Ok(()) };
+        if !(10..=1000).contains(&weight) {
+            return invalid(field, format!("{weight}: expected 10 to 1000"));
+        }
+        let value = format!("{device}{weight}");
+        let suffix = if device.is_empty() { "" } else { "_device" };
+        match self.find(field, "blkio", "io")? {
+            v @ Version::V1 => {
+                let instead = Some((format!("blkio.bfq.weight{suffix}"), value.clone()));
+                self.push(field, v, "blkio", format!("blkio.weight{suffix}"), value).instead = instead;
+            }
+            v @ Version::V2 => {
+                let converted = format!("{device}{}", io_weight(weight));
+                self.push(field, v, "io", "io.bfq.weight", value).instead =
+                    Some(("io.weight".into(), converted));
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf_weight(&mut self, field: &str, device: &str, weight: Option<u16>) -> Result<()> {
+        let Some(weight) = weight.filter(|w| *w != 0) else { return Ok(()) };
+        if !(10..=1000).contains(&weight) {
+            return invalid(field, format!("{weight}: expected 10 to 1000"));
+        }
+        self.find_v1(field, "blkio")?;
+        let file = if device.is_empty() { "blkio.leaf_weight" } else { "blkio.leaf_weight_device" };
+        self.push(field, Version::V1, "blkio", file, format!("{device}{weight}"));
+        Ok(())
+    }
+
+    fn block_io(&mut self, io: &LinuxBlockIo) -> Result<()> {
+        self.weight("blockIO.weight", "", io.weight())?;
+        self.leaf_weight("blockIO.leafWeight", "", io.leaf_weight())?;
+        for (i, d) in io.weight_device().iter().flatten().enumerate() {
+            let field = format!("blockIO.weightDevice[{i}]");
+            let device = format!("{} ", device_number(&field, d.major(), d.minor())?);
+            self.weight(&format!("{field}.weight"), &device, d.weight())?;
+            self.leaf_weight(&format!("{field}.leafWeight"), &device, d.leaf_weight())?;
+        }
+        self.throttle("throttleReadBpsDevice", "read_bps", "rbps", io.throttle_read_bps_device())?;
+        self.throttle("throttleWriteBpsDevice", "write_bps", "wbps", io.throttle_write_bps_device())?;
+        self.throttle("throttleReadIOPSDevice", "read_iops", "riops", io.throttle_read_iops_device())?;
+        self.throttle("throttleWriteIOPSDevice", "write_iops", "wiops", io.throttle_write_iops_device())
+    }
+
+    fn throttle(
+        &mut self,
+        field: &str,
+        v1: &str,
+        v2: &str,
+        devices: &Option<Vec<LinuxThrottleDevice>>,
+    ) -> Result<()> {
+        for (i, d) in devices.iter().flatten().enumerate() {
+            let field = format!("blockIO.{field}[{i}]");
+            let device = device_number(&field, d.major(), d.minor())?;
+            match self.find(&field, "blkio", "io")? {
+                v @ Version::V1 => {
+                    let file = format!("blkio.throttle.{v1}_device");
+                    self.push(&field, v, "blkio", file, format!("{device} {}", d.rate()));
+                }
+                v @ Version::V2 => {
+                    // 0 lifts the limit on v1 and is refused on v2.
+                    let rate = if d.rate() == 0 { "max".into() } else { d.rate().to_string() };
+                    self.push(&field, v, "io", "io.max", format!("{device} {v2}={rate}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hugepages(&mut self, limits: &[LinuxHugepageLimit]) -> Result<()> {
+        for (i, l) in limits.iter().enumerate() {
+            let field = format!("hugepageLimits[{i}]");
+            let (size, limit) = (l.page_size(), l.limit());
+            let number = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit)).unwrap_or("");
+            if number.is_empty() || number.starts_with('0') || !number.bytes().all(|b| b.is_ascii_digit()) {
+                let problem = format!("{size:?}: expected a size as the kernel writes it, such as \"2MB\"");
+                return invalid(&format!("{field}.pageSize"), problem);
+            }
+            if limit < 0 {
+                return invalid(&format!("{field}.limit"), format!("{limit}: expected a number of bytes"));
+            }
+            let version = self.find(&field, "hugetlb", "hugetlb")?;
+            let suffix = if version == Version::V1 { "limit_in_bytes" } else { "max" };
+            self.push(&field, version, "hugetlb", format!("hugetlb.{size}.{suffix}"), limit);
+            // Reservations are limited too where the kernel can (5.7), else faults alone.
+            self.push(&field, version, "hugetlb", format!("hugetlb.{size}.rsvd.{suffix}"), limit).optional =
+                true;
+        }
+        Ok(())
+    }
+
+    fn network(&mut self, network: &LinuxNetwork) -> Result<()> {
+        if let Some(class) = network.class_id().filter(|c| *c != 0) {
+            self.find_v1("network.classID", "net_cls")?;
+            self.push("network.classID", Version::V1, "net_cls", "net_cls.classid", class);
+        }
+        for (i, p) in network.priorities().iter().flatten().enumerate() {
+            let field = format!("network.priorities[{i}]");
+            if p.name().is_empty() || p.name().contains(char::is_whitespace) {
+                return invalid(
+                    &format!("{field}.name"),
+                    format!("{:?}: expected an interface's name", p.name()),
+                );
+            }
+            self.find_v1(&field, "net_prio")?;
+            let value = format!("{} {}", p.name(), p.priority());
+            self.push(&field, Version::V1, "net_prio", "net_prio.ifpriomap", value);
+        }
+        Ok(())
+    }
+
+    fn rdma(&mut self, rdma: &HashMap<String, LinuxRdma>) -> Result<()> {
+        let mut devices: Vec<_> = rdma.iter().collect();
+        devices.sort_by_key(|(device, _)| *device);
+        for (device, limit) in devices {
+            let field = format!("rdma.{device}");
+            if device.is_empty() || device.contains(char::is_whitespace) {
+                return invalid("rdma", format!("{device:?}: expected a device's name"));
+            }
+            let mut value = device.clone();
+            for (key, n) in [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())] {
+                if let Some(n) = n {
+                    value += &format!(" {key}={n}");
+                }
+            }
+            if value != *device {
+                let version = self.find(&field, "rdma", "rdma")?;
+                self.push(&field, version, "rdma", "rdma.max", value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of cgroup2 by name, one write for each line.
+    fn unified(&mut self, unified: &HashMap<String, String>) -> Result<()> {
+        let mut entries: Vec<_> = unified.iter().collect();
+        entries.sort();
+        for (key, value) in entries {
+            let field = format!("unified.{key}");
+            let Some((controller, _)) = key.split_once('.').filter(|(c, rest)| {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+                c.bytes().all(plain) && !c.is_empty() && !rest.is_empty() && !key.contains(['/', '\0'])
+            }) else {
+                let problem =
+                    format!("{key:?}: expected the name of a file, CONTROLLER.PARAMETER, with no slash");
+                return invalid("unified", problem);
+            };
+            if self.layout.kind() == Kind::V1 {
+                return invalid(&field, "invalid configuration: there is no cgroup v2 on this host");
+            }
+            if controller != "cgroup" && self.layout.find("", controller).is_none() {
+                let problem = match self.layout.kind() {
+                    Kind::V2 => format!("controller {controller:?} not available"),
+                    _ => format!("invalid configuration: controller {controller:?} is not on cgroup v2 here"),
+                };
+                return invalid(&field, problem);
+            }
+            for line in value.lines().filter(|l| !l.trim().is_empty()) {
+                self.push(&field, Version::V2, controller, key.as_str(), line);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn device_number(field: &str, major: i64, minor: i64) -> Result<String> {
+    if major < 0 || minor < 0 {
+        return invalid(field, format!("{major}:{minor}: expected the numbers of a block device"));
+    }
+    Ok(format!("{major}:{minor}"))
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,403 @@
+//! Which devices a container may open and make: the rules, and what they mean to cgroup v1.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Version;
+use super::limits::Write;
+use crate::error::{Error, Result};
+
+/// The types of devices that a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// `a`: every device, of both types and all numbers, for every access.
+    All,
+    /// `b`: block devices.
+    Block,
+    /// `c`: character devices.
+    Char,
+}
+
+/// A set of accesses: `r`ead, `w`rite, `m`knod.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Access(u8);
+
+/// One rule. In a list, the last rule that matches decides, for each access by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Allow or deny.
+    pub allow: bool,
+    /// Type of device; with `All`, numbers and access mean nothing.
+    pub kind: DeviceKind,
+    /// Major number; None is any.
+    pub major: Option<u32>,
+    /// Minor number; None is any.
+    pub minor: Option<u32>,
+    /// The accesses that this rule decides.
+    pub access: Access,
+}
+
+/// The field of config.json that device errors name.
+pub(super) const FIELD: &str = "linux.resources.devices";
+
+impl Access {
+    /// No access.
+    pub const NONE: Self = Self(0);
+    /// Making a device node (`BPF_DEVCG_ACC_MKNOD`).
+    pub const MKNOD: Self = Self(1);
+    /// Reading (`BPF_DEVCG_ACC_READ`).
+    pub const READ: Self = Self(2);
+    /// Writing (`BPF_DEVCG_ACC_WRITE`).
+    pub const WRITE: Self = Self(4);
+    /// All three.
+    pub const ALL: Self = Self(7);
+
+    /// Parses a non-empty string of `r`, `w` and `m`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bit = |c| match c {
+            'r' => Some(Self::READ.0),
+            'w' => Some(Self::WRITE.0),
+            'm' => Some(Self::MKNOD.0),
+            _ => None,
+        };
+        let bits = text.chars().try_fold(0, |bits, c| Some(bits | bit(c)?))?;
+        (bits != 0).then_some(Self(bits))
+    }
+    /// The kernel's bits, linux/bpf.h.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+    fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+    fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+    fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (access, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::MKNOD, "m")] {
+            if self.and(access) != Self::NONE {
+                f.write_str(letter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({self})")
+    }
+}
+
+impl From<Access> for String {
+    fn from(access: Access) -> Self {
+        access.to_string()
+    }
+}
+
+impl TryFrom<String> for Access {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("access {text:?}: expected some of r, w and m"))
+    }
+}
+
+impl DeviceRule {
+    /// A rule that allows a character device; None stands for any number.
+    pub const fn allow_char(major: Option<u32>, minor: Option<u32>, access: Access) -> Self {
+        Self { allow: true, kind: DeviceKind::Char, major, minor, access }
+    }
+
+    /// What runc and crun allow every container, after the rules of config.json: making any node,
+    /// and using null, zero, full, random, urandom, tty, ptys, and `/dev/net/tun`, which runc 1.2
+    /// removed and brought back because VPN containers rely on it.
+    pub fn defaults() -> Vec<Self> {
+        let block = Self { kind: DeviceKind::Block, ..Self::allow_char(None, None, Access::MKNOD) };
+        let mut rules = vec![Self::allow_char(None, None, Access::MKNOD), block];
+        let nodes = [(1, 3), (1, 8), (1, 7), (5, 0), (1, 5), (1, 9), (5, 2), (10, 200)];
+        rules.extend(nodes.map(|(a, i)| Self::allow_char(Some(a), Some(i), Access::ALL)));
+        rules.push(Self::allow_char(Some(136), None, Access::ALL));
+        rules
+    }
+
+    /// The rule of `linux.resources.devices[index]`.
+    ///
+    /// # Errors
+    /// Unknown type or access, a number beyond 32 bits, or an allow rule of type `a` that looks
+    /// narrower than the everything it would open on every kernel.
+    pub fn from_spec(rule: &LinuxDeviceCgroup, index: usize) -> Result<Self> {
+        let invalid = |name, problem: String| Error::invalid(format!("{FIELD}[{index}].{name}"), problem);
+        let kind = match rule.typ() {
+            None | Some(LinuxDeviceType::A) => DeviceKind::All,
+            Some(LinuxDeviceType::B) => DeviceKind::Block,
+            Some(LinuxDeviceType::C) => DeviceKind::Char,
+            Some(other) => {
+                return Err(invalid("type", format!("{:?}: expected \"a\", \"b\" or \"c\"", other.as_str())));
+            }
+        };
+        let number = |name, value: Option<i64>| match value {
+            None | Some(i64::MIN..0) => Ok(None),
+            Some(n) => match u32::try_from(n) {
+                Ok(n) => Ok(Some(n)),
+                Err(_) => Err(invalid(name, format!("{n}: expected a number of at most 32 bits"))),
+            },
+        };
+        let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
+        let text = rule.access().as_deref().unwrap_or("");
+        let Some(access) = Access::parse(text) else {
+            return Err(invalid("access", format!("{text:?}: expected some of r, w and m")));
+        };
+        let narrow = major.is_some() || minor.is_some() || access != Access::ALL;
+        if kind == DeviceKind::All && rule.allow() && narrow {
+            return Err(invalid(
+                "type",
+                "\"a\" allows every access to every device; expected \"b\" or \"c\" with these numbers and access"
+                    .into(),
+            ));
+        }
+        Ok(Self { allow: rule.allow(), kind, major, minor, access })
+    }
+}
+
+impl fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            DeviceKind::All => return f.write_str("a"),
+            DeviceKind::Block => 'b',
+            DeviceKind::Char => 'c',
+        };
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
+    }
+}
+
+/// Which devices an exception is about.
+type Key = (DeviceKind, Option<u32>, Option<u32>);
+
+/// What a device cgroup of v1 is: a default and the exceptions to it. The kernel's interface is a
+/// list of changes to this state (security/device_cgroup.c), so rules are run through it first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceSet {
+    default_allow: bool,
+    exceptions: BTreeMap<Key, Access>,
+}
+
+impl DeviceSet {
+    /// The state after these rules, starting from "nothing is allowed".
+    ///
+    /// # Errors
+    /// A rule takes back a part of what a wildcard rule gave: v1 would silently ignore it.
+    pub fn from_rules(rules: &[DeviceRule]) -> Result<Self> {
+        rules.iter().try_fold(Self::default(), Self::with)
+    }
+
+    /// The state that a `devices.list` shows. It does not list the exceptions of a cgroup that
+    /// allows by default; [`Self::changes_to`] knows.
+    ///
+    /// # Errors
+    /// A line is malformed.
+    pub fn from_list(text: &str) -> Result<Self> {
+        let parse = |line: &str| {
+            let mut fields = line.split([' ', ':']);
+            let kind = match fields.next()? {
+                "a" => DeviceKind::All,
+                "b" => DeviceKind::Block,
+                "c" => DeviceKind::Char,
+                _ => return None,
+            };
+            let number = |field| match field {
+                "*" => Some(None),
+                n => n.parse().ok().map(Some),
+            };
+            let (major, minor) = (number(fields.next()?)?, number(fields.next()?)?);
+            Some(DeviceRule { allow: true, kind, major, minor, access: Access::parse(fields.next()?)? })
+        };
+        text.lines().try_fold(Self::default(), |set, line| {
+            let rule = parse(line).ok_or_else(|| {
+                Error::invalid("devices.list", format!("{line:?}: expected TYPE MAJOR:MINOR ACCESS"))
+            })?;
+            set.with(&rule)
+        })
+    }
+
+    fn with(mut self, rule: &DeviceRule) -> Result<Self> {
+        if rule.kind == DeviceKind::All {
+            return Ok(Self { default_allow: rule.allow, exceptions: BTreeMap::new() });
+        }
+        let key = (rule.kind, rule.major, rule.minor);
+        if rule.allow != self.default_allow {
+            let old = self.exceptions.entry(key).or_insert(Access::NONE);
+            *old = old.or(rule.access);
+            return Ok(self);
+        }
+        let wider = [(None, rule.minor), (rule.major, None), (None, None)];
+        for (major, minor) in wider.into_iter().filter(|w| *w != (rule.major, rule.minor)) {
+            let wide = self.exceptions.get(&(rule.kind, major, minor)).copied().unwrap_or(Access::NONE);
+            if wide.and(rule.access) != Access::NONE {
+                let exception = DeviceRule { major, minor, access: wide, ..rule.clone() };
+                return Err(Error::unsupported(
+                    FIELD,
+                    format!(
+                        "cgroup v1 cannot make rule \"{rule}\" an exception to wildcard rule \"{exception}\""
+                    ),
+                ));
+            }
+        }
+        if let Some(old) = self.exceptions.get_mut(&key) {
+            *old = old.without(rule.access);
+            if *old == Access::NONE {
+                self.exceptions.remove(&key);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The fewest writes that turn a cgroup of this state into `target`, so that an update takes
+    /// no device away that a running container keeps, not even for a moment.
+    pub fn changes_to(&self, target: &Self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let mut write = |allow: bool, what: String| {
+            let file = if allow { "devices.allow" } else { "devices.deny" };
+            writes.push(Write::new(FIELD, Version::V1, "devices", file, what));
+        };
+        let none = BTreeMap::new();
+        let mut old = &self.exceptions;
+        // What a cgroup that allows by default denies cannot be read, so it always starts afresh.
+        if self.default_allow || target.default_allow {
+            write(target.default_allow, "a".into());
+            old = &none;
+        }
+        let mut differences = |from: &BTreeMap<Key, Access>, to: &BTreeMap<Key, Access>, allow| {
+            for (key, access) in from {
+                let access = access.without(to.get(key).copied().unwrap_or(Access::NONE));
+                if access != Access::NONE {
+                    let (kind, major, minor) = *key;
+                    write(allow, DeviceRule { allow, kind, major, minor, access }.to_string());
+                }
+            }
+        };
+        differences(old, &target.exceptions, target.default_allow);
+        differences(&target.exceptions, old, !target.default_allow);
+        writes
+    }
+
+    /// Whether a cgroup that shows `seen` in `devices.list` is in this state, as far as the list
+    /// can tell.
+    pub(super) fn is_shown_by(&self, seen: &Self) -> bool {
+        self.default_allow == seen.default_allow && (self.default_allow || self.exceptions == seen.exceptions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> DeviceRule {
+        let (allow, text) = (text.starts_with('+'), &text[1..]);
+        if text == "a" {
+            return DeviceRule {
+                allow,
+                kind: DeviceKind::All,
+                major: None,
+                minor: None,
+                access: Access::ALL,
+            };
+        }
+        let set = DeviceSet::from_list(text).unwrap();
+        let ((kind, major, minor), access) = set.exceptions.into_iter().next().unwrap();
+        DeviceRule { allow, kind, major, minor, access }
+    }
+
+    fn set(rules: &[&str]) -> Result<DeviceSet> {
+        DeviceSet::from_rules(&rules.iter().map(|r| rule(r)).collect::<Vec<_>>())
+    }
+
+    fn changes(from: &[&str], to: &[&str]) -> Vec<String> {
+        let (from, to) = (set(from).unwrap(), set(to).unwrap());
+        from.changes_to(&to).into_iter().map(|w| format!("{} {}", w.file, w.value)).collect()
+    }
+
+    #[test]
+    fn a_new_cgroup_gets_deny_all_and_then_the_allow_list() {
+        assert_eq!(
+            changes(&["+a"], &["-a", "+c 1:3 r", "+c 1:3 w", "+c 5:1 rwm", "-c 5:1 m", "+b *:* m"]),
+            ["devices.deny a", "devices.allow b *:* m", "devices.allow c 1:3 rw", "devices.allow c 5:1 rw"]
+        );
+        assert_eq!(changes(&["+a"], &[]), ["devices.deny a"]);
+        assert_eq!(changes(&["-a"], &["+a", "-c 1:3 w"]), ["devices.allow a", "devices.deny c 1:3 w"]);
+    }
+
+    #[test]
+    fn an_update_touches_only_what_differs() {
+        assert_eq!(
+            changes(&["+c 1:3 rwm", "+c 1:5 r"], &["+c 1:3 rw", "+c 1:5 r", "+c 1:7 r"]),
+            ["devices.deny c 1:3 m", "devices.allow c 1:7 r"]
+        );
+        assert_eq!(changes(&["+c 1:3 rwm"], &["+c 1:3 rwm"]), [""; 0]);
+    }
+
+    #[test]
+    fn holes_in_wildcards_are_refused() {
+        let error = set(&["+c 1:* rw", "-c 1:3 w"]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "linux.resources.devices: not supported: cgroup v1 cannot make rule \"c 1:3 w\" an exception to \
+             wildcard rule \"c 1:* rw\""
+        );
+        assert!(set(&["+c 1:* rw", "-c 1:3 m", "-b 1:3 w", "-c 2:3 w", "-c 1:* r"]).is_ok());
+    }
+
+    #[test]
+    fn lists_of_the_kernel() {
+        let defaults = DeviceSet::from_rules(&DeviceRule::defaults()).unwrap();
+        let list = "c *:* m\nb *:* m\nc 1:3 rwm\nc 1:8 rwm\nc 1:7 rwm\nc 5:0 rwm\nc 1:5 rwm\nc 1:9 rwm\n\
+                    c 136:* rwm\nc 5:2 rwm\nc 10:200 rwm\n";
+        assert_eq!(DeviceSet::from_list(list).unwrap(), defaults);
+        assert!(DeviceSet::from_list("a *:* rwm\n").unwrap().default_allow);
+        for bad in ["x 1:3 r", "c 1:3", "c 1:y r", "c 1:3 q", ""] {
+            assert!(DeviceSet::from_list(&format!("{bad}\n")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rules_of_the_spec() {
+        let parse = |json: &str| DeviceRule::from_spec(&serde_json::from_str(json).unwrap(), 3);
+        assert_eq!(parse(r#"{"allow":false,"access":"rwm"}"#).unwrap(), rule("-a"));
+        assert_eq!(
+            parse(r#"{"allow":true,"type":"c","major":1,"minor":-1,"access":"rm"}"#).unwrap().to_string(),
+            "c 1:* rm"
+        );
+        for (json, expected) in [
+            (r#"{"allow":true,"type":"p","access":"r"}"#, r#"type: "p": expected "a", "b" or "c""#),
+            (r#"{"allow":true,"type":"c"}"#, r#"access: "": expected some of r, w and m"#),
+            (r#"{"allow":true,"type":"c","access":"rx"}"#, r#"access: "rx": expected some of r, w and m"#),
+            (
+                r#"{"allow":true,"type":"b","minor":4294967296,"access":"r"}"#,
+                "minor: 4294967296: expected a number of at most 32 bits",
+            ),
+            (r#"{"allow":true,"type":"a","major":1,"access":"rwm"}"#, "type: \"a\" allows every access"),
+        ] {
+            let error = parse(json).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("linux.resources.devices[3].{expected}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn access_in_json() {
+        let json = serde_json::to_string(&rule("+c 1:3 mr")).unwrap();
+        assert_eq!(json, r#"{"allow":true,"kind":"char","major":1,"minor":3,"access":"rm"}"#);
+        assert_eq!(serde_json::from_str::<DeviceRule>(&json).unwrap(), rule("+c 1:3 rm"));
+        assert!(serde_json::from_str::<Access>("\"x\"").is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! One cgroup directory and the files in it, always reached through its handle.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, CWD, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use super::layout::Version;
+use crate::error::SysError;
+
+/// `statfs` types, linux/magic.h.
+const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// An open cgroup directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+    version: Version,
+}
+
+type Result<T> = std::result::Result<T, SysError>;
+
+fn error(call: &str, what: impl Display, errno: Errno) -> SysError {
+    SysError::new(call, what.to_string(), errno.raw_os_error())
+}
+
+fn no_such_cgroup(errno: i32) -> bool {
+    // A directory that is removed while it is open answers ENODEV.
+    matches!(errno, libc::ENOENT | libc::ENODEV)
+}
+
+/// `Ok(None)` for an error that says that the cgroup (or file) is not, or no longer, there.
+pub(super) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if no_such_cgroup(e.errno) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads a whole file by its path, for files of procfs and of the cgroup root.
+pub(super) fn read_file(path: &Path) -> Result<String> {
+    let fd = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| error("open", path.display(), e))?;
+    read_all(fd).map_err(|e| SysError::io("read", path.display().to_string(), &e))
+}
+
+fn read_all(fd: OwnedFd) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::from(fd).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+impl Dir {
+    /// Opens a cgroup directory by its absolute path; anything that is not on cgroupfs is refused,
+    /// with ENOTDIR or EXDEV.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        Self::open_at(CWD, path.as_os_str(), path.to_owned())
+    }
+
+    fn open_at(at: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(at, name, flags, Mode::empty()).map_err(|e| error("open", path.display(), e))?;
+        let magic = fs::fstatfs(&fd).map_err(|e| error("fstatfs", path.display(), e))?.f_type;
+        #[allow(clippy::useless_conversion)] // narrower on some architectures
+        let version = match i64::from(magic) {
+            CGROUP_SUPER_MAGIC => Version::V1,
+            CGROUP2_SUPER_MAGIC => Version::V2,
+            _ => return Err(error("open", format!("{} as a cgroup", path.display()), Errno::XDEV)),
+        };
+        Ok(Self { fd, path, version })
+    }
+
+    /// Opens the child cgroup `name`.
+    pub(super) fn child(&self, name: &OsStr) -> Result<Self> {
+        Self::open_at(self.fd.as_fd(), name, self.path.join(name))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Makes the child cgroup `name`; false if there is one already.
+    pub(super) fn make_child(&self, name: &OsStr) -> Result<bool> {
+        match fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(e) => Err(error("mkdir", self.path.join(name).display(), e)),
+        }
+    }
+
+    /// Opens a file of this cgroup.
+    pub(super) fn file(&self, name: &str, flags: OFlags) -> Result<OwnedFd> {
+        fs::openat(&self.fd, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|e| error("open", self.path.join(name).display(), e))
+    }
+
+    /// Reads a file of this cgroup, without the newline at its end.
+    pub(super) fn read(&self, name: &str) -> Result<String> {
+        let fd = self.file(name, OFlags::RDONLY)?;
+        let mut text =
+            read_all(fd).map_err(|e| SysError::io("read", self.path.join(name).display().to_string(), &e))?;
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
+    /// Reads a file that holds one number; `max` is `u64::MAX`.
+    pub(super) fn read_number(&self, name: &str) -> Result<u64> {
+        let text = self.read(name)?;
+        number(&text).ok_or_else(|| self.malformed(name))
+    }
+
+    /// Reads the value of `key` in a file of `KEY VALUE` lines.
+    pub(super) fn read_key(&self, name: &str, key: &str) -> Result<u64> {
+        let text = self.read(name)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.and_then(number).ok_or_else(|| self.malformed(&format!("{name} ({key})")))
+    }
+
+    fn malformed(&self, name: &str) -> SysError {
+        error("read", format!("a number from {}", self.path.join(name).display()), Errno::INVAL)
+    }
+
+    /// Writes `value` in one write(2), as every cgroup file wants it.
+    pub(super) fn write(&self, name: &str, value: &str) -> Result<()> {
+        let mut file = File::from(self.file(name, OFlags::WRONLY)?);
+        file.write_all(value.as_bytes())
+            .map_err(|e| SysError::io("write", format!("{value} to {}", self.path.join(name).display()), &e))
+    }
+
+    /// The names of the child cgroups.
+    pub(super) fn children(&self) -> Result<Vec<std::ffi::OsString>> {
+        let failed = |e| error("read directory", self.path.display(), e);
+        // A fresh open file: the handle's own offset would stay at the end.
+        let fd =
+            fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed)?;
+        let mut buffer = Vec::with_capacity(8192);
+        let mut entries = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() == fs::FileType::Directory && name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Dir> for OwnedFd {
+    fn from(dir: Dir) -> Self {
+        dir.fd
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    if text == "max" { Some(u64::MAX) } else { text.parse().ok() }
+}

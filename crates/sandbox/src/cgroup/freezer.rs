@@ -1,0 +1,198 @@
+//! Freezing, thawing and killing every process of a cgroup.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::dir::{Dir, if_there};
+use super::handle::Cgroup;
+use super::layout::Version;
+use crate::error::{Context, Error, Result, SysError};
+
+/// How long freezing and killing may take; a process in an uninterruptible call delays both.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Cgroup {
+    /// The directory with a freezer; None if there is none or the cgroup is gone.
+    fn freezer(&self) -> Result<Option<Dir>, SysError> {
+        let path = self.paths().v1.get("freezer").or(self.paths().v2.as_ref());
+        path.map_or(Ok(None), |path| if_there(Dir::open(path)))
+    }
+
+    /// Stops every process of the cgroup, children included, and returns when all have stopped.
+    ///
+    /// # Errors
+    /// There is no freezer, or some process could not be stopped in ten seconds; then all run on.
+    pub fn freeze(&self) -> Result<()> {
+        let dir = self
+            .freezer()?
+            .ok_or_else(|| Error::unsupported("pause", "the container has no cgroup freezer"))?;
+        let frozen = match dir.version() {
+            Version::V1 => freeze_v1(&dir),
+            Version::V2 => freeze_v2(&dir),
+        };
+        frozen.or_else(|e| {
+            // Half frozen is worse than running.
+            thaw(&dir).context("thaw after a failed freeze")?;
+            Err(e)
+        })
+    }
+
+    /// Lets the processes run again; that of a cgroup without freezer is no change.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    pub fn thaw(&self) -> Result<()> {
+        self.freezer()?.map_or(Ok(()), |dir| Ok(thaw(&dir)?))
+    }
+
+    /// Whether the cgroup itself is frozen; false if that is only due to an ancestor, or if it
+    /// does not exist.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn frozen(&self) -> Result<bool> {
+        let Some(dir) = self.freezer()? else { return Ok(false) };
+        let frozen = match dir.version() {
+            Version::V1 => dir.read("freezer.self_freezing"),
+            Version::V2 => dir.read("cgroup.freeze"),
+        };
+        Ok(if_there(frozen)?.is_some_and(|text| text == "1"))
+    }
+
+    /// Sends `signal` to every process of the cgroup, children included; none is missed, however
+    /// fast they fork. SIGKILL also waits until they are dead, frozen ones too, and thaws.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read, a process may not be signalled, or lives ten seconds after SIGKILL.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        if signal != Signal::KILL {
+            return self.signal_frozen(signal);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut delay = Duration::from_millis(1);
+        while !self.pids()?.is_empty() {
+            if Instant::now() > deadline {
+                let left = self.pids()?;
+                let what = format!("processes {left:?} live on after SIGKILL");
+                return Err(SysError::new("kill", what, libc::ETIMEDOUT).into());
+            }
+            if !self.kill_at_once()? {
+                self.signal_frozen(signal)?;
+            }
+            sleep(delay);
+            delay = (delay * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// `cgroup.kill` (Linux 5.14); false if it cannot be used. It reaches frozen processes of v2
+    /// alone, and on a hybrid only who has not left the cgroup2 directory.
+    fn kill_at_once(&self) -> Result<bool> {
+        let Some(path) = self.paths().v2.as_ref().filter(|_| self.paths().v1.is_empty()) else {
+            return Ok(false);
+        };
+        let killed = Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1"));
+        Ok(if_there(killed)?.is_some())
+    }
+
+    fn signal_frozen(&self, signal: Signal) -> Result<()> {
+        let was_frozen = self.frozen()?;
+        let freezable = self.freezer()?.is_some();
+        if freezable
+            && !was_frozen
+            && let Err(e) = self.freeze()
+        {
+            // As good as it gets: a process that forks right now may be missed.
+            tracing::warn!("signal without freezing: {e}");
+        }
+        let sent = self.signal_each(signal);
+        // A paused container stays paused, unless it is to die: frozen by v1, nobody can.
+        let thawed = match freezable && (!was_frozen || signal == Signal::KILL) {
+            true => self.thaw(),
+            false => Ok(()),
+        };
+        sent.and(thawed)
+    }
+
+    fn signal_each(&self, signal: Signal) -> Result<()> {
+        for pid in self.pids()? {
+            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            match kill_process(target, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(e) => {
+                    return Err(
+                        SysError::new("kill", format!("{pid} with {signal:?}"), e.raw_os_error()).into()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn thaw(dir: &Dir) -> Result<(), SysError> {
+    let thawed = match dir.version() {
+        Version::V1 => dir.write("freezer.state", "THAWED"),
+        Version::V2 => dir.write("cgroup.freeze", "0"),
+    };
+    if_there(thawed).map(drop)
+}
+
+/// v1 can be stuck in FREEZING while processes fork or enter (freezer-subsystem.rst before kernel
+/// commit ef9fe980c6fc); asking again helps, and so does to let them go for a moment.
+fn freeze_v1(dir: &Dir) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut tries = 0;
+    while Instant::now() < deadline {
+        tries += 1;
+        if tries % 50 == 0 {
+            dir.write("freezer.state", "THAWED")?;
+            sleep(Duration::from_millis(10));
+        }
+        dir.write("freezer.state", "FROZEN")?;
+        match dir.read("freezer.state")?.as_str() {
+            "FROZEN" => return Ok(()),
+            "FREEZING" if tries < 10 => std::thread::yield_now(),
+            "FREEZING" => sleep(Duration::from_micros(500)),
+            other => {
+                return Err(Error::invalid("freezer.state", format!("{other:?} while freezing")));
+            }
+        }
+    }
+    Err(not_frozen(dir))
+}
+
+/// v2 tells in `cgroup.events`, with a POLLPRI at each change (Linux 5.2).
+fn freeze_v2(dir: &Dir) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    dir.write("cgroup.freeze", "1")?;
+    // Opened before reading: a change in between then wakes poll.
+    let events = dir.file("cgroup.events", OFlags::RDONLY)?;
+    loop {
+        let mut text = [0u8; 256];
+        let length = rustix::io::pread(&events, &mut text, 0)
+            .map_err(|e| SysError::new("read", "cgroup.events", e.raw_os_error()))?;
+        if text[..length].split(|b| *b == b'\n').any(|line| line == b"frozen 1") {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(not_frozen(dir));
+        }
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(SysError::new("poll", "cgroup.events", e.raw_os_error()).into()),
+        }
+    }
+}
+
+fn not_frozen(dir: &Dir) -> Error {
+    let what = format!("cgroup {}: some process could not be stopped", dir.path().display());
+    SysError::new("freeze", what, libc::ETIMEDOUT).into()
+}

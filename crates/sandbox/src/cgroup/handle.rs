@@ -1,0 +1,439 @@
+//! A container's cgroup: made, entered, limited, listed.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::devices::{DeviceSet, FIELD as DEVICES};
+use super::dir::{Dir, if_there};
+use super::filter::device_filter;
+use super::layout::{CgroupPaths, Layout, Version};
+use super::limits::{Limits, MemoryCheck, Write};
+use super::remove;
+use crate::error::{Context, Error, Result, SysError};
+use crate::sys::bpf;
+
+/// What to do where this process may not make or enter a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDenied {
+    /// Fail.
+    Fail,
+    /// Do without that hierarchy, for rootless containers. A limit that needs it still fails.
+    Skip,
+}
+
+/// The cgroup of one container, in every hierarchy. Holds paths, not descriptors: what it says is
+/// what the kernel says at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    paths: CgroupPaths,
+    on_denied: OnDenied,
+    created: Vec<PathBuf>,
+}
+
+fn denied(e: &SysError) -> bool {
+    matches!(e.errno, libc::EPERM | libc::EACCES | libc::EROFS)
+}
+
+impl Cgroup {
+    /// Makes the cgroup's directories, and parents that are missing, and writes `limits`, before
+    /// any process is in it. On v1 empty cpusets are filled from the parent's; on v2 controllers
+    /// are enabled on the way down. On failure what was made is removed.
+    ///
+    /// # Errors
+    /// The cgroup has processes or is frozen (a container must have one for itself); a directory
+    /// cannot be made; a limit is refused or its controller missing, with the field's name.
+    pub fn create(
+        layout: &Layout,
+        paths: &CgroupPaths,
+        limits: &Limits,
+        on_denied: OnDenied,
+    ) -> Result<Self> {
+        let mut cgroup = Self { paths: paths.clone(), on_denied, created: Vec::new() };
+        cgroup.check_unused()?;
+        let made = cgroup.make_all(layout, limits).and_then(|()| cgroup.apply(limits)).and_then(|()| {
+            let cpuset = cgroup.paths.v1.get("cpuset").map(|p| Dir::open(p));
+            // After the limits: what they leave open comes from the parent.
+            cpuset.transpose()?.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
+        });
+        match made {
+            Ok(()) => Ok(cgroup),
+            Err(e) => {
+                remove::roll_back(&cgroup.created);
+                Err(e)
+            }
+        }
+    }
+
+    /// The cgroup at `paths`, from a state file; it need not be there any more.
+    ///
+    /// # Errors
+    /// A path is relative or has `..` in it.
+    pub fn open(paths: CgroupPaths, on_denied: OnDenied) -> Result<Self> {
+        paths.check()?;
+        Ok(Self { paths, on_denied, created: Vec::new() })
+    }
+
+    /// The directories; those of hierarchies that had to be skipped are not among them.
+    pub fn paths(&self) -> &CgroupPaths {
+        &self.paths
+    }
+
+    /// The directories that [`Self::create`] made, parents first.
+    pub fn created(&self) -> &[PathBuf] {
+        &self.created
+    }
+
+    /// Whether any of the directories is there.
+    pub fn exists(&self) -> bool {
+        self.paths.directories().iter().any(|(path, _)| Dir::open(path).is_ok())
+    }
+
+    fn check_unused(&self) -> Result<()> {
+        let pids = self.pids()?.len();
+        if pids != 0 {
+            let problem = format!("container's cgroup is not empty: {pids} process(es) found");
+            return Err(Error::invalid("linux.cgroupsPath", problem));
+        }
+        if self.frozen()? {
+            return Err(Error::invalid("linux.cgroupsPath", "container's cgroup unexpectedly frozen"));
+        }
+        Ok(())
+    }
+
+    /// Makes every directory, or drops those from the paths that may be skipped.
+    fn make_all(&mut self, layout: &Layout, limits: &Limits) -> Result<()> {
+        let paths = self.paths.clone();
+        for (path, controllers) in paths.directories() {
+            let outside = || Error::invalid("cgroup path", format!("{path:?} is in no mounted hierarchy"));
+            let mount = layout.mount_of(path).ok_or_else(outside)?;
+            match self.make(&mount.point, path, &controllers, layout, limits) {
+                Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                    tracing::debug!("go on without cgroup {}: {e}", path.display());
+                    self.paths.v1.retain(|_, p| p != path);
+                    self.paths.v2 = self.paths.v2.take().filter(|p| p != path);
+                }
+                other => other.context(format!("make cgroup {}", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn make(
+        &mut self,
+        mount: &Path,
+        path: &Path,
+        controllers: &[&str],
+        layout: &Layout,
+        limits: &Limits,
+    ) -> Result<()> {
+        let mut dir = Dir::open(mount)?;
+        let mut names = path.strip_prefix(mount).unwrap_or(path).iter().peekable();
+        while let Some(name) = names.next() {
+            if dir.version() == Version::V2 {
+                enable_controllers(&dir, layout, limits)?;
+            }
+            if dir.make_child(name)? {
+                self.created.push(dir.path().join(name));
+            }
+            dir = dir.child(name)?;
+            if dir.version() == Version::V2 {
+                check_type(&dir, limits)?;
+            } else if controllers.contains(&"cpuset") && names.peek().is_some() {
+                fill_cpuset(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process, all its threads, into the cgroup.
+    ///
+    /// # Errors
+    /// The process is gone (ESRCH), the cgroup is gone (ENOENT), or v2 wants the process in a
+    /// child (EBUSY: the cgroup passes controllers on).
+    pub fn add_pid(&self, pid: u32) -> Result<()> {
+        for (path, _) in self.paths.directories() {
+            match add_pid(path, pid) {
+                Err(e) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                    tracing::debug!("leave process {pid} out of cgroup {}: {e}", path.display());
+                }
+                other => other.context(format!("move process {pid} into cgroup {}", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, where that alone puts a process into
+    /// the whole cgroup: on a host with only v2.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn v2_dir_fd(&self) -> Result<Option<OwnedFd>> {
+        match &self.paths.v2 {
+            Some(path) if self.paths.v1.is_empty() => Ok(Some(Dir::open(path)?.into())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sets `limits`, now or on a running container.
+    ///
+    /// # Errors
+    /// The kernel refuses a value, or the controller is missing: with the field's name.
+    pub fn apply(&self, limits: &Limits) -> Result<()> {
+        if let Some(check) = limits.memory_check {
+            self.check_memory(check)?;
+        }
+        let mut groups: BTreeMap<(Version, &str), Vec<&Write>> = BTreeMap::new();
+        for write in &limits.writes {
+            groups.entry((write.version, &write.controller)).or_default().push(write);
+        }
+        for ((version, controller), writes) in groups {
+            write_group(&self.dir_of(version, controller, &writes[0].field)?, &writes)?;
+        }
+        match &limits.devices {
+            Some(rules) => self.apply_devices(rules),
+            None => Ok(()),
+        }
+    }
+
+    /// The directory where a controller's files are.
+    fn dir_of(&self, version: Version, controller: &str, field: &str) -> Result<Dir> {
+        let path = match version {
+            Version::V1 => self.paths.v1.get(controller),
+            Version::V2 => self.paths.v2.as_ref(),
+        };
+        let Some(path) = path else {
+            let why = format!("cannot set {controller} limit: container could not join or create cgroup");
+            return Err(Error::unsupported(field, why));
+        };
+        Dir::open(path).context(field)
+    }
+
+    fn apply_devices(&self, rules: &[super::DeviceRule]) -> Result<()> {
+        let result = if let Some(path) = self.paths.v1.get("devices") {
+            set_devices_v1(path, rules)
+        } else if let Some(path) = &self.paths.v2 {
+            Dir::open(path)
+                .and_then(|dir| bpf::set_device_filter(dir.as_fd(), &device_filter(rules)))
+                .map_err(Error::from)
+        } else if self.on_denied == OnDenied::Skip {
+            return Ok(());
+        } else {
+            return Err(Error::unsupported(DEVICES, "there is no cgroup to keep the container from devices"));
+        };
+        match result {
+            Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                tracing::debug!("go on without device rules: {e}");
+                Ok(())
+            }
+            other => other.context(DEVICES),
+        }
+    }
+
+    /// `memory.checkBeforeUpdate`: the kernel's v2 would reclaim and then kill.
+    fn check_memory(&self, check: MemoryCheck) -> Result<()> {
+        let Some(path) = &self.paths.v2 else { return Ok(()) };
+        let Ok(usage) = Dir::open(path).and_then(|dir| dir.read_number("memory.current")) else {
+            return Ok(()); // a new cgroup without the controller; writing will say so
+        };
+        let fields = [("memory.swap", "memory+swap", check.swap), ("memory.limit", "memory", check.limit)];
+        for (field, what, limit) in fields {
+            if let Some(limit) = limit.filter(|limit| *limit <= usage) {
+                let problem = format!("rejecting {what} limit {limit} <= usage {usage}");
+                return Err(Error::invalid(format!("linux.resources.{field}"), problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes in order; what the kernel refuses with EINVAL is tried again as long as another write
+/// of the group has gone through since.
+fn write_group(dir: &Dir, writes: &[&Write]) -> Result<()> {
+    let mut left = writes.to_vec();
+    loop {
+        let mut refused = Vec::new();
+        let mut first = None;
+        for write in &left {
+            match write_one(dir, write) {
+                Err(e) if e.errno == libc::EINVAL => {
+                    refused.push(*write);
+                    first.get_or_insert(e);
+                }
+                other => other.or_else(|e| explain(dir, write, e))?,
+            }
+        }
+        match first {
+            None => return Ok(()),
+            Some(e) if refused.len() == left.len() => return explain(dir, refused[0], e),
+            Some(_) => left = refused,
+        }
+    }
+}
+
+fn write_one(dir: &Dir, write: &Write) -> Result<(), SysError> {
+    let missing = |e: &SysError| e.errno == libc::ENOENT;
+    match (dir.write(&write.file, &write.value), &write.instead) {
+        (Err(e), Some((file, value))) if missing(&e) => dir.write(file, value),
+        (Err(e), _) if missing(&e) && write.optional => Ok(()),
+        (other, _) => other,
+    }
+}
+
+/// An error that says what the person who wrote the field can do about it.
+fn explain(dir: &Dir, write: &Write, e: SysError) -> Result<()> {
+    let Write { field, file, controller, .. } = write;
+    if e.errno == libc::ENOENT {
+        let place = dir.path().display();
+        let enabled = || dir.read("cgroup.controllers").is_ok_and(|t| t.split(' ').any(|c| c == controller));
+        let why = match write.version {
+            Version::V2 if controller != "cgroup" && !enabled() => {
+                format!("controller {controller:?} is not available in cgroup {place}")
+            }
+            _ => format!("the kernel has no {file} in cgroup {place}"),
+        };
+        return Err(Error::unsupported(field, why));
+    }
+    if e.errno == libc::EBUSY && file == "memory.limit_in_bytes" {
+        let usage = dir.read_number("memory.usage_in_bytes").context(field)?;
+        let peak = dir.read_number("memory.max_usage_in_bytes").context(field)?;
+        let limit = &write.value;
+        let problem =
+            format!("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})");
+        return Err(Error::invalid(field, problem));
+    }
+    Err(e).context(field)
+}
+
+fn set_devices_v1(path: &Path, rules: &[super::DeviceRule]) -> Result<()> {
+    let dir = Dir::open(path)?;
+    let target = DeviceSet::from_rules(rules)?;
+    let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
+    for write in now.changes_to(&target) {
+        dir.write(&write.file, &write.value)?;
+    }
+    // The kernel ignores some writes in silence, and this one keeps containers in.
+    let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
+    if !target.is_shown_by(&now) {
+        let problem = format!("the kernel did not take the rules over: {now:?} instead of {target:?}");
+        return Err(Error::invalid("devices.list", problem));
+    }
+    Ok(())
+}
+
+/// Copies `cpuset.cpus` and `cpuset.mems` from the parent where they are empty: no process can
+/// enter a v1 cpuset without.
+fn fill_cpuset(dir: &Dir) -> Result<()> {
+    let mut parent = None;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if dir.read(file)?.is_empty() {
+            if parent.is_none() {
+                parent = dir.path().parent().map(Dir::open).transpose()?;
+            }
+            if let Some(parent) = &parent {
+                dir.write(file, &parent.read(file)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Passes controllers on to the children of `dir`: every one on a v2 host, as runc does, so that
+/// limits can be set later; only needed ones on a hybrid host, where others share this hierarchy.
+/// One that cannot be passed on (a process is in `dir`) matters only if a limit needs it, and
+/// writing that will tell.
+fn enable_controllers(dir: &Dir, layout: &Layout, limits: &Limits) -> Result<(), SysError> {
+    let available = dir.read("cgroup.controllers")?;
+    let enabled = dir.read("cgroup.subtree_control")?;
+    let all = layout.kind() == super::Kind::V2;
+    let wanted = |c: &&str| all || limits.v2_controllers().any(|needed| needed == *c);
+    let new = |c: &&str| !enabled.split(' ').any(|e| e == *c);
+    let missing: Vec<_> =
+        available.split_whitespace().filter(wanted).filter(new).map(|c| format!("+{c}")).collect();
+    if !missing.is_empty() && dir.write("cgroup.subtree_control", &missing.join(" ")).is_err() {
+        for controller in missing {
+            if let Err(e) = dir.write("cgroup.subtree_control", &controller) {
+                tracing::debug!("controller not passed on: {e}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Below a cgroup with processes and controllers a new cgroup is "domain invalid" until it is
+/// threaded, and a threaded one cannot have domain controllers (cgroup-v2.rst, Threads).
+fn check_type(dir: &Dir, limits: &Limits) -> Result<()> {
+    let kind = dir.read("cgroup.type")?;
+    if !matches!(kind.as_str(), "domain invalid" | "domain threaded" | "threaded") {
+        return Ok(());
+    }
+    let domain = limits.writes.iter().find(|w| {
+        w.version == Version::V2 && matches!(w.controller.as_str(), "memory" | "io" | "cpu" | "hugetlb")
+    });
+    match domain {
+        Some(write) => {
+            let why =
+                format!("cgroup {} is of type {kind:?}, which cannot have this limit", dir.path().display());
+            Err(Error::unsupported(&write.field, why))
+        }
+        None if kind == "domain invalid" => Ok(dir.write("cgroup.type", "threaded")?),
+        None => Ok(()),
+    }
+}
+
+fn add_pid(path: &Path, pid: u32) -> Result<(), SysError> {
+    let dir = Dir::open(path)?;
+    for _ in 0..5 {
+        match dir.write("cgroup.procs", &pid.to_string()) {
+            // A process that is still being forked (TASK_NEW) cannot be moved yet.
+            Err(e) if e.errno == libc::EINVAL => sleep(Duration::from_millis(30)),
+            other => return other,
+        }
+    }
+    dir.write("cgroup.procs", &pid.to_string())
+}
+
+impl Cgroup {
+    /// The directory that stands for the whole container: the one that freezes it, else any.
+    pub(super) fn main_dir(&self) -> Result<Option<Dir>, SysError> {
+        let v1 = &self.paths.v1;
+        let by_rank =
+            v1.get("freezer").into_iter().chain(&self.paths.v2).chain(v1.get("devices")).chain(v1.values());
+        for path in by_rank {
+            if let Some(dir) = if_there(Dir::open(path))? {
+                return Ok(Some(dir));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The processes in the cgroup and below it, as this process's pid namespace numbers them;
+    /// none if it does not exist. Not sorted; zombies are not among them.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        if let Some(dir) = self.main_dir()? {
+            if_there(collect_pids(&dir, &mut pids))?;
+        }
+        Ok(pids)
+    }
+}
+
+fn collect_pids(dir: &Dir, pids: &mut Vec<u32>) -> Result<(), SysError> {
+    let text = match dir.read("cgroup.procs") {
+        // A threaded cgroup has threads alone.
+        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read("cgroup.threads"),
+        other => other,
+    }?;
+    // 0 stands for a process that this pid namespace does not see.
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
+    for name in dir.children()? {
+        // A child may go while we walk.
+        if_there(dir.child(&name).and_then(|child| collect_pids(&child, pids)))?;
+    }
+    Ok(())
+}

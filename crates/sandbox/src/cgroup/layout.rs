@@ -1,0 +1,411 @@
+//! Which cgroup hierarchies this host has, and where a container's cgroup lies in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::dir::read_file;
+use crate::error::{Context, Error, Result};
+
+/// The API generation of a hierarchy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// cgroup v1: one hierarchy per controller or group of controllers.
+    V1,
+    /// cgroup v2: the unified hierarchy.
+    V2,
+}
+
+/// What a host has, as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only v1 hierarchies.
+    V1,
+    /// Only cgroup2; v1 hierarchies without a controller (`name=systemd`) do not count.
+    V2,
+    /// v1 controllers and a cgroup2 mount.
+    Hybrid,
+}
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount point.
+    pub point: PathBuf,
+    /// The cgroup inside the hierarchy that is mounted there; `/` unless it is a bind mount or a
+    /// mount made in a cgroup namespace.
+    pub root: PathBuf,
+}
+
+/// The absolute paths of one cgroup: the facts that a state file keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPaths {
+    /// Directory by v1 controller (`memory`) or named hierarchy (`name=systemd`). Controllers that
+    /// are mounted together share a directory.
+    pub v1: BTreeMap<String, PathBuf>,
+    /// Directory in the cgroup2 hierarchy.
+    pub v2: Option<PathBuf>,
+}
+
+/// The host's cgroup mounts and this process's place in them, as read once by [`Layout::detect`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    v1: BTreeMap<String, Mount>,
+    v2: Option<Mount>,
+    v2_controllers: BTreeSet<String>,
+    /// `/proc/self/cgroup`: own cgroup by controller; the key of cgroup2 is "".
+    own: BTreeMap<String, PathBuf>,
+}
+
+/// Where distributions mount cgroups; a mount elsewhere (a container's own) is a second choice.
+const USUAL: &str = "/sys/fs/cgroup";
+
+impl Layout {
+    /// Reads `/proc/self/mountinfo`, `/proc/self/cgroup` and `cgroup.controllers`.
+    ///
+    /// # Errors
+    /// No cgroup hierarchy is mounted, or procfs cannot be read.
+    pub fn detect() -> Result<Self> {
+        let mountinfo = read_file(Path::new("/proc/self/mountinfo"))?;
+        let own = read_file(Path::new("/proc/self/cgroup"))?;
+        let mut layout = Self::from_text(&mountinfo, &own, "")?;
+        if let Some(mount) = &layout.v2 {
+            let text = read_file(&mount.point.join("cgroup.controllers"))?;
+            layout.v2_controllers = words(&text);
+        }
+        Ok(layout)
+    }
+
+    /// The layout that these texts describe: `mountinfo` as in proc_pid_mountinfo(5), `own` as
+    /// `/proc/self/cgroup`, `v2_controllers` as the `cgroup.controllers` of the cgroup2 mount.
+    ///
+    /// # Errors
+    /// There is no cgroup mount in `mountinfo`.
+    pub fn from_text(mountinfo: &str, own: &str, v2_controllers: &str) -> Result<Self> {
+        let own = parse_own(own);
+        let mut v1 = BTreeMap::new();
+        let mut v2 = None;
+        let mut mounts: Vec<_> = mountinfo.lines().filter_map(parse_mount).collect();
+        // Stable: within each group the oldest mount wins.
+        mounts.sort_by_key(|(_, mount, _)| !mount.point.starts_with(USUAL));
+        for (version, mount, options) in mounts {
+            match version {
+                Version::V2 => {
+                    v2.get_or_insert(mount);
+                }
+                Version::V1 => {
+                    for name in options.split(',').filter(|o| own.contains_key(*o)) {
+                        v1.entry(name.to_owned()).or_insert_with(|| mount.clone());
+                    }
+                }
+            }
+        }
+        if v1.is_empty() && v2.is_none() {
+            return Err(Error::unsupported("cgroups", "no cgroup hierarchy is mounted"));
+        }
+        Ok(Self { v1, v2, v2_controllers: words(v2_controllers), own })
+    }
+
+    /// What kind of host this is.
+    pub fn kind(&self) -> Kind {
+        match (self.v1.keys().any(|name| !name.starts_with("name=")), &self.v2) {
+            (true, Some(_)) => Kind::Hybrid,
+            (false, Some(_)) => Kind::V2,
+            (_, None) => Kind::V1,
+        }
+    }
+
+    /// The v1 hierarchies, by controller or `name=…`.
+    pub fn v1(&self) -> &BTreeMap<String, Mount> {
+        &self.v1
+    }
+
+    /// The cgroup2 mount.
+    pub fn v2(&self) -> Option<&Mount> {
+        self.v2.as_ref()
+    }
+
+    /// Every controller that can be used, v1 and v2 names side by side (`blkio` or `io`).
+    pub fn controllers(&self) -> BTreeSet<&str> {
+        self.v1.keys().chain(&self.v2_controllers).map(String::as_str).collect()
+    }
+
+    /// Where `v1_name` is, or else `v2_name`; the two differ for `blkio` and `io` alone.
+    pub(super) fn find(&self, v1_name: &str, v2_name: &str) -> Option<Version> {
+        if self.v1.contains_key(v1_name) {
+            Some(Version::V1)
+        } else if self.v2_controllers.contains(v2_name) {
+            Some(Version::V2)
+        } else {
+            None
+        }
+    }
+
+    /// The mount that `path` lies below.
+    pub(super) fn mount_of(&self, path: &Path) -> Option<&Mount> {
+        self.v1.values().chain(&self.v2).find(|mount| path.starts_with(&mount.point))
+    }
+
+    /// Where container `id` with this `linux.cgroupsPath` belongs, in every hierarchy.
+    ///
+    /// An absolute path lies below the mount points. A relative one, and `id` when there is none,
+    /// lies below this process's own cgroup on v1 and beside it on v2, where its own cgroup has
+    /// processes and can pass no controllers on; on a hybrid's cgroup2, which passes none anyway,
+    /// below the mount point. This is runc's rule, and like runc with cgroupfs, systemd's
+    /// `slice:prefix:name` is a plain relative path. `..` never leads out.
+    ///
+    /// # Errors
+    /// The path is the root cgroup or holds a byte that cgroup names cannot have, or this
+    /// process's own cgroup is outside the mounts it sees.
+    pub fn resolve(&self, cgroups_path: Option<&Path>, id: &str) -> Result<CgroupPaths> {
+        let given = cgroups_path.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(id));
+        let inner = clean(given)?;
+        let mut paths = CgroupPaths::default();
+        for (name, mount) in &self.v1 {
+            let parent = match given.is_absolute() {
+                true => mount.point.clone(),
+                false => self.own_below(name, mount)?,
+            };
+            paths.v1.insert(name.clone(), parent.join(&inner));
+        }
+        if let Some(mount) = &self.v2 {
+            let parent = match given.is_absolute() || self.kind() == Kind::Hybrid {
+                true => mount.point.clone(),
+                false => {
+                    let own = self.own_below("", mount)?;
+                    // Never above the mount point.
+                    if own == mount.point { own } else { own.parent().unwrap_or(&own).to_owned() }
+                }
+            };
+            paths.v2 = Some(parent.join(&inner));
+        }
+        Ok(paths)
+    }
+
+    /// This process's own cgroup, as a path through `mount`.
+    fn own_below(&self, name: &str, mount: &Mount) -> Result<PathBuf> {
+        let own = self.own.get(name).map_or(Path::new("/"), PathBuf::as_path);
+        match own.strip_prefix(&mount.root) {
+            Ok(rest) if rest.components().all(|c| c != Component::ParentDir) => Ok(mount.point.join(rest)),
+            _ => Err(Error::invalid(
+                "linux.cgroupsPath",
+                format!(
+                    "a relative path lies below the runtime's own cgroup, {}, which is outside of {} \
+                     (mounted at {}); expected an absolute path",
+                    own.display(),
+                    mount.root.display(),
+                    mount.point.display()
+                ),
+            )),
+        }
+    }
+}
+
+/// `path` without `.` and `..`, relative, as if `/` were the top.
+fn clean(path: &Path) -> Result<PathBuf> {
+    let invalid = |problem| Err(Error::invalid("linux.cgroupsPath", format!("{path:?} {problem}")));
+    let mut inner = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => inner.push(name),
+            Component::ParentDir => {
+                inner.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if inner.as_os_str().is_empty() {
+        return invalid("is the root cgroup; expected a cgroup below it");
+    }
+    // kernel/cgroup/cgroup.c, cgroup_mkdir(): no newline, as it would forge lines of /proc/PID/cgroup.
+    if inner.as_os_str().as_bytes().iter().any(|b| matches!(b, 0 | b'\n')) {
+        return invalid("holds a newline or NUL, which cgroup names cannot have");
+    }
+    Ok(inner)
+}
+
+/// `/proc/PID/cgroup`: `ID:CONTROLLER,CONTROLLER:PATH` lines; cgroup2 is `0::PATH`.
+fn parse_own(text: &str) -> BTreeMap<String, PathBuf> {
+    let mut own = BTreeMap::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        if let (Some(names), Some(path)) = (parts.next(), parts.next()) {
+            own.extend(names.split(',').map(|name| (name.to_owned(), PathBuf::from(path))));
+        }
+    }
+    own
+}
+
+/// A line of mountinfo, if it is a cgroup mount, with the options of its superblock.
+fn parse_mount(line: &str) -> Option<(Version, Mount, &str)> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut right = right.split(' ');
+    let version = match right.next()? {
+        "cgroup" => Version::V1,
+        "cgroup2" => Version::V2,
+        _ => return None,
+    };
+    let options = right.nth(1).unwrap_or("");
+    let mut left = left.split(' ').skip(3);
+    let root = unescape(left.next()?);
+    let point = unescape(left.next()?);
+    Some((version, Mount { point, root }, options))
+}
+
+/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
+fn unescape(field: &str) -> PathBuf {
+    let bytes = field.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = field.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
+        match octal.and_then(|o| u8::from_str_radix(o, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(out).into()
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+impl CgroupPaths {
+    /// The distinct directories, each with the v1 controllers that it serves (none: cgroup2).
+    pub(super) fn directories(&self) -> Vec<(&Path, Vec<&str>)> {
+        let mut by_path: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+        for (name, path) in &self.v1 {
+            by_path.entry(path).or_default().push(name);
+        }
+        if let Some(path) = &self.v2 {
+            by_path.entry(path).or_default();
+        }
+        by_path.into_iter().collect()
+    }
+
+    /// Checks paths that come from outside of this process, such as a state file's.
+    ///
+    /// # Errors
+    /// A path is not absolute or has `..` in it.
+    pub(super) fn check(&self) -> Result<()> {
+        for (path, _) in self.directories() {
+            let ok = path.is_absolute() && path.components().all(|c| c.as_os_str() != OsStr::new(".."));
+            if !ok {
+                return Err(Error::invalid("cgroup path", format!("{path:?}: expected an absolute path")))
+                    .context("read the container's cgroup paths");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+90 23 0:30 / /srv/rootfs/cg/cpu rw - cgroup cgroup rw,cpu,cpuacct
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:4 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/me\\040mory rw - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+";
+    const OWN: &str = "4:memory:/a/b:c\n2:cpu,cpuacct:/\n9:name=systemd:/x\n0::/user/me\n";
+
+    fn hybrid() -> Layout {
+        Layout::from_text(HYBRID, OWN, "hugetlb\n").unwrap()
+    }
+
+    #[test]
+    fn hybrid_hosts() {
+        let layout = hybrid();
+        assert_eq!(layout.kind(), Kind::Hybrid);
+        assert_eq!(
+            layout.controllers().into_iter().collect::<Vec<_>>(),
+            ["cpu", "cpuacct", "hugetlb", "memory", "name=systemd"]
+        );
+        // The usual place wins over an older mount elsewhere; escapes are undone.
+        assert_eq!(layout.v1()["cpu"].point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(layout.v1()["memory"].point, Path::new("/sys/fs/cgroup/me mory"));
+        assert_eq!(layout.find("cpu", "cpu"), Some(Version::V1));
+        assert_eq!(layout.find("hugetlb", "hugetlb"), Some(Version::V2));
+        assert_eq!(layout.find("blkio", "io"), None);
+    }
+
+    #[test]
+    fn kinds() {
+        let v2 = "30 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let named = "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
+        let both = format!("{v2}{named}");
+        assert_eq!(Layout::from_text(v2, "0::/\n", "").unwrap().kind(), Kind::V2);
+        assert_eq!(Layout::from_text(&both, OWN, "").unwrap().kind(), Kind::V2);
+        assert_eq!(Layout::from_text(named, OWN, "").unwrap().kind(), Kind::V1);
+        let none = Layout::from_text("31 23 0:28 / / rw - ext4 x rw", OWN, "").unwrap_err();
+        assert_eq!(none.to_string(), "cgroups: not supported: no cgroup hierarchy is mounted");
+    }
+
+    #[test]
+    fn absolute_paths_lie_below_the_mounts() {
+        let paths = hybrid().resolve(Some(Path::new("/../../x/./y/../z")), "id").unwrap();
+        assert_eq!(paths.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct/x/z"));
+        assert_eq!(paths.v1["memory"], Path::new("/sys/fs/cgroup/me mory/x/z"));
+        assert_eq!(paths.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified/x/z")));
+        // cpu and cpuacct are one directory.
+        assert_eq!(paths.directories().len(), 4);
+        let json = serde_json::to_string(&paths).unwrap();
+        assert_eq!(serde_json::from_str::<CgroupPaths>(&json).unwrap(), paths);
+    }
+
+    #[test]
+    fn relative_paths_lie_below_the_own_cgroup() {
+        for given in [None, Some(Path::new("")), Some(Path::new("id")), Some(Path::new("../../id"))] {
+            let paths = hybrid().resolve(given, "id").unwrap();
+            assert_eq!(paths.v1["memory"], Path::new("/sys/fs/cgroup/me mory/a/b:c/id"));
+            assert_eq!(paths.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct/id"));
+            assert_eq!(paths.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified/id")));
+        }
+        let systemd = hybrid().resolve(Some(Path::new("a.slice:p:n")), "id").unwrap();
+        assert_eq!(systemd.v1["name=systemd"], Path::new("/sys/fs/cgroup/systemd/x/a.slice:p:n"));
+        // On v2 it is a sibling.
+        let v2 = "30 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let layout = Layout::from_text(v2, "0::/user/me\n", "").unwrap();
+        let paths = layout.resolve(None, "id").unwrap();
+        assert_eq!(paths.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/user/id")));
+        let top = Layout::from_text(v2, "0::/\n", "").unwrap().resolve(None, "id").unwrap();
+        assert_eq!(top.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/id")));
+    }
+
+    #[test]
+    fn a_mount_that_is_not_the_whole_hierarchy() {
+        let nested = "35 31 0:32 /docker/1 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let layout = Layout::from_text(nested, "4:memory:/docker/1/me\n", "").unwrap();
+        let paths = layout.resolve(None, "id").unwrap();
+        assert_eq!(paths.v1["memory"], Path::new("/sys/fs/cgroup/memory/me/id"));
+        for outside in ["/elsewhere", "/docker/1/../2"] {
+            let layout = Layout::from_text(nested, &format!("4:memory:{outside}\n"), "").unwrap();
+            let error = layout.resolve(None, "id").unwrap_err().to_string();
+            assert!(error.starts_with("linux.cgroupsPath: a relative path lies below"), "{error}");
+            assert!(layout.resolve(Some(Path::new("/abs")), "id").is_ok());
+        }
+    }
+
+    #[test]
+    fn refused_paths() {
+        for bad in ["/", "..", "/a/..", "./", "a\nb"] {
+            let error = hybrid().resolve(Some(Path::new(bad)), "id").unwrap_err().to_string();
+            assert!(error.starts_with("linux.cgroupsPath: "), "{error}");
+        }
+    }
+}
