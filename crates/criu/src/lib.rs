@@ -1,2 +1,48 @@
-//! CRIU's RPC over a socketpair.
+//! CRIU in process: its remote procedure calls over a socket pair to `criu swrk`, its image files, and
+//! what its logs mean.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hiber_criu::{Criu, DumpNotify, DumpOptions};
+//!
+//! let criu = Criu::find(None)?;
+//! let mut options = DumpOptions::new(4242, std::fs::File::open("/var/lib/images")?.into());
+//! options.common.tcp_established = true;
+//! criu.start()?.dump(&options, |step| {
+//!     if let DumpNotify::PostDump = step {
+//!         // All images are written and the tasks frozen: an error here lets them run on.
+//!     }
+//!     Ok(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
+
+mod causes;
+pub mod descriptors;
+mod diagnose;
+mod error;
+pub mod images;
+mod locate;
+mod modes;
+mod notify;
+mod options;
+mod packet;
+mod session;
+mod swrk;
+mod version;
+
+pub use causes::Cause;
+pub use descriptors::Descriptors;
+pub use diagnose::{Diagnosis, diagnose, diagnose_text};
+pub use error::{CriuError, Failure, HandlerError, Operation, Result};
+pub use images::Images;
+pub use locate::{Criu, CriuInfo, ENV_VAR};
+pub use modes::{CgroupMode, NetworkLock, UnknownWord};
+pub use notify::{Answer, DumpNotify, RestoreNotify};
+pub use options::{
+    CgroupRoot, Common, DumpOptions, External, InheritFd, PageServer, PreDumpOptions, RestoreOptions, SwrkFd,
+};
+pub use session::{Launch, Session};
+pub use version::{Features, Version};

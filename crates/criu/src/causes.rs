@@ -1,0 +1,360 @@
+//! The usual causes of failed dumps and restores, as CRIU words them, and what to do about each.
+//!
+//! Words are those of CRIU 3.17 to 4.2; an entry matches a line that has all of its words. The first
+//! matching entry wins, so special ones stand above general ones.
+
+/// An explanation for people.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Parts of an error line of CRIU's: all must be in it.
+    words: &'static [&'static str],
+    /// What it means: a clause without a full stop.
+    pub explanation: &'static str,
+    /// What to do: a clause without a full stop.
+    pub advice: &'static str,
+}
+
+impl Cause {
+    pub(crate) fn matches(&self, line: &str) -> bool {
+        self.words.iter().all(|word| line.contains(word))
+    }
+}
+
+const fn cause(words: &'static [&'static str], explanation: &'static str, advice: &'static str) -> Cause {
+    Cause { words, explanation, advice }
+}
+
+/// The table.
+pub(crate) static CAUSES: &[Cause] = &[
+    // what needs a flag
+    cause(
+        &["Connected TCP socket"],
+        "a process has an open TCP connection",
+        "pass --tcp-established, to checkpoint and to restore",
+    ),
+    cause(&["file locks are hold"], "a process holds a file lock", "pass --file-locks"),
+    cause(
+        &["External socket"],
+        "a process is connected to a unix socket outside the container",
+        "pass --ext-unix-sk, or let it close the connection",
+    ),
+    cause(
+        &["Ext stream not supported"],
+        "a process has a stream connection to a unix socket outside the container",
+        "let it close the connection first; CRIU can save datagram sockets only",
+    ),
+    cause(
+        &["Found dangling tty"],
+        "a process uses a terminal whose session is outside the container",
+        "pass --shell-job, or run the container with a terminal of its own",
+    ),
+    cause(
+        &["is not a session leader"],
+        "the container's first process belongs to a session outside it",
+        "pass --shell-job",
+    ),
+    cause(
+        &["session leader of", "is outside of its pid namespace"],
+        "a process belongs to a session outside the container",
+        "pass --shell-job; a process that was started by exec should call setsid",
+    ),
+    cause(
+        &["ctty inheritance detected"],
+        "a process's controlling terminal has its other end outside the container",
+        "pass --shell-job, or stop the process that exec started with a terminal",
+    ),
+    cause(
+        &["Need to set the --tcp-close"],
+        "the checkpoint was made with --tcp-close",
+        "pass --tcp-close to restore too",
+    ),
+    // mounts and files
+    cause(
+        &["is autodetected external mount"],
+        "a mount comes from outside the container",
+        "name it as an external mount",
+    ),
+    cause(
+        &["No mapping for", "mountpoint"],
+        "the checkpoint has an external mount that the restore does not supply",
+        "restore with the mounts of the configuration that the checkpoint was made with",
+    ),
+    cause(
+        &["FS mnt", "unsupported id"],
+        "a mount's file system cannot be saved",
+        "name it as an external mount, or unmount it",
+    ),
+    cause(
+        &["has unreachable sharing"],
+        "a mount gets its events from outside the container",
+        "mount it with rprivate propagation, or as an external mount",
+    ),
+    cause(
+        &["Can't lookup mount="],
+        "a file is open that lies outside the container's mounts",
+        "give standard streams as pipes, a terminal or /dev/null, and close other files of the host",
+    ),
+    cause(
+        &["Open files on overmounted mounts"],
+        "a file is open below a mount that another one covers",
+        "let the process close it, or mount in another order",
+    ),
+    cause(
+        &["Can't dump ghost file", "increase limit"],
+        "a deleted file that is still open is larger than CRIU's ghost limit",
+        "raise ghost-limit in a CRIU configuration file, or let the process close the file",
+    ),
+    cause(
+        &["Can't create link remap"],
+        "a file is open that was removed from its directory but has other names",
+        "pass --link-remap",
+    ),
+    cause(
+        &["bad size", "(expect"],
+        "a file's size is not what it was at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        &["bad mode", "(expect"],
+        "a file's mode is not what it was at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        &["bad build-ID"],
+        "a program or library is another build than at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        &["Can't open file", "No such file"],
+        "a file that was open at the checkpoint is missing",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        &["io_uring"],
+        "a process uses io_uring, which CRIU cannot save",
+        "switch io_uring off in the program, or deny io_uring_setup with seccomp",
+    ),
+    cause(
+        &["Can't dump file", "of that type"],
+        "a process has a file open of a kind that CRIU cannot save",
+        "let it close the file; its kind and name are in the message",
+    ),
+    // programs that CRIU runs
+    cause(
+        &["execvp(\"iptables"],
+        "CRIU found no iptables-restore program for locking the network",
+        "install iptables, or choose another network lock",
+    ),
+    cause(
+        &["execvp(\"ip6tables"],
+        "CRIU found no ip6tables-restore program for locking the network",
+        "install iptables, or choose another network lock",
+    ),
+    cause(&["execvp(\"ip\""], "CRIU found no ip program", "install iproute2"),
+    cause(
+        &["execvp(\"tar\""],
+        "CRIU found no tar program for the content of a tmpfs mount",
+        "install tar and gzip",
+    ),
+    cause(
+        &["iptables-restore returned"],
+        "the network could not be locked with iptables",
+        "install iptables, load the module xt_mark, or choose another network lock",
+    ),
+    cause(
+        &["Iptables configuration failed"],
+        "a TCP connection could not be locked with iptables",
+        "install iptables, or choose another network lock",
+    ),
+    cause(
+        &["ocking", "failed using nftables"],
+        "the network could not be locked with nftables",
+        "load the module nf_tables, or choose another network lock",
+    ),
+    cause(
+        &["built without libnftables"],
+        "this CRIU cannot use nftables",
+        "choose another network lock, or a CRIU that was built with libnftables",
+    ),
+    // memory and incremental checkpoints
+    cause(
+        &["Tracking memory is not available"],
+        "this kernel does not track changed pages (CONFIG_MEM_SOFT_DIRTY)",
+        "make a full checkpoint, without --pre-dump and --parent-path",
+    ),
+    cause(
+        &["No parent image found"],
+        "the earlier checkpoint is not where --parent-path says",
+        "give the path relative to the image directory",
+    ),
+    cause(
+        &["page-pipe: splice", "Bad file descriptor"],
+        "CRIU could not make its pipes large enough for lazy pages",
+        "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE",
+    ),
+    cause(
+        &["userfaultfd", "Operation not permitted"],
+        "userfaultfd is not permitted",
+        "write 1 to /proc/sys/vm/unprivileged_userfaultfd, or run with CAP_SYS_PTRACE",
+    ),
+    // the process tree
+    cause(
+        &["Can't dump nested pid namespace"],
+        "a process lives in a pid namespace inside the container's",
+        "stop it first: CRIU cannot save nested pid namespaces",
+    ),
+    cause(
+        &["Can't dump nested", "namespace"],
+        "a process lives in a namespace inside the container's",
+        "stop it first",
+    ),
+    cause(
+        &["Can't fork for", "File exists"],
+        "a process number of the checkpoint is taken",
+        "restore into a pid namespace of its own, or stop the process that has the number",
+    ),
+    cause(
+        &["Pid", "do not match expected"],
+        "a process number of the checkpoint is taken",
+        "restore into a pid namespace of its own, or stop the process that has the number",
+    ),
+    cause(
+        &["Timeout reached"],
+        "the processes could not be stopped in time",
+        "try again while they fork less, or let the container be frozen first",
+    ),
+    cause(
+        &["Unable to freeze cgroup"],
+        "the container's cgroup could not be frozen in time",
+        "look for a process in uninterruptible sleep (state D)",
+    ),
+    cause(
+        &["Zombies with threads"],
+        "a process has ended but not all of its threads",
+        "try again in a moment",
+    ),
+    // rights and machines
+    cause(
+        &["Can't get rlimit", "Operation not permitted"],
+        "CRIU may not read the limits of a process of another user",
+        "give it CAP_SYS_RESOURCE, or run the container in its own user namespace",
+    ),
+    cause(
+        &["CRIU needs to have the CAP"],
+        "CRIU lacks capabilities",
+        "run as root with CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_NET_ADMIN and CAP_SYS_RESOURCE",
+    ),
+    cause(
+        &["clone3", "Operation not permitted"],
+        "CRIU may not choose the numbers of processes",
+        "give it CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+    ),
+    cause(
+        &["vdso: Unexpected rt vDSO"],
+        "this CRIU does not know the running kernel's vDSO",
+        "use a newer CRIU (4.0 or later), by its path in HIBER_CRIU",
+    ),
+    cause(
+        &["do not match run time"],
+        "this processor lacks something that the checkpoint's processor had",
+        "restore on a machine with the same or a newer processor",
+    ),
+    cause(
+        &["FPU feature required by image"],
+        "this processor lacks something that the checkpoint's processor had",
+        "restore on a machine with the same or a newer processor",
+    ),
+    cause(
+        &["unsupported RSEQ ABI"],
+        "this CRIU does not know the kernel's restartable sequences",
+        "use CRIU 4.0 or later, by its path in HIBER_CRIU",
+    ),
+    cause(
+        &["mismatched lsm types"],
+        "the checkpoint was made under another security module",
+        "restore without a profile, or on a machine with the same module",
+    ),
+    // images
+    cause(
+        &["Not supported images version"],
+        "the images are of another version than this CRIU knows",
+        "use a CRIU at least as new as the one that made them",
+    ),
+    cause(
+        &["magic doesn't match"],
+        "an image file is damaged or of another kind",
+        "restore from another copy of the checkpoint",
+    ),
+    cause(
+        &["Unexpected EOF on"],
+        "an image file is truncated",
+        "restore from another copy of the checkpoint",
+    ),
+    cause(
+        &["No space left on device"],
+        "a file system is full",
+        "free space where the images and CRIU's work files go",
+    ),
+    cause(
+        &["Cannot allocate memory"],
+        "there is not enough memory",
+        "raise the memory limit, or free memory",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnose::diagnose_text;
+
+    /// Lines as CRIU writes them, and a part of the advice that each must get.
+    const SAMPLES: &[(&str, &str)] = &[
+        ("inet: Connected TCP socket, consider using --tcp-established option.", "--tcp-established"),
+        ("Some file locks are hold by dumping tasks! You can try --file-locks to dump them.", "--file-locks"),
+        ("unix: External socket is used. Consider using --ext-unix-sk option.", "--ext-unix-sk"),
+        ("tty: Found dangling tty with sid 5 pgid 5 (pts) on peer fd 0.", "--shell-job"),
+        ("The root process 7 is not a session leader. Consider using --shell-job option", "--shell-job"),
+        ("A session leader of 91(12) is outside of its pid namespace", "setsid"),
+        (
+            "mnt: Mount 91:./data is autodetected external mount. Try \"--ext-mount-map auto\"",
+            "external mount",
+        ),
+        ("mnt: No mapping for 91:./data mountpoint", "mounts of the configuration"),
+        ("Can't lookup mount=29 for fd=1 path=/tmp/log", "pipes"),
+        ("Can't dump ghost file /a of 2097152 size, increase limit", "ghost-limit"),
+        ("Can't create link remap for /a. Use link-remap option.", "--link-remap"),
+        ("execvp(\"iptables-restore\", ...) failed: No such file or directory", "install iptables"),
+        ("execvp(\"ip\", ...) failed: No such file or directory", "iproute2"),
+        ("execvp(\"tar\", ...) failed: No such file or directory", "install tar"),
+        ("Tracking memory is not available. Consider omitting --track-mem option.", "full checkpoint"),
+        ("Can't dump file 9 of that type [0] (unknown anon_inode:[io_uring])", "io_uring_setup"),
+        ("Can't dump file 9 of that type [60000] (chr 10:200)", "close the file"),
+        ("Can't write pages: No space left on device", "free space"),
+        ("Can't get rlimit 7: Operation not permitted", "CAP_SYS_RESOURCE"),
+        ("vdso: Unexpected rt vDSO area bounds", "HIBER_CRIU"),
+        ("Can't dump nested pid namespace for 88", "nested pid"),
+        ("Can't fork for 12: File exists", "pid namespace of its own"),
+        ("Pid 13 do not match expected 12", "pid namespace of its own"),
+        ("page-pipe: splice: -1: Bad file descriptor", "pipe-max-size"),
+        ("files-reg: File lib/libc.so.6 has bad size 1 (expect 2)", "same root file system"),
+        ("CPU capabilities do not match run time", "processor"),
+        ("Head magic doesn't match for pstree.img", "another copy"),
+    ];
+
+    #[test]
+    fn the_usual_failures_get_their_own_advice() {
+        for (message, advice) in SAMPLES {
+            let d = diagnose_text(&format!("(00.1) Error (criu/file.c:1): {message}\n"));
+            let cause = d.cause.unwrap_or_else(|| panic!("no cause for {message:?}"));
+            assert!(cause.advice.contains(advice), "{message:?}: {}", cause.advice);
+        }
+    }
+
+    #[test]
+    fn the_first_cause_counts() {
+        let d = diagnose_text(
+            "(00.1) Error (criu/x.c:1): No space left on device\n(00.2) Error (criu/y.c:2): Connected TCP socket\n",
+        );
+        assert_eq!(d.cause.unwrap().explanation, "a file system is full");
+        assert_eq!(d.lines.len(), 2);
+    }
+}

@@ -1,0 +1,126 @@
+//! Why a dump or restore failed: the telling lines of CRIU's log, and what they mean to a person.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use crate::causes::{CAUSES, Cause};
+
+/// Errors stand near the end of a log; of a longer one the beginning is left out.
+const MAX_LOG: u64 = 4 << 20;
+/// How many error lines are kept.
+const MAX_LINES: usize = 8;
+/// How long one may be, in characters.
+const MAX_LINE: usize = 400;
+
+/// Errors that CRIU logs and gets over: here and there on every machine, never the cause.
+const HARMLESS: [&str; 4] = [
+    // no CAP_SYS_RESOURCE: CRIU keeps the limit that it has
+    "rlimit: Can't setup RLIMIT_NOFILE for self",
+    // a helper program's end; what it was run for is reported by itself
+    "exited, status=",
+    // no /dev/net/tun: only containers with such a device need it
+    "Can't check tun support",
+    // our own refusal of a step, which is reported with its reason
+    "RPC client reported script error",
+];
+
+/// The explanation of a failure, as far as CRIU's words give one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The first error lines without their time stamps, eight at most; harmless ones are left out.
+    pub lines: Vec<String>,
+    /// What they mean, if it is one of the usual causes.
+    pub cause: Option<&'static Cause>,
+}
+
+/// Reads the log file at `path` (4 MiB of its end at most) and looks for the cause of a failure.
+///
+/// # Errors
+/// Those of opening and reading the file.
+pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
+    let mut file = File::open(path)?;
+    let skipped = file.metadata()?.len().saturating_sub(MAX_LOG);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut text = Vec::new();
+    file.take(MAX_LOG).read_to_end(&mut text)?;
+    Ok(diagnose_text(&String::from_utf8_lossy(&text)))
+}
+
+/// The same for lines at hand: of a log, of CRIU's standard error, of a response.
+pub fn diagnose_text(text: &str) -> Diagnosis {
+    let mut diagnosis = Diagnosis::default();
+    for line in text.lines().filter_map(error_line) {
+        // The first cause counts: later errors are mostly its consequences.
+        if diagnosis.cause.is_none() {
+            diagnosis.cause = CAUSES.iter().find(|cause| cause.matches(line));
+        }
+        if diagnosis.lines.len() < MAX_LINES {
+            diagnosis.lines.push(line.chars().take(MAX_LINE).collect());
+        }
+    }
+    diagnosis
+}
+
+/// Whether `message` is an error that CRIU gets over.
+pub(crate) fn is_harmless(message: &str) -> bool {
+    HARMLESS.iter().any(|harmless| message.contains(harmless))
+}
+
+/// `Error (FILE:LINE): …` of `(00.012345)     12: Error (FILE:LINE): …`, unless harmless.
+fn error_line(line: &str) -> Option<&str> {
+    let start = line.find("Error (")?;
+    // Before it stand a time stamp, a pid, or both; other words are a message that quotes an error.
+    let stamp = line[..start].replace("pie:", "");
+    let error = line[start..].trim_end();
+    (!stamp.contains(char::is_alphabetic) && !is_harmless(error)).then_some(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+(00.000000) Version: 4.1.1 (gitid 0)
+(00.000310) Error (criu/util.c:1440): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
+(00.004100) Warn  (criu/kerndat.c:1285): Error (quoted) in a warning
+(00.018230) Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.
+(00.018300)     12: Error (criu/cr-dump.c:1702): Dump files (pid: 12) failed with -1
+(00.018301) pie: 1: Error (criu/pie/restorer.c:1): third
+";
+
+    #[test]
+    fn keeps_real_errors_without_their_stamps() {
+        let d = diagnose_text(LOG);
+        assert_eq!(
+            d.lines,
+            [
+                "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.",
+                "Error (criu/cr-dump.c:1702): Dump files (pid: 12) failed with -1",
+                "Error (criu/pie/restorer.c:1): third",
+            ]
+        );
+        assert!(d.cause.unwrap().advice.contains("--tcp-established"));
+    }
+
+    #[test]
+    fn a_log_may_be_long_and_need_not_be_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dump.log");
+        let mut log = b"\xff\xfe (00.1) not text\n".repeat(400_000);
+        log.extend_from_slice(b"(00.2) Error (criu/a.c:1): \xff odd\n");
+        std::fs::write(&path, log).unwrap();
+        let d = diagnose(&path).unwrap();
+        assert_eq!(d.lines, ["Error (criu/a.c:1): \u{fffd} odd"]);
+        assert_eq!(d.cause, None);
+        assert!(diagnose(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn many_and_long_lines_are_cut() {
+        let line = format!("Error (criu/a.c:1): {}\n", "é".repeat(1000));
+        let d = diagnose_text(&line.repeat(20));
+        assert_eq!(d.lines.len(), MAX_LINES);
+        assert_eq!(d.lines[0].chars().count(), MAX_LINE);
+    }
+}

@@ -1,0 +1,181 @@
+//! What can go wrong between hiber and CRIU.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::diagnose::Diagnosis;
+use crate::version::Version;
+
+/// The crate's result.
+pub type Result<T, E = CriuError> = std::result::Result<T, E>;
+
+/// The error of whoever handles notifications: any error.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failure of CRIU, of the conversation with it, or of its files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CriuError {
+    /// There is no criu program.
+    #[error("criu not found: {0}")]
+    NotFound(String),
+    /// There is one, but it does not run on this machine.
+    #[error("{} cannot start: {reason}{}", criu.display(), listed(printed))]
+    CannotStart {
+        /// The program.
+        criu: PathBuf,
+        /// What happened to it: an exit status, a failed exec.
+        reason: String,
+        /// The lines that it printed, most telling first.
+        printed: Vec<String>,
+    },
+    /// It runs, but lacks what was asked of it.
+    #[error("{} is CRIU {found}, but {what} needs CRIU {needed}", criu.display())]
+    TooOld {
+        /// The program.
+        criu: PathBuf,
+        /// Its version.
+        found: Version,
+        /// The oldest version that has it.
+        needed: Version,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// An option that cannot be right.
+    #[error("{option}: {problem}")]
+    Invalid {
+        /// The option.
+        option: &'static str,
+        /// The value and what was expected.
+        problem: String,
+    },
+    /// A packet that does not belong to the conversation.
+    #[error("criu {operation}: {problem}")]
+    Protocol {
+        /// What was asked of CRIU.
+        operation: Operation,
+        /// What was wrong with its answer.
+        problem: String,
+    },
+    /// The criu process ended before it answered.
+    #[error("criu {} died ({how}): {failure}", failure.operation)]
+    Died {
+        /// Its exit status or signal.
+        how: String,
+        /// What it left behind.
+        failure: Box<Failure>,
+    },
+    /// CRIU answered that it failed.
+    #[error("criu {op} failed: {0}", op = .0.operation)]
+    Failed(Box<Failure>),
+    /// The handler of notifications refused a step; its own error is the source.
+    #[error("criu {operation} stopped at {step}")]
+    Handler {
+        /// What was asked of CRIU.
+        operation: Operation,
+        /// The notification.
+        step: String,
+        /// The handler's error.
+        source: HandlerError,
+        /// How CRIU then ended. `None`: it could not stop any more and succeeded.
+        ended: Option<Box<CriuError>>,
+    },
+    /// A system call of this side failed.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An image file that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl CriuError {
+    /// A failed system call of this side.
+    pub(crate) fn io(what: impl Into<String>, e: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.into(), source: e.into() }
+    }
+
+    /// What CRIU itself reported, if it got as far; also behind a handler's error.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Died { failure, .. } | Self::Failed(failure) => Some(failure),
+            Self::Handler { ended, .. } => ended.as_ref().and_then(|e| e.failure()),
+            _ => None,
+        }
+    }
+}
+
+/// What a failed operation of CRIU left to explain it. Displayed as one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was asked of CRIU.
+    pub operation: Operation,
+    /// The errno of CRIU's response: ESRCH, EEXIST (pid taken), EBADRQC (bad options) and others.
+    pub cr_errno: Option<i32>,
+    /// The first error of CRIU's response, unless it is one that CRIU gets over.
+    pub cr_errmsg: Option<String>,
+    /// The log file, if options named one and it exists.
+    pub log: Option<PathBuf>,
+    /// Error lines of the log and of what CRIU printed, first ones first, with what they mean.
+    pub diagnosis: Diagnosis,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.cr_errmsg.as_deref().or(self.diagnosis.lines.first().map(String::as_str));
+        match (message, self.cr_errno) {
+            (Some(message), _) => f.write_str(message)?,
+            (None, Some(errno)) => write!(f, "{}", io::Error::from_raw_os_error(errno))?,
+            (None, None) => f.write_str("it gave no reason")?,
+        }
+        if let Some(cause) = self.diagnosis.cause {
+            write!(f, " ({}; {})", cause.explanation, cause.advice)?;
+        }
+        match &self.log {
+            Some(log) => write!(f, "; log: {}", log.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What CRIU is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Tell its version.
+    Version,
+    /// Probe the kernel.
+    FeatureCheck,
+    /// Save a process tree.
+    Dump,
+    /// Save its memory while it runs.
+    PreDump,
+    /// Make a process tree from images.
+    Restore,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Version => "version",
+            Self::FeatureCheck => "feature check",
+            Self::Dump => "dump",
+            Self::PreDump => "pre-dump",
+            Self::Restore => "restore",
+        })
+    }
+}
+
+/// `: first; second`, or nothing.
+fn listed(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
+}

@@ -1,0 +1,168 @@
+//! Finding the criu program.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::error::{CriuError, Result};
+use crate::session::{Launch, Session};
+use crate::version::{Features, Version};
+
+/// The environment variable that names the program.
+pub const ENV_VAR: &str = "HIBER_CRIU";
+
+/// Where to look besides PATH, for CRIU and for CRIU to find iptables-restore and ip: what starts a
+/// container runtime often has an empty environment.
+const EXTRA_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// A criu program on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Criu {
+    path: PathBuf,
+}
+
+/// What [`Criu::check`] found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CriuInfo {
+    /// The program.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: Version,
+    /// What it and the kernel can do.
+    pub features: Features,
+}
+
+impl Criu {
+    /// Finds the program: `path` if given, else what the environment variable HIBER_CRIU names, else
+    /// `criu` in PATH and in the usual directories for system programs.
+    ///
+    /// # Errors
+    /// [`CriuError::NotFound`] if there is none, or if the named one is no executable file.
+    pub fn find(path: Option<&Path>) -> Result<Self> {
+        let named = match path {
+            Some(path) => Some((path.into(), "the criu that was asked for")),
+            None => env::var_os(ENV_VAR).filter(|v| !v.is_empty()).map(|v| (PathBuf::from(v), "$HIBER_CRIU")),
+        };
+        match named {
+            Some((path, who)) => Self::named(path, who),
+            None => Self::in_dirs(&search_path(env::var_os("PATH"))),
+        }
+    }
+
+    fn named(path: PathBuf, who: &str) -> Result<Self> {
+        match executable(&path) {
+            Ok(()) => Ok(Self { path }),
+            Err(problem) => Err(CriuError::NotFound(format!("{who}, {}: {problem}", path.display()))),
+        }
+    }
+
+    fn in_dirs(dirs: &OsStr) -> Result<Self> {
+        env::split_paths(dirs)
+            .map(|dir| dir.join("criu"))
+            .find(|path| executable(path).is_ok())
+            .map(|path| Self { path })
+            .ok_or_else(|| {
+                let dirs = dirs.to_string_lossy();
+                CriuError::NotFound(format!("no program of that name in {dirs}, and $HIBER_CRIU is not set"))
+            })
+    }
+
+    /// The program's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Prepares a criu process; files to be inherited by it or by what it restores are added there.
+    pub fn launch(&self) -> Launch<'_> {
+        Launch::new(self)
+    }
+
+    /// Starts a criu process that inherits nothing; for dumps and questions.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start(&self) -> Result<Session> {
+        self.launch().start()
+    }
+
+    /// Whether CRIU works here: its version, and what its probe of the kernel finds.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with CRIU's own words if the probe fails; as [`Launch::start`] besides.
+    pub fn check(&self) -> Result<CriuInfo> {
+        let mut session = self.start()?;
+        Ok(CriuInfo { path: self.path.clone(), version: session.version()?, features: session.features()? })
+    }
+}
+
+/// PATH with the usual directories for system programs after what it has already.
+pub(crate) fn search_path(path: Option<OsString>) -> OsString {
+    let mut all = path.unwrap_or_default();
+    for dir in EXTRA_DIRS {
+        if env::split_paths(&all).any(|known| known == Path::new(dir)) {
+            continue;
+        }
+        if !all.is_empty() {
+            all.push(OsStr::from_bytes(b":"));
+        }
+        all.push(dir);
+    }
+    all
+}
+
+fn executable(path: &Path) -> std::result::Result<(), String> {
+    let is_file = path.metadata().map_err(|e| e.to_string())?.is_file();
+    if !is_file {
+        return Err("not a file".into());
+    }
+    access(path, Access::EXEC_OK).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn program(dir: &Path, mode: u32) -> PathBuf {
+        let path = dir.join("criu");
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_named_program_must_be_executable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(dir.path(), 0o755);
+        assert_eq!(Criu::find(Some(&path)).unwrap().path(), path);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let e = Criu::find(Some(&path)).unwrap_err().to_string();
+        assert!(e.contains("the criu that was asked for") && e.contains("ermission denied"), "{e}");
+        let e = Criu::find(Some(dir.path())).unwrap_err().to_string();
+        assert!(e.ends_with("not a file"), "{e}");
+        let e = Criu::find(Some(&dir.path().join("none"))).unwrap_err().to_string();
+        assert!(e.contains("No such file"), "{e}");
+    }
+
+    #[test]
+    fn directories_are_searched_in_order() {
+        let (empty, first, second) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let expected = program(first.path(), 0o755);
+        program(second.path(), 0o755);
+        let dirs = env::join_paths([empty.path(), first.path(), second.path()]).unwrap();
+        assert_eq!(Criu::in_dirs(&dirs).unwrap().path(), expected);
+        let e = Criu::in_dirs(empty.path().as_os_str()).unwrap_err().to_string();
+        assert!(e.starts_with("criu not found: no program") && e.contains("HIBER_CRIU"), "{e}");
+    }
+
+    #[test]
+    fn the_search_path_has_system_directories_once() {
+        assert_eq!(search_path(None), "/usr/sbin:/sbin:/usr/bin:/bin");
+        assert_eq!(search_path(Some("/opt:/sbin".into())), "/opt:/sbin:/usr/sbin:/usr/bin:/bin");
+    }
+}

@@ -1,0 +1,460 @@
+//! A conversation with CRIU.
+//!
+//! ```text
+//!   hiber                                  criu swrk
+//!     | -- VERSION, keep_open ----------------> |   at the start, always
+//!     | <---------------- 4.1.1 --------------- |
+//!     | -- FEATURE_CHECK, keep_open ----------> |   if asked for
+//!     | <---------------- features ------------ |
+//!     | -- DUMP, PRE_DUMP or RESTORE ---------> |   once, the last request
+//!     | <---------------- NOTIFY step --------- |   any number of times:
+//!     | -- NOTIFY success or failure ---------> |   CRIU waits for the answer
+//!     | <---------------- success or failure -- |
+//!     X                                         X
+//! ```
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use criu_proto::rpc::{CriuNotify, CriuOpts, CriuReq, CriuReqType, CriuResp};
+use criu_proto::{Message as _, MessageField};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::diagnose::{Diagnosis, diagnose, diagnose_text, is_harmless};
+use crate::error::{CriuError, Failure, HandlerError, Operation, Result};
+use crate::locate::Criu;
+use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
+use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions, SwrkFd};
+use crate::packet::{self, Packet};
+use crate::swrk::Swrk;
+use crate::version::{Features, Version};
+
+/// A criu process to be: collects the files that it inherits.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    criu: &'a Criu,
+    files: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+}
+
+/// A connection to a criu process, which ends with it.
+///
+/// Dropping it closes the connection and waits for the process: one in the middle of a dump lets the
+/// tasks go on first.
+#[derive(Debug)]
+pub struct Session {
+    /// `None` once the conversation is over.
+    socket: Option<OwnedFd>,
+    /// `None` in a session on a socket of the caller's.
+    swrk: Option<Swrk>,
+    version: Option<Version>,
+}
+
+/// What a session does with a notification: external objects to report, or a refusal.
+type OnNotify<'a> =
+    dyn FnMut(&CriuNotify, Vec<OwnedFd>) -> std::result::Result<Vec<String>, HandlerError> + 'a;
+
+impl<'a> Launch<'a> {
+    pub(crate) fn new(criu: &'a Criu) -> Self {
+        Self { criu, files: Vec::new(), stdin: None }
+    }
+
+    /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
+    /// once the process runs.
+    ///
+    /// # Errors
+    /// [`CriuError::Io`] if this process has no free descriptor.
+    pub fn pass(&mut self, file: impl Into<OwnedFd>) -> Result<SwrkFd> {
+        let mut file = file.into();
+        if file.as_raw_fd() < 3 {
+            // Numbers of standard streams mean those of the criu process there.
+            file = rustix::io::fcntl_dupfd_cloexec(&file, 3)
+                .map_err(|e| CriuError::io("duplicate a file", e))?;
+        }
+        let number = SwrkFd(file.as_raw_fd());
+        self.files.push(file);
+        Ok(number)
+    }
+
+    /// Standard input of the process, /dev/null if not set: the terminal that a restore with `shell_job`
+    /// gives to the tasks.
+    pub fn stdin(&mut self, file: impl Into<OwnedFd>) {
+        self.stdin = Some(file.into());
+    }
+
+    /// Starts the process and asks for its version.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with what it printed, [`CriuError::TooOld`] below
+    /// [`Version::MINIMUM`].
+    pub fn start(self) -> Result<Session> {
+        let criu = self.criu.path();
+        // CRIU finds this process by the socket's peer credentials, which are those of its making.
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
+        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files).map_err(|e| {
+            CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
+        })?;
+        let mut session = Session { socket: Some(ours), swrk: Some(swrk), version: None };
+        let found = session.version()?;
+        if found < Version::MINIMUM {
+            return Err(CriuError::TooOld {
+                criu: criu.into(),
+                found,
+                needed: Version::MINIMUM,
+                what: "hiber",
+            });
+        }
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// A session on a connected SOCK_SEQPACKET socket whose other end is a `criu swrk`, or plays one.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self { socket: Some(socket), swrk: None, version: None }
+    }
+
+    /// CRIU's version; asked once.
+    ///
+    /// # Errors
+    /// [`CriuError::Died`] and its like.
+    pub fn version(&mut self) -> Result<Version> {
+        if let Some(version) = self.version {
+            return Ok(version);
+        }
+        let response = self.question(Operation::Version, CriuReq::default())?;
+        let version =
+            response.version.as_ref().map(Version::from_proto).ok_or_else(|| CriuError::Protocol {
+                operation: Operation::Version,
+                problem: "the response has no version".into(),
+            })?;
+        self.version = Some(version);
+        Ok(version)
+    }
+
+    /// What CRIU and the kernel can do. The first question that makes CRIU probe the kernel.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with CRIU's own words if it cannot cope with this kernel.
+    pub fn features(&mut self) -> Result<Features> {
+        let request =
+            CriuReq { features: MessageField::some(Features::all_to_proto()), ..Default::default() };
+        let response = self.question(Operation::FeatureCheck, request)?;
+        response.features.as_ref().map(Features::from_proto).ok_or_else(|| CriuError::Protocol {
+            operation: Operation::FeatureCheck,
+            problem: "the response has no features".into(),
+        })
+    }
+
+    /// Saves a process tree. `handler` is called at each [`DumpNotify`].
+    ///
+    /// # Errors
+    /// [`CriuError::Failed`] with CRIU's explanation; [`CriuError::Handler`] if the handler refused a
+    /// step. The tasks run on in both cases.
+    pub fn dump(
+        mut self,
+        options: &DumpOptions,
+        mut handler: impl FnMut(DumpNotify<'_>) -> Answer,
+    ) -> Result<()> {
+        let mut on_notify = dump_steps(&mut handler);
+        self.operate(Operation::Dump, options.to_proto()?, &options.common, &mut on_notify).map(drop)
+    }
+
+    /// Saves the memory of a process tree while it runs on. CRIU sends no steps.
+    ///
+    /// # Errors
+    /// As [`Session::dump`].
+    pub fn pre_dump(mut self, options: &PreDumpOptions) -> Result<()> {
+        let mut on_notify = dump_steps(|_| Ok(()));
+        self.operate(Operation::PreDump, options.to_proto()?, &options.common, &mut on_notify).map(drop)
+    }
+
+    /// Makes a process tree from images and tells the number of its first task, in CRIU's pid
+    /// namespace. `handler` is called at each [`RestoreNotify`].
+    ///
+    /// # Errors
+    /// As [`Session::dump`]; no task is left, unless the handler refused `post-resume`
+    /// ([`CriuError::Handler`] with `ended: None`): the tasks run then.
+    pub fn restore(
+        mut self,
+        options: &RestoreOptions,
+        mut handler: impl FnMut(RestoreNotify) -> Answer,
+    ) -> Result<i32> {
+        let operation = Operation::Restore;
+        let mut on_notify = |notify: &CriuNotify, fds| {
+            let step = notify.script.as_deref().unwrap_or_default();
+            match RestoreNotify::decode(step, notify, fds) {
+                Ok(step) => handler(step).map(|()| Vec::new()),
+                Err(undecoded) => unheard(operation, step, &undecoded),
+            }
+        };
+        let response = self.operate(operation, options.to_proto()?, &options.common, &mut on_notify)?;
+        match response.restore.pid {
+            Some(pid) if pid > 0 => Ok(pid),
+            other => {
+                let problem = format!("success, but the first task's pid is {}", other.unwrap_or(0));
+                Err(CriuError::Protocol { operation, problem })
+            }
+        }
+    }
+
+    /// A request that leaves the connection open.
+    fn question(&mut self, operation: Operation, request: CriuReq) -> Result<CriuResp> {
+        let request = CriuReq { type_: Some(kind(operation).into()), keep_open: Some(true), ..request };
+        let mut on_notify =
+            |_: &CriuNotify, _| Err("a notification where there is nothing to notify of".into());
+        self.converse(operation, &request, None, &mut on_notify)
+    }
+
+    /// The last request of a session.
+    fn operate(
+        &mut self,
+        operation: Operation,
+        opts: CriuOpts,
+        common: &Common,
+        on_notify: &mut OnNotify<'_>,
+    ) -> Result<CriuResp> {
+        let request = CriuReq {
+            type_: Some(kind(operation).into()),
+            opts: MessageField::some(opts),
+            ..Default::default()
+        };
+        let response = self.converse(operation, &request, Some(common), on_notify)?;
+        self.close();
+        Ok(response)
+    }
+
+    /// Sends a request, answers notifications, returns the successful response.
+    fn converse(
+        &mut self,
+        operation: Operation,
+        request: &CriuReq,
+        common: Option<&Common>,
+        on_notify: &mut OnNotify<'_>,
+    ) -> Result<CriuResp> {
+        let since = SystemTime::now();
+        let mut refused: Option<(String, HandlerError)> = None;
+        let ended = self.exchange(operation, request, on_notify, &mut refused);
+        let ended = ended.and_then(|response| match response {
+            Some(response) if response.success == Some(true) => Ok(response),
+            response => Err(self.failure(operation, response, common.and_then(|c| recent_log(c, since)))),
+        });
+        let Some((step, source)) = refused else { return ended };
+        Err(CriuError::Handler { operation, step, source, ended: ended.err().map(Box::new) })
+    }
+
+    /// The packets of [`Self::converse`]; `None` if the process is gone.
+    fn exchange(
+        &mut self,
+        operation: Operation,
+        request: &CriuReq,
+        on_notify: &mut OnNotify<'_>,
+        refused: &mut Option<(String, HandlerError)>,
+    ) -> Result<Option<CriuResp>> {
+        if !self.send(operation, request)? {
+            return Ok(None);
+        }
+        while let Some(Packet { bytes, fds }) = self.receive(operation)? {
+            let response = CriuResp::parse_from_bytes(&bytes).map_err(|e| CriuError::Protocol {
+                operation,
+                problem: format!("a packet of {} bytes is no response: {e}", bytes.len()),
+            })?;
+            let answered = response.type_.and_then(|t| t.enum_value().ok());
+            match answered {
+                Some(CriuReqType::NOTIFY) => {
+                    let answer = on_notify(&response.notify, fds);
+                    let reply = notify_reply(&answer);
+                    if let Err(e) = answer {
+                        let step = response.notify.script.clone().unwrap_or_default();
+                        refused.get_or_insert((step, e));
+                    }
+                    if !self.send(operation, &reply)? {
+                        return Ok(None);
+                    }
+                }
+                Some(t) if t == kind(operation) => return Ok(Some(response)),
+                // "I do not understand"
+                Some(CriuReqType::EMPTY) if response.success == Some(false) => return Ok(Some(response)),
+                other => {
+                    let other = other.map_or_else(|| format!("{:?}", response.type_), |t| format!("{t:?}"));
+                    let problem = format!("a response of type {other} instead of {:?}", kind(operation));
+                    return Err(CriuError::Protocol { operation, problem });
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends a message; false if the process is gone.
+    fn send(&mut self, operation: Operation, message: &CriuReq) -> Result<bool> {
+        let bytes = message.write_to_bytes().map_err(|e| CriuError::Protocol {
+            operation,
+            problem: format!("the request cannot be encoded: {e}"),
+        })?;
+        let Some(socket) = &self.socket else { return Ok(false) };
+        match packet::send(socket, &bytes) {
+            Ok(()) => Ok(true),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(e) => {
+                Err(CriuError::io(format!("send criu a {operation} request of {} bytes", bytes.len()), e))
+            }
+        }
+    }
+
+    /// Waits for a packet; `None` if the process is gone. Restored tasks may still hold its end of the
+    /// socket when it dies, so that the process is watched, too.
+    fn receive(&mut self, operation: Operation) -> Result<Option<Packet>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        if let Some(swrk) = &self.swrk {
+            let watched = [socket.as_fd(), swrk.pidfd.as_fd()];
+            let mut ready = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            retry_on_intr(|| poll(&mut ready, None)).map_err(|e| CriuError::io("wait for criu", e))?;
+            if ready[0].revents().is_empty() {
+                return Ok(None);
+            }
+        }
+        packet::receive(socket).map_err(|e| CriuError::io(format!("receive from criu {operation}"), e))
+    }
+
+    /// Collects what explains a refusal (`response`) or a death, and ends the session.
+    fn failure(
+        &mut self,
+        operation: Operation,
+        response: Option<CriuResp>,
+        log: Option<PathBuf>,
+    ) -> CriuError {
+        let status = self.close();
+        let output = self.swrk.as_ref().map(Swrk::printed).unwrap_or_default();
+        let printed = diagnose_text(&output);
+        let died = response.is_none();
+        let how = match (died, status) {
+            (false, _) => format!("its {operation} failed"),
+            (true, Some(status)) => status.to_string(),
+            (true, None) => "connection closed".to_owned(),
+        };
+        let is_start = matches!(operation, Operation::Version | Operation::FeatureCheck);
+        if let (true, Some(swrk)) = (is_start, &self.swrk) {
+            let printed = explained(printed, &output);
+            return CriuError::CannotStart { criu: swrk.criu.clone(), reason: how, printed };
+        }
+        let response = response.unwrap_or_default();
+        let cr_errmsg = response.cr_errmsg.filter(|m| !m.trim().is_empty() && !is_harmless(m));
+        let cr_errmsg = cr_errmsg.map(|m| m.trim_end().to_owned());
+        let mut diagnosis = log.as_deref().and_then(|log| diagnose(log).ok()).unwrap_or_default();
+        // Programs that CRIU runs print what is missing; its log then only says that they failed.
+        diagnosis.cause = printed.cause.or(diagnosis.cause);
+        diagnosis.lines.extend(printed.lines);
+        if diagnosis.cause.is_none() {
+            diagnosis.cause = cr_errmsg.as_deref().and_then(|m| diagnose_text(m).cause);
+        }
+        let failure = Failure { operation, cr_errno: response.cr_errno, cr_errmsg, log, diagnosis };
+        if died {
+            CriuError::Died { how, failure: Box::new(failure) }
+        } else {
+            CriuError::Failed(Box::new(failure))
+        }
+    }
+
+    /// Ends the conversation and reaps the process.
+    fn close(&mut self) -> Option<std::process::ExitStatus> {
+        self.socket = None;
+        self.swrk.as_mut().and_then(Swrk::reap)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The request that asks for an operation.
+fn kind(operation: Operation) -> CriuReqType {
+    match operation {
+        Operation::Version => CriuReqType::VERSION,
+        Operation::FeatureCheck => CriuReqType::FEATURE_CHECK,
+        Operation::Dump => CriuReqType::DUMP,
+        Operation::PreDump => CriuReqType::SINGLE_PRE_DUMP,
+        Operation::Restore => CriuReqType::RESTORE,
+    }
+}
+
+/// Decodes the steps of dumps for `handler`.
+fn dump_steps(
+    mut handler: impl FnMut(DumpNotify<'_>) -> Answer,
+) -> impl FnMut(&CriuNotify, Vec<OwnedFd>) -> std::result::Result<Vec<String>, HandlerError> {
+    move |notify, _fds| {
+        let step = notify.script.as_deref().unwrap_or_default();
+        let mut external = Vec::new();
+        match DumpNotify::decode(step, &mut external) {
+            Ok(step) => handler(step)?,
+            Err(undecoded) => return unheard(Operation::Dump, step, &undecoded),
+        }
+        Ok(external)
+    }
+}
+
+/// The answer to a step that the handler cannot be told of.
+fn unheard(
+    operation: Operation,
+    step: &str,
+    why: &Undecoded,
+) -> std::result::Result<Vec<String>, HandlerError> {
+    match why {
+        Undecoded::Unknown => {
+            tracing::debug!("criu {operation}: step {step:?} is unknown, going on");
+            Ok(Vec::new())
+        }
+        Undecoded::Broken(problem) => Err((*problem).into()),
+    }
+}
+
+fn notify_reply(answer: &std::result::Result<Vec<String>, HandlerError>) -> CriuReq {
+    let opts = answer.as_ref().ok().filter(|external| !external.is_empty()).map(|external| CriuOpts {
+        images_dir_fd: Some(-1),
+        external: external.clone(),
+        ..Default::default()
+    });
+    CriuReq {
+        type_: Some(CriuReqType::NOTIFY.into()),
+        notify_success: Some(answer.is_ok()),
+        opts: opts.into(),
+        ..Default::default()
+    }
+}
+
+/// The log file, unless it is an earlier operation's: CRIU empties it, but not before it has accepted
+/// the options.
+fn recent_log(common: &Common, since: SystemTime) -> Option<PathBuf> {
+    let path = common.log_path()?;
+    // Times of files are those of the last clock tick.
+    let since = since - Duration::from_millis(20);
+    let written = Path::metadata(&path).and_then(|m| m.modified()).ok()?;
+    (written >= since).then_some(path)
+}
+
+/// The lines for a person: what they mean first; any, if there are no error lines of CRIU's, such as those
+/// of the dynamic linker.
+fn explained(diagnosis: Diagnosis, output: &str) -> Vec<String> {
+    if diagnosis.lines.is_empty() {
+        return output.lines().take(3).map(|line| line.chars().take(400).collect()).collect();
+    }
+    let cause = diagnosis.cause.map(|c| format!("{}; {}", c.explanation, c.advice));
+    cause.into_iter().chain(diagnosis.lines.into_iter().take(2)).collect()
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

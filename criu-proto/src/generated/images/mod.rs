@@ -1,0 +1,11 @@
+//! Messages of image files.
+
+pub mod cgroup;
+pub mod core;
+pub mod files;
+pub mod inventory;
+pub mod mm;
+pub mod mnt;
+pub mod pagemap;
+pub mod pstree;
+pub mod stats;

@@ -1,0 +1,4 @@
+//! What hack/gen-proto writes.
+
+pub mod images;
+pub mod rpc;
