@@ -1,1 +1,58 @@
-//! The harness that the tests share.
+//! The harness of the tests that drive the built binary as root on the real kernel.
+//!
+//! A test makes a [`Bundle`], gives it to a [`Runtime`] and gets a [`Container`], a guard that runs the
+//! runtime's commands on it and leaves nothing behind when it is dropped:
+//!
+//! ```no_run
+//! use hiber_tests::prelude::*;
+//!
+//! fn exit_code() {
+//!     require!(Root);
+//!     let container = Runtime::hiber().container(Bundle::busybox().args(["sh", "-c", "exit 7"]));
+//!     container.run(&[]).exited(7);
+//!     container.assert_clean();
+//! }
+//! ```
+//!
+//! Every container has a unique name, which is its id, the name of its cgroup and part of its bundle's
+//! path, so that tests run side by side and [`leaks`] are found by name.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod cgroup;
+pub mod command;
+pub mod container;
+pub mod leaks;
+pub mod pty;
+pub mod require;
+pub mod runtime;
+pub mod tools;
+
+/// What nearly every test uses.
+pub mod prelude {
+    pub use crate::bundle::Bundle;
+    pub use crate::command::Output;
+    pub use crate::container::Container;
+    pub use crate::require;
+    pub use crate::runtime::Runtime;
+    pub use crate::wait_for;
+    pub use serde_json::{Value, json};
+}
+
+use std::time::{Duration, Instant};
+
+/// How long anything that a test waits for may take. Generous: it is reached only when a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks `condition` until it holds.
+///
+/// # Panics
+/// With `what` if it does not hold within [`PATIENCE`].
+#[track_caller]
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,37 @@
+# Recipes for people; the scripts in hack/ do the work and need no just.
+
+# list the recipes
+default:
+    @just --list
+
+# compile everything, fast
+check:
+    cargo check --workspace --all-targets
+
+# formatting, clippy, shellcheck, licences
+lint:
+    hack/test lint
+
+# the crates' own tests, no root needed
+test-unit:
+    hack/test unit
+
+# the binary as a container runtime (root)
+test-oci:
+    hack/test oci
+
+# checkpoints and restores (root)
+test-criu:
+    hack/test criu
+
+# every test
+test:
+    hack/test
+
+# redis put to sleep and woken (root)
+demo:
+    hack/demo
+
+# the release binary; prints its path
+build:
+    hack/build

@@ -1,0 +1,99 @@
+//! Where the host's cgroups are, by what /proc/self/mountinfo says; independent of hiber's own code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A mounted hierarchy.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Whether it is the unified one.
+    pub v2: bool,
+    /// Its controllers: of a v1 mount, with `name=…`; of v2, those that the root offers.
+    pub controllers: Vec<String>,
+}
+
+/// All hierarchies below /sys/fs/cgroup.
+pub fn hierarchies() -> Vec<Hierarchy> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mountinfo.lines().filter_map(parse).collect()
+}
+
+/// One line of mountinfo (proc(5)): `id parent dev root mountpoint options … - type source superoptions`.
+fn parse(line: &str) -> Option<Hierarchy> {
+    let (left, right) = line.split_once(" - ")?;
+    let mount = PathBuf::from(left.split(' ').nth(4)?);
+    let mut right = right.split(' ');
+    let v2 = match right.next()? {
+        "cgroup" => false,
+        "cgroup2" => true,
+        _ => return None,
+    };
+    if !mount.starts_with("/sys/fs/cgroup") {
+        return None;
+    }
+    let controllers = if v2 {
+        let offered = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+        offered.split_whitespace().map(str::to_owned).collect()
+    } else {
+        right.nth(1)?.split(',').map(str::to_owned).collect()
+    };
+    Some(Hierarchy { mount, v2, controllers })
+}
+
+/// The hierarchy that has `controller`, if any.
+pub fn mount_of(controller: &str) -> Option<Hierarchy> {
+    hierarchies().into_iter().find(|h| h.controllers.iter().any(|c| c == controller))
+}
+
+/// Whether the host's v1 and v2 hierarchies both have controllers, which crun refuses.
+pub fn is_mixed() -> bool {
+    let all = hierarchies();
+    all.iter().any(|h| !h.v2) && all.iter().any(|h| h.v2 && !h.controllers.is_empty())
+}
+
+/// Reads a cgroup's file: `v1` or `v2` names it, whichever hierarchy has the controller.
+///
+/// # Panics
+/// If no hierarchy has the controller or the file cannot be read.
+#[track_caller]
+pub fn read(controller: &str, cgroup: &str, v1: &str, v2: &str) -> String {
+    let Some(h) = mount_of(controller) else { panic!("no hierarchy has {controller}") };
+    let file = h.mount.join(cgroup.trim_start_matches('/')).join(if h.v2 { v2 } else { v1 });
+    match fs::read_to_string(&file) {
+        Ok(text) => text.trim_end().to_owned(),
+        Err(e) => panic!("{}: {e}", file.display()),
+    }
+}
+
+/// The directories at and below `cgroup` in every hierarchy, deepest first.
+pub fn directories(cgroup: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies() {
+        let top = hierarchy.mount.join(cgroup.trim_start_matches('/'));
+        assert!(top != hierarchy.mount, "a test never works on a hierarchy's root");
+        collect(&top, &mut found);
+    }
+    found
+}
+
+fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            collect(&entry.path(), found);
+        }
+    }
+    found.push(directory.to_owned());
+}
+
+/// The pids in `cgroup` and below, over every hierarchy.
+pub fn pids(cgroup: &str) -> Vec<i32> {
+    let files = directories(cgroup).into_iter().map(|d| d.join("cgroup.procs"));
+    let text: String = files.filter_map(|f| fs::read_to_string(f).ok()).collect();
+    let mut pids: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}

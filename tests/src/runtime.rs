@@ -1,0 +1,110 @@
+//! A runtime with runc's command line and a private directory for its state.
+
+use crate::bundle::Bundle;
+use crate::command::{self, Output};
+use crate::container::Container;
+use crate::{cgroup, tools};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A runtime's binary together with a `--root` directory of the test's own. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Runtime(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    program: PathBuf,
+    root: TempDir,
+    unified: bool,
+}
+
+impl Runtime {
+    /// The runtime under test.
+    #[track_caller]
+    pub fn hiber() -> Self {
+        Self::of(tools::hiber(), false)
+    }
+
+    /// Debian's runc.
+    #[track_caller]
+    pub fn runc() -> Self {
+        Self::of(tools::runc(), false)
+    }
+
+    /// Debian's crun. It refuses hosts whose v1 and v2 cgroups both have controllers; there it sees a
+    /// pure v2 layout.
+    #[track_caller]
+    pub fn crun() -> Self {
+        Self::of(tools::crun(), cgroup::is_mixed())
+    }
+
+    /// The runtime under test on a host that has nothing but cgroup v2, made by hack/cgroup-layout.
+    #[track_caller]
+    pub fn hiber_on_v2() -> Self {
+        Self::of(tools::hiber(), true)
+    }
+
+    /// Debian's runc on such a host.
+    #[track_caller]
+    pub fn runc_on_v2() -> Self {
+        Self::of(tools::runc(), true)
+    }
+
+    #[track_caller]
+    fn of(program: Result<&Path, &str>, unified: bool) -> Self {
+        let program = program.unwrap_or_else(|e| panic!("no runtime: {e}")).to_owned();
+        match tempfile::Builder::new().prefix("ht-root-").tempdir() {
+            Ok(root) => Self(Arc::new(Inner { program, root, unified })),
+            Err(e) => panic!("no directory for the runtime's state: {e}"),
+        }
+    }
+
+    /// The directory that `--root` names.
+    pub fn root(&self) -> &Path {
+        self.0.root.path()
+    }
+
+    /// `PROGRAM --root ROOT`, with CRIU in its environment.
+    pub fn command(&self) -> Command {
+        let mut command = self.bare_command();
+        command.arg("--root").arg(self.root());
+        command
+    }
+
+    /// `PROGRAM` without any argument, with CRIU in its environment.
+    pub fn bare_command(&self) -> Command {
+        let mut command = if self.0.unified {
+            let mut layout = Command::new(tools::script("cgroup-layout"));
+            layout.arg("v2").arg(&self.0.program);
+            layout
+        } else {
+            Command::new(&self.0.program)
+        };
+        if let Some(criu) = tools::criu().ok().filter(|c| c.is_absolute()) {
+            let rest = env::var_os("PATH").unwrap_or_default();
+            let first = criu.parent().unwrap_or(Path::new("/")).to_owned();
+            if let Ok(path) = env::join_paths(std::iter::once(first).chain(env::split_paths(&rest))) {
+                command.env("PATH", path);
+            }
+            command.env("HIBER_CRIU", criu);
+        }
+        command
+    }
+
+    /// Runs `PROGRAM --root ROOT ARGS` to its end.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Output {
+        let mut command = self.command();
+        command.args(args);
+        command::run(command, b"")
+    }
+
+    /// A guard for the container that `bundle` describes; nothing runs yet.
+    pub fn container(&self, bundle: impl Into<Rc<Bundle>>) -> Container {
+        Container::new(self.clone(), bundle.into())
+    }
+}

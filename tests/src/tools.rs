@@ -1,0 +1,77 @@
+//! The programs and root filesystems that tests use, from the environment or from the scripts in hack/.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The path in `variable`, else what `hack/SCRIPT` prints as its last line, with `file` joined to it.
+fn find(variable: &str, script: &[&str], file: &str) -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os(variable) {
+        let path = PathBuf::from(path);
+        return if path.exists() {
+            Ok(path)
+        } else {
+            Err(format!("{variable}={}: not there", path.display()))
+        };
+    }
+    let program = repository().join("hack").join(script[0]);
+    let output = Command::new(&program)
+        .args(&script[1..])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{variable} is unset and {} cannot be run: {e}", program.display()))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    match stdout.trim_end().lines().next_back() {
+        Some(path) if output.status.success() => Ok(Path::new(path).join(file)),
+        _ => Err(format!(
+            "{variable} is unset and hack/{} failed: {}",
+            script.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+/// `hack/NAME`.
+pub fn script(name: &str) -> PathBuf {
+    repository().join("hack").join(name)
+}
+
+macro_rules! tool {
+    ($(#[$doc:meta])* $name:ident, $variable:literal, $script:expr, $file:literal) => {
+        $(#[$doc])*
+        pub fn $name() -> Result<&'static Path, &'static str> {
+            static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+            FOUND.get_or_init(|| find($variable, &$script, $file)).as_ref().map(PathBuf::as_path).map_err(String::as_str)
+        }
+    };
+}
+
+tool!(
+    /// The runtime under test: `$HIBER_BIN`, else the release build.
+    hiber, "HIBER_BIN", ["build"], ""
+);
+tool!(
+    /// A CRIU that works on the running kernel: `$HIBER_CRIU`, else hack/criu's.
+    criu, "HIBER_CRIU", ["criu"], ""
+);
+tool!(
+    /// Debian's runc: `$HIBER_RUNC`, else hack/peers'.
+    runc, "HIBER_RUNC", ["peers"], "runc"
+);
+tool!(
+    /// Debian's crun: `$HIBER_CRUN`, else hack/peers'.
+    crun, "HIBER_CRUN", ["peers"], "crun"
+);
+tool!(
+    /// A root filesystem with busybox's applets. Read-only by agreement: bundles copy it.
+    rootfs_busybox, "HIBER_ROOTFS_BUSYBOX", ["rootfs", "busybox"], ""
+);
+tool!(
+    /// A root filesystem with redis-server, redis-cli and busybox.
+    rootfs_redis, "HIBER_ROOTFS_REDIS", ["rootfs", "redis"], ""
+);
