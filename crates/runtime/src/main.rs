@@ -6,5 +6,6 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    hiber::run_init_if_asked();
     cli::main(std::env::args_os())
 }

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::anyhow;
-use hiber::{features, spec};
+use anyhow::{Context, anyhow, bail};
+use hiber::{Runtime, features, spec};
 
-use super::args::{Command, Invocation, SpecArgs};
+use super::args::{Command, Global, Invocation, SpecArgs};
+use super::commands::Session;
+use super::root::{self, Origin, Surroundings};
 use super::{help, out};
 
 /// A command that failed.
@@ -36,19 +38,38 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
         Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
         Command::Features => out::write(&features::document(&features::Built::default())?)?,
         Command::Spec(args) => write_spec(&args)?,
-        Command::Create(_)
-        | Command::Start { .. }
-        | Command::Run(_)
-        | Command::Exec(_)
-        | Command::State { .. }
-        | Command::List(_)
-        | Command::Kill(_)
-        | Command::Delete { .. }
-        | Command::Ps(_)
-        | Command::Pause { .. }
-        | Command::Resume { .. }
-        | Command::Checkpoint(_)
-        | Command::Restore(_) => return Err(anyhow!("this command is not built yet")),
+        command => return lifecycle(&global, command),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Commands on containers.
+fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    if global.systemd_cgroup {
+        bail!("--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs");
+    }
+    let root = root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
+    if let Command::List(_) = command
+        && root.origin == Origin::Flag
+    {
+        std::fs::metadata(&root.path).with_context(|| format!("--root {}", root.path.display()))?;
+    }
+    root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
+    let session = Session { runtime: Runtime::new(&root.path) };
+    match command {
+        Command::Create(args) => session.create(&args)?,
+        Command::Start { id } => session.start(&id)?,
+        Command::Run(args) => return session.run(&args),
+        Command::Exec(args) => return session.exec(&args),
+        Command::State { id } => session.state(&id)?,
+        Command::List(args) => session.list(args)?,
+        Command::Kill(args) => session.kill(&args)?,
+        Command::Delete { id, force } => session.delete(&id, force)?,
+        Command::Ps(args) => session.ps(&args)?,
+        Command::Pause { id } => session.pause(&id)?,
+        Command::Resume { id } => session.resume(&id)?,
+        Command::Checkpoint(_) | Command::Restore(_) => bail!("this command is not built yet"),
+        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

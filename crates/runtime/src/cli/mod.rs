@@ -6,16 +6,16 @@
 //! ```
 //! Parsing looks at nothing but the arguments; [`root`] and [`dispatch`] look at the machine.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
 pub(crate) mod args;
+mod commands;
 pub(crate) mod dispatch;
+mod exec_process;
+mod foreground;
 mod help;
 pub(crate) mod log;
 pub(crate) mod out;
-#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
 pub(crate) mod output;
 mod parse;
-#[cfg_attr(not(test), expect(dead_code, reason = "the lifecycle commands are not dispatched yet"))]
 pub(crate) mod root;
 mod scan;
 mod table;

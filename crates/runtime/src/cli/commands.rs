@@ -1,0 +1,283 @@
+//! The lifecycle commands.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use hiber::{Container, CreateOptions, ExecOptions, Runtime, Status};
+use hiber_sandbox::config;
+use oci_spec::runtime::Process;
+use rustix::process::Signal;
+
+use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
+use super::foreground::{self, Console, Signals};
+use super::output::{self, ContainerState};
+use super::{exec_process, out};
+use hiber::id::ContainerId;
+
+/// Where the containers are, and under which name they are shown.
+pub(crate) struct Session {
+    pub runtime: Runtime,
+}
+
+impl Session {
+    fn open(&self, id: &ContainerId) -> anyhow::Result<Container> {
+        Ok(self.runtime.open(id)?)
+    }
+
+    /// `create`
+    pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
+        check_preserved(args.preserve_fds)?;
+        let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
+        let container = self.runtime.create(&args.id, &create_options(args, socket.as_ref()))?;
+        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
+    }
+
+    /// A container whose caller cannot be told of it must not stay.
+    fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        if result.is_err() {
+            let _ = self.runtime.open(container.id()).map(|c| c.delete(true));
+        }
+        result
+    }
+
+    /// `start`
+    pub(crate) fn start(&self, id: &ContainerId) -> anyhow::Result<()> {
+        Ok(self.open(id)?.start()?)
+    }
+
+    /// `run`
+    pub(crate) fn run(&self, args: &RunArgs) -> anyhow::Result<ExitCode> {
+        check_preserved(args.create.preserve_fds)?;
+        if args.detach {
+            self.create(&args.create)?;
+            let container = self.open(&args.create.id)?;
+            self.or_undo(&container, container.start().map_err(Into::into))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !args.no_subreaper {
+            let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        }
+        let signals = Signals::block()?;
+        let terminal = wants_terminal(args.create.bundle.as_deref())?;
+        if args.create.console_socket.is_some() {
+            bail!("cannot use console socket if hiber will not detach or allocate tty");
+        }
+        let pair = terminal.then(foreground::console_pair).transpose()?;
+        let options = create_options(&args.create, pair.as_ref().map(|(_, theirs)| theirs));
+        let container = self.runtime.create(&args.create.id, &options)?;
+        let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
+        if attended.is_err() || !args.keep {
+            let deleted = self.open(&args.create.id).and_then(|c| Ok(c.delete(true)?));
+            if attended.is_ok() {
+                deleted?;
+            }
+        }
+        attended.map(ExitCode::from)
+    }
+
+    fn attend_new(
+        &self,
+        args: &RunArgs,
+        container: &Container,
+        signals: &Signals,
+        console: Option<OwnedFd>,
+    ) -> anyhow::Result<u8> {
+        let console = console.as_ref().map(Console::receive).transpose()?;
+        let pid = container.facts()?.pid;
+        let pidfd = open_pidfd(pid)?;
+        write_pid_file(args.create.pid_file.as_deref(), pid)?;
+        container.start()?;
+        foreground::attend(pid, &pidfd, signals, console)
+    }
+
+    /// `exec`
+    pub(crate) fn exec(&self, args: &ExecArgs) -> anyhow::Result<ExitCode> {
+        check_preserved(args.preserve_fds)?;
+        let container = self.open(&args.id)?;
+        let process = match &args.process {
+            Some(path) => {
+                let (process, warnings) = config::load_process(path)?;
+                warnings.iter().for_each(|w| tracing::warn!("{w}"));
+                process
+            }
+            None => exec_process::from_flags(&container.spec()?, args)?,
+        };
+        let process = exec_process::with_defaults(process, &container.spec()?);
+        if args.detach {
+            let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
+            let child = container.exec(&process, &exec_options(args, socket.as_ref()))?;
+            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.exec_attended(&container, &process, args)
+    }
+
+    fn exec_attended(&self, container: &Container, process: &Process, args: &ExecArgs) -> anyhow::Result<ExitCode> {
+        let terminal = process.terminal().unwrap_or(false);
+        let signals = Signals::block()?;
+        if let Some(path) = &args.console_socket {
+            if !terminal {
+                bail!("cannot use console socket if hiber will not detach or allocate tty");
+            }
+            let socket = connect_console(path)?;
+            let child = container.exec(process, &exec_options(args, Some(&socket)))?;
+            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            return Ok(foreground::attend(child.pid, &child.pidfd, &signals, None)?.into());
+        }
+        let pair = terminal.then(foreground::console_pair).transpose()?;
+        let child = container.exec(process, &exec_options(args, pair.as_ref().map(|(_, theirs)| theirs)))?;
+        let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
+        write_pid_file(args.pid_file.as_deref(), child.pid)?;
+        Ok(foreground::attend(child.pid, &child.pidfd, &signals, console)?.into())
+    }
+
+    /// `state`
+    pub(crate) fn state(&self, id: &ContainerId) -> anyhow::Result<()> {
+        let container = self.open(id)?;
+        let mut state = describe(&container)?;
+        state.owner = String::new();
+        Ok(out::write(&output::state(&state)?)?)
+    }
+
+    /// `list`
+    pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
+        let mut containers = Vec::new();
+        for id in self.runtime.ids()? {
+            match self.runtime.open(&id).map_err(Into::into).and_then(|c| describe(&c)) {
+                Ok(state) => containers.push(state),
+                // Deleted meanwhile, or its creation was interrupted: not what was asked for.
+                Err(e) => tracing::debug!("load container {id}: {e:#}"),
+            }
+        }
+        Ok(out::write(&output::list(&containers, args)?)?)
+    }
+
+    /// `kill`
+    pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
+        let container = self.open(&args.id)?;
+        if args.signal == 0 {
+            return if container.status()? == Status::Stopped { bail!(hiber::Error::NotRunning) } else { Ok(()) };
+        }
+        let signal = signal(args.signal)?;
+        if args.all {
+            return Ok(container.kill_all(signal)?);
+        }
+        Ok(container.kill(signal)?)
+    }
+
+    /// `delete`
+    pub(crate) fn delete(&self, id: &ContainerId, force: bool) -> anyhow::Result<()> {
+        match self.runtime.open(id) {
+            Err(hiber::Error::NotFound) if force => Ok(()),
+            container => Ok(container?.delete(force)?),
+        }
+    }
+
+    /// `ps`
+    pub(crate) fn ps(&self, args: &PsArgs) -> anyhow::Result<()> {
+        let container = self.open(&args.id)?;
+        if container.status()? == Status::Stopped && container.processes()?.is_empty() {
+            bail!(hiber::Error::NotRunning);
+        }
+        Ok(out::write(&output::ps(&container.processes()?, args)?)?)
+    }
+
+    /// `pause`
+    pub(crate) fn pause(&self, id: &ContainerId) -> anyhow::Result<()> {
+        Ok(self.open(id)?.pause()?)
+    }
+
+    /// `resume`
+    pub(crate) fn resume(&self, id: &ContainerId) -> anyhow::Result<()> {
+        Ok(self.open(id)?.resume()?)
+    }
+}
+
+/// A signal by number; real-time ones have none of the standard names.
+fn signal(number: i32) -> anyhow::Result<Signal> {
+    Signal::from_named_raw(number).with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
+}
+
+/// What `state` and `list` show.
+fn describe(container: &Container) -> anyhow::Result<ContainerState> {
+    let spec = container.spec()?;
+    let facts = container.facts()?;
+    let status = container.status()?;
+    let owner = container.owner()?;
+    let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten().map(|u| u.name);
+    Ok(ContainerState {
+        oci_version: spec.version().clone(),
+        id: facts.id.clone(),
+        pid: if status == Status::Stopped { 0 } else { facts.pid },
+        status: status.to_string(),
+        bundle: facts.bundle.clone(),
+        rootfs: facts.rootfs.clone(),
+        created: facts.created,
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        owner: name.unwrap_or_else(|| format!("#{owner}")),
+    })
+}
+
+fn create_options<'a>(args: &CreateArgs, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
+    CreateOptions {
+        bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        console_socket: console.map(AsFd::as_fd),
+        stdio: None,
+    }
+}
+
+fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
+    ExecOptions {
+        ignore_paused: args.ignore_paused,
+        preserve_fds: args.preserve_fds,
+        console_socket: console.map(AsFd::as_fd),
+        stdio: None,
+    }
+}
+
+fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
+    let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
+    Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
+}
+
+pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
+    let socket = UnixStream::connect(path).with_context(|| format!("connect to the console socket {}", path.display()))?;
+    Ok(socket.into())
+}
+
+/// A missing descriptor is told before anything is made.
+fn check_preserved(count: u32) -> anyhow::Result<()> {
+    for i in 0..count {
+        let fd = 3 + i;
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
+            bail!("unable to stat preserved-fd {i} (of {count}): descriptor {fd} is not open");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn open_pidfd(pid: i32) -> anyhow::Result<OwnedFd> {
+    let process = rustix::process::Pid::from_raw(pid).context("the container has no process")?;
+    rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).context("pidfd_open")
+}
+
+/// Written whole or not at all: whoever waits for it reads a number.
+pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let name = path.file_name().with_context(|| format!("--pid-file {}: is no file name", path.display()))?;
+    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(pid.to_string().as_bytes())?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("write --pid-file {}", path.display()))
+}
