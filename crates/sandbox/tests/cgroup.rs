@@ -376,7 +376,8 @@ fn freezing_and_killing_v2() {
 }
 
 /// A process that forever starts its successor and ends: a list of pids is stale once it is read.
-fn kill_what_forks(layout: &Layout) {
+/// Only who freezes first reaches it with one signal.
+fn kill_what_forks(layout: &Layout, signal: Signal) {
     let mut s = create(layout, "{}");
     // It ends by itself if the test fails.
     s.shell("f() { [ $1 -gt 0 ] && ( ( f $(($1 - 1)) ) & ); exit; }; f 20000");
@@ -386,7 +387,7 @@ fn kill_what_forks(layout: &Layout) {
         seen.extend(s.cgroup.pids().unwrap());
     }
     assert!(seen.len() >= 5, "it forks: {seen:?}");
-    s.cgroup.kill(Signal::KILL).unwrap();
+    s.cgroup.kill(signal).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(s.cgroup.pids().unwrap(), [0; 0]);
 }
@@ -394,13 +395,19 @@ fn kill_what_forks(layout: &Layout) {
 #[test]
 fn kill_reaches_processes_that_fork() {
     let Some(layout) = layout() else { return };
-    kill_what_forks(&layout);
+    kill_what_forks(&layout, Signal::KILL);
+    for _ in 0..8 {
+        kill_what_forks(&layout, Signal::TERM);
+    }
 }
 
 #[test]
 fn kill_reaches_processes_that_fork_v2() {
     let Some(layout) = v2_layout() else { return };
-    kill_what_forks(&layout);
+    kill_what_forks(&layout, Signal::KILL);
+    for _ in 0..8 {
+        kill_what_forks(&layout, Signal::TERM);
+    }
 }
 
 #[test]
