@@ -28,5 +28,5 @@ pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
 pub use filter::device_filter;
 pub use handle::{Cgroup, OnDenied};
 pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
-pub use limits::{Limits, Write};
+pub use limits::{Limits, MemoryCheck, Write};
 pub use stats::Stats;

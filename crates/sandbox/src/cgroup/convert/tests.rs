@@ -1,4 +1,6 @@
+use super::block_io::io_weight;
 use super::*;
+use crate::cgroup::DeviceRule;
 
 const V1: &str = "\
 32 31 0:29 / /cg/cpu rw - cgroup cgroup rw,cpu
@@ -318,14 +320,13 @@ fn a_missing_controller_matters_only_if_a_limit_needs_it() {
 #[test]
 fn limits_survive_json() {
     let mut limits = limits(&v1(), BLOCK_IO).unwrap();
-    limits.devices = Some(super::super::DeviceRule::defaults());
+    limits.devices = Some(DeviceRule::defaults());
     let json = serde_json::to_string(&limits).unwrap();
     assert_eq!(serde_json::from_str::<Limits>(&json).unwrap(), limits);
 }
 
 #[test]
 fn device_rules_and_defaults() {
-    use super::super::DeviceRule;
     let resources: LinuxResources = serde_json::from_str(
         r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"access":"rw"},
             {"allow":false,"type":"c","major":1,"minor":11,"access":"w"}]}"#,
