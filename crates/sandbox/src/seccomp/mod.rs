@@ -113,7 +113,7 @@ pub fn compile_for(native: Arch, profile: &LinuxSeccomp) -> Result<Program> {
     let mut program = settings(profile, rules.notify)?;
     let listed =
         |abi: &Abi| abi.arch == native || profile.architectures().iter().flatten().any(|a| *a == abi.arch);
-    let abis: Vec<&Abi> = family.iter().copied().filter(|abi| listed(abi)).collect();
+    let (abis, others): (Vec<&Abi>, Vec<&Abi>) = family.iter().partition(|abi| listed(abi));
     let mut graph = Graph::default();
     let sections = spans::sections(&abis, &rules, &mut graph)?;
     program.filter = assemble(&graph, &sections);
@@ -124,7 +124,7 @@ pub fn compile_for(native: Arch, profile: &LinuxSeccomp) -> Result<Program> {
             format!("{n} instructions; the kernel takes at most {MAX_INSTRUCTIONS}"),
         ));
     }
-    program.warnings.extend(rules.unknown(&family).iter().map(|name| {
+    program.warnings.extend(rules.unknown(&others).iter().map(|name| {
         format!("linux.seccomp.syscalls: unknown system call {name:?}: its rules have no effect")
     }));
     Ok(program)
