@@ -108,7 +108,12 @@ fn outcome(rules: &[Rule], default: u32, abi: &Abi, graph: &mut Graph) -> Result
             if let Some(other) = rules[..i].iter().find(|o| o.conflicts(rule)) {
                 return Err(Error::invalid(
                     field(rule),
-                    format!("another action than that of {} for equal conditions", field(other)),
+                    // as it sees them: without upper halves, or carried by socketcall
+                    format!(
+                        "another action than that of {} for what are equal conditions on {}",
+                        field(other),
+                        abi.arch
+                    ),
                 ));
             }
         }
