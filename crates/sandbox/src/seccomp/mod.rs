@@ -6,9 +6,9 @@
 //! - A rule without conditions beats all those with conditions on the same call.
 //! - All conditions of a rule must be met; but if two of them are on the same argument, each
 //!   becomes a rule of its own.
-//! - Rules with conditions are tried in the profile's order. (libseccomp sorts them; the two
-//!   differ only where rules with different actions overlap. Two rules with equal conditions and
-//!   different actions are an error, as in libseccomp.)
+//! - Rules with conditions are tried in the profile's order. (libseccomp sorts them, which shows
+//!   where rules with different actions overlap, and its 2.5 forgets some rules after half a
+//!   match of another.) Two rules with equal conditions and different actions are an error.
 //! - Names that no architecture at hand knows are left out, with a warning.
 //! - The native architecture is always included. A call of an architecture that is not listed
 //!   kills its thread; so does an x32 call without `SCMP_ARCH_X32`, but for number -1, which
