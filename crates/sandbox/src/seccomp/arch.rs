@@ -22,21 +22,18 @@ pub(super) struct Abi {
     table: fn(u32) -> Option<&'static str>,
     /// The table's last number.
     last: u32,
-    /// Calls that the table lacks.
+    /// Calls beyond the table.
     more: &'static [(u32, &'static str)],
 }
 
 impl Abi {
-    /// All calls: (number as the filter sees it, name).
+    /// All calls, ascending: (number as the filter sees it, name).
     pub(super) fn calls(&self) -> impl Iterator<Item = (u32, &'static str)> + '_ {
         let bit = if self.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
         let table = (0..=self.last).filter_map(move |n| (self.table)(n).map(|name| (n | bit, name)));
         table.chain(self.more.iter().copied())
     }
 }
-
-/// A removed call, and a Rust keyword, which the crate's enum leaves out.
-const X86_MORE: &[(u32, &str)] = &[(17, "break")];
 
 /// Calls of ARM alone, at 0xf0000 and up (arch/arm/include/uapi/asm/unistd.h).
 const ARM_MORE: &[(u32, &str)] = &[
@@ -72,13 +69,17 @@ macro_rules! generic_table {
 }
 
 table!(x86_64);
-table!(x86);
 table!(arm);
 generic_table!(aarch64);
 #[cfg(target_arch = "riscv64")]
 generic_table!(riscv64);
 #[cfg(target_arch = "loongarch64")]
 generic_table!(loongarch64);
+
+fn x86(n: u32) -> Option<&'static str> {
+    // a Rust keyword, which the crate's enum leaves out
+    if n == 17 { Some("break") } else { syscalls::x86::Sysno::new(n as usize).map(|s| s.name()) }
+}
 
 macro_rules! abi {
     ($name:ident, $arch:ident, $audit:expr, $wide:expr, $mux:expr, $table:ident, $more:expr) => {
@@ -95,7 +96,7 @@ macro_rules! abi {
 }
 
 abi!(X86_64, ScmpArchX86_64, 0xc000_003e, true, false, x86_64, &[]);
-abi!(X86, ScmpArchX86, 0x4000_0003, false, true, x86, X86_MORE);
+abi!(X86, ScmpArchX86, 0x4000_0003, false, true, x86, &[]);
 abi!(AARCH64, ScmpArchAarch64, 0xc000_00b7, true, false, aarch64, &[]);
 abi!(ARM, ScmpArchArm, 0x4000_0028, false, false, arm, ARM_MORE);
 #[cfg(target_arch = "riscv64")]
@@ -116,76 +117,27 @@ static X32: Abi = Abi {
 /// The first number that x32 has for itself.
 const X32_FIRST: u32 = 512;
 
-/// Calls with an entry point of their own for x32, from number 512 on
-/// (arch/x86/entry/syscalls/syscall_64.tbl, "x32").
-const X32_OWN: [&str; 36] = [
-    "rt_sigaction",
-    "rt_sigreturn",
-    "ioctl",
-    "readv",
-    "writev",
-    "recvfrom",
-    "sendmsg",
-    "recvmsg",
-    "execve",
-    "ptrace",
-    "rt_sigpending",
-    "rt_sigtimedwait",
-    "rt_sigqueueinfo",
-    "sigaltstack",
-    "timer_create",
-    "mq_notify",
-    "kexec_load",
-    "waitid",
-    "set_robust_list",
-    "get_robust_list",
-    "vmsplice",
-    "move_pages",
-    "preadv",
-    "pwritev",
-    "rt_tgsigqueueinfo",
-    "recvmmsg",
-    "sendmmsg",
-    "process_vm_readv",
-    "process_vm_writev",
-    "setsockopt",
-    "getsockopt",
-    "io_setup",
-    "io_submit",
-    "execveat",
-    "preadv2",
-    "pwritev2",
+/// The x86_64 numbers of the calls that have an entry point of their own for x32, which are
+/// numbered there from 512 on (arch/x86/entry/syscalls/syscall_64.tbl, "x32").
+const X32_OWN: [u32; 36] = [
+    13, 15, 16, 19, 20, 45, 46, 47, 59, 101, 127, 128, 129, 131, 222, 244, 246, 247, 273, 274, 278, 279, 295,
+    296, 297, 299, 307, 310, 311, 54, 55, 206, 209, 322, 327, 328,
 ];
 
-/// Calls that x32 does not have: the table's "64" entries without an x32 twin.
-const X32_WITHOUT: [&str; 14] = [
-    "uselib",
-    "_sysctl",
-    "create_module",
-    "get_kernel_syms",
-    "query_module",
-    "nfsservctl",
-    "set_thread_area",
-    "get_thread_area",
-    "epoll_ctl_old",
-    "epoll_wait_old",
-    "vserver",
-    "uretprobe",
-    "uprobe",
-    "map_shadow_stack",
-];
+/// The x86_64 numbers of the calls that x32 does not have: the table's "64" entries without an
+/// x32 twin.
+const X32_WITHOUT: [u32; 14] = [134, 156, 174, 177, 178, 180, 205, 211, 214, 215, 236, 335, 336, 453];
 
 fn x32(n: u32) -> Option<&'static str> {
     if let Some(own) = n.checked_sub(X32_FIRST) {
-        return X32_OWN.get(own as usize).copied();
+        return x86_64(*X32_OWN.get(own as usize)?);
     }
-    let name = x86_64(n)?;
-    (!X32_OWN.contains(&name) && !X32_WITHOUT.contains(&name)).then_some(name)
+    if X32_OWN.contains(&n) || X32_WITHOUT.contains(&n) { None } else { x86_64(n) }
 }
 
 /// Calls that i386's `socketcall` carries, in the order of their number there, from 1
 /// (linux/net.h, `SYS_*`).
-pub(super) const SOCKETCALL: [&str; 20] = [
+const SOCKETCALL: [&str; 20] = [
     "socket",
     "bind",
     "connect",
@@ -209,7 +161,7 @@ pub(super) const SOCKETCALL: [&str; 20] = [
 ];
 
 /// Calls that i386's `ipc` carries, with their number there (linux/ipc.h).
-pub(super) const IPC: [(&str, u32); 12] = [
+const IPC: [(&str, u32); 12] = [
     ("semop", 1),
     ("semget", 2),
     ("semctl", 3),
@@ -224,12 +176,18 @@ pub(super) const IPC: [(&str, u32); 12] = [
     ("shmctl", 24),
 ];
 
-/// The call that carries `name` on a multiplexed architecture, and its number there.
-pub(super) fn carrier(name: &str) -> Option<(&'static str, u32)> {
-    if let Some(i) = SOCKETCALL.iter().position(|n| *n == name) {
-        return Some(("socketcall", i as u32 + 1));
+/// The calls that `socketcall` or `ipc` carries, with their numbers there.
+pub(super) fn carried_by(carrier: &str) -> Vec<(&'static str, u32)> {
+    match carrier {
+        "socketcall" => SOCKETCALL.into_iter().zip(1..).collect(),
+        "ipc" => IPC.to_vec(),
+        _ => Vec::new(),
     }
-    IPC.iter().find(|(n, _)| *n == name).map(|(_, number)| ("ipc", *number))
+}
+
+/// Whether `socketcall` or `ipc` carries a call, where there are those.
+pub(super) fn is_carried(name: &str) -> bool {
+    SOCKETCALL.contains(&name) || IPC.iter().any(|(n, _)| *n == name)
 }
 
 /// The architecture this binary was built for.

@@ -60,6 +60,7 @@ pub(super) struct Graph {
     /// Of each node, the number of tests on the longest way from it.
     depths: Vec<usize>,
     known: HashMap<Node, Id>,
+    actions: Vec<(u32, Id)>,
 }
 
 /// Beyond this many conditions for one call, outcomes are no longer carried along: it takes
@@ -78,7 +79,13 @@ impl Graph {
 
     /// Nothing but an action.
     pub(super) fn action(&mut self, action: u32) -> Id {
-        self.add(Node::Return(action))
+        // asked for once for each call of a profile, of a few actions
+        if let Some((_, id)) = self.actions.iter().find(|(a, _)| *a == action) {
+            return *id;
+        }
+        let id = self.add(Node::Return(action));
+        self.actions.push((action, id));
+        id
     }
 
     /// The decision that tries `rules` in order and ends in `default`; conditions are on 64

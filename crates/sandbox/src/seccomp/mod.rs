@@ -6,9 +6,9 @@
 //! - A rule without conditions beats all those with conditions on the same call.
 //! - All conditions of a rule must be met; but if two of them are on the same argument, each
 //!   becomes a rule of its own.
-//! - Rules with conditions are tried in the profile's order. (libseccomp sorts them; the two
-//!   differ only where rules with different actions overlap. Two rules with equal conditions and
-//!   different actions are an error, as in libseccomp.)
+//! - Rules with conditions are tried in the profile's order. (libseccomp sorts them, which shows
+//!   where rules with different actions overlap, and its 2.5 forgets some rules after half a
+//!   match of another.) Two rules with equal conditions and different actions are an error.
 //! - Names that no architecture at hand knows are left out, with a warning.
 //! - The native architecture is always included. A call of an architecture that is not listed
 //!   kills its thread; so does an x32 call without `SCMP_ARCH_X32`, but for number -1, which
@@ -113,7 +113,7 @@ pub fn compile_for(native: Arch, profile: &LinuxSeccomp) -> Result<Program> {
     let mut program = settings(profile, rules.notify)?;
     let listed =
         |abi: &Abi| abi.arch == native || profile.architectures().iter().flatten().any(|a| *a == abi.arch);
-    let abis: Vec<&Abi> = family.iter().copied().filter(|abi| listed(abi)).collect();
+    let (abis, others): (Vec<&Abi>, Vec<&Abi>) = family.iter().partition(|abi| listed(abi));
     let mut graph = Graph::default();
     let sections = spans::sections(&abis, &rules, &mut graph)?;
     program.filter = assemble(&graph, &sections);
@@ -124,7 +124,7 @@ pub fn compile_for(native: Arch, profile: &LinuxSeccomp) -> Result<Program> {
             format!("{n} instructions; the kernel takes at most {MAX_INSTRUCTIONS}"),
         ));
     }
-    program.warnings.extend(rules.unknown(&family).iter().map(|name| {
+    program.warnings.extend(rules.unknown(&others).iter().map(|name| {
         format!("linux.seccomp.syscalls: unknown system call {name:?}: its rules have no effect")
     }));
     Ok(program)

@@ -1,5 +1,7 @@
 //! From a profile to rules: validation, and the meaning of each field.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use oci_spec::runtime::{
@@ -33,13 +35,28 @@ pub(super) struct Rule {
 pub(super) struct Rules<'p> {
     /// What a call without a rule gets.
     pub(super) default: u32,
-    /// Each named call; rules that only repeat the default are left out, as in runc, so a list
-    /// may be empty.
-    pub(super) by_name: HashMap<&'p str, Vec<Rule>>,
+    by_name: HashMap<&'p str, Named>,
     /// Whether a rule wants the listener.
     pub(super) notify: bool,
     /// Whether calls newer than the profile get ENOSYS.
     pub(super) enosys: bool,
+}
+
+/// A call that the profile names.
+#[derive(Default)]
+struct Named {
+    /// Without those that only repeat the default, as in runc: there may be none.
+    rules: Vec<Rule>,
+    /// Whether an architecture has it.
+    known: Cell<bool>,
+}
+
+/// The rules of one architecture.
+pub(super) struct Numbered<'r> {
+    /// Calls with rules, ascending by number.
+    pub(super) calls: Vec<(u32, Cow<'r, [Rule]>)>,
+    /// The largest number that the profile names, if it is not 0, as in runc.
+    pub(super) largest: Option<u32>,
 }
 
 impl<'p> Rules<'p> {
@@ -92,85 +109,82 @@ impl<'p> Rules<'p> {
                 ));
             }
             self.notify |= notify;
-            let rules = self.by_name.entry(name).or_default();
+            let rules = &mut self.by_name.entry(name).or_default().rules;
             if action != self.default {
-                rules.extend(alternatives(&conds).map(|conds| Rule { action, conds, entry: i }));
+                // what is masked out altogether is always met
+                rules.extend(alternatives(&conds).map(|mut conds| {
+                    conds.retain(|c| c.mask != 0);
+                    Rule { action, conds, entry: i }
+                }));
             }
         }
         Ok(())
     }
 
-    /// The rules of each numbered call of `abi`, and the largest number that the profile names.
-    pub(super) fn for_abi(&self, abi: &Abi) -> (HashMap<u32, Vec<Rule>>, Option<u32>) {
-        let mut numbered: HashMap<u32, Vec<Rule>> = HashMap::new();
-        let mut largest = None;
-        let mut carriers = HashMap::new();
+    /// The rules of each call of `abi`.
+    pub(super) fn for_abi(&self, abi: &Abi) -> Numbered<'_> {
+        let mut numbered = Numbered { calls: Vec::new(), largest: None };
         for (number, name) in abi.calls() {
-            if abi.multiplexed && matches!(name, "socketcall" | "ipc") {
-                carriers.insert(name, number);
-            }
-            let Some(rules) = self.by_name.get(name) else { continue };
-            // libseccomp gives carried calls no number of their own, and runc looks there.
-            if !(abi.multiplexed && arch::carrier(name).is_some()) {
-                largest = largest.max(Some(number));
-            }
-            if !rules.is_empty() {
-                let rules = rules.iter().map(|r| r.narrowed(abi.wide)).collect();
-                numbered.insert(number, rules);
-            }
-        }
-        if abi.multiplexed {
-            for (name, rules) in &self.by_name {
-                let Some((carrier, call)) = arch::carrier(name) else { continue };
-                let Some(number) = carriers.get(carrier) else { continue };
-                let carried = rules.iter().map(|r| r.narrowed(abi.wide).carried(call));
-                numbered.entry(*number).or_default().extend(carried);
-            }
-            // by_name has no order of its own
-            for number in carriers.values() {
-                if let Some(rules) = numbered.get_mut(number) {
-                    rules.sort_by_key(|r| r.entry);
+            let named = self.by_name.get(name);
+            let mut rules = named.map_or(Cow::default(), |named| narrowed(&named.rules, abi.wide));
+            if let Some(named) = named {
+                named.known.set(true);
+                // libseccomp gives carried calls no number of their own, and runc looks there.
+                if number != 0 && !(abi.multiplexed && arch::is_carried(name)) {
+                    numbered.largest = Some(number);
                 }
             }
-        }
-        // runc takes a largest number of 0 for "none found"
-        (numbered, largest.filter(|n| *n != 0))
-    }
-
-    /// The names that no architecture of `family` knows, in alphabetical order.
-    pub(super) fn unknown(&self, family: &[&Abi]) -> Vec<&'p str> {
-        let mut unknown: HashMap<&str, ()> = self.by_name.keys().map(|n| (*n, ())).collect();
-        for abi in family {
-            for (_, name) in abi.calls() {
-                unknown.remove(name);
+            if abi.multiplexed && matches!(name, "socketcall" | "ipc") {
+                rules.to_mut().extend(self.carried_by(name));
+                rules.to_mut().sort_by_key(|r| r.entry);
+            }
+            if !rules.is_empty() {
+                numbered.calls.push((number, rules));
             }
         }
-        let multiplexed = family.iter().any(|abi| abi.multiplexed);
-        let mut names: Vec<_> = self
-            .by_name
-            .keys()
-            .copied()
-            .filter(|n| unknown.contains_key(n) && !(multiplexed && arch::carrier(n).is_some()))
-            .collect();
+        numbered
+    }
+
+    /// The rules on calls that `socketcall` or `ipc` carries, as rules on that.
+    fn carried_by<'r>(&'r self, carrier: &'r str) -> impl Iterator<Item = Rule> + 'r {
+        arch::carried_by(carrier).into_iter().flat_map(|(name, number)| {
+            let named = self.by_name.get(name).inspect(|named| named.known.set(true));
+            let rules = named.map_or(Cow::default(), |named| narrowed(&named.rules, false));
+            rules.into_owned().into_iter().map(move |rule| rule.carried(number))
+        })
+    }
+
+    /// The names that neither [`Self::for_abi`] has found nor `others` have, in alphabetical
+    /// order.
+    pub(super) fn unknown(&self, others: &[&Abi]) -> Vec<&'p str> {
+        let missing = |named: &Named| !named.known.get();
+        if self.by_name.values().any(missing) {
+            for (_, name) in others.iter().flat_map(|abi| abi.calls()) {
+                self.by_name.get(name).inspect(|named| named.known.set(true));
+            }
+        }
+        let multiplexed = others.iter().any(|abi| abi.multiplexed);
+        let names = self.by_name.iter().filter(|(_, named)| missing(named)).map(|(name, _)| *name);
+        let mut names: Vec<_> = names.filter(|name| !(multiplexed && arch::is_carried(name))).collect();
         names.sort_unstable();
         names
     }
 }
 
-impl Rule {
-    /// The rule as an architecture sees it: 32-bit ones look at the lower half of a value only;
-    /// conditions that are always met go away.
-    fn narrowed(&self, wide: bool) -> Self {
-        let bits = if wide { u64::MAX } else { u64::from(u32::MAX) };
-        let conds = self
-            .conds
-            .iter()
-            .map(|c| Cond { mask: c.mask & bits, value: c.value & c.mask & bits, ..*c })
-            .filter(|c| c.op != LinuxSeccompOperator::ScmpCmpMaskedEq || c.mask != 0)
-            .collect();
-        Self { conds, ..*self }
+/// Rules as an architecture sees them: 32-bit ones look at the lower half of a value only.
+fn narrowed(rules: &[Rule], wide: bool) -> Cow<'_, [Rule]> {
+    if wide || rules.iter().all(|r| r.conds.is_empty()) {
+        return rules.into();
     }
+    let low = u64::from(u32::MAX);
+    let narrow = |c: &Cond| Cond { mask: c.mask & low, value: c.value & low, ..*c };
+    let rules = rules
+        .iter()
+        .map(|r| Rule { conds: r.conds.iter().map(narrow).filter(|c| c.mask != 0).collect(), ..*r });
+    rules.collect()
+}
 
+impl Rule {
     /// Whether the two want different actions on equal conditions, in any order.
     pub(super) fn conflicts(&self, other: &Self) -> bool {
         self.action != other.action
@@ -226,7 +240,7 @@ fn cond(arg: &LinuxSeccompArg, field: &str) -> Result<Cond> {
     } else {
         (u64::MAX, arg.value())
     };
-    Ok(Cond { arg: index, op, mask, value })
+    Ok(Cond { arg: index, op, mask, value: value & mask })
 }
 
 /// All conditions must be met, unless two are on the same argument: then each alone suffices.

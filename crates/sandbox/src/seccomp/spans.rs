@@ -32,7 +32,6 @@ pub(super) fn sections(abis: &[&Abi], rules: &Rules<'_>, graph: &mut Graph) -> R
         if abi.arch == Arch::ScmpArchX86_64 {
             table.above(x32.as_ref(), graph.action(libc::SECCOMP_RET_KILL_THREAD));
         }
-        table.spans.dedup_by_key(|s| s.outcome);
         sections.push((abi.audit, table.spans));
     }
     Ok(sections)
@@ -48,19 +47,17 @@ struct Table {
 
 impl Table {
     fn new(abi: &Abi, rules: &Rules<'_>, graph: &mut Graph) -> Result<Self> {
-        let (numbered, largest) = rules.for_abi(abi);
+        let numbered = rules.for_abi(abi);
         let default = graph.action(rules.default);
         let first = if abi.arch == Arch::ScmpArchX32 { X32_BIT } else { 0 };
         let spans = vec![Span { from: first, outcome: default }];
         let mut table = Self { spans, default, newer: None };
-        let mut numbered: Vec<_> = numbered.into_iter().collect();
-        numbered.sort_unstable_by_key(|(number, _)| *number);
-        for (number, rules_of_call) in numbered {
+        for (number, rules_of_call) in numbered.calls {
             let outcome = outcome(&rules_of_call, rules.default, abi, graph)?;
             table.from(number, outcome);
             table.from(number + 1, default);
         }
-        if let Some(largest) = largest.filter(|_| rules.enosys) {
+        if let Some(largest) = numbered.largest.filter(|_| rules.enosys) {
             let enosys = graph.action(ENOSYS);
             table.newer = Some(enosys);
             table.from(largest + 1, enosys);
@@ -68,10 +65,14 @@ impl Table {
         Ok(table)
     }
 
-    /// Lets `outcome` be that of all numbers from `from` on, which is not below the last one.
+    /// Lets `outcome` be that of all numbers from `from` on.
     fn from(&mut self, from: u32, outcome: Id) {
-        self.spans.retain(|s| s.from < from);
-        self.spans.push(Span { from, outcome });
+        while self.spans.last().is_some_and(|s| s.from >= from) {
+            self.spans.pop();
+        }
+        if self.spans.last().is_none_or(|s| s.outcome != outcome) {
+            self.spans.push(Span { from, outcome });
+        }
     }
 
     /// Completes x86_64's table with x32's, which share an `AUDIT_ARCH`. Numbers with the x32
@@ -80,7 +81,7 @@ impl Table {
         const SIGN: u32 = 1 << 31;
         match x32 {
             Some(x32) => {
-                self.spans.extend(&x32.spans);
+                x32.spans.iter().for_each(|s| self.from(s.from, s.outcome));
                 self.from(SIGN, self.newer.unwrap_or(self.default));
                 self.from(SIGN | X32_BIT, x32.newer.unwrap_or(self.default));
             }
@@ -107,7 +108,12 @@ fn outcome(rules: &[Rule], default: u32, abi: &Abi, graph: &mut Graph) -> Result
             if let Some(other) = rules[..i].iter().find(|o| o.conflicts(rule)) {
                 return Err(Error::invalid(
                     field(rule),
-                    format!("another action than that of {} for equal conditions", field(other)),
+                    // as it sees them: without upper halves, or carried by socketcall
+                    format!(
+                        "another action than that of {} for what are equal conditions on {}",
+                        field(other),
+                        abi.arch
+                    ),
                 ));
             }
         }
