@@ -286,6 +286,11 @@ pub(crate) static CAUSES: &[Cause] = &[
         "restore from another copy of the checkpoint",
     ),
     cause(
+        &["Unexpected EOF on (empty-image)"],
+        "an image file is missing",
+        "restore from a complete checkpoint",
+    ),
+    cause(
         &["Unexpected EOF on"],
         "an image file is truncated",
         "restore from another copy of the checkpoint",
@@ -337,6 +342,7 @@ mod tests {
         ("page-pipe: splice: -1: Bad file descriptor", "pipe-max-size"),
         ("files-reg: File lib/libc.so.6 has bad size 1 (expect 2)", "same root file system"),
         ("CPU capabilities do not match run time", "processor"),
+        ("Unexpected EOF on (empty-image)", "complete checkpoint"),
         ("Head magic doesn't match for pstree.img", "another copy"),
     ];
 

@@ -50,7 +50,8 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
 /// The same for lines at hand: of a log, of CRIU's standard error, of a response.
 pub fn diagnose_text(text: &str) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
-    for line in text.lines().filter_map(error_line) {
+    // CRIU 3 pads early messages with zero bytes.
+    for line in text.split(['\n', '\0']).filter_map(error_line) {
         // The first cause counts: later errors are mostly its consequences.
         if diagnosis.cause.is_none() {
             diagnosis.cause = CAUSES.iter().find(|cause| cause.matches(line));
@@ -114,6 +115,13 @@ mod tests {
         assert_eq!(d.lines, ["Error (criu/a.c:1): \u{fffd} odd"]);
         assert_eq!(d.cause, None);
         assert!(diagnose(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn padding_of_early_messages_separates_them() {
+        let d =
+            diagnose_text("Error (criu/vdso.c:381): vdso: U\0\0\0Error (criu/cr-service.c:1246): second\n");
+        assert_eq!(d.lines, ["Error (criu/vdso.c:381): vdso: U", "Error (criu/cr-service.c:1246): second"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, access};
 
@@ -96,6 +97,17 @@ impl Criu {
         let mut session = self.start()?;
         Ok(CriuInfo { path: self.path.clone(), version: session.version()?, features: session.features()? })
     }
+}
+
+/// What the program says when asked whether it works here: `criu check`. In a session CRIU 3 cuts its
+/// complaints about the kernel short.
+pub(crate) fn complaint(criu: &Path) -> String {
+    let output = Command::new(criu)
+        .arg("check")
+        .env("PATH", search_path(env::var_os("PATH")))
+        .stdin(Stdio::null())
+        .output();
+    output.map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).unwrap_or_default()
 }
 
 /// PATH with the usual directories for system programs after what it has already.

@@ -6,7 +6,8 @@ use criu_proto::rpc::CriuNotify;
 
 use crate::error::HandlerError;
 
-/// What a handler answers: `Err` makes the operation fail (network-unlock and post-resume excepted).
+/// What a handler answers: `Err` makes the operation fail (network-unlock, pre-resume and
+/// post-resume excepted: CRIU 4 only logs those).
 /// CRIU then cleans up: after a failed dump the tasks run on, after a failed restore they are gone.
 pub type Answer = Result<(), HandlerError>;
 
@@ -53,7 +54,7 @@ pub enum RestoreNotify {
     },
     /// `network-unlock`: the network is about to be unlocked. A failure after it kills the tasks.
     NetworkUnlock,
-    /// `pre-resume`: the tasks are about to run.
+    /// `pre-resume`: the tasks are about to run. CRIU only logs a failure.
     PreResume,
     /// `post-resume`: they run. CRIU only logs a failure.
     PostResume,

@@ -23,9 +23,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::diagnose::{Diagnosis, diagnose, diagnose_text, is_harmless};
+use crate::diagnose::{diagnose, diagnose_text, is_harmless};
 use crate::error::{CriuError, Failure, HandlerError, Operation, Result};
-use crate::locate::Criu;
+use crate::locate::{Criu, complaint};
 use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
 use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions, SwrkFd};
 use crate::packet::{self, Packet};
@@ -178,8 +178,8 @@ impl Session {
     /// namespace. `handler` is called at each [`RestoreNotify`].
     ///
     /// # Errors
-    /// As [`Session::dump`]; no task is left, unless the handler refused `post-resume`
-    /// ([`CriuError::Handler`] with `ended: None`): the tasks run then.
+    /// As [`Session::dump`]; no task is left, unless the handler refused a step that CRIU only logs, such
+    /// as `post-resume`: [`CriuError::Handler`] with `ended: None` means that the tasks run.
     pub fn restore(
         mut self,
         options: &RestoreOptions,
@@ -335,20 +335,13 @@ impl Session {
         response: Option<CriuResp>,
         log: Option<PathBuf>,
     ) -> CriuError {
-        let status = self.close();
-        let output = self.swrk.as_ref().map(Swrk::printed).unwrap_or_default();
-        let printed = diagnose_text(&output);
         let died = response.is_none();
-        let how = match (died, status) {
-            (false, _) => format!("its {operation} failed"),
-            (true, Some(status)) => status.to_string(),
-            (true, None) => "connection closed".to_owned(),
-        };
-        let is_start = matches!(operation, Operation::Version | Operation::FeatureCheck);
-        if let (true, Some(swrk)) = (is_start, &self.swrk) {
-            let printed = explained(printed, &output);
-            return CriuError::CannotStart { criu: swrk.criu.clone(), reason: how, printed };
+        let how = self.close().map_or_else(|| "connection closed".to_owned(), |status| status.to_string());
+        let output = self.swrk.as_mut().map(Swrk::printed).unwrap_or_default();
+        if let (Operation::Version | Operation::FeatureCheck, Some(swrk)) = (operation, &self.swrk) {
+            return cannot_start(&swrk.criu, operation, died.then_some(how), output);
         }
+        let printed = diagnose_text(&output);
         let response = response.unwrap_or_default();
         let cr_errmsg = response.cr_errmsg.filter(|m| !m.trim().is_empty() && !is_harmless(m));
         let cr_errmsg = cr_errmsg.map(|m| m.trim_end().to_owned());
@@ -445,14 +438,22 @@ fn recent_log(common: &Common, since: SystemTime) -> Option<PathBuf> {
     (written >= since).then_some(path)
 }
 
-/// The lines for a person: what they mean first; any, if there are no error lines of CRIU's, such as those
-/// of the dynamic linker.
-fn explained(diagnosis: Diagnosis, output: &str) -> Vec<String> {
-    if diagnosis.lines.is_empty() {
-        return output.lines().take(3).map(|line| line.chars().take(400).collect()).collect();
+/// The error of a criu that does not get as far as an operation, with what it printed, and first what
+/// that means.
+fn cannot_start(criu: &Path, operation: Operation, died: Option<String>, mut output: String) -> CriuError {
+    if died.is_none() {
+        output.insert_str(0, &complaint(criu));
     }
-    let cause = diagnosis.cause.map(|c| format!("{}; {}", c.explanation, c.advice));
-    cause.into_iter().chain(diagnosis.lines.into_iter().take(2)).collect()
+    let diagnosis = diagnose_text(&output);
+    let printed = if diagnosis.lines.is_empty() {
+        // Not words of CRIU's but, for instance, of the dynamic linker.
+        output.lines().take(3).map(|line| line.chars().take(400).collect()).collect()
+    } else {
+        let cause = diagnosis.cause.map(|c| format!("{}; {}", c.explanation, c.advice));
+        cause.into_iter().chain(diagnosis.lines.into_iter().take(2)).collect()
+    };
+    let reason = died.unwrap_or_else(|| format!("its {operation} failed"));
+    CriuError::CannotStart { criu: criu.into(), reason, printed }
 }
 
 #[cfg(test)]

@@ -380,6 +380,33 @@ fn a_criu_that_cannot_start_is_quoted() {
     assert!(!text.contains("exited"), "{text}");
 }
 
+/// The packets are those of Debian 12's CRIU 3.17.1 on kernel 6.18; each dd takes one request.
+#[test]
+fn a_criu_whose_probe_fails_is_asked_what_is_wrong() {
+    let Script { criu, .. } = &script(
+        r#"if [ "$1" = check ]; then
+             echo 'Error (criu/vdso.c:381): vdso: Unexpected rt vDSO area bounds' >&2; exit 1
+           fi
+           exec <&"$2" >&"$2"
+           dd bs=4096 count=1 of=/dev/null 2>/dev/null; printf '\010\012\020\001R\006\010\003\020\021 \001'
+           dd bs=4096 count=1 of=/dev/null 2>/dev/null; printf '\010\011\020\000'"#,
+    );
+    let mut session = criu.start().unwrap();
+    assert_eq!(session.version().unwrap(), Version::new(3, 17, 1));
+    let text = session.features().unwrap_err().to_string();
+    assert!(text.contains("cannot start: its feature check failed: this CRIU does not know"), "{text}");
+    assert!(text.contains("vdso: Unexpected rt vDSO area bounds"), "{text}");
+}
+
+#[test]
+fn a_criu_that_is_too_old_is_refused() {
+    let Script { criu, .. } = &script(
+        r#"dd bs=4096 count=1 of=/dev/null 2>/dev/null <&"$2"; printf '\010\012\020\001R\004\010\003\020\020' >&"$2""#,
+    );
+    let text = criu.start().unwrap_err().to_string();
+    assert!(text.ends_with("is CRIU 3.16, but hiber needs CRIU 3.17"), "{text}");
+}
+
 #[test]
 fn words_of_the_dynamic_linker_are_quoted_too() {
     let Script { criu, .. } =
