@@ -100,7 +100,7 @@ fn a_detached_exec_returns_and_writes_its_pid() {
     let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
     assert_ne!(pid, c.pid());
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(line, b"sleep\0500\0");
+    assert_eq!(line, b"sleep\x00500\x00");
     assert!(hiber_tests::cgroup::pids(&c.bundle().cgroup()).contains(&pid));
 }
 

@@ -157,7 +157,7 @@ fn the_cgroup_namespace_hides_the_path() {
 fn a_time_namespace_has_its_offsets() {
     require!(Root);
     let bundle = Bundle::busybox().namespace("time", None).edit(|c| {
-        c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000}, "monotonic": {"secs": 500}})
+        c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000}, "monotonic": {"secs": 500}});
     });
     let c = sleeper(bundle);
     let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", c.pid())).unwrap();
