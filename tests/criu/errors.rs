@@ -37,7 +37,8 @@ fn a_dump_that_criu_refuses_says_why_and_the_container_runs_on() {
 #[test]
 fn an_established_connection_needs_its_flag() {
     require!(Root, Criu);
-    let script = "nc -lk -p 7000 -s 127.0.0.1 -e cat & while ! nc 127.0.0.1 7000 </dev/zero >/dev/null; do sleep 0.05; done";
+    let script = "mkfifo /f; exec 3<>/f; nc -l -p 7000 <&3 >/dev/null & \
+                  while :; do nc 127.0.0.1 7000 <&3 >/dev/null; sleep 0.1; done";
     let c = Runtime::hiber().container(Bundle::busybox().shell(script));
     c.run_detached().ok();
     wait_for("the connection", || c.sh("grep -c ' 01 ' /proc/net/tcp || true") != "0");
@@ -70,7 +71,7 @@ fn images_that_are_missing_empty_or_broken_restore_nothing() {
     let (images, kept) = (c.images(), c.bundle().join("kept"));
     fs::rename(&images, &kept).unwrap();
     refused("no directory");
-    fs::create_dir(&images).unwrap();
+    fs::create_dir_all(&images).unwrap();
     refused("an empty directory");
     fs::remove_dir_all(&images).unwrap();
     let mut copy = std::process::Command::new("cp");

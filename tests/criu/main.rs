@@ -11,6 +11,7 @@ mod redis;
 
 use hiber_tests::prelude::*;
 use std::fs;
+use std::process::{Child, Command};
 
 /// A process that counts in its memory, twenty times a second, and shows the count in `/count`.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/.count; mv /.count /count; sleep 0.05; done";
@@ -46,4 +47,35 @@ fn sleep_and_wake(c: &Container, dump: &[&str], restore: &[&str]) {
     c.assert_clean();
     c.restore(restore).ok();
     assert_eq!(c.status(), "running");
+}
+
+/// A network namespace held by a process of the test.
+struct Network(Child);
+
+impl Network {
+    fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && ip link add dummy0 type dummy || true; exec sleep 600",
+        ]);
+        let child = command.spawn().unwrap();
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        let new = Self(child);
+        wait_for("the namespace", || fs::read_link(new.path()).is_ok_and(|n| n != own));
+        new
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
