@@ -1,2 +1,81 @@
 //! Checkpoints and restores with the built binary, as root on the running kernel.
+//!
+//! As with the OCI tests, runc can stand in for hiber: `HIBER_BIN=$(hack/peers)/runc hack/test criu`.
 #![forbid(unsafe_code)]
+
+mod contents;
+mod errors;
+mod interchange;
+mod lifecycle;
+mod redis;
+
+use hiber_tests::prelude::*;
+use std::fs;
+use std::process::{Child, Command};
+
+/// A process that counts in its memory, twenty times a second, and shows the count in `/count`.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/.count; mv /.count /count; sleep 0.05; done";
+
+/// The count that the container shows.
+fn count(c: &Container) -> u64 {
+    let text = fs::read_to_string(c.bundle().rootfs().join("count")).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// A running container that counts, and has counted to 3.
+#[track_caller]
+fn counter(runtime: &Runtime, bundle: Bundle) -> Container {
+    let c = runtime.container(bundle.shell(COUNT));
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    c
+}
+
+/// Checks that the container counts on from `before` instead of from the beginning.
+#[track_caller]
+fn counts_on(c: &Container, before: u64) {
+    let restored = count(c);
+    assert!(restored >= before, "the count fell from {before} to {restored}");
+    wait_for("the count to go on", || count(c) > restored);
+}
+
+/// Takes the container down, checks that it is gone, and wakes it.
+#[track_caller]
+fn sleep_and_wake(c: &Container, dump: &[&str], restore: &[&str]) {
+    c.checkpoint(dump).ok();
+    assert_eq!(c.status(), "gone", "a checkpoint takes the container down");
+    c.assert_clean();
+    c.restore(restore).ok();
+    assert_eq!(c.status(), "running");
+}
+
+/// A network namespace held by a process of the test.
+struct Network(Child);
+
+impl Network {
+    fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && ip link add dummy0 type dummy || true; exec sleep 600",
+        ]);
+        let child = command.spawn().unwrap();
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        let new = Self(child);
+        wait_for("the namespace", || fs::read_link(new.path()).is_ok_and(|n| n != own));
+        new
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

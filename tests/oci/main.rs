@@ -1,4 +1,18 @@
 //! The built binary as an OCI runtime, as root on the running kernel.
+//!
+//! The same tests hold for runc, by whose command line hiber is driven: `HIBER_BIN=$(hack/peers)/runc
+//! hack/test oci`.
 #![forbid(unsafe_code)]
 
+mod cgroups;
+mod devices;
+mod errors;
+mod exec;
+mod hooks;
 mod lifecycle;
+mod mounts;
+mod namespaces;
+mod output;
+mod process;
+mod streams;
+mod userns;

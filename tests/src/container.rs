@@ -195,6 +195,14 @@ impl Container {
         command::run(command, b"")
     }
 
+    /// `kill --all ID SIGNAL`.
+    #[track_caller]
+    pub fn call_kill_all(&self, signal: &str) -> Output {
+        let mut command = self.command("kill", &["--all"]);
+        command.arg(signal);
+        command::run(command, b"")
+    }
+
     /// `delete FLAGS`.
     #[track_caller]
     pub fn delete(&self, flags: &[&str]) -> Output {

@@ -1,0 +1,150 @@
+//! Cgroups: limits are written, hold, and go away.
+
+use hiber_tests::cgroup::{self, read};
+use hiber_tests::prelude::*;
+
+fn sleeper(resources: Value) -> Container {
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).edit(|c| c["linux"]["resources"] = resources);
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    c
+}
+
+#[test]
+fn every_hierarchy_has_the_container() {
+    require!(Root);
+    let c = sleeper(json!({}));
+    let all = std::fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    let own = c.bundle().cgroup();
+    for line in all.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next().unwrap(), parts.next().unwrap());
+        assert_eq!(path, own, "{controllers}");
+    }
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn memory_limit_is_set_and_enforced() {
+    require!(Root, Controller("memory"));
+    let c = sleeper(json!({"memory": {"limit": 33_554_432, "reservation": 16_777_216}}));
+    let cg = c.bundle().cgroup();
+    assert_eq!(read("memory", &cg, "memory.limit_in_bytes", "memory.max"), "33554432");
+    assert_eq!(read("memory", &cg, "memory.soft_limit_in_bytes", "memory.low"), "16777216");
+    // a tmpfs's pages count, and there is no swap to put them
+    let output = c.exec(&["dd", "if=/dev/zero", "of=/dev/shm/big", "bs=1M", "count=60"]);
+    assert!(!output.status.success(), "{output}");
+    assert_eq!(c.status(), "running");
+}
+
+#[test]
+fn pids_limit_is_set_and_enforced() {
+    require!(Root, Controller("pids"));
+    let c = sleeper(json!({"pids": {"limit": 8}}));
+    assert_eq!(read("pids", &c.bundle().cgroup(), "pids.max", "pids.max"), "8");
+    let output = c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; wait"]);
+    assert!(output.stderr.contains("can't fork"), "{output}");
+}
+
+#[test]
+fn cpu_weights_and_quotas_are_set() {
+    require!(Root, Controller("cpu"));
+    let c = sleeper(json!({"cpu": {"shares": 512, "quota": 50_000, "period": 200_000}}));
+    let cg = c.bundle().cgroup();
+    if cgroup::mount_of("cpu").is_some_and(|h| h.v2) {
+        assert_eq!(read("cpu", &cg, "", "cpu.max"), "50000 200000");
+    } else {
+        assert_eq!(read("cpu", &cg, "cpu.shares", ""), "512");
+        assert_eq!(read("cpu", &cg, "cpu.cfs_quota_us", ""), "50000");
+        assert_eq!(read("cpu", &cg, "cpu.cfs_period_us", ""), "200000");
+    }
+}
+
+#[test]
+fn cpusets_are_set() {
+    require!(Root, Controller("cpuset"));
+    let c = sleeper(json!({"cpu": {"cpus": "0", "mems": "0"}}));
+    let cg = c.bundle().cgroup();
+    assert_eq!(read("cpuset", &cg, "cpuset.cpus", "cpuset.cpus"), "0");
+    assert_eq!(read("cpuset", &cg, "cpuset.mems", "cpuset.mems"), "0");
+    assert_eq!(c.sh("grep ^Cpus_allowed_list: /proc/1/status"), "Cpus_allowed_list:\t0");
+}
+
+#[test]
+fn a_limit_that_the_kernel_refuses_is_named_and_undone() {
+    require!(Root, Controller("cpuset"));
+    let bundle = Bundle::busybox().edit(|c| c["linux"]["resources"] = json!({"cpu": {"cpus": "9999"}}));
+    let c = Runtime::hiber().container(bundle);
+    c.create(&[]).fails("cpuset.cpus");
+    c.assert_clean();
+}
+
+#[test]
+fn a_path_without_slash_and_none_at_all_are_taken() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let relative = format!("{}/c", bundle.name());
+    let c = Runtime::hiber().container(bundle.edit(|c| c["linux"]["cgroupsPath"] = json!(relative)));
+    c.run(&[]).ok();
+    c.assert_clean();
+    let bundle = Bundle::busybox().edit(|c| c["linux"]["cgroupsPath"] = Value::Null);
+    let c = Runtime::hiber().container(bundle.args(["sleep", "1000"]));
+    c.run_detached().ok();
+    let all = std::fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    assert!(all.lines().all(|l| l.ends_with(c.id())), "the container's id names its cgroup: {all}");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn a_path_that_climbs_stays_below_the_hierarchy() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let climbing = format!("/../../../{}/c", bundle.name());
+    let bundle = bundle.args(["sleep", "1000"]).edit(|c| c["linux"]["cgroupsPath"] = json!(climbing));
+    let c = Runtime::hiber().container(bundle);
+    let output = c.run_detached();
+    if output.status.success() {
+        let all = std::fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+        assert!(!all.contains(".."), "{all}");
+    }
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn children_cgroups_are_deleted_too() {
+    require!(Root, Controller("pids"));
+    let c = sleeper(json!({}));
+    let hierarchy = cgroup::mount_of("pids").unwrap();
+    let child = hierarchy.mount.join(c.bundle().cgroup().trim_start_matches('/')).join("child/grandchild");
+    std::fs::create_dir_all(child).unwrap();
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn the_whole_life_on_a_host_with_cgroup_v2_alone() {
+    require!(Root);
+    let bundle = Bundle::busybox().shell("i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.01; done");
+    let c = Runtime::hiber_on_v2().container(bundle);
+    c.run_detached().ok();
+    let all = std::fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    let unified = format!("0::{}", c.bundle().cgroup());
+    assert!(all.lines().any(|l| l == unified), "{all}");
+    let count = || std::fs::read_to_string(c.bundle().rootfs().join("count")).unwrap_or_default();
+    wait_for("the counter", || !count().is_empty());
+    c.call("pause", &[]).ok();
+    assert_eq!(c.status(), "paused");
+    let before = count();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(count(), before);
+    c.call("resume", &[]).ok();
+    wait_for("the counter to go on", || count() != before);
+    c.exec(&["sh", "-c", "exit 3"]).exited(3);
+    assert!(!c.call("ps", &["--format", "json"]).json().as_array().unwrap().is_empty());
+    // mknod is a capability away, and the filter says no
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}

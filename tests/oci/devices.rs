@@ -1,0 +1,93 @@
+//! Device nodes, and the device cgroup.
+
+use hiber_tests::prelude::*;
+
+fn with_mknod(bundle: Bundle) -> Bundle {
+    bundle.edit(|c| {
+        let all = json!(["CAP_MKNOD", "CAP_SYSLOG"]);
+        c["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+    })
+}
+
+fn sleeper(runtime: &Runtime, bundle: Bundle) -> Container {
+    let c = runtime.container(bundle.args(["sleep", "1000"]));
+    c.run_detached().ok();
+    c
+}
+
+#[test]
+fn the_default_devices_are_there_and_work() {
+    require!(Root);
+    let c = sleeper(&Runtime::hiber(), Bundle::busybox());
+    let printed = c.sh("cd /dev; stat -c '%n %t:%T %a %F' null zero full tty random urandom");
+    let expected = "null 1:3 666 character special file\n\
+                    zero 1:5 666 character special file\n\
+                    full 1:7 666 character special file\n\
+                    tty 5:0 666 character special file\n\
+                    random 1:8 666 character special file\n\
+                    urandom 1:9 666 character special file";
+    assert_eq!(printed, expected);
+    assert_eq!(c.sh("head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c"), "3\n3");
+    c.exec(&["sh", "-c", "echo x >/dev/full"]).fails("No space left");
+    let links = c.sh("cd /dev; for l in fd stdin stdout stderr ptmx; do readlink $l; done");
+    assert_eq!(links, "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx");
+}
+
+#[test]
+fn asked_for_devices_are_made_with_mode_and_owner() {
+    require!(Root);
+    let bundle = Bundle::busybox().edit(|c| {
+        c["linux"]["devices"] = json!([
+            {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 1000, "gid": 44},
+            {"path": "/dev/deep/pipe", "type": "p", "fileMode": 0o600, "uid": 0, "gid": 0}
+        ]);
+        c["linux"]["resources"] = json!({"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}
+        ]});
+    });
+    let c = sleeper(&Runtime::hiber(), bundle);
+    let printed = c.sh("stat -c '%n %t:%T %a %u:%g' /dev/mine; stat -c '%a %F' /dev/deep/pipe");
+    assert_eq!(printed, "/dev/mine 1:3 640 1000:44\n600 fifo");
+    c.exec_with(&["--user", "1000:44"], &["sh", "-c", "echo x >/dev/mine"]).ok();
+}
+
+#[test]
+fn the_device_list_is_enforced() {
+    require!(Root);
+    // 1:5 is /dev/zero, which every container may use; 7:0 is /dev/loop0, 1:11 /dev/kmsg
+    let c = sleeper(&Runtime::hiber(), with_mknod(Bundle::busybox()));
+    c.exec(&["mknod", "/tmp/zero", "c", "1", "5"]).ok();
+    c.exec(&["mknod", "/tmp/loop", "b", "7", "0"]).ok();
+    c.exec(&["sh", "-c", "cat /tmp/loop"]).fails("Operation not permitted");
+    assert_eq!(c.sh("head -c 2 /tmp/zero | wc -c"), "2");
+
+    let allowed = with_mknod(Bundle::busybox()).edit(|c| {
+        c["linux"]["resources"] = json!({"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        ]});
+    });
+    let c = sleeper(&Runtime::hiber(), allowed);
+    c.exec(&["mknod", "/tmp/kmsg", "c", "1", "11"]).ok();
+    c.exec(&["sh", "-c", "exec 3</tmp/kmsg"]).ok();
+    c.exec(&["sh", "-c", "echo x >/tmp/kmsg"]).fails("Operation not permitted");
+}
+
+#[test]
+fn the_device_list_is_enforced_on_cgroup_v2() {
+    require!(Root);
+    let allowed = with_mknod(Bundle::busybox()).edit(|c| {
+        c["linux"]["resources"] = json!({"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        ]});
+    });
+    let c = sleeper(&Runtime::hiber_on_v2(), allowed);
+    c.exec(&["mknod", "/tmp/loop", "b", "7", "0"]).ok();
+    c.exec(&["sh", "-c", "cat /tmp/loop"]).fails("Operation not permitted");
+    c.exec(&["mknod", "/tmp/kmsg", "c", "1", "11"]).ok();
+    c.exec(&["sh", "-c", "exec 3</tmp/kmsg"]).ok();
+    c.exec(&["sh", "-c", "echo x >/tmp/kmsg"]).fails("Operation not permitted");
+    assert_eq!(c.sh("head -c 2 /dev/zero | wc -c"), "2");
+}

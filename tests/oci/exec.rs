@@ -1,0 +1,158 @@
+//! exec: more processes in a running container.
+
+use hiber_tests::prelude::*;
+use std::fs;
+
+fn sleeper() -> Container {
+    let c = Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.run_detached().ok();
+    c
+}
+
+#[test]
+fn exec_runs_in_the_containers_namespaces_and_cgroup() {
+    require!(Root);
+    let c = sleeper();
+    let pid = c.pid();
+    for (kind, path) in [("mnt", "mnt"), ("net", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid")] {
+        let own = fs::read_link(format!("/proc/{pid}/ns/{path}")).unwrap();
+        assert_eq!(c.sh(&format!("readlink /proc/self/ns/{kind}")), own.to_string_lossy());
+    }
+    assert_eq!(c.sh("hostname"), "hiber-test");
+    assert_eq!(c.sh("cat /proc/1/comm"), "sleep");
+    let pids = hiber_tests::cgroup::pids(&c.bundle().cgroup());
+    let script = "touch /there; while [ -e /there ]; do sleep 0.02; done";
+    let mut child = {
+        let mut command = c.command("exec", &[]);
+        command.args(["sh", "-c", script]);
+        command.spawn().unwrap()
+    };
+    wait_for("the process", || c.bundle().rootfs().join("there").exists());
+    assert!(hiber_tests::cgroup::pids(&c.bundle().cgroup()).len() > pids.len());
+    fs::remove_file(c.bundle().rootfs().join("there")).unwrap();
+    assert_eq!(hiber_tests::command::wait(&mut child, "exec").code(), Some(0));
+}
+
+#[test]
+fn exec_passes_streams_and_the_exit_status() {
+    require!(Root);
+    let c = sleeper();
+    c.exec(&["sh", "-c", "exit 42"]).exited(42);
+    let output = c.exec(&["sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
+    let mut command = c.command("exec", &[]);
+    command.args(["tr", "a-z", "A-Z"]);
+    assert_eq!(hiber_tests::command::run(command, b"through").ok(), "THROUGH");
+    c.exec(&["sh", "-c", "kill -TERM $$"]).exited(128 + 15);
+}
+
+#[test]
+fn exec_of_a_missing_command_says_so() {
+    require!(Root);
+    let c = sleeper();
+    let output = c.exec(&["/no/such/command"]);
+    output.fails("no such file or directory");
+    let output = c.exec(&["no-such-command"]);
+    output.fails("executable file not found");
+    assert_eq!(c.status(), "running");
+}
+
+#[test]
+fn exec_flags_set_directory_environment_and_user() {
+    require!(Root);
+    let c = sleeper();
+    assert_eq!(c.exec_with(&["--cwd", "/tmp"], &["pwd"]).ok(), "/tmp");
+    assert_eq!(c.exec_with(&["--env", "A=b c"], &["sh", "-c", "echo $A"]).ok(), "b c");
+    assert_eq!(c.exec_with(&["--user", "1000:100"], &["sh", "-c", "id -u; id -g"]).ok(), "1000\n100");
+    let groups = c.exec_with(&["--user", "1234:1234", "--additional-gids", "44"], &["id", "-G"]);
+    // runc 1.3 gives the group twice
+    let groups: std::collections::BTreeSet<&str> = groups.ok().split(' ').collect();
+    assert_eq!(groups, ["1234", "44"].into());
+}
+
+#[test]
+fn exec_takes_a_process_file() {
+    require!(Root);
+    let c = sleeper();
+    let process = c.bundle().join("process.json");
+    let config = json!({
+        "args": ["sh", "-c", "id -u; pwd; echo $WORD; exit 5"],
+        "cwd": "/tmp",
+        "env": ["PATH=/bin", "WORD=said"],
+        "user": {"uid": 1000, "gid": 1000}
+    });
+    fs::write(&process, config.to_string()).unwrap();
+    let output = c.call("exec", &["--process", process.to_str().unwrap()]);
+    output.exited(5);
+    assert_eq!(output.stdout, "1000\n/tmp\nsaid\n");
+}
+
+#[test]
+fn a_detached_exec_returns_and_writes_its_pid() {
+    require!(Root);
+    let c = sleeper();
+    let (pid_file, process) = (c.bundle().join("exec.pid"), c.bundle().join("process.json"));
+    let config =
+        json!({"args": ["sleep", "500"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    fs::write(&process, config.to_string()).unwrap();
+    let (process, file) = (process.to_str().unwrap(), pid_file.to_str().unwrap());
+    c.call_detached("exec", &["--pid-file", file, "--process", process, "--detach"]).ok();
+    let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    assert_ne!(pid, c.pid());
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(line, b"sleep\x00500\x00");
+    assert!(hiber_tests::cgroup::pids(&c.bundle().cgroup()).contains(&pid));
+}
+
+#[test]
+fn exec_needs_a_running_container() {
+    require!(Root);
+    let c = sleeper();
+    c.kill("KILL").ok();
+    c.wait_stopped();
+    c.exec(&["true"]).fails("stopped");
+    c.delete(&[]).ok();
+    c.exec(&["true"]).fails("does not exist");
+}
+
+#[test]
+fn exec_enters_a_created_container() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.create(&[]).ok();
+    assert_eq!(c.sh("hostname"), "hiber-test");
+    assert_eq!(c.status(), "created");
+}
+
+#[test]
+fn exec_preserves_file_descriptors_where_asked() {
+    require!(Root);
+    let c = sleeper();
+    // descriptor 3 reaches the runtime through the shell
+    let root = c.runtime().root().display().to_string();
+    let runtime = c.runtime().bare_command();
+    let mut command = std::process::Command::new("sh");
+    let script = format!(
+        "exec \"$0\" --root {root} exec --preserve-fds 1 {} sh -c 'cat <&3' 3<<END\nthrough three\nEND\n",
+        c.id()
+    );
+    command.arg("-c").arg(script).arg(runtime.get_program());
+    assert_eq!(hiber_tests::command::run(command, b"").ok(), "through three");
+}
+
+#[test]
+fn many_execs_at_once_all_succeed() {
+    require!(Root);
+    let c = sleeper();
+    let children: Vec<_> = (0..8)
+        .map(|i| {
+            let mut command = c.command("exec", &[]);
+            command.args(["sh", "-c", &format!("exit {}", 10 + i)]);
+            command.spawn().unwrap()
+        })
+        .collect();
+    for (i, mut child) in children.into_iter().enumerate() {
+        let code = hiber_tests::command::wait(&mut child, "exec").code();
+        assert_eq!(code, i32::try_from(10 + i).ok());
+    }
+}

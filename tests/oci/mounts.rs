@@ -1,0 +1,255 @@
+//! The root filesystem and what is mounted in it.
+
+use hiber_tests::prelude::*;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+fn sleeper(bundle: Bundle) -> Container {
+    let c = Runtime::hiber().container(bundle.args(["sleep", "1000"]));
+    c.run_detached().ok();
+    c
+}
+
+/// `type options` of the topmost mount at `point`, as the container sees it.
+#[track_caller]
+fn mounted(c: &Container, point: &str) -> String {
+    c.sh(&format!("awk '$2 == \"{point}\" {{ last = $3 \" \" $4 }} END {{ print last }}' /proc/mounts"))
+}
+
+#[test]
+fn the_default_mounts_have_their_types_and_options() {
+    require!(Root);
+    let c = sleeper(Bundle::busybox());
+    for (point, kind, options) in [
+        ("/proc", "proc", &["rw", "relatime"][..]),
+        ("/dev", "tmpfs", &["rw", "nosuid", "size=65536k", "mode=755"]),
+        ("/dev/pts", "devpts", &["rw", "nosuid", "noexec", "gid=5", "mode=620", "ptmxmode=666"]),
+        ("/dev/shm", "tmpfs", &["rw", "nosuid", "nodev", "noexec", "size=65536k"]),
+        ("/dev/mqueue", "mqueue", &["rw", "nosuid", "nodev", "noexec"]),
+        ("/sys", "sysfs", &["ro", "nosuid", "nodev", "noexec"]),
+    ] {
+        let line = mounted(&c, point);
+        let (k, o) = line.split_once(' ').unwrap_or((&line, ""));
+        assert_eq!(k, kind, "{point}");
+        let o: Vec<_> = o.split(',').collect();
+        assert!(options.iter().all(|x| o.contains(x)), "{point} has {o:?}");
+    }
+    let groups = c.sh("ls /sys/fs/cgroup");
+    assert!(!groups.is_empty(), "cgroups are mounted");
+}
+
+#[test]
+fn the_containers_mounts_are_its_own() {
+    require!(Root);
+    let c = sleeper(Bundle::busybox());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(c.id()), "a mount of the container is on the host");
+    let inside = c.sh("cat /proc/mounts");
+    assert!(inside.lines().all(|l| !l.contains("/old") && !l.contains(c.id())), "{inside}");
+    // nothing of the host's tree is reachable: the old root is gone
+    assert_eq!(c.sh("readlink /proc/1/root; ls -d /tmp/ht* 2>/dev/null | wc -l"), "/\n0");
+}
+
+#[test]
+fn the_root_filesystem_is_read_only_where_asked() {
+    require!(Root);
+    let c = sleeper(Bundle::busybox().edit(|c| c["root"]["readonly"] = json!(true)));
+    c.exec(&["touch", "/file"]).fails("Read-only file system");
+    c.exec(&["touch", "/dev/shm/file"]).ok();
+    let c = sleeper(Bundle::busybox());
+    c.exec(&["touch", "/file"]).ok();
+    assert!(c.bundle().rootfs().join("file").exists());
+}
+
+#[test]
+fn masked_paths_hide_and_read_only_paths_protect() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.rootfs().join("secrets")).unwrap();
+    fs::write(bundle.rootfs().join("secrets/key"), "x").unwrap();
+    fs::write(bundle.rootfs().join("secret"), "x").unwrap();
+    fs::create_dir(bundle.rootfs().join("fixed")).unwrap();
+    let c = sleeper(bundle.edit(|c| {
+        c["linux"]["maskedPaths"] = json!(["/secrets", "/secret", "/proc/version", "/not/there"]);
+        c["linux"]["readonlyPaths"] = json!(["/fixed", "/proc/sys", "/not/there"]);
+    }));
+    assert_eq!(c.sh("ls -A /secrets; cat /secret; wc -c </proc/version"), "0");
+    c.exec(&["touch", "/secrets/new"]).fails("Read-only");
+    c.exec(&["touch", "/fixed/new"]).fails("Read-only");
+    c.exec(&["sh", "-c", "echo 1 >/proc/sys/kernel/printk"]).fails("Read-only");
+    assert!(!c.bundle().rootfs().join("not").exists(), "missing paths are passed over, not made");
+}
+
+#[test]
+fn bind_mounts_read_write_and_read_only_of_directories_and_files() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let (directory, file) = (bundle.join("directory"), bundle.join("file"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&file, "content").unwrap();
+    let c = sleeper(
+        bundle
+            .mount(json!({"destination": "/data/rw", "source": directory, "options": ["bind", "rw"]}))
+            .mount(json!({"destination": "/data/ro", "type": "none", "source": directory, "options": ["rbind", "ro", "nosuid"]}))
+            .mount(json!({"destination": "/etc/file", "type": "bind", "source": file, "options": ["bind", "ro"]})),
+    );
+    c.exec(&["sh", "-c", "echo written >/data/rw/out"]).ok();
+    assert_eq!(fs::read_to_string(directory.join("out")).unwrap(), "written\n");
+    c.exec(&["touch", "/data/ro/out2"]).fails("Read-only");
+    assert_eq!(c.sh("cat /data/ro/out /etc/file"), "written\ncontent");
+    c.exec(&["sh", "-c", "echo x >/etc/file"]).fails("Read-only");
+    let options = mounted(&c, "/data/ro");
+    assert!(options.contains("nosuid"), "{options}");
+}
+
+#[test]
+fn a_relative_source_is_below_the_bundle() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.join("share")).unwrap();
+    fs::write(bundle.join("share/word"), "near").unwrap();
+    let c = sleeper(bundle.mount(json!({"destination": "/share", "source": "share", "options": ["bind"]})));
+    assert_eq!(c.sh("cat /share/word"), "near");
+}
+
+#[test]
+fn tmpfs_takes_size_and_mode() {
+    require!(Root);
+    let c = sleeper(Bundle::busybox().mount(json!({
+        "destination": "/scratch", "type": "tmpfs", "source": "tmpfs",
+        "options": ["size=1m", "mode=1770", "noexec", "nosuid", "nodev"]
+    })));
+    assert_eq!(c.sh("stat -c %a /scratch"), "1770");
+    c.exec(&["dd", "if=/dev/zero", "of=/scratch/f", "bs=1k", "count=2000"]).fails("No space left");
+    assert!(mounted(&c, "/scratch").contains("noexec"));
+    assert!(!c.bundle().rootfs().join("scratch/f").exists());
+}
+
+#[test]
+fn mounts_are_made_in_their_order() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.join("below")).unwrap();
+    fs::write(bundle.join("below/word"), "on top").unwrap();
+    let c = sleeper(
+        bundle
+            .mount(json!({"destination": "/a", "type": "tmpfs", "source": "tmpfs"}))
+            .mount(json!({"destination": "/a/b", "source": "below", "options": ["bind"]})),
+    );
+    assert_eq!(c.sh("cat /a/b/word; echo; awk '$2 ~ \"^/a\" { print $2 }' /proc/mounts"), "on top\n/a\n/a/b");
+}
+
+#[test]
+fn a_mount_point_behind_a_link_stays_inside_the_root_filesystem() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let outside = bundle.join("outside");
+    fs::create_dir(&outside).unwrap();
+    symlink("../../../../../../../..", bundle.rootfs().join("up")).unwrap();
+    symlink(&outside, bundle.rootfs().join("absolute")).unwrap();
+    let c = sleeper(
+        bundle
+            .mount(json!({"destination": "/absolute/made", "type": "tmpfs", "source": "tmpfs"}))
+            .mount(json!({"destination": "/up/made", "type": "tmpfs", "source": "tmpfs"})),
+    );
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "a directory was made on the host");
+    assert!(mounted(&c, "/made").starts_with("tmpfs"));
+    assert!(!std::path::Path::new("/made").exists());
+}
+
+#[test]
+fn a_tmpfs_over_a_directory_keeps_its_content_with_tmpcopyup() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.rootfs().join("copied")).unwrap();
+    fs::write(bundle.rootfs().join("copied/word"), "kept").unwrap();
+    let mount =
+        json!({"destination": "/copied", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+    let c = sleeper(bundle.mount(mount));
+    assert_eq!(c.sh("cat /copied/word; echo changed >/copied/word"), "kept");
+    assert_eq!(fs::read_to_string(c.bundle().rootfs().join("copied/word")).unwrap(), "kept");
+}
+
+#[test]
+fn recursive_binds_bring_submounts_and_can_make_them_read_only() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let outer = bundle.join("outer");
+    fs::create_dir_all(outer.join("inner")).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "tmpfs"]).arg(outer.join("inner"));
+    hiber_tests::command::run(mount, b"").ok();
+    fs::write(outer.join("inner/word"), "deep").unwrap();
+    let c = sleeper(
+        bundle
+            .mount(json!({"destination": "/plain", "source": outer, "options": ["bind"]}))
+            .mount(json!({"destination": "/recursive", "source": outer, "options": ["rbind", "ro"]}))
+            .mount(json!({"destination": "/all-ro", "source": outer, "options": ["rbind", "rro"]})),
+    );
+    c.exec(&["cat", "/plain/inner/word"]).fails("No such file");
+    assert_eq!(c.sh("cat /recursive/inner/word /all-ro/inner/word"), "deepdeep");
+    c.exec(&["touch", "/recursive/inner/new"]).ok();
+    c.exec(&["touch", "/all-ro/inner/new"]).fails("Read-only");
+}
+
+#[test]
+fn propagation_of_the_root_and_of_mounts() {
+    require!(Root);
+    let source = json!({"destination": "/slave", "source": "/tmp", "options": ["rbind", "rslave"]});
+    let c = sleeper(Bundle::busybox().mount(source).edit(|c| {
+        c["linux"]["rootfsPropagation"] = json!("private");
+    }));
+    let root = c.sh("awk '$5 == \"/\"' /proc/self/mountinfo");
+    assert!(!root.contains("shared:") && !root.contains("master:"), "{root}");
+}
+
+#[test]
+fn an_unknown_mount_option_reaches_the_filesystem_and_its_refusal_the_user() {
+    require!(Root);
+    let mount = json!({"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": ["nonsense=1"]});
+    let c = Runtime::hiber().container(Bundle::busybox().mount(mount));
+    c.run(&[]).fails("/x");
+    c.assert_clean();
+}
+
+#[test]
+fn an_overlay_mount() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    for name in ["lower", "upper", "work"] {
+        fs::create_dir(bundle.join(name)).unwrap();
+    }
+    fs::write(bundle.join("lower/word"), "below").unwrap();
+    let option = |name: &str| format!("{name}dir={}", bundle.join(name).display());
+    let options = json!([option("lower"), option("upper"), option("work")]);
+    let mount = json!({"destination": "/over", "type": "overlay", "source": "overlay", "options": options});
+    let c = sleeper(bundle.mount(mount));
+    assert_eq!(c.sh("cat /over/word; echo up >/over/word"), "below");
+    assert_eq!(fs::read_to_string(c.bundle().join("lower/word")).unwrap(), "below");
+    assert_eq!(fs::read_to_string(c.bundle().join("upper/word")).unwrap(), "up\n");
+}
+
+#[test]
+fn no_pivot_works_without_pivot_root() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().shell("ls /proc/1/root/bin/sh && pwd"));
+    assert_eq!(c.run(&["--no-pivot"]).ok(), "/proc/1/root/bin/sh\n/");
+    c.assert_clean();
+}
+
+#[test]
+fn mount_points_that_are_made_belong_to_root_and_are_plain() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::write(bundle.join("word"), "x").unwrap();
+    let c = sleeper(
+        bundle
+            .mount(json!({"destination": "/new/file", "source": "word", "options": ["bind"]}))
+            .mount(json!({"destination": "/new/directory", "type": "tmpfs", "source": "tmpfs"})),
+    );
+    let made = c.bundle().rootfs().join("new");
+    let (file, directory) =
+        (fs::metadata(made.join("file")).unwrap(), fs::metadata(made.join("directory")).unwrap());
+    assert!(file.is_file() && file.len() == 0 && file.uid() == 0);
+    assert!(directory.is_dir() && directory.permissions().mode() & 0o777 == 0o755);
+}
