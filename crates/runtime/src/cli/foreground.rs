@@ -202,7 +202,7 @@ fn forward(pidfd: &OwnedFd, number: u32) {
 fn reap(pid: i32) -> anyhow::Result<Option<u8>> {
     let mut found = None;
     loop {
-        match rustix::process::waitpid(None, WaitOptions::NOHANG) {
+        match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((dead, status))) if Some(dead) == Pid::from_raw(pid) => {
                 let code = status.exit_status().or(status.terminating_signal().map(|s| 128 + s));
                 found = Some(code.unwrap_or(255) as u8);
