@@ -93,7 +93,7 @@ fn a_read_only_root_filesystem() {
 fn several_processes_with_their_pids_and_pipes() {
     require!(Root, Criu);
     let script = "mkfifo /p; for n in 1 2 3 4 5; do sleep 1000 & done; \
-                  (i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done) | while read i; do echo $i >/count; done";
+                  (i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done) | while read i; do echo $i >/dev/shm/.count; mv /dev/shm/.count /dev/shm/count; done";
     let c = Runtime::hiber().container(Bundle::busybox().shell(script));
     c.run_detached().ok();
     wait_for("the pipeline", || crate::count(&c) > 3);

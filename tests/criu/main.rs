@@ -13,12 +13,14 @@ use hiber_tests::prelude::*;
 use std::fs;
 use std::process::{Child, Command};
 
-/// A process that counts in its memory, twenty times a second, and shows the count in `/count`.
-const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/.count; mv /.count /count; sleep 0.05; done";
+/// A process that counts in its memory, twenty times a second, and shows the count in a tmpfs, which is
+/// part of its images.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >/dev/shm/.count; mv /dev/shm/.count /dev/shm/count; \
+                     sleep 0.05; done";
 
-/// The count that the container shows.
+/// The count that the running container shows.
 fn count(c: &Container) -> u64 {
-    let text = fs::read_to_string(c.bundle().rootfs().join("count")).unwrap_or_default();
+    let text = fs::read_to_string(format!("/proc/{}/root/dev/shm/count", c.pid())).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
