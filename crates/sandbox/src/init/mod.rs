@@ -75,7 +75,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
             .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
     join(&inherited.joins)?;
     if let Some(flags) = plan.second_stage {
-        if let Sibling::Parent(pid) = fork_sibling(flags)? {
+        if let Sibling::Parent(pid) = fork_sibling(host_proc.as_fd(), flags)? {
             channel.send(&FromInit::Forked(pid), &[])?;
             return Ok(None);
         }

@@ -142,10 +142,18 @@ pub enum Sibling {
 /// Forks a process with new namespaces whose parent is the caller's own parent (CLONE_PARENT).
 ///
 /// Fails with EBUSY if the caller has more than one thread: the copy would hold locks of threads it has not.
-pub fn fork_sibling(namespaces: u64) -> Result<Sibling> {
-    let threads =
-        std::fs::read_dir("/proc/self/task").map_err(|e| SysError::io("open", "/proc/self/task", &e))?;
-    if threads.count() != 1 {
+///
+/// `proc` is a procfs on which the caller can be seen.
+pub fn fork_sibling(proc: BorrowedFd<'_>, namespaces: u64) -> Result<Sibling> {
+    let path = "self/stat";
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let mut stat = String::new();
+    rustix::fs::openat(proc, path, flags, rustix::fs::Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(|fd| std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut stat))
+        .map_err(|e| SysError::io("read", path, &e))?;
+    // Field 20, num_threads; what follows the command starts with field 3 (proc_pid_stat(5)).
+    if stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(17)) != Some("1") {
         return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
     }
     // SAFETY: all zeroes is a valid clone_args.
