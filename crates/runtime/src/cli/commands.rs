@@ -22,6 +22,8 @@ use hiber::id::ContainerId;
 /// Where the containers are, and under which name they are shown.
 pub(crate) struct Session {
     pub runtime: Runtime,
+    /// `--criu`
+    pub criu: Option<PathBuf>,
 }
 
 impl Session {
@@ -38,7 +40,7 @@ impl Session {
     }
 
     /// A container whose caller cannot be told of it must not stay.
-    fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(crate) fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
         if result.is_err() {
             let _ = self.runtime.open(container.id()).map(|c| c.delete(true));
         }
@@ -243,7 +245,7 @@ fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOption
     }
 }
 
-fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
+pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
     let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
     Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
 }

@@ -55,7 +55,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         std::fs::metadata(&root.path).with_context(|| format!("--root {}", root.path.display()))?;
     }
     root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
-    let session = Session { runtime: Runtime::new(&root.path) };
+    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone() };
     match command {
         Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,
@@ -68,7 +68,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => session.ps(&args)?,
         Command::Pause { id } => session.pause(&id)?,
         Command::Resume { id } => session.resume(&id)?,
-        Command::Checkpoint(_) | Command::Restore(_) => bail!("this command is not built yet"),
+        Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
     }
     Ok(ExitCode::SUCCESS)
