@@ -13,7 +13,7 @@ use hiber_sandbox::plan::{self, NamespaceKind};
 use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::{hooks, sys};
 
-use crate::checkpoint::{CriuOptions, Direction, joined, mounts, open_dir};
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, make_cgroup, undo};
 use crate::error::{Context, Error, Result};
@@ -105,6 +105,8 @@ impl Restoring<'_> {
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
+        restore.join_namespaces =
+            entered(&self.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         restore.lsm_profile = self.options.lsm_profile.clone();
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         let mut launch = self.criu.launch();

@@ -159,15 +159,25 @@ pub(super) fn namespaces(spec: &Spec, pid: i32) -> Result<Vec<External>> {
 
 /// Joined namespaces of the kinds that CRIU takes from outside: name, key, path.
 pub(crate) fn joined(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str, PathBuf)> {
-    let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
-    all.filter_map(|ns| {
-        let path = ns.path().clone().filter(|p| !p.as_os_str().is_empty())?;
-        match NamespaceKind::from(ns.typ()) {
-            NamespaceKind::Network => Some(("net", NETWORK_KEY, path)),
-            NamespaceKind::Pid => Some(("pid", PID_KEY, path)),
-            _ => None,
-        }
+    by_path(spec).filter_map(|(kind, path)| match kind {
+        NamespaceKind::Network => Some(("net", NETWORK_KEY, path)),
+        NamespaceKind::Pid => Some(("pid", PID_KEY, path)),
+        _ => None,
     })
-    .collect::<Vec<_>>()
-    .into_iter()
+}
+
+/// Joined namespaces of the kinds that a restore enters by path: name, path.
+pub(crate) fn entered(spec: &Spec) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    by_path(spec)
+        .filter(|(kind, _)| !matches!(kind, NamespaceKind::Network | NamespaceKind::Pid))
+        .map(|(kind, path)| (kind.proc_name(), path))
+}
+
+fn by_path(spec: &Spec) -> impl Iterator<Item = (NamespaceKind, PathBuf)> {
+    let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
+    let with_path = |ns: &oci_spec::runtime::LinuxNamespace| {
+        let path = ns.path().clone().filter(|p| !p.as_os_str().is_empty())?;
+        Some((NamespaceKind::from(ns.typ()), path))
+    };
+    all.filter_map(with_path).collect::<Vec<_>>().into_iter()
 }

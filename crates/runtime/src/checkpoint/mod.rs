@@ -14,7 +14,7 @@ use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
-pub(crate) use externals::{Direction, joined, mounts};
+pub(crate) use externals::{Direction, entered, joined, mounts};
 use staging::Staging;
 
 use crate::container::{Container, chain};

@@ -55,6 +55,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         std::fs::metadata(&root.path).with_context(|| format!("--root {}", root.path.display()))?;
     }
     root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
+    // What the caller left open is not for CRIU or hooks.
+    hiber_sandbox::sys::process::close_on_exec_from(3 + preserved(&command))?;
     let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone() };
     match command {
         Command::Create(args) => session.create(&args)?,
@@ -73,6 +75,16 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many descriptors from 3 on a container is to inherit.
+fn preserved(command: &Command) -> u32 {
+    match command {
+        Command::Create(args) => args.preserve_fds,
+        Command::Run(args) => args.create.preserve_fds,
+        Command::Exec(args) => args.preserve_fds,
+        _ => 0,
+    }
 }
 
 /// runc's lines, which clients pick by their first word.
