@@ -24,13 +24,19 @@ pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
 pub use exec::ExecOptions;
 pub use hiber_criu::{CgroupMode, NetworkLock};
-pub use hiber_sandbox::init::run_if_asked as run_init_if_asked;
 pub use hiber_sandbox::sys::clone::Child;
 pub use restore::RestoreContainerOptions;
 pub use state::{Facts, Status};
 
 use id::ContainerId;
 use store::Store;
+
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard) if the arguments say so, and then
+/// does not return. The helpers are this very program, executed again.
+pub fn run_init_if_asked() {
+    hiber_sandbox::init::run_if_asked();
+    checkpoint::run_guard_if_asked();
+}
 
 /// All containers below one root directory.
 #[derive(Debug, Clone)]

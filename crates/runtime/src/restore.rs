@@ -39,7 +39,11 @@ pub struct RestoreContainerOptions<'a> {
 }
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
-pub(crate) fn restore(store: &Store, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Container> {
+pub(crate) fn restore(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<Container> {
     let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
     let prepared = Prepared::new(id, &create)?;
     check_images(&options.criu.image_path)?;
@@ -76,12 +80,12 @@ impl Restoring<'_> {
         let cgroup = make_cgroup(self.prepared, facts)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
-        let pid = std::thread::scope(|scope| {
+        let restored = std::thread::scope(|scope| {
             let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &cgroup));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
         let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
-        self.note(facts, pid?)?;
+        restored?;
         removed?;
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         Ok(cgroup.thaw()?)
@@ -94,7 +98,7 @@ impl Restoring<'_> {
         self.entry.write_facts(facts)
     }
 
-    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<i32> {
+    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -128,11 +132,12 @@ impl Restoring<'_> {
                 Ok(ran?)
             }
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
-            // Nothing can fail after this but CRIU itself; known now, a process is never left unfound.
+            // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => Ok(self.note(facts, pid)?),
             _ => Ok(()),
         });
-        Ok(restored?)
+        restored?;
+        Ok(())
     }
 
     fn run_hooks(&self, pid: i32) -> Result<()> {
@@ -161,7 +166,8 @@ impl Restoring<'_> {
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.
-            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
+                .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
             restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
         }
         for (kind, key, path) in joined(&self.prepared.spec) {

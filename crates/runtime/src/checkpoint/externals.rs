@@ -56,7 +56,9 @@ impl List {
     /// A mount at `point`, whose key is its mount point.
     fn add(&mut self, point: &Path, source: &Path) -> Result<()> {
         let text = |path: &Path| {
-            path.to_str().map(str::to_owned).ok_or_else(|| Error::Invalid(format!("{} is not UTF-8", path.display())))
+            path.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Error::Invalid(format!("{} is not UTF-8", path.display())))
         };
         let point = text(point)?;
         self.external.push(match self.direction {
@@ -72,7 +74,8 @@ fn resolved(root: &Root, rootfs: &Path, destination: &Path) -> PathBuf {
     let mut missing = PathBuf::new();
     for ancestor in destination.ancestors() {
         if let Ok(fd) = root.open(ancestor, OFlags::PATH)
-            && let Ok(real) = std::fs::read_link(hiber_sandbox::rootfs::resolve::fd_path(std::os::fd::AsFd::as_fd(&fd)))
+            && let Ok(real) =
+                std::fs::read_link(hiber_sandbox::rootfs::resolve::fd_path(std::os::fd::AsFd::as_fd(&fd)))
             && let Ok(inside) = real.strip_prefix(rootfs)
         {
             return if missing.as_os_str().is_empty() {
@@ -103,7 +106,8 @@ fn cgroups(list: &mut List, destination: &Path, facts: &Facts) -> Result<()> {
             continue;
         }
         seen.push(path);
-        let name = layout.v1().get(controller).and_then(|m| m.point.file_name()).unwrap_or(controller.as_ref());
+        let name =
+            layout.v1().get(controller).and_then(|m| m.point.file_name()).unwrap_or(controller.as_ref());
         list.add(&destination.join(name), path)?;
     }
     Ok(())
@@ -151,7 +155,8 @@ pub(super) fn namespaces(spec: &Spec, pid: i32) -> Result<Vec<External>> {
     joined(spec)
         .map(|(kind, key, _)| {
             let file = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-            let stat = rustix::fs::stat(&file).map_err(|e| Error::sys("stat", file.display().to_string(), e))?;
+            let stat =
+                rustix::fs::stat(&file).map_err(|e| Error::sys("stat", file.display().to_string(), e))?;
             Ok(External::namespace(kind, stat.st_ino, key))
         })
         .collect()

@@ -1,6 +1,7 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
 mod externals;
+mod guard;
 mod staging;
 
 use std::fs::File;
@@ -8,13 +9,16 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, NetworkLock, PageServer, PreDumpOptions, Session,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, NetworkLock, PageServer, PreDumpOptions,
+    Session,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
 pub(crate) use externals::{Direction, entered, joined, mounts};
+pub(crate) use guard::run_if_asked as run_guard_if_asked;
+use guard::{Guard, Watch};
 use staging::Staging;
 
 use crate::container::{Container, chain};
@@ -119,11 +123,20 @@ impl Container {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
         let spec = self.spec()?;
-        let session = options.criu.find_criu()?.start()?;
-        if options.pre_dump {
-            return self.pre_dump(session, &spec, options);
-        }
+        let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path)?;
+        let guard = Guard::start(&Watch {
+            cgroup: self.facts()?.cgroup.clone(),
+            thaw: status == Status::Running,
+            staging: staging.path().to_owned(),
+            ends: !options.leave_running && !options.pre_dump,
+        })?;
+        let mut launch = criu.launch();
+        launch.pass(guard.share()?)?;
+        let session = launch.start()?;
+        if options.pre_dump {
+            return self.pre_dump(session, &spec, options, &mut staging);
+        }
         let dumped = self.dump(session, &spec, options, &mut staging, status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
@@ -169,12 +182,17 @@ impl Container {
         }
     }
 
-    fn pre_dump(&self, mut session: Session, spec: &Spec, options: &CheckpointOptions) -> Result<()> {
+    fn pre_dump(
+        &self,
+        mut session: Session,
+        spec: &Spec,
+        options: &CheckpointOptions,
+        staging: &mut Staging,
+    ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
-        let mut staging = Staging::new(&options.criu.image_path)?;
         let cgroup = self.cgroup()?;
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = "dump.log".into();
@@ -191,13 +209,17 @@ impl Container {
         options.criu.apply(common, spec)?;
         common.root = Some(facts.rootfs.clone());
         common.link_remap = options.link_remap;
-        common.status_fd = options.status_fd.as_ref().map(|fd| fd.try_clone()).transpose().map_err(|e| {
-            Error::Invalid(format!("invalid --status-fd: {e}"))
-        })?;
-        common.page_server = options
-            .page_server
+        common.status_fd = options
+            .status_fd
             .as_ref()
-            .map(|(address, port)| PageServer { address: Some(address.clone()), port: *port, connection: None });
+            .map(|fd| fd.try_clone())
+            .transpose()
+            .map_err(|e| Error::Invalid(format!("invalid --status-fd: {e}")))?;
+        common.page_server = options.page_server.as_ref().map(|(address, port)| PageServer {
+            address: Some(address.clone()),
+            port: *port,
+            connection: None,
+        });
         if !options.pre_dump {
             common.external = mounts(Direction::Dump, spec, facts)?;
             common.external.extend(externals::namespaces(spec, facts.pid)?);
@@ -216,11 +238,18 @@ fn check(options: &CheckpointOptions) -> Result<()> {
     }
     if let Some(parent) = &options.parent_path {
         if parent.is_absolute() {
-            return refuse(&format!("--parent-path {}: must be relative to the image path", parent.display()));
+            return refuse(&format!(
+                "--parent-path {}: must be relative to the image path",
+                parent.display()
+            ));
         }
         let path = options.criu.image_path.join(parent);
         if !path.is_dir() {
-            return refuse(&format!("--parent-path {}: no directory at {}", parent.display(), path.display()));
+            return refuse(&format!(
+                "--parent-path {}: no directory at {}",
+                parent.display(),
+                path.display()
+            ));
         }
     }
     Ok(())

@@ -67,13 +67,15 @@ impl Staging {
         self.published = true;
         if let Some(parent) = self.target.parent() {
             let parent_dir = open_dir(parent)?;
-            rustix::fs::fsync(&parent_dir).map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
+            rustix::fs::fsync(&parent_dir)
+                .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
         }
         Ok(())
     }
 
     fn rename(&self) -> Result<()> {
-        let fail = |e| Error::sys("renameat2", format!("{} to {}", self.path.display(), self.target.display()), e);
+        let fail =
+            |e| Error::sys("renameat2", format!("{} to {}", self.path.display(), self.target.display()), e);
         // Onto nothing or an empty directory, as clients prepare it.
         match rustix::fs::rename(&self.path, &self.target) {
             Ok(()) => return Ok(()),
@@ -89,7 +91,8 @@ impl Staging {
     /// the way to that file, and to no other: images hold the memory of the container.
     fn open_to_mapped_root(&self) -> Result<()> {
         let set = |path: &Path, mode| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|e| Error::file(path, &e))
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .map_err(|e| Error::file(path, &e))
         };
         set(&self.path, 0o711)?;
         for entry in std::fs::read_dir(&self.path).map_err(|e| Error::file(&self.path, &e))?.flatten() {

@@ -119,7 +119,12 @@ impl Session {
         self.exec_attended(&container, &process, args)
     }
 
-    fn exec_attended(&self, container: &Container, process: &Process, args: &ExecArgs) -> anyhow::Result<ExitCode> {
+    fn exec_attended(
+        &self,
+        container: &Container,
+        process: &Process,
+        args: &ExecArgs,
+    ) -> anyhow::Result<ExitCode> {
         let terminal = process.terminal().unwrap_or(false);
         let signals = Signals::block()?;
         if let Some(path) = &args.console_socket {
@@ -163,7 +168,11 @@ impl Session {
     pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
         if args.signal == 0 {
-            return if container.status()? == Status::Stopped { bail!(hiber::Error::NotRunning) } else { Ok(()) };
+            return if container.status()? == Status::Stopped {
+                bail!(hiber::Error::NotRunning)
+            } else {
+                Ok(())
+            };
         }
         let signal = signal(args.signal)?;
         if args.all {
@@ -202,7 +211,8 @@ impl Session {
 
 /// A signal by number; real-time ones have none of the standard names.
 fn signal(number: i32) -> anyhow::Result<Signal> {
-    Signal::from_named_raw(number).with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
+    Signal::from_named_raw(number)
+        .with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
 }
 
 /// What `state` and `list` show.
@@ -251,7 +261,8 @@ pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
 }
 
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
-    let socket = UnixStream::connect(path).with_context(|| format!("connect to the console socket {}", path.display()))?;
+    let socket = UnixStream::connect(path)
+        .with_context(|| format!("connect to the console socket {}", path.display()))?;
     Ok(socket.into())
 }
 

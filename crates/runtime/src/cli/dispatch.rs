@@ -46,9 +46,12 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
 /// Commands on containers.
 fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     if global.systemd_cgroup {
-        bail!("--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs");
+        bail!(
+            "--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs"
+        );
     }
-    let root = root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
+    let root =
+        root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
     if let Command::List(_) = command
         && root.origin == Origin::Flag
     {
