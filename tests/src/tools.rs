@@ -23,7 +23,6 @@ fn find(variable: &str, script: &[&str], file: &str) -> Result<PathBuf, String> 
         .map_err(|e| format!("{variable} is unset and {} cannot be run: {e}", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     match stdout.trim_end().lines().next_back() {
-        // joining nothing would add a slash, which a file does not take
         Some(path) if output.status.success() && file.is_empty() => Ok(path.into()),
         Some(path) if output.status.success() => Ok(Path::new(path).join(file)),
         _ => Err(format!(

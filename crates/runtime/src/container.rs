@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
@@ -178,16 +179,17 @@ impl Container {
 
     /// Sends a signal to the first process; SIGKILL reaches all where no pid namespace takes the others along,
     /// and thaws the container, whose frozen processes could not die.
-    pub fn kill(&self, signal: Signal) -> Result<()> {
+    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
+        let signal = signal.into();
         let facts = self.facts()?;
         if signal == Signal::KILL && !facts.own_pid_namespace() {
             return self.kill_all(signal);
         }
         let pidfd = self.pidfd()?;
-        match rustix::process::pidfd_send_signal(&pidfd, signal) {
+        match signal.send(pidfd.as_fd()) {
             Ok(()) => {}
-            Err(Errno::SRCH) => return Err(Error::NotRunning),
-            Err(e) => return Err(Error::sys("pidfd_send_signal", format!("{signal:?} to {}", facts.pid), e)),
+            Err(e) if e.errno == Errno::SRCH.raw_os_error() => return Err(Error::NotRunning),
+            Err(e) => return Err(hiber_sandbox::Error::from(e).into()),
         }
         if signal == Signal::KILL {
             self.cgroup()?.thaw()?;
@@ -196,7 +198,7 @@ impl Container {
     }
 
     /// Sends a signal to every process of the container.
-    pub fn kill_all(&self, signal: Signal) -> Result<()> {
+    pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
         Ok(self.cgroup()?.kill(signal)?)
     }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::plan::{self, CgroupMount, NamespaceKind, Plan};
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
@@ -238,7 +239,7 @@ fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
 pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| {
         if cgroup.exists() {
-            cgroup.kill(rustix::process::Signal::KILL)?;
+            cgroup.kill(Signal::KILL)?;
         }
         cgroup.remove()
     });

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use hiber::{Container, CreateOptions, ExecOptions, Runtime, Status};
 use hiber_sandbox::config;
+use hiber_sandbox::sys::signal::Signal;
 use oci_spec::runtime::Process;
-use rustix::process::Signal;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
@@ -174,7 +174,7 @@ impl Session {
                 Ok(())
             };
         }
-        let signal = signal(args.signal)?;
+        let signal = Signal::new(args.signal).with_context(|| format!("unknown signal {}", args.signal))?;
         if args.all {
             return Ok(container.kill_all(signal)?);
         }
@@ -209,12 +209,15 @@ impl Session {
     }
 }
 
+<<<<<<< HEAD
 /// A signal by number; real-time ones have none of the standard names.
 fn signal(number: i32) -> anyhow::Result<Signal> {
     Signal::from_named_raw(number)
         .with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
 }
 
+=======
+>>>>>>> wt-hack
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;

@@ -202,9 +202,9 @@ fn wait(signals: &Signals, console: Option<&Console>) -> anyhow::Result<(bool, b
 }
 
 fn forward(pidfd: &OwnedFd, number: u32) {
-    let Some(signal) = rustix::process::Signal::from_named_raw(number as i32) else { return };
+    let signal = i32::try_from(number).ok().and_then(hiber_sandbox::sys::signal::Signal::new);
     // The process may just have died: its SIGCHLD says so.
-    let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+    let _ = signal.map(|s| s.send(pidfd.as_fd()));
 }
 
 /// Reaps everything that is dead, also what was orphaned to us as subreaper; the status of `pid` if it was there.
