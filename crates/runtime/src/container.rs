@@ -120,7 +120,8 @@ impl Container {
 
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        let mut pids: Vec<i32> = self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
+        let mut pids: Vec<i32> =
+            self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
         if pids.is_empty() {
             pids.extend(self.pid());
         }
@@ -134,8 +135,12 @@ impl Container {
         let _lock = self.entry.lock()?;
         let socket = match self.status()? {
             Status::Created => self.entry.connect(START_SOCKET)?,
-            Status::Stopped => return self.refuse("cannot start a container that has stopped", Status::Stopped),
-            Status::Running => return self.refuse("cannot start an already running container", Status::Running),
+            Status::Stopped => {
+                return self.refuse("cannot start a container that has stopped", Status::Stopped);
+            }
+            Status::Running => {
+                return self.refuse("cannot start an already running container", Status::Running);
+            }
             status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
         };
         let Some(socket) = socket else { return Err(Error::NotRunning) };
@@ -148,7 +153,8 @@ impl Container {
     pub(crate) fn run_poststart(&self) -> Result<()> {
         let spec = self.spec()?;
         let Some(all) = spec.hooks() else { return Ok(()) };
-        let result = hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&spec, "running")?);
+        let result =
+            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&spec, "running")?);
         if result.is_err() {
             let _ = self.kill(Signal::KILL);
         }
@@ -201,7 +207,9 @@ impl Container {
         let _lock = self.entry.lock()?;
         match self.status()? {
             Status::Running | Status::Created => Ok(self.cgroup()?.freeze()?),
-            status => self.refuse(&format!("container not running: cannot pause in the {status} state"), status),
+            status => {
+                self.refuse(&format!("container not running: cannot pause in the {status} state"), status)
+            }
         }
     }
 
@@ -287,7 +295,10 @@ fn wait_for_death(pidfd: &OwnedFd) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&timeout)) {
+        match rustix::event::poll(
+            &mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)],
+            Some(&timeout),
+        ) {
             Ok(0) => {
                 let what = "container init still running 10 s after SIGKILL".to_owned();
                 return Err(Error::State { what, status: Status::Running });
