@@ -7,6 +7,7 @@
 mod cgroups;
 mod devices;
 mod errors;
+mod events;
 mod exec;
 mod hooks;
 mod lifecycle;
@@ -15,4 +16,5 @@ mod namespaces;
 mod output;
 mod process;
 mod streams;
+mod update;
 mod userns;
