@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn lists_and_lines_of_the_kernel() {
         assert_eq!(list("0-2,7"), [0, 1, 2, 7]);
-        assert_eq!(list(""), []);
+        assert!(list("").is_empty());
         let entry = block_line("8:16 Read 4096").unwrap();
         assert_eq!((entry.major, entry.minor, entry.op.as_str(), entry.value), (8, 16, "Read", 4096));
         assert_eq!(block_line("8:0 12").unwrap().op, "");
