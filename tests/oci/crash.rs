@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hiber_tests::prelude::*;
 
 /// How many moments there are in the time that a creation takes.
-const MOMENTS: u32 = 20;
+const MOMENTS: u32 = 30;
 
 fn quiet(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -20,17 +20,16 @@ fn assert_deletable(c: &Container) {
 }
 
 /// Kills `command` at many moments of its life.
-fn killed_at_many_moments(command: &str, bundle: impl Fn() -> Bundle, flags: &[&str]) {
-    let container = || Runtime::hiber().container(bundle());
-    let begin = |c: &Container| {
+fn killed_at_many_moments(command: &str, bundle: Bundle, flags: &[&str]) {
+    let c = Runtime::hiber().container(bundle.args(["sleep", "1000"]));
+    let begin = || {
         let path = c.bundle_path();
         let flags: Vec<_> = flags.iter().copied().chain(["--bundle", &path]).collect();
         quiet(c.command(command, &flags)).spawn().unwrap()
     };
     let whole = || {
-        let c = container();
         let started = Instant::now();
-        assert!(hiber_tests::command::wait(&mut begin(&c), command).success());
+        assert!(hiber_tests::command::wait(&mut begin(), command).success());
         let whole = started.elapsed();
         assert_deletable(&c);
         whole
@@ -39,8 +38,7 @@ fn killed_at_many_moments(command: &str, bundle: impl Fn() -> Bundle, flags: &[&
     // Until the command is faster than we are, thrice in a row: each takes another time on a busy machine.
     let (mut delay, mut interrupted, mut in_time) = (Duration::ZERO, 0, 0);
     while in_time < 3 && interrupted < 2 * MOMENTS {
-        let c = container();
-        let mut child = begin(&c);
+        let mut child = begin();
         std::thread::sleep(delay);
         child.kill().unwrap();
         if child.wait().unwrap().success() {
@@ -58,20 +56,19 @@ fn killed_at_many_moments(command: &str, bundle: impl Fn() -> Bundle, flags: &[&
 #[test]
 fn a_create_that_is_killed_at_any_moment_can_be_deleted() {
     require!(Root);
-    killed_at_many_moments("create", || Bundle::busybox().args(["sleep", "1000"]), &[]);
+    killed_at_many_moments("create", Bundle::busybox(), &[]);
 }
 
 #[test]
 fn a_create_in_a_user_namespace_that_is_killed_at_any_moment_can_be_deleted() {
     require!(Root);
-    let bundle = || Bundle::busybox().args(["sleep", "1000"]).user_namespace(100_000);
-    killed_at_many_moments("create", bundle, &[]);
+    killed_at_many_moments("create", Bundle::busybox().user_namespace(100_000), &[]);
 }
 
 #[test]
 fn a_detached_run_that_is_killed_at_any_moment_can_be_deleted() {
     require!(Root);
-    killed_at_many_moments("run", || Bundle::busybox().args(["sleep", "1000"]), &["--detach"]);
+    killed_at_many_moments("run", Bundle::busybox(), &["--detach"]);
 }
 
 /// A hook that kills its parent, the runtime, in the middle of its work, and says that it was there.
