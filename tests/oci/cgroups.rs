@@ -148,3 +148,19 @@ fn the_whole_life_on_a_host_with_cgroup_v2_alone() {
     c.delete(&["--force"]).ok();
     c.assert_clean();
 }
+
+#[test]
+fn exec_follows_init_into_a_sub_cgroup() {
+    require!(Root);
+    let c = Runtime::hiber_on_v2().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.run_detached().ok();
+    let own = cgroup::hierarchies().into_iter().find(|h| h.v2).unwrap().mount.join(&c.bundle().cgroup()[1..]);
+    std::fs::create_dir(own.join("sub")).unwrap();
+    std::fs::write(own.join("sub/cgroup.procs"), c.pid().to_string()).unwrap();
+    let controllers = std::fs::read_to_string(own.join("cgroup.controllers")).unwrap();
+    let controller = controllers.split_whitespace().next().expect("a controller for the container");
+    std::fs::write(own.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    assert_eq!(c.sh("grep ^0: /proc/self/cgroup"), "0::/sub");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}

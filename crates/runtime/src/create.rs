@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::plan::{self, CgroupMount, NamespaceKind, Plan};
+use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
 
@@ -101,6 +101,18 @@ impl Prepared {
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams: Vec::new(),
         }
+    }
+
+    /// Root of the container's new user namespace, where that may manage its cgroup: on cgroup v2, in a cgroup
+    /// namespace of its own, and with a mount of it that can be written.
+    fn cgroup_owner(&self) -> Option<u32> {
+        let (plan, namespaces) = (&self.plan, &self.plan.namespaces);
+        let own = [NamespaceKind::User, NamespaceKind::Cgroup].iter().all(|kind| namespaces.is_new(*kind));
+        let writable = plan.init.root.iter().flat_map(|root| &root.mounts).any(MountPlan::is_writable_cgroup);
+        if self.layout.kind() != Kind::V2 || !own || !writable {
+            return None;
+        }
+        namespaces.uid_maps.iter().find(|map| map.container == 0).map(|map| map.host)
     }
 
     /// Where the container's own cgroups are, for its cgroup mounts.
@@ -210,6 +222,9 @@ fn build(
     entry.write_config(&prepared.spec)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
+    if let Some(uid) = prepared.cgroup_owner() {
+        cgroup.delegate(uid)?;
+    }
     let mounts = prepared.cgroup_mounts(&cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;
