@@ -66,14 +66,14 @@ pub struct Layout {
 const USUAL: &str = "/sys/fs/cgroup";
 
 impl Layout {
-    /// Reads `/proc/self/mountinfo`, `/proc/self/cgroup` and `cgroup.controllers`.
+    /// Reads `mountinfo` and `cgroup` of the calling thread, which may have a mount namespace of its own, and `cgroup.controllers`.
     ///
     /// # Errors
     /// No cgroup hierarchy is mounted, or procfs cannot be read.
     pub fn detect() -> Result<Self> {
-        let mountinfo = read_file(Path::new("/proc/self/mountinfo"))?;
+        let mountinfo = read_file(Path::new("/proc/thread-self/mountinfo"))?;
         let mountinfo: String = mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
-        let own = read_file(Path::new("/proc/self/cgroup"))?;
+        let own = read_file(Path::new("/proc/thread-self/cgroup"))?;
         let mut layout = Self::from_text(&mountinfo, &own, "")?;
         if let Some(mount) = &layout.v2 {
             let text = read_file(&mount.point.join("cgroup.controllers"))?;
