@@ -131,6 +131,13 @@ impl Layout {
         self.v2.as_ref()
     }
 
+    /// The cgroup2 directory that a `/proc/PID/cgroup` names, if it can be reached.
+    pub(super) fn v2_dir_of(&self, proc_cgroup: &str) -> Option<PathBuf> {
+        let mount = self.v2.as_ref()?;
+        let inside = parse_own(proc_cgroup).remove("")?;
+        Some(mount.point.join(inside.strip_prefix(&mount.root).ok()?))
+    }
+
     /// Every controller that can be used, v1 and v2 names side by side (`blkio` or `io`).
     pub fn controllers(&self) -> BTreeSet<&str> {
         self.v1.keys().chain(&self.v2_controllers).map(String::as_str).collect()
