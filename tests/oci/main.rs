@@ -16,6 +16,7 @@ mod mounts;
 mod namespaces;
 mod output;
 mod process;
+mod scheduling;
 mod streams;
 mod update;
 mod userns;
