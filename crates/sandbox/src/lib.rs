@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod config;
 pub mod error;
 pub mod hooks;
+mod idmap;
 pub mod init;
 pub mod parent;
 pub mod plan;

@@ -13,7 +13,7 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
+pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
@@ -414,6 +414,9 @@ impl RootPlan {
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
             mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+        for (i, mount) in mounts.iter().enumerate() {
+            mount.check_id_maps(i, namespaces)?;
+        }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
