@@ -15,6 +15,7 @@ mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod netdevices;
 mod output;
 mod process;
 mod scheduling;

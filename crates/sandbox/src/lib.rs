@@ -8,6 +8,7 @@ pub mod error;
 pub mod hooks;
 mod idmap;
 pub mod init;
+mod netdevices;
 pub mod parent;
 pub mod plan;
 pub mod rootfs;

@@ -11,6 +11,7 @@ use rustix::thread::CpuSet;
 
 use crate::error::Context;
 use crate::idmap;
+use crate::netdevices;
 use crate::init::{ARGUMENT, set_rlimits};
 use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
@@ -163,6 +164,10 @@ impl Launched {
                 FromInit::Forked(pid) => self.second_stage(plan, pid)?,
                 FromInit::RunHooks => {
                     steps.run_hooks(self.pid())?;
+                    self.send(&ToInit::Proceed, &[])?;
+                }
+                FromInit::NetDevices => {
+                    netdevices::move_all(&plan.net_devices, self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
                 }
                 FromInit::Warning(message) => steps.warn(&message),

@@ -86,6 +86,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
         .map_err(|e| SysError::new("prctl", "PR_SET_DUMPABLE", e.raw_os_error()))?;
     rustix::process::setsid().map_err(|e| SysError::new("setsid", "in init", e.raw_os_error()))?;
     namespaces(&plan, &host_proc)?;
+    if plan.net_devices {
+        channel.send(&FromInit::NetDevices, &[])?;
+        proceed(channel, "network devices")?;
+    }
     keyring(&plan, channel)?;
     let root = enter_root(channel, &plan, &mut inherited)?;
     drop(inherited.trees);
