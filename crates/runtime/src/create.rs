@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
 
@@ -55,6 +55,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Loads and checks a bundle.
     pub(crate) fn new(id: &ContainerId, options: &CreateOptions<'_>) -> Result<Self> {
+        #[allow(clippy::disallowed_methods)] // the host's own path of the bundle
         let bundle = std::fs::canonicalize(&options.bundle).map_err(|e| Error::file(&options.bundle, &e))?;
         let loaded = config::load(&bundle.join("config.json"))?;
         for warning in &loaded.warnings {

@@ -395,6 +395,7 @@ impl RootPlan {
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
         let given = options.bundle.join(root.path());
+        #[allow(clippy::disallowed_methods)] // the host's own path of the bundle's root, not one inside it
         let path = std::fs::canonicalize(&given).map_err(|e| {
             Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
         })?;
