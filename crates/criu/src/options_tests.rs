@@ -1,5 +1,4 @@
 //! Options against the fields of criu_opts.
-#![allow(clippy::disallowed_methods)] // scratch directories of the tests themselves
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,5 +1,4 @@
 //! Conversations with a peer in a thread that plays CRIU, and with scripts that play a broken one.
-#![allow(clippy::disallowed_methods)] // scratch directories of the tests themselves
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -55,7 +55,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Loads and checks a bundle.
     pub(crate) fn new(id: &ContainerId, options: &CreateOptions<'_>) -> Result<Self> {
-        #[allow(clippy::disallowed_methods)] // the host's own path of the bundle
+        #[expect(clippy::disallowed_methods, reason = "a bundle is a directory of the host")]
         let bundle = std::fs::canonicalize(&options.bundle).map_err(|e| Error::file(&options.bundle, &e))?;
         let loaded = config::load(&bundle.join("config.json"))?;
         for warning in &loaded.warnings {

@@ -254,3 +254,7 @@ fn unix_socket() -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|e| Error::sys("socket", "AF_UNIX", e))
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

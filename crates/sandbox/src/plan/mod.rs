@@ -395,7 +395,7 @@ impl RootPlan {
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
         let given = options.bundle.join(root.path());
-        #[allow(clippy::disallowed_methods)] // the host's own path of the bundle's root, not one inside it
+        #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
         let path = std::fs::canonicalize(&given).map_err(|e| {
             Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
         })?;
@@ -534,3 +534,6 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         gid: device.gid().unwrap_or(0),
     })
 }
+
+#[cfg(test)]
+mod tests;
