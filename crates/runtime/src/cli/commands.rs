@@ -77,7 +77,8 @@ impl Session {
         let container = self.runtime.create(&args.create.id, &options)?;
         let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
         if attended.is_err() || !args.keep {
-            let deleted = self.open(&args.create.id).and_then(|c| Ok(c.delete(true)?));
+            // A checkpoint may have taken it down meanwhile.
+            let deleted = self.runtime.force_delete(&args.create.id);
             if attended.is_ok() {
                 deleted?;
             }
@@ -186,10 +187,10 @@ impl Session {
 
     /// `delete`
     pub(crate) fn delete(&self, id: &ContainerId, force: bool) -> anyhow::Result<()> {
-        match self.runtime.open(id) {
-            Err(hiber::Error::NotFound) if force => Ok(()),
-            container => Ok(container?.delete(force)?),
+        if force {
+            return Ok(self.runtime.force_delete(id)?);
         }
+        Ok(self.open(id)?.delete(false)?)
     }
 
     /// `ps`
