@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod contents;
+mod crash;
 mod errors;
 mod interchange;
 mod lifecycle;

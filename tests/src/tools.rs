@@ -23,6 +23,7 @@ fn find(variable: &str, script: &[&str], file: &str) -> Result<PathBuf, String> 
         .map_err(|e| format!("{variable} is unset and {} cannot be run: {e}", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     match stdout.trim_end().lines().next_back() {
+        Some(path) if output.status.success() && file.is_empty() => Ok(path.into()),
         Some(path) if output.status.success() => Ok(Path::new(path).join(file)),
         _ => Err(format!(
             "{variable} is unset and hack/{} failed: {}",

@@ -105,6 +105,15 @@ impl CriuError {
         Self::Io { what: what.into(), source: e.into() }
     }
 
+    /// As [`failure`](Self::failure), to change: a caller that moves the log says where it is now.
+    pub fn failure_mut(&mut self) -> Option<&mut Failure> {
+        match self {
+            Self::Died { failure, .. } | Self::Failed(failure) => Some(failure),
+            Self::Handler { ended, .. } => ended.as_mut().and_then(|e| e.failure_mut()),
+            _ => None,
+        }
+    }
+
     /// What CRIU itself reported, if it got as far; also behind a handler's error.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

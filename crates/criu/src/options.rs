@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use criu_proto::EnumOrUnknown;
 use criu_proto::rpc::{
-    CgroupRoot as ProtoCgroupRoot, CriuOpts, CriuPageServerInfo, CriuPreDumpMode, InheritFd as ProtoInheritFd,
+    CgroupRoot as ProtoCgroupRoot, CriuOpts, CriuPageServerInfo, CriuPreDumpMode, InheritFd as ProtoInheritFd, JoinNamespace,
 };
 
 use crate::error::{CriuError, Result};
@@ -137,6 +137,8 @@ pub struct RestoreOptions {
     pub cgroup_yard: Option<PathBuf>,
     /// Restores files whose permissions have changed since.
     pub skip_file_rwx_check: bool,
+    /// Namespaces to enter instead of making them: kind (`ipc`, `uts`, `mnt`, `user`, …) and path.
+    pub join_namespaces: Vec<(String, PathBuf)>,
 }
 
 /// The cgroup that a controller's part of the tasks' cgroups is below.
@@ -371,6 +373,7 @@ impl RestoreOptions {
             lsm_mount_context: None,
             cgroup_yard: None,
             skip_file_rwx_check: false,
+            join_namespaces: Vec::new(),
         }
     }
 
@@ -380,6 +383,10 @@ impl RestoreOptions {
             fd: Some(i.fd.0),
             ..Default::default()
         };
+        let join = |(kind, file): &(String, PathBuf)| -> Result<JoinNamespace> {
+            let ns_file = path("join_ns", Some(file))?.unwrap_or_default();
+            Ok(JoinNamespace { ns: Some(kind.clone()), ns_file: Some(ns_file), ..Default::default() })
+        };
         Ok(CriuOpts {
             inherit_fd: self.inherit_fds.iter().map(inherit).collect(),
             rst_sibling: flag(self.as_sibling),
@@ -387,6 +394,7 @@ impl RestoreOptions {
             lsm_mount_context: self.lsm_mount_context.clone(),
             cgroup_yard: path("cgroup_yard", self.cgroup_yard.as_ref())?,
             skip_file_rwx_check: flag(self.skip_file_rwx_check),
+            join_ns: self.join_namespaces.iter().map(join).collect::<Result<_>>()?,
             ..self.common.to_proto()?
         })
     }

@@ -119,6 +119,11 @@ impl Session {
         Self { socket: Some(socket), swrk: None, version: None }
     }
 
+    /// The id of the criu process, which restored tasks are forked from; `None` for [`Self::from_socket`].
+    pub fn pid(&self) -> Option<u32> {
+        self.swrk.as_ref().map(Swrk::pid)
+    }
+
     /// CRIU's version; asked once.
     ///
     /// # Errors

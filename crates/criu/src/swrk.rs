@@ -59,6 +59,11 @@ impl Swrk {
         }
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end of the process, whose socket must have been closed; `None` if another part of
     /// this program has reaped it.
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {

@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
@@ -119,7 +120,8 @@ impl Container {
 
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        let mut pids: Vec<i32> = self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
+        let mut pids: Vec<i32> =
+            self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
         if pids.is_empty() {
             pids.extend(self.pid());
         }
@@ -133,8 +135,12 @@ impl Container {
         let _lock = self.entry.lock()?;
         let socket = match self.status()? {
             Status::Created => self.entry.connect(START_SOCKET)?,
-            Status::Stopped => return self.refuse("cannot start a container that has stopped", Status::Stopped),
-            Status::Running => return self.refuse("cannot start an already running container", Status::Running),
+            Status::Stopped => {
+                return self.refuse("cannot start a container that has stopped", Status::Stopped);
+            }
+            Status::Running => {
+                return self.refuse("cannot start an already running container", Status::Running);
+            }
             status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
         };
         let Some(socket) = socket else { return Err(Error::NotRunning) };
@@ -147,7 +153,8 @@ impl Container {
     pub(crate) fn run_poststart(&self) -> Result<()> {
         let spec = self.spec()?;
         let Some(all) = spec.hooks() else { return Ok(()) };
-        let result = hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&spec, "running")?);
+        let result =
+            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&spec, "running")?);
         if result.is_err() {
             let _ = self.kill(Signal::KILL);
         }
@@ -172,16 +179,17 @@ impl Container {
 
     /// Sends a signal to the first process; SIGKILL reaches all where no pid namespace takes the others along,
     /// and thaws the container, whose frozen processes could not die.
-    pub fn kill(&self, signal: Signal) -> Result<()> {
+    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
+        let signal = signal.into();
         let facts = self.facts()?;
         if signal == Signal::KILL && !facts.own_pid_namespace() {
             return self.kill_all(signal);
         }
         let pidfd = self.pidfd()?;
-        match rustix::process::pidfd_send_signal(&pidfd, signal) {
+        match signal.send(pidfd.as_fd()) {
             Ok(()) => {}
-            Err(Errno::SRCH) => return Err(Error::NotRunning),
-            Err(e) => return Err(Error::sys("pidfd_send_signal", format!("{signal:?} to {}", facts.pid), e)),
+            Err(e) if e.errno == Errno::SRCH.raw_os_error() => return Err(Error::NotRunning),
+            Err(e) => return Err(hiber_sandbox::Error::from(e).into()),
         }
         if signal == Signal::KILL {
             self.cgroup()?.thaw()?;
@@ -190,7 +198,7 @@ impl Container {
     }
 
     /// Sends a signal to every process of the container.
-    pub fn kill_all(&self, signal: Signal) -> Result<()> {
+    pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
         Ok(self.cgroup()?.kill(signal)?)
     }
 
@@ -199,7 +207,9 @@ impl Container {
         let _lock = self.entry.lock()?;
         match self.status()? {
             Status::Running | Status::Created => Ok(self.cgroup()?.freeze()?),
-            status => self.refuse(&format!("container not running: cannot pause in the {status} state"), status),
+            status => {
+                self.refuse(&format!("container not running: cannot pause in the {status} state"), status)
+            }
         }
     }
 
@@ -285,7 +295,10 @@ fn wait_for_death(pidfd: &OwnedFd) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&timeout)) {
+        match rustix::event::poll(
+            &mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)],
+            Some(&timeout),
+        ) {
             Ok(0) => {
                 let what = "container init still running 10 s after SIGKILL".to_owned();
                 return Err(Error::State { what, status: Status::Running });

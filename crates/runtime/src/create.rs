@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::plan::{self, CgroupMount, NamespaceKind, Plan};
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
@@ -102,10 +103,15 @@ impl Prepared {
             if mounts.iter().any(|m| m.host_path == *host_path) {
                 continue; // mounted together with one that was seen
             }
-            let together: Vec<&str> = cgroup.paths().v1.iter().filter(|(_, p)| *p == host_path).map(|(c, _)| c.as_str()).collect();
+            let together: Vec<&str> =
+                cgroup.paths().v1.iter().filter(|(_, p)| *p == host_path).map(|(c, _)| c.as_str()).collect();
             let point = self.layout.v1().get(controller).map(|m| m.point.as_path());
             let name = point.and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or(controller);
-            mounts.push(CgroupMount { name: name.into(), data: together.join(","), host_path: host_path.clone() });
+            mounts.push(CgroupMount {
+                name: name.into(),
+                data: together.join(","),
+                host_path: host_path.clone(),
+            });
         }
         mounts
     }
@@ -120,7 +126,8 @@ fn cgroup_of(
     let linux = spec.linux().clone().unwrap_or_default();
     let resources = linux.resources().clone().unwrap_or_default();
     // In a user namespace no device node can be made, and device rules need rights that rootless runtimes lack.
-    let devices = (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(|| device_rules(plan));
+    let devices =
+        (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(|| device_rules(plan));
     let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
     let paths = layout.resolve(linux.cgroups_path().as_deref(), id.as_str())?;
     Ok((paths, limits))
@@ -173,9 +180,9 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
 
 fn check_terminal(plan: &Plan, options: &CreateOptions<'_>) -> Result<()> {
     match (plan.init.process.terminal, options.console_socket.is_some()) {
-        (true, false) => {
-            Err(Error::Invalid("cannot allocate tty if hiber will detach without setting console socket".into()))
-        }
+        (true, false) => Err(Error::Invalid(
+            "cannot allocate tty if hiber will detach without setting console socket".into(),
+        )),
         (false, true) => {
             Err(Error::Invalid("cannot use console socket if hiber will not detach or allocate tty".into()))
         }
@@ -183,7 +190,12 @@ fn check_terminal(plan: &Plan, options: &CreateOptions<'_>) -> Result<()> {
     }
 }
 
-fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, options: &CreateOptions<'_>) -> Result<()> {
+fn build(
+    entry: &Entry,
+    prepared: &mut Prepared,
+    facts: &mut Facts,
+    options: &CreateOptions<'_>,
+) -> Result<()> {
     entry.write_config(&prepared.spec)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
@@ -227,7 +239,7 @@ fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
 pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| {
         if cgroup.exists() {
-            cgroup.kill(rustix::process::Signal::KILL)?;
+            cgroup.kill(Signal::KILL)?;
         }
         cgroup.remove()
     });
@@ -273,4 +285,3 @@ impl Steps for Creating<'_> {
         tracing::warn!("{message}");
     }
 }
-

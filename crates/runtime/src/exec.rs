@@ -26,7 +26,11 @@ pub struct ExecOptions<'a> {
 
 impl Container {
     /// Executes `process` in the container and returns it, running, as a child of the caller.
-    pub fn exec(&self, process: &Process, options: &ExecOptions<'_>) -> Result<hiber_sandbox::sys::clone::Child> {
+    pub fn exec(
+        &self,
+        process: &Process,
+        options: &ExecOptions<'_>,
+    ) -> Result<hiber_sandbox::sys::clone::Child> {
         match self.status()? {
             Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
             Status::Paused if !options.ignore_paused => {

@@ -3,6 +3,7 @@
 //! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod container;
 mod create;
 mod error;
@@ -10,22 +11,32 @@ mod exec;
 pub mod features;
 pub mod id;
 mod procfs;
+mod restore;
 pub mod spec;
 mod state;
 mod store;
 
 use std::path::Path;
 
+pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
 pub use exec::ExecOptions;
-pub use hiber_sandbox::init::run_if_asked as run_init_if_asked;
+pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
+pub use restore::RestoreContainerOptions;
 pub use state::{Facts, Status};
 
 use id::ContainerId;
 use store::Store;
+
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard) if the arguments say so, and then
+/// does not return. The helpers are this very program, executed again.
+pub fn run_init_if_asked() {
+    hiber_sandbox::init::run_if_asked();
+    checkpoint::run_guard_if_asked();
+}
 
 /// All containers below one root directory.
 #[derive(Debug, Clone)]
@@ -43,6 +54,12 @@ impl Runtime {
     /// of it is left.
     pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Container> {
         Ok(create::create(&self.store, id, options)?.finish())
+    }
+
+    /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure
+    /// nothing of it is left.
+    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Container> {
+        restore::restore(&self.store, id, options)
     }
 
     /// A container that exists.

@@ -110,7 +110,8 @@ impl Entry {
                 Err(e) => return Err(Error::sys("flock", self.path.display().to_string(), e)),
             }
         }
-        let here = rustix::fs::fstat(&lock).map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))?;
+        let here =
+            rustix::fs::fstat(&lock).map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))?;
         match rustix::fs::stat(&self.path) {
             Ok(there) if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) => Ok(Lock(lock)),
             _ => Err(Error::NotFound),
@@ -146,7 +147,8 @@ impl Entry {
     pub(crate) fn facts(&self) -> Result<Option<Facts>> {
         let Some(bytes) = self.read(STATE)? else { return Ok(None) };
         let bad = |why: String| Error::File { path: self.path.join(STATE), why };
-        let facts: Facts = serde_json::from_slice(&bytes).map_err(|e| bad(format!("cannot be understood: {e}")))?;
+        let facts: Facts =
+            serde_json::from_slice(&bytes).map_err(|e| bad(format!("cannot be understood: {e}")))?;
         if facts.version != FACTS_VERSION {
             return Err(bad(format!("has version {}, expected {FACTS_VERSION}", facts.version)));
         }
@@ -188,7 +190,8 @@ impl Entry {
     /// A reader sees the old file or the new one, never a part.
     fn replace(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
         let path = self.path.join(name);
-        let bytes = serde_json::to_vec(value).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+        let bytes =
+            serde_json::to_vec(value).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         let temporary = format!(".{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))

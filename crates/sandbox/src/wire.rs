@@ -93,7 +93,9 @@ impl Failure {
         let mut errno = None;
         let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(e) = current {
-            match e.downcast_ref::<Error>() {
+            // The source of `While` shows itself as the box that it is.
+            let own = e.downcast_ref::<Error>().or_else(|| e.downcast_ref::<Box<Error>>().map(|b| &**b));
+            match own {
                 Some(Error::Sys(sys)) => errno = Some(sys.errno),
                 Some(Error::Exec { errno: n, .. }) => errno = Some(*n),
                 _ => {}

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use hiber::{Container, CreateOptions, ExecOptions, Runtime, Status};
 use hiber_sandbox::config;
+use hiber_sandbox::sys::signal::Signal;
 use oci_spec::runtime::Process;
-use rustix::process::Signal;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
@@ -22,6 +22,8 @@ use hiber::id::ContainerId;
 /// Where the containers are, and under which name they are shown.
 pub(crate) struct Session {
     pub runtime: Runtime,
+    /// `--criu`
+    pub criu: Option<PathBuf>,
 }
 
 impl Session {
@@ -38,7 +40,7 @@ impl Session {
     }
 
     /// A container whose caller cannot be told of it must not stay.
-    fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(crate) fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
         if result.is_err() {
             let _ = self.runtime.open(container.id()).map(|c| c.delete(true));
         }
@@ -117,7 +119,12 @@ impl Session {
         self.exec_attended(&container, &process, args)
     }
 
-    fn exec_attended(&self, container: &Container, process: &Process, args: &ExecArgs) -> anyhow::Result<ExitCode> {
+    fn exec_attended(
+        &self,
+        container: &Container,
+        process: &Process,
+        args: &ExecArgs,
+    ) -> anyhow::Result<ExitCode> {
         let terminal = process.terminal().unwrap_or(false);
         let signals = Signals::block()?;
         if let Some(path) = &args.console_socket {
@@ -161,9 +168,13 @@ impl Session {
     pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
         if args.signal == 0 {
-            return if container.status()? == Status::Stopped { bail!(hiber::Error::NotRunning) } else { Ok(()) };
+            return if container.status()? == Status::Stopped {
+                bail!(hiber::Error::NotRunning)
+            } else {
+                Ok(())
+            };
         }
-        let signal = signal(args.signal)?;
+        let signal = Signal::new(args.signal).with_context(|| format!("unknown signal {}", args.signal))?;
         if args.all {
             return Ok(container.kill_all(signal)?);
         }
@@ -198,11 +209,15 @@ impl Session {
     }
 }
 
+<<<<<<< HEAD
 /// A signal by number; real-time ones have none of the standard names.
 fn signal(number: i32) -> anyhow::Result<Signal> {
-    Signal::from_named_raw(number).with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
+    Signal::from_named_raw(number)
+        .with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
 }
 
+=======
+>>>>>>> wt-hack
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;
@@ -243,13 +258,14 @@ fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOption
     }
 }
 
-fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
+pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
     let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
     Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
 }
 
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
-    let socket = UnixStream::connect(path).with_context(|| format!("connect to the console socket {}", path.display()))?;
+    let socket = UnixStream::connect(path)
+        .with_context(|| format!("connect to the console socket {}", path.display()))?;
     Ok(socket.into())
 }
 

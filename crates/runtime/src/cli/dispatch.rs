@@ -46,16 +46,21 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
 /// Commands on containers.
 fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     if global.systemd_cgroup {
-        bail!("--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs");
+        bail!(
+            "--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs"
+        );
     }
-    let root = root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
+    let root =
+        root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
     if let Command::List(_) = command
         && root.origin == Origin::Flag
     {
         std::fs::metadata(&root.path).with_context(|| format!("--root {}", root.path.display()))?;
     }
     root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
-    let session = Session { runtime: Runtime::new(&root.path) };
+    // What the caller left open is not for CRIU or hooks.
+    hiber_sandbox::sys::process::close_on_exec_from(3 + preserved(&command))?;
+    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone() };
     match command {
         Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,
@@ -68,10 +73,21 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => session.ps(&args)?,
         Command::Pause { id } => session.pause(&id)?,
         Command::Resume { id } => session.resume(&id)?,
-        Command::Checkpoint(_) | Command::Restore(_) => bail!("this command is not built yet"),
+        Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many descriptors from 3 on a container is to inherit.
+fn preserved(command: &Command) -> u32 {
+    match command {
+        Command::Create(args) => args.preserve_fds,
+        Command::Run(args) => args.create.preserve_fds,
+        Command::Exec(args) => args.preserve_fds,
+        _ => 0,
+    }
 }
 
 /// runc's lines, which clients pick by their first word.

@@ -7,7 +7,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
 use rustix::process::{Pid, WaitOptions};
 use rustix::termios::{OptionalActions, OutputModes, Termios};
 
@@ -18,14 +20,16 @@ impl Signals {
     pub(crate) fn block() -> anyhow::Result<Self> {
         let all = SigSet::all();
         all.thread_block().context("block signals")?;
-        let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
+        let fd =
+            SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
         Ok(Self(fd))
     }
 }
 
 /// A socket pair on which init sends the terminal's master: ours and init's end.
 pub(crate) fn console_pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context("socketpair")
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .context("socketpair")
 }
 
 /// The terminal of a foreground process, joined to the caller's.
@@ -140,7 +144,12 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
 }
 
 /// Stays until the process `pid` is dead; returns its status as a shell does (128 + signal).
-pub(crate) fn attend(pid: i32, pidfd: &OwnedFd, signals: &Signals, mut console: Option<Console>) -> anyhow::Result<u8> {
+pub(crate) fn attend(
+    pid: i32,
+    pidfd: &OwnedFd,
+    signals: &Signals,
+    mut console: Option<Console>,
+) -> anyhow::Result<u8> {
     loop {
         let (signalled, input, output) = wait(signals, console.as_ref())?;
         if let Some(c) = &mut console
@@ -193,9 +202,9 @@ fn wait(signals: &Signals, console: Option<&Console>) -> anyhow::Result<(bool, b
 }
 
 fn forward(pidfd: &OwnedFd, number: u32) {
-    let Some(signal) = rustix::process::Signal::from_named_raw(number as i32) else { return };
+    let signal = i32::try_from(number).ok().and_then(hiber_sandbox::sys::signal::Signal::new);
     // The process may just have died: its SIGCHLD says so.
-    let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+    let _ = signal.map(|s| s.send(pidfd.as_fd()));
 }
 
 /// Reaps everything that is dead, also what was orphaned to us as subreaper; the status of `pid` if it was there.

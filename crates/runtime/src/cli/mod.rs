@@ -7,6 +7,7 @@
 //! Parsing looks at nothing but the arguments; [`root`] and [`dispatch`] look at the machine.
 
 pub(crate) mod args;
+mod checkpoint;
 mod commands;
 pub(crate) mod dispatch;
 mod exec_process;

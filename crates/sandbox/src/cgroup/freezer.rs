@@ -1,17 +1,19 @@
 //! Freezing, thawing and killing every process of a cgroup.
 
+use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dir::{Dir, if_there};
 use super::handle::Cgroup;
 use super::layout::Version;
 use crate::error::{Context, Error, Result, SysError};
+use crate::sys::signal::Signal;
 
 /// How long freezing and killing may take; a process in an uninterruptible call delays both.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,7 +71,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// The cgroup cannot be read, a process may not be signalled, or lives ten seconds after SIGKILL.
-    pub fn kill(&self, signal: Signal) -> Result<()> {
+    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
+        let signal = signal.into();
         if signal != Signal::KILL {
             return self.signal_frozen(signal);
         }
@@ -122,13 +125,14 @@ impl Cgroup {
     fn signal_each(&self, signal: Signal) -> Result<()> {
         for pid in self.pids()? {
             let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-            match kill_process(target, signal) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(e) => {
-                    return Err(
-                        SysError::new("kill", format!("{pid} with {signal:?}"), e.raw_os_error()).into()
-                    );
+            let sent = pidfd_open(target, PidfdFlags::empty())
+                .map_err(|e| SysError::new("pidfd_open", pid.to_string(), e.raw_os_error()))
+                .and_then(|pidfd| signal.send(pidfd.as_fd()));
+            match sent {
+                Err(e) if e.errno != libc::ESRCH => {
+                    return Err(e).context(format!("send {signal} to process {pid}"));
                 }
+                _ => {}
             }
         }
         Ok(())

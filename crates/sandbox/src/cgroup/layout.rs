@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{AtFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use super::dir::read_file;
@@ -71,6 +72,7 @@ impl Layout {
     /// No cgroup hierarchy is mounted, or procfs cannot be read.
     pub fn detect() -> Result<Self> {
         let mountinfo = read_file(Path::new("/proc/self/mountinfo"))?;
+        let mountinfo: String = mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
         let own = read_file(Path::new("/proc/self/cgroup"))?;
         let mut layout = Self::from_text(&mountinfo, &own, "")?;
         if let Some(mount) = &layout.v2 {
@@ -256,6 +258,18 @@ fn parse_mount(line: &str) -> Option<(Version, Mount, &str)> {
     Some((version, Mount { point, root }, options))
 }
 
+/// Whether this cgroup mount cannot be reached by its path any more: another one lies over it or over a parent.
+fn is_covered(line: &str) -> bool {
+    let Some((_, mount, _)) = parse_mount(line) else { return false };
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    match rustix::fs::statx(rustix::fs::CWD, &mount.point, flags, StatxFlags::MNT_ID) {
+        // Linux before 5.8 does not tell.
+        Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 => false,
+        Ok(stat) => line.split(' ').next() != Some(stat.stx_mnt_id.to_string().as_str()),
+        Err(_) => true,
+    }
+}
+
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
 fn unescape(field: &str) -> PathBuf {
     let bytes = field.as_bytes();
@@ -354,6 +368,18 @@ mod tests {
         assert_eq!(Layout::from_text(named, OWN, "").unwrap().kind(), Kind::V1);
         let none = Layout::from_text("31 23 0:28 / / rw - ext4 x rw", OWN, "").unwrap_err();
         assert_eq!(none.to_string(), "cgroups: not supported: no cgroup hierarchy is mounted");
+    }
+
+    #[test]
+    fn covered_mounts_are_told_by_their_number() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let proc = mounts.lines().rfind(|l| l.split(' ').nth(4) == Some("/proc")).unwrap();
+        let id = proc.split(' ').next().unwrap();
+        let line = |id: &str, point: &str| format!("{id} 1 0:30 / {point} rw - cgroup2 cgroup2 rw");
+        assert!(!is_covered(&line(id, "/proc")), "{proc}");
+        assert!(is_covered(&line(&format!("{id}1"), "/proc")));
+        assert!(is_covered(&line(id, "/proc/no-such")));
+        assert!(!is_covered(&line("1", "/proc").replace("cgroup2", "tmpfs")), "no cgroup");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Gid, Uid};
+use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::write_proc;
@@ -95,14 +95,17 @@ pub fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
     Ok(())
 }
 
-/// The process owns its streams, so that it can open /dev/stdout again; /dev/null stays everybody's.
+/// The process owns its streams, so that it can open /dev/stdout again. The host's /dev/null is exchanged for the
+/// container's: an open file of the host would be reachable from inside and could not be checkpointed.
 fn own_standard_streams(uid: u32) -> Result<()> {
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    for fd in streams {
+    for (number, fd) in streams.into_iter().enumerate() {
         let Ok(stat) = rustix::fs::fstat(fd) else { continue }; // closed by the caller
-        let null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-            && stat.st_rdev == rustix::fs::makedev(1, 3);
-        if stat.st_uid == uid || null {
+        if is_null(&stat) {
+            reopen_null(number)?;
+            continue;
+        }
+        if stat.st_uid == uid {
             continue;
         }
         use rustix::io::Errno;
@@ -113,6 +116,26 @@ fn own_standard_streams(uid: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+}
+
+/// A root filesystem without the real device keeps the host's.
+fn reopen_null(number: usize) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(null) = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()) else { return Ok(()) };
+    if !rustix::fs::fstat(&null).is_ok_and(|stat| is_null(&stat)) {
+        return Ok(());
+    }
+    match number {
+        0 => rustix::stdio::dup2_stdin(&null),
+        1 => rustix::stdio::dup2_stdout(&null),
+        _ => rustix::stdio::dup2_stderr(&null),
+    }
+    .map_err(|e| SysError::new("dup2", "/dev/null", e.raw_os_error()).into())
 }
 
 fn change_user(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {

@@ -402,9 +402,8 @@ impl RootPlan {
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
-        if !own_mount_namespace
-            && !(masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty())
-        {
+        let plain = masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty();
+        if !own_mount_namespace && !plain {
             return Err(Error::invalid(
                 "linux.namespaces",
                 "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",

@@ -9,7 +9,7 @@ use super::Security;
 use crate::{Error, Result};
 
 /// A set of capabilities, one bit each (capabilities(7)).
-pub type CapabilityBits = u64;
+type CapabilityBits = u64;
 
 /// The five sets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ pub mod devices;
 mod mount;
 mod pivot;
 pub mod resolve;
+mod restorable;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,6 +15,7 @@ use nix::mount::MsFlags;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
+pub use restorable::Restorable;
 use resolve::{Root, fd_path};
 
 use crate::error::Context;

@@ -71,11 +71,10 @@ fn move_root(root: &Root, path: &Path) -> Result<()> {
             continue;
         }
         change_propagation(Path::new(point), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
-        match unmount(point) {
-            // EPERM or EINVAL: locked in a user namespace. Covering it does as well.
-            Err(_) => nix::mount::mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)
-                .map_err(|e| SysError::new("mount", format!("tmpfs on {point}"), e as i32))?,
-            Ok(()) => {}
+        if unmount(point).is_err() {
+            // Locked in a user namespace. Covering it does as well.
+            nix::mount::mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+                .map_err(|e| SysError::new("mount", format!("tmpfs on {point}"), e as i32))?;
         }
     }
     fchdir(root)?;

@@ -1,13 +1,19 @@
 //! Paths inside a root filesystem: every one is resolved by the kernel, with the root as its "/"
 //! (openat2(2), RESOLVE_IN_ROOT), so no symbolic link and no race leads out.
 
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::{Result, SysError};
+
+/// Links on one path that we follow ourselves; as many as the kernel does (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
 
 /// An opened root directory.
 #[derive(Debug)]
@@ -51,48 +57,82 @@ impl Root {
         }
     }
 
-    /// Opens the directory `path`, making it and its parents where they are missing.
+    /// Opens the directory `path`, making it and its parents where they are missing. A symbolic link to what is
+    /// missing is followed, inside the root: images have them, and runc makes what they name.
     pub fn make_dir(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
         if let Some(fd) = self.find(path)? {
             return Ok(fd);
         }
+        let mut links = 0;
         let mut reached = PathBuf::new();
         let mut current = self.open(Path::new("."), OFlags::PATH)?;
-        for component in normal_components(path) {
-            let next = reached.join(component);
-            current = match self.find(&next)? {
-                Some(fd) => fd,
-                None => {
-                    match rustix::fs::mkdirat(&current, component, mode) {
-                        // EEXIST: another container on the same root was faster, or it is a dangling symbolic link,
-                        // which the open below reports.
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(e) => {
-                            return Err(SysError::new("mkdirat", self.below(&next), e.raw_os_error()).into());
+        let mut ahead: VecDeque<OsString> = components(path).collect();
+        while let Some(component) = ahead.pop_front() {
+            let next = reached.join(&component);
+            if let Some(fd) = self.find(&next)? {
+                (current, reached) = (fd, next);
+                continue;
+            }
+            match rustix::fs::mkdirat(&current, &component, mode) {
+                Ok(()) => {}
+                // A dangling link, or another container on the same root was faster.
+                Err(Errno::EXIST) => {
+                    if let Some(target) = self.link(&current, &component, &next, &mut links)? {
+                        if target.is_absolute() {
+                            current = self.open(Path::new("."), OFlags::PATH)?;
+                            reached.clear();
                         }
+                        ahead = components(&target).chain(ahead).collect();
+                        continue;
                     }
-                    self.open(&next, OFlags::PATH | OFlags::DIRECTORY)?
                 }
-            };
+                Err(e) => return Err(SysError::new("mkdirat", self.below(&next), e.raw_os_error()).into()),
+            }
+            current = self.open(&next, OFlags::PATH | OFlags::DIRECTORY)?;
             reached = next;
         }
         Ok(current)
     }
 
-    /// Opens the file `path` with O_PATH, making it (empty) and its parent directories where they are missing.
-    pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
-        if let Some(fd) = self.find(path)? {
-            return Ok(fd);
+    /// What the link `name` in `dir` says; `None` if it is no link. `path` is for messages.
+    fn link(&self, dir: &OwnedFd, name: &OsStr, path: &Path, links: &mut u32) -> Result<Option<PathBuf>> {
+        let fail = |errno: Errno| SysError::new("readlinkat", self.below(path), errno.raw_os_error());
+        if *links == MAX_LINKS {
+            return Err(fail(Errno::LOOP).into());
         }
-        let (parent, name) = self.make_parent(path)?;
-        let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-        rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))
-            .map_err(|e| SysError::new("openat", self.below(path), e.raw_os_error()))?;
-        Ok(self.open(path, OFlags::PATH)?)
+        *links += 1;
+        match rustix::fs::readlinkat(dir, name, Vec::new()) {
+            Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()).into())),
+            Err(Errno::INVAL) => Ok(None),
+            Err(e) => Err(fail(e).into()),
+        }
+    }
+
+    /// Opens the file `path` with O_PATH, making it (empty) and its parent directories where they are missing; links
+    /// are followed as in [`make_dir`](Self::make_dir).
+    pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
+        let mut links = 0;
+        let mut path = path.to_owned();
+        loop {
+            if let Some(fd) = self.find(&path)? {
+                return Ok(fd);
+            }
+            let (parent, name) = self.make_parent(&path)?;
+            let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+            match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+                Ok(_) => return Ok(self.open(&path, OFlags::PATH)?),
+                Err(Errno::LOOP) => {
+                    if let Some(target) = self.link(&parent, name, &path, &mut links)? {
+                        path = path.parent().unwrap_or(Path::new("/")).join(target);
+                    }
+                }
+                Err(e) => return Err(SysError::new("openat", self.below(&path), e.raw_os_error()).into()),
+            }
+        }
     }
 
     /// The directory that holds `path`, made where missing, and the last name.
-    pub fn make_parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a std::ffi::OsStr)> {
+    pub fn make_parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
         let name = path.file_name().ok_or_else(|| {
             SysError::new("openat2", format!("{}: has no file name", self.below(path)), libc::EINVAL)
         })?;
@@ -124,11 +164,11 @@ pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-fn normal_components(path: &Path) -> impl Iterator<Item = &std::ffi::OsStr> {
+fn components(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|c| match c {
-        Component::Normal(name) => Some(name),
+        Component::Normal(name) => Some(name.to_owned()),
         // ".." is resolved by the kernel when the prefix is opened; a missing directory has none.
-        Component::ParentDir => Some(std::ffi::OsStr::new("..")),
+        Component::ParentDir => Some("..".into()),
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     })
 }
@@ -166,13 +206,40 @@ mod tests {
     }
 
     #[test]
-    fn dangling_links_are_refused_and_made_nothing() {
+    fn what_dangling_links_name_is_made_inside() {
         let (dir, root) = root();
-        symlink("/nowhere", dir.path().join("d")).unwrap();
-        let error = root.make_dir(Path::new("d"), Mode::from_raw_mode(0o755)).unwrap_err().to_string();
-        assert!(error.contains("d below"), "{error}");
-        assert!(root.make_file(Path::new("d")).is_err());
-        assert!(!dir.path().join("nowhere").exists());
+        let outside = tempfile::tempdir().unwrap();
+        let mode = Mode::from_raw_mode(0o755);
+        let link = |target: &Path, name: &str| symlink(target, dir.path().join(name)).unwrap();
+        link(&outside.path().join("made"), "absolute");
+        link(Path::new("../../../../../../climbed/x"), "relative");
+        link(Path::new("climbed/../y"), "second");
+        root.make_dir(Path::new("absolute/deep"), mode).unwrap();
+        root.make_file(Path::new("relative")).unwrap();
+        root.make_file(Path::new("/second")).unwrap();
+        let inside = |path: &Path| dir.path().join(path.strip_prefix("/").unwrap());
+        assert!(inside(&outside.path().join("made/deep")).is_dir());
+        assert!(inside(Path::new("/climbed/x")).is_file());
+        assert!(inside(Path::new("/y")).is_file());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        assert!(!Path::new("/climbed").exists());
+    }
+
+    #[test]
+    fn links_in_a_circle_are_refused_and_make_nothing() {
+        let (dir, root) = root();
+        symlink("b", dir.path().join("a")).unwrap();
+        symlink("a", dir.path().join("b")).unwrap();
+        // Each is missing when it is looked for, and names one that is missing.
+        for i in 0..=MAX_LINKS {
+            symlink(format!("l{}", i + 1), dir.path().join(format!("l{i}"))).unwrap();
+        }
+        for name in ["a", "a/c", "l0"] {
+            let error = root.make_dir(Path::new(name), Mode::from_raw_mode(0o755)).unwrap_err().to_string();
+            assert!(error.contains("too many") && error.contains("below"), "{error}");
+            assert!(root.make_file(Path::new(name)).is_err());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2 + MAX_LINKS as usize + 1);
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub mod ioctl;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
+pub mod signal;

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use super::signal::SIGNALS;
 use crate::{Result, SysError};
 
 fn last(call: &str, args: impl Into<String>) -> crate::Error {
@@ -69,11 +70,17 @@ pub fn new_session_keyring(name: &CStr) -> Result<bool> {
 }
 
 /// Resets every signal's disposition to the default and unblocks all, as a program expects to find them.
-/// Rust itself ignores SIGPIPE at start.
+/// Rust itself ignores SIGPIPE at start, and an ignored signal stays so over execve(2).
 pub fn reset_signals() -> Result<()> {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be changed are refused without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's own structure, all zeroes: SIG_DFL, no flags, no restorer, an empty mask.
+    let default = [0u64; 4];
+    for signal in 1..=SIGNALS {
+        // The raw call: libc's refuses 32 and 33, which it keeps for its threads.
+        // SAFETY: a live structure of the kernel's size, and a mask of 8 bytes; numbers that cannot be changed are
+        // refused without effect. No thread of libc's is left to miss its signals: the process is about to exec.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), 8usize);
+        }
     }
     nix::sys::signal::SigSet::empty()
         .thread_set_mask()

@@ -1,0 +1,108 @@
+//! A process that finishes or undoes a checkpoint whose runtime is killed.
+//!
+//! Two things outlive a killed runtime: the cgroup that it froze, and the moment between publishing a checkpoint
+//! and CRIU's hearing of it. The guard waits on a pipe whose other end the runtime and CRIU hold; when both are
+//! gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
+//! the checkpoint, and if not it lets the container run on and removes what was written.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
+pub(crate) const ARGUMENT: &str = "checkpoint-guard";
+/// What the runtime writes when nothing is left to guard.
+const DONE: &[u8] = b"done";
+
+/// What is guarded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Watch {
+    pub(super) cgroup: CgroupPaths,
+    /// Whether the container was running, so that it must not stay frozen.
+    pub(super) thaw: bool,
+    /// Where the checkpoint is written.
+    pub(super) staging: PathBuf,
+    /// Whether a published checkpoint means the end of the container.
+    pub(super) ends: bool,
+}
+
+/// The guard, from the runtime's side. Dropped, it is told that all is well.
+#[derive(Debug)]
+pub(super) struct Guard {
+    child: Child,
+}
+
+impl Guard {
+    pub(super) fn start(watch: &Watch) -> Result<Self> {
+        let watch = serde_json::to_string(watch).map_err(|e| Error::Invalid(e.to_string()))?;
+        let child = Command::new("/proc/self/exe")
+            .args([ARGUMENT, &watch])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
+            .context("start the checkpoint's guard")?;
+        Ok(Self { child })
+    }
+
+    /// A copy of our end, for CRIU: the guard must not act before it, too, is gone.
+    pub(super) fn share(&self) -> Result<OwnedFd> {
+        let pipe =
+            self.child.stdin.as_ref().ok_or_else(|| Error::Invalid("the guard's pipe is closed".into()))?;
+        rustix::io::fcntl_dupfd_cloexec(pipe, 3).map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(mut pipe) = self.child.stdin.take() {
+            let _ = pipe.write_all(DONE);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Acts as guard if the arguments say so, and then does not return.
+pub(crate) fn run_if_asked() {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() != Some(ARGUMENT) {
+        return;
+    }
+    let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
+    // What is sent to the runtime's process group is not meant for us.
+    let _ = rustix::process::setsid();
+    let mut said = Vec::new();
+    // Ends when it has heard all, or when everyone is gone.
+    let _ = std::io::stdin().lock().take(DONE.len() as u64).read_to_end(&mut said);
+    if said != DONE {
+        let _ = watch.settle();
+    }
+    std::process::exit(0);
+}
+
+impl Watch {
+    fn settle(&self) -> hiber_sandbox::Result<()> {
+        let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
+        let published = !self.staging.exists();
+        if published && self.ends {
+            return cgroup.kill(Signal::KILL);
+        }
+        if self.thaw {
+            cgroup.thaw()?;
+        }
+        if !published {
+            let _ = std::fs::remove_dir_all(&self.staging);
+        }
+        Ok(())
+    }
+}

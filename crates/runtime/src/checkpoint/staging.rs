@@ -1,0 +1,171 @@
+//! A checkpoint's directory while it is written: beside its place, invisible under its name, renamed when whole.
+
+use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hiber_criu::CriuError;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use super::{make_dir, open_dir};
+use crate::error::{Context, Error, Result};
+
+/// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
+pub(super) struct Staging {
+    target: PathBuf,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Staging {
+    /// Makes a directory beside `target`; on the same filesystem, so that one rename publishes it.
+    pub(super) fn new(target: &Path) -> Result<Self> {
+        let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
+        let name = target
+            .file_name()
+            .ok_or_else(|| Error::Invalid(format!("--image-path {}: has no name", target.display())))?;
+        if let Ok(found) = std::fs::symlink_metadata(&target)
+            && !found.is_dir()
+        {
+            return Err(Error::Invalid(format!("--image-path {}: is not a directory", target.display())));
+        }
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let path = target.with_file_name(hidden);
+        if let Some(parent) = path.parent() {
+            make_dir(parent).context("make the image directory")?;
+        }
+        // Left by a process of our number that was killed.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| Error::file(&path, &e))
+            .context("make the image directory")?;
+        Ok(Self { target, path, published: false })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        if self.published { &self.target } else { &self.path }
+    }
+
+    pub(super) fn is_published(&self) -> bool {
+        self.published
+    }
+
+    /// Brings everything to disk and the directory under its name. What was there under that name is replaced.
+    pub(super) fn publish(&mut self, in_user_namespace: bool) -> Result<()> {
+        if in_user_namespace {
+            self.open_to_mapped_root()?;
+        }
+        let dir = open_dir(&self.path)?;
+        // One call for all the images: each fsync would be a commit of the journal of its own.
+        rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+        self.rename().context("publish the checkpoint")?;
+        self.published = true;
+        if let Some(parent) = self.target.parent() {
+            let parent_dir = open_dir(parent)?;
+            rustix::fs::fsync(&parent_dir)
+                .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
+        }
+        Ok(())
+    }
+
+    fn rename(&self) -> Result<()> {
+        let fail =
+            |e| Error::sys("renameat2", format!("{} to {}", self.path.display(), self.target.display()), e);
+        // Onto nothing or an empty directory, as clients prepare it.
+        match rustix::fs::rename(&self.path, &self.target) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(e) => return Err(fail(e)),
+        }
+        rustix::fs::renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE).map_err(fail)?;
+        // Now the old one is in our place.
+        std::fs::remove_dir_all(&self.path).map_err(|e| Error::file(&self.path, &e))
+    }
+
+    /// At a restore CRIU reads the time namespace's image as the root of the container's user namespace. It gets
+    /// the way to that file, and to no other: images hold the memory of the container.
+    fn open_to_mapped_root(&self) -> Result<()> {
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .map_err(|e| Error::file(path, &e))
+        };
+        set(&self.path, 0o711)?;
+        for entry in std::fs::read_dir(&self.path).map_err(|e| Error::file(&self.path, &e))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("timens-") {
+                set(&entry.path(), 0o644)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A failed dump's log is all that stays: where the images would have been, unless there is a work directory.
+    pub(super) fn explain(&self, mut error: CriuError, log_is_elsewhere: bool) -> CriuError {
+        let Some(failure) = error.failure_mut() else { return error };
+        let Some(log) = failure.log.as_mut().filter(|_| !log_is_elsewhere) else { return error };
+        let (Some(name), Ok(())) = (log.file_name(), make_dir(&self.target)) else { return error };
+        let kept = self.target.join(name);
+        if std::fs::rename(&*log, &kept).is_ok() {
+            *log = kept;
+        }
+        error
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(e) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!("remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a/checkpoint");
+        let staging = Staging::new(&target).unwrap();
+        std::fs::write(staging.path().join("x.img"), "x").unwrap();
+        assert!(!target.exists());
+        drop(staging);
+        assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 0);
+
+        let mut staging = Staging::new(&target).unwrap();
+        std::fs::write(staging.path().join("x.img"), "x").unwrap();
+        staging.publish(false).unwrap();
+        drop(staging);
+        assert_eq!(std::fs::read_to_string(target.join("x.img")).unwrap(), "x");
+        assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_older_checkpoint_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("c");
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("old.img"), "old").unwrap();
+        let mut staging = Staging::new(&target).unwrap();
+        std::fs::write(staging.path().join("new.img"), "new").unwrap();
+        staging.publish(false).unwrap();
+        assert!(!target.join("old.img").exists() && target.join("new.img").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "").unwrap();
+        let error = Staging::new(&dir.path().join("f")).err().unwrap().to_string();
+        assert!(error.contains("not a directory"), "{error}");
+    }
+}

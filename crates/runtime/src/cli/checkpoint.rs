@@ -1,0 +1,101 @@
+//! `checkpoint` and `restore`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions};
+
+use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
+use super::commands::{Session, connect_console, open_pidfd, wants_terminal, write_pid_file};
+use super::foreground::{self, Console, Signals};
+
+impl Session {
+    /// `checkpoint`
+    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            tracing::warn!("checkpointing without root is untested");
+        }
+        let container = self.runtime.open(&args.id)?;
+        let options = CheckpointOptions {
+            criu: self.criu_options(&args.criu),
+            parent_path: args.parent_path,
+            leave_running: args.leave_running,
+            pre_dump: args.pre_dump,
+            tcp_skip_in_flight: args.tcp_skip_in_flight,
+            link_remap: args.link_remap,
+            status_fd: args.status_fd.map(status_fd).transpose()?,
+            page_server: args.page_server.map(|s| (s.address, s.port)),
+        };
+        Ok(container.checkpoint(&options)?)
+    }
+
+    /// `restore`
+    pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        if !args.detach && !args.no_subreaper {
+            let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        }
+        // Before the process exists, so that its death cannot be missed.
+        let signals = (!args.detach).then(Signals::block).transpose()?;
+        let given = args.console_socket.as_deref().map(connect_console).transpose()?;
+        let pair = (!args.detach && given.is_none() && wants_terminal(args.bundle.as_deref())?)
+            .then(foreground::console_pair)
+            .transpose()?;
+        let socket = given.as_ref().or(pair.as_ref().map(|(_, theirs)| theirs));
+        let options = RestoreContainerOptions {
+            criu: self.criu_options(&args.criu),
+            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            console_socket: socket.map(AsFd::as_fd),
+            stdio: None,
+            lsm_profile: args.lsm_profile.clone(),
+            lsm_mount_context: args.lsm_mount_context.clone(),
+        };
+        let container = self.runtime.restore(&args.id, &options)?;
+        let pid = container.facts()?.pid;
+        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), pid))?;
+        let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+        let pidfd = open_pidfd(pid)?;
+        let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
+        let status = foreground::attend(pid, &pidfd, &signals, console)?;
+        self.delete(&args.id, true)?;
+        Ok(status.into())
+    }
+
+    fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
+        CriuOptions {
+            criu: self.criu.clone(),
+            image_path: flags.image_path.clone().unwrap_or_else(|| PathBuf::from("checkpoint")),
+            work_path: flags.work_path.clone(),
+            tcp_established: flags.tcp_established,
+            tcp_close: flags.tcp_close,
+            ext_unix_sk: flags.ext_unix_sk,
+            shell_job: flags.shell_job,
+            file_locks: flags.file_locks,
+            lazy_pages: flags.lazy_pages,
+            auto_dedup: flags.auto_dedup,
+            cgroups_mode: flags.cgroups.map(|mode| match mode {
+                CgroupsMode::Soft => CgroupMode::Soft,
+                CgroupsMode::Full => CgroupMode::Full,
+                CgroupsMode::Strict => CgroupMode::Strict,
+                CgroupsMode::Ignore => CgroupMode::Ignore,
+            }),
+            network_lock: flags.network_lock.map(|lock| match lock {
+                NetworkLock::Iptables => hiber::NetworkLock::Iptables,
+                NetworkLock::Nftables => hiber::NetworkLock::Nftables,
+                NetworkLock::Skip => hiber::NetworkLock::Skip,
+            }),
+            empty_network: flags.empty_network,
+        }
+    }
+}
+
+/// Opens the caller's descriptor anew, which also shows that it is open and may be written.
+fn status_fd(number: i32) -> anyhow::Result<OwnedFd> {
+    let path = Path::new("/proc/self/fd").join(number.to_string());
+    if number < 0 || std::fs::symlink_metadata(&path).is_err() {
+        bail!("invalid --status-fd argument {number}: not an open descriptor");
+    }
+    let file = std::fs::File::options().write(true).open(&path);
+    Ok(file.with_context(|| format!("invalid --status-fd argument {number}: not writable"))?.into())
+}

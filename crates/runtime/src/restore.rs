@@ -1,0 +1,199 @@
+//! Restoring a container from a checkpoint: set up as at `create`, but the processes come from CRIU.
+//!
+//! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
+//! vanish with it, however it ends.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hiber_criu::{CgroupRoot, Criu, Descriptors, Images, InheritFd, RestoreNotify, RestoreOptions};
+use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::plan::{self, NamespaceKind};
+use hiber_sandbox::rootfs::Restorable;
+use hiber_sandbox::{hooks, sys};
+
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
+use crate::container::Container;
+use crate::create::{CreateOptions, Prepared, make_cgroup, undo};
+use crate::error::{Context, Error, Result};
+use crate::id::ContainerId;
+use crate::procfs;
+use crate::state::Facts;
+use crate::store::{Entry, Store};
+
+/// How to restore.
+#[derive(Debug, Default)]
+pub struct RestoreContainerOptions<'a> {
+    /// What the dump shares.
+    pub criu: CriuOptions,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The connected socket that receives the terminal's master.
+    pub console_socket: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error where those of the dump were pipes; the caller's own if absent.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// `TYPE:NAME`.
+    pub lsm_profile: Option<String>,
+    pub lsm_mount_context: Option<String>,
+}
+
+/// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
+pub(crate) fn restore(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<Container> {
+    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+    let prepared = Prepared::new(id, &create)?;
+    check_images(&options.criu.image_path)?;
+    let criu = options.criu.find_criu()?;
+    let (entry, lock) = store.create(id)?;
+    let mut facts = prepared.facts(id);
+    let restored = Restoring { entry: &entry, prepared: &prepared, options, criu: &criu }.run(&mut facts);
+    if let Err(e) = restored {
+        undo(&entry, &facts);
+        return Err(e);
+    }
+    drop(lock);
+    Ok(Container::from_parts(id.clone(), entry, facts))
+}
+
+/// A directory that holds no whole checkpoint is told before anything is made.
+fn check_images(path: &Path) -> Result<()> {
+    let images = Images::open(path)?;
+    images.tasks()?;
+    Ok(())
+}
+
+struct Restoring<'a> {
+    entry: &'a Entry,
+    prepared: &'a Prepared,
+    options: &'a RestoreContainerOptions<'a>,
+    criu: &'a Criu,
+}
+
+impl Restoring<'_> {
+    fn run(&self, facts: &mut Facts) -> Result<()> {
+        self.entry.write_config(&self.prepared.spec)?;
+        self.entry.write_facts(facts)?;
+        let cgroup = make_cgroup(self.prepared, facts)?;
+        let root = self.entry.path().join("root");
+        std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
+        let restored = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &cgroup));
+            thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
+        });
+        let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
+        restored?;
+        removed?;
+        // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
+        Ok(cgroup.thaw()?)
+    }
+
+    fn note(&self, facts: &mut Facts, pid: i32) -> Result<()> {
+        facts.pid = pid;
+        facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
+        facts.streams = procfs::streams(pid);
+        self.entry.write_facts(facts)
+    }
+
+    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
+        let host = namespace("mnt")?;
+        sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
+        let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
+        let restorable = Restorable::prepare(plan, root).context("prepare the root filesystem")?;
+        let images = open_dir(&self.options.criu.image_path)?;
+        let mut restore = RestoreOptions::new(images);
+        self.options.criu.apply(&mut restore.common, &self.prepared.spec)?;
+        restore.common.root = Some(restorable.path().to_owned());
+        restore.common.evasive_devices = true;
+        restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
+        restore.join_namespaces =
+            entered(&self.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
+        restore.lsm_profile = self.options.lsm_profile.clone();
+        restore.lsm_mount_context = self.options.lsm_mount_context.clone();
+        let mut launch = self.criu.launch();
+        self.inherit(&mut launch, &mut restore)?;
+        let session = launch.start()?;
+        if let Some(pid) = session.pid() {
+            // Tasks are born where CRIU is, and it counts their cgroups from there.
+            cgroup.add_pid(pid)?;
+            restore.common.cgroup_roots = cgroup_roots(pid)?;
+        }
+        let own = namespace("mnt")?;
+        let restored = session.restore(&restore, |step| match step {
+            RestoreNotify::SetupNamespaces { pid } => {
+                // Hooks belong to the runtime's namespaces.
+                let flag = NamespaceKind::Mount.clone_flag();
+                sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
+                let ran = self.run_hooks(pid);
+                sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
+                Ok(ran?)
+            }
+            RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
+            // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
+            RestoreNotify::PostRestore { pid } => Ok(self.note(facts, pid)?),
+            _ => Ok(()),
+        });
+        restored?;
+        Ok(())
+    }
+
+    fn run_hooks(&self, pid: i32) -> Result<()> {
+        let all = &self.prepared.plan.hooks;
+        let mut state = self.prepared.plan.init.hook_state.clone();
+        state.status = "creating".into();
+        state.pid = pid;
+        hooks::run("prestart", plan::prestart(all), &state)?;
+        Ok(hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)?)
+    }
+
+    fn send_console(&self, master: &OwnedFd) -> Result<()> {
+        let Some(socket) = self.options.console_socket else {
+            let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
+            return Err(Error::Invalid(why.into()));
+        };
+        let socket = socket.try_clone_to_owned().map_err(|e| Error::file(Path::new("console socket"), &e))?;
+        Ok(hiber_sandbox::wire::Channel::from(socket).send_bytes(b"/dev/ptmx", &[master.as_fd()])?)
+    }
+
+    /// New pipes under the names of the old ones, and the namespaces that the container joined.
+    fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
+        let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
+        let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+        let stdio = self.options.stdio.unwrap_or(own);
+        for (number, key) in streams.pipes() {
+            let Some(fd) = stdio.get(number) else { continue };
+            // Above 2, and an open file description of its own number in CRIU.
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
+                .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
+            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
+        }
+        for (kind, key, path) in joined(&self.prepared.spec) {
+            let file = File::open(&path)
+                .map_err(|e| Error::file(&path, &e))
+                .context(format!("open the {kind} namespace of linux.namespaces"))?;
+            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(file)? });
+        }
+        Ok(())
+    }
+}
+
+/// A namespace of the calling thread.
+fn namespace(kind: &str) -> Result<OwnedFd> {
+    let path = PathBuf::from(format!("/proc/thread-self/ns/{kind}"));
+    File::open(&path).map(OwnedFd::from).map_err(|e| Error::file(&path, &e))
+}
+
+/// Where a process is in each hierarchy, as CRIU wants to be told.
+fn cgroup_roots(pid: u32) -> Result<Vec<CgroupRoot>> {
+    let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, &e))?;
+    let root = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        Some(CgroupRoot { controllers: Some(controllers.to_owned()), path: path.to_owned() })
+    };
+    Ok(text.lines().filter_map(root).collect())
+}
