@@ -2,6 +2,7 @@
 //! (features.md). A client may rely on it, so it is made from what the parts of the runtime say of
 //! themselves, and what nobody says is left out, which the specification reads as "unknown".
 
+use hiber_sandbox::{plan, seccomp};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -72,6 +73,36 @@ pub struct Seccomp {
     pub known_flags: Vec<String>,
     /// Those of them that this kernel takes.
     pub supported_flags: Vec<String>,
+}
+
+/// What this program says of itself.
+pub fn built() -> Built {
+    fn words<S: ToString>(list: impl IntoIterator<Item = S>) -> Vec<String> {
+        list.into_iter().map(|word| word.to_string()).collect()
+    }
+    Built {
+        hooks: Some(words(plan::HOOKS)),
+        mount_options: Some(words(plan::MOUNT_OPTIONS)),
+        namespaces: Some(words(plan::NamespaceKind::ALL.map(plan::NamespaceKind::as_str))),
+        capabilities: Some(known_capabilities()),
+        cgroup: Some(Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true }),
+        seccomp: Some(Seccomp {
+            actions: words(seccomp::known_actions()),
+            operators: words(seccomp::known_operators()),
+            archs: words(seccomp::known_archs()),
+            known_flags: words(seccomp::known_flags()),
+            supported_flags: words(seccomp::supported_flags()),
+        }),
+        apparmor: Some(true),
+        selinux: Some(true),
+        intel_rdt: Some(false),
+        idmap_mounts: Some(false),
+        net_devices: Some(false),
+        memory_policy: None,
+        checkpoint: true,
+        // None is interpreted: all reach hooks and `state` as they are.
+        unsafe_annotations: Vec::new(),
+    }
 }
 
 /// The capabilities that config.json may name.

@@ -175,9 +175,8 @@ impl Launched {
         }
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
             self.write_id_maps(plan)?;
-            self.send(&ToInit::Proceed, &[])?;
         }
-        Ok(())
+        self.send(&ToInit::Proceed, &[])
     }
 
     /// Why a child that said nothing is gone.

@@ -7,6 +7,7 @@
 //!    | cgroups, oom score                     |
 //!    | ToInit::Fds, ToInit::Setup ----------> | joins, unshares
 //!    | <------------- FromInit::Forked{pid}   | (joined pid or user namespace only: a second stage goes on)
+//!    | id maps; ToInit::Proceed ------------> | (second stage only)
 //!    |                                        | mounts, devices
 //!    | <------------- FromInit::RunHooks      | (prestart or createRuntime hooks only)
 //!    | ToInit::Proceed ---------------------> | createContainer hooks, pivot_root, identity
@@ -39,7 +40,7 @@ pub enum ToInit {
     Fds(Vec<FdRole>),
     /// The plan comes with this packet as a memfd that holds an `InitPlan` in JSON: set the container up.
     Setup,
-    /// The hooks of the runtime namespace have run.
+    /// The second stage is known and has its id maps, or the hooks of the runtime namespace have run.
     Proceed,
     /// Execute the container's process.
     Start,

@@ -18,8 +18,10 @@ use crate::error::{Context, Error, Result};
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
+/// What the runtime writes before it publishes the checkpoint.
+const PUBLISHING: u8 = b'p';
 /// What the runtime writes when nothing is left to guard.
-const DONE: &[u8] = b"done";
+const DONE: u8 = b'd';
 
 /// What is guarded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +57,15 @@ impl Guard {
         Ok(Self { child })
     }
 
+    /// The checkpoint is about to be published: from now on a vanished staging directory means that it was.
+    pub(super) fn publishing(&mut self) -> Result<()> {
+        self.say(PUBLISHING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+    }
+
+    fn say(&mut self, word: u8) -> std::io::Result<()> {
+        self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(&[word]))
+    }
+
     /// A copy of our end, for CRIU: the guard must not act before it, too, is gone.
     pub(super) fn share(&self) -> Result<OwnedFd> {
         let pipe =
@@ -65,9 +76,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(mut pipe) = self.child.stdin.take() {
-            let _ = pipe.write_all(DONE);
-        }
+        let _ = self.say(DONE);
         let _ = self.child.wait();
     }
 }
@@ -81,19 +90,22 @@ pub(crate) fn run_if_asked() {
     let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    let mut said = Vec::new();
+    let mut publishing = false;
     // Ends when it has heard all, or when everyone is gone.
-    let _ = std::io::stdin().lock().take(DONE.len() as u64).read_to_end(&mut said);
-    if said != DONE {
-        let _ = watch.settle();
+    for word in std::io::stdin().lock().bytes().map_while(|b| b.ok()) {
+        match word {
+            DONE => std::process::exit(0),
+            _ => publishing = true,
+        }
     }
+    let _ = watch.settle(publishing);
     std::process::exit(0);
 }
 
 impl Watch {
-    fn settle(&self) -> hiber_sandbox::Result<()> {
+    fn settle(&self, publishing: bool) -> hiber_sandbox::Result<()> {
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
-        let published = !self.staging.exists();
+        let published = publishing && !self.staging.exists();
         if published && self.ends {
             return cgroup.kill(Signal::KILL);
         }

@@ -125,19 +125,20 @@ impl Container {
         let spec = self.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path)?;
-        let guard = Guard::start(&Watch {
+        let mut guard = Guard::start(&Watch {
             cgroup: self.facts()?.cgroup.clone(),
             thaw: status == Status::Running,
             staging: staging.path().to_owned(),
             ends: !options.leave_running && !options.pre_dump,
         })?;
+        staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
         let session = launch.start()?;
         if options.pre_dump {
             return self.pre_dump(session, &spec, options, &mut staging);
         }
-        let dumped = self.dump(session, &spec, options, &mut staging, status);
+        let dumped = self.dump(session, &spec, options, (&mut staging, &mut guard), status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -155,7 +156,7 @@ impl Container {
         session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        staging: &mut Staging,
+        (staging, guard): (&mut Staging, &mut Guard),
         status: Status,
     ) -> Result<()> {
         let cgroup = self.cgroup()?;
@@ -172,7 +173,10 @@ impl Container {
         let result = session.dump(&dump, |step| match step {
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
             // need not wait for the disk.
-            DumpNotify::PostDump if !options.leave_running => Ok(staging.publish(in_user_namespace)?),
+            DumpNotify::PostDump if !options.leave_running => {
+                guard.publishing()?;
+                Ok(staging.publish(in_user_namespace)?)
+            }
             _ => Ok(()),
         });
         match result {

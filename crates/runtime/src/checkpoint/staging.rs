@@ -19,7 +19,7 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Makes a directory beside `target`; on the same filesystem, so that one rename publishes it.
+    /// A directory beside `target`, not made yet; on the same filesystem, so that one rename publishes it.
     pub(super) fn new(target: &Path) -> Result<Self> {
         let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
         let name = target
@@ -34,17 +34,22 @@ impl Staging {
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
         let path = target.with_file_name(hidden);
+        Ok(Self { target, path, published: false })
+    }
+
+    /// Makes the directory.
+    pub(super) fn create(&self) -> Result<()> {
+        let path = &self.path;
         if let Some(parent) = path.parent() {
             make_dir(parent).context("make the image directory")?;
         }
         // Left by a process of our number that was killed.
-        let _ = std::fs::remove_dir_all(&path);
+        let _ = std::fs::remove_dir_all(path);
         std::fs::DirBuilder::new()
             .mode(0o700)
-            .create(&path)
-            .map_err(|e| Error::file(&path, &e))
-            .context("make the image directory")?;
-        Ok(Self { target, path, published: false })
+            .create(path)
+            .map_err(|e| Error::file(path, &e))
+            .context("make the image directory")
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -120,6 +125,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published
             && let Err(e) = std::fs::remove_dir_all(&self.path)
+            && e.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!("remove {}: {e}", self.path.display());
         }
@@ -135,12 +141,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a/checkpoint");
         let staging = Staging::new(&target).unwrap();
+        staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
         assert!(!target.exists());
         drop(staging);
         assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 0);
 
         let mut staging = Staging::new(&target).unwrap();
+        staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
         staging.publish(false).unwrap();
         drop(staging);
@@ -155,6 +163,7 @@ mod tests {
         std::fs::create_dir(&target).unwrap();
         std::fs::write(target.join("old.img"), "old").unwrap();
         let mut staging = Staging::new(&target).unwrap();
+        staging.create().unwrap();
         std::fs::write(staging.path().join("new.img"), "new").unwrap();
         staging.publish(false).unwrap();
         assert!(!target.join("old.img").exists() && target.join("new.img").exists());

@@ -209,15 +209,6 @@ impl Session {
     }
 }
 
-<<<<<<< HEAD
-/// A signal by number; real-time ones have none of the standard names.
-fn signal(number: i32) -> anyhow::Result<Signal> {
-    Signal::from_named_raw(number)
-        .with_context(|| format!("signal {number} cannot be sent through a pidfd here"))
-}
-
-=======
->>>>>>> wt-hack
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;

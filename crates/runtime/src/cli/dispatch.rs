@@ -36,7 +36,7 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
     match command {
         Command::Version => out::write(&version(&global.program))?,
         Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
-        Command::Features => out::write(&features::document(&features::Built::default())?)?,
+        Command::Features => out::write(&features::document(&features::built())?)?,
         Command::Spec(args) => write_spec(&args)?,
         command => return lifecycle(&global, command),
     }

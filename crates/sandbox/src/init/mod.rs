@@ -79,7 +79,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
             channel.send(&FromInit::Forked(pid), &[])?;
             return Ok(None);
         }
-        become_root(channel, &plan, flags)?;
+        become_root(channel, &plan)?;
     }
     // From here on a process of the container could look into this one (CVE-2016-9962).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -109,10 +109,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
 
 /// The second stage's identity: root of a user namespace that was joined, or of a new one whose maps the parent
 /// writes now.
-fn become_root(channel: &Channel, plan: &InitPlan, new: u64) -> Result<()> {
-    if new & NamespaceKind::User.clone_flag() != 0 {
-        proceed(channel, "id maps")?;
-    }
+fn become_root(channel: &Channel, plan: &InitPlan) -> Result<()> {
+    // Also without maps to write: until the parent has read the first stage's message it takes what it hears for
+    // that stage's own, and would follow the wrong process.
+    proceed(channel, "the second stage's turn")?;
     if plan.in_user_namespace {
         process::become_user(0, 0, None).context("become root of the user namespace")?;
     }

@@ -267,6 +267,10 @@ fn late(kind: NamespaceKind) -> bool {
     matches!(kind, NamespaceKind::Cgroup | NamespaceKind::Time)
 }
 
+/// The kinds of hooks that are run, by name, in the order of a container's life.
+pub const HOOKS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
 /// Legacy prestart hooks (deprecated in the spec, still what NVIDIA's toolkit installs).
 #[allow(deprecated)]
 pub fn prestart(hooks: &Hooks) -> impl Iterator<Item = &Hook> {

@@ -42,9 +42,6 @@ const ABIS: [Abi; 3] = [
         arch: Arch::ScmpArchX86,
         audit: I386,
         wide: false,
-<<<<<<< HEAD
-        numbers: [Some(3), Some(136), Some(54), Some(120), Some(359), None, Some(172), Some(240), Some(436)],
-=======
         numbers: [
             Some(3),
             Some(136),
@@ -56,7 +53,6 @@ const ABIS: [Abi; 3] = [
             Some(240),
             Some(436),
         ],
->>>>>>> wt-seccomp
     },
     Abi {
         arch: Arch::ScmpArchX32,
@@ -124,17 +120,10 @@ fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     let default = profile.default_action().as_u32(profile.default_errno_ret());
     let listed =
         |a: Arch| a == Arch::ScmpArchX86_64 || profile.architectures().iter().flatten().any(|l| *l == a);
-<<<<<<< HEAD
-    let x32 = call.audit_is_x32();
-    let Some(abi) =
-        ABIS.iter().find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32)
-    else {
-=======
     let x32 = call.arch == X86_64 && call.nr & X32_BIT != 0;
     let abi =
         ABIS.iter().find(|a| a.audit == call.arch && listed(a.arch) && (a.arch == Arch::ScmpArchX32) == x32);
     let Some(abi) = abi else {
->>>>>>> wt-seccomp
         return if call.nr == u32::MAX && call.arch == X86_64 { default } else { KILL };
     };
     let rules: Vec<_> = NAMES.iter().map(|n| rules_of(profile, n)).collect();

@@ -104,14 +104,9 @@ pub(crate) fn value(random: &mut Random) -> u64 {
     }
 }
 
-<<<<<<< HEAD
-/// A profile of up to `rules` rules; with `one_action`, all of them but the default's have it.
-pub fn random(random: &mut Random, rules: u64, one_action: bool) -> LinuxSeccomp {
-=======
 /// A profile of up to `rules` rules. With `plain`, it has one rule at most for each call, one
 /// condition at most for each argument.
 pub(crate) fn random(random: &mut Random, rules: u64, plain: bool) -> LinuxSeccomp {
->>>>>>> wt-seccomp
     let actions =
         [("ALLOW", None), ("ERRNO", Some(5)), ("ERRNO", None), ("LOG", None), ("KILL_PROCESS", None)];
     let default = random.pick(&actions);
