@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroups;
+mod crash;
 mod devices;
 mod errors;
 mod exec;

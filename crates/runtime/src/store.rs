@@ -160,13 +160,11 @@ impl Entry {
         self.replace(STATE, facts)
     }
 
-    /// The configuration that the container was created from.
+    /// The configuration that the container was created from; without one it does not exist yet.
     pub(crate) fn config(&self) -> Result<Spec> {
-        let path = self.path.join(CONFIG);
-        let bytes = self
-            .read(CONFIG)?
-            .ok_or_else(|| Error::File { path: path.clone(), why: "no such file or directory".into() })?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::File { path, why: e.to_string() })
+        let bytes = self.read(CONFIG)?.ok_or(Error::NotFound)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::File { path: self.path.join(CONFIG), why: e.to_string() })
     }
 
     /// Keeps the configuration.
@@ -238,9 +236,12 @@ impl Entry {
         SocketAddrUnix::new(path.as_str()).map_err(|e| Error::sys("bind", path.clone(), e))
     }
 
-    /// Removes the directory with all in it.
+    /// Removes the directory with all in it. It first takes a name that is no id, so that nobody sees half of it.
     pub(crate) fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.path) {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!("~{}", std::process::id()));
+        let removed = std::fs::rename(&self.path, &name).and_then(|()| std::fs::remove_dir_all(&name));
+        match removed {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::file(&self.path, &e)).context("remove the container's state")
             }

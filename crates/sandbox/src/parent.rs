@@ -64,6 +64,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
         program: program.as_fd(),
         argv: &argv,
         channel: theirs.as_fd(),
+        callers_end: ours.as_fd(),
         wait_for_id_maps: new_user,
         stdio: options.stdio,
     })

@@ -14,6 +14,7 @@
 //! of the OCI runtime specification 1.3.
 
 mod convert;
+mod delegate;
 mod devices;
 mod dir;
 mod filter;

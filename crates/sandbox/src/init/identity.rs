@@ -9,7 +9,6 @@ use super::write_proc;
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan};
 use crate::sys;
-use crate::wire::{Channel, FromInit};
 use crate::{Error, Result, SysError};
 
 /// What was learned on the way.
@@ -20,7 +19,7 @@ pub(super) struct Prepared {
 
 /// Gives up everything that the container's process does not have, but for what
 /// [`last_restrictions`] takes away.
-pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) -> Result<Prepared> {
+pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
     if !plan.in_user_namespace {
@@ -40,7 +39,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) ->
             .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
     } else {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is about to go.
-        load_seccomp(plan, channel)?;
+        load_seccomp(plan)?;
     }
     // Once before the change of user, who may lack the right, and once after, who may have it alone.
     let before = chdir(process);
@@ -62,11 +61,8 @@ pub(super) fn last_restrictions(plan: &InitPlan) -> Result<()> {
     Ok(())
 }
 
-fn load_seccomp(plan: &InitPlan, channel: &Channel) -> Result<()> {
+fn load_seccomp(plan: &InitPlan) -> Result<()> {
     let Some(program) = &plan.seccomp else { return Ok(()) };
-    for warning in &program.warnings {
-        channel.send(&FromInit::Warning(warning.clone()), &[])?;
-    }
     sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
     Ok(())
 }

@@ -93,7 +93,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
     }
-    let prepared = identity::assume(&plan, &host_proc, channel)?;
+    let prepared = identity::assume(&plan, &host_proc)?;
     let program = exec::Program::find(&plan.process, &prepared.home)?;
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
