@@ -43,7 +43,8 @@ fn pids_limit_is_set_and_enforced() {
     require!(Root, Controller("pids"));
     let c = sleeper(json!({"pids": {"limit": 8}}));
     assert_eq!(read("pids", &c.bundle().cgroup(), "pids.max", "pids.max"), "8");
-    let output = c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 >/dev/null 2>&1 & done; wait"]);
+    let output =
+        c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 >/dev/null 2>&1 & done; wait"]);
     assert!(output.stderr.contains("can't fork"), "{output}");
 }
 

@@ -37,7 +37,8 @@ impl Session {
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let container = self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
+        let container =
+            self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
         self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
     }
 
@@ -185,10 +186,10 @@ impl Session {
 
     /// `delete`
     pub(crate) fn delete(&self, id: &ContainerId, force: bool) -> anyhow::Result<()> {
-        match self.runtime.open(id) {
-            Err(hiber::Error::NotFound) if force => Ok(()),
-            container => Ok(container?.delete(force)?),
+        if force {
+            return Ok(self.runtime.force_delete(id)?);
         }
+        Ok(self.open(id)?.delete(false)?)
     }
 
     /// `ps`

@@ -534,3 +534,6 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         gid: device.gid().unwrap_or(0),
     })
 }
+
+#[cfg(test)]
+mod tests;
