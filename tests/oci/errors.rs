@@ -34,10 +34,12 @@ fn a_missing_bundle_is_refused() {
 #[test]
 fn a_config_that_is_no_json_is_refused() {
     require!(Root);
-    for text in ["", "{", "[]", "{\"ociVersion\": 1}", "nonsense"] {
+    let words =
+        ["config.json: malformed", "config.json: malformed", "config.json: ", "ociVersion", "config.json: "];
+    for (text, words) in ["", "{", "[]", "{\"ociVersion\": 1}", "nonsense"].into_iter().zip(words) {
         let c = Runtime::hiber().container(Bundle::busybox());
         fs::write(c.bundle().join("config.json"), text).unwrap();
-        c.create(&[]).fails("config.json");
+        c.create(&[]).fails(words);
         assert_eq!(c.status(), "gone");
         c.assert_clean();
     }

@@ -77,7 +77,8 @@ impl Session {
         let container = self.runtime.create(&args.create.id, &options)?;
         let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
         if attended.is_err() || !args.keep {
-            let deleted = self.open(&args.create.id).and_then(|c| Ok(c.delete(true)?));
+            // A checkpoint may have taken it down meanwhile.
+            let deleted = self.runtime.force_delete(&args.create.id);
             if attended.is_ok() {
                 deleted?;
             }
