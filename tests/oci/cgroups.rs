@@ -152,7 +152,7 @@ fn the_whole_life_on_a_host_with_cgroup_v2_alone() {
 
 #[test]
 fn exec_follows_init_into_a_sub_cgroup() {
-    require!(Root);
+    require!(Root, CgroupV2);
     let c = Runtime::hiber_on_v2().container(Bundle::busybox().args(["sleep", "1000"]));
     c.run_detached().ok();
     let own = cgroup::hierarchies().into_iter().find(|h| h.v2).unwrap().mount.join(&c.bundle().cgroup()[1..]);
