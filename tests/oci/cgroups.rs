@@ -43,7 +43,8 @@ fn pids_limit_is_set_and_enforced() {
     require!(Root, Controller("pids"));
     let c = sleeper(json!({"pids": {"limit": 8}}));
     assert_eq!(read("pids", &c.bundle().cgroup(), "pids.max", "pids.max"), "8");
-    let output = c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 >/dev/null 2>&1 & done; wait"]);
+    let output =
+        c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 >/dev/null 2>&1 & done; wait"]);
     assert!(output.stderr.contains("can't fork"), "{output}");
 }
 
@@ -151,7 +152,7 @@ fn the_whole_life_on_a_host_with_cgroup_v2_alone() {
 
 #[test]
 fn exec_follows_init_into_a_sub_cgroup() {
-    require!(Root);
+    require!(Root, CgroupV2);
     let c = Runtime::hiber_on_v2().container(Bundle::busybox().args(["sleep", "1000"]));
     c.run_detached().ok();
     let own = cgroup::hierarchies().into_iter().find(|h| h.v2).unwrap().mount.join(&c.bundle().cgroup()[1..]);

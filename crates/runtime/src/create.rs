@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
+use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
 

@@ -70,6 +70,14 @@ impl Runtime {
         Container::open(&self.store, id)
     }
 
+    /// Deletes a container whatever its state; one that does not exist is no error.
+    pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
+        match self.open(id) {
+            Err(Error::NotFound) => self.store.sweep(id),
+            container => container?.delete(true),
+        }
+    }
+
     /// The ids of all containers, sorted.
     pub fn ids(&self) -> Result<Vec<ContainerId>> {
         self.store.ids()

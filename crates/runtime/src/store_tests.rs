@@ -30,7 +30,7 @@ fn an_id_is_claimed_once_and_free_again_after_removal() {
     assert!(matches!(store.open(&id), Err(Error::NotFound)));
     let (entry, lock) = store.create(&id).unwrap();
     assert!(matches!(store.create(&id), Err(Error::Exists)));
-    assert_eq!(store.ids().unwrap(), [id.clone()]);
+    assert_eq!(store.ids().unwrap(), std::slice::from_ref(&id));
     entry.remove().unwrap();
     drop(lock);
     assert!(store.ids().unwrap().is_empty());

@@ -77,11 +77,16 @@ fn parse<T: DeserializeOwned>(
     at: &str,
     process: Option<&str>,
 ) -> Result<(T, Vec<String>)> {
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    // serde takes an array for a structure's members in their order, too.
+    let object = bytes.trim_ascii_start().starts_with(b"{");
+    if object && let Ok(value) = serde_json::from_slice(bytes) {
         return Ok((value, Vec::new()));
     }
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
+    if value.is_array() {
+        return Err(Error::invalid(file.display().to_string(), "invalid type: sequence, expected an object"));
+    }
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
     let process = match process {
@@ -276,6 +281,8 @@ mod tests {
         assert!(error.ends_with("at line 2 column 20"), "{error}");
         let error = load_text("null").unwrap_err().to_string();
         assert!(error.contains("config.json: invalid type: null"), "{error}");
+        let error = load_text("[]").unwrap_err().to_string();
+        assert!(error.ends_with("config.json: invalid type: sequence, expected an object"), "{error}");
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Session {
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let container = self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
+        let container =
+            self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
         self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
     }
 
@@ -76,7 +77,8 @@ impl Session {
         let container = self.runtime.create(&args.create.id, &options)?;
         let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
         if attended.is_err() || !args.keep {
-            let deleted = self.open(&args.create.id).and_then(|c| Ok(c.delete(true)?));
+            // A checkpoint may have taken it down meanwhile.
+            let deleted = self.runtime.force_delete(&args.create.id);
             if attended.is_ok() {
                 deleted?;
             }
@@ -185,10 +187,10 @@ impl Session {
 
     /// `delete`
     pub(crate) fn delete(&self, id: &ContainerId, force: bool) -> anyhow::Result<()> {
-        match self.runtime.open(id) {
-            Err(hiber::Error::NotFound) if force => Ok(()),
-            container => Ok(container?.delete(force)?),
+        if force {
+            return Ok(self.runtime.force_delete(id)?);
         }
+        Ok(self.open(id)?.delete(false)?)
     }
 
     /// `ps`
@@ -214,7 +216,8 @@ impl Session {
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;
-    let facts = container.facts()?;
+    // Its creator has not come to them yet: as without a configuration.
+    let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
     let status = container.status()?;
     let owner = container.owner()?;
     let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten().map(|u| u.name);

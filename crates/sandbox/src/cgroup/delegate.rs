@@ -22,10 +22,13 @@ impl Cgroup {
     pub fn delegate(&self, uid: u32) -> Result<()> {
         let Some(path) = &self.paths().v2 else { return Ok(()) };
         let dir = Dir::open(path)?;
-        let list = read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
+        let list =
+            read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
         for name in list.lines().chain(["."]) {
-            let owned = rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
-            let owned = owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
+            let owned =
+                rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
+            let owned =
+                owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
             // Files of controllers that the cgroup does not have are on the list, too.
             if_there(owned).context(format!("give cgroup {} to the user namespace", path.display()))?;
         }

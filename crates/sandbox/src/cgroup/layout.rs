@@ -72,7 +72,8 @@ impl Layout {
     /// No cgroup hierarchy is mounted, or procfs cannot be read.
     pub fn detect() -> Result<Self> {
         let mountinfo = read_file(Path::new("/proc/thread-self/mountinfo"))?;
-        let mountinfo: String = mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
+        let mountinfo: String =
+            mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
         let own = read_file(Path::new("/proc/thread-self/cgroup"))?;
         let mut layout = Self::from_text(&mountinfo, &own, "")?;
         if let Some(mount) = &layout.v2 {

@@ -40,7 +40,8 @@ fn a_plan_survives_the_wire() {
 #[test]
 fn the_cgroup_namespace_is_made_from_inside() {
     let plan = plan(|_| ()).unwrap();
-    let expected = [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Network].map(NamespaceKind::clone_flag);
+    let expected =
+        [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Network].map(NamespaceKind::clone_flag);
     assert_eq!(plan.clone_flags(), expected.into_iter().sum::<u64>());
     assert_eq!(plan.init.unshare, [NamespaceKind::Cgroup]);
     assert!(plan.init.loopback && plan.init.second_stage.is_none());
@@ -70,7 +71,8 @@ fn own_devices_take_the_place_of_default_ones() {
 #[test]
 fn a_bind_of_dev_brings_its_own_nodes() {
     let plan = plan(|c| {
-        c["mounts"] = json!([{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]);
+        c["mounts"] =
+            json!([{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]);
     })
     .unwrap();
     let root = plan.init.root.unwrap();
@@ -91,11 +93,17 @@ fn mistakes_name_their_field() {
     of(|c| c["linux"]["namespaces"][0]["path"] = json!("relative"), "linux.namespaces[0].path");
     of(|c| c["linux"]["namespaces"][1] = json!({"type": "pid"}), "linux.namespaces");
     of(|c| c["linux"]["namespaces"] = json!([{"type": "user"}]), "linux.uidMappings");
-    of(|c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]), "linux.uidMappings");
+    of(
+        |c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]),
+        "linux.uidMappings",
+    );
     of(|c| c["linux"]["rootfsPropagation"] = json!("sideways"), "linux.rootfsPropagation");
     of(|c| c["linux"]["maskedPaths"] = json!(["proc/kcore"]), "linux.maskedPaths");
     of(|c| c["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}}), "linux.timeOffsets");
-    of(|c| c["linux"]["devices"] = json!([{"path": "x", "type": "c", "major": 1, "minor": 1}]), "linux.devices[0].path");
+    of(
+        |c| c["linux"]["devices"] = json!([{"path": "x", "type": "c", "major": 1, "minor": 1}]),
+        "linux.devices[0].path",
+    );
     of(|c| c["hooks"] = json!({"poststop": [{"path": "x"}]}), "hooks.poststop[0].path");
     of(|c| c["hooks"] = json!({"poststop": [{"path": "/x", "timeout": 0}]}), "hooks.poststop[0].timeout");
     of(
