@@ -7,6 +7,7 @@ mod checkpoint;
 mod container;
 mod create;
 mod error;
+mod events;
 mod exec;
 pub mod features;
 pub mod id;
@@ -15,6 +16,7 @@ mod restore;
 pub mod spec;
 mod state;
 mod store;
+mod update;
 
 use std::path::Path;
 
@@ -22,6 +24,7 @@ pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
+pub use events::{Event, Events};
 pub use exec::ExecOptions;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;

@@ -216,7 +216,8 @@ impl Session {
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;
-    let facts = container.facts()?;
+    // Its creator has not come to them yet: as without a configuration.
+    let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
     let status = container.status()?;
     let owner = container.owner()?;
     let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten().map(|u| u.name);

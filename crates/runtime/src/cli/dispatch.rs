@@ -78,6 +78,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => session.ps(&args)?,
         Command::Pause { id } => session.pause(&id)?,
         Command::Resume { id } => session.resume(&id)?,
+        Command::Events(args) => session.events(&args)?,
+        Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => session.checkpoint(args)?,
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
