@@ -24,6 +24,7 @@ pub mod descriptors;
 mod diagnose;
 mod error;
 pub mod images;
+pub mod inspect;
 mod locate;
 mod modes;
 mod notify;

@@ -18,6 +18,7 @@ mod store;
 
 use std::path::Path;
 
+pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
