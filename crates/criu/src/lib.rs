@@ -23,6 +23,7 @@ mod causes;
 pub mod descriptors;
 mod diagnose;
 mod error;
+mod image_file;
 pub mod images;
 pub mod inspect;
 mod locate;

@@ -3,6 +3,8 @@
 //! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "archive")]
+mod archive;
 mod checkpoint;
 mod container;
 mod create;
@@ -10,6 +12,7 @@ mod error;
 mod exec;
 pub mod features;
 pub mod id;
+mod inspect;
 mod procfs;
 mod restore;
 pub mod spec;
@@ -24,8 +27,10 @@ pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
 pub use exec::ExecOptions;
+pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
+pub use inspect::{Inspection, Verification, inspect, verify};
 pub use restore::RestoreContainerOptions;
 pub use state::{Facts, Status};
 

@@ -106,7 +106,7 @@ pub struct FileSum {
 
 impl Manifest {
     /// A manifest of a checkpoint that is yet to be written: it has no files.
-    pub(super) fn new(
+    pub(crate) fn new(
         container: &str,
         criu: hiber_criu::Version,
         spec: &Spec,
@@ -130,7 +130,7 @@ impl Manifest {
     }
 
     /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there.
-    pub(super) fn write(&mut self, dir: &Path, hash: bool) -> Result<()> {
+    pub(crate) fn write(&mut self, dir: &Path, hash: bool) -> Result<()> {
         self.files = sums(dir, hash)?;
         let path = dir.join(FILE_NAME);
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;

@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// `restore`
     Restore(RestoreArgs),
+    /// `inspect`
+    Inspect(InspectArgs),
     /// `spec`
     Spec(SpecArgs),
     /// `features`
@@ -304,6 +306,17 @@ pub(crate) struct RestoreArgs {
     pub lsm_mount_context: Option<String>,
     /// `--trust-images`
     pub trust_images: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InspectArgs {
+    /// The checkpoint: a directory or an archive.
+    pub path: PathBuf,
+    /// `--format`
+    pub format: Format,
+    /// `--verify`
+    pub verify: bool,
 }
 
 /// `--manage-cgroups-mode`

@@ -13,6 +13,7 @@ pub(crate) mod dispatch;
 mod exec_process;
 mod foreground;
 mod help;
+mod inspect;
 pub(crate) mod log;
 pub(crate) mod out;
 pub(crate) mod output;

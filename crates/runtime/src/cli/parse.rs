@@ -170,6 +170,11 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,
+        "inspect" => Command::Inspect(InspectArgs {
+            path: m.positionals.first().map(PathBuf::from).unwrap_or_default(),
+            format: format(m)?,
+            verify: m.switch("verify"),
+        }),
         "kill" => Command::Kill(KillArgs {
             id: id()?,
             signal: value::signal(m.positionals.get(1).map(OsString::as_os_str))?,

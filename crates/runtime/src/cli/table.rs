@@ -297,6 +297,22 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         verbatim: false,
     },
     CommandTable {
+        name: "inspect",
+        usage: "<directory or archive>",
+        summary: "show what a checkpoint holds",
+        description: "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
+                      hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+                      With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
+                      if anything is wrong, or if there are no hashes to compare.",
+        flags: &[
+            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+            Flag::switch("verify", "compare the files with the manifest"),
+            HELP,
+        ],
+        count: Count::Exactly(1),
+        verbatim: false,
+    },
+    CommandTable {
         name: "kill",
         usage: "<container-id> [signal]",
         summary: "send a signal to a container's first process (default: SIGTERM)",
