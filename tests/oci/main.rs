@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod cgroups;
+mod crash;
 mod devices;
 mod errors;
+mod events;
 mod exec;
 mod hooks;
 mod lifecycle;
@@ -14,5 +16,7 @@ mod mounts;
 mod namespaces;
 mod output;
 mod process;
+mod scheduling;
 mod streams;
+mod update;
 mod userns;

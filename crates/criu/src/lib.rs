@@ -18,6 +18,10 @@
 //! # }
 //! ```
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests look at scratch directories of their own")
+)]
 
 mod causes;
 pub mod descriptors;

@@ -9,6 +9,7 @@ mod checkpoint;
 mod container;
 mod create;
 mod error;
+mod events;
 mod exec;
 pub mod features;
 pub mod id;
@@ -18,6 +19,7 @@ mod restore;
 pub mod spec;
 mod state;
 mod store;
+mod update;
 
 use std::path::Path;
 
@@ -26,6 +28,7 @@ pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
+pub use events::{Event, Events};
 pub use exec::ExecOptions;
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
@@ -71,6 +74,14 @@ impl Runtime {
     /// A container that exists.
     pub fn open(&self, id: &ContainerId) -> Result<Container> {
         Container::open(&self.store, id)
+    }
+
+    /// Deletes a container whatever its state; one that does not exist is no error.
+    pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
+        match self.open(id) {
+            Err(Error::NotFound) => self.store.sweep(id),
+            container => container?.delete(true),
+        }
     }
 
     /// The ids of all containers, sorted.

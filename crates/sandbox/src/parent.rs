@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::thread::CpuSet;
 
 use crate::error::Context;
 use crate::init::{ARGUMENT, set_rlimits};
@@ -14,6 +15,7 @@ use crate::plan::{IdMap, MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::sys::scheduling::{affinity, cpu_set, set_affinity};
 use crate::wire::{Channel, FDS_PER_PACKET, FdRole, FromInit, ToInit};
 use crate::{Error, Result, SysError};
 
@@ -58,17 +60,19 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
     let flags = plan.clone_flags();
     let new_user = flags & NamespaceKind::User.clone_flag() != 0;
+    let on_initial_cpus = OnCpus::enter(plan.affinity.initial.as_deref())?;
     let child = spawn(&Spawn {
         namespaces: flags,
         cgroup: options.cgroup,
         program: program.as_fd(),
         argv: &argv,
         channel: theirs.as_fd(),
+        callers_end: ours.as_fd(),
         wait_for_id_maps: new_user,
         stdio: options.stdio,
     })
     .context("create the container's first process")?;
-    drop(theirs);
+    drop((theirs, on_initial_cpus));
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
@@ -96,7 +100,17 @@ impl Launched {
     /// Everything about the process from outside that must precede its own work.
     fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
         let pid = self.child()?.pid;
+        if plan.affinity.initial.is_some() {
+            tracing::debug!("nsexec: affinity: {}", mask(&affinity(Some(pid))?));
+        }
         steps.cloned(pid)?;
+        match &plan.affinity.last {
+            Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
+                .context("set process.execCPUAffinity.final")?,
+            // The caller's CPUs are not the container's; its cgroup alone says which are. Whoever may not set them
+            // keeps what there is.
+            None => drop(set_affinity(Some(pid), &cpu_set(0..CpuSet::MAX_CPU))),
+        }
         if let Some(score) = plan.init.process.oom_score_adj {
             let path = format!("/proc/{pid}/oom_score_adj");
             write_file(&path, &score.to_string()).context("set process.oomScoreAdj")?;
@@ -229,6 +243,39 @@ fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
             Err(_) => return None,
         }
     }
+}
+
+/// While it lives the calling thread, and what it forks, runs on given CPUs.
+struct OnCpus(Option<CpuSet>);
+
+impl OnCpus {
+    fn enter(cpus: Option<&[usize]>) -> Result<Self> {
+        let Some(cpus) = cpus else { return Ok(Self(None)) };
+        let before = affinity(None)?;
+        set_affinity(None, &cpu_set(cpus.iter().copied())).context("set process.execCPUAffinity.initial")?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for OnCpus {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = set_affinity(None, before);
+        }
+    }
+}
+
+/// A set of CPUs as a hexadecimal mask.
+fn mask(cpus: &CpuSet) -> String {
+    let digit = |n: usize| {
+        (0..4)
+            .filter(|bit| n * 4 + bit < CpuSet::MAX_CPU && cpus.is_set(n * 4 + bit))
+            .map(|b| 1u32 << b)
+            .sum()
+    };
+    let digits: String =
+        (0..CpuSet::MAX_CPU / 4).rev().filter_map(|n| char::from_digit(digit(n), 16)).collect();
+    format!("0x{}", digits.trim_start_matches('0'))
 }
 
 /// Asks a container that waits on `listener`'s address to start; `socket` is connected to it.

@@ -248,7 +248,7 @@ impl Container {
         common.status_fd = options
             .status_fd
             .as_ref()
-            .map(|fd| fd.try_clone())
+            .map(OwnedFd::try_clone)
             .transpose()
             .map_err(|e| Error::Invalid(format!("invalid --status-fd: {e}")))?;
         common.page_server = options.page_server.as_ref().map(|(address, port)| PageServer {

@@ -1,6 +1,9 @@
 //! The command line as types.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
 
 use super::table::CommandTable;
 use hiber::id::ContainerId;
@@ -87,6 +90,10 @@ pub(crate) enum Command {
         /// The container.
         id: ContainerId,
     },
+    /// `events`
+    Events(EventsArgs),
+    /// `update`
+    Update(UpdateArgs),
     /// `checkpoint`
     Checkpoint(CheckpointArgs),
     /// `restore`
@@ -223,6 +230,39 @@ pub(crate) struct SpecArgs {
     pub bundle: Option<PathBuf>,
     /// `--rootless`
     pub rootless: bool,
+}
+
+/// `events`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EventsArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// `--interval`; more than zero
+    pub interval: Duration,
+    /// `--stats`: once, and no more.
+    pub stats: bool,
+}
+
+/// `update`
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct UpdateArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// Where the new limits come from.
+    pub source: UpdateSource,
+    /// Whether `--l3-cache-schema` or `--mem-bw-schema` was given.
+    pub intel_rdt: bool,
+}
+
+/// Where `update` has its limits from; a file wins over flags.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum UpdateSource {
+    /// From flags.
+    Flags(Box<LinuxResources>),
+    /// `--resources -`
+    Stdin,
+    /// `--resources FILE`
+    File(PathBuf),
 }
 
 /// What `checkpoint` and `restore` both tell CRIU.

@@ -3,11 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::args::*;
 use super::scan::{FlagsEnd, Matches, boolean, scan};
 use super::table::{self, CommandTable, Count};
-use super::value;
+use super::{resources, value};
 use hiber::id::{ContainerId, InvalidId};
 
 /// A command line that cannot be understood.
@@ -162,12 +163,20 @@ fn count(topic: &CommandTable, m: &Matches, program: &str) -> Result<()> {
     Err(Refusal::Form(format!("{program}: {name:?} requires {wrong} argument(s)")))
 }
 
+/// How often `events` tells what a container uses, unless told otherwise.
+const STATS_INTERVAL: Duration = Duration::from_secs(5);
+
 fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
     let id = || container_id(m);
     Ok(match topic.name {
         "checkpoint" => Command::Checkpoint(checkpoint(m)?),
         "create" => Command::Create(create(m)?),
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
+        "events" => Command::Events(EventsArgs {
+            id: id()?,
+            interval: m.value("interval").map_or(Ok(STATS_INTERVAL), value::interval)?,
+            stats: m.switch("stats"),
+        }),
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,
         "inspect" => Command::Inspect(InspectArgs {
@@ -194,6 +203,7 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         "spec" => Command::Spec(SpecArgs { bundle: path(m, "bundle"), rootless: m.switch("rootless") }),
         "start" => Command::Start { id: id()? },
         "state" => Command::State { id: id()? },
+        "update" => Command::Update(resources::update(id()?, m)?),
         other => return Err(Refusal::Form(format!("{other:?} is in the table of commands only"))),
     })
 }

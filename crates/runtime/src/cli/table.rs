@@ -244,6 +244,29 @@ const RESTORE_FLAGS: &[Flag] = &[
     HELP,
 ];
 
+const UPDATE_FLAGS: &[Flag] = &[
+    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -").short("r"),
+    Flag::value("blkio-weight", "WEIGHT", "weight of block I/O, 10 to 1000"),
+    Flag::value("cpu-period", "USEC", "period of the CPU quota, microseconds"),
+    Flag::value("cpu-quota", "USEC", "CPU time in each period, microseconds; -1 for no limit"),
+    Flag::value("cpu-burst", "USEC", "CPU time that may be saved up beyond the quota, microseconds"),
+    Flag::value("cpu-share", "SHARES", "weight of CPU time against other containers"),
+    Flag::value("cpu-rt-period", "USEC", "period of the realtime limit, microseconds"),
+    Flag::value("cpu-rt-runtime", "USEC", "realtime CPU time in each period, microseconds"),
+    Flag::value("cpuset-cpus", "LIST", "CPUs to use, such as 0-3,7"),
+    Flag::value("cpuset-mems", "LIST", "memory nodes to use"),
+    Flag::value("kernel-memory", "BYTES", "ignored: kernels have dropped it").hidden(),
+    Flag::value("kernel-memory-tcp", "BYTES", "ignored: kernels have dropped it").hidden(),
+    Flag::value("memory", "BYTES", "memory limit, such as 64M; -1 for none"),
+    Flag::value("cpu-idle", "0|1", "1 to run only when no one else wants to (SCHED_IDLE)"),
+    Flag::value("memory-reservation", "BYTES", "memory that is kept when memory is short"),
+    Flag::value("memory-swap", "BYTES", "limit of memory and swap together; -1 for none"),
+    Flag::value("pids-limit", "COUNT", "most processes and threads; -1 for no limit"),
+    Flag::value("l3-cache-schema", "SCHEMA", "Intel RDT: share of the L3 cache"),
+    Flag::value("mem-bw-schema", "SCHEMA", "Intel RDT: share of the memory bandwidth"),
+    HELP,
+];
+
 const ID: &str = "<container-id>";
 
 const fn on_container(
@@ -276,6 +299,17 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         "delete a container and all that it holds",
         "A running container is refused without --force.",
         &[Flag::switch("force", "kill it first if it runs; no error if it does not exist").short("f"), HELP],
+    ),
+    on_container(
+        "events",
+        "show what a container uses, and when its memory runs out, as JSON",
+        "A line of statistics every --interval, and a line each time the kernel runs out of memory for the\n\
+         container, until the container has stopped.",
+        &[
+            Flag::value("interval", "TIME", "time between statistics, such as 1s or 100ms (default: 5s)"),
+            Flag::switch("stats", "show statistics once, and leave"),
+            HELP,
+        ],
     ),
     CommandTable {
         name: "exec",
@@ -376,6 +410,13 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     },
     on_container("start", "start the process of a created container", "", &[HELP]),
     on_container("state", "show the state of a container, as JSON", "", &[HELP]),
+    on_container(
+        "update",
+        "change the limits of a container",
+        "Limits that are not given stay as they are. With --resources all other flags are ignored; the\n\
+         format is that of linux.resources in config.json, in which members may be left out.",
+        UPDATE_FLAGS,
+    ),
 ];
 
 /// The command of that name.

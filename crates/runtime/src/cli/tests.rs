@@ -418,7 +418,8 @@ fn help_shows_every_flag_and_command() {
 #[test]
 fn every_flag_of_the_table_reaches_a_type() {
     let sample = |metavar: &str| match metavar {
-        "N" | "GID" | "UID[:GID]" => "7",
+        "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" | "0|1" => "7",
+        "TIME" => "3s",
         "FD" => "-1",
         "FORMAT" => "json",
         "ADDRESS:PORT" => "h:1",

@@ -7,9 +7,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::write_proc;
 use crate::error::Context;
-use crate::plan::{InitPlan, ProcessPlan};
+use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::sys;
-use crate::wire::{Channel, FromInit};
 use crate::{Error, Result, SysError};
 
 /// What was learned on the way.
@@ -20,7 +19,7 @@ pub(super) struct Prepared {
 
 /// Gives up everything that the container's process does not have, but for what
 /// [`last_restrictions`] takes away.
-pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) -> Result<Prepared> {
+pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
     if !plan.in_user_namespace {
@@ -32,6 +31,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) ->
         nix::sys::personality::set(persona)
             .map_err(|e| SysError::new("personality", format!("{persona:?}"), e as i32))?;
     }
+    scheduling(&plan.scheduling)?;
     own_standard_streams(process.uid)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
     let home = home_of(process.uid);
@@ -40,7 +40,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) ->
             .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
     } else {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is about to go.
-        load_seccomp(plan, channel)?;
+        load_seccomp(plan)?;
     }
     // Once before the change of user, who may lack the right, and once after, who may have it alone.
     let before = chdir(process);
@@ -50,6 +50,26 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, channel: &Channel) ->
     }
     check_cwd()?;
     Ok(Prepared { home })
+}
+
+fn scheduling(wanted: &Scheduling) -> Result<()> {
+    if let Some(cpu) = &wanted.cpu {
+        sys::scheduling::set_cpu_scheduler(cpu).map_err(|e| match e.errno {
+            // sched_setattr(2): a deadline is granted only to a process that may use every CPU.
+            libc::EPERM if wanted.has_cpuset => Error::invalid(
+                "process.scheduler",
+                "process scheduler can't be used together with AllowedCPUs",
+            ),
+            _ => Error::While { what: "set process.scheduler".into(), source: Box::new(e.into()) },
+        })?;
+    }
+    if let Some(value) = wanted.io_priority {
+        sys::scheduling::set_io_priority(value).context("set process.ioPriority")?;
+    }
+    if let Some(policy) = &wanted.memory {
+        sys::scheduling::set_memory_policy(policy).context("set linux.memoryPolicy")?;
+    }
+    Ok(())
 }
 
 /// The last step before exec.
@@ -62,11 +82,8 @@ pub(super) fn last_restrictions(plan: &InitPlan) -> Result<()> {
     Ok(())
 }
 
-fn load_seccomp(plan: &InitPlan, channel: &Channel) -> Result<()> {
+fn load_seccomp(plan: &InitPlan) -> Result<()> {
     let Some(program) = &plan.seccomp else { return Ok(()) };
-    for warning in &program.warnings {
-        channel.send(&FromInit::Warning(warning.clone()), &[])?;
-    }
     sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
     Ok(())
 }

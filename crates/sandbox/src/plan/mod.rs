@@ -3,6 +3,7 @@
 mod mounts;
 mod namespace;
 mod process;
+mod scheduling;
 mod sysctl;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
+pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
 use crate::seccomp::{self, Program};
 use crate::{Error, Result};
@@ -43,6 +45,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// What init does.
     pub init: InitPlan,
+    /// The CPUs of a joining process.
+    pub affinity: Affinity,
 }
 
 /// What init is told.
@@ -69,6 +73,7 @@ pub struct InitPlan {
     /// Linux `personality(2)` value.
     pub personality: Option<u64>,
     pub process: ProcessPlan,
+    pub scheduling: Scheduling,
     pub seccomp: Option<Program>,
     /// Name of the new session keyring.
     pub keyring: Option<String>,
@@ -189,7 +194,7 @@ impl Plan {
         let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;
-        let mut init = InitPlan::new(process, options)?;
+        let mut init = InitPlan::new(process, &linux, options)?;
         init.place(&namespaces);
         init.root = Some(root);
         init.hostname = spec.hostname().clone().filter(|h| !h.is_empty());
@@ -229,7 +234,7 @@ impl Plan {
             annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             ..HookState::default()
         };
-        Ok(Self { namespaces, hooks, init })
+        Ok(Self { namespaces, hooks, init, affinity: Affinity::default() })
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
@@ -240,14 +245,15 @@ impl Plan {
         options: &Options,
     ) -> Result<Self> {
         let linux = spec.linux().clone().unwrap_or_default();
-        let mut init = InitPlan::new(process, options)?;
+        let mut init = InitPlan::new(process, &linux, options)?;
         init.keyring = None;
         init.in_user_namespace = namespaces.has(NamespaceKind::User);
         init.second_stage =
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
-        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init })
+        let affinity = Affinity::new(process.exec_cpu_affinity())?;
+        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init, affinity })
     }
 
     /// Namespaces that the parent's clone3 creates.
@@ -284,6 +290,10 @@ pub fn hook_list(hooks: &Option<Vec<Hook>>) -> impl Iterator<Item = &Hook> {
 
 fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
     let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
+    for warning in program.iter().flat_map(|p| &p.warnings) {
+        // Clients' profiles name calls of every kernel and machine: nothing that a person must hear of.
+        tracing::debug!("{warning}");
+    }
     if program.as_ref().is_some_and(|p| p.notify) {
         return Err(Error::unsupported("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY is not built yet"));
     }
@@ -293,10 +303,9 @@ fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> 
 fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
     let not_built = "is not built yet";
     if linux.intel_rdt().is_some() {
-        return Err(Error::unsupported("linux.intelRdt", not_built));
-    }
-    if linux.memory_policy().is_some() {
-        return Err(Error::unsupported("linux.memoryPolicy", not_built));
+        let here = Path::new("/sys/fs/resctrl/info").exists();
+        let why = if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
+        return Err(Error::unsupported("linux.intelRdt", why));
     }
     if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
         return Err(Error::unsupported("linux.netDevices", not_built));
@@ -345,7 +354,7 @@ fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
 }
 
 impl InitPlan {
-    fn new(process: &Process, options: &Options) -> Result<Self> {
+    fn new(process: &Process, linux: &oci_spec::runtime::Linux, options: &Options) -> Result<Self> {
         Ok(Self {
             id: options.id.clone(),
             unshare: Vec::new(),
@@ -359,6 +368,7 @@ impl InitPlan {
             time_offsets: Vec::new(),
             personality: None,
             process: ProcessPlan::from_spec(process)?,
+            scheduling: Scheduling::new(process, linux)?,
             seccomp: None,
             keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
             preserve_fds: options.preserve_fds,
@@ -391,6 +401,7 @@ impl RootPlan {
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
         let given = options.bundle.join(root.path());
+        #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
         let path = std::fs::canonicalize(&given).map_err(|e| {
             Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
         })?;
@@ -529,3 +540,6 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         gid: device.gid().unwrap_or(0),
     })
 }
+
+#[cfg(test)]
+mod tests;

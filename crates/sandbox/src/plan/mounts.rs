@@ -50,6 +50,13 @@ pub struct MountPlan {
     pub copy_up: bool,
 }
 
+impl MountPlan {
+    /// Whether it shows the container's own cgroups and lets them be changed.
+    pub fn is_writable_cgroup(&self) -> bool {
+        self.source == MountSource::Cgroup && self.flags & MsFlags::MS_RDONLY.bits() == 0
+    }
+}
+
 /// What one mount option does.
 enum Effect {
     /// Sets flags of mount(2), and the matching attribute of a bind mount.

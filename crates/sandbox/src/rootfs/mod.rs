@@ -15,8 +15,8 @@ use nix::mount::MsFlags;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
-pub use restorable::Restorable;
 use resolve::{Root, fd_path};
+pub use restorable::Restorable;
 
 use crate::error::Context;
 use crate::plan::{MountSource, RootPlan};

@@ -24,6 +24,8 @@ pub struct Spawn<'a> {
     pub argv: &'a [CString],
     /// The only descriptor above 2 that the child is certain to keep: a SOCK_SEQPACKET socket.
     pub channel: BorrowedFd<'a>,
+    /// The caller's end of `channel`. The child closes its copy, or it would not learn of the caller's death.
+    pub callers_end: BorrowedFd<'a>,
     /// Wait for one packet on `channel`, then become user and group 0. A user namespace needs both before
     /// exec: without a mapped identity execve(2) drops every capability (user_namespaces(7)).
     pub wait_for_id_maps: bool,
@@ -50,7 +52,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     argv.push(ptr::null());
     let envp: [*const c_char; 1] = [ptr::null()];
     let program = spawn.program.as_raw_fd();
-    let channel = spawn.channel.as_raw_fd();
+    let channel = [spawn.channel.as_raw_fd(), spawn.callers_end.as_raw_fd()];
     let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
 
     // A handler of the caller must not run in the child; init unblocks again.
@@ -88,7 +90,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
 /// `argv` and `envp` must be null-terminated arrays of C strings; to be called in a fresh child alone.
 unsafe fn exec_child(
     program: RawFd,
-    channel: RawFd,
+    [channel, callers_end]: [RawFd; 2],
     argv: *const *const c_char,
     envp: *const *const c_char,
     wait_for_id_maps: bool,
@@ -98,6 +100,7 @@ unsafe fn exec_child(
     // glibc's setuid wrappers talk to threads that do not exist here.
     unsafe {
         let mut ready = true;
+        libc::syscall(libc::SYS_close, callers_end);
         if let Some(fds) = stdio {
             let mut to: libc::c_long = 0;
             while to < 3 {
