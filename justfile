@@ -24,6 +24,10 @@ test-oci:
 test-criu:
     hack/test criu
 
+# some tests in a virtual machine with cgroup v2 alone (root)
+test-vm:
+    hack/test vm
+
 # every test
 test:
     hack/test

@@ -14,6 +14,7 @@ mod events;
 mod exec_process;
 mod foreground;
 mod help;
+mod inspect;
 pub(crate) mod log;
 pub(crate) mod out;
 pub(crate) mod output;

@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing and help both come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` is our own (runc had it until 1.1).
+//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images` and `inspect` are our own.
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +209,14 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
     NETWORK_LOCK,
     EMPTY_NS,
     AUTO_DEDUP,
+    Flag::switch(
+        "no-hash",
+        "leave the files' hashes out of hiber.json: less time frozen, but `inspect --verify` cannot verify it",
+    ),
+    Flag::switch(
+        "no-sync",
+        "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
+    ),
     HELP,
 ];
 
@@ -233,6 +241,11 @@ const RESTORE_FLAGS: &[Flag] = &[
     LAZY_PAGES,
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
+    Flag::switch(
+        "trust-images",
+        "restore images that were changed, that others can write to, or whose processes have more privilege \
+         than config.json grants",
+    ),
     HELP,
 ];
 
@@ -324,6 +337,22 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         verbatim: false,
     },
     CommandTable {
+        name: "inspect",
+        usage: "<directory or archive>",
+        summary: "show what a checkpoint holds",
+        description: "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
+                      hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+                      With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
+                      if anything is wrong, or if there are no hashes to compare.",
+        flags: &[
+            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+            Flag::switch("verify", "compare the files with the manifest"),
+            HELP,
+        ],
+        count: Count::Exactly(1),
+        verbatim: false,
+    },
+    CommandTable {
         name: "kill",
         usage: "<container-id> [signal]",
         summary: "send a signal to a container's first process (default: SIGTERM)",
@@ -358,7 +387,9 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     on_container(
         "restore",
         "wake a container from a checkpoint",
-        "The bundle must be the one that the container was created from, or its like.",
+        "The bundle must be the one that the container was created from, or its like. What the checkpoint was\n\
+         told (TCP connections, file locks, cgroups and so on) is read from its hiber.json and holds here, too,\n\
+         unless a flag says otherwise: --tcp-established=false.",
         RESTORE_FLAGS,
     ),
     on_container("resume", "let the processes of a paused container run on", "", &[HELP]),
