@@ -19,6 +19,7 @@ mod netdevices;
 mod output;
 mod process;
 mod scheduling;
+mod seccomp_notify;
 mod streams;
 mod update;
 mod userns;

@@ -221,6 +221,7 @@ fn build(
     options: &CreateOptions<'_>,
 ) -> Result<()> {
     entry.write_config(&prepared.spec)?;
+    check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
     if let Some(uid) = prepared.cgroup_owner() {
@@ -248,9 +249,23 @@ fn build(
     Ok(())
 }
 
+/// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
+/// container's.
+fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
+    let paths = std::mem::take(&mut facts.cgroup);
+    Cgroup::open(paths.clone(), prepared.on_denied)?.check_unused()?;
+    facts.cgroup = paths;
+    Ok(())
+}
+
 /// Makes the cgroup; the facts name what is to be removed if this is interrupted.
 pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgroup> {
-    let cgroup = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied)?;
+    let made = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
+    if made.is_err() {
+        // It has undone what it did; what is there is not ours, and nothing of ours is in it.
+        facts.cgroup = Default::default();
+    }
+    let cgroup = made?;
     facts.cgroup = cgroup.paths().clone();
     Ok(cgroup)
 }

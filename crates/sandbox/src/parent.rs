@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -11,8 +12,8 @@ use rustix::thread::CpuSet;
 
 use crate::error::Context;
 use crate::idmap;
-use crate::netdevices;
 use crate::init::{ARGUMENT, set_rlimits};
+use crate::netdevices;
 use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
@@ -75,6 +76,8 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     })
     .context("create the container's first process")?;
     drop((theirs, on_initial_cpus));
+    // The lines of debug are in runc's words, by which its users follow a set-up.
+    tracing::debug!("nsexec container setup");
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
@@ -175,6 +178,7 @@ impl Launched {
                 FromInit::Ready => break,
             }
         }
+        tracing::debug!("child process in init()");
         if plan.init.in_user_namespace {
             set_rlimits(&plan.init.process, Some(self.pid()))?;
         }
@@ -210,6 +214,7 @@ impl Launched {
 
     /// Lets the process execute its program (where no listening socket was given) and reports what failed.
     pub fn start(mut self) -> Result<Child> {
+        tracing::debug!("setns_init: about to exec");
         self.send(&ToInit::Start, &[])?;
         if let Some((FromInit::Failed(failure), _)) = self.channel.recv::<FromInit>()? {
             return Err(Error::Init(failure));
@@ -221,6 +226,7 @@ impl Launched {
 
     /// Leaves the process waiting for a call on its listening socket.
     pub fn detach(mut self) -> Result<Child> {
+        tracing::debug!("init: closing the pipe to signal completion");
         self.child
             .take()
             .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
@@ -316,6 +322,13 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     }
     if let Some(socket) = options.console_socket {
         fds.push((FdRole::ConsoleSocket, dup(socket)?));
+    }
+    if let Some(path) = plan.init.seccomp.as_ref().filter(|p| p.notify).and_then(|p| p.listener_path.as_ref())
+    {
+        let socket = UnixStream::connect(path)
+            .map_err(|e| SysError::io("connect", path.display().to_string(), &e))
+            .context("failed to connect with seccomp agent specified in the seccomp profile")?;
+        fds.push((FdRole::SeccompAgent, socket.into()));
     }
     sources(plan, &mut fds)?;
     Ok(fds)

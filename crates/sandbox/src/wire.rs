@@ -59,6 +59,8 @@ pub enum FdRole {
     StartListener,
     /// The socket to which the terminal's master end is sent.
     ConsoleSocket,
+    /// The connected socket of the seccomp agent.
+    SeccompAgent,
     /// A detached tree: the source of the n-th mount.
     MountSource(usize),
     /// A detached tree: the host's node for the n-th device.

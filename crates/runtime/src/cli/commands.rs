@@ -183,7 +183,7 @@ impl Session {
     pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
         if args.signal == 0 {
-            return if container.status()? == Status::Stopped {
+            return if !args.all && container.status()? == Status::Stopped {
                 bail!(hiber::Error::NotRunning)
             } else {
                 Ok(())
@@ -207,9 +207,6 @@ impl Session {
     /// `ps`
     pub(crate) fn ps(&self, args: &PsArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
-        if container.status()? == Status::Stopped && container.processes()?.is_empty() {
-            bail!(hiber::Error::NotRunning);
-        }
         Ok(out::write(&output::ps(&container.processes()?, args)?)?)
     }
 

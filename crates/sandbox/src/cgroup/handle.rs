@@ -95,7 +95,11 @@ impl Cgroup {
         self.paths.directories().iter().any(|(path, _)| Dir::open(path).is_ok())
     }
 
-    fn check_unused(&self) -> Result<()> {
+    /// Checks that a new container could have the cgroup for itself.
+    ///
+    /// # Errors
+    /// It has processes, or is frozen.
+    pub fn check_unused(&self) -> Result<()> {
         let pids = self.pids()?.len();
         if pids != 0 {
             let problem = format!("container's cgroup is not empty: {pids} process(es) found");

@@ -5,6 +5,7 @@
 
 mod exec;
 mod identity;
+mod seccomp;
 mod terminal;
 
 pub use identity::set_rlimits;
@@ -50,6 +51,7 @@ struct Inherited {
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
+    seccomp_agent: Option<OwnedFd>,
 }
 
 fn main(channel: Channel) -> i32 {
@@ -100,17 +102,23 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
     }
-    let prepared = identity::assume(&plan, &host_proc)?;
+    // Before any filter is loaded, which could forbid it; what is opened from here on has the flag.
+    process::close_on_exec_from(3 + plan.preserve_fds)?;
+    let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
+    let prepared = identity::assume(&plan, &host_proc, &mut filter)?;
     let program = exec::Program::find(&plan.process, &prepared.home)?;
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
-    if !plan.start_container_hooks.is_empty() {
+    if plan.start_container_hooks.is_empty() {
+        process::reset_signals()?;
+        filter.install()?;
+    } else {
+        filter.install()?;
         let state = hook_state(&plan, "created");
-        hooks::run("startContainer", &plan.start_container_hooks, &state)?;
+        let surroundings = hooks::Surroundings { env: program.env(), ..Default::default() };
+        hooks::run_in("startContainer", &plan.start_container_hooks, &state, &surroundings)?;
+        process::reset_signals()?;
     }
-    identity::last_restrictions(&plan)?;
-    process::close_on_exec_from(3 + plan.preserve_fds)?;
-    process::reset_signals()?;
     program.exec().map(Some)
 }
 
@@ -156,6 +164,7 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                         FdRole::Join(_) | FdRole::JoinProcess(_) => inherited.joins.push((role, fd)),
                         FdRole::StartListener => inherited.start_listener = Some(fd),
                         FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
+                        FdRole::SeccompAgent => inherited.seccomp_agent = Some(fd),
                         FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push(role, fd),
                     }
                 }
@@ -259,7 +268,8 @@ fn enter_root(
         channel.send(&FromInit::RunHooks, &[])?;
         proceed(channel, "hooks")?;
     }
-    hooks::run("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"))?;
+    let surroundings = hooks::Surroundings { dir: Some(&root_plan.path), ..Default::default() };
+    hooks::run_in("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"), &surroundings)?;
     let console = console
         .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, root_plan.own_dev))
         .transpose()

@@ -88,7 +88,8 @@ pub struct InitPlan {
     pub runtime_hooks: bool,
     pub create_container_hooks: Vec<Hook>,
     pub start_container_hooks: Vec<Hook>,
-    /// The state that hooks read, but for status and pid.
+    /// The state that hooks and the seccomp agent read, but for status and pid; of a process that joins a container, with
+    /// that container's pid.
     pub hook_state: HookState,
 }
 
@@ -233,13 +234,7 @@ impl Plan {
             hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
         init.create_container_hooks = hook_list(hooks.create_container()).cloned().collect();
         init.start_container_hooks = hook_list(hooks.start_container()).cloned().collect();
-        init.hook_state = HookState {
-            oci_version: spec.version().clone(),
-            id: options.id.clone(),
-            bundle: options.bundle.clone(),
-            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
-            ..HookState::default()
-        };
+        init.hook_state = hook_state(spec, options);
         let net_devices = netdevices::check(&linux, &namespaces)?;
         init.net_devices = !net_devices.is_empty();
         Ok(Self { namespaces, hooks, init, net_devices, affinity: Affinity::default() })
@@ -260,6 +255,7 @@ impl Plan {
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
+        init.hook_state = hook_state(spec, options);
         let affinity = Affinity::new(process.exec_cpu_affinity())?;
         Ok(Self {
             namespaces: Namespaces::default(),
@@ -302,14 +298,24 @@ pub fn hook_list(hooks: &Option<Vec<Hook>>) -> impl Iterator<Item = &Hook> {
     hooks.iter().flatten()
 }
 
+fn hook_state(spec: &Spec, options: &Options) -> HookState {
+    HookState {
+        oci_version: spec.version().clone(),
+        id: options.id.clone(),
+        bundle: options.bundle.clone(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        ..HookState::default()
+    }
+}
+
 fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
     let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     for warning in program.iter().flat_map(|p| &p.warnings) {
         // Clients' profiles name calls of every kernel and machine: nothing that a person must hear of.
         tracing::debug!("{warning}");
     }
-    if program.as_ref().is_some_and(|p| p.notify) {
-        return Err(Error::unsupported("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY is not built yet"));
+    if let Some(program) = &program {
+        tracing::debug!("seccomp filter flags: {}", program.flags);
     }
     Ok(program)
 }

@@ -105,7 +105,7 @@ impl<'p> Rules<'p> {
             if notify && name == "write" {
                 return Err(Error::invalid(
                     format!("{field}.names[{j}]"),
-                    "SCMP_ACT_NOTIFY on write: the container could not hand its listener over",
+                    "SCMP_ACT_NOTIFY cannot be used for the write syscall",
                 ));
             }
             self.notify |= notify;
