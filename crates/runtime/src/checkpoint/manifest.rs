@@ -186,7 +186,12 @@ impl Manifest {
                 Some(_) => {}
             }
         }
-        let strange = found.keys().filter(|name| name.ends_with(".img") && !self.files.contains_key(*name));
+        // A page server puts memory beside what was written here.
+        let sent = |name: &str| {
+            self.options.page_server.is_some() && (name.starts_with("pages-") || name.starts_with("pagemap-"))
+        };
+        let listed = |name: &str| self.files.contains_key(name) || !name.ends_with(".img") || sent(name);
+        let strange = found.keys().filter(|name| !listed(name));
         problems.extend(strange.map(|name| format!("{name}: is not of this checkpoint")));
         problems
     }

@@ -62,6 +62,16 @@ fn each_change_is_noticed() {
 }
 
 #[test]
+fn memory_that_a_page_server_wrote_is_no_stranger() {
+    let dir = checkpoint(true);
+    std::fs::write(dir.path().join("pages-2.img"), "sent").unwrap();
+    assert_eq!(problems(dir.path()), ["pages-2.img: is not of this checkpoint"]);
+    let mut m = Manifest::read(dir.path()).unwrap().unwrap();
+    m.options.page_server = Some("192.0.2.1 port 27".into());
+    assert!(m.compare(&sums(dir.path(), true).unwrap()).is_empty());
+}
+
+#[test]
 fn without_hashes_sizes_are_compared() {
     let dir = checkpoint(false);
     assert!(!Manifest::read(dir.path()).unwrap().unwrap().is_hashed());

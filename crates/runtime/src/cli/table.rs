@@ -245,7 +245,8 @@ const RESTORE_FLAGS: &[Flag] = &[
 ];
 
 const UPDATE_FLAGS: &[Flag] = &[
-    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -").short("r"),
+    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -")
+        .short("r"),
     Flag::value("blkio-weight", "WEIGHT", "weight of block I/O, 10 to 1000"),
     Flag::value("cpu-period", "USEC", "period of the CPU quota, microseconds"),
     Flag::value("cpu-quota", "USEC", "CPU time in each period, microseconds; -1 for no limit"),
