@@ -24,6 +24,10 @@ test-oci:
 test-criu:
     hack/test criu
 
+# podman, containerd and Docker with hiber (root)
+test-clients:
+    hack/test clients
+
 # every test
 test:
     hack/test

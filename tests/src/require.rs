@@ -21,6 +21,8 @@ pub enum Need {
     UserNamespaces,
     /// This cgroup controller, on v1 or v2.
     Controller(&'static str),
+    /// This program, in PATH.
+    Program(&'static str),
 }
 
 impl Need {
@@ -40,6 +42,8 @@ impl Need {
             },
             Self::Controller(name) if cgroup::mount_of(name).is_some() => Ok(()),
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
+            Self::Program(name) if tools::in_path(name) => Ok(()),
+            Self::Program(name) => Err(format!("the program {name}")),
         }
     }
 }
