@@ -180,6 +180,7 @@ fn checkpoints() {
     let docker = Docker::new();
     docker.counter("counter", &[]);
     let pid = docker.pid("counter");
+    let first = counted_to(pid, 20);
     docker.call(&["checkpoint", "create", "--leave-running", "counter", "first"]).ok();
     assert_eq!(docker.pid("counter"), pid);
     let before = counted_to(pid, count(pid) + 1);
@@ -192,6 +193,6 @@ fn checkpoints() {
     docker.call(&["wait", "counter"]).ok();
     // and back to the first
     docker.start_from("first");
-    counted_to(docker.pid("counter"), 3);
+    counts_on(docker.pid("counter"), first);
     docker.end();
 }

@@ -27,11 +27,6 @@ impl Home {
         Self { directory: directory.unwrap_or_else(|e| panic!("no scratch directory: {e}")), name }
     }
 
-    /// The unique name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The cgroup over all containers' cgroups: `/NAME`.
     pub(crate) fn cgroup(&self) -> String {
         format!("/{}", self.name)
