@@ -28,6 +28,10 @@ test-criu:
 test-clients:
     hack/test clients
 
+# some tests in a virtual machine with cgroup v2 alone (root)
+test-vm:
+    hack/test vm
+
 # every test
 test:
     hack/test

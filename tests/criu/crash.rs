@@ -69,7 +69,6 @@ fn a_checkpoint_that_is_killed_exists_whole_or_the_container_runs_on() {
         wait_for("the unfinished checkpoint to be removed", || hidden(&c).is_empty());
         counts_on(&c, before);
     }
-    println!("{lived} times the container lived on, {slept} times it slept");
     assert!(lived > 0 && slept > 0, "the moments must cover both ends: {lived}, {slept}");
 }
 

@@ -43,7 +43,8 @@ fn pids_limit_is_set_and_enforced() {
     require!(Root, Controller("pids"));
     let c = sleeper(json!({"pids": {"limit": 8}}));
     assert_eq!(read("pids", &c.bundle().cgroup(), "pids.max", "pids.max"), "8");
-    let output = c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; wait"]);
+    let output =
+        c.exec(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 >/dev/null 2>&1 & done; wait"]);
     assert!(output.stderr.contains("can't fork"), "{output}");
 }
 
@@ -145,6 +146,22 @@ fn the_whole_life_on_a_host_with_cgroup_v2_alone() {
     c.exec(&["sh", "-c", "exit 3"]).exited(3);
     assert!(!c.call("ps", &["--format", "json"]).json().as_array().unwrap().is_empty());
     // mknod is a capability away, and the filter says no
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn exec_follows_init_into_a_sub_cgroup() {
+    require!(Root, CgroupV2);
+    let c = Runtime::hiber_on_v2().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.run_detached().ok();
+    let own = cgroup::hierarchies().into_iter().find(|h| h.v2).unwrap().mount.join(&c.bundle().cgroup()[1..]);
+    std::fs::create_dir(own.join("sub")).unwrap();
+    std::fs::write(own.join("sub/cgroup.procs"), c.pid().to_string()).unwrap();
+    let controllers = std::fs::read_to_string(own.join("cgroup.controllers")).unwrap();
+    let controller = controllers.split_whitespace().next().expect("a controller for the container");
+    std::fs::write(own.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    assert_eq!(c.sh("grep ^0: /proc/self/cgroup"), "0::/sub");
     c.delete(&["--force"]).ok();
     c.assert_clean();
 }

@@ -34,10 +34,12 @@ fn a_missing_bundle_is_refused() {
 #[test]
 fn a_config_that_is_no_json_is_refused() {
     require!(Root);
-    for text in ["", "{", "[]", "{\"ociVersion\": 1}", "nonsense"] {
+    let words =
+        ["config.json: malformed", "config.json: malformed", "config.json: ", "ociVersion", "config.json: "];
+    for (text, words) in ["", "{", "[]", "{\"ociVersion\": 1}", "nonsense"].into_iter().zip(words) {
         let c = Runtime::hiber().container(Bundle::busybox());
         fs::write(c.bundle().join("config.json"), text).unwrap();
-        c.create(&[]).fails("");
+        c.create(&[]).fails(words);
         assert_eq!(c.status(), "gone");
         c.assert_clean();
     }
@@ -87,7 +89,11 @@ fn ids_that_are_no_names_are_refused() {
     let runtime = Runtime::hiber();
     for id in ["../escape", "a/b", ".", "..", "a b", ""] {
         let output = runtime.run(&["create", "--bundle", &path, id]);
-        output.fails("");
+        output.fails(if id.is_empty() {
+            "container id cannot be empty"
+        } else {
+            "invalid container ID format"
+        });
         assert_eq!(fs::read_dir(runtime.root()).map_or(0, Iterator::count), 0, "{id:?} left a state");
     }
 }
@@ -96,7 +102,7 @@ fn ids_that_are_no_names_are_refused() {
 fn an_unknown_namespace_type_is_refused() {
     require!(Root);
     let c = Runtime::hiber().container(Bundle::busybox().namespace("galaxy", None));
-    c.create(&[]).fails("");
+    c.create(&[]).fails("linux.namespaces").fails("galaxy");
     c.assert_clean();
 }
 
@@ -116,8 +122,8 @@ fn an_unknown_command_or_flag_is_refused() {
     let runtime = Runtime::hiber();
     runtime.run(&["no-such-command"]).fails("no-such-command");
     runtime.run(&["create", "--no-such-flag", "x"]).fails("no-such-flag");
-    runtime.run(&["state"]).fails("");
-    runtime.run(&["state", "a", "b"]).fails("");
+    runtime.run(&["state"]).fails("requires exactly 1 argument");
+    runtime.run(&["state", "a", "b"]).fails("requires exactly 1 argument");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn a_failing_start_hook_keeps_the_process_from_starting() {
     let bundle =
         Bundle::busybox().shell("touch /ran").edit(|c| c["hooks"] = json!({"startContainer": failing}));
     let c = Runtime::hiber().container(bundle);
-    c.run(&[]).fails("");
+    c.run(&[]).fails("startContainer hook #0");
     assert!(!c.bundle().rootfs().join("ran").exists());
 }
 

@@ -129,7 +129,7 @@ fn start_is_refused_unless_created() {
     require!(Root);
     let c = Runtime::hiber().container(Bundle::busybox().args(SLEEP));
     c.run_detached().ok();
-    c.start().fails("");
+    c.start().fails("cannot start an already running container");
     assert_eq!(c.status(), "running");
     c.kill("KILL").ok();
     c.wait_stopped();

@@ -5,14 +5,20 @@
 #![forbid(unsafe_code)]
 
 mod cgroups;
+mod crash;
 mod devices;
 mod errors;
+mod events;
 mod exec;
 mod hooks;
+mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod netdevices;
 mod output;
 mod process;
+mod scheduling;
 mod streams;
+mod update;
 mod userns;

@@ -68,7 +68,7 @@ fn a_namespace_path_of_the_wrong_kind_or_none_is_refused() {
     require!(Root);
     for path in ["/proc/self/ns/uts", "/etc/passwd", "/no/such/path"] {
         let c = Runtime::hiber().container(Bundle::busybox().namespace("network", Some(path)));
-        c.create(&[]).fails("");
+        c.create(&[]).fails("linux.namespaces");
         c.assert_clean();
     }
 }

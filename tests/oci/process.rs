@@ -73,7 +73,7 @@ fn an_unknown_or_upside_down_limit_is_refused() {
     ] {
         let bundle = Bundle::busybox().edit(|c| c["process"]["rlimits"] = json!([limit]));
         let c = Runtime::hiber().container(bundle);
-        c.run(&[]).fails("");
+        c.run(&[]).fails("process.rlimits");
         c.assert_clean();
     }
 }

@@ -139,3 +139,44 @@ fn preserved_file_descriptors_reach_the_container() {
     // 0 1 2, 3 4, and the directory that ls reads
     assert_eq!(command::run(shell, b"").ok(), "threefour6");
 }
+
+#[test]
+fn the_null_device_of_the_streams_is_the_containers_own() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.run_detached().ok();
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap();
+    for fd in 0..3 {
+        assert_eq!(c.sh(&format!("readlink /proc/1/fd/{fd}")), "/dev/null");
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", c.pid())).unwrap();
+        let id = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).unwrap().trim();
+        assert!(mounts.lines().any(|l| l.split(' ').next() == Some(id)), "mount {id} is not in\n{mounts}");
+    }
+}
+
+#[test]
+fn sockets_of_a_service_manager_reach_the_container() {
+    require!(Root);
+    let script = "echo $LISTEN_FDS $LISTEN_PID; cat <&3; cat <&4; cat <&5; ls /proc/self/fd | wc -l";
+    let c = Runtime::hiber().container(Bundle::busybox().shell(script));
+    let program = c.runtime().bare_command();
+    // exec keeps the shell's process id
+    let script = format!(
+        "echo three >{0}/3; echo four >{0}/4; echo five >{0}/5; export LISTEN_FDS=$1 LISTEN_PID=${{2:-$$}}; \
+         exec \"$0\" --root {1} run --bundle {0} --preserve-fds 1 {2} 3<{0}/3 4<{0}/4 5<{0}/5",
+        c.bundle_path(),
+        c.runtime().root().display(),
+        c.id()
+    );
+    let call = |arguments: &[&str]| {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(&script).arg(program.get_program()).args(arguments);
+        command::run(shell, b"")
+    };
+    // 0 1 2, 3 4 5, and the directory that ls reads
+    assert_eq!(call(&["2"]).ok(), "2 1\nthree\nfour\nfive\n7");
+    assert_eq!(call(&["many"]).fails("LISTEN_FDS").stdout, "");
+    // not ours: only --preserve-fds counts, and the two variables stay outside
+    let output = call(&["2", "1"]);
+    assert!(output.stdout.starts_with("\nthree\n") && output.stdout.ends_with("\n5\n"), "{output}");
+}

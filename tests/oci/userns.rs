@@ -94,3 +94,20 @@ fn the_whole_life_in_a_user_namespace_leaves_nothing() {
     c.delete(&[]).ok();
     c.assert_clean();
 }
+
+#[test]
+fn root_of_the_user_namespace_owns_its_cgroup_where_it_can_write_there() {
+    require!(Root);
+    let owner = |options: &[&str]| {
+        let bundle = Bundle::busybox().args(["sleep", "1000"]).user_namespace(100_000).edit(|c| {
+            let mounts = c["mounts"].as_array_mut().unwrap();
+            mounts.iter_mut().find(|m| m["type"] == "cgroup").unwrap()["options"] = json!(options);
+        });
+        let c = Runtime::hiber_on_v2().container(bundle);
+        c.run_detached().ok();
+        c.sh("cd /sys/fs/cgroup; mkdir sub 2>/dev/null; stat -c %u . cgroup.procs cgroup.max.depth sub 2>/dev/null || :")
+    };
+    assert_eq!(owner(&["nosuid"]), "0\n0\n65534\n0");
+    // "sub" could not be made
+    assert_eq!(owner(&["nosuid", "ro"]), "65534\n65534\n65534");
+}

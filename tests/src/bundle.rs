@@ -154,6 +154,15 @@ impl Bundle {
         })
     }
 
+    /// Copies what explains a failure to a directory below `$HIBER_KEEP`, if that is set: config.json and
+    /// the logs of the runtime and of CRIU, but neither the root filesystem nor memory images.
+    fn keep(&self) {
+        let Some(top) = std::env::var_os("HIBER_KEEP") else { return };
+        let mut copy = std::process::Command::new("sh");
+        copy.args(["-c", KEEP, "keep"]).arg(self.path()).arg(Path::new(&top).join(&self.name));
+        crate::command::quietly(&mut copy);
+    }
+
     fn write(&self) {
         let file = self.join("config.json");
         if let Err(e) = fs::write(&file, format!("{:#}\n", self.config)) {
@@ -164,9 +173,16 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.keep();
+        }
         crate::leaks::clear(&self.name, &self.cgroup_parent());
     }
 }
+
+/// Copies files from `$1` to `$2`, keeping their paths.
+const KEEP: &str = r#"mkdir -p "$2" && cd "$1" && find . -path ./rootfs -prune -o -type f \
+    \( -name '*log' -o -name '*.json' -o -name 'stats-*' \) -exec cp --parents -t "$2" {} +"#;
 
 /// Appends to a JSON array, making it if there is none.
 pub fn push(list: &mut Value, item: Value) {

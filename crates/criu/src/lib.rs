@@ -18,12 +18,18 @@
 //! # }
 //! ```
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests look at scratch directories of their own")
+)]
 
 mod causes;
 pub mod descriptors;
 mod diagnose;
 mod error;
+mod image_file;
 pub mod images;
+pub mod inspect;
 mod locate;
 mod modes;
 mod notify;

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use criu_proto::EnumOrUnknown;
 use criu_proto::rpc::{
-    CgroupRoot as ProtoCgroupRoot, CriuOpts, CriuPageServerInfo, CriuPreDumpMode, InheritFd as ProtoInheritFd, JoinNamespace,
+    CgroupRoot as ProtoCgroupRoot, CriuOpts, CriuPageServerInfo, CriuPreDumpMode,
+    InheritFd as ProtoInheritFd, JoinNamespace,
 };
 
 use crate::error::{CriuError, Result};

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
+use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::plan::{self, CgroupMount, NamespaceKind, Plan};
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
 
@@ -30,7 +30,10 @@ pub struct CreateOptions<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Pass descriptors 3 to 2+N on.
+    /// Pass descriptors 3 to 2+N on as sockets of a service manager: the container's process finds `LISTEN_FDS`
+    /// and `LISTEN_PID` in its environment (sd_listen_fds(3)).
+    pub listen_fds: u32,
+    /// Pass so many further descriptors on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
     /// The connected socket that receives the terminal's master; needed if `process.terminal` is set.
     pub console_socket: Option<BorrowedFd<'a>>,
@@ -52,25 +55,34 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Loads and checks a bundle.
     pub(crate) fn new(id: &ContainerId, options: &CreateOptions<'_>) -> Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "a bundle is a directory of the host")]
         let bundle = std::fs::canonicalize(&options.bundle).map_err(|e| Error::file(&options.bundle, &e))?;
         let loaded = config::load(&bundle.join("config.json"))?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
         let spec = loaded.spec;
-        let plan = Plan::new(
+        let mut plan = Plan::new(
             &spec,
             &plan::Options {
                 id: id.as_str().into(),
                 bundle: bundle.clone(),
                 no_pivot: options.no_pivot,
                 no_new_keyring: options.no_new_keyring,
-                preserve_fds: options.preserve_fds,
+                preserve_fds: options.listen_fds.saturating_add(options.preserve_fds),
             },
         )?;
+        if options.listen_fds > 0 {
+            // The process is the first one of its pid namespace, or does not get to know its id before.
+            let count = format!("LISTEN_FDS={}", options.listen_fds);
+            plan.init.process.env.extend([count, "LISTEN_PID=1".to_owned()]);
+        }
         let layout = Layout::detect()?;
         let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id)?;
-        let on_denied = if rustix::process::geteuid().is_root() { OnDenied::Fail } else { OnDenied::Skip };
+        // A cgroup that was asked for by name must be there; the default one is a bonus for a rootless container.
+        let named = spec.linux().as_ref().is_some_and(|l| l.cgroups_path().is_some());
+        let root = rustix::process::geteuid().is_root();
+        let on_denied = if root || named { OnDenied::Fail } else { OnDenied::Skip };
         Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
     }
 
@@ -90,6 +102,18 @@ impl Prepared {
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams: Vec::new(),
         }
+    }
+
+    /// Root of the container's new user namespace, where that may manage its cgroup: on cgroup v2, in a cgroup
+    /// namespace of its own, and with a mount of it that can be written.
+    fn cgroup_owner(&self) -> Option<u32> {
+        let (plan, namespaces) = (&self.plan, &self.plan.namespaces);
+        let own = [NamespaceKind::User, NamespaceKind::Cgroup].iter().all(|kind| namespaces.is_new(*kind));
+        let writable = plan.init.root.iter().flat_map(|root| &root.mounts).any(MountPlan::is_writable_cgroup);
+        if self.layout.kind() != Kind::V2 || !own || !writable {
+            return None;
+        }
+        namespaces.uid_maps.iter().find(|map| map.container == 0).map(|map| map.host)
     }
 
     /// Where the container's own cgroups are, for its cgroup mounts.
@@ -199,6 +223,9 @@ fn build(
     entry.write_config(&prepared.spec)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
+    if let Some(uid) = prepared.cgroup_owner() {
+        cgroup.delegate(uid)?;
+    }
     let mounts = prepared.cgroup_mounts(&cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;

@@ -60,7 +60,7 @@ impl Container {
         };
         let plan = Plan::for_exec(&self.spec()?, process, &namespaces, &plan_options)?;
         let pidfd = self.pidfd()?;
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup()?.joinable(facts.pid)?;
         let born_in = cgroup.v2_dir_fd()?;
         let launch_options = Launch {
             cgroup: born_in.as_ref().map(AsFd::as_fd),

@@ -3,28 +3,37 @@
 //! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "archive")]
+mod archive;
 mod checkpoint;
 mod container;
 mod create;
 mod error;
+mod events;
 mod exec;
 pub mod features;
 pub mod id;
+mod inspect;
 mod procfs;
 mod restore;
 pub mod spec;
 mod state;
 mod store;
+mod update;
 
 use std::path::Path;
 
+pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
+pub use events::{Event, Events};
 pub use exec::ExecOptions;
+pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
+pub use inspect::{Inspection, Verification, inspect, verify};
 pub use restore::RestoreContainerOptions;
 pub use state::{Facts, Status};
 
@@ -65,6 +74,14 @@ impl Runtime {
     /// A container that exists.
     pub fn open(&self, id: &ContainerId) -> Result<Container> {
         Container::open(&self.store, id)
+    }
+
+    /// Deletes a container whatever its state; one that does not exist is no error.
+    pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
+        match self.open(id) {
+            Err(Error::NotFound) => self.store.sweep(id),
+            container => container?.delete(true),
+        }
     }
 
     /// The ids of all containers, sorted.

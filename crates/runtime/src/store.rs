@@ -23,6 +23,8 @@ use crate::state::{FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+/// Follows the id in the name of a directory that is being removed; no id has it.
+const REMOVED: char = '~';
 /// Where init listens while it is set up.
 pub(crate) const INIT_SOCKET: &str = "init.sock";
 /// Where it listens once it can be started.
@@ -53,6 +55,7 @@ impl Store {
     /// Claims an id: makes its directory and locks it.
     pub(crate) fn create(&self, id: &ContainerId) -> Result<(Entry, Lock)> {
         std::fs::create_dir_all(&self.root).map_err(|e| Error::file(&self.root, &e))?;
+        self.sweep(id)?;
         let path = self.root.join(id);
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)) {
             Ok(()) => {}
@@ -62,6 +65,20 @@ impl Store {
         let entry = Entry::open(path)?;
         let lock = entry.lock()?;
         Ok((entry, lock))
+    }
+
+    /// Removes what a removal that was killed half-way has left of a container.
+    pub(crate) fn sweep(&self, id: &ContainerId) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(&self.root) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let removed =
+                name.to_str().and_then(|n| n.split_once(REMOVED)).is_some_and(|(n, _)| n == id.as_str());
+            if removed {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens a container's directory.
@@ -239,14 +256,22 @@ impl Entry {
     /// Removes the directory with all in it. It first takes a name that is no id, so that nobody sees half of it.
     pub(crate) fn remove(&self) -> Result<()> {
         let mut name = self.path.clone().into_os_string();
-        name.push(format!("~{}", std::process::id()));
-        let removed = std::fs::rename(&self.path, &name).and_then(|()| std::fs::remove_dir_all(&name));
-        match removed {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::file(&self.path, &e)).context("remove the container's state")
-            }
-            _ => Ok(()),
+        name.push(format!("{REMOVED}{}", std::process::id()));
+        match std::fs::rename(&self.path, &name) {
+            Ok(()) => remove_tree(Path::new(&name)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::file(&self.path, &e)).context("remove the container's state"),
         }
+    }
+}
+
+/// Removes a directory; another may be at it, too.
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file(path, &e)).context("remove the container's state")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -254,3 +279,7 @@ fn unix_socket() -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|e| Error::sys("socket", "AF_UNIX", e))
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

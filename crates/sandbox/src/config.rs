@@ -5,7 +5,8 @@
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
-//! - a process without `user`, who is root.
+//! - a process without `user`, who is root;
+//! - scheduler flags under the specification's names, where oci-spec has others.
 
 use std::io::Read;
 use std::path::Path;
@@ -76,11 +77,16 @@ fn parse<T: DeserializeOwned>(
     at: &str,
     process: Option<&str>,
 ) -> Result<(T, Vec<String>)> {
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    // serde takes an array for a structure's members in their order, too.
+    let object = bytes.trim_ascii_start().starts_with(b"{");
+    if object && let Ok(value) = serde_json::from_slice(bytes) {
         return Ok((value, Vec::new()));
     }
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
+    if value.is_array() {
+        return Err(Error::invalid(file.display().to_string(), "invalid type: sequence, expected an object"));
+    }
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
     let process = match process {
@@ -93,6 +99,9 @@ fn parse<T: DeserializeOwned>(
         if let Some(capabilities) = process.get_mut("capabilities") {
             drop_unknown_capabilities(capabilities, &mut warnings);
         }
+        if let Some(flags) = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")) {
+            rename_scheduler_flags(flags);
+        }
     }
     let value = serde_path_to_error::deserialize(value).map_err(|e| {
         let field = match (at, e.path().to_string().as_str()) {
@@ -101,9 +110,28 @@ fn parse<T: DeserializeOwned>(
             ("", path) => path.to_string(),
             (at, path) => format!("{at}.{path}"),
         };
-        Error::invalid(field, e.into_inner().to_string())
+        let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
+        let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
+        Error::invalid(field, format!("{words}{}", e.into_inner()))
     })?;
     Ok((value, warnings))
+}
+
+/// What runc's clients look for in its messages about a field.
+const KNOWN_WORDS: [(&str, &str); 2] = [
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy", "invalid memory policy mode"),
+];
+
+/// oci-spec 0.10 derives these names from its own, which makes others than the specification's.
+fn rename_scheduler_flags(flags: &mut Value) {
+    for flag in flags.as_array_mut().into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
+            _ => {}
+        }
+    }
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -228,12 +256,33 @@ mod tests {
     }
 
     #[test]
+    fn scheduler_flags_have_the_specifications_names() {
+        let names = [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ];
+        let flags: Vec<_> = names.iter().map(|n| format!("SCHED_FLAG_{n}")).collect();
+        let scheduler = json!({ "policy": "SCHED_DEADLINE", "flags": flags });
+        let loaded =
+            load_text(&config(&json!({ "user": user(), "cwd": "/", "scheduler": scheduler }))).unwrap();
+        let process = loaded.spec.process().as_ref().unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), names.len());
+    }
+
+    #[test]
     fn malformed() {
         let error = load_text("{\n  \"ociVersion\": 1.0.2\n}").unwrap_err().to_string();
         assert!(error.contains("config.json: malformed JSON: "), "{error}");
         assert!(error.ends_with("at line 2 column 20"), "{error}");
         let error = load_text("null").unwrap_err().to_string();
         assert!(error.contains("config.json: invalid type: null"), "{error}");
+        let error = load_text("[]").unwrap_err().to_string();
+        assert!(error.ends_with("config.json: invalid type: sequence, expected an object"), "{error}");
     }
 
     #[test]

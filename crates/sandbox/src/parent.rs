@@ -7,13 +7,17 @@ use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::thread::CpuSet;
 
 use crate::error::Context;
+use crate::idmap;
+use crate::netdevices;
 use crate::init::{ARGUMENT, set_rlimits};
-use crate::plan::{IdMap, MountSource, NamespaceKind, Plan};
+use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::sys::scheduling::{affinity, cpu_set, set_affinity};
 use crate::wire::{Channel, FDS_PER_PACKET, FdRole, FromInit, ToInit};
 use crate::{Error, Result, SysError};
 
@@ -58,17 +62,19 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
     let flags = plan.clone_flags();
     let new_user = flags & NamespaceKind::User.clone_flag() != 0;
+    let on_initial_cpus = OnCpus::enter(plan.affinity.initial.as_deref())?;
     let child = spawn(&Spawn {
         namespaces: flags,
         cgroup: options.cgroup,
         program: program.as_fd(),
         argv: &argv,
         channel: theirs.as_fd(),
+        callers_end: ours.as_fd(),
         wait_for_id_maps: new_user,
         stdio: options.stdio,
     })
     .context("create the container's first process")?;
-    drop(theirs);
+    drop((theirs, on_initial_cpus));
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
@@ -96,7 +102,17 @@ impl Launched {
     /// Everything about the process from outside that must precede its own work.
     fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
         let pid = self.child()?.pid;
+        if plan.affinity.initial.is_some() {
+            tracing::debug!("nsexec: affinity: {}", mask(&affinity(Some(pid))?));
+        }
         steps.cloned(pid)?;
+        match &plan.affinity.last {
+            Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
+                .context("set process.execCPUAffinity.final")?,
+            // The caller's CPUs are not the container's; its cgroup alone says which are. Whoever may not set them
+            // keeps what there is.
+            None => drop(set_affinity(Some(pid), &cpu_set(0..CpuSet::MAX_CPU))),
+        }
         if let Some(score) = plan.init.process.oom_score_adj {
             let path = format!("/proc/{pid}/oom_score_adj");
             write_file(&path, &score.to_string()).context("set process.oomScoreAdj")?;
@@ -109,11 +125,7 @@ impl Launched {
         let namespaces = &plan.namespaces;
         let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
         for (file, maps, kind) in maps {
-            let lines: String = maps
-                .iter()
-                .map(|IdMap { container, host, size }| format!("{container} {host} {size}\n"))
-                .collect();
-            write_file(&format!("/proc/{pid}/{file}"), &lines)
+            write_file(&format!("/proc/{pid}/{file}"), &idmap::lines(maps))
                 .context(format!("set linux.{kind}Mappings"))?;
         }
         Ok(())
@@ -152,6 +164,10 @@ impl Launched {
                 FromInit::Forked(pid) => self.second_stage(plan, pid)?,
                 FromInit::RunHooks => {
                     steps.run_hooks(self.pid())?;
+                    self.send(&ToInit::Proceed, &[])?;
+                }
+                FromInit::NetDevices => {
+                    netdevices::move_all(&plan.net_devices, self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
                 }
                 FromInit::Warning(message) => steps.warn(&message),
@@ -220,7 +236,7 @@ impl Drop for Launched {
     }
 }
 
-fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
+pub(crate) fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
     let pid = Pid::from_raw(pid)?;
     loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
@@ -229,6 +245,39 @@ fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
             Err(_) => return None,
         }
     }
+}
+
+/// While it lives the calling thread, and what it forks, runs on given CPUs.
+struct OnCpus(Option<CpuSet>);
+
+impl OnCpus {
+    fn enter(cpus: Option<&[usize]>) -> Result<Self> {
+        let Some(cpus) = cpus else { return Ok(Self(None)) };
+        let before = affinity(None)?;
+        set_affinity(None, &cpu_set(cpus.iter().copied())).context("set process.execCPUAffinity.initial")?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for OnCpus {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = set_affinity(None, before);
+        }
+    }
+}
+
+/// A set of CPUs as a hexadecimal mask.
+fn mask(cpus: &CpuSet) -> String {
+    let digit = |n: usize| {
+        (0..4)
+            .filter(|bit| n * 4 + bit < CpuSet::MAX_CPU && cpus.is_set(n * 4 + bit))
+            .map(|b| 1u32 << b)
+            .sum()
+    };
+    let digits: String =
+        (0..CpuSet::MAX_CPU / 4).rev().filter_map(|n| char::from_digit(digit(n), 16)).collect();
+    format!("0x{}", digits.trim_start_matches('0'))
 }
 
 /// Asks a container that waits on `listener`'s address to start; `socket` is connected to it.
@@ -268,20 +317,29 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     if let Some(socket) = options.console_socket {
         fds.push((FdRole::ConsoleSocket, dup(socket)?));
     }
-    if plan.init.in_user_namespace {
-        sources(plan, &mut fds)?;
-    }
+    sources(plan, &mut fds)?;
     Ok(fds)
 }
 
-/// In a user namespace init is a stranger to the host's directories: it gets its sources opened.
+/// In a user namespace init is a stranger to the host's directories: it gets its sources opened. And everywhere it
+/// gets those that are id-mapped, which takes rights over the filesystem itself.
 fn sources(plan: &Plan, fds: &mut Vec<(FdRole, OwnedFd)>) -> Result<()> {
     let Some(root) = plan.init.root.as_ref() else { return Ok(()) };
+    let stranger = plan.init.in_user_namespace;
     for (i, mount) in root.mounts.iter().enumerate() {
-        if let MountSource::Bind { path, recursive } = &mount.source {
-            let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
-            fds.push((FdRole::MountSource(i), tree));
+        let MountSource::Bind { path, recursive } = &mount.source else { continue };
+        if !stranger && mount.id_maps.is_none() {
+            continue;
         }
+        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
+        if let Some(maps) = &mount.id_maps {
+            idmap::apply(tree.as_fd(), maps, &plan.namespaces)
+                .context(format!("map the ids of mounts[{i}]"))?;
+        }
+        fds.push((FdRole::MountSource(i), tree));
+    }
+    if !stranger {
+        return Ok(());
     }
     for (i, device) in root.devices.iter().enumerate() {
         fds.push((FdRole::Device(i), clone_path(&device.path, false).context("open linux.devices")?));
@@ -327,7 +385,7 @@ fn sealed_copy() -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open", "the copy of the runtime", e.raw_os_error()).into())
 }
 
-fn write_file(path: &str, value: &str) -> Result<()> {
+pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
     let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("open", path, e.raw_os_error()))?;
     rustix::io::write(&fd, value.as_bytes())

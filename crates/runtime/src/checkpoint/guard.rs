@@ -92,7 +92,7 @@ pub(crate) fn run_if_asked() {
     let _ = rustix::process::setsid();
     let mut publishing = false;
     // Ends when it has heard all, or when everyone is gone.
-    for word in std::io::stdin().lock().bytes().map_while(|b| b.ok()) {
+    for word in std::io::stdin().lock().bytes().map_while(Result::ok) {
         match word {
             DONE => std::process::exit(0),
             _ => publishing = true,

@@ -1,6 +1,9 @@
 //! The command line as types.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
 
 use super::table::CommandTable;
 use hiber::id::ContainerId;
@@ -87,10 +90,16 @@ pub(crate) enum Command {
         /// The container.
         id: ContainerId,
     },
+    /// `events`
+    Events(EventsArgs),
+    /// `update`
+    Update(UpdateArgs),
     /// `checkpoint`
     Checkpoint(CheckpointArgs),
     /// `restore`
     Restore(RestoreArgs),
+    /// `inspect`
+    Inspect(InspectArgs),
     /// `spec`
     Spec(SpecArgs),
     /// `features`
@@ -223,6 +232,39 @@ pub(crate) struct SpecArgs {
     pub rootless: bool,
 }
 
+/// `events`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EventsArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// `--interval`; more than zero
+    pub interval: Duration,
+    /// `--stats`: once, and no more.
+    pub stats: bool,
+}
+
+/// `update`
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct UpdateArgs {
+    /// The container.
+    pub id: ContainerId,
+    /// Where the new limits come from.
+    pub source: UpdateSource,
+    /// Whether `--l3-cache-schema` or `--mem-bw-schema` was given.
+    pub intel_rdt: bool,
+}
+
+/// Where `update` has its limits from; a file wins over flags.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum UpdateSource {
+    /// From flags.
+    Flags(Box<LinuxResources>),
+    /// `--resources -`
+    Stdin,
+    /// `--resources FILE`
+    File(PathBuf),
+}
+
 /// What `checkpoint` and `restore` both tell CRIU.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CriuFlags {
@@ -230,16 +272,16 @@ pub(crate) struct CriuFlags {
     pub image_path: Option<PathBuf>,
     /// `--work-path`; `None` leaves the choice to the runtime.
     pub work_path: Option<PathBuf>,
-    /// `--tcp-established`
-    pub tcp_established: bool,
-    /// `--tcp-close`
-    pub tcp_close: bool,
-    /// `--ext-unix-sk`
-    pub ext_unix_sk: bool,
-    /// `--shell-job`
-    pub shell_job: bool,
-    /// `--file-locks`
-    pub file_locks: bool,
+    /// `--tcp-established`; `None` where not given, for off or what the dump used.
+    pub tcp_established: Option<bool>,
+    /// `--tcp-close`; `None` where not given, for off or what the dump used.
+    pub tcp_close: Option<bool>,
+    /// `--ext-unix-sk`; `None` where not given, for off or what the dump used.
+    pub ext_unix_sk: Option<bool>,
+    /// `--shell-job`; `None` where not given, for off or what the dump used.
+    pub shell_job: Option<bool>,
+    /// `--file-locks`; `None` where not given, for off or what the dump used.
+    pub file_locks: Option<bool>,
     /// `--lazy-pages`
     pub lazy_pages: bool,
     /// `--auto-dedup`
@@ -248,8 +290,8 @@ pub(crate) struct CriuFlags {
     pub cgroups: Option<CgroupsMode>,
     /// `--network-lock`; `None` where not given.
     pub network_lock: Option<NetworkLock>,
-    /// `--empty-ns network`, the only namespace that it may name.
-    pub empty_network: bool,
+    /// `--empty-ns network`, the only namespace that it may name; `None` where not given.
+    pub empty_network: Option<bool>,
 }
 
 /// `checkpoint`
@@ -273,6 +315,10 @@ pub(crate) struct CheckpointArgs {
     pub status_fd: Option<i32>,
     /// `--page-server`
     pub page_server: Option<PageServer>,
+    /// `--no-hash`
+    pub no_hash: bool,
+    /// `--no-sync`
+    pub no_sync: bool,
 }
 
 /// `restore`
@@ -298,6 +344,19 @@ pub(crate) struct RestoreArgs {
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`
     pub lsm_mount_context: Option<String>,
+    /// `--trust-images`
+    pub trust_images: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InspectArgs {
+    /// The checkpoint: a directory or an archive.
+    pub path: PathBuf,
+    /// `--format`
+    pub format: Format,
+    /// `--verify`
+    pub verify: bool,
 }
 
 /// `--manage-cgroups-mode`

@@ -24,6 +24,8 @@ pub(crate) struct Session {
     pub runtime: Runtime,
     /// `--criu`
     pub criu: Option<PathBuf>,
+    /// Sockets of a service manager that a new container gets.
+    pub listen_fds: u32,
 }
 
 impl Session {
@@ -33,9 +35,10 @@ impl Session {
 
     /// `create`
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
-        check_preserved(args.preserve_fds)?;
+        check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let container = self.runtime.create(&args.id, &create_options(args, socket.as_ref()))?;
+        let container =
+            self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
         self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
     }
 
@@ -54,7 +57,7 @@ impl Session {
 
     /// `run`
     pub(crate) fn run(&self, args: &RunArgs) -> anyhow::Result<ExitCode> {
-        check_preserved(args.create.preserve_fds)?;
+        check_preserved(self.listen_fds.saturating_add(args.create.preserve_fds))?;
         if args.detach {
             self.create(&args.create)?;
             let container = self.open(&args.create.id)?;
@@ -70,11 +73,12 @@ impl Session {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
         let pair = terminal.then(foreground::console_pair).transpose()?;
-        let options = create_options(&args.create, pair.as_ref().map(|(_, theirs)| theirs));
+        let options = create_options(&args.create, self.listen_fds, pair.as_ref().map(|(_, theirs)| theirs));
         let container = self.runtime.create(&args.create.id, &options)?;
         let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
         if attended.is_err() || !args.keep {
-            let deleted = self.open(&args.create.id).and_then(|c| Ok(c.delete(true)?));
+            // A checkpoint may have taken it down meanwhile.
+            let deleted = self.runtime.force_delete(&args.create.id);
             if attended.is_ok() {
                 deleted?;
             }
@@ -183,10 +187,10 @@ impl Session {
 
     /// `delete`
     pub(crate) fn delete(&self, id: &ContainerId, force: bool) -> anyhow::Result<()> {
-        match self.runtime.open(id) {
-            Err(hiber::Error::NotFound) if force => Ok(()),
-            container => Ok(container?.delete(force)?),
+        if force {
+            return Ok(self.runtime.force_delete(id)?);
         }
+        Ok(self.open(id)?.delete(false)?)
     }
 
     /// `ps`
@@ -212,7 +216,8 @@ impl Session {
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;
-    let facts = container.facts()?;
+    // Its creator has not come to them yet: as without a configuration.
+    let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
     let status = container.status()?;
     let owner = container.owner()?;
     let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten().map(|u| u.name);
@@ -229,11 +234,12 @@ fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     })
 }
 
-fn create_options<'a>(args: &CreateArgs, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
+fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
     CreateOptions {
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
+        listen_fds,
         preserve_fds: args.preserve_fds,
         console_socket: console.map(AsFd::as_fd),
         stdio: None,
@@ -258,6 +264,17 @@ pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
     let socket = UnixStream::connect(path)
         .with_context(|| format!("connect to the console socket {}", path.display()))?;
     Ok(socket.into())
+}
+
+/// How many sockets a service manager has passed to this process, as descriptors from 3 on (sd_listen_fds(3)).
+pub(crate) fn listen_fds() -> anyhow::Result<u32> {
+    let Some(count) = std::env::var_os("LISTEN_FDS") else { return Ok(0) };
+    // Another LISTEN_PID: they were for a process that we descend from.
+    if std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Ok(0);
+    }
+    let parsed = count.to_str().and_then(|text| text.parse().ok());
+    parsed.with_context(|| format!("environment variable LISTEN_FDS={count:?}: expected a number"))
 }
 
 /// A missing descriptor is told before anything is made.

@@ -7,9 +7,9 @@ use anyhow::{Context, anyhow, bail};
 use hiber::{Runtime, features, spec};
 
 use super::args::{Command, Global, Invocation, SpecArgs};
-use super::commands::Session;
+use super::commands::{self, Session};
 use super::root::{self, Origin, Surroundings};
-use super::{help, out};
+use super::{help, inspect, out};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
         Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
         Command::Features => out::write(&features::document(&features::built())?)?,
         Command::Spec(args) => write_spec(&args)?,
+        Command::Inspect(args) => return inspect::run(&args),
         command => return lifecycle(&global, command),
     }
     Ok(ExitCode::SUCCESS)
@@ -59,8 +60,13 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     }
     root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
     // What the caller left open is not for CRIU or hooks.
-    hiber_sandbox::sys::process::close_on_exec_from(3 + preserved(&command))?;
-    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone() };
+    let listen_fds = match command {
+        Command::Create(_) | Command::Run(_) => commands::listen_fds()?,
+        _ => 0,
+    };
+    let inherited = preserved(&command).saturating_add(listen_fds);
+    hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
+    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone(), listen_fds };
     match command {
         Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,
@@ -73,14 +79,16 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => session.ps(&args)?,
         Command::Pause { id } => session.pause(&id)?,
         Command::Resume { id } => session.resume(&id)?,
+        Command::Events(args) => session.events(&args)?,
+        Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => session.checkpoint(args)?,
         Command::Restore(args) => return session.restore(&args),
-        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
+        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many descriptors from 3 on a container is to inherit.
+/// How many descriptors a container is to inherit beside those of a service manager.
 fn preserved(command: &Command) -> u32 {
     match command {
         Command::Create(args) => args.preserve_fds,

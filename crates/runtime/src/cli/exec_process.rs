@@ -58,6 +58,15 @@ pub(crate) fn with_defaults(mut process: Process, spec: &Spec) -> Process {
     if process.selinux_label().is_none() {
         process.set_selinux_label(own.selinux_label().clone());
     }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*own.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
     process
 }
 

@@ -3,11 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::args::*;
 use super::scan::{FlagsEnd, Matches, boolean, scan};
 use super::table::{self, CommandTable, Count};
-use super::value;
+use super::{resources, value};
 use hiber::id::{ContainerId, InvalidId};
 
 /// A command line that cannot be understood.
@@ -162,14 +163,27 @@ fn count(topic: &CommandTable, m: &Matches, program: &str) -> Result<()> {
     Err(Refusal::Form(format!("{program}: {name:?} requires {wrong} argument(s)")))
 }
 
+/// How often `events` tells what a container uses, unless told otherwise.
+const STATS_INTERVAL: Duration = Duration::from_secs(5);
+
 fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
     let id = || container_id(m);
     Ok(match topic.name {
         "checkpoint" => Command::Checkpoint(checkpoint(m)?),
         "create" => Command::Create(create(m)?),
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
+        "events" => Command::Events(EventsArgs {
+            id: id()?,
+            interval: m.value("interval").map_or(Ok(STATS_INTERVAL), value::interval)?,
+            stats: m.switch("stats"),
+        }),
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,
+        "inspect" => Command::Inspect(InspectArgs {
+            path: m.positionals.first().map(PathBuf::from).unwrap_or_default(),
+            format: format(m)?,
+            verify: m.switch("verify"),
+        }),
         "kill" => Command::Kill(KillArgs {
             id: id()?,
             signal: value::signal(m.positionals.get(1).map(OsString::as_os_str))?,
@@ -189,6 +203,7 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         "spec" => Command::Spec(SpecArgs { bundle: path(m, "bundle"), rootless: m.switch("rootless") }),
         "start" => Command::Start { id: id()? },
         "state" => Command::State { id: id()? },
+        "update" => Command::Update(resources::update(id()?, m)?),
         other => return Err(Refusal::Form(format!("{other:?} is in the table of commands only"))),
     })
 }
@@ -223,7 +238,7 @@ fn exec(m: &Matches) -> Result<ExecArgs> {
         additional_gids: m.values("additional-gids").map(value::gid).collect::<Result<_>>()?,
         selinux_label: text(m, "process-label")?,
         apparmor: text(m, "apparmor")?,
-        no_new_privs: m.is_given("no-new-privs").then(|| m.switch("no-new-privs")),
+        no_new_privs: choice(m, "no-new-privs"),
         caps: texts(m, "cap")?,
         detach: m.switch("detach"),
         pid_file: path(m, "pid-file"),
@@ -243,16 +258,16 @@ fn criu(m: &Matches) -> Result<CriuFlags> {
     Ok(CriuFlags {
         image_path: path(m, "image-path"),
         work_path: path(m, "work-path"),
-        tcp_established: m.switch("tcp-established"),
-        tcp_close: m.switch("tcp-close"),
-        ext_unix_sk: m.switch("ext-unix-sk"),
-        shell_job: m.switch("shell-job"),
-        file_locks: m.switch("file-locks"),
+        tcp_established: choice(m, "tcp-established"),
+        tcp_close: choice(m, "tcp-close"),
+        ext_unix_sk: choice(m, "ext-unix-sk"),
+        shell_job: choice(m, "shell-job"),
+        file_locks: choice(m, "file-locks"),
         lazy_pages: m.switch("lazy-pages"),
         auto_dedup: m.switch("auto-dedup"),
         cgroups: m.value("manage-cgroups-mode").map(value::cgroups_mode).transpose()?,
         network_lock: m.value("network-lock").map(value::network_lock).transpose()?,
-        empty_network: m.is_given("empty-ns"),
+        empty_network: m.is_given("empty-ns").then_some(true),
     })
 }
 
@@ -270,6 +285,8 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
             fd => Some(fd),
         },
         page_server: m.value("page-server").map(value::page_server).transpose()?,
+        no_hash: m.switch("no-hash"),
+        no_sync: m.switch("no-sync"),
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
     if let Some(parent) = args.parent_path.as_deref().filter(|p| p.is_absolute()) {
@@ -301,6 +318,7 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         no_pivot: m.switch("no-pivot"),
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
+        trust_images: m.switch("trust-images"),
     })
 }
 
@@ -314,6 +332,11 @@ fn path(m: &Matches, flag: &str) -> Option<PathBuf> {
 
 fn text(m: &Matches, flag: &str) -> Result<Option<String>> {
     m.value(flag).map(|value| value::text(flag, value)).transpose()
+}
+
+/// A switch that is on, off, or not given.
+fn choice(m: &Matches, flag: &str) -> Option<bool> {
+    m.is_given(flag).then(|| m.switch(flag))
 }
 
 fn texts(m: &Matches, flag: &str) -> Result<Vec<String>> {

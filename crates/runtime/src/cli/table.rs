@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing and help both come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` is our own (runc had it until 1.1).
+//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images` and `inspect` are our own.
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +204,14 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
     NETWORK_LOCK,
     EMPTY_NS,
     AUTO_DEDUP,
+    Flag::switch(
+        "no-hash",
+        "leave the files' hashes out of hiber.json: less time frozen, but `inspect --verify` cannot verify it",
+    ),
+    Flag::switch(
+        "no-sync",
+        "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
+    ),
     HELP,
 ];
 
@@ -228,6 +236,34 @@ const RESTORE_FLAGS: &[Flag] = &[
     LAZY_PAGES,
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
+    Flag::switch(
+        "trust-images",
+        "restore images that were changed, that others can write to, or whose processes have more privilege \
+         than config.json grants",
+    ),
+    HELP,
+];
+
+const UPDATE_FLAGS: &[Flag] = &[
+    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -").short("r"),
+    Flag::value("blkio-weight", "WEIGHT", "weight of block I/O, 10 to 1000"),
+    Flag::value("cpu-period", "USEC", "period of the CPU quota, microseconds"),
+    Flag::value("cpu-quota", "USEC", "CPU time in each period, microseconds; -1 for no limit"),
+    Flag::value("cpu-burst", "USEC", "CPU time that may be saved up beyond the quota, microseconds"),
+    Flag::value("cpu-share", "SHARES", "weight of CPU time against other containers"),
+    Flag::value("cpu-rt-period", "USEC", "period of the realtime limit, microseconds"),
+    Flag::value("cpu-rt-runtime", "USEC", "realtime CPU time in each period, microseconds"),
+    Flag::value("cpuset-cpus", "LIST", "CPUs to use, such as 0-3,7"),
+    Flag::value("cpuset-mems", "LIST", "memory nodes to use"),
+    Flag::value("kernel-memory", "BYTES", "ignored: kernels have dropped it").hidden(),
+    Flag::value("kernel-memory-tcp", "BYTES", "ignored: kernels have dropped it").hidden(),
+    Flag::value("memory", "BYTES", "memory limit, such as 64M; -1 for none"),
+    Flag::value("cpu-idle", "0|1", "1 to run only when no one else wants to (SCHED_IDLE)"),
+    Flag::value("memory-reservation", "BYTES", "memory that is kept when memory is short"),
+    Flag::value("memory-swap", "BYTES", "limit of memory and swap together; -1 for none"),
+    Flag::value("pids-limit", "COUNT", "most processes and threads; -1 for no limit"),
+    Flag::value("l3-cache-schema", "SCHEMA", "Intel RDT: share of the L3 cache"),
+    Flag::value("mem-bw-schema", "SCHEMA", "Intel RDT: share of the memory bandwidth"),
     HELP,
 ];
 
@@ -264,6 +300,17 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         "A running container is refused without --force.",
         &[Flag::switch("force", "kill it first if it runs; no error if it does not exist").short("f"), HELP],
     ),
+    on_container(
+        "events",
+        "show what a container uses, and when its memory runs out, as JSON",
+        "A line of statistics every --interval, and a line each time the kernel runs out of memory for the\n\
+         container, until the container has stopped.",
+        &[
+            Flag::value("interval", "TIME", "time between statistics, such as 1s or 100ms (default: 5s)"),
+            Flag::switch("stats", "show statistics once, and leave"),
+            HELP,
+        ],
+    ),
     CommandTable {
         name: "exec",
         usage: "<container-id> <command> [argument...]  or  --process FILE <container-id>",
@@ -281,6 +328,22 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         description: "The document is defined by the OCI runtime specification (features.md).",
         flags: &[HELP],
         count: Count::Exactly(0),
+        verbatim: false,
+    },
+    CommandTable {
+        name: "inspect",
+        usage: "<directory or archive>",
+        summary: "show what a checkpoint holds",
+        description: "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
+                      hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+                      With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
+                      if anything is wrong, or if there are no hashes to compare.",
+        flags: &[
+            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+            Flag::switch("verify", "compare the files with the manifest"),
+            HELP,
+        ],
+        count: Count::Exactly(1),
         verbatim: false,
     },
     CommandTable {
@@ -318,7 +381,9 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     on_container(
         "restore",
         "wake a container from a checkpoint",
-        "The bundle must be the one that the container was created from, or its like.",
+        "The bundle must be the one that the container was created from, or its like. What the checkpoint was\n\
+         told (TCP connections, file locks, cgroups and so on) is read from its hiber.json and holds here, too,\n\
+         unless a flag says otherwise: --tcp-established=false.",
         RESTORE_FLAGS,
     ),
     on_container("resume", "let the processes of a paused container run on", "", &[HELP]),
@@ -345,6 +410,13 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     },
     on_container("start", "start the process of a created container", "", &[HELP]),
     on_container("state", "show the state of a container, as JSON", "", &[HELP]),
+    on_container(
+        "update",
+        "change the limits of a container",
+        "Limits that are not given stay as they are. With --resources all other flags are ignored; the\n\
+         format is that of linux.resources in config.json, in which members may be left out.",
+        UPDATE_FLAGS,
+    ),
 ];
 
 /// The command of that name.

@@ -105,7 +105,11 @@ mod podman {
             Checkpoint
         );
         assert_eq!((args.criu.image_path, args.criu.work_path), (path("/b/checkpoint"), path("/b")));
-        assert!(args.leave_running && args.criu.tcp_established && args.criu.file_locks);
+        assert!(
+            args.leave_running
+                && args.criu.tcp_established == Some(true)
+                && args.criu.file_locks == Some(true)
+        );
         assert!(arguments!("checkpoint --image-path /i --work-path /b --pre-dump box", Checkpoint).pre_dump);
         let second = "checkpoint --image-path /i --work-path /b --parent-path ../pre-checkpoint box";
         assert_eq!(arguments!(second, Checkpoint).parent_path, path("../pre-checkpoint"));
@@ -119,7 +123,12 @@ mod podman {
             Restore
         );
         assert_eq!((args.bundle, args.pid_file, args.console_socket), (path("/b"), path("/p"), path("/s")));
-        assert!(args.detach && args.criu.tcp_established && args.criu.tcp_close && args.criu.file_locks);
+        let CriuFlags { tcp_established, tcp_close, file_locks, ext_unix_sk, .. } = &args.criu;
+        assert!(args.detach);
+        assert_eq!(
+            [tcp_established, tcp_close, file_locks, ext_unix_sk],
+            [&Some(true), &Some(true), &Some(true), &None]
+        );
         assert!(!args.no_subreaper);
     }
 }
@@ -256,8 +265,9 @@ fn checkpoint_values() {
     assert_eq!(args.criu.network_lock, Some(NetworkLock::Nftables));
     assert!(args.tcp_skip_in_flight && args.link_remap && !args.pre_dump);
     let criu = args.criu;
-    assert!(criu.lazy_pages && criu.empty_network && criu.auto_dedup && criu.ext_unix_sk && criu.shell_job);
-    assert!(criu.tcp_close && !criu.tcp_established);
+    assert!(criu.lazy_pages && criu.auto_dedup);
+    assert_eq!([criu.empty_network, criu.ext_unix_sk, criu.shell_job], [Some(true); 3]);
+    assert_eq!((criu.tcp_close, criu.tcp_established), (Some(true), None));
     assert_eq!(arguments!("checkpoint --status-fd -1 box", Checkpoint).status_fd, None);
     let args = arguments!("restore --lsm-profile apparmor:p --lsm-mount-context c:d box", Restore);
     assert_eq!(
@@ -408,7 +418,8 @@ fn help_shows_every_flag_and_command() {
 #[test]
 fn every_flag_of_the_table_reaches_a_type() {
     let sample = |metavar: &str| match metavar {
-        "N" | "GID" | "UID[:GID]" => "7",
+        "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" | "0|1" => "7",
+        "TIME" => "3s",
         "FD" => "-1",
         "FORMAT" => "json",
         "ADDRESS:PORT" => "h:1",

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -83,6 +84,17 @@ pub(super) fn lsm_profile(value: &OsStr) -> Result<String> {
         Some((kind, name)) if !kind.is_empty() && !name.is_empty() => Ok(format!("{kind}:{name}")),
         _ => Err(Refusal::Value(format!("invalid lsm-profile {value:?}: expected TYPE:NAME"))),
     }
+}
+
+/// A span of time as Go writes it, `1s`, `100ms` or `1m30s`; more than none.
+pub(super) fn interval(value: &OsStr) -> Result<Duration> {
+    let text = value.to_string_lossy();
+    let span = humantime::parse_duration(&text)
+        .map_err(|e| Refusal::Form(format!("invalid value {text:?} for flag -interval: {e}")))?;
+    if span.is_zero() {
+        return Err(Refusal::Value("duration interval must be greater than 0".into()));
+    }
+    Ok(span)
 }
 
 fn id_number(value: &str, what: &str) -> Result<u32> {

@@ -76,6 +76,10 @@ impl Cgroup {
         Ok(Self { paths, on_denied, created: Vec::new() })
     }
 
+    pub(super) fn on_denied(&self) -> OnDenied {
+        self.on_denied
+    }
+
     /// The directories; those of hierarchies that had to be skipped are not among them.
     pub fn paths(&self) -> &CgroupPaths {
         &self.paths

@@ -72,7 +72,8 @@ impl Layout {
     /// No cgroup hierarchy is mounted, or procfs cannot be read.
     pub fn detect() -> Result<Self> {
         let mountinfo = read_file(Path::new("/proc/thread-self/mountinfo"))?;
-        let mountinfo: String = mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
+        let mountinfo: String =
+            mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
         let own = read_file(Path::new("/proc/thread-self/cgroup"))?;
         let mut layout = Self::from_text(&mountinfo, &own, "")?;
         if let Some(mount) = &layout.v2 {
@@ -129,6 +130,13 @@ impl Layout {
     /// The cgroup2 mount.
     pub fn v2(&self) -> Option<&Mount> {
         self.v2.as_ref()
+    }
+
+    /// The cgroup2 directory that a `/proc/PID/cgroup` names, if it can be reached.
+    pub(super) fn v2_dir_of(&self, proc_cgroup: &str) -> Option<PathBuf> {
+        let mount = self.v2.as_ref()?;
+        let inside = parse_own(proc_cgroup).remove("")?;
+        Some(mount.point.join(inside.strip_prefix(&mount.root).ok()?))
     }
 
     /// Every controller that can be used, v1 and v2 names side by side (`blkio` or `io`).

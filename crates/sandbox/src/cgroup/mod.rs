@@ -14,6 +14,7 @@
 //! of the OCI runtime specification 1.3.
 
 mod convert;
+mod delegate;
 mod devices;
 mod dir;
 mod filter;
@@ -21,12 +22,16 @@ mod freezer;
 mod handle;
 mod layout;
 mod limits;
+mod oom;
 mod remove;
 mod stats;
+mod usage;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
 pub use filter::device_filter;
 pub use handle::{Cgroup, OnDenied};
 pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
 pub use limits::{Limits, MemoryCheck, Write};
+pub use oom::OomWatch;
 pub use stats::Stats;
+pub use usage::*;

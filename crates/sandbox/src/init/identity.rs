@@ -7,7 +7,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::write_proc;
 use crate::error::Context;
-use crate::plan::{InitPlan, ProcessPlan};
+use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::sys;
 use crate::{Error, Result, SysError};
 
@@ -31,6 +31,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
         nix::sys::personality::set(persona)
             .map_err(|e| SysError::new("personality", format!("{persona:?}"), e as i32))?;
     }
+    scheduling(&plan.scheduling)?;
     own_standard_streams(process.uid)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
     let home = home_of(process.uid);
@@ -49,6 +50,26 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
     }
     check_cwd()?;
     Ok(Prepared { home })
+}
+
+fn scheduling(wanted: &Scheduling) -> Result<()> {
+    if let Some(cpu) = &wanted.cpu {
+        sys::scheduling::set_cpu_scheduler(cpu).map_err(|e| match e.errno {
+            // sched_setattr(2): a deadline is granted only to a process that may use every CPU.
+            libc::EPERM if wanted.has_cpuset => Error::invalid(
+                "process.scheduler",
+                "process scheduler can't be used together with AllowedCPUs",
+            ),
+            _ => Error::While { what: "set process.scheduler".into(), source: Box::new(e.into()) },
+        })?;
+    }
+    if let Some(value) = wanted.io_priority {
+        sys::scheduling::set_io_priority(value).context("set process.ioPriority")?;
+    }
+    if let Some(policy) = &wanted.memory {
+        sys::scheduling::set_memory_policy(policy).context("set linux.memoryPolicy")?;
+    }
+    Ok(())
 }
 
 /// The last step before exec.

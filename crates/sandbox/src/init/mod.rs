@@ -73,6 +73,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     let host_proc =
         rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
+    if !inherited.joins.is_empty() {
+        // Processes of the container could look into this one from the moment it joins (CVE-2016-9962).
+        hide()?;
+    }
     join(&inherited.joins)?;
     if let Some(flags) = plan.second_stage {
         if let Sibling::Parent(pid) = fork_sibling(host_proc.as_fd(), flags)? {
@@ -81,11 +85,14 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
         }
         become_root(channel, &plan)?;
     }
-    // From here on a process of the container could look into this one (CVE-2016-9962).
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|e| SysError::new("prctl", "PR_SET_DUMPABLE", e.raw_os_error()))?;
     rustix::process::setsid().map_err(|e| SysError::new("setsid", "in init", e.raw_os_error()))?;
     namespaces(&plan, &host_proc)?;
+    if plan.net_devices {
+        channel.send(&FromInit::NetDevices, &[])?;
+        proceed(channel, "network devices")?;
+    }
+    // Not before: in a user namespace it takes /proc/self/timens_offsets away.
+    hide()?;
     keyring(&plan, channel)?;
     let root = enter_root(channel, &plan, &mut inherited)?;
     drop(inherited.trees);
@@ -105,6 +112,12 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     process::close_on_exec_from(3 + plan.preserve_fds)?;
     process::reset_signals()?;
     program.exec().map(Some)
+}
+
+/// Keeps others from tracing this process and from its /proc files, until exec.
+fn hide() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| SysError::new("prctl", "PR_SET_DUMPABLE", e.raw_os_error()).into())
 }
 
 /// The second stage's identity: root of a user namespace that was joined, or of a new one whose maps the parent

@@ -2,7 +2,9 @@
 
 mod mounts;
 mod namespace;
+mod netdevices;
 mod process;
+mod scheduling;
 mod sysctl;
 
 use std::collections::BTreeMap;
@@ -12,9 +14,11 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
+pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
+pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
+pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
 use crate::seccomp::{self, Program};
 use crate::{Error, Result};
@@ -43,6 +47,10 @@ pub struct Plan {
     pub hooks: Hooks,
     /// What init does.
     pub init: InitPlan,
+    /// Network devices to move in.
+    pub net_devices: Vec<NetDevice>,
+    /// The CPUs of a joining process.
+    pub affinity: Affinity,
 }
 
 /// What init is told.
@@ -58,6 +66,8 @@ pub struct InitPlan {
     pub in_user_namespace: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
+    /// Whether network devices are to be asked for.
+    pub net_devices: bool,
     /// The root filesystem; `None` for a process that joins a container.
     pub root: Option<RootPlan>,
     pub hostname: Option<String>,
@@ -69,6 +79,7 @@ pub struct InitPlan {
     /// Linux `personality(2)` value.
     pub personality: Option<u64>,
     pub process: ProcessPlan,
+    pub scheduling: Scheduling,
     pub seccomp: Option<Program>,
     /// Name of the new session keyring.
     pub keyring: Option<String>,
@@ -189,7 +200,7 @@ impl Plan {
         let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;
-        let mut init = InitPlan::new(process, options)?;
+        let mut init = InitPlan::new(process, &linux, options)?;
         init.place(&namespaces);
         init.root = Some(root);
         init.hostname = spec.hostname().clone().filter(|h| !h.is_empty());
@@ -229,7 +240,9 @@ impl Plan {
             annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             ..HookState::default()
         };
-        Ok(Self { namespaces, hooks, init })
+        let net_devices = netdevices::check(&linux, &namespaces)?;
+        init.net_devices = !net_devices.is_empty();
+        Ok(Self { namespaces, hooks, init, net_devices, affinity: Affinity::default() })
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
@@ -240,14 +253,21 @@ impl Plan {
         options: &Options,
     ) -> Result<Self> {
         let linux = spec.linux().clone().unwrap_or_default();
-        let mut init = InitPlan::new(process, options)?;
+        let mut init = InitPlan::new(process, &linux, options)?;
         init.keyring = None;
         init.in_user_namespace = namespaces.has(NamespaceKind::User);
         init.second_stage =
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
-        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init })
+        let affinity = Affinity::new(process.exec_cpu_affinity())?;
+        Ok(Self {
+            namespaces: Namespaces::default(),
+            hooks: Hooks::default(),
+            init,
+            net_devices: Vec::new(),
+            affinity,
+        })
     }
 
     /// Namespaces that the parent's clone3 creates.
@@ -297,13 +317,9 @@ fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> 
 fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
     let not_built = "is not built yet";
     if linux.intel_rdt().is_some() {
-        return Err(Error::unsupported("linux.intelRdt", not_built));
-    }
-    if linux.memory_policy().is_some() {
-        return Err(Error::unsupported("linux.memoryPolicy", not_built));
-    }
-    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Error::unsupported("linux.netDevices", not_built));
+        let here = Path::new("/sys/fs/resctrl/info").exists();
+        let why = if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
+        return Err(Error::unsupported("linux.intelRdt", why));
     }
     Ok(())
 }
@@ -349,13 +365,14 @@ fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
 }
 
 impl InitPlan {
-    fn new(process: &Process, options: &Options) -> Result<Self> {
+    fn new(process: &Process, linux: &oci_spec::runtime::Linux, options: &Options) -> Result<Self> {
         Ok(Self {
             id: options.id.clone(),
             unshare: Vec::new(),
             second_stage: None,
             in_user_namespace: false,
             loopback: false,
+            net_devices: false,
             root: None,
             hostname: None,
             domainname: None,
@@ -363,6 +380,7 @@ impl InitPlan {
             time_offsets: Vec::new(),
             personality: None,
             process: ProcessPlan::from_spec(process)?,
+            scheduling: Scheduling::new(process, linux)?,
             seccomp: None,
             keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
             preserve_fds: options.preserve_fds,
@@ -395,6 +413,7 @@ impl RootPlan {
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
         let given = options.bundle.join(root.path());
+        #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
         let path = std::fs::canonicalize(&given).map_err(|e| {
             Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
         })?;
@@ -407,6 +426,9 @@ impl RootPlan {
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
             mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+        for (i, mount) in mounts.iter().enumerate() {
+            mount.check_id_maps(i, namespaces)?;
+        }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
@@ -533,3 +555,6 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         gid: device.gid().unwrap_or(0),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,6 @@ impl ProcessPlan {
                 if cwd.as_os_str().is_empty() { "is empty".into() } else { format!("{}", cwd.display()) };
             return Err(Error::invalid("process.cwd", format!("{given}: Cwd must be an absolute path")));
         }
-        refuse_unbuilt(process)?;
         let strings = [("process.args", &args)];
         for (field, list) in strings.into_iter().chain(process.env().iter().map(|e| ("process.env", e))) {
             if let Some(bad) = list.iter().find(|s| s.contains('\0')) {
@@ -95,20 +94,6 @@ impl ProcessPlan {
             security: Security::from_process(process)?,
         })
     }
-}
-
-fn refuse_unbuilt(process: &Process) -> Result<()> {
-    let not_built = "is not built yet";
-    if process.scheduler().is_some() {
-        return Err(Error::unsupported("process.scheduler", not_built));
-    }
-    if process.io_priority().is_some() {
-        return Err(Error::unsupported("process.ioPriority", not_built));
-    }
-    if process.exec_cpu_affinity().is_some() {
-        return Err(Error::unsupported("process.execCPUAffinity", not_built));
-    }
-    Ok(())
 }
 
 fn oom_score(process: &Process) -> Result<Option<i32>> {

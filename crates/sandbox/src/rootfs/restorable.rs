@@ -63,7 +63,8 @@ fn make_point(root: &Root, step: &crate::plan::MountPlan) -> Result<()> {
         return root.make_dir(&step.destination, mode).map(drop);
     };
     let tree = clone_path(path, *recursive)?;
-    let stat = rustix::fs::fstat(&tree).map_err(|e| SysError::new("fstat", path.display().to_string(), e.raw_os_error()))?;
+    let stat = rustix::fs::fstat(&tree)
+        .map_err(|e| SysError::new("fstat", path.display().to_string(), e.raw_os_error()))?;
     let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         root.make_dir(&step.destination, mode)?
     } else {

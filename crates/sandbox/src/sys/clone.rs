@@ -24,6 +24,8 @@ pub struct Spawn<'a> {
     pub argv: &'a [CString],
     /// The only descriptor above 2 that the child is certain to keep: a SOCK_SEQPACKET socket.
     pub channel: BorrowedFd<'a>,
+    /// The caller's end of `channel`. The child closes its copy, or it would not learn of the caller's death.
+    pub callers_end: BorrowedFd<'a>,
     /// Wait for one packet on `channel`, then become user and group 0. A user namespace needs both before
     /// exec: without a mapped identity execve(2) drops every capability (user_namespaces(7)).
     pub wait_for_id_maps: bool,
@@ -50,7 +52,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     argv.push(ptr::null());
     let envp: [*const c_char; 1] = [ptr::null()];
     let program = spawn.program.as_raw_fd();
-    let channel = spawn.channel.as_raw_fd();
+    let channel = [spawn.channel.as_raw_fd(), spawn.callers_end.as_raw_fd()];
     let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
 
     // A handler of the caller must not run in the child; init unblocks again.
@@ -88,7 +90,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
 /// `argv` and `envp` must be null-terminated arrays of C strings; to be called in a fresh child alone.
 unsafe fn exec_child(
     program: RawFd,
-    channel: RawFd,
+    [channel, callers_end]: [RawFd; 2],
     argv: *const *const c_char,
     envp: *const *const c_char,
     wait_for_id_maps: bool,
@@ -98,6 +100,7 @@ unsafe fn exec_child(
     // glibc's setuid wrappers talk to threads that do not exist here.
     unsafe {
         let mut ready = true;
+        libc::syscall(libc::SYS_close, callers_end);
         if let Some(fds) = stdio {
             let mut to: libc::c_long = 0;
             while to < 3 {
@@ -129,6 +132,38 @@ unsafe fn exec_child(
         );
         libc::_exit(127)
     }
+}
+
+/// Clones a child in a new user namespace that does nothing but keep it alive, until the other end of `until_closed`, a
+/// pipe, is closed everywhere but in the child. `keeper` is the caller's writing end.
+pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<Child> {
+    let (read, write) = (until_closed.as_raw_fd(), keeper.as_raw_fd());
+    let old_mask = SignalsBlocked::new()?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: no CLONE_VM; the child makes three raw system calls on a byte of its own stack and never returns.
+    let pid = unsafe {
+        let pid = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>());
+        if pid == 0 {
+            let mut byte = 0u8;
+            libc::syscall(libc::SYS_close, write);
+            libc::syscall(libc::SYS_read, read, &raw mut byte, 1usize);
+            libc::_exit(0)
+        }
+        pid
+    };
+    let errno = last_errno();
+    drop(old_mask);
+    if pid < 0 {
+        return Err(SysError::new("clone3", "with a new user namespace", errno).into());
+    }
+    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
 }
 
 /// Where [`fork_sibling`] returned.

@@ -7,5 +7,6 @@ pub mod clone;
 pub mod ioctl;
 pub mod mount;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod signal;

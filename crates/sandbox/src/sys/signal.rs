@@ -30,9 +30,7 @@ impl Signal {
     pub fn send(self, pidfd: BorrowedFd<'_>) -> Result<(), SysError> {
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: integers, and a null pointer where the kernel is to fill in the information itself.
-        let r = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), self.0, no_info, 0)
-        };
+        let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), self.0, no_info, 0) };
         if r < 0 {
             return Err(SysError::new("pidfd_send_signal", self.to_string(), nix::errno::Errno::last_raw()));
         }

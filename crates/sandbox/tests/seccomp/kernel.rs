@@ -47,7 +47,7 @@ fn rules_on_calls_and_arguments() {
     assert!(program.warnings[0].contains("no_such_call"));
     let seen = confined(program, || {
         (
-            std::env::set_current_dir("/").map_err(|e| e.raw_os_error()),
+            rustix::process::chdir("/").map_err(|e| Some(e.raw_os_error())),
             nix::unistd::chroot("/"),
             unix_socket(SockType::Stream),
             unix_socket(SockType::Datagram),

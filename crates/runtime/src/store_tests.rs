@@ -1,0 +1,91 @@
+use std::time::SystemTime;
+
+use super::*;
+use crate::state::Facts;
+
+fn store() -> (tempfile::TempDir, Store, ContainerId) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(&dir.path().join("root"));
+    (dir, store, "box".parse().unwrap())
+}
+
+fn facts() -> Facts {
+    Facts {
+        version: FACTS_VERSION,
+        id: "box".into(),
+        pid: 42,
+        start_time: 4711,
+        bundle: "/b".into(),
+        rootfs: "/b/rootfs".into(),
+        created: SystemTime::now(),
+        cgroup: Default::default(),
+        namespaces: Vec::new(),
+        streams: vec!["pipe:[1]".into()],
+    }
+}
+
+#[test]
+fn an_id_is_claimed_once_and_free_again_after_removal() {
+    let (_dir, store, id) = store();
+    assert!(matches!(store.open(&id), Err(Error::NotFound)));
+    let (entry, lock) = store.create(&id).unwrap();
+    assert!(matches!(store.create(&id), Err(Error::Exists)));
+    assert_eq!(store.ids().unwrap(), std::slice::from_ref(&id));
+    entry.remove().unwrap();
+    drop(lock);
+    assert!(store.ids().unwrap().is_empty());
+    store.create(&id).unwrap();
+}
+
+#[test]
+fn facts_come_back_and_absent_ones_are_no_error() {
+    let (_dir, store, id) = store();
+    let (entry, _lock) = store.create(&id).unwrap();
+    assert!(entry.facts().unwrap().is_none());
+    let written = facts();
+    entry.write_facts(&written).unwrap();
+    assert_eq!(store.open(&id).unwrap().facts().unwrap().unwrap(), written);
+}
+
+#[test]
+fn facts_of_another_version_or_none_at_all_are_told_by_file() {
+    let (_dir, store, id) = store();
+    let (entry, _lock) = store.create(&id).unwrap();
+    let file = entry.path().join("state.json");
+    for (content, words) in [("{", "cannot be understood"), ("", "cannot be understood")] {
+        std::fs::write(&file, content).unwrap();
+        let message = entry.facts().unwrap_err().to_string();
+        assert!(message.contains("state.json") && message.contains(words), "{message}");
+    }
+    entry.write_facts(&Facts { version: FACTS_VERSION + 1, ..facts() }).unwrap();
+    assert!(entry.facts().unwrap_err().to_string().contains("version"));
+}
+
+#[test]
+fn the_lock_is_seen_by_others_and_ends_with_its_holder() {
+    let (_dir, store, id) = store();
+    let (entry, lock) = store.create(&id).unwrap();
+    let other = store.open(&id).unwrap();
+    assert!(other.is_locked().unwrap());
+    drop(lock);
+    assert!(!other.is_locked().unwrap());
+    let lock = entry.lock().unwrap();
+    entry.remove().unwrap();
+    drop(lock);
+    // deleted while one waited for it
+    assert!(matches!(other.lock(), Err(Error::NotFound)));
+}
+
+#[test]
+fn sockets_work_below_paths_longer_than_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(&dir.path().join("d".repeat(120)));
+    let (entry, _lock) = store.create(&"box".parse().unwrap()).unwrap();
+    assert!(entry.connect(START_SOCKET).unwrap().is_none());
+    let listener = entry.listen().unwrap();
+    assert!(entry.connect(INIT_SOCKET).unwrap().is_some());
+    entry.publish_start_socket().unwrap();
+    assert!(entry.connect(START_SOCKET).unwrap().is_some() && entry.connect(INIT_SOCKET).unwrap().is_none());
+    drop(listener);
+    assert!(entry.connect(START_SOCKET).unwrap().is_none());
+}

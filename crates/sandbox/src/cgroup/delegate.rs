@@ -1,0 +1,55 @@
+//! cgroup v2 inside the container: given to its user namespace, and joined where it moved its processes to.
+
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Uid};
+
+use super::dir::{Dir, if_there, read_file};
+use super::handle::Cgroup;
+use super::layout::Layout;
+use crate::error::{Context, Result, SysError};
+
+/// What cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
+const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
+
+impl Cgroup {
+    /// Makes `uid`, root of the container's user namespace on the host, the owner of the cgroup2 directory and of
+    /// the files in it that the kernel lists as safe (`/sys/kernel/cgroup/delegate`): it can then make cgroups below,
+    /// and not change its own limits.
+    ///
+    /// # Errors
+    /// The owner cannot be changed.
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(path) = &self.paths().v2 else { return Ok(()) };
+        let dir = Dir::open(path)?;
+        let list =
+            read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
+        for name in list.lines().chain(["."]) {
+            let owned =
+                rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
+            let owned =
+                owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
+            // Files of controllers that the cgroup does not have are on the list, too.
+            if_there(owned).context(format!("give cgroup {} to the user namespace", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// This cgroup as a further process can join it. A cgroup2 directory that passes controllers on holds no process
+    /// (cgroup-v2.rst, "No Internal Process Constraint"): the container has moved its own below, and the new one
+    /// goes where process `init` is.
+    ///
+    /// # Errors
+    /// The cgroup or procfs cannot be read.
+    pub fn joinable(&self, init: i32) -> Result<Self> {
+        let Some(path) = &self.paths().v2 else { return Ok(self.clone()) };
+        if Dir::open(path)?.read("cgroup.subtree_control")?.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut paths = self.paths().clone();
+        let found = Layout::detect()?.v2_dir_of(&read_file(Path::new(&format!("/proc/{init}/cgroup")))?);
+        // Elsewhere it was put by somebody else; the kernel then says that the container's own is busy.
+        paths.v2 = found.filter(|found| found.starts_with(path)).or(paths.v2);
+        Self::open(paths, self.on_denied())
+    }
+}

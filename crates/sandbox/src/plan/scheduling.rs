@@ -1,0 +1,285 @@
+//! How the kernel serves a process: CPU and I/O schedulers, CPUs, memory nodes.
+
+use oci_spec::runtime::{
+    ExecCPUAffinity, IOPriorityClass, Linux, LinuxMemoryPolicy, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What a process asks of the kernel's schedulers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    pub cpu: Option<CpuScheduler>,
+    /// ioprio_set(2)'s class and level.
+    pub io_priority: Option<u16>,
+    pub memory: Option<MemoryPolicy>,
+    /// Whether `linux.resources.cpu.cpus` keeps the process from some CPUs.
+    pub has_cpuset: bool,
+}
+
+/// The fields of `struct sched_attr` (sched_setattr(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuScheduler {
+    /// A `SCHED_*` number.
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds, as the two that follow; of SCHED_DEADLINE alone.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// set_mempolicy(2)'s arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// An `MPOL_*` number with its `MPOL_F_*` flags.
+    pub mode: i32,
+    /// Ascending.
+    pub nodes: Vec<usize>,
+}
+
+/// The CPUs of a process that joins a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Those to run on before the container's cgroup is entered.
+    pub initial: Option<Vec<usize>>,
+    /// Those to run on from then on; all that the cgroup allows if absent.
+    pub last: Option<Vec<usize>>,
+}
+
+/// The largest number of a CPU or memory node that is understood: the size of glibc's cpu_set_t.
+const MAX_NUMBER: usize = 1023;
+
+impl Scheduling {
+    pub(super) fn new(process: &Process, linux: &Linux) -> Result<Self> {
+        let cpus =
+            linux.resources().as_ref().and_then(|r| r.cpu().as_ref()).and_then(|c| c.cpus().as_deref());
+        Ok(Self {
+            cpu: process.scheduler().as_ref().map(CpuScheduler::new).transpose()?,
+            io_priority: io_priority(process)?,
+            memory: linux.memory_policy().as_ref().map(MemoryPolicy::new).transpose()?,
+            has_cpuset: cpus.is_some_and(|c| !c.is_empty()),
+        })
+    }
+}
+
+impl CpuScheduler {
+    fn new(scheduler: &Scheduler) -> Result<Self> {
+        use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedOther, SchedRr};
+        let policy = *scheduler.policy();
+        let nice = scheduler.nice().unwrap_or(0);
+        if matches!(policy, SchedOther | SchedBatch) && !(-20..=19).contains(&nice) {
+            let problem = format!("{nice} is not between -20 and 19, as {policy} needs it");
+            return Err(Error::invalid("process.scheduler.nice", problem));
+        }
+        let priority = scheduler.priority().unwrap_or(0);
+        if priority != 0 && !matches!(policy, SchedFifo | SchedRr) {
+            let problem = "scheduler.priority can only be specified for SchedFIFO or SchedRR policy";
+            return Err(Error::invalid("process.scheduler.priority", problem));
+        }
+        let priority = u32::try_from(priority).map_err(|_| {
+            Error::invalid("process.scheduler.priority", format!("{priority} is less than 0"))
+        })?;
+        let times = [scheduler.runtime(), scheduler.deadline(), scheduler.period()].map(|t| t.unwrap_or(0));
+        if policy != SchedDeadline && times != [0; 3] {
+            let problem = "runtime, deadline and period can only be specified for SCHED_DEADLINE";
+            return Err(Error::invalid("process.scheduler", problem));
+        }
+        let [runtime, deadline, period] = times;
+        let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| bits | scheduler_flag(*flag));
+        Ok(Self { policy: policy_number(policy), flags, nice, priority, runtime, deadline, period })
+    }
+}
+
+/// linux/sched.h
+fn policy_number(policy: LinuxSchedulerPolicy) -> u32 {
+    match policy {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    }
+}
+
+/// linux/sched.h
+fn scheduler_flag(flag: LinuxSchedulerFlag) -> u64 {
+    match flag {
+        LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+        LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+        LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+        LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+    }
+}
+
+/// linux/ioprio.h: the class above 13 bits of level.
+fn io_priority(process: &Process) -> Result<Option<u16>> {
+    let Some(priority) = process.io_priority() else { return Ok(None) };
+    let class = match priority.class() {
+        IOPriorityClass::IoprioClassRt => 1u16,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u16::try_from(priority.priority()) {
+        Ok(level @ 0..=7) => Ok(Some(class << 13 | level)),
+        _ => {
+            let problem =
+                format!("invalid ioPriority.Priority: {} is not between 0 and 7", priority.priority());
+            Err(Error::invalid("process.ioPriority.priority", problem))
+        }
+    }
+}
+
+impl MemoryPolicy {
+    fn new(policy: &LinuxMemoryPolicy) -> Result<Self> {
+        use MemoryPolicyModeType as Mode;
+        let nodes = match policy.nodes().as_deref() {
+            None | Some("") => Vec::new(),
+            Some(text) => numbers(text).map_err(|why| {
+                Error::invalid(
+                    "linux.memoryPolicy.nodes",
+                    format!("invalid memory policy nodes {text:?}: {why}"),
+                )
+            })?,
+        };
+        let count = nodes.len();
+        let problem = match policy.mode() {
+            Mode::MpolDefault | Mode::MpolLocal if count != 0 => {
+                format!("memory policy mode requires 0 nodes but got {count}")
+            }
+            Mode::MpolBind
+            | Mode::MpolInterleave
+            | Mode::MpolPreferredMany
+            | Mode::MpolWeightedInterleave
+                if count == 0 =>
+            {
+                "memory policy mode requires at least one node but got 0".into()
+            }
+            _ => String::new(),
+        };
+        if !problem.is_empty() {
+            return Err(Error::invalid("linux.memoryPolicy.nodes", problem));
+        }
+        let flags = policy.flags().iter().flatten().fold(0, |bits, flag| bits | memory_flag(*flag));
+        Ok(Self { mode: mode_number(policy.mode()) | flags, nodes })
+    }
+}
+
+/// linux/mempolicy.h
+fn mode_number(mode: MemoryPolicyModeType) -> i32 {
+    match mode {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    }
+}
+
+/// linux/mempolicy.h
+fn memory_flag(flag: MemoryPolicyFlagType) -> i32 {
+    match flag {
+        MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+        MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+        MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+    }
+}
+
+impl Affinity {
+    pub(super) fn new(given: &Option<ExecCPUAffinity>) -> Result<Self> {
+        let Some(given) = given else { return Ok(Self::default()) };
+        let list = |field: &str, text: &Option<String>| {
+            let text = text.as_deref().filter(|t| !t.is_empty());
+            text.map(numbers).transpose().map_err(|why| {
+                Error::invalid(
+                    format!("process.execCPUAffinity.{field}"),
+                    format!("{}: {why}", text.unwrap_or("")),
+                )
+            })
+        };
+        Ok(Self {
+            initial: list("initial", given.initial())?,
+            last: list("final", given.cpu_affinity_final())?,
+        })
+    }
+}
+
+/// `0-3,7` as ascending numbers; spaces and empty elements are let pass, as by runc.
+fn numbers(text: &str) -> std::result::Result<Vec<usize>, String> {
+    let number = |text: &str| match text.trim().parse::<usize>() {
+        Ok(n) if n <= MAX_NUMBER => Ok(n),
+        Ok(n) => Err(format!("{n} is larger than {MAX_NUMBER}")),
+        Err(_) => Err(format!("{text:?} is no number")),
+    };
+    let mut all = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (number(from)?, number(to)?);
+        if from > to {
+            return Err(format!("{part} runs backwards"));
+        }
+        all.extend(from..=to);
+    }
+    if all.is_empty() {
+        return Err("expected numbers and ranges, such as 0-3,7".into());
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        assert_eq!(numbers("0-2, 7,").unwrap(), [0, 1, 2, 7]);
+        assert_eq!(numbers("3,1-3").unwrap(), [1, 2, 3]);
+        for wrong in ["", ",", "a", "2-1", "0-9876543210", "1024", "-1"] {
+            assert!(numbers(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_refused_with_its_field() {
+        let check = |json: serde_json::Value| CpuScheduler::new(&serde_json::from_value(json).unwrap());
+        use serde_json::json;
+        let deadline =
+            json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3, "nice": 30});
+        let attr = check(deadline).unwrap();
+        assert_eq!((attr.policy, attr.runtime, attr.deadline, attr.period), (6, 1, 2, 3));
+        let words = |json| check(json).unwrap_err().to_string();
+        assert!(
+            words(json!({"policy": "SCHED_OTHER", "nice": 20})).starts_with("process.scheduler.nice: 20")
+        );
+        assert!(
+            words(json!({"policy": "SCHED_IDLE", "priority": 1})).starts_with("process.scheduler.priority")
+        );
+        assert!(words(json!({"policy": "SCHED_FIFO", "priority": -1})).contains("-1 is less than 0"));
+        assert!(words(json!({"policy": "SCHED_RR", "period": 1})).contains("SCHED_DEADLINE"));
+    }
+
+    #[test]
+    fn memory_policies_want_the_right_number_of_nodes() {
+        let check = |mode: &str, nodes: &str| {
+            let json = serde_json::json!({"mode": mode, "nodes": nodes, "flags": ["MPOL_F_STATIC_NODES"]});
+            MemoryPolicy::new(&serde_json::from_value(json).unwrap())
+        };
+        assert_eq!(check("MPOL_BIND", "0").unwrap(), MemoryPolicy { mode: 2 | 1 << 15, nodes: vec![0] });
+        assert!(check("MPOL_BIND", "").is_err());
+        assert!(check("MPOL_DEFAULT", "0-7").unwrap_err().to_string().contains("requires 0 nodes but got 8"));
+        check("MPOL_PREFERRED", "").unwrap();
+    }
+}

@@ -1,0 +1,95 @@
+//! hiber itself is killed: nothing is left that `delete --force` does not clear.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hiber_tests::prelude::*;
+
+/// How many moments there are in the time that a creation takes.
+const MOMENTS: u32 = 30;
+
+fn quiet(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// After the runtime's death: whatever it left goes, and the id is free again.
+fn assert_deletable(c: &Container) {
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+/// Kills `command` at many moments of its life.
+fn killed_at_many_moments(command: &str, bundle: Bundle, flags: &[&str]) {
+    let c = Runtime::hiber().container(bundle.args(["sleep", "1000"]));
+    let begin = || {
+        let path = c.bundle_path();
+        let flags: Vec<_> = flags.iter().copied().chain(["--bundle", &path]).collect();
+        quiet(c.command(command, &flags)).spawn().unwrap()
+    };
+    let whole = || {
+        let started = Instant::now();
+        assert!(hiber_tests::command::wait(&mut begin(), command).success());
+        let whole = started.elapsed();
+        assert_deletable(&c);
+        whole
+    };
+    let step = (0..3).map(|_| whole()).min().unwrap_or_default() / MOMENTS;
+    // Until the command is faster than we are, thrice in a row: each takes another time on a busy machine.
+    let (mut delay, mut interrupted, mut in_time) = (Duration::ZERO, 0, 0);
+    while in_time < 3 && interrupted < 2 * MOMENTS {
+        let mut child = begin();
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            in_time += 1;
+        } else {
+            interrupted += 1;
+            in_time = 0;
+        }
+        assert_deletable(&c);
+        delay += step;
+    }
+    assert!(interrupted > MOMENTS / 4, "only {interrupted} were killed before they were done");
+}
+
+#[test]
+fn a_create_that_is_killed_at_any_moment_can_be_deleted() {
+    require!(Root);
+    killed_at_many_moments("create", Bundle::busybox(), &[]);
+}
+
+#[test]
+fn a_create_in_a_user_namespace_that_is_killed_at_any_moment_can_be_deleted() {
+    require!(Root);
+    killed_at_many_moments("create", Bundle::busybox().user_namespace(100_000), &[]);
+}
+
+#[test]
+fn a_detached_run_that_is_killed_at_any_moment_can_be_deleted() {
+    require!(Root);
+    killed_at_many_moments("run", Bundle::busybox(), &["--detach"]);
+}
+
+/// A hook that kills its parent, the runtime, in the middle of its work, and says that it was there.
+fn killed_by_hook(kind: &str) {
+    let bundle = Bundle::busybox().args(["sleep", "1000"]);
+    let script = format!("touch {}; kill -9 $PPID; sleep 0.2", bundle.join("hooked").display());
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+    let c = Runtime::hiber().container(bundle.edit(|config| config["hooks"] = json!({kind: [hook]})));
+    let mut child = quiet(c.command("run", &["--detach", "--bundle", &c.bundle_path()])).spawn().unwrap();
+    let status = hiber_tests::command::wait(&mut child, "run");
+    assert!(!status.success(), "{kind}: {status}");
+    assert!(c.bundle().join("hooked").exists(), "{kind}");
+    // The hook itself outlives its parent for a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_deletable(&c);
+}
+
+#[test]
+fn a_runtime_that_is_killed_in_a_hook_leaves_what_can_be_deleted() {
+    require!(Root);
+    for kind in ["prestart", "createRuntime", "poststart"] {
+        killed_by_hook(kind);
+    }
+}
