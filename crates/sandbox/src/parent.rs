@@ -10,8 +10,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::CpuSet;
 
 use crate::error::Context;
+use crate::idmap;
+use crate::netdevices;
 use crate::init::{ARGUMENT, set_rlimits};
-use crate::plan::{IdMap, MountSource, NamespaceKind, Plan};
+use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
@@ -123,11 +125,7 @@ impl Launched {
         let namespaces = &plan.namespaces;
         let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
         for (file, maps, kind) in maps {
-            let lines: String = maps
-                .iter()
-                .map(|IdMap { container, host, size }| format!("{container} {host} {size}\n"))
-                .collect();
-            write_file(&format!("/proc/{pid}/{file}"), &lines)
+            write_file(&format!("/proc/{pid}/{file}"), &idmap::lines(maps))
                 .context(format!("set linux.{kind}Mappings"))?;
         }
         Ok(())
@@ -166,6 +164,10 @@ impl Launched {
                 FromInit::Forked(pid) => self.second_stage(plan, pid)?,
                 FromInit::RunHooks => {
                     steps.run_hooks(self.pid())?;
+                    self.send(&ToInit::Proceed, &[])?;
+                }
+                FromInit::NetDevices => {
+                    netdevices::move_all(&plan.net_devices, self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
                 }
                 FromInit::Warning(message) => steps.warn(&message),
@@ -234,7 +236,7 @@ impl Drop for Launched {
     }
 }
 
-fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
+pub(crate) fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
     let pid = Pid::from_raw(pid)?;
     loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
@@ -315,20 +317,29 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     if let Some(socket) = options.console_socket {
         fds.push((FdRole::ConsoleSocket, dup(socket)?));
     }
-    if plan.init.in_user_namespace {
-        sources(plan, &mut fds)?;
-    }
+    sources(plan, &mut fds)?;
     Ok(fds)
 }
 
-/// In a user namespace init is a stranger to the host's directories: it gets its sources opened.
+/// In a user namespace init is a stranger to the host's directories: it gets its sources opened. And everywhere it
+/// gets those that are id-mapped, which takes rights over the filesystem itself.
 fn sources(plan: &Plan, fds: &mut Vec<(FdRole, OwnedFd)>) -> Result<()> {
     let Some(root) = plan.init.root.as_ref() else { return Ok(()) };
+    let stranger = plan.init.in_user_namespace;
     for (i, mount) in root.mounts.iter().enumerate() {
-        if let MountSource::Bind { path, recursive } = &mount.source {
-            let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
-            fds.push((FdRole::MountSource(i), tree));
+        let MountSource::Bind { path, recursive } = &mount.source else { continue };
+        if !stranger && mount.id_maps.is_none() {
+            continue;
         }
+        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
+        if let Some(maps) = &mount.id_maps {
+            idmap::apply(tree.as_fd(), maps, &plan.namespaces)
+                .context(format!("map the ids of mounts[{i}]"))?;
+        }
+        fds.push((FdRole::MountSource(i), tree));
+    }
+    if !stranger {
+        return Ok(());
     }
     for (i, device) in root.devices.iter().enumerate() {
         fds.push((FdRole::Device(i), clone_path(&device.path, false).context("open linux.devices")?));
@@ -374,7 +385,7 @@ fn sealed_copy() -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open", "the copy of the runtime", e.raw_os_error()).into())
 }
 
-fn write_file(path: &str, value: &str) -> Result<()> {
+pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
     let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("open", path, e.raw_os_error()))?;
     rustix::io::write(&fd, value.as_bytes())

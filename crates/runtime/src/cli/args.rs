@@ -1,5 +1,6 @@
 //! The command line as types.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,6 +120,8 @@ pub(crate) struct CreateArgs {
     pub bundle: Option<PathBuf>,
     /// `--console-socket`
     pub console_socket: Option<PathBuf>,
+    /// `--pidfd-socket`
+    pub pidfd_socket: Option<PathBuf>,
     /// `--pid-file`
     pub pid_file: Option<PathBuf>,
     /// `--no-pivot`
@@ -180,6 +183,10 @@ pub(crate) struct ExecArgs {
     pub preserve_fds: u32,
     /// `--ignore-paused`
     pub ignore_paused: bool,
+    /// `--pidfd-socket`
+    pub pidfd_socket: Option<PathBuf>,
+    /// `--cgroup`: paths by controller, or one for all under "".
+    pub cgroups: Option<BTreeMap<String, String>>,
 }
 
 /// `--format`

@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{Container, CreateOptions, ExecOptions, Runtime, Status};
+use hiber::{Child, Container, CreateOptions, ExecOptions, Runtime, Status};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::wire::Channel;
 use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
@@ -39,7 +40,17 @@ impl Session {
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
         let container =
             self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
-        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
+        let told = self.tell_of(&container, args);
+        self.or_undo(&container, told)
+    }
+
+    /// Gives the caller the pid and the pidfd that it asked for.
+    fn tell_of(&self, container: &Container, args: &CreateArgs) -> anyhow::Result<()> {
+        let pid = container.facts()?.pid;
+        if let Some(socket) = &args.pidfd_socket {
+            send_pidfd(socket, open_pidfd(pid)?.as_fd())?;
+        }
+        write_pid_file(args.pid_file.as_deref(), pid)
     }
 
     /// A container whose caller cannot be told of it must not stay.
@@ -96,7 +107,7 @@ impl Session {
         let console = console.as_ref().map(Console::receive).transpose()?;
         let pid = container.facts()?.pid;
         let pidfd = open_pidfd(pid)?;
-        write_pid_file(args.create.pid_file.as_deref(), pid)?;
+        self.tell_of(container, &args.create)?;
         container.start()?;
         foreground::attend(pid, &pidfd, signals, console)
     }
@@ -117,7 +128,7 @@ impl Session {
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
             let child = container.exec(&process, &exec_options(args, socket.as_ref()))?;
-            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            tell_of_exec(args, &child)?;
             return Ok(ExitCode::SUCCESS);
         }
         self.exec_attended(&container, &process, args)
@@ -137,13 +148,13 @@ impl Session {
             }
             let socket = connect_console(path)?;
             let child = container.exec(process, &exec_options(args, Some(&socket)))?;
-            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            tell_of_exec(args, &child)?;
             return Ok(foreground::attend(child.pid, &child.pidfd, &signals, None)?.into());
         }
         let pair = terminal.then(foreground::console_pair).transpose()?;
         let child = container.exec(process, &exec_options(args, pair.as_ref().map(|(_, theirs)| theirs)))?;
         let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
-        write_pid_file(args.pid_file.as_deref(), child.pid)?;
+        tell_of_exec(args, &child)?;
         Ok(foreground::attend(child.pid, &child.pidfd, &signals, console)?.into())
     }
 
@@ -246,9 +257,10 @@ fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a Ow
     }
 }
 
-fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
+fn exec_options<'a>(args: &'a ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
     ExecOptions {
         ignore_paused: args.ignore_paused,
+        cgroups: args.cgroups.as_ref(),
         preserve_fds: args.preserve_fds,
         console_socket: console.map(AsFd::as_fd),
         stdio: None,
@@ -258,6 +270,22 @@ fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOption
 pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
     let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
     Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
+}
+
+/// Sends a pidfd over a unix stream socket, as a console is sent.
+fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let sent = UnixStream::connect(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|socket| Ok(Channel::from(OwnedFd::from(socket)).send_bytes(b"pidfd", &[pidfd])?));
+    sent.with_context(|| format!("send a pidfd to --pidfd-socket {}", path.display()))
+}
+
+/// Tells the caller of an exec'd process.
+fn tell_of_exec(args: &ExecArgs, child: &Child) -> anyhow::Result<()> {
+    if let Some(socket) = &args.pidfd_socket {
+        send_pidfd(socket, child.pidfd.as_fd())?;
+    }
+    write_pid_file(args.pid_file.as_deref(), child.pid)
 }
 
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {

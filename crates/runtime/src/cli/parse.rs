@@ -213,6 +213,7 @@ fn create(m: &Matches) -> Result<CreateArgs> {
         id: container_id(m)?,
         bundle: path(m, "bundle"),
         console_socket: path(m, "console-socket"),
+        pidfd_socket: path(m, "pidfd-socket"),
         pid_file: path(m, "pid-file"),
         no_pivot: m.switch("no-pivot"),
         no_new_keyring: m.switch("no-new-keyring"),
@@ -245,6 +246,8 @@ fn exec(m: &Matches) -> Result<ExecArgs> {
         console_socket: path(m, "console-socket"),
         preserve_fds: preserve_fds(m)?,
         ignore_paused: m.switch("ignore-paused"),
+        pidfd_socket: path(m, "pidfd-socket"),
+        cgroups: m.is_given("cgroup").then(|| value::sub_cgroups(m.values("cgroup"))).transpose()?,
     })
 }
 

@@ -120,6 +120,8 @@ const NO_NEW_KEYRING: Flag =
     Flag::switch("no-new-keyring", "keep the caller's session keyring instead of making one");
 const NO_SUBREAPER: Flag =
     Flag::switch("no-subreaper", "do not become the parent of processes that lose theirs");
+const PIDFD_SOCKET: Flag =
+    Flag::value("pidfd-socket", "SOCKET", "unix socket that receives a pidfd of the process");
 const PRESERVE_FDS: Flag =
     Flag::value("preserve-fds", "N", "pass N more file descriptors on, beside stdio and $LISTEN_FDS");
 const FORMAT: Flag = Flag::value("format", "FORMAT", "table or json (default: table)").short("f");
@@ -150,11 +152,12 @@ const EMPTY_NS: Flag =
     Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported");
 
 const CREATE_FLAGS: &[Flag] =
-    &[BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP];
+    &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP];
 
 const RUN_FLAGS: &[Flag] = &[
     BUNDLE,
     CONSOLE_SOCKET,
+    PIDFD_SOCKET,
     DETACH,
     Flag::switch("keep", "do not delete the container when it has ended"),
     PID_FILE,
@@ -167,6 +170,7 @@ const RUN_FLAGS: &[Flag] = &[
 
 const EXEC_FLAGS: &[Flag] = &[
     CONSOLE_SOCKET,
+    PIDFD_SOCKET,
     Flag::value("cwd", "DIR", "working directory, in the container"),
     Flag::list("env", "NAME=VALUE", "add to the environment").short("e"),
     Flag::switch("tty", "give it a terminal").short("t"),
@@ -180,6 +184,7 @@ const EXEC_FLAGS: &[Flag] = &[
     Flag::switch("no-new-privs", "set no_new_privs"),
     Flag::list("cap", "CAP", "add a capability").short("c"),
     PRESERVE_FDS,
+    Flag::list("cgroup", "[CONTROLLER:]PATH", "run in a cgroup below the container's, which must exist"),
     Flag::switch("ignore-paused", "also in a paused container; the process waits for resume"),
     HELP,
 ];

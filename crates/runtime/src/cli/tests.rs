@@ -67,6 +67,7 @@ mod podman {
         assert_eq!(
             args,
             CreateArgs {
+                pidfd_socket: None,
                 id: "box".parse().unwrap(),
                 bundle: path("/b"),
                 console_socket: path("/s"),

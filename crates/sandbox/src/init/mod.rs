@@ -87,6 +87,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     }
     rustix::process::setsid().map_err(|e| SysError::new("setsid", "in init", e.raw_os_error()))?;
     namespaces(&plan, &host_proc)?;
+    if plan.net_devices {
+        channel.send(&FromInit::NetDevices, &[])?;
+        proceed(channel, "network devices")?;
+    }
     // Not before: in a user namespace it takes /proc/self/timens_offsets away.
     hide()?;
     keyring(&plan, channel)?;

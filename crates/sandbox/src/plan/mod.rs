@@ -2,6 +2,7 @@
 
 mod mounts;
 mod namespace;
+mod netdevices;
 mod process;
 mod scheduling;
 mod sysctl;
@@ -13,8 +14,9 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
+pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
+pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
@@ -45,6 +47,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// What init does.
     pub init: InitPlan,
+    /// Network devices to move in.
+    pub net_devices: Vec<NetDevice>,
     /// The CPUs of a joining process.
     pub affinity: Affinity,
 }
@@ -62,6 +66,8 @@ pub struct InitPlan {
     pub in_user_namespace: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
+    /// Whether network devices are to be asked for.
+    pub net_devices: bool,
     /// The root filesystem; `None` for a process that joins a container.
     pub root: Option<RootPlan>,
     pub hostname: Option<String>,
@@ -234,7 +240,9 @@ impl Plan {
             annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             ..HookState::default()
         };
-        Ok(Self { namespaces, hooks, init, affinity: Affinity::default() })
+        let net_devices = netdevices::check(&linux, &namespaces)?;
+        init.net_devices = !net_devices.is_empty();
+        Ok(Self { namespaces, hooks, init, net_devices, affinity: Affinity::default() })
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
@@ -253,7 +261,13 @@ impl Plan {
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
         let affinity = Affinity::new(process.exec_cpu_affinity())?;
-        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init, affinity })
+        Ok(Self {
+            namespaces: Namespaces::default(),
+            hooks: Hooks::default(),
+            init,
+            net_devices: Vec::new(),
+            affinity,
+        })
     }
 
     /// Namespaces that the parent's clone3 creates.
@@ -307,9 +321,6 @@ fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
         let why = if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
         return Err(Error::unsupported("linux.intelRdt", why));
     }
-    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Error::unsupported("linux.netDevices", not_built));
-    }
     Ok(())
 }
 
@@ -361,6 +372,7 @@ impl InitPlan {
             second_stage: None,
             in_user_namespace: false,
             loopback: false,
+            net_devices: false,
             root: None,
             hostname: None,
             domainname: None,
@@ -414,6 +426,9 @@ impl RootPlan {
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
             mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+        for (i, mount) in mounts.iter().enumerate() {
+            mount.check_id_maps(i, namespaces)?;
+        }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));

@@ -89,7 +89,8 @@ pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
 
 fn bind_root(plan: &RootPlan) -> Result<Root> {
     change_propagation("/".as_ref(), plan.propagation)?;
-    if plan.propagation & MsFlags::MS_SHARED.bits() != 0 {
+    // only a recursive change that is not to "shared" has reached the mount that the root lies on
+    if plan.propagation & (MsFlags::MS_SHARED | MsFlags::MS_REC).bits() != MsFlags::MS_REC.bits() {
         privatise_parent(&plan.path)?;
     }
     let tree = clone_path(&plan.path, true)?;
