@@ -104,6 +104,15 @@ fn a_configuration_has_one_digest_however_it_is_written() {
     let other = r#"{"ociVersion":"1.0","annotations":{"a":"1","b":"3"},"hostname":"h"}"#;
     assert_eq!(config_digest(&read(one)).unwrap(), config_digest(&read(same)).unwrap());
     assert_ne!(config_digest(&read(one)).unwrap(), config_digest(&read(other)).unwrap());
+    // capabilities are a set, whose order is another each time
+    let caps =
+        r#"["CAP_KILL","CAP_CHOWN","CAP_SETUID","CAP_SETGID","CAP_FOWNER","CAP_SYS_CHROOT","CAP_MKNOD"]"#;
+    let process = format!(
+        r#"{{"ociVersion":"1.0","process":{{"cwd":"/","user":{{"uid":0,"gid":0}},"capabilities":{{"bounding":{caps}}}}}}}"#
+    );
+    let digests: std::collections::HashSet<_> =
+        (0..20).map(|_| config_digest(&read(&process)).unwrap()).collect();
+    assert_eq!(digests.len(), 1);
 }
 
 #[test]
