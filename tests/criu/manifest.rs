@@ -118,6 +118,29 @@ fn processes_with_more_privilege_than_the_configuration_grants_are_refused() {
 }
 
 #[test]
+fn a_container_that_is_left_running_runs_while_its_checkpoint_is_hashed() {
+    require!(Root, Criu);
+    // dd holds 256 MiB, which take a while to hash
+    let script = "mkfifo /f; exec 3<>/f; dd if=/dev/zero of=/f bs=256M count=1 & exec sleep 1000";
+    let c = Runtime::hiber().container(Bundle::busybox().shell(script));
+    c.run_detached().ok();
+    let resident = "cat /proc/[0-9]*/statm | sort -n | tail -1 | cut -d' ' -f2";
+    wait_for("dd's memory", || c.sh(resident).parse().unwrap_or(0) > 65_536);
+    let images = c.images().display().to_string();
+    let mut child = c.command("checkpoint", &["--leave-running", "--image-path", &images]).spawn().unwrap();
+    // CRIU writes its statistics last
+    let staging = c.bundle().join(&format!(".images.{}", child.id()));
+    wait_for("CRIU's end", || staging.join("stats-dump").exists() || c.images().exists());
+    let mut ran = false;
+    while !c.images().exists() && child.try_wait().unwrap().is_none() {
+        let status = c.status();
+        ran |= status == "running" && !c.images().exists();
+    }
+    assert!(hiber_tests::command::wait(&mut child, "checkpoint").success());
+    assert!(ran, "it was frozen until the checkpoint was there");
+}
+
+#[test]
 fn a_parent_must_be_a_checkpoint_of_this_container() {
     require!(Root, Criu);
     let c = counter(&Runtime::hiber(), Bundle::busybox());

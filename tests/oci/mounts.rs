@@ -126,6 +126,17 @@ fn tmpfs_takes_size_and_mode() {
 }
 
 #[test]
+fn a_tmpfs_without_a_mode_takes_that_of_its_directory_or_the_kernels() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.rootfs().join("there")).unwrap();
+    fs::set_permissions(bundle.rootfs().join("there"), fs::Permissions::from_mode(0o711)).unwrap();
+    let tmpfs = |at| json!({"destination": at, "type": "tmpfs", "source": "tmpfs"});
+    let c = sleeper(bundle.mount(tmpfs("/there")).mount(tmpfs("/not-there")));
+    assert_eq!(c.sh("stat -c %a /there /not-there"), "711\n1777");
+}
+
+#[test]
 fn mounts_are_made_in_their_order() {
     require!(Root);
     let bundle = Bundle::busybox();

@@ -23,6 +23,8 @@ pub enum Need {
     CgroupV2,
     /// This cgroup controller, on v1 or v2.
     Controller(&'static str),
+    /// This program, in PATH.
+    Program(&'static str),
 }
 
 impl Need {
@@ -46,6 +48,8 @@ impl Need {
             Self::CgroupV2 => Err("a cgroup v2 hierarchy with a controller".to_owned()),
             Self::Controller(name) if cgroup::mount_of(name).is_some() => Ok(()),
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
+            Self::Program(name) if tools::in_path(name) => Ok(()),
+            Self::Program(name) => Err(format!("the program {name}")),
         }
     }
 }

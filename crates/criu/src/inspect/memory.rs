@@ -41,11 +41,11 @@ pub struct Memory {
     pub lazy: u64,
 }
 
-/// A shared segment, or a file in memory, that tasks map.
+/// Memory that is known by a number: a shared segment or file in memory, or a process of a pre-dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Segment {
-    /// CRIU's number of it.
+    /// CRIU's number of a segment, or the process's number.
     pub id: u64,
     /// Bytes whose content is in this checkpoint.
     pub stored: u64,
@@ -192,10 +192,10 @@ fn count_pages(
     Ok(())
 }
 
-/// The shared segments.
-pub(super) fn segments(images: &Images, names: &[String]) -> Result<Vec<Segment>> {
+/// What the pagemaps with this prefix have: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
+pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Result<Vec<Segment>> {
     let numbered = names.iter().filter_map(|name| {
-        let id = name.strip_prefix("pagemap-shmem-")?.strip_suffix(".img")?.parse().ok()?;
+        let id = name.strip_prefix(prefix)?.strip_suffix(".img")?.parse().ok()?;
         Some((id, name))
     });
     let segment = |(id, name): (u64, &String)| {

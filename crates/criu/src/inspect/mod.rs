@@ -32,8 +32,11 @@ pub struct Contents {
     pub image_version: u32,
     /// The security module whose profiles are in the images.
     pub lsm: &'static str,
-    /// The first one first.
+    /// The first one first; none in a pre-dump.
     pub processes: Vec<Process>,
+    /// The memory of processes in a pre-dump, which knows no more of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pre_dumped: Vec<Segment>,
     pub shared_memory: Vec<Segment>,
     pub sockets: Vec<Socket>,
     pub mounts: Vec<Mount>,
@@ -79,8 +82,14 @@ impl Contents {
         let names = images.names()?;
         let mut reader =
             Reader { images, files: Files::read(images)?, described: HashMap::new(), cgroups: Vec::new() };
-        let processes =
-            images.tasks()?.into_iter().map(|task| reader.process(task)).collect::<Result<_>>()?;
+        // A pre-dump has pagemaps and pages alone.
+        let is_pre_dump = !names.iter().any(|name| name == "pstree.img" || name.starts_with("core-"));
+        let pre_dumped = match is_pre_dump {
+            true => memory::segments(images, &names, "pagemap-")?,
+            false => Vec::new(),
+        };
+        let tasks = if pre_dumped.is_empty() { images.tasks()? } else { Vec::new() };
+        let processes = tasks.into_iter().map(|task| reader.process(task)).collect::<Result<_>>()?;
         Ok(Self {
             image_version: inventory.img_version.unwrap_or_default(),
             lsm: match inventory.lsmtype.map(|t| t.enum_value_or_default()) {
@@ -89,7 +98,8 @@ impl Contents {
                 Some(LsmType::NO_LSM) | None => "none",
             },
             processes,
-            shared_memory: memory::segments(images, &names)?,
+            pre_dumped,
+            shared_memory: memory::segments(images, &names, "pagemap-shmem-")?,
             sockets: reader.files.sockets(),
             mounts: places::mounts(images, &names)?,
             cgroups: places::cgroups(images, &reader.cgroups)?,

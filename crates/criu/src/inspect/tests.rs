@@ -111,3 +111,15 @@ fn areas_that_overlap_are_refused() {
     assert_eq!(memory::address_space(&images, 1).unwrap().unwrap().vmas[0].start, Some(P), "in order");
     assert!(memory::address_space(&images, 2).unwrap().is_none());
 }
+
+#[test]
+fn a_pre_dump_has_memory_alone() {
+    let (dir, images) = checkpoint(&[(P, 3, 4), (8 * P, 2, 1)]);
+    let contents = Contents::read(&images).unwrap();
+    assert!(contents.processes.is_empty());
+    assert_eq!(contents.pre_dumped, [Segment { id: 1, stored: 3 * P, in_parent: 2 * P }]);
+    // what has lost its list of processes is none
+    std::fs::write(dir.path().join("core-1.img"), "").unwrap();
+    let error = Contents::read(&images).unwrap_err().to_string();
+    assert!(error.contains("pstree.img: missing"), "{error}");
+}

@@ -45,7 +45,7 @@ pub struct Manifest {
     pub cpu: Cpu,
     /// What the dump was told.
     pub options: Options,
-    /// Digest of the container's config.json: of its JSON without spaces, keys sorted.
+    /// Digest of the container's config.json: of its JSON without spaces, keys and capabilities sorted.
     pub config: String,
     /// The files by name, without logs and statistics, which CRIU goes on to write when the rest is whole.
     pub files: BTreeMap<String, FileSum>,
@@ -186,7 +186,12 @@ impl Manifest {
                 Some(_) => {}
             }
         }
-        let strange = found.keys().filter(|name| name.ends_with(".img") && !self.files.contains_key(*name));
+        // A page server puts memory beside what was written here.
+        let sent = |name: &str| {
+            self.options.page_server.is_some() && (name.starts_with("pages-") || name.starts_with("pagemap-"))
+        };
+        let listed = |name: &str| self.files.contains_key(name) || !name.ends_with(".img") || sent(name);
+        let strange = found.keys().filter(|name| !listed(name));
         problems.extend(strange.map(|name| format!("{name}: is not of this checkpoint")));
         problems
     }
@@ -223,10 +228,15 @@ impl Options {
 
 /// The digest of a configuration, whatever the order and layout of its text.
 pub(crate) fn config_digest(spec: &Spec) -> Result<String> {
-    // serde_json's objects are sorted by key.
-    let text = serde_json::to_value(spec)
-        .and_then(|value| serde_json::to_vec(&value))
-        .map_err(|e| Error::Invalid(format!("config.json: {e}")))?;
+    let bad = |e| Error::Invalid(format!("config.json: {e}"));
+    // serde_json's objects are sorted by key; sets come in any order.
+    let mut value = serde_json::to_value(spec).map_err(bad)?;
+    let sets = value.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(serde_json::Value::as_array_mut)
+    {
+        set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    }
+    let text = serde_json::to_vec(&value).map_err(bad)?;
     Ok(format!("{BLAKE3}{}", blake3::hash(&text)))
 }
 

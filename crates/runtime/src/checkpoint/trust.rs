@@ -84,8 +84,9 @@ fn check_writers(dir: &Path) -> Result<()> {
     check(dir)?;
     for entry in std::fs::read_dir(dir).map_err(|e| Error::file(dir, &e))? {
         let entry = entry.map_err(|e| Error::file(dir, &e))?;
-        // Directories are none of a checkpoint's, and a parent is checked by itself.
-        if entry.file_name().to_string_lossy().ends_with(".img") {
+        // Logs are not read, and a parent is checked by itself.
+        let is_file = std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file());
+        if is_file && !entry.file_name().to_string_lossy().ends_with(".log") {
             check(&entry.path())?;
         }
     }

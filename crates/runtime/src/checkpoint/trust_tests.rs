@@ -57,7 +57,8 @@ fn what_config_json_grants_is_restored() {
 #[test]
 fn more_capabilities_are_refused_set_by_set() {
     let sys_admin = CapabilitySet(1 << 21);
-    let sets: [(&str, fn(&mut Credentials) -> &mut CapabilitySet); 5] = [
+    type Set = fn(&mut Credentials) -> &mut CapabilitySet;
+    let sets: [(&str, Set); 5] = [
         ("bounding", |c| &mut c.bounding),
         ("permitted", |c| &mut c.permitted),
         ("effective", |c| &mut c.effective),

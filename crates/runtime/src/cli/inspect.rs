@@ -84,7 +84,12 @@ fn tree(i: &Inspection) -> String {
         let text = |key: &str| podman[key].as_str().unwrap_or("?").to_owned();
         tree.line(1, &format!("podman container {} of image {}", text("name"), text("rootfsImageName")));
     }
-    processes(&mut tree, &contents.processes);
+    if !contents.processes.is_empty() {
+        processes(&mut tree, &contents.processes);
+    }
+    tree.section("pre-dumped processes", &contents.pre_dumped, |s| {
+        format!("{}: {} stored{}", s.id, bytes(s.stored), beside(&[("in the parent", s.in_parent)]))
+    });
     tree.section("shared memory", &contents.shared_memory, |s| {
         format!("segment {}: {}{}", s.id, bytes(s.stored), beside(&[("in the parent", s.in_parent)]))
     });

@@ -278,6 +278,18 @@ fn checkpoint_values() {
 }
 
 #[test]
+fn manifests_and_trust() {
+    let args = arguments!("checkpoint --no-hash --no-sync --tcp-established=false box", Checkpoint);
+    assert!(args.no_hash && args.no_sync);
+    assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
+    assert!(arguments!("restore --trust-images box", Restore).trust_images);
+    let args = arguments!("inspect --format json --verify /ckpt/export.tar.zst", Inspect);
+    assert_eq!((args.path.as_path(), args.format), (Path::new("/ckpt/export.tar.zst"), Format::Json));
+    assert!(args.verify);
+    assert!(bad("inspect").contains("exactly 1 argument"));
+}
+
+#[test]
 fn checkpoint_values_that_cannot_be() {
     for (flags, part) in [
         ("--page-server localhost", "no port"),

@@ -130,6 +130,14 @@ fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open_tree", "a descriptor below the root", e.raw_os_error()).into())
 }
 
+/// Takes a detached mount out of its peer group: what the runtime itself puts in place gets no mounts of the host's,
+/// and CRIU cannot rebuild a group that spans devices and masks.
+fn private(tree: OwnedFd) -> Result<OwnedFd> {
+    let attributes = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
+    mount_setattr(tree.as_fd(), attributes, false)?;
+    Ok(tree)
+}
+
 fn tree_flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
@@ -168,7 +176,7 @@ fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
     let stat =
         rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-        return attach(clone_path("/dev/null".as_ref(), false)?, &target);
+        return attach(private(clone_path("/dev/null".as_ref(), false)?)?, &target);
     }
     let data = mount::with_label("", label);
     nix::mount::mount(
