@@ -264,3 +264,22 @@ fn mount_points_that_are_made_belong_to_root_and_are_plain() {
     assert!(file.is_file() && file.len() == 0 && file.uid() == 0);
     assert!(directory.is_dir() && directory.permissions().mode() & 0o777 == 0o755);
 }
+
+#[test]
+fn masked_directories_share_one_empty_filesystem_and_may_be_named_twice() {
+    require!(Root);
+    let script = "stat -c %d /a /b; grep -c ' /a ' /proc/mounts; ls /a /b; touch /b/x";
+    let bundle = Bundle::busybox().shell(script).edit(|c| {
+        c["linux"]["maskedPaths"] = json!(["/a", "/b", "/a", "/none"]);
+    });
+    for dir in ["a", "b"] {
+        std::fs::create_dir(bundle.rootfs().join(dir)).unwrap();
+        std::fs::write(bundle.rootfs().join(dir).join("secret"), "").unwrap();
+    }
+    let output = Runtime::hiber().container(bundle).run(&[]);
+    output.fails("read-only file system");
+    let lines: Vec<_> = output.stdout.lines().collect();
+    let [a, b, times, ..] = lines[..] else { panic!("{output}") };
+    assert_eq!((a, times), (b, "1"), "{output}");
+    assert!(!output.stdout.contains("secret"), "{output}");
+}

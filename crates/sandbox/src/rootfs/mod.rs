@@ -77,8 +77,12 @@ pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
     for path in &plan.readonly_paths {
         readonly(root, path).context(format!("make {} read-only", path.display()))?;
     }
-    for path in &plan.masked_paths {
-        mask(root, path, plan.mount_label.as_deref()).context(format!("mask {}", path.display()))?;
+    let mut covers = Covers::default();
+    for (i, path) in plan.masked_paths.iter().enumerate() {
+        if !plan.masked_paths[..i].contains(path) {
+            mask(root, path, plan.mount_label.as_deref(), &mut covers)
+                .context(format!("mask {}", path.display()))?;
+        }
     }
     if plan.readonly {
         let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
@@ -171,12 +175,19 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
 ///
 /// The host's own node is used, never the one in the container's /dev, which the image may have replaced
 /// (CVE-2025-31133).
-fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
+/// What masked directories are covered with: one empty tmpfs for all, since each takes memory of the kernel's.
+#[derive(Default)]
+struct Covers(Option<OwnedFd>);
+
+fn mask(root: &Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let stat =
         rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
         return attach(private(clone_path("/dev/null".as_ref(), false)?)?, &target);
+    }
+    if let Some(tmpfs) = &covers.0 {
+        return attach(private(clone_path(&fd_path(tmpfs.as_fd()), false)?)?, &target);
     }
     let data = mount::with_label("", label);
     nix::mount::mount(
@@ -186,5 +197,7 @@ fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
         MsFlags::MS_RDONLY,
         Some(data.as_str()),
     )
-    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32).into())
+    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32))?;
+    covers.0 = root.find(path)?;
+    Ok(())
 }
