@@ -11,8 +11,8 @@ use rustix::thread::CpuSet;
 
 use crate::error::Context;
 use crate::idmap;
-use crate::netdevices;
 use crate::init::{ARGUMENT, set_rlimits};
+use crate::netdevices;
 use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
