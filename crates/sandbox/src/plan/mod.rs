@@ -324,7 +324,8 @@ fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
     let not_built = "is not built yet";
     if linux.intel_rdt().is_some() {
         let here = Path::new("/sys/fs/resctrl/info").exists();
-        let why = if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
+        let why =
+            if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
         return Err(Error::unsupported("linux.intelRdt", why));
     }
     Ok(())

@@ -294,12 +294,19 @@ impl MountPlan {
         None
     }
 
-    fn add_id_maps(&mut self, field: &dyn Fn(&str) -> String, mount: &oci_spec::runtime::Mount) -> Result<()> {
+    fn add_id_maps(
+        &mut self,
+        field: &dyn Fn(&str) -> String,
+        mount: &oci_spec::runtime::Mount,
+    ) -> Result<()> {
         let [uid, gid] = [mount.uid_mappings(), mount.gid_mappings()]
             .map(|maps| maps.iter().flatten().map(IdMap::from).collect::<Vec<_>>());
         if uid.is_empty() != gid.is_empty() {
             let problem = "id-mapped mounts must have both uid and gid mappings specified";
-            return Err(Error::invalid(field(if uid.is_empty() { "uidMappings" } else { "gidMappings" }), problem));
+            return Err(Error::invalid(
+                field(if uid.is_empty() { "uidMappings" } else { "gidMappings" }),
+                problem,
+            ));
         }
         if !uid.is_empty() {
             let maps = self.id_maps.get_or_insert_default();
