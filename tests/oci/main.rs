@@ -16,6 +16,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod netdevices;
+mod notify;
 mod output;
 mod process;
 mod scheduling;

@@ -14,6 +14,7 @@ mod exec;
 pub mod features;
 pub mod id;
 mod inspect;
+mod notify;
 mod procfs;
 mod restore;
 pub mod spec;
@@ -34,6 +35,7 @@ pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
 pub use inspect::{Inspection, Verification, inspect, verify};
+pub use notify::Notify;
 pub use restore::RestoreContainerOptions;
 pub use state::{Facts, Status};
 

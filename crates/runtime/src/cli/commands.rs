@@ -63,7 +63,7 @@ impl Session {
 
     /// `start`
     pub(crate) fn start(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(self.open(id)?.start()?)
+        start_and_notify(&self.open(id)?)
     }
 
     /// `run`
@@ -72,7 +72,7 @@ impl Session {
         if args.detach {
             self.create(&args.create)?;
             let container = self.open(&args.create.id)?;
-            self.or_undo(&container, container.start().map_err(Into::into))?;
+            self.or_undo(&container, start_and_notify(&container))?;
             return Ok(ExitCode::SUCCESS);
         }
         if !args.no_subreaper {
@@ -108,7 +108,13 @@ impl Session {
         let pid = container.facts()?.pid;
         let pidfd = open_pidfd(pid)?;
         self.tell_of(container, &args.create)?;
+        let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
         container.start()?;
+        if let Some(notify) = notify {
+            let watched = open_pidfd(pid)?;
+            // The runtime stays, so it is the service's process.
+            std::thread::spawn(move || notify.forward(&watched, std::process::id() as i32));
+        }
         foreground::attend(pid, &pidfd, signals, console)
     }
 
@@ -221,6 +227,25 @@ impl Session {
     }
 }
 
+/// Where the caller wants to hear that the service is ready (sd_notify(3)).
+fn notify_host() -> Option<String> {
+    std::env::var("NOTIFY_SOCKET").ok().filter(|path| !path.is_empty())
+}
+
+/// Starts a container; where the caller waits for its service, until it is ready.
+fn start_and_notify(container: &Container) -> anyhow::Result<()> {
+    let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
+    container.start()?;
+    if let Some(notify) = notify {
+        let pid = container.facts()?.pid;
+        // One that has already ended has nothing to say.
+        if let Ok(pidfd) = open_pidfd(pid) {
+            notify.forward(&pidfd, pid)?;
+        }
+    }
+    Ok(())
+}
+
 /// What `state` and `list` show.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
     let spec = container.spec()?;
@@ -244,6 +269,7 @@ fn describe(container: &Container) -> anyhow::Result<ContainerState> {
 
 fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
     CreateOptions {
+        notify: notify_host().is_some(),
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
