@@ -58,7 +58,7 @@ impl Container {
             preserve_fds: options.preserve_fds,
             ..plan::Options::default()
         };
-        let plan = Plan::for_exec(&self.spec()?, process, &namespaces, &plan_options)?;
+        let plan = Plan::for_exec(self.spec()?, process, &namespaces, &plan_options)?;
         let pidfd = self.pidfd()?;
         let cgroup = self.cgroup()?.joinable(facts.pid)?;
         let born_in = cgroup.v2_dir_fd()?;

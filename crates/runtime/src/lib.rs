@@ -29,7 +29,7 @@ pub use exec::ExecOptions;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
 pub use restore::RestoreContainerOptions;
-pub use state::{Facts, Status};
+pub use state::{Brief, Facts, Status};
 
 use id::ContainerId;
 use store::Store;

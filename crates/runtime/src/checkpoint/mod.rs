@@ -2,6 +2,7 @@
 
 mod externals;
 mod guard;
+mod network;
 mod staging;
 
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::{
     CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, NetworkLock, PageServer, PreDumpOptions,
-    Session,
+    Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
@@ -24,6 +25,9 @@ use staging::Staging;
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
 use crate::state::Status;
+
+/// The first CRIU that surely knows the choice to lock nothing.
+const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
 
 /// What both a dump and a restore can be told.
 #[derive(Debug, Default)]
@@ -136,9 +140,9 @@ impl Container {
         launch.pass(guard.share()?)?;
         let session = launch.start()?;
         if options.pre_dump {
-            return self.pre_dump(session, &spec, options, &mut staging);
+            return self.pre_dump(session, spec, options, &mut staging);
         }
-        let dumped = self.dump(session, &spec, options, (&mut staging, &mut guard), status);
+        let dumped = self.dump(session, spec, options, (&mut staging, &mut guard), status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -153,7 +157,7 @@ impl Container {
 
     fn dump(
         &self,
-        session: Session,
+        mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
         (staging, guard): (&mut Staging, &mut Guard),
@@ -167,10 +171,21 @@ impl Container {
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
         dump.freeze_cgroup = freezer(&cgroup);
+        if dump.common.network_lock.is_none()
+            && session.version()? >= SKIPS_NETWORK_LOCK
+            && network::needs_no_lock(self.facts()?, spec, &options.criu)
+        {
+            dump.common.network_lock = Some(NetworkLock::Skip);
+        }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
         let in_user_namespace = self.facts()?.namespaces.contains(&NamespaceKind::User);
-        let _frozen = Frozen::take(&cgroup, status)?;
+        let mut frozen = None;
         let result = session.dump(&dump, |step| match step {
+            // Not before: until here CRIU has looked at the kernel, not at the container.
+            DumpNotify::PreDump => {
+                frozen = Some(Frozen::take(&cgroup, status)?);
+                Ok(())
+            }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
             // need not wait for the disk.
             DumpNotify::PostDump if !options.leave_running => {
@@ -179,6 +194,7 @@ impl Container {
             }
             _ => Ok(()),
         });
+        drop(frozen);
         match result {
             Ok(()) if options.leave_running => staging.publish(in_user_namespace),
             Ok(()) => Ok(()),
