@@ -184,12 +184,10 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
 }
 
 fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
-    use std::io::{Read, Seek};
-    let mut file = std::fs::File::from(memfd);
-    let mut bytes = Vec::new();
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|e| SysError::io("read", "the plan", &e))?;
+    let rewound = rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0));
+    let bytes = rewound
+        .and_then(|_| crate::file::read(&memfd))
+        .map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
     serde_json::from_slice(&bytes).map_err(|e| {
         SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
     })
