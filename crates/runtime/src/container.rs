@@ -1,6 +1,7 @@
 //! A container that exists: look at it, signal it, stop it for a while, delete it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
@@ -14,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::procfs;
-use crate::state::{Facts, Status};
+use crate::state::{Brief, Facts, Status};
 use crate::store::{Entry, INIT_SOCKET, START_SOCKET, Store};
 
 /// A handle on an existing container.
@@ -23,6 +24,7 @@ pub struct Container {
     id: ContainerId,
     entry: Entry,
     facts: Option<Facts>,
+    spec: OnceLock<Spec>,
 }
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
@@ -32,11 +34,11 @@ impl Container {
     pub(crate) fn open(store: &Store, id: &ContainerId) -> Result<Self> {
         let entry = store.open(id)?;
         let facts = entry.facts()?;
-        Ok(Self { id: id.clone(), entry, facts })
+        Ok(Self { id: id.clone(), entry, facts, spec: OnceLock::new() })
     }
 
     pub(crate) fn from_parts(id: ContainerId, entry: Entry, facts: Facts) -> Self {
-        Self { id, entry, facts: Some(facts) }
+        Self { id, entry, facts: Some(facts), spec: OnceLock::new() }
     }
 
     /// The container's id.
@@ -54,8 +56,19 @@ impl Container {
     }
 
     /// The configuration that it was created from.
-    pub fn spec(&self) -> Result<Spec> {
-        self.entry.config()
+    pub fn spec(&self) -> Result<&Spec> {
+        match self.spec.get() {
+            Some(spec) => Ok(spec),
+            None => {
+                let spec = self.entry.config()?;
+                Ok(self.spec.get_or_init(|| spec))
+            }
+        }
+    }
+
+    /// What of that configuration is needed to show the container and to run its hooks.
+    pub fn brief(&self) -> Result<Brief> {
+        self.entry.brief()
     }
 
     /// The user who made it.
@@ -151,25 +164,25 @@ impl Container {
 
     /// A poststart hook that fails ends the container (runtime-spec "Lifecycle", step 9, as runc reads it).
     pub(crate) fn run_poststart(&self) -> Result<()> {
-        let spec = self.spec()?;
-        let Some(all) = spec.hooks() else { return Ok(()) };
+        let brief = self.brief()?;
+        let Some(all) = &brief.hooks else { return Ok(()) };
         let result =
-            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&spec, "running")?);
+            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&brief, "running")?);
         if result.is_err() {
             let _ = self.kill(Signal::KILL);
         }
         Ok(result?)
     }
 
-    pub(crate) fn hook_state(&self, spec: &Spec, status: &str) -> Result<plan::HookState> {
+    fn hook_state(&self, brief: &Brief, status: &str) -> Result<plan::HookState> {
         let facts = self.facts()?;
         Ok(plan::HookState {
-            oci_version: spec.version().clone(),
+            oci_version: brief.oci_version.clone(),
             id: self.id.as_str().into(),
             status: status.into(),
             pid: if status == "stopped" { 0 } else { facts.pid },
             bundle: facts.bundle.clone(),
-            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            annotations: brief.annotations.clone(),
         })
     }
 
@@ -272,9 +285,9 @@ impl Container {
 
     fn run_poststop(&self) -> Result<()> {
         // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
-        let (Ok(spec), Ok(_)) = (self.spec(), self.facts()) else { return Ok(()) };
-        let Some(all) = spec.hooks() else { return Ok(()) };
-        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&spec, "stopped")?)?)
+        let (Ok(brief), Ok(_)) = (self.brief(), self.facts()) else { return Ok(()) };
+        let Some(all) = &brief.hooks else { return Ok(()) };
+        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
     }
 }
 

@@ -61,7 +61,7 @@ impl Container {
             preserve_fds: options.preserve_fds,
             ..plan::Options::default()
         };
-        let mut plan = Plan::for_exec(&self.spec()?, process, &namespaces, &plan_options)?;
+        let mut plan = Plan::for_exec(self.spec()?, process, &namespaces, &plan_options)?;
         plan.init.hook_state.pid = facts.pid;
         let pidfd = self.pidfd()?;
         let cgroup = match options.cgroups {

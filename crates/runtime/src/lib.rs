@@ -37,7 +37,7 @@ pub use hiber_sandbox::sys::clone::Child;
 pub use inspect::{Inspection, Verification, inspect, verify};
 pub use notify::Notify;
 pub use restore::RestoreContainerOptions;
-pub use state::{Facts, Status};
+pub use state::{Brief, Facts, Status};
 
 use id::ContainerId;
 use store::Store;

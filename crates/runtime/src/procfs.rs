@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::{Mode, OFlags};
+
 /// The process's start time in clock ticks since boot, if it is alive: neither gone nor a zombie.
 pub(crate) fn alive_since(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
+    let stat = hiber_sandbox::file::read(&file).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     // The command in parentheses may hold anything, also parentheses.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;

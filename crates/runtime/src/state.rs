@@ -1,10 +1,12 @@
 //! What is known of a container: facts that are written down once, and the status, which is observed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
+use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
@@ -49,6 +51,16 @@ impl Facts {
     pub(crate) fn own_pid_namespace(&self) -> bool {
         self.namespaces.contains(&NamespaceKind::Pid)
     }
+}
+
+/// The part of a container's configuration that shows and hooks need.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Brief {
+    pub oci_version: String,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    pub hooks: Option<Hooks>,
 }
 
 /// A container's status (runtime-spec "State"; `paused` is runc's).

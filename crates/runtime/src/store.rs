@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::state::{FACTS_VERSION, Facts};
+use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -189,6 +189,13 @@ impl Entry {
             .map_err(|e| Error::File { path: self.path.join(CONFIG), why: e.to_string() })
     }
 
+    /// What of the configuration is needed after a creation, read without the rest.
+    pub(crate) fn brief(&self) -> Result<Brief> {
+        let bytes = self.read(CONFIG)?.ok_or(Error::NotFound)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::File { path: self.path.join(CONFIG), why: e.to_string() })
+    }
+
     /// Keeps the configuration.
     pub(crate) fn write_config(&self, spec: &Spec) -> Result<()> {
         self.replace(CONFIG, spec)
@@ -201,9 +208,8 @@ impl Entry {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(Error::sys("openat", self.path.join(name).display().to_string(), e)),
         };
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut File::from(fd), &mut bytes)
-            .map_err(|e| Error::file(&self.path.join(name), &e))?;
+        let bytes = hiber_sandbox::file::read(&fd)
+            .map_err(|e| Error::sys("read", self.path.join(name).display().to_string(), e))?;
         Ok(Some(bytes))
     }
 

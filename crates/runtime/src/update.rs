@@ -18,7 +18,7 @@ impl Container {
         if self.status()? == Status::Stopped {
             return Err(Error::NotRunning);
         }
-        let mut spec = self.spec()?;
+        let mut spec = self.spec()?.clone();
         let old = resources(&spec);
         let Change { merged, to_apply } = Change::new(&to_json(&old)?, to_json(change)?);
         let layout = Layout::detect()?;

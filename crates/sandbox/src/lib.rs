@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod config;
 pub mod error;
+pub mod file;
 pub mod hooks;
 mod idmap;
 pub mod init;

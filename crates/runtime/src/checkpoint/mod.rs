@@ -3,6 +3,7 @@
 mod externals;
 mod guard;
 pub mod manifest;
+mod network;
 mod parents;
 mod staging;
 pub(crate) mod trust;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::{
     CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, NetworkLock, PageServer, PreDumpOptions,
-    Session,
+    Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
@@ -28,6 +29,9 @@ use staging::{Seal, Staging};
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
 use crate::state::Status;
+
+/// The first CRIU that surely knows the choice to lock nothing.
+const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
 
 /// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
 #[derive(Debug, Clone, Default)]
@@ -168,9 +172,9 @@ impl Container {
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
         };
         if options.pre_dump {
-            return self.pre_dump(session, &spec, options, (&mut staging, &mut seal));
+            return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
-        let dumped = self.dump(session, &spec, options, (&mut staging, &mut seal, &mut guard), status);
+        let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -185,7 +189,7 @@ impl Container {
 
     fn dump(
         &self,
-        session: Session,
+        mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
         (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
@@ -199,9 +203,20 @@ impl Container {
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
         dump.freeze_cgroup = freezer(&cgroup);
+        if dump.common.network_lock.is_none()
+            && session.version()? >= SKIPS_NETWORK_LOCK
+            && network::needs_no_lock(self.facts()?, spec, &options.criu)
+        {
+            dump.common.network_lock = Some(NetworkLock::Skip);
+        }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let frozen = Frozen::take(&cgroup, status)?;
+        let mut frozen = None;
         let result = session.dump(&dump, |step| match step {
+            // Not before: until here CRIU has looked at the kernel, not at the container.
+            DumpNotify::PreDump => {
+                frozen = Some(Frozen::take(&cgroup, status)?);
+                Ok(())
+            }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
             // need not wait for hashes and the disk.
             DumpNotify::PostDump if !options.leave_running => {

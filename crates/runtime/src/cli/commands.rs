@@ -1,5 +1,6 @@
 //! The lifecycle commands.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -122,15 +123,16 @@ impl Session {
     pub(crate) fn exec(&self, args: &ExecArgs) -> anyhow::Result<ExitCode> {
         check_preserved(args.preserve_fds)?;
         let container = self.open(&args.id)?;
+        let spec = container.spec()?;
         let process = match &args.process {
             Some(path) => {
                 let (process, warnings) = config::load_process(path)?;
                 warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 process
             }
-            None => exec_process::from_flags(&container.spec()?, args)?,
+            None => exec_process::from_flags(spec, args)?,
         };
-        let process = exec_process::with_defaults(process, &container.spec()?);
+        let process = exec_process::with_defaults(process, spec);
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
             let child = container.exec(&process, &exec_options(args, socket.as_ref()))?;
@@ -167,16 +169,20 @@ impl Session {
     /// `state`
     pub(crate) fn state(&self, id: &ContainerId) -> anyhow::Result<()> {
         let container = self.open(id)?;
-        let mut state = describe(&container)?;
-        state.owner = String::new();
-        Ok(out::write(&output::state(&state)?)?)
+        Ok(out::write(&output::state(&describe(&container)?)?)?)
     }
 
     /// `list`
     pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
         let mut containers = Vec::new();
+        let mut names = BTreeMap::new();
         for id in self.runtime.ids()? {
-            match self.runtime.open(&id).map_err(Into::into).and_then(|c| describe(&c)) {
+            let described = self.runtime.open(&id).map_err(anyhow::Error::from).and_then(|container| {
+                let uid = container.owner()?;
+                let owner = names.entry(uid).or_insert_with(|| user_name(uid)).clone();
+                Ok(ContainerState { owner, ..describe(&container)? })
+            });
+            match described {
                 Ok(state) => containers.push(state),
                 // Deleted meanwhile, or its creation was interrupted: not what was asked for.
                 Err(e) => tracing::debug!("load container {id}: {e:#}"),
@@ -246,25 +252,28 @@ fn start_and_notify(container: &Container) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `state` and `list` show.
+/// What `state` and `list` show; only `list` shows an owner.
 fn describe(container: &Container) -> anyhow::Result<ContainerState> {
-    let spec = container.spec()?;
+    let brief = container.brief()?;
     // Its creator has not come to them yet: as without a configuration.
     let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
     let status = container.status()?;
-    let owner = container.owner()?;
-    let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten().map(|u| u.name);
     Ok(ContainerState {
-        oci_version: spec.version().clone(),
+        oci_version: brief.oci_version,
         id: facts.id.clone(),
         pid: if status == Status::Stopped { 0 } else { facts.pid },
         status: status.to_string(),
         bundle: facts.bundle.clone(),
         rootfs: facts.rootfs.clone(),
         created: facts.created,
-        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
-        owner: name.unwrap_or_else(|| format!("#{owner}")),
+        annotations: brief.annotations,
+        owner: String::new(),
     })
+}
+
+fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("#{uid}"), |user| user.name)
 }
 
 fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {

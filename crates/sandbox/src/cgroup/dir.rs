@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -50,13 +50,15 @@ pub(super) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
 pub(super) fn read_file(path: &Path) -> Result<String> {
     let fd = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| error("open", path.display(), e))?;
-    read_all(fd).map_err(|e| SysError::io("read", path.display().to_string(), &e))
+    read_text(&fd).map_err(|e| error("read", path.display(), e))
 }
 
-fn read_all(fd: OwnedFd) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::from(fd).read_to_string(&mut text)?;
-    Ok(text)
+fn read_text(fd: &OwnedFd) -> rustix::io::Result<String> {
+    // The kernel's text is ASCII but for names that people gave to cgroups and mount points.
+    Ok(match String::from_utf8(crate::file::read(fd)?) {
+        Ok(text) => text,
+        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+    })
 }
 
 impl Dir {
@@ -110,8 +112,7 @@ impl Dir {
     /// Reads a file of this cgroup, without the newline at its end.
     pub(super) fn read(&self, name: &str) -> Result<String> {
         let fd = self.file(name, OFlags::RDONLY)?;
-        let mut text =
-            read_all(fd).map_err(|e| SysError::io("read", self.path.join(name).display().to_string(), &e))?;
+        let mut text = read_text(&fd).map_err(|e| error("read", self.path.join(name).display(), e))?;
         text.truncate(text.trim_end().len());
         Ok(text)
     }

@@ -14,6 +14,9 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
 
@@ -184,12 +187,10 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
 }
 
 fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
-    use std::io::{Read, Seek};
-    let mut file = std::fs::File::from(memfd);
-    let mut bytes = Vec::new();
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|e| SysError::io("read", "the plan", &e))?;
+    let rewound = rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0));
+    let bytes = rewound
+        .and_then(|_| crate::file::read(&memfd))
+        .map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
     serde_json::from_slice(&bytes).map_err(|e| {
         SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
     })
@@ -335,7 +336,9 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
     };
     // The creator may leave now; keeping its end would only delay what it learns of our death.
     *channel = Channel::from(listener);
+    let signals = ending_signals()?;
     loop {
+        wait_for_call(channel, &signals)?;
         let connection = match rustix::net::accept_with(&*channel, rustix::net::SocketFlags::CLOEXEC) {
             Ok(fd) => Channel::from(fd),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
@@ -346,5 +349,25 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
             *channel = connection;
             return Ok(());
         }
+    }
+}
+
+/// The signals that end a container which was created and not started. They are blocked, so that the first process of a
+/// pid namespace gets them at all.
+fn ending_signals() -> Result<SignalFd> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| SysError::new("signalfd", "for a created container", e as i32).into())
+}
+
+/// Waits until somebody calls; fails when a signal asks for the end instead.
+fn wait_for_call(listener: &Channel, signals: &SignalFd) -> Result<()> {
+    let mut fds = [listener.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match rustix::event::poll(&mut fds, None) {
+        Ok(_) if !fds[1].revents().is_empty() => {
+            Err(SysError::new("accept4", "the start socket, until a signal ended the wait", libc::EINTR).into())
+        }
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(SysError::new("poll", "the start socket", e.raw_os_error()).into()),
     }
 }

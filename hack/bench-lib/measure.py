@@ -1,0 +1,186 @@
+"""Measures runtimes against each other: measure.py LAYOUT ROUNDS WORK RESULT.json, started by hack/bench.
+
+Every quantity is a list with one number per round and tool; rounds are interleaved, so that what else the machine does
+hits all tools alike. A tool that fails an operation is reported once and has no number for it.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import checkpoint
+from tools import Failed, Floor, Runtime, layout_of, run_quiet
+
+OTHERS = 100  # live containers for `list` and for the cost of company
+
+
+class Bench:
+    """One layout's measurements."""
+
+    def __init__(self, rounds, work):
+        self.rounds, self.work = rounds, work
+        self.layout = layout_of()
+        env = os.environ
+        self.floor = Floor(env["BENCH_FLOOR"], env["BENCH_ROOTFS"], self.layout, work)
+        programs = {"hiber": env["BENCH_HIBER"], "crun": shutil.which("crun"), "runc": shutil.which("runc")}
+        self.runtimes = [Runtime(name, program, self.floor, work) for name, program in programs.items()]
+        self.results, self.problems, self.checks = {}, {}, 0
+
+    def note(self, quantity, tool, value):
+        self.results.setdefault(quantity, {}).setdefault(tool, []).append(value)
+
+    def attempt(self, quantity, tool, work):
+        """Runs `work` unless the tool has failed in this quantity before."""
+        if (quantity, tool.name) in self.problems:
+            return
+        try:
+            work(tool)
+        except Failed as failed:
+            self.problems[quantity, tool.name] = str(failed)
+            print(f"  {tool.name}: {quantity}: {failed}", file=sys.stderr)
+
+    def each_round(self, quantities, tools):
+        """quantities: name -> function of a tool. The order of tools rotates from round to round."""
+        for number in range(self.rounds):
+            turn = number % len(tools)
+            for quantity, work in quantities.items():
+                for tool in tools[turn:] + tools[:turn]:
+                    self.attempt(quantity, tool, work)
+
+    # --- quantities ---
+
+    def run(self, tool):
+        usage = tool.run_true()
+        self.note("run", tool.name, usage.wall_ms)
+        self.note("run: CPU time", tool.name, usage.cpu_ms)
+        self.note("run: peak memory", tool.name, usage.peak_mib)
+
+    def check(self, tool):
+        tool.check_complete()
+        self.checks += 1
+
+    def cycle(self, tool):
+        """create, start, exit, delete of a container that runs true."""
+        began = time.monotonic()
+        create = tool.create("true")
+        pidfd = os.pidfd_open(tool.pid())
+        start = tool.command("start", tool.id)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        reap()
+        delete = tool.command("delete", tool.id)
+        self.note("create + start + exit + delete", tool.name, (time.monotonic() - began) * 1e3)
+        for name, usage in ("create", create), ("start", start), ("delete", delete):
+            self.note(name, tool.name, usage.wall_ms)
+        self.note("create: peak memory", tool.name, create.peak_mib)
+
+    def commands(self, tool):
+        """Commands on a container that is there."""
+        for name, arguments in {
+            "exec": ["exec", tool.resident, "/bin/true"],
+            "state": ["state", tool.resident],
+            "kill": ["kill", tool.resident, "WINCH"],
+            "list, 1 container": ["list"],
+        }.items():
+            self.note(name, tool.name, tool.command(*arguments).wall_ms)
+
+    def syscalls(self, tool):
+        """System calls are counted once: they hardly vary."""
+        if isinstance(tool, Floor):
+            self.note("run: system calls", tool.name, tool.count(tool.run_arguments()))
+            return
+        self.note("run: system calls", tool.name, tool.count(["run", "--bundle", tool.bundle("true"), tool.id]))
+        self.note("create: system calls", tool.name, tool.count_create("true"))
+        self.note("exec: system calls", tool.name, tool.count(["exec", tool.resident, "/bin/true"]))
+        self.note("state: system calls", tool.name, tool.count(["state", tool.resident]))
+        self.note("list: system calls", tool.name, tool.count(["list"]))
+
+    def company(self, tool):
+        """With many others alive in the same root."""
+        self.note(f"list, {OTHERS} containers", tool.name, tool.command("list").wall_ms)
+        self.note(f"run, {OTHERS} others alive", tool.name, tool.run_true().wall_ms)
+
+    def measure(self):
+        reap_orphans()
+        tools = [self.floor, *self.runtimes]
+        for tool in self.runtimes:
+            tool.start_resident()
+        say(f"{self.layout.name}: run, create, start, delete, exec, state, kill, list")
+        if os.environ.get("BENCH_ONLY") == "checkpoint":
+            return checkpoint.measure(self, self.runtimes)
+        self.each_round({"complete": self.check, "run": self.run}, tools)
+        self.each_round({"create": self.cycle, "commands": self.commands}, self.runtimes)
+        for tool in tools:
+            self.attempt("system calls", tool, self.syscalls)
+        say(f"{self.layout.name}: with {OTHERS} containers alive")
+        for tool in self.runtimes:
+            self.attempt("company", tool, lambda tool: tool.start_others(OTHERS))
+        self.each_round({"company": self.company}, self.runtimes)
+        for tool in self.runtimes:
+            tool.clear()
+            self.note("binary, MiB", tool.name, os.stat(os.path.realpath(tool.program)).st_size / 2**20)
+        say(f"{self.layout.name}: checkpoint and restore")
+        checkpoint.measure(self, self.runtimes)
+
+
+def say(text):
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def reap_orphans():
+    """Containers that outlive their runtime become our children, not those of an unknown init."""
+    PR_SET_CHILD_SUBREAPER = 36
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap():
+    """Buries dead orphans. Nothing that subprocess waits for is running when this is called."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = re.search(r"^model name\s*:\s*(.*)$", file.read(), re.M)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "cpu": model.group(1) if model else platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory": f"{memory:.0f} GiB",
+        "kernel": platform.release(),
+        "load": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main():
+    layout, rounds, work, result = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    bench = Bench(int(rounds), work)
+    try:
+        bench.measure()
+    finally:
+        for tool in bench.runtimes:
+            tool.clear()
+    versions = {t.name: run_quiet([t.program, "--version"]).splitlines()[0] for t in bench.runtimes}
+    versions["criu"] = run_quiet(["criu", "--version"]).splitlines()[0]
+    with open(result, "w") as file:
+        json.dump({
+            "layout": layout, "rounds": bench.rounds, "machine": machine(), "versions": versions, "checks": bench.checks,
+            "results": bench.results, "problems": [[*key, why] for key, why in bench.problems.items()],
+        }, file)
+
+
+if __name__ == "__main__":
+    main()

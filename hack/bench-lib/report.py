@@ -1,0 +1,134 @@
+"""Prints the tables of measure.py's results; with --docs DIRECTORY writes performance.md and performance.svg there."""
+
+import json
+import os
+import re
+import statistics
+import sys
+
+TOOLS = ["floor", "criu", "hiber", "crun", "runc"]
+COLOURS = {"floor": "#9aa5b1", "criu": "#9aa5b1", "hiber": "#0b7285", "crun": "#e8a33d", "runc": "#c2564b"}
+# quantity -> (against, at most): issue goals as ratios of medians, on cgroup v2
+GOALS = {
+    "run": [("floor", 1.35), ("crun", 0.55)],
+    "create + start + exit + delete": [("crun", 0.45)],
+    "exec": [("crun", 0.5)],
+    "state": [("crun", 0.25)],
+    "kill": [("crun", 0.25)],
+    "list, 100 containers": [("crun", 0.3)],
+    "run: CPU time": [("crun", 0.5)],
+    "run: peak memory": [("MiB", 2.5)],
+    "create: peak memory": [("MiB", 2.5)],
+    "checkpoint": [("runc", 0.3), ("crun", 0.3)],
+    "checkpoint: frozen (CRIU's count)": [("runc", 0.2)],
+    "checkpoint: pause seen inside": [("runc", 0.2)],
+    "restore": [("runc", 0.35)],
+}
+PICTURE = ["run", "create + start + exit + delete", "exec", "state", "kill", "list, 100 containers", "checkpoint",
+           "checkpoint: pause seen inside", "restore"]
+UNITS = {"run: peak memory": "MiB", "create: peak memory": "MiB", "binary, MiB": "", "checkpoint: KiB": ""}
+
+
+def number(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cell(values):
+    if not values:
+        return ""
+    text = number(statistics.median(values))
+    return text if len(values) == 1 else f"{text} ({number(min(values))}–{number(max(values))})"
+
+
+def ratio(tools, against):
+    if "hiber" not in tools or against not in tools:
+        return None
+    return statistics.median(tools["hiber"]) / statistics.median(tools[against])
+
+
+def table(result):
+    """Lines of one layout's table."""
+    lines = ["| ms unless it says otherwise: median (minimum–maximum) | " + " | ".join(TOOLS) + " | to floor or criu | to crun | to runc |",
+             "|---" + "|---:" * (len(TOOLS) + 3) + "|"]
+    for quantity, tools in result["results"].items():
+        unit = UNITS.get(quantity)
+        name = f"{quantity}, {unit}" if unit else quantity
+        lowest = ratio(tools, "floor") or ratio(tools, "criu")
+        ratios = [lowest, ratio(tools, "crun"), ratio(tools, "runc")]
+        cells = [cell(tools.get(t)) for t in TOOLS] + [f"{r:.2f}" if r else "" for r in ratios]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for quantity, tool, why in result["problems"]:
+        lines.append("")
+        lines.append(f"{tool} could not do `{quantity}`: {why.splitlines()[-1] if why else why}")
+    return lines
+
+
+def goals(result):
+    lines = ["| goal | wanted | measured | |", "|---|---:|---:|---|"]
+    for quantity, wanted in GOALS.items():
+        tools = result["results"].get(quantity, {})
+        for against, most in wanted:
+            absolute = against == "MiB"
+            value = statistics.median(tools["hiber"]) if absolute and "hiber" in tools else ratio(tools, against)
+            unit = "MiB" if absolute else f"× {against}"
+            measured, verdict = ("", "not measured") if value is None else (f"{value:.2f}", "met" if value <= most else "missed")
+            lines.append(f"| {quantity} | ≤ {most} {unit} | {measured} | {verdict} |")
+    return lines
+
+
+def picture(result):
+    """Bars, one group for each quantity, as parts of the slowest."""
+    groups = [(q, result["results"][q]) for q in PICTURE if q in result["results"]]
+    bar, gap, left, width = 13, 16, 230, 420
+    parts, y = [], 44
+    for quantity, tools in groups:
+        shown = [t for t in TOOLS if t in tools]
+        medians = {t: statistics.median(tools[t]) for t in shown}
+        parts.append(f'<text x="{left - 10}" y="{y + bar * len(shown) / 2 + 4}" text-anchor="end">{quantity}</text>')
+        for tool in shown:
+            length = max(1, width * medians[tool] / max(medians.values()))
+            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 2}" fill="{COLOURS[tool]}"/>')
+            parts.append(f'<text x="{left + length + 5:.1f}" y="{y + bar - 4}" class="n">{tool} {number(medians[tool])} ms</text>')
+            y += bar
+        y += gap
+    style = "text{font:12px sans-serif;fill:#333}.n{font-size:10px}"
+    title = f'<text x="16" y="22" style="font-size:14px">Medians, {result["layout"]} layout; shorter is faster</text>'
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 110} {y}" width="{left + width + 110}">'
+            f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{title}{"".join(parts)}</svg>\n')
+
+
+def tables(results):
+    lines = []
+    for result in results:
+        m = result["machine"]
+        lines += [f"## {'cgroup v2 alone' if result['layout'] == 'v2' else 'the cgroup layout of the host'}", ""]
+        lines += [f"{m['date']}, {m['cpu']}, {m['cpus']} CPUs, {m['memory']}, Linux {m['kernel']}, load {m['load']:.1f} at the end; "
+                  f"{result['rounds']} rounds, {result['checks']} containers looked at from inside and found complete. "
+                  + "; ".join(result["versions"].values()) + ".", ""]
+        lines += table(result) + [""]
+        if result["layout"] == "v2":
+            lines += goals(result) + [""]
+    return "\n".join(lines)
+
+
+def main():
+    arguments = sys.argv[1:]
+    docs = arguments[1] if arguments[0] == "--docs" else None
+    results = [json.load(open(path)) for path in arguments[2 if docs else 0:]]
+    text = tables(results)
+    print(text)
+    if not docs:
+        return
+    page = os.path.join(docs, "performance.md")
+    # What people wrote stays; only what is between the marks is replaced.
+    with open(page) as file:
+        old = file.read()
+    new = re.sub(r"(<!-- hack/bench -->\n).*(<!-- end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S)
+    with open(page, "w") as file:
+        file.write(new)
+    with open(os.path.join(docs, "performance.svg"), "w") as file:
+        file.write(picture(results[0]))
+
+
+if __name__ == "__main__":
+    main()
