@@ -283,3 +283,16 @@ fn masked_directories_share_one_empty_filesystem_and_may_be_named_twice() {
     assert_eq!((a, times), (b, "1"), "{output}");
     assert!(!output.stdout.contains("secret"), "{output}");
 }
+
+#[test]
+fn the_container_sees_the_propagation_it_asked_for() {
+    require!(Root);
+    let of_root = |wanted: Value| {
+        let bundle = Bundle::busybox().shell("awk '$5 == \"/\"' /proc/self/mountinfo");
+        let bundle = bundle.edit(|c| c["linux"]["rootfsPropagation"] = wanted);
+        Runtime::hiber().container(bundle).run(&[]).ok().to_owned()
+    };
+    assert!(of_root(json!("shared")).contains("shared:"));
+    assert!(of_root(json!("unbindable")).contains("unbindable"));
+    assert!(!of_root(Value::Null).contains("shared:"));
+}
