@@ -8,6 +8,7 @@ mod crash;
 mod errors;
 mod interchange;
 mod lifecycle;
+mod network;
 mod redis;
 
 use hiber_tests::prelude::*;
