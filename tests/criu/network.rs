@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// CRIU's NETWORK_LOCK_SKIP (criu/include/cr_options.h).
-const SKIP: u64 = 3;
+const SKIP: u64 = 2;
 
 /// The method that the images name, which a restore follows: `network_lock_method` of inventory.proto. The file is two
 /// magic numbers, a length and a message whose first members are numbers and short strings.
