@@ -114,8 +114,6 @@ class Bench:
         for tool in self.runtimes:
             tool.start_resident()
         say(f"{self.layout.name}: run, create, start, delete, exec, state, kill, list")
-        if os.environ.get("BENCH_ONLY") == "checkpoint":
-            return checkpoint.measure(self, self.runtimes)
         self.each_round({"complete": self.check, "run": self.run}, tools)
         self.each_round({"create": self.cycle, "commands": self.commands}, self.runtimes)
         for tool in tools:

@@ -10,6 +10,7 @@ mod inspect;
 mod interchange;
 mod lifecycle;
 mod manifest;
+mod network;
 mod redis;
 
 use hiber_tests::prelude::*;

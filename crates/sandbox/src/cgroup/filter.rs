@@ -59,10 +59,16 @@ fn block(rule: &DeviceRule) -> Vec<Insn> {
     code.push(Insn::jump_if_not_imm(TYPE, kind));
     for (register, number) in [(MAJOR, rule.major), (MINOR, rule.minor)] {
         if let Some(number) = number {
-            // Through a register: an immediate would be sign-extended to 64 bits.
-            code.push(Insn::mov32_imm(SCRATCH, number.cast_signed()));
+            let immediate = i32::try_from(number);
+            if immediate.is_err() {
+                // Through a register: the immediate would be sign-extended to 64 bits.
+                code.push(Insn::mov32_imm(SCRATCH, number.cast_signed()));
+            }
             leaves.push(code.len());
-            code.push(Insn::jump_if_not(register, SCRATCH));
+            code.push(match immediate {
+                Ok(number) => Insn::jump_if_not_imm(register, number),
+                Err(_) => Insn::jump_if_not(register, SCRATCH),
+            });
         }
     }
     let bits = i32::from(rule.access.bits());

@@ -1,0 +1,120 @@
+//! The lock on a container's network while it is saved: done where packets could be lost, spared where none can.
+
+use crate::{Network, counter, counts_on, sleep_and_wake};
+use hiber_tests::prelude::*;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+/// CRIU's NETWORK_LOCK_SKIP (criu/include/cr_options.h).
+const SKIP: u64 = 2;
+
+/// The method that the images name, which a restore follows: `network_lock_method` of inventory.proto. The file is two
+/// magic numbers, a length and a message whose first members are numbers and short strings.
+fn lock_method(c: &Container) -> Option<u64> {
+    let bytes = fs::read(c.images().join("inventory.img")).unwrap();
+    let mut rest = &bytes[12..];
+    while !rest.is_empty() {
+        let (key, value) = (varint(&mut rest), varint(&mut rest));
+        match (key >> 3, key & 7) {
+            (11, 0) => return Some(value),
+            (_, 2) => rest = &rest[value as usize..],
+            _ => {}
+        }
+    }
+    None
+}
+
+fn varint(bytes: &mut &[u8]) -> u64 {
+    let length = bytes.iter().take_while(|b| **b >= 0x80).count() + 1;
+    let (number, rest) = bytes.split_at(length);
+    *bytes = rest;
+    number.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f))
+}
+
+#[track_caller]
+fn run(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args);
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_network_that_nothing_reaches_is_not_locked() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    sleep_and_wake(&c, &[], &[]);
+    assert_eq!(lock_method(&c), Some(SKIP));
+    counts_on(&c, 3);
+}
+
+#[test]
+fn connections_that_are_saved_need_the_lock() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    sleep_and_wake(&c, &["--tcp-established"], &["--tcp-established"]);
+    assert!(lock_method(&c).is_some_and(|method| method != SKIP));
+}
+
+#[test]
+fn a_further_interface_needs_the_lock() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let network = format!("--net=/proc/{}/ns/net", c.pid());
+    let added = run("nsenter", &[&network, "ip", "link", "add", "name", "br0", "type", "bridge"])
+        || run("nsenter", &[&network, "ip", "link", "add", "name", "dummy0", "type", "dummy"]);
+    assert!(added, "the kernel has neither bridge nor dummy interfaces");
+    c.checkpoint(&[]).ok();
+    assert!(lock_method(&c).is_some_and(|method| method != SKIP));
+}
+
+#[test]
+fn what_is_chosen_is_done() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&["--network-lock", "iptables"]).ok();
+    assert!(lock_method(&c).is_some_and(|method| method != SKIP));
+}
+
+#[test]
+fn a_peer_outside_stays_connected_and_loses_nothing() {
+    require!(Root, Criu);
+    let network = Network::new();
+    let holder = network.path().split('/').nth(2).unwrap_or_default().to_owned();
+    let outside = format!("ht{holder}");
+    let inside = format!("--net={}", network.path());
+    assert!(run("ip", &["link", "add", &outside, "type", "veth", "peer", "name", "peer0", "netns", &holder]));
+    assert!(run("ip", &["address", "add", "198.18.77.1/30", "dev", &outside]));
+    assert!(run("ip", &["link", "set", &outside, "up"]));
+    assert!(run("nsenter", &[&inside, "ip", "address", "add", "198.18.77.2/30", "dev", "peer0"]));
+    assert!(run("nsenter", &[&inside, "ip", "link", "set", "peer0", "up"]));
+    // From its first connection on nc is cat, on that socket.
+    let bundle = Bundle::busybox().namespace("network", Some(&network.path()));
+    let c = Runtime::hiber().container(bundle.args(["nc", "-l", "-p", "7077", "-e", "cat"]));
+    c.run_detached().ok();
+    let mut peer = None;
+    wait_for("the server", || {
+        peer = TcpStream::connect("198.18.77.2:7077").ok();
+        peer.is_some()
+    });
+    let mut peer = peer.unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut echo = |text: &[u8; 4], meanwhile: &dyn Fn()| {
+        peer.write_all(text).unwrap();
+        meanwhile();
+        let mut answer = [0; 4];
+        peer.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, text);
+    };
+    echo(b"one\n", &|| ());
+    c.checkpoint(&["--tcp-established"]).ok();
+    assert!(lock_method(&c).is_some_and(|method| method != SKIP));
+    // Sent to a container that is no more: without a lock the kernel would answer with a reset.
+    echo(b"two\n", &|| {
+        std::thread::sleep(Duration::from_millis(300));
+        c.restore(&["--tcp-established"]).ok();
+    });
+    echo(b"end\n", &|| ());
+}
