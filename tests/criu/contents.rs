@@ -200,3 +200,21 @@ fn files_that_are_locked_open_or_deleted() {
     fs::write(file("go"), "").unwrap();
     wait_for("the second line", || fs::read_to_string(file("kept")).unwrap() == "first\nsecond\n");
 }
+
+#[test]
+fn a_process_that_nobody_has_waited_for() {
+    require!(Root, Criu);
+    let c = Runtime::hiber().container(Bundle::busybox().shell("true & exec sleep 1000"));
+    c.run_detached().ok();
+    let zombie = || {
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", c.pid())).unwrap_or_default();
+        let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        children.split_whitespace().any(|pid| stat(pid).contains(") Z "))
+    };
+    wait_for("the zombie", zombie);
+    sleep_and_wake(&c, &[], &[]);
+    assert!(zombie(), "it is restored, too");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}

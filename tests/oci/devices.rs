@@ -91,3 +91,13 @@ fn the_device_list_is_enforced_on_cgroup_v2() {
     c.exec(&["sh", "-c", "echo x >/tmp/kmsg"]).fails("Operation not permitted");
     assert_eq!(c.sh("head -c 2 /dev/zero | wc -c"), "2");
 }
+
+#[test]
+fn a_node_is_no_permission() {
+    require!(Root, Controller("devices"));
+    let bundle = Bundle::busybox().shell("head -c 1 /dev/kmsg").edit(|c| {
+        c["linux"]["devices"] = json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]);
+        c["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}]);
+    });
+    Runtime::hiber().container(bundle).run(&[]).fails("operation not permitted");
+}

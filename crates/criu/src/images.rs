@@ -109,7 +109,7 @@ pub struct Task {
     pub pgid: u32,
     /// Its session.
     pub sid: u32,
-    /// Its threads, itself included.
+    /// Its threads, itself included; of a zombie one number that means nothing.
     pub threads: Vec<u32>,
 }
 
@@ -260,11 +260,8 @@ impl Images {
                 sid: n(e.sid),
                 threads: e.threads,
             });
-            // Numbers are unique; whoever follows them must not be led in circles.
-            let task = tasks.last().into_iter();
-            let mut all = task
-                .flat_map(|t: &Task| t.threads.iter().copied().filter(|tid| *tid != t.pid).chain([t.pid]));
-            if let Some(twice) = all.find(|tid| !seen.insert(*tid)) {
+            // Whoever follows the numbers must not be led in circles.
+            if let Some(twice) = e.pid.filter(|pid| !seen.insert(*pid)) {
                 return Err(bad(&self.dir().join("pstree.img"), format!("names task {twice} twice")));
             }
         }

@@ -162,33 +162,10 @@ fn cgroup_of(
     let resources = linux.resources().clone().unwrap_or_default();
     // In a user namespace no device node can be made, and device rules need rights that rootless runtimes lack.
     let devices =
-        (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(|| device_rules(plan));
+        (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(DeviceRule::defaults);
     let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
     let paths = layout.resolve(linux.cgroups_path().as_deref(), id.as_str())?;
     Ok((paths, limits))
-}
-
-/// The nodes that the container gets may be used, whatever the configuration's rules say.
-fn device_rules(plan: &Plan) -> Vec<DeviceRule> {
-    use hiber_sandbox::cgroup::{Access, DeviceKind};
-    let nodes = plan.init.root.iter().flat_map(|r| &r.devices);
-    let own = nodes.filter_map(|node| {
-        let kind = match node.kind & 0o170_000 {
-            0o020_000 => DeviceKind::Char,
-            0o060_000 => DeviceKind::Block,
-            _ => return None, // a fifo is no device to the cgroup
-        };
-        let (major, minor) = (Some(node.major), Some(node.minor));
-        Some(DeviceRule { allow: true, kind, major, minor, access: Access::ALL })
-    });
-    // The filter's length counts: the kernel verifies it at each start.
-    let mut rules = DeviceRule::defaults();
-    for rule in own {
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
-    }
-    rules
 }
 
 /// A container whose init waits for `start`, still locked by its creator.

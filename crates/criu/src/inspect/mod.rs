@@ -147,7 +147,8 @@ impl Reader<'_> {
             ppid: task.ppid,
             pgid: task.pgid,
             sid: task.sid,
-            threads: task.threads,
+            // CRIU lists one thread of a zombie and never sets its number.
+            threads: if state == State::Dead { vec![pid] } else { task.threads },
             state,
             name: thread.name.unwrap_or_default(),
             executable: mm.as_ref().and_then(|mm| self.files.path(mm.exe_file_id?)),

@@ -96,8 +96,10 @@ fn check_writers(dir: &Path) -> Result<()> {
 impl Grant<'_> {
     fn check(&self, images: &Images) -> Result<()> {
         for task in images.tasks()? {
-            // Whatever the image lists, the task's own credentials are in the image of its number.
-            let others = task.threads.iter().copied().filter(|tid| *tid != task.pid);
+            // Whatever the image lists, the task's own credentials are in the image of its number. Of a zombie
+            // CRIU writes one thread, whose number it never set.
+            let dead = images.thread(task.pid)?.state == Some(State::Dead);
+            let others = task.threads.iter().copied().filter(|tid| *tid != task.pid && !dead);
             for tid in std::iter::once(task.pid).chain(others) {
                 let thread = images.thread(tid)?;
                 if let Some(problem) = self.excess(&thread) {

@@ -270,7 +270,12 @@ fn enter_root(
         proceed(channel, "hooks")?;
     }
     let surroundings = hooks::Surroundings { dir: Some(&root_plan.path), ..Default::default() };
-    hooks::run_in("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"), &surroundings)?;
+    hooks::run_in(
+        "createContainer",
+        &plan.create_container_hooks,
+        &hook_state(plan, "creating"),
+        &surroundings,
+    )?;
     let console = console
         .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, root_plan.own_dev))
         .transpose()
@@ -365,7 +370,8 @@ fn wait_for_call(listener: &Channel, signals: &SignalFd) -> Result<()> {
     let mut fds = [listener.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     match rustix::event::poll(&mut fds, None) {
         Ok(_) if !fds[1].revents().is_empty() => {
-            Err(SysError::new("accept4", "the start socket, until a signal ended the wait", libc::EINTR).into())
+            Err(SysError::new("accept4", "the start socket, until a signal ended the wait", libc::EINTR)
+                .into())
         }
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(e) => Err(SysError::new("poll", "the start socket", e.raw_os_error()).into()),

@@ -126,7 +126,10 @@ fn check_no_symlink(root: &Root, step: &MountPlan) -> Result<()> {
     rustix::fs::openat2(root, relative, flags, Mode::empty(), rustix::fs::ResolveFlags::NO_SYMLINKS)
         .map(drop)
         .map_err(|_| {
-            Error::invalid("mounts", format!("{} must be mounted on ordinary directory", step.destination.display()))
+            Error::invalid(
+                "mounts",
+                format!("{} must be mounted on ordinary directory", step.destination.display()),
+            )
         })
 }
 
