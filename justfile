@@ -24,6 +24,14 @@ test-oci:
 test-criu:
     hack/test criu
 
+# podman, containerd and Docker with hiber (root)
+test-clients:
+    hack/test clients
+
+# some tests in a virtual machine with cgroup v2 alone (root)
+test-vm:
+    hack/test vm
+
 # every test
 test:
     hack/test

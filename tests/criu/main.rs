@@ -6,8 +6,10 @@
 mod contents;
 mod crash;
 mod errors;
+mod inspect;
 mod interchange;
 mod lifecycle;
+mod manifest;
 mod network;
 mod redis;
 

@@ -165,3 +165,15 @@ fn exec_follows_init_into_a_sub_cgroup() {
     c.delete(&["--force"]).ok();
     c.assert_clean();
 }
+
+#[test]
+fn a_container_that_wants_anothers_cgroup_is_refused_and_does_it_no_harm() {
+    require!(Root);
+    let c = sleeper(json!({}));
+    let taken = c.bundle().cgroup();
+    let bundle = Bundle::busybox().edit(|config| config["linux"]["cgroupsPath"] = json!(taken));
+    let second = Runtime::hiber().container(bundle);
+    second.create(&[]).fails("container's cgroup is not empty");
+    second.delete(&["--force"]).ok();
+    assert_eq!(c.status(), "running");
+}

@@ -156,3 +156,73 @@ fn many_execs_at_once_all_succeed() {
         assert_eq!(code, i32::try_from(10 + i).ok());
     }
 }
+
+#[test]
+fn an_exec_can_run_in_a_cgroup_below_the_containers() {
+    require!(Root, Controller("pids"), Controller("memory"));
+    let c = sleeper();
+    let parent = c.bundle().cgroup();
+    if hiber_tests::cgroup::mount_of("pids").is_some_and(|h| h.v2) {
+        return; // which has one hierarchy, and no controllers to name
+    }
+    for controller in ["pids", "memory"] {
+        let top =
+            hiber_tests::cgroup::mount_of(controller).unwrap().mount.join(parent.trim_start_matches('/'));
+        std::fs::create_dir(top.join("sub")).unwrap();
+    }
+    let shown = |flags: &[&str]| c.exec_with(flags, &["cat", "/proc/self/cgroup"]);
+    let all = shown(&["--cgroup", "pids:sub"]);
+    assert!(all.ok().contains(":pids:/sub"), "{all}");
+    assert!(all.ok().contains(":memory:/\n"), "{all}");
+    shown(&["--cgroup", ".."]).fails("bad sub cgroup path");
+    shown(&["--cgroup", "pids:none"]).fails("no such file or directory");
+    shown(&["--cgroup", "whaaat:/"]).fails("unknown controller whaaat");
+    shown(&["--cgroup", "a", "--cgroup", "b"]).fails("missing <controller>: prefix");
+    assert!(shown(&["--cgroup", "/"]).ok().contains(":pids:/\n"));
+}
+
+/// Listens, runs `call`, and gives the pid in the /proc/self/fdinfo of the pidfd that came.
+fn pidfd_of(c: &Container, call: impl FnOnce(&str)) -> i32 {
+    use std::io::IoSliceMut;
+    use std::os::fd::AsRawFd;
+    let path = c.bundle().join("pidfd.sock");
+    let _ = std::fs::remove_file(&path);
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    call(&path.display().to_string());
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0u8; 64];
+    let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags).unwrap();
+    let fd = ancillary
+        .drain()
+        .find_map(|m| match m {
+            rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .expect("a descriptor");
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+    info.lines().find_map(|l| l.strip_prefix("Pid:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_pidfd_goes_to_whom_asks_for_one() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"]));
+    let first = pidfd_of(&c, |socket| {
+        c.create(&["--pidfd-socket", socket]).ok();
+    });
+    assert_eq!(first, c.pid());
+    c.start().ok();
+    let file = c.bundle().join("pid");
+    let exec = pidfd_of(&c, |socket| {
+        let file = file.display().to_string();
+        let flags = ["--detach", "--pid-file", &file, "--pidfd-socket", socket];
+        let mut command = c.command("exec", &flags);
+        command.args(["sleep", "1000"]);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        assert!(command.stderr(std::process::Stdio::null()).status().unwrap().success());
+    });
+    assert_eq!(exec.to_string(), std::fs::read_to_string(file).unwrap());
+}

@@ -160,3 +160,27 @@ fn poststart_hooks_run_after_the_start_and_not_after_the_creation() {
     wait_for("both hooks, in their order", || order() == "startContainer\npoststart\n");
     assert_eq!(state_of(&c, "poststart")["status"], "running");
 }
+
+#[test]
+fn hooks_in_the_container_have_its_filter_environment_and_root() {
+    require!(Root);
+    let bundle = Bundle::busybox().args(["true"]).edit(|c| {
+        c["process"]["env"] = json!(["PATH=/bin", "ONE=two"]);
+        let check = "test \"$ONE\" = two && test -n \"$HOME\"";
+        c["hooks"] = json!({
+            "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "touch ./made-by-hook"]}],
+            "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", check]}],
+        });
+    });
+    let c = Runtime::hiber().container(bundle);
+    c.run(&[]).ok();
+    assert!(c.bundle().rootfs().join("made-by-hook").exists());
+    let bundle = Bundle::busybox().args(["true"]).edit(|c| {
+        c["process"]["rlimits"] = json!([{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+        c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL"}]});
+        let exec = "exec mkdir /dev/shm/x";
+        c["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", exec]}]});
+    });
+    Runtime::hiber().container(bundle).run(&[]).fails("startContainer hook #0: signal: bad system call");
+}

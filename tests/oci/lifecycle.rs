@@ -277,3 +277,15 @@ fn a_killed_runtime_leaves_a_container_that_can_be_deleted() {
     c.delete(&["--force"]).ok();
     c.assert_clean();
 }
+
+#[test]
+fn a_created_container_ends_at_a_termination_signal() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().args(["true"]));
+    c.create(&[]).ok();
+    c.kill("TERM").ok();
+    c.wait_stopped();
+    c.start().fails("cannot start a container that has stopped");
+    c.delete(&[]).ok();
+    c.assert_clean();
+}

@@ -126,6 +126,17 @@ fn tmpfs_takes_size_and_mode() {
 }
 
 #[test]
+fn a_tmpfs_without_a_mode_takes_that_of_its_directory_or_the_kernels() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    fs::create_dir(bundle.rootfs().join("there")).unwrap();
+    fs::set_permissions(bundle.rootfs().join("there"), fs::Permissions::from_mode(0o711)).unwrap();
+    let tmpfs = |at| json!({"destination": at, "type": "tmpfs", "source": "tmpfs"});
+    let c = sleeper(bundle.mount(tmpfs("/there")).mount(tmpfs("/not-there")));
+    assert_eq!(c.sh("stat -c %a /there /not-there"), "711\n1777");
+}
+
+#[test]
 fn mounts_are_made_in_their_order() {
     require!(Root);
     let bundle = Bundle::busybox();
@@ -252,4 +263,36 @@ fn mount_points_that_are_made_belong_to_root_and_are_plain() {
         (fs::metadata(made.join("file")).unwrap(), fs::metadata(made.join("directory")).unwrap());
     assert!(file.is_file() && file.len() == 0 && file.uid() == 0);
     assert!(directory.is_dir() && directory.permissions().mode() & 0o777 == 0o755);
+}
+
+#[test]
+fn masked_directories_share_one_empty_filesystem_and_may_be_named_twice() {
+    require!(Root);
+    let script = "stat -c %d /a /b; grep -c ' /a ' /proc/mounts; ls /a /b; touch /b/x";
+    let bundle = Bundle::busybox().shell(script).edit(|c| {
+        c["linux"]["maskedPaths"] = json!(["/a", "/b", "/a", "/none"]);
+    });
+    for dir in ["a", "b"] {
+        std::fs::create_dir(bundle.rootfs().join(dir)).unwrap();
+        std::fs::write(bundle.rootfs().join(dir).join("secret"), "").unwrap();
+    }
+    let output = Runtime::hiber().container(bundle).run(&[]);
+    output.fails("read-only file system");
+    let lines: Vec<_> = output.stdout.lines().collect();
+    let [a, b, times, ..] = lines[..] else { panic!("{output}") };
+    assert_eq!((a, times), (b, "1"), "{output}");
+    assert!(!output.stdout.contains("secret"), "{output}");
+}
+
+#[test]
+fn the_container_sees_the_propagation_it_asked_for() {
+    require!(Root);
+    let of_root = |wanted: Value| {
+        let bundle = Bundle::busybox().shell("awk '$5 == \"/\"' /proc/self/mountinfo");
+        let bundle = bundle.edit(|c| c["linux"]["rootfsPropagation"] = wanted);
+        Runtime::hiber().container(bundle).run(&[]).ok().to_owned()
+    };
+    assert!(of_root(json!("shared")).contains("shared:"));
+    assert!(of_root(json!("unbindable")).contains("unbindable"));
+    assert!(!of_root(Value::Null).contains("shared:"));
 }

@@ -255,3 +255,16 @@ fn a_keyring_of_its_own() {
     c.run(&["--no-new-keyring"]).exited(0);
     c.run(&[]).exited(0);
 }
+
+#[test]
+fn an_ambient_capability_that_cannot_be_is_warned_of() {
+    require!(Root);
+    let bundle = Bundle::busybox().args(["grep", "CapAmb", "/proc/self/status"]).edit(|c| {
+        let caps = &mut c["process"]["capabilities"];
+        caps["inheritable"] = json!(["CAP_KILL"]);
+        caps["ambient"] = json!(["CAP_KILL", "CAP_CHOWN"]);
+    });
+    let output = Runtime::hiber().container(bundle).run(&[]);
+    assert_eq!(output.ok(), "CapAmb:\t0000000000000020");
+    assert!(output.stderr.contains("can't raise ambient capability CAP_CHOWN: "), "{output}");
+}

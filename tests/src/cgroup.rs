@@ -67,13 +67,23 @@ pub fn read(controller: &str, cgroup: &str, v1: &str, v2: &str) -> String {
     }
 }
 
-/// The directories at and below `cgroup` in every hierarchy, deepest first.
+/// The directories at and below `cgroup` in every hierarchy, deepest first; below the hierarchy's root and, as a
+/// relative path means it, below the test's own cgroup.
 pub fn directories(cgroup: &str) -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own_in = |h: &Hierarchy| {
+        let mut lines = own.lines().filter_map(|l| l.split_once(':')?.1.split_once(':'));
+        let line = lines.find(|(names, _)| h.controllers.iter().any(|c| names.split(',').any(|n| n == c)));
+        line.map_or("", |(_, path)| path.trim_start_matches('/')).to_owned()
+    };
     let mut found = Vec::new();
     for hierarchy in hierarchies() {
-        let top = hierarchy.mount.join(cgroup.trim_start_matches('/'));
-        assert!(top != hierarchy.mount, "a test never works on a hierarchy's root");
-        collect(&top, &mut found);
+        let tops = [hierarchy.mount.clone(), hierarchy.mount.join(own_in(&hierarchy))];
+        for parent in tops.iter().skip(usize::from(tops[0] == tops[1])) {
+            let top = parent.join(cgroup.trim_start_matches('/'));
+            assert!(top != hierarchy.mount && top != *parent, "a test never works on a cgroup of others");
+            collect(&top, &mut found);
+        }
     }
     found
 }

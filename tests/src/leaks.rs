@@ -24,8 +24,13 @@ fn leftovers(name: &str, parent: &str, root: &Path) -> Vec<String> {
     left
 }
 
+/// Checks that nothing is left of `name`: its state below `root`, mounts and processes with the name in
+/// their path or command line, cgroups below `parent`.
+///
+/// # Panics
+/// With a list of what is left, if it is still there after two seconds.
 #[track_caller]
-pub(crate) fn assert_none(name: &str, parent: &str, root: &Path) {
+pub fn assert_none(name: &str, parent: &str, root: &Path) {
     let end = Instant::now() + Duration::from_secs(2);
     loop {
         let left = leftovers(name, parent, root);
@@ -37,8 +42,8 @@ pub(crate) fn assert_none(name: &str, parent: &str, root: &Path) {
     }
 }
 
-/// Ends, unmounts and removes all that is left of a bundle.
-pub(crate) fn clear(name: &str, parent: &str) {
+/// Ends, unmounts and removes all that is left of `name` and in the cgroups from `parent` down.
+pub fn clear(name: &str, parent: &str) {
     for directory in cgroup::directories(parent) {
         // a frozen process cannot die on v1
         let _ = fs::write(directory.join("freezer.state"), "THAWED");

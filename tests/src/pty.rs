@@ -2,7 +2,9 @@
 
 use crate::PATIENCE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,6 +62,24 @@ impl ConsoleSocket {
             None => panic!("the console socket got a message without a file descriptor"),
         }
     }
+}
+
+/// A new terminal: its master, and the side that a program takes for its standard streams.
+///
+/// # Panics
+/// If there is none to be had.
+#[track_caller]
+pub fn open() -> (OwnedFd, std::fs::File) {
+    let pair = || -> rustix::io::Result<_> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let name = ptsname(&master, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let slave = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
+        Ok((master, slave.into()))
+    };
+    pair().unwrap_or_else(|e| panic!("a terminal: {e}"))
 }
 
 /// Waits for something to read.

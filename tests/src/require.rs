@@ -19,10 +19,12 @@ pub enum Need {
     Redis,
     /// A kernel and a configuration that let root make user namespaces.
     UserNamespaces,
-    /// A mounted cgroup v2 hierarchy, with or without controllers.
+    /// A mounted cgroup v2 hierarchy that has a controller.
     CgroupV2,
     /// This cgroup controller, on v1 or v2.
     Controller(&'static str),
+    /// This program, in PATH.
+    Program(&'static str),
 }
 
 impl Need {
@@ -40,10 +42,14 @@ impl Need {
                 Ok(_) => Err("user namespaces (/proc/sys/user/max_user_namespaces is 0)".to_owned()),
                 Err(e) => Err(format!("user namespaces (/proc/sys/user/max_user_namespaces: {e})")),
             },
-            Self::CgroupV2 if cgroup::hierarchies().iter().any(|h| h.v2) => Ok(()),
-            Self::CgroupV2 => Err("a mounted cgroup v2 hierarchy".to_owned()),
+            Self::CgroupV2 if cgroup::hierarchies().iter().any(|h| h.v2 && !h.controllers.is_empty()) => {
+                Ok(())
+            }
+            Self::CgroupV2 => Err("a cgroup v2 hierarchy with a controller".to_owned()),
             Self::Controller(name) if cgroup::mount_of(name).is_some() => Ok(()),
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
+            Self::Program(name) if tools::in_path(name) => Ok(()),
+            Self::Program(name) => Err(format!("the program {name}")),
         }
     }
 }

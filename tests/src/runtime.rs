@@ -4,7 +4,6 @@ use crate::bundle::Bundle;
 use crate::command::{self, Output};
 use crate::container::Container;
 use crate::{cgroup, tools};
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -85,11 +84,7 @@ impl Runtime {
             Command::new(&self.0.program)
         };
         if let Some(criu) = tools::criu().ok().filter(|c| c.is_absolute()) {
-            let rest = env::var_os("PATH").unwrap_or_default();
-            let first = criu.parent().unwrap_or(Path::new("/")).to_owned();
-            if let Ok(path) = env::join_paths(std::iter::once(first).chain(env::split_paths(&rest))) {
-                command.env("PATH", path);
-            }
+            command.env("PATH", tools::path_with_criu());
             command.env("HIBER_CRIU", criu);
         }
         command

@@ -1,6 +1,7 @@
 //! The programs and root filesystems that tests use, from the environment or from the scripts in hack/.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -40,6 +41,20 @@ fn repository() -> &'static Path {
 /// `hack/NAME`.
 pub fn script(name: &str) -> PathBuf {
     repository().join("hack").join(name)
+}
+
+/// Whether PATH has the program `name`.
+pub fn in_path(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
+/// PATH with the directory of [`criu`] before all others, as clients need it to run `criu` by name.
+pub fn path_with_criu() -> OsString {
+    let rest = env::var_os("PATH").unwrap_or_default();
+    let first = criu().ok().filter(|c| c.is_absolute()).and_then(Path::parent);
+    let all = first.map(Path::to_owned).into_iter().chain(env::split_paths(&rest));
+    env::join_paths(all).unwrap_or(rest)
 }
 
 macro_rules! tool {

@@ -4,19 +4,19 @@
 //! protobuf message. Checkpoints come from elsewhere, so that nothing in them is trusted: an entry's
 //! length is compared with what is left of its file before anything is allocated.
 
-use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use criu_proto::Message;
 use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::pstree::PstreeEntry;
 use criu_proto::images::stats::StatsEntry;
-use rustix::fs::OFlags;
+use serde::Serialize;
 
 use crate::error::{CriuError, Result};
+use crate::image_file::{ImageFile, bad};
 
 /// Second magic of image files proper, after [`COMMON`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,14 @@ impl Magic {
     pub const MNTS: Self = Self(0x5556_3928);
     /// cgroup.img
     pub const CGROUP: Self = Self(0x5938_3330);
+    /// ids-PID.img
+    pub(crate) const IDS: Self = Self(0x5443_2030);
+    /// fs-PID.img
+    pub(crate) const FS: Self = Self(0x5140_3912);
+    /// remap-fpath.img
+    pub(crate) const REMAP_FPATH: Self = Self(0x5913_3954);
+    /// memfd.img
+    pub(crate) const MEMFD: Self = Self(0x4845_3499);
     /// tty-info.img
     pub const TTY_INFO: Self = Self(0x5945_3036);
 }
@@ -50,15 +58,44 @@ const SERVICE: u32 = 0x5510_5940;
 const INVENTORY: u32 = 0x5831_3116;
 const STATS: u32 = 0x5709_3306;
 
+/// The dump's statistics.
+const DUMP_STATS: &str = "stats-dump";
+
 /// The inventory's versions: 1 has no common magic, 2 has.
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 2;
 
-/// A directory of images whose inventory is sound.
+/// A checkpoint's images, with a sound inventory.
 #[derive(Debug)]
 pub struct Images {
-    dir: PathBuf,
+    source: Source,
     inventory: InventoryEntry,
+}
+
+/// Where images are.
+#[derive(Debug)]
+enum Source {
+    Dir(PathBuf),
+    /// Out of an archive, whose path is for messages.
+    Memory(PathBuf, BTreeMap<String, Arc<[u8]>>),
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Dir(path) | Self::Memory(path, _) => path,
+        }
+    }
+
+    fn open(&self, name: &str) -> Result<ImageFile> {
+        match self {
+            Self::Dir(dir) => ImageFile::open(&dir.join(name)),
+            Self::Memory(path, files) => match files.get(name) {
+                Some(bytes) => ImageFile::from_bytes(&path.join(name), Arc::clone(bytes)),
+                None => Err(bad(&path.join(name), "missing")),
+            },
+        }
+    }
 }
 
 /// A task of the checkpoint; numbers are those in its pid namespace.
@@ -77,15 +114,20 @@ pub struct Task {
 }
 
 /// How long a dump took and what it wrote (stats-dump).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DumpStats {
     /// Until all tasks were frozen.
+    #[serde(serialize_with = "as_micros")]
     pub freezing_time: Duration,
     /// For how long they were.
+    #[serde(serialize_with = "as_micros")]
     pub frozen_time: Duration,
     /// Taking memory out of the tasks.
+    #[serde(serialize_with = "as_micros")]
     pub memdump_time: Duration,
     /// Writing it to files.
+    #[serde(serialize_with = "as_micros")]
     pub memwrite_time: Duration,
     /// Pages that were looked at.
     pub pages_scanned: u64,
@@ -120,27 +162,80 @@ impl Images {
     /// empty, truncated, no inventory at all or of an unknown version.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
-            return Err(CriuError::Image { path: dir.into(), problem: "no such directory".into() });
+            return Err(bad(dir, "no such directory"));
         }
-        let path = dir.join("inventory.img");
-        let mut file = ImageFile::open(&path)?;
+        Self::from_source(Source::Dir(dir.into()))
+    }
+
+    /// A checkpoint whose images are in memory, by file name; `path` is where they are from, for messages.
+    ///
+    /// # Errors
+    /// As [`Images::open`].
+    pub fn from_memory(path: &Path, files: BTreeMap<String, Arc<[u8]>>) -> Result<Self> {
+        Self::from_source(Source::Memory(path.into(), files))
+    }
+
+    fn from_source(source: Source) -> Result<Self> {
+        let mut file = source.open("inventory.img")?;
         file.expect_magic(INVENTORY, "an inventory")?;
         let inventory: InventoryEntry = file.only()?;
         match inventory.img_version {
-            Some(VERSION_1 | VERSION_2) => Ok(Self { dir: dir.into(), inventory }),
+            Some(VERSION_1 | VERSION_2) => Ok(Self { source, inventory }),
             other => {
                 let version = other.unwrap_or(0);
-                Err(CriuError::Image {
-                    path,
-                    problem: format!("images of version {version}; known are 1 and 2"),
-                })
+                Err(file.bad(format!("images of version {version}; known are 1 and 2")))
             }
         }
     }
 
-    /// The directory.
+    /// The directory, or the archive that the images are from.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.source.path()
+    }
+
+    /// The directory, if the images are in one.
+    pub(crate) fn real_dir(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Dir(dir) => Some(dir),
+            Source::Memory(..) => None,
+        }
+    }
+
+    /// The names of all files.
+    ///
+    /// # Errors
+    /// [`CriuError::Io`] if the directory cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let dir = match &self.source {
+            Source::Memory(_, files) => return Ok(files.keys().cloned().collect()),
+            Source::Dir(dir) => dir,
+        };
+        let listed = std::fs::read_dir(dir).and_then(|entries| {
+            entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned())).collect()
+        });
+        let mut names: Vec<String> =
+            listed.map_err(|e| CriuError::io(format!("list {}", dir.display()), e))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Whether there is a file of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Dir(dir) => dir.join(name).exists(),
+            Source::Memory(_, files) => files.contains_key(name),
+        }
+    }
+
+    /// Statistics of the dump; none if they are elsewhere, as with a work directory.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`] if they are malformed.
+    pub fn dump_stats(&self) -> Result<Option<DumpStats>> {
+        if !self.has(DUMP_STATS) {
+            return Ok(None);
+        }
+        dump_stats_of(self.source.open(DUMP_STATS)?).map(Some)
     }
 
     /// What describes the whole checkpoint.
@@ -154,6 +249,7 @@ impl Images {
     /// [`CriuError::Image`] as [`Images::entries`], or if there is no task at all.
     pub fn tasks(&self) -> Result<Vec<Task>> {
         let mut tasks = Vec::new();
+        let mut seen = HashSet::new();
         for entry in self.entries::<PstreeEntry>("pstree.img", Magic::PSTREE)? {
             let e = entry?;
             let n = |field: Option<u32>| field.unwrap_or(0);
@@ -164,10 +260,16 @@ impl Images {
                 sid: n(e.sid),
                 threads: e.threads,
             });
+            // Numbers are unique; whoever follows them must not be led in circles.
+            let task = tasks.last().into_iter();
+            let mut all = task
+                .flat_map(|t: &Task| t.threads.iter().copied().filter(|tid| *tid != t.pid).chain([t.pid]));
+            if let Some(twice) = all.find(|tid| !seen.insert(*tid)) {
+                return Err(bad(&self.dir().join("pstree.img"), format!("names task {twice} twice")));
+            }
         }
         if tasks.is_empty() {
-            let path = self.dir.join("pstree.img");
-            return Err(CriuError::Image { path, problem: "has no task".into() });
+            return Err(bad(&self.dir().join("pstree.img"), "has no task"));
         }
         Ok(tasks)
     }
@@ -178,12 +280,17 @@ impl Images {
     /// [`CriuError::Image`] if the file is missing or of another kind; per entry, if it is truncated or
     /// malformed.
     pub fn entries<M: Message>(&self, name: &str, magic: Magic) -> Result<Entries<M>> {
-        let mut file = ImageFile::open(&self.dir.join(name))?;
+        let mut file = self.source.open(name)?;
         if self.inventory.img_version == Some(VERSION_2) {
             file.expect_magic(COMMON, "a CRIU image")?;
         }
         file.expect_magic(magic.0, name)?;
         Ok(Entries { file, message: std::marker::PhantomData, failed: false })
+    }
+
+    /// As [`Images::entries`]; `None` if there is no such file.
+    pub(crate) fn entries_if_any<M: Message>(&self, name: &str, magic: Magic) -> Result<Option<Entries<M>>> {
+        if self.has(name) { self.entries(name, magic).map(Some) } else { Ok(None) }
     }
 }
 
@@ -192,11 +299,12 @@ impl Images {
 /// # Errors
 /// [`CriuError::Image`] if they are missing or malformed.
 pub fn dump_stats(dir: &Path) -> Result<DumpStats> {
-    let path = dir.join("stats-dump");
-    let entry = stats(&path)?;
-    let Some(s) = entry.dump.as_ref() else {
-        return Err(CriuError::Image { path, problem: "has no statistics of a dump".into() });
-    };
+    dump_stats_of(ImageFile::open(&dir.join(DUMP_STATS))?)
+}
+
+fn dump_stats_of(mut file: ImageFile) -> Result<DumpStats> {
+    let entry = stats(&mut file)?;
+    let Some(s) = entry.dump.as_ref() else { return Err(file.bad("has no statistics of a dump")) };
     let n = |field: Option<u64>| field.unwrap_or(0);
     Ok(DumpStats {
         freezing_time: micros(s.freezing_time),
@@ -215,11 +323,9 @@ pub fn dump_stats(dir: &Path) -> Result<DumpStats> {
 /// # Errors
 /// [`CriuError::Image`] if they are missing or malformed.
 pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
-    let path = dir.join("stats-restore");
-    let entry = stats(&path)?;
-    let Some(s) = entry.restore.as_ref() else {
-        return Err(CriuError::Image { path, problem: "has no statistics of a restore".into() });
-    };
+    let mut file = ImageFile::open(&dir.join("stats-restore"))?;
+    let entry = stats(&mut file)?;
+    let Some(s) = entry.restore.as_ref() else { return Err(file.bad("has no statistics of a restore")) };
     Ok(RestoreStats {
         forking_time: micros(s.forking_time),
         restore_time: micros(s.restore_time),
@@ -229,11 +335,15 @@ pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
     })
 }
 
-fn stats(path: &Path) -> Result<StatsEntry> {
-    let mut file = ImageFile::open(path)?;
+fn stats(file: &mut ImageFile) -> Result<StatsEntry> {
     file.expect_magic(SERVICE, "a CRIU service file")?;
     file.expect_magic(STATS, "CRIU statistics")?;
     file.only()
+}
+
+/// In JSON times are microseconds.
+fn as_micros<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn micros(field: Option<u32>) -> Duration {
@@ -268,88 +378,6 @@ impl<M: Message> Iterator for Entries<M> {
         let next = self.file.entry().transpose();
         self.failed = matches!(next, Some(Err(_)));
         next
-    }
-}
-
-/// An open image file, and how much of it has not been read.
-#[derive(Debug)]
-struct ImageFile {
-    path: PathBuf,
-    reader: BufReader<File>,
-    left: u64,
-}
-
-impl ImageFile {
-    fn open(path: &Path) -> Result<Self> {
-        // Not to hang on a fifo in a hostile directory.
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(path);
-        let opened = file.and_then(|file| Ok((file.metadata()?, file)));
-        let (meta, file) = opened.map_err(|e| {
-            if e.kind() == ErrorKind::NotFound {
-                return CriuError::Image { path: path.into(), problem: "missing".into() };
-            }
-            CriuError::io(format!("open {}", path.display()), e)
-        })?;
-        if !meta.is_file() {
-            return Err(CriuError::Image { path: path.into(), problem: "not a regular file".into() });
-        }
-        if meta.len() == 0 {
-            return Err(CriuError::Image { path: path.into(), problem: "empty".into() });
-        }
-        Ok(Self { path: path.into(), reader: BufReader::new(file), left: meta.len() })
-    }
-
-    fn bad(&self, problem: impl Into<String>) -> CriuError {
-        CriuError::Image { path: self.path.clone(), problem: problem.into() }
-    }
-
-    /// Reads `bytes.len()` bytes, which must be no more than are left.
-    fn fill(&mut self, bytes: &mut [u8], of: &str) -> Result<()> {
-        let len = bytes.len() as u64;
-        if self.left < len {
-            return Err(self.bad(format!("truncated: {of} takes {len} bytes, {} are left", self.left)));
-        }
-        // A file that shrinks while it is read ends early, too.
-        self.reader.read_exact(bytes).map_err(|e| match e.kind() {
-            ErrorKind::UnexpectedEof => self.bad(format!("truncated in {of}")),
-            _ => CriuError::io(format!("read {}", self.path.display()), e),
-        })?;
-        self.left -= len;
-        Ok(())
-    }
-
-    fn u32(&mut self, of: &str) -> Result<u32> {
-        let mut bytes = [0; 4];
-        self.fill(&mut bytes, of)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn expect_magic(&mut self, magic: u32, kind: &str) -> Result<()> {
-        let found = self.u32("its magic number")?;
-        if found == magic {
-            return Ok(());
-        }
-        Err(self.bad(format!("is not {kind}: it starts with {found:#010x} instead of {magic:#010x}")))
-    }
-
-    /// The next entry, or `None` at the end of the file.
-    fn entry<M: Message>(&mut self) -> Result<Option<M>> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let len = u64::from(self.u32("an entry's length")?);
-        if self.left < len {
-            return Err(self.bad(format!("truncated: an entry takes {len} bytes, {} are left", self.left)));
-        }
-        let mut bytes = vec![0; len as usize];
-        self.fill(&mut bytes, "an entry")?;
-        M::parse_from_bytes(&bytes).map(Some).map_err(|e| self.bad(format!("has a malformed entry: {e}")))
-    }
-
-    /// The one entry of a file that has a single one.
-    fn only<M: Message>(&mut self) -> Result<M> {
-        self.entry()?.ok_or_else(|| self.bad("truncated: has no entry"))
     }
 }
 

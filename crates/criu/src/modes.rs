@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use criu_proto::rpc::{CriuCgMode, CriuNetworkLockMethod};
+use serde::{Deserialize, Serialize};
 
 /// How a restore treats cgroups (criu(8), --manage-cgroups); a dump saves them unless ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CgroupMode {
     /// Sets the values of cgroups that CRIU makes, leaves existing ones alone.
     #[default]
@@ -25,7 +27,8 @@ pub enum CgroupMode {
 
 /// How packets are kept out while TCP connections are saved or restored (criu(8), --network-lock).
 /// A restore uses the method of its dump, whatever it is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NetworkLock {
     /// With the program iptables-restore.
     Iptables,

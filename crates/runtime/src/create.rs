@@ -17,6 +17,7 @@ use oci_spec::runtime::Spec;
 use crate::container::{Container, chain};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::notify;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
 use crate::store::{Entry, Lock, Store};
@@ -35,6 +36,8 @@ pub struct CreateOptions<'a> {
     pub listen_fds: u32,
     /// Pass so many further descriptors on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
+    /// Give the process a socket for sd_notify(3); see [`Container::notify`].
+    pub notify: bool,
     /// The connected socket that receives the terminal's master; needed if `process.terminal` is set.
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error; the caller's own if absent. Above 2.
@@ -55,13 +58,21 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Loads and checks a bundle.
     pub(crate) fn new(id: &ContainerId, options: &CreateOptions<'_>) -> Result<Self> {
+        Self::with_notify(id, options, None)
+    }
+
+    /// As [`new`](Self::new), with the host's directory of the container's notification socket.
+    fn with_notify(id: &ContainerId, options: &CreateOptions<'_>, notify: Option<&Path>) -> Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "a bundle is a directory of the host")]
         let bundle = std::fs::canonicalize(&options.bundle).map_err(|e| Error::file(&options.bundle, &e))?;
         let loaded = config::load(&bundle.join("config.json"))?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let spec = loaded.spec;
+        let mut spec = loaded.spec;
+        if let Some(dir) = notify {
+            notify::add_to(&mut spec, dir)?;
+        }
         let mut plan = Plan::new(
             &spec,
             &plan::Options {
@@ -195,10 +206,14 @@ impl Creation {
 
 /// Creates a container up to the point where `start` executes its program.
 pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
-    let mut prepared = Prepared::new(id, options)?;
+    let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
+    let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
     check_terminal(&prepared.plan, options)?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
+    if let Some(dir) = &notify_dir {
+        std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
+    }
     match build(&entry, &mut prepared, &mut facts, options) {
         Ok(()) => Ok(Creation { container: Container::from_parts(id.clone(), entry, facts), _lock: lock }),
         Err(e) => {
@@ -228,6 +243,7 @@ fn build(
     options: &CreateOptions<'_>,
 ) -> Result<()> {
     entry.write_config(&prepared.spec)?;
+    check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
     if let Some(uid) = prepared.cgroup_owner() {
@@ -255,9 +271,23 @@ fn build(
     Ok(())
 }
 
+/// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
+/// container's.
+fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
+    let paths = std::mem::take(&mut facts.cgroup);
+    Cgroup::open(paths.clone(), prepared.on_denied)?.check_unused()?;
+    facts.cgroup = paths;
+    Ok(())
+}
+
 /// Makes the cgroup; the facts name what is to be removed if this is interrupted.
 pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgroup> {
-    let cgroup = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied)?;
+    let made = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
+    if made.is_err() {
+        // It has undone what it did; what is there is not ours, and nothing of ours is in it.
+        facts.cgroup = Default::default();
+    }
+    let cgroup = made?;
     facts.cgroup = cgroup.paths().clone();
     Ok(cgroup)
 }

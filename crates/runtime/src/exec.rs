@@ -1,5 +1,6 @@
 //! Running a further process in a container.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use hiber_sandbox::cgroup::Cgroup;
@@ -8,7 +9,7 @@ use hiber_sandbox::plan::{self, Plan};
 use oci_spec::runtime::Process;
 
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::state::Status;
 
 /// How to execute a process.
@@ -20,6 +21,8 @@ pub struct ExecOptions<'a> {
     pub preserve_fds: u32,
     /// The connected socket that receives the terminal's master.
     pub console_socket: Option<BorrowedFd<'a>>,
+    /// Cgroups below the container's to run in, by v1 controller; under "" one path for all.
+    pub cgroups: Option<&'a BTreeMap<String, String>>,
     /// Standard input, output and error; the caller's own if absent. Above 2.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
 }
@@ -58,10 +61,14 @@ impl Container {
             preserve_fds: options.preserve_fds,
             ..plan::Options::default()
         };
-        let plan = Plan::for_exec(self.spec()?, process, &namespaces, &plan_options)?;
+        let mut plan = Plan::for_exec(self.spec()?, process, &namespaces, &plan_options)?;
+        plan.init.hook_state.pid = facts.pid;
         let pidfd = self.pidfd()?;
-        let cgroup = self.cgroup()?.joinable(facts.pid)?;
-        let born_in = cgroup.v2_dir_fd()?;
+        let cgroup = match options.cgroups {
+            Some(below) => self.cgroup()?.below(below)?,
+            None => self.cgroup()?.joinable(facts.pid)?,
+        };
+        let born_in = cgroup.v2_dir_fd().context("open the cgroup")?;
         let launch_options = Launch {
             cgroup: born_in.as_ref().map(AsFd::as_fd),
             join_process: Some((pidfd.as_fd(), namespaces.flags())),

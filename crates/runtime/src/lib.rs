@@ -3,6 +3,8 @@
 //! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "archive")]
+mod archive;
 mod checkpoint;
 mod container;
 mod create;
@@ -11,6 +13,8 @@ mod events;
 mod exec;
 pub mod features;
 pub mod id;
+mod inspect;
+mod notify;
 mod procfs;
 mod restore;
 pub mod spec;
@@ -20,14 +24,18 @@ mod update;
 
 use std::path::Path;
 
+pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
 pub use events::{Event, Events};
 pub use exec::ExecOptions;
+pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::clone::Child;
+pub use inspect::{Inspection, Verification, inspect, verify};
+pub use notify::Notify;
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
 

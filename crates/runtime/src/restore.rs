@@ -7,12 +7,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hiber_criu::{CgroupRoot, Criu, Descriptors, Images, InheritFd, RestoreNotify, RestoreOptions};
+use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::{self, NamespaceKind};
 use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::{hooks, sys};
 
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::trust::{self, Grant};
 use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, make_cgroup, undo};
@@ -36,6 +38,8 @@ pub struct RestoreContainerOptions<'a> {
     /// `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
+    /// Restore what others could have changed, and processes with more privilege than config.json grants.
+    pub trust_images: bool,
 }
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
@@ -46,11 +50,17 @@ pub(crate) fn restore(
 ) -> Result<Container> {
     let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
     let prepared = Prepared::new(id, &create)?;
-    check_images(&options.criu.image_path)?;
-    let criu = options.criu.find_criu()?;
+    let manifest = check_images(&prepared, options)?;
+    let mut criu_options = options.criu.clone();
+    if let Some(manifest) = &manifest {
+        criu_options.follow(&manifest.options);
+    }
+    let criu = criu_options.find_criu()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
-    let restored = Restoring { entry: &entry, prepared: &prepared, options, criu: &criu }.run(&mut facts);
+    let restored =
+        Restoring { entry: &entry, prepared: &prepared, options, criu_options: &criu_options, criu: &criu }
+            .run(&mut facts);
     if let Err(e) = restored {
         undo(&entry, &facts);
         return Err(e);
@@ -59,17 +69,19 @@ pub(crate) fn restore(
     Ok(Container::from_parts(id.clone(), entry, facts))
 }
 
-/// A directory that holds no whole checkpoint is told before anything is made.
-fn check_images(path: &Path) -> Result<()> {
-    let images = Images::open(path)?;
-    images.tasks()?;
-    Ok(())
+/// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
+fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> Result<Option<Manifest>> {
+    let init = &prepared.plan.init;
+    let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
+    trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
 }
 
 struct Restoring<'a> {
     entry: &'a Entry,
     prepared: &'a Prepared,
     options: &'a RestoreContainerOptions<'a>,
+    /// The caller's, completed by the manifest.
+    criu_options: &'a CriuOptions,
     criu: &'a Criu,
 }
 
@@ -105,7 +117,7 @@ impl Restoring<'_> {
         let restorable = Restorable::prepare(plan, root).context("prepare the root filesystem")?;
         let images = open_dir(&self.options.criu.image_path)?;
         let mut restore = RestoreOptions::new(images);
-        self.options.criu.apply(&mut restore.common, &self.prepared.spec)?;
+        self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;

@@ -81,6 +81,11 @@ impl Store {
         Ok(())
     }
 
+    /// Where a container's directory is or would be.
+    pub(crate) fn path(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id)
+    }
+
     /// Opens a container's directory.
     pub(crate) fn open(&self, id: &ContainerId) -> Result<Entry> {
         Entry::open(self.root.join(id))

@@ -1,7 +1,9 @@
 //! Hooks (runtime-spec "POSIX-platform Hooks"): programs that read the container's state on standard input.
 
+use std::ffi::CString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,24 +12,50 @@ use oci_spec::runtime::Hook;
 use crate::plan::HookState;
 use crate::{Error, Result};
 
+/// Where hooks run, beside what they say themselves.
+#[derive(Debug, Default)]
+pub struct Surroundings<'a> {
+    /// The environment of hooks that have none.
+    pub env: &'a [CString],
+    /// The working directory; the caller's own if absent.
+    pub dir: Option<&'a Path>,
+}
+
+/// As [`run_in`], in no special surroundings.
+pub fn run<'a>(kind: &str, hooks: impl IntoIterator<Item = &'a Hook>, state: &HookState) -> Result<()> {
+    run_in(kind, hooks, state, &Surroundings::default())
+}
+
 /// Runs hooks in order; the first that fails ends it.
 ///
 /// The error reads `error running KIND hook #N: …` and has the hook's standard error.
-pub fn run<'a>(kind: &str, hooks: impl IntoIterator<Item = &'a Hook>, state: &HookState) -> Result<()> {
+pub fn run_in<'a>(
+    kind: &str,
+    hooks: impl IntoIterator<Item = &'a Hook>,
+    state: &HookState,
+    surroundings: &Surroundings<'_>,
+) -> Result<()> {
     let mut input = None;
     for (i, hook) in hooks.into_iter().enumerate() {
         let input = input.get_or_insert_with(|| serde_json::to_vec(state).unwrap_or_default());
-        run_one(hook, input).map_err(|why| Error::Hook { kind: kind.into(), index: i, why })?;
+        run_one(hook, input, surroundings).map_err(|why| Error::Hook { kind: kind.into(), index: i, why })?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
+fn run_one(hook: &Hook, state: &[u8], surroundings: &Surroundings<'_>) -> Result<(), String> {
     let mut command = Command::new(hook.path());
     if let Some((arg0, args)) = hook.args().as_ref().and_then(|a| a.split_first()) {
         command.arg0(arg0).args(args);
     }
-    command.env_clear().envs(hook.env().iter().flatten().filter_map(|e| e.split_once('=')));
+    command.env_clear();
+    match hook.env() {
+        Some(env) => command.envs(env.iter().filter_map(|e| e.split_once('='))),
+        None => command.envs(surroundings.env.iter().filter_map(|e| e.to_str().ok()?.split_once('='))),
+    };
+    if let Some(dir) = surroundings.dir {
+        command.current_dir(dir);
+    }
     // Output goes to files, not pipes: a hook's own children may hold it open for ever.
     let capture = || tempfile_in_memory().map_err(|e| format!("memfd_create: {e}"));
     let (stdout, stderr) = (capture()?, capture()?);
@@ -58,9 +86,26 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     }
     let how = match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+        (None, signal) => format!("signal: {}", signal_words(signal.unwrap_or_default())),
     };
     Err(format!("{how}, stdout: {}, stderr: {}", read_back(stdout), read_back(stderr)))
+}
+
+/// A signal in Go's words, which are in runc's messages.
+fn signal_words(signal: i32) -> String {
+    match signal {
+        libc::SIGHUP => "hangup".into(),
+        libc::SIGINT => "interrupt".into(),
+        libc::SIGQUIT => "quit".into(),
+        libc::SIGILL => "illegal instruction".into(),
+        libc::SIGABRT => "aborted".into(),
+        libc::SIGKILL => "killed".into(),
+        libc::SIGSEGV => "segmentation fault".into(),
+        libc::SIGPIPE => "broken pipe".into(),
+        libc::SIGTERM => "terminated".into(),
+        libc::SIGSYS => "bad system call".into(),
+        other => format!("signal {other}"),
+    }
 }
 
 fn wait(

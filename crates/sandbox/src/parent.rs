@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -10,8 +11,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::CpuSet;
 
 use crate::error::Context;
+use crate::idmap;
 use crate::init::{ARGUMENT, set_rlimits};
-use crate::plan::{IdMap, MountSource, NamespaceKind, Plan};
+use crate::netdevices;
+use crate::plan::{MountSource, NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
@@ -73,6 +76,8 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     })
     .context("create the container's first process")?;
     drop((theirs, on_initial_cpus));
+    // The lines of debug are in runc's words, by which its users follow a set-up.
+    tracing::debug!("nsexec container setup");
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
@@ -123,11 +128,7 @@ impl Launched {
         let namespaces = &plan.namespaces;
         let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
         for (file, maps, kind) in maps {
-            let lines: String = maps
-                .iter()
-                .map(|IdMap { container, host, size }| format!("{container} {host} {size}\n"))
-                .collect();
-            write_file(&format!("/proc/{pid}/{file}"), &lines)
+            write_file(&format!("/proc/{pid}/{file}"), &idmap::lines(maps))
                 .context(format!("set linux.{kind}Mappings"))?;
         }
         Ok(())
@@ -168,11 +169,16 @@ impl Launched {
                     steps.run_hooks(self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
                 }
+                FromInit::NetDevices => {
+                    netdevices::move_all(&plan.net_devices, self.pid())?;
+                    self.send(&ToInit::Proceed, &[])?;
+                }
                 FromInit::Warning(message) => steps.warn(&message),
                 FromInit::Failed(failure) => return Err(Error::Init(failure)),
                 FromInit::Ready => break,
             }
         }
+        tracing::debug!("child process in init()");
         if plan.init.in_user_namespace {
             set_rlimits(&plan.init.process, Some(self.pid()))?;
         }
@@ -208,6 +214,7 @@ impl Launched {
 
     /// Lets the process execute its program (where no listening socket was given) and reports what failed.
     pub fn start(mut self) -> Result<Child> {
+        tracing::debug!("setns_init: about to exec");
         self.send(&ToInit::Start, &[])?;
         if let Some((FromInit::Failed(failure), _)) = self.channel.recv::<FromInit>()? {
             return Err(Error::Init(failure));
@@ -219,6 +226,7 @@ impl Launched {
 
     /// Leaves the process waiting for a call on its listening socket.
     pub fn detach(mut self) -> Result<Child> {
+        tracing::debug!("init: closing the pipe to signal completion");
         self.child
             .take()
             .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
@@ -234,7 +242,7 @@ impl Drop for Launched {
     }
 }
 
-fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
+pub(crate) fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
     let pid = Pid::from_raw(pid)?;
     loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
@@ -315,20 +323,36 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     if let Some(socket) = options.console_socket {
         fds.push((FdRole::ConsoleSocket, dup(socket)?));
     }
-    if plan.init.in_user_namespace {
-        sources(plan, &mut fds)?;
+    if let Some(path) = plan.init.seccomp.as_ref().filter(|p| p.notify).and_then(|p| p.listener_path.as_ref())
+    {
+        let socket = UnixStream::connect(path)
+            .map_err(|e| SysError::io("connect", path.display().to_string(), &e))
+            .context("failed to connect with seccomp agent specified in the seccomp profile")?;
+        fds.push((FdRole::SeccompAgent, socket.into()));
     }
+    sources(plan, &mut fds)?;
     Ok(fds)
 }
 
-/// In a user namespace init is a stranger to the host's directories: it gets its sources opened.
+/// In a user namespace init is a stranger to the host's directories: it gets its sources opened. And everywhere it
+/// gets those that are id-mapped, which takes rights over the filesystem itself.
 fn sources(plan: &Plan, fds: &mut Vec<(FdRole, OwnedFd)>) -> Result<()> {
     let Some(root) = plan.init.root.as_ref() else { return Ok(()) };
+    let stranger = plan.init.in_user_namespace;
     for (i, mount) in root.mounts.iter().enumerate() {
-        if let MountSource::Bind { path, recursive } = &mount.source {
-            let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
-            fds.push((FdRole::MountSource(i), tree));
+        let MountSource::Bind { path, recursive } = &mount.source else { continue };
+        if !stranger && mount.id_maps.is_none() {
+            continue;
         }
+        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
+        if let Some(maps) = &mount.id_maps {
+            idmap::apply(tree.as_fd(), maps, &plan.namespaces)
+                .context(format!("map the ids of mounts[{i}]"))?;
+        }
+        fds.push((FdRole::MountSource(i), tree));
+    }
+    if !stranger {
+        return Ok(());
     }
     for (i, device) in root.devices.iter().enumerate() {
         fds.push((FdRole::Device(i), clone_path(&device.path, false).context("open linux.devices")?));
@@ -374,7 +398,7 @@ fn sealed_copy() -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open", "the copy of the runtime", e.raw_os_error()).into())
 }
 
-fn write_file(path: &str, value: &str) -> Result<()> {
+pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
     let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("open", path, e.raw_os_error()))?;
     rustix::io::write(&fd, value.as_bytes())

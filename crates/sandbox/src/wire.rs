@@ -8,6 +8,8 @@
 //!    | ToInit::Fds, ToInit::Setup ----------> | joins, unshares
 //!    | <------------- FromInit::Forked{pid}   | (joined pid or user namespace only: a second stage goes on)
 //!    | id maps; ToInit::Proceed ------------> | (second stage only)
+//!    | <------------- FromInit::NetDevices    | (only with network devices to move)
+//!    | ToInit::Proceed ---------------------> |
 //!    |                                        | mounts, devices
 //!    | <------------- FromInit::RunHooks      | (prestart or createRuntime hooks only)
 //!    | ToInit::Proceed ---------------------> | createContainer hooks, pivot_root, identity
@@ -57,6 +59,8 @@ pub enum FdRole {
     StartListener,
     /// The socket to which the terminal's master end is sent.
     ConsoleSocket,
+    /// The connected socket of the seccomp agent.
+    SeccompAgent,
     /// A detached tree: the source of the n-th mount.
     MountSource(usize),
     /// A detached tree: the host's node for the n-th device.
@@ -68,6 +72,8 @@ pub enum FdRole {
 pub enum FromInit {
     /// The second stage runs under this id (in the parent's pid namespace); the sender exits.
     Forked(i32),
+    /// The network namespace exists: move the devices in.
+    NetDevices,
     /// Mounts are made: run prestart and createRuntime hooks.
     RunHooks,
     /// Everything is set up; only `Start` is missing.

@@ -2,8 +2,11 @@
 
 mod externals;
 mod guard;
+pub mod manifest;
 mod network;
+mod parents;
 mod staging;
+pub(crate) mod trust;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -20,7 +23,8 @@ use oci_spec::runtime::Spec;
 pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
-use staging::Staging;
+use manifest::Manifest;
+use staging::{Seal, Staging};
 
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
@@ -29,8 +33,8 @@ use crate::state::Status;
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
 
-/// What both a dump and a restore can be told.
-#[derive(Debug, Default)]
+/// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
+#[derive(Debug, Clone, Default)]
 pub struct CriuOptions {
     /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
     pub criu: Option<PathBuf>,
@@ -38,18 +42,18 @@ pub struct CriuOptions {
     pub image_path: PathBuf,
     /// Where CRIU keeps its log and other files that are no images; the image directory if absent.
     pub work_path: Option<PathBuf>,
-    pub tcp_established: bool,
-    pub tcp_close: bool,
-    pub ext_unix_sk: bool,
-    pub shell_job: bool,
-    pub file_locks: bool,
+    pub tcp_established: Option<bool>,
+    pub tcp_close: Option<bool>,
+    pub ext_unix_sk: Option<bool>,
+    pub shell_job: Option<bool>,
+    pub file_locks: Option<bool>,
     pub lazy_pages: bool,
     pub auto_dedup: bool,
     /// How cgroups are treated; soft if absent.
     pub cgroups_mode: Option<CgroupMode>,
     pub network_lock: Option<NetworkLock>,
     /// Leave the network namespace's contents out.
-    pub empty_network: bool,
+    pub empty_network: Option<bool>,
 }
 
 /// How to checkpoint.
@@ -69,6 +73,10 @@ pub struct CheckpointOptions {
     pub status_fd: Option<OwnedFd>,
     /// Send pages there instead of to disk: address and port.
     pub page_server: Option<(String, u16)>,
+    /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
+    pub no_hash: bool,
+    /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
+    pub no_sync: bool,
 }
 
 impl CriuOptions {
@@ -84,18 +92,36 @@ impl CriuOptions {
             common.work_dir = Some(open_dir(work)?);
         }
         common.config_file = config_file(spec);
-        common.tcp_established = self.tcp_established;
-        common.tcp_close = self.tcp_close;
-        common.ext_unix_sk = self.ext_unix_sk;
-        common.shell_job = self.shell_job;
-        common.file_locks = self.file_locks;
+        common.tcp_established = self.tcp_established.unwrap_or(false);
+        common.tcp_close = self.tcp_close.unwrap_or(false);
+        common.ext_unix_sk = self.ext_unix_sk.unwrap_or(false);
+        common.shell_job = self.shell_job.unwrap_or(false);
+        common.file_locks = self.file_locks.unwrap_or(false);
         common.lazy_pages = self.lazy_pages;
         common.auto_dedup = self.auto_dedup;
         common.cgroups = Some(self.cgroups_mode.unwrap_or_default());
         common.network_lock = self.network_lock;
-        common.empty_network_ns = self.empty_network;
+        common.empty_network_ns = self.empty_network.unwrap_or(false);
         common.orphan_pts_master = true;
         Ok(())
+    }
+}
+
+impl CriuOptions {
+    /// What was not chosen is as the dump of this manifest had it. Lazy pages and deduplication, which change where
+    /// memory comes from, are chosen anew each time.
+    pub(crate) fn follow(&mut self, dump: &manifest::Options) {
+        // Keeping and closing connections exclude each other: a choice of one is a choice about both.
+        if self.tcp_established.is_none() && self.tcp_close.is_none() {
+            self.tcp_established = Some(dump.tcp_established);
+            self.tcp_close = Some(dump.tcp_close);
+        }
+        self.ext_unix_sk = self.ext_unix_sk.or(Some(dump.ext_unix_sk));
+        self.shell_job = self.shell_job.or(Some(dump.shell_job));
+        self.file_locks = self.file_locks.or(Some(dump.file_locks));
+        self.empty_network = self.empty_network.or(Some(dump.empty_network));
+        self.cgroups_mode = self.cgroups_mode.or(Some(dump.cgroups_mode));
+        self.network_lock = self.network_lock.or(dump.network_lock);
     }
 }
 
@@ -120,7 +146,7 @@ impl Container {
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
     pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
-        check(options)?;
+        check(options, self.id().as_str())?;
         let lock = self.entry().lock()?;
         let status = self.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
@@ -138,11 +164,17 @@ impl Container {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
-        let session = launch.start()?;
+        let mut session = launch.start()?;
+        let mut seal = Seal {
+            manifest: Manifest::new(self.id().as_str(), session.version()?, &spec, options)?,
+            hash: !options.no_hash,
+            sync: !options.no_sync,
+            in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
+        };
         if options.pre_dump {
-            return self.pre_dump(session, spec, options, &mut staging);
+            return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
-        let dumped = self.dump(session, spec, options, (&mut staging, &mut guard), status);
+        let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -160,7 +192,7 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, guard): (&mut Staging, &mut Guard),
+        (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
         status: Status,
     ) -> Result<()> {
         let cgroup = self.cgroup()?;
@@ -178,7 +210,6 @@ impl Container {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let in_user_namespace = self.facts()?.namespaces.contains(&NamespaceKind::User);
         let mut frozen = None;
         let result = session.dump(&dump, |step| match step {
             // Not before: until here CRIU has looked at the kernel, not at the container.
@@ -187,16 +218,16 @@ impl Container {
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
-            // need not wait for the disk.
+            // need not wait for hashes and the disk.
             DumpNotify::PostDump if !options.leave_running => {
                 guard.publishing()?;
-                Ok(staging.publish(in_user_namespace)?)
+                Ok(staging.publish(seal)?)
             }
             _ => Ok(()),
         });
         drop(frozen);
         match result {
-            Ok(()) if options.leave_running => staging.publish(in_user_namespace),
+            Ok(()) if options.leave_running => staging.publish(seal),
             Ok(()) => Ok(()),
             Err(e) => Err(staging.explain(e, options.criu.work_path.is_some()).into()),
         }
@@ -207,7 +238,7 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        staging: &mut Staging,
+        (staging, seal): (&mut Staging, &mut Seal),
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
@@ -220,7 +251,7 @@ impl Container {
         dump.parent_img = options.parent_path.clone();
         dump.freeze_cgroup = freezer(&cgroup);
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
-        staging.publish(false)
+        staging.publish(seal)
     }
 
     /// What CRIU must know of the container, in its own terms.
@@ -248,7 +279,7 @@ impl Container {
     }
 }
 
-fn check(options: &CheckpointOptions) -> Result<()> {
+fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");
@@ -257,20 +288,8 @@ fn check(options: &CheckpointOptions) -> Result<()> {
         return refuse("--status-fd needs --lazy-pages");
     }
     if let Some(parent) = &options.parent_path {
-        if parent.is_absolute() {
-            return refuse(&format!(
-                "--parent-path {}: must be relative to the image path",
-                parent.display()
-            ));
-        }
-        let path = options.criu.image_path.join(parent);
-        if !path.is_dir() {
-            return refuse(&format!(
-                "--parent-path {}: no directory at {}",
-                parent.display(),
-                path.display()
-            ));
-        }
+        let path = parents::named(&options.criu.image_path, parent)?;
+        parents::check(&path, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::state::Facts;
 pub(super) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -> bool {
     let own =
         facts.namespaces.contains(&NamespaceKind::Network) && joined(spec).all(|(kind, ..)| kind != "net");
-    own && !options.tcp_established && only_loopback(facts.pid)
+    own && options.tcp_established != Some(true) && only_loopback(facts.pid)
 }
 
 /// What cannot be read counts as an interface.

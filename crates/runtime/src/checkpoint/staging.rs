@@ -8,6 +8,7 @@ use hiber_criu::CriuError;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::manifest::Manifest;
 use super::{make_dir, open_dir};
 use crate::error::{Context, Error, Result};
 
@@ -16,6 +17,17 @@ pub(super) struct Staging {
     target: PathBuf,
     path: PathBuf,
     published: bool,
+}
+
+/// What is done to a checkpoint whose images are all written.
+pub(super) struct Seal {
+    pub(super) manifest: Manifest,
+    /// Whether the manifest has hashes.
+    pub(super) hash: bool,
+    /// Whether the disk has it all before it is published.
+    pub(super) sync: bool,
+    /// Whether the container has a user namespace, whose root must reach a file.
+    pub(super) in_user_namespace: bool,
 }
 
 impl Staging {
@@ -60,17 +72,21 @@ impl Staging {
         self.published
     }
 
-    /// Brings everything to disk and the directory under its name. What was there under that name is replaced.
-    pub(super) fn publish(&mut self, in_user_namespace: bool) -> Result<()> {
-        if in_user_namespace {
+    /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
+    /// name is replaced.
+    pub(super) fn publish(&mut self, seal: &mut Seal) -> Result<()> {
+        seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
+        if seal.in_user_namespace {
             self.open_to_mapped_root()?;
         }
-        let dir = open_dir(&self.path)?;
-        // One call for all the images: each fsync would be a commit of the journal of its own.
-        rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+        if seal.sync {
+            let dir = open_dir(&self.path)?;
+            // One call for all the images: each fsync would be a commit of the journal of its own.
+            rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+        }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
-        if let Some(parent) = self.target.parent() {
+        if let Some(parent) = self.target.parent().filter(|_| seal.sync) {
             let parent_dir = open_dir(parent)?;
             rustix::fs::fsync(&parent_dir)
                 .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
@@ -136,6 +152,12 @@ impl Drop for Staging {
 mod tests {
     use super::*;
 
+    fn seal() -> Seal {
+        let spec = oci_spec::runtime::Spec::default();
+        let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
+        Seal { manifest: manifest.unwrap(), hash: true, sync: true, in_user_namespace: false }
+    }
+
     #[test]
     fn whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
@@ -150,9 +172,11 @@ mod tests {
         let mut staging = Staging::new(&target).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
-        staging.publish(false).unwrap();
+        staging.publish(&mut seal()).unwrap();
         drop(staging);
         assert_eq!(std::fs::read_to_string(target.join("x.img")).unwrap(), "x");
+        let manifest = Manifest::read(&target).unwrap().unwrap();
+        assert_eq!(manifest.files["x.img"].size, 1, "it is in the manifest");
         assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
     }
 
@@ -165,7 +189,7 @@ mod tests {
         let mut staging = Staging::new(&target).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("new.img"), "new").unwrap();
-        staging.publish(false).unwrap();
+        staging.publish(&mut seal()).unwrap();
         assert!(!target.join("old.img").exists() && target.join("new.img").exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }

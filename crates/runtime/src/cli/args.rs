@@ -1,5 +1,6 @@
 //! The command line as types.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// `restore`
     Restore(RestoreArgs),
+    /// `inspect`
+    Inspect(InspectArgs),
     /// `spec`
     Spec(SpecArgs),
     /// `features`
@@ -117,6 +120,8 @@ pub(crate) struct CreateArgs {
     pub bundle: Option<PathBuf>,
     /// `--console-socket`
     pub console_socket: Option<PathBuf>,
+    /// `--pidfd-socket`
+    pub pidfd_socket: Option<PathBuf>,
     /// `--pid-file`
     pub pid_file: Option<PathBuf>,
     /// `--no-pivot`
@@ -178,6 +183,10 @@ pub(crate) struct ExecArgs {
     pub preserve_fds: u32,
     /// `--ignore-paused`
     pub ignore_paused: bool,
+    /// `--pidfd-socket`
+    pub pidfd_socket: Option<PathBuf>,
+    /// `--cgroup`: paths by controller, or one for all under "".
+    pub cgroups: Option<BTreeMap<String, String>>,
 }
 
 /// `--format`
@@ -270,16 +279,16 @@ pub(crate) struct CriuFlags {
     pub image_path: Option<PathBuf>,
     /// `--work-path`; `None` leaves the choice to the runtime.
     pub work_path: Option<PathBuf>,
-    /// `--tcp-established`
-    pub tcp_established: bool,
-    /// `--tcp-close`
-    pub tcp_close: bool,
-    /// `--ext-unix-sk`
-    pub ext_unix_sk: bool,
-    /// `--shell-job`
-    pub shell_job: bool,
-    /// `--file-locks`
-    pub file_locks: bool,
+    /// `--tcp-established`; `None` where not given, for off or what the dump used.
+    pub tcp_established: Option<bool>,
+    /// `--tcp-close`; `None` where not given, for off or what the dump used.
+    pub tcp_close: Option<bool>,
+    /// `--ext-unix-sk`; `None` where not given, for off or what the dump used.
+    pub ext_unix_sk: Option<bool>,
+    /// `--shell-job`; `None` where not given, for off or what the dump used.
+    pub shell_job: Option<bool>,
+    /// `--file-locks`; `None` where not given, for off or what the dump used.
+    pub file_locks: Option<bool>,
     /// `--lazy-pages`
     pub lazy_pages: bool,
     /// `--auto-dedup`
@@ -288,8 +297,8 @@ pub(crate) struct CriuFlags {
     pub cgroups: Option<CgroupsMode>,
     /// `--network-lock`; `None` where not given.
     pub network_lock: Option<NetworkLock>,
-    /// `--empty-ns network`, the only namespace that it may name.
-    pub empty_network: bool,
+    /// `--empty-ns network`, the only namespace that it may name; `None` where not given.
+    pub empty_network: Option<bool>,
 }
 
 /// `checkpoint`
@@ -313,6 +322,10 @@ pub(crate) struct CheckpointArgs {
     pub status_fd: Option<i32>,
     /// `--page-server`
     pub page_server: Option<PageServer>,
+    /// `--no-hash`
+    pub no_hash: bool,
+    /// `--no-sync`
+    pub no_sync: bool,
 }
 
 /// `restore`
@@ -338,6 +351,19 @@ pub(crate) struct RestoreArgs {
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`
     pub lsm_mount_context: Option<String>,
+    /// `--trust-images`
+    pub trust_images: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InspectArgs {
+    /// The checkpoint: a directory or an archive.
+    pub path: PathBuf,
+    /// `--format`
+    pub format: Format,
+    /// `--verify`
+    pub verify: bool,
 }
 
 /// `--manage-cgroups-mode`

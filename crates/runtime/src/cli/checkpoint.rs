@@ -27,6 +27,8 @@ impl Session {
             link_remap: args.link_remap,
             status_fd: args.status_fd.map(status_fd).transpose()?,
             page_server: args.page_server.map(|s| (s.address, s.port)),
+            no_hash: args.no_hash,
+            no_sync: args.no_sync,
         };
         Ok(container.checkpoint(&options)?)
     }
@@ -50,6 +52,7 @@ impl Session {
             stdio: None,
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),
+            trust_images: args.trust_images,
         };
         let container = self.runtime.restore(&args.id, &options)?;
         let pid = container.facts()?.pid;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{Container, CreateOptions, ExecOptions, Runtime, Status};
+use hiber::{Child, Container, CreateOptions, ExecOptions, Runtime, Status};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::wire::Channel;
 use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
@@ -40,7 +41,17 @@ impl Session {
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
         let container =
             self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
-        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), container.facts()?.pid))
+        let told = self.tell_of(&container, args);
+        self.or_undo(&container, told)
+    }
+
+    /// Gives the caller the pid and the pidfd that it asked for.
+    fn tell_of(&self, container: &Container, args: &CreateArgs) -> anyhow::Result<()> {
+        let pid = container.facts()?.pid;
+        if let Some(socket) = &args.pidfd_socket {
+            send_pidfd(socket, open_pidfd(pid)?.as_fd())?;
+        }
+        write_pid_file(args.pid_file.as_deref(), pid)
     }
 
     /// A container whose caller cannot be told of it must not stay.
@@ -53,7 +64,7 @@ impl Session {
 
     /// `start`
     pub(crate) fn start(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(self.open(id)?.start()?)
+        start_and_notify(&self.open(id)?)
     }
 
     /// `run`
@@ -62,7 +73,7 @@ impl Session {
         if args.detach {
             self.create(&args.create)?;
             let container = self.open(&args.create.id)?;
-            self.or_undo(&container, container.start().map_err(Into::into))?;
+            self.or_undo(&container, start_and_notify(&container))?;
             return Ok(ExitCode::SUCCESS);
         }
         if !args.no_subreaper {
@@ -97,8 +108,14 @@ impl Session {
         let console = console.as_ref().map(Console::receive).transpose()?;
         let pid = container.facts()?.pid;
         let pidfd = open_pidfd(pid)?;
-        write_pid_file(args.create.pid_file.as_deref(), pid)?;
+        self.tell_of(container, &args.create)?;
+        let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
         container.start()?;
+        if let Some(notify) = notify {
+            let watched = open_pidfd(pid)?;
+            // The runtime stays, so it is the service's process.
+            std::thread::spawn(move || notify.forward(&watched, std::process::id() as i32));
+        }
         foreground::attend(pid, &pidfd, signals, console)
     }
 
@@ -119,7 +136,7 @@ impl Session {
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
             let child = container.exec(&process, &exec_options(args, socket.as_ref()))?;
-            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            tell_of_exec(args, &child)?;
             return Ok(ExitCode::SUCCESS);
         }
         self.exec_attended(&container, &process, args)
@@ -139,13 +156,13 @@ impl Session {
             }
             let socket = connect_console(path)?;
             let child = container.exec(process, &exec_options(args, Some(&socket)))?;
-            write_pid_file(args.pid_file.as_deref(), child.pid)?;
+            tell_of_exec(args, &child)?;
             return Ok(foreground::attend(child.pid, &child.pidfd, &signals, None)?.into());
         }
         let pair = terminal.then(foreground::console_pair).transpose()?;
         let child = container.exec(process, &exec_options(args, pair.as_ref().map(|(_, theirs)| theirs)))?;
         let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
-        write_pid_file(args.pid_file.as_deref(), child.pid)?;
+        tell_of_exec(args, &child)?;
         Ok(foreground::attend(child.pid, &child.pidfd, &signals, console)?.into())
     }
 
@@ -178,7 +195,7 @@ impl Session {
     pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
         if args.signal == 0 {
-            return if container.status()? == Status::Stopped {
+            return if !args.all && container.status()? == Status::Stopped {
                 bail!(hiber::Error::NotRunning)
             } else {
                 Ok(())
@@ -202,9 +219,6 @@ impl Session {
     /// `ps`
     pub(crate) fn ps(&self, args: &PsArgs) -> anyhow::Result<()> {
         let container = self.open(&args.id)?;
-        if container.status()? == Status::Stopped && container.processes()?.is_empty() {
-            bail!(hiber::Error::NotRunning);
-        }
         Ok(out::write(&output::ps(&container.processes()?, args)?)?)
     }
 
@@ -217,6 +231,25 @@ impl Session {
     pub(crate) fn resume(&self, id: &ContainerId) -> anyhow::Result<()> {
         Ok(self.open(id)?.resume()?)
     }
+}
+
+/// Where the caller wants to hear that the service is ready (sd_notify(3)).
+fn notify_host() -> Option<String> {
+    std::env::var("NOTIFY_SOCKET").ok().filter(|path| !path.is_empty())
+}
+
+/// Starts a container; where the caller waits for its service, until it is ready.
+fn start_and_notify(container: &Container) -> anyhow::Result<()> {
+    let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
+    container.start()?;
+    if let Some(notify) = notify {
+        let pid = container.facts()?.pid;
+        // One that has already ended has nothing to say.
+        if let Ok(pidfd) = open_pidfd(pid) {
+            notify.forward(&pidfd, pid)?;
+        }
+    }
+    Ok(())
 }
 
 /// What `state` and `list` show; only `list` shows an owner.
@@ -245,6 +278,7 @@ fn user_name(uid: u32) -> String {
 
 fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
     CreateOptions {
+        notify: notify_host().is_some(),
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
@@ -255,9 +289,10 @@ fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a Ow
     }
 }
 
-fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
+fn exec_options<'a>(args: &'a ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
     ExecOptions {
         ignore_paused: args.ignore_paused,
+        cgroups: args.cgroups.as_ref(),
         preserve_fds: args.preserve_fds,
         console_socket: console.map(AsFd::as_fd),
         stdio: None,
@@ -267,6 +302,22 @@ fn exec_options<'a>(args: &ExecArgs, console: Option<&'a OwnedFd>) -> ExecOption
 pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
     let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
     Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
+}
+
+/// Sends a pidfd over a unix stream socket, as a console is sent.
+fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let sent = UnixStream::connect(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|socket| Ok(Channel::from(OwnedFd::from(socket)).send_bytes(b"pidfd", &[pidfd])?));
+    sent.with_context(|| format!("send a pidfd to --pidfd-socket {}", path.display()))
+}
+
+/// Tells the caller of an exec'd process.
+fn tell_of_exec(args: &ExecArgs, child: &Child) -> anyhow::Result<()> {
+    if let Some(socket) = &args.pidfd_socket {
+        send_pidfd(socket, child.pidfd.as_fd())?;
+    }
+    write_pid_file(args.pid_file.as_deref(), child.pid)
 }
 
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {

@@ -9,7 +9,7 @@ use hiber::{Runtime, features, spec};
 use super::args::{Command, Global, Invocation, SpecArgs};
 use super::commands::{self, Session};
 use super::root::{self, Origin, Surroundings};
-use super::{help, out};
+use super::{help, inspect, out};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
         Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
         Command::Features => out::write(&features::document(&features::built())?)?,
         Command::Spec(args) => write_spec(&args)?,
+        Command::Inspect(args) => return inspect::run(&args),
         command => return lifecycle(&global, command),
     }
     Ok(ExitCode::SUCCESS)
@@ -82,7 +83,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => session.checkpoint(args)?,
         Command::Restore(args) => return session.restore(&args),
-        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) => {}
+        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

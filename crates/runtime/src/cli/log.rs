@@ -44,6 +44,12 @@ pub(crate) fn init(global: &Global) -> Result<(), String> {
     result
 }
 
+/// Prints a line that is no log line.
+pub(crate) fn plain(message: &str) {
+    // there is nobody left to tell of a failure here
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
 /// Logs the error that ends the program; if the log is a file, also prints it for the person who waits.
 pub(crate) fn fatal(message: &str) {
     let message = message.trim_end();

@@ -14,6 +14,7 @@ mod events;
 mod exec_process;
 mod foreground;
 mod help;
+mod inspect;
 pub(crate) mod log;
 pub(crate) mod out;
 pub(crate) mod output;
@@ -42,9 +43,16 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         log::fatal(&message);
         return ExitCode::FAILURE;
     }
+    let global_log_is_stderr = global.log.is_none();
     match parsed {
         Ok(invocation) => dispatch::run(invocation).unwrap_or_else(|failure| {
-            log::fatal(&format!("{:#}", failure.error));
+            let message = format!("{:#}", failure.error);
+            if message.starts_with("exec /") && global_log_is_stderr {
+                // What execve(2) refuses the container's process says itself, on its standard error, as runc's does.
+                log::plain(&message);
+            } else {
+                log::fatal(&message);
+            }
             ExitCode::from(failure.status)
         }),
         Err(e) => {

@@ -179,6 +179,11 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         }),
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,
+        "inspect" => Command::Inspect(InspectArgs {
+            path: m.positionals.first().map(PathBuf::from).unwrap_or_default(),
+            format: format(m)?,
+            verify: m.switch("verify"),
+        }),
         "kill" => Command::Kill(KillArgs {
             id: id()?,
             signal: value::signal(m.positionals.get(1).map(OsString::as_os_str))?,
@@ -208,6 +213,7 @@ fn create(m: &Matches) -> Result<CreateArgs> {
         id: container_id(m)?,
         bundle: path(m, "bundle"),
         console_socket: path(m, "console-socket"),
+        pidfd_socket: path(m, "pidfd-socket"),
         pid_file: path(m, "pid-file"),
         no_pivot: m.switch("no-pivot"),
         no_new_keyring: m.switch("no-new-keyring"),
@@ -233,13 +239,15 @@ fn exec(m: &Matches) -> Result<ExecArgs> {
         additional_gids: m.values("additional-gids").map(value::gid).collect::<Result<_>>()?,
         selinux_label: text(m, "process-label")?,
         apparmor: text(m, "apparmor")?,
-        no_new_privs: m.is_given("no-new-privs").then(|| m.switch("no-new-privs")),
+        no_new_privs: choice(m, "no-new-privs"),
         caps: texts(m, "cap")?,
         detach: m.switch("detach"),
         pid_file: path(m, "pid-file"),
         console_socket: path(m, "console-socket"),
         preserve_fds: preserve_fds(m)?,
         ignore_paused: m.switch("ignore-paused"),
+        pidfd_socket: path(m, "pidfd-socket"),
+        cgroups: m.is_given("cgroup").then(|| value::sub_cgroups(m.values("cgroup"))).transpose()?,
     })
 }
 
@@ -253,16 +261,16 @@ fn criu(m: &Matches) -> Result<CriuFlags> {
     Ok(CriuFlags {
         image_path: path(m, "image-path"),
         work_path: path(m, "work-path"),
-        tcp_established: m.switch("tcp-established"),
-        tcp_close: m.switch("tcp-close"),
-        ext_unix_sk: m.switch("ext-unix-sk"),
-        shell_job: m.switch("shell-job"),
-        file_locks: m.switch("file-locks"),
+        tcp_established: choice(m, "tcp-established"),
+        tcp_close: choice(m, "tcp-close"),
+        ext_unix_sk: choice(m, "ext-unix-sk"),
+        shell_job: choice(m, "shell-job"),
+        file_locks: choice(m, "file-locks"),
         lazy_pages: m.switch("lazy-pages"),
         auto_dedup: m.switch("auto-dedup"),
         cgroups: m.value("manage-cgroups-mode").map(value::cgroups_mode).transpose()?,
         network_lock: m.value("network-lock").map(value::network_lock).transpose()?,
-        empty_network: m.is_given("empty-ns"),
+        empty_network: m.is_given("empty-ns").then_some(true),
     })
 }
 
@@ -280,6 +288,8 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
             fd => Some(fd),
         },
         page_server: m.value("page-server").map(value::page_server).transpose()?,
+        no_hash: m.switch("no-hash"),
+        no_sync: m.switch("no-sync"),
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
     if let Some(parent) = args.parent_path.as_deref().filter(|p| p.is_absolute()) {
@@ -311,6 +321,7 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         no_pivot: m.switch("no-pivot"),
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
+        trust_images: m.switch("trust-images"),
     })
 }
 
@@ -324,6 +335,11 @@ fn path(m: &Matches, flag: &str) -> Option<PathBuf> {
 
 fn text(m: &Matches, flag: &str) -> Result<Option<String>> {
     m.value(flag).map(|value| value::text(flag, value)).transpose()
+}
+
+/// A switch that is on, off, or not given.
+fn choice(m: &Matches, flag: &str) -> Option<bool> {
+    m.is_given(flag).then(|| m.switch(flag))
 }
 
 fn texts(m: &Matches, flag: &str) -> Result<Vec<String>> {

@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing and help both come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` is our own (runc had it until 1.1).
+//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images` and `inspect` are our own.
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +120,8 @@ const NO_NEW_KEYRING: Flag =
     Flag::switch("no-new-keyring", "keep the caller's session keyring instead of making one");
 const NO_SUBREAPER: Flag =
     Flag::switch("no-subreaper", "do not become the parent of processes that lose theirs");
+const PIDFD_SOCKET: Flag =
+    Flag::value("pidfd-socket", "SOCKET", "unix socket that receives a pidfd of the process");
 const PRESERVE_FDS: Flag =
     Flag::value("preserve-fds", "N", "pass N more file descriptors on, beside stdio and $LISTEN_FDS");
 const FORMAT: Flag = Flag::value("format", "FORMAT", "table or json (default: table)").short("f");
@@ -150,11 +152,12 @@ const EMPTY_NS: Flag =
     Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported");
 
 const CREATE_FLAGS: &[Flag] =
-    &[BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP];
+    &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP];
 
 const RUN_FLAGS: &[Flag] = &[
     BUNDLE,
     CONSOLE_SOCKET,
+    PIDFD_SOCKET,
     DETACH,
     Flag::switch("keep", "do not delete the container when it has ended"),
     PID_FILE,
@@ -167,6 +170,7 @@ const RUN_FLAGS: &[Flag] = &[
 
 const EXEC_FLAGS: &[Flag] = &[
     CONSOLE_SOCKET,
+    PIDFD_SOCKET,
     Flag::value("cwd", "DIR", "working directory, in the container"),
     Flag::list("env", "NAME=VALUE", "add to the environment").short("e"),
     Flag::switch("tty", "give it a terminal").short("t"),
@@ -180,6 +184,7 @@ const EXEC_FLAGS: &[Flag] = &[
     Flag::switch("no-new-privs", "set no_new_privs"),
     Flag::list("cap", "CAP", "add a capability").short("c"),
     PRESERVE_FDS,
+    Flag::list("cgroup", "[CONTROLLER:]PATH", "run in a cgroup below the container's, which must exist"),
     Flag::switch("ignore-paused", "also in a paused container; the process waits for resume"),
     HELP,
 ];
@@ -204,6 +209,14 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
     NETWORK_LOCK,
     EMPTY_NS,
     AUTO_DEDUP,
+    Flag::switch(
+        "no-hash",
+        "leave the files' hashes out of hiber.json: less time frozen, but `inspect --verify` cannot verify it",
+    ),
+    Flag::switch(
+        "no-sync",
+        "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
+    ),
     HELP,
 ];
 
@@ -228,11 +241,17 @@ const RESTORE_FLAGS: &[Flag] = &[
     LAZY_PAGES,
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
+    Flag::switch(
+        "trust-images",
+        "restore images that were changed, that others can write to, or whose processes have more privilege \
+         than config.json grants",
+    ),
     HELP,
 ];
 
 const UPDATE_FLAGS: &[Flag] = &[
-    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -").short("r"),
+    Flag::value("resources", "FILE", "take the limits from FILE, or from standard input if it is -")
+        .short("r"),
     Flag::value("blkio-weight", "WEIGHT", "weight of block I/O, 10 to 1000"),
     Flag::value("cpu-period", "USEC", "period of the CPU quota, microseconds"),
     Flag::value("cpu-quota", "USEC", "CPU time in each period, microseconds; -1 for no limit"),
@@ -318,6 +337,22 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         verbatim: false,
     },
     CommandTable {
+        name: "inspect",
+        usage: "<directory or archive>",
+        summary: "show what a checkpoint holds",
+        description: "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
+                      hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+                      With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
+                      if anything is wrong, or if there are no hashes to compare.",
+        flags: &[
+            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+            Flag::switch("verify", "compare the files with the manifest"),
+            HELP,
+        ],
+        count: Count::Exactly(1),
+        verbatim: false,
+    },
+    CommandTable {
         name: "kill",
         usage: "<container-id> [signal]",
         summary: "send a signal to a container's first process (default: SIGTERM)",
@@ -352,7 +387,9 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     on_container(
         "restore",
         "wake a container from a checkpoint",
-        "The bundle must be the one that the container was created from, or its like.",
+        "The bundle must be the one that the container was created from, or its like. What the checkpoint was\n\
+         told (TCP connections, file locks, cgroups and so on) is read from its hiber.json and holds here, too,\n\
+         unless a flag says otherwise: --tcp-established=false.",
         RESTORE_FLAGS,
     ),
     on_container("resume", "let the processes of a paused container run on", "", &[HELP]),

@@ -67,6 +67,7 @@ mod podman {
         assert_eq!(
             args,
             CreateArgs {
+                pidfd_socket: None,
                 id: "box".parse().unwrap(),
                 bundle: path("/b"),
                 console_socket: path("/s"),
@@ -105,7 +106,11 @@ mod podman {
             Checkpoint
         );
         assert_eq!((args.criu.image_path, args.criu.work_path), (path("/b/checkpoint"), path("/b")));
-        assert!(args.leave_running && args.criu.tcp_established && args.criu.file_locks);
+        assert!(
+            args.leave_running
+                && args.criu.tcp_established == Some(true)
+                && args.criu.file_locks == Some(true)
+        );
         assert!(arguments!("checkpoint --image-path /i --work-path /b --pre-dump box", Checkpoint).pre_dump);
         let second = "checkpoint --image-path /i --work-path /b --parent-path ../pre-checkpoint box";
         assert_eq!(arguments!(second, Checkpoint).parent_path, path("../pre-checkpoint"));
@@ -119,7 +124,12 @@ mod podman {
             Restore
         );
         assert_eq!((args.bundle, args.pid_file, args.console_socket), (path("/b"), path("/p"), path("/s")));
-        assert!(args.detach && args.criu.tcp_established && args.criu.tcp_close && args.criu.file_locks);
+        let CriuFlags { tcp_established, tcp_close, file_locks, ext_unix_sk, .. } = &args.criu;
+        assert!(args.detach);
+        assert_eq!(
+            [tcp_established, tcp_close, file_locks, ext_unix_sk],
+            [&Some(true), &Some(true), &Some(true), &None]
+        );
         assert!(!args.no_subreaper);
     }
 }
@@ -256,14 +266,27 @@ fn checkpoint_values() {
     assert_eq!(args.criu.network_lock, Some(NetworkLock::Nftables));
     assert!(args.tcp_skip_in_flight && args.link_remap && !args.pre_dump);
     let criu = args.criu;
-    assert!(criu.lazy_pages && criu.empty_network && criu.auto_dedup && criu.ext_unix_sk && criu.shell_job);
-    assert!(criu.tcp_close && !criu.tcp_established);
+    assert!(criu.lazy_pages && criu.auto_dedup);
+    assert_eq!([criu.empty_network, criu.ext_unix_sk, criu.shell_job], [Some(true); 3]);
+    assert_eq!((criu.tcp_close, criu.tcp_established), (Some(true), None));
     assert_eq!(arguments!("checkpoint --status-fd -1 box", Checkpoint).status_fd, None);
     let args = arguments!("restore --lsm-profile apparmor:p --lsm-mount-context c:d box", Restore);
     assert_eq!(
         (args.lsm_profile.as_deref(), args.lsm_mount_context.as_deref()),
         (Some("apparmor:p"), Some("c:d"))
     );
+}
+
+#[test]
+fn manifests_and_trust() {
+    let args = arguments!("checkpoint --no-hash --no-sync --tcp-established=false box", Checkpoint);
+    assert!(args.no_hash && args.no_sync);
+    assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
+    assert!(arguments!("restore --trust-images box", Restore).trust_images);
+    let args = arguments!("inspect --format json --verify /ckpt/export.tar.zst", Inspect);
+    assert_eq!((args.path.as_path(), args.format), (Path::new("/ckpt/export.tar.zst"), Format::Json));
+    assert!(args.verify);
+    assert!(bad("inspect").contains("exactly 1 argument"));
 }
 
 #[test]

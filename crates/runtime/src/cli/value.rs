@@ -1,5 +1,6 @@
 //! Values of flags and arguments.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -95,6 +96,31 @@ pub(super) fn interval(value: &OsStr) -> Result<Duration> {
         return Err(Refusal::Value("duration interval must be greater than 0".into()));
     }
     Ok(span)
+}
+
+/// `[CONTROLLER[,CONTROLLER…]:]PATH`, each; without controllers there can be only one.
+pub(super) fn sub_cgroups<'a>(values: impl Iterator<Item = &'a OsStr>) -> Result<BTreeMap<String, String>> {
+    let values = values.map(|v| text("cgroup", v)).collect::<Result<Vec<_>>>()?;
+    let refuse = |why: String| Err(Refusal::Value(format!("invalid --cgroup argument: {why}")));
+    let mut paths = BTreeMap::new();
+    for value in &values {
+        let Some((controllers, path)) = value.split_once(':') else {
+            if values.len() != 1 {
+                return refuse(format!("{value} (missing <controller>: prefix)"));
+            }
+            paths.insert(String::new(), value.clone());
+            continue;
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                return refuse(format!("{value} (empty <controller> prefix)"));
+            }
+            if paths.insert(controller.to_owned(), path.to_owned()).is_some() {
+                return refuse(format!("controller {controller} specified multiple times"));
+            }
+        }
+    }
+    Ok(paths)
 }
 
 fn id_number(value: &str, what: &str) -> Result<u32> {

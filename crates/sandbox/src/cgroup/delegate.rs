@@ -43,13 +43,15 @@ impl Cgroup {
     /// The cgroup or procfs cannot be read.
     pub fn joinable(&self, init: i32) -> Result<Self> {
         let Some(path) = &self.paths().v2 else { return Ok(self.clone()) };
-        if Dir::open(path)?.read("cgroup.subtree_control")?.is_empty() {
+        // The first process may have left its cgroup, and somebody have removed that.
+        let passed_on = if_there(Dir::open(path).and_then(|dir| dir.read("cgroup.subtree_control")))?;
+        if passed_on.as_ref().is_some_and(String::is_empty) {
             return Ok(self.clone());
         }
         let mut paths = self.paths().clone();
         let found = Layout::detect()?.v2_dir_of(&read_file(Path::new(&format!("/proc/{init}/cgroup")))?);
         // Elsewhere it was put by somebody else; the kernel then says that the container's own is busy.
-        paths.v2 = found.filter(|found| found.starts_with(path)).or(paths.v2);
+        paths.v2 = found.filter(|found| passed_on.is_none() || found.starts_with(path)).or(paths.v2);
         Self::open(paths, self.on_denied())
     }
 }

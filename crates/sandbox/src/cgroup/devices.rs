@@ -155,7 +155,8 @@ impl DeviceRule {
         };
         let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
         let text = rule.access().as_deref().unwrap_or("");
-        let Some(access) = Access::parse(text) else {
+        // runc takes no notice of an `a` among them.
+        let Some(access) = Access::parse(&text.replace('a', "")) else {
             return Err(invalid("access", format!("{text:?}: expected some of r, w and m")));
         };
         let narrow = major.is_some() || minor.is_some() || access != Access::ALL;

@@ -76,13 +76,13 @@ impl Cgroup {
         Ok(Self { paths, on_denied, created: Vec::new() })
     }
 
-    pub(super) fn on_denied(&self) -> OnDenied {
-        self.on_denied
-    }
-
     /// The directories; those of hierarchies that had to be skipped are not among them.
     pub fn paths(&self) -> &CgroupPaths {
         &self.paths
+    }
+
+    pub(super) fn on_denied(&self) -> OnDenied {
+        self.on_denied
     }
 
     /// The directories that [`Self::create`] made, parents first.
@@ -95,7 +95,11 @@ impl Cgroup {
         self.paths.directories().iter().any(|(path, _)| Dir::open(path).is_ok())
     }
 
-    fn check_unused(&self) -> Result<()> {
+    /// Checks that a new container could have the cgroup for itself.
+    ///
+    /// # Errors
+    /// It has processes, or is frozen.
+    pub fn check_unused(&self) -> Result<()> {
         let pids = self.pids()?.len();
         if pids != 0 {
             let problem = format!("container's cgroup is not empty: {pids} process(es) found");
@@ -163,7 +167,7 @@ impl Cgroup {
                 Err(e) if denied(&e) && self.on_denied == OnDenied::Skip => {
                     tracing::debug!("leave process {pid} out of cgroup {}: {e}", path.display());
                 }
-                other => other.context(format!("move process {pid} into cgroup {}", path.display()))?,
+                other => other.context(format!("error adding pid {pid} to cgroups: {}", path.display()))?,
             }
         }
         Ok(())

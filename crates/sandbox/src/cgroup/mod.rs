@@ -25,6 +25,7 @@ mod limits;
 mod oom;
 mod remove;
 mod stats;
+mod sub;
 mod usage;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};

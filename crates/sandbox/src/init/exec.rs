@@ -42,6 +42,11 @@ impl Program {
         })
     }
 
+    /// Its environment.
+    pub(super) fn env(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program.
     pub(super) fn exec(self) -> Result<Infallible> {
         Ok(process::execve(&self.path, &self.argv, &self.env)?)

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::seccomp::Filter;
 use super::write_proc;
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
@@ -18,8 +19,8 @@ pub(super) struct Prepared {
 }
 
 /// Gives up everything that the container's process does not have, but for what
-/// [`last_restrictions`] takes away.
-pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
+/// a filter that is loaded later takes away.
+pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, filter: &mut Filter<'_>) -> Result<Prepared> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
     if !plan.in_user_namespace {
@@ -40,7 +41,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Prepared> {
             .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
     } else {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is about to go.
-        load_seccomp(plan)?;
+        filter.install()?;
     }
     // Once before the change of user, who may lack the right, and once after, who may have it alone.
     let before = chdir(process);
@@ -69,22 +70,6 @@ fn scheduling(wanted: &Scheduling) -> Result<()> {
     if let Some(policy) = &wanted.memory {
         sys::scheduling::set_memory_policy(policy).context("set linux.memoryPolicy")?;
     }
-    Ok(())
-}
-
-/// The last step before exec.
-pub(super) fn last_restrictions(plan: &InitPlan) -> Result<()> {
-    if plan.process.no_new_privileges
-        && let Some(program) = &plan.seccomp
-    {
-        sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
-    }
-    Ok(())
-}
-
-fn load_seccomp(plan: &InitPlan) -> Result<()> {
-    let Some(program) = &plan.seccomp else { return Ok(()) };
-    sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
     Ok(())
 }
 

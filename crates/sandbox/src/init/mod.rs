@@ -5,6 +5,7 @@
 
 mod exec;
 mod identity;
+mod seccomp;
 mod terminal;
 
 pub use identity::set_rlimits;
@@ -13,6 +14,9 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
 
@@ -50,6 +54,7 @@ struct Inherited {
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
+    seccomp_agent: Option<OwnedFd>,
 }
 
 fn main(channel: Channel) -> i32 {
@@ -87,6 +92,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     }
     rustix::process::setsid().map_err(|e| SysError::new("setsid", "in init", e.raw_os_error()))?;
     namespaces(&plan, &host_proc)?;
+    if plan.net_devices {
+        channel.send(&FromInit::NetDevices, &[])?;
+        proceed(channel, "network devices")?;
+    }
     // Not before: in a user namespace it takes /proc/self/timens_offsets away.
     hide()?;
     keyring(&plan, channel)?;
@@ -96,17 +105,23 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
     }
-    let prepared = identity::assume(&plan, &host_proc)?;
+    // Before any filter is loaded, which could forbid it; what is opened from here on has the flag.
+    process::close_on_exec_from(3 + plan.preserve_fds)?;
+    let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
+    let prepared = identity::assume(&plan, &host_proc, &mut filter)?;
     let program = exec::Program::find(&plan.process, &prepared.home)?;
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
-    if !plan.start_container_hooks.is_empty() {
+    if plan.start_container_hooks.is_empty() {
+        process::reset_signals()?;
+        filter.install()?;
+    } else {
+        filter.install()?;
         let state = hook_state(&plan, "created");
-        hooks::run("startContainer", &plan.start_container_hooks, &state)?;
+        let surroundings = hooks::Surroundings { env: program.env(), ..Default::default() };
+        hooks::run_in("startContainer", &plan.start_container_hooks, &state, &surroundings)?;
+        process::reset_signals()?;
     }
-    identity::last_restrictions(&plan)?;
-    process::close_on_exec_from(3 + plan.preserve_fds)?;
-    process::reset_signals()?;
     program.exec().map(Some)
 }
 
@@ -152,6 +167,7 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                         FdRole::Join(_) | FdRole::JoinProcess(_) => inherited.joins.push((role, fd)),
                         FdRole::StartListener => inherited.start_listener = Some(fd),
                         FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
+                        FdRole::SeccompAgent => inherited.seccomp_agent = Some(fd),
                         FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push(role, fd),
                     }
                 }
@@ -253,7 +269,8 @@ fn enter_root(
         channel.send(&FromInit::RunHooks, &[])?;
         proceed(channel, "hooks")?;
     }
-    hooks::run("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"))?;
+    let surroundings = hooks::Surroundings { dir: Some(&root_plan.path), ..Default::default() };
+    hooks::run_in("createContainer", &plan.create_container_hooks, &hook_state(plan, "creating"), &surroundings)?;
     let console = console
         .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, root_plan.own_dev))
         .transpose()
@@ -319,7 +336,9 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
     };
     // The creator may leave now; keeping its end would only delay what it learns of our death.
     *channel = Channel::from(listener);
+    let signals = ending_signals()?;
     loop {
+        wait_for_call(channel, &signals)?;
         let connection = match rustix::net::accept_with(&*channel, rustix::net::SocketFlags::CLOEXEC) {
             Ok(fd) => Channel::from(fd),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
@@ -330,5 +349,25 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
             *channel = connection;
             return Ok(());
         }
+    }
+}
+
+/// The signals that end a container which was created and not started. They are blocked, so that the first process of a
+/// pid namespace gets them at all.
+fn ending_signals() -> Result<SignalFd> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| SysError::new("signalfd", "for a created container", e as i32).into())
+}
+
+/// Waits until somebody calls; fails when a signal asks for the end instead.
+fn wait_for_call(listener: &Channel, signals: &SignalFd) -> Result<()> {
+    let mut fds = [listener.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match rustix::event::poll(&mut fds, None) {
+        Ok(_) if !fds[1].revents().is_empty() => {
+            Err(SysError::new("accept4", "the start socket, until a signal ended the wait", libc::EINTR).into())
+        }
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(SysError::new("poll", "the start socket", e.raw_os_error()).into()),
     }
 }

@@ -2,6 +2,7 @@
 
 mod mounts;
 mod namespace;
+mod netdevices;
 mod process;
 mod scheduling;
 mod sysctl;
@@ -13,8 +14,9 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use mounts::{MOUNT_OPTIONS, MountPlan, MountSource};
+pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
+pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
@@ -45,6 +47,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// What init does.
     pub init: InitPlan,
+    /// Network devices to move in.
+    pub net_devices: Vec<NetDevice>,
     /// The CPUs of a joining process.
     pub affinity: Affinity,
 }
@@ -62,6 +66,8 @@ pub struct InitPlan {
     pub in_user_namespace: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
+    /// Whether network devices are to be asked for.
+    pub net_devices: bool,
     /// The root filesystem; `None` for a process that joins a container.
     pub root: Option<RootPlan>,
     pub hostname: Option<String>,
@@ -82,7 +88,8 @@ pub struct InitPlan {
     pub runtime_hooks: bool,
     pub create_container_hooks: Vec<Hook>,
     pub start_container_hooks: Vec<Hook>,
-    /// The state that hooks read, but for status and pid.
+    /// The state that hooks and the seccomp agent read, but for status and pid; of a process that joins a container, with
+    /// that container's pid.
     pub hook_state: HookState,
 }
 
@@ -227,14 +234,10 @@ impl Plan {
             hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
         init.create_container_hooks = hook_list(hooks.create_container()).cloned().collect();
         init.start_container_hooks = hook_list(hooks.start_container()).cloned().collect();
-        init.hook_state = HookState {
-            oci_version: spec.version().clone(),
-            id: options.id.clone(),
-            bundle: options.bundle.clone(),
-            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
-            ..HookState::default()
-        };
-        Ok(Self { namespaces, hooks, init, affinity: Affinity::default() })
+        init.hook_state = hook_state(spec, options);
+        let net_devices = netdevices::check(&linux, &namespaces)?;
+        init.net_devices = !net_devices.is_empty();
+        Ok(Self { namespaces, hooks, init, net_devices, affinity: Affinity::default() })
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
@@ -252,8 +255,15 @@ impl Plan {
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
         init.seccomp = compile_seccomp(&linux)?;
+        init.hook_state = hook_state(spec, options);
         let affinity = Affinity::new(process.exec_cpu_affinity())?;
-        Ok(Self { namespaces: Namespaces::default(), hooks: Hooks::default(), init, affinity })
+        Ok(Self {
+            namespaces: Namespaces::default(),
+            hooks: Hooks::default(),
+            init,
+            net_devices: Vec::new(),
+            affinity,
+        })
     }
 
     /// Namespaces that the parent's clone3 creates.
@@ -288,14 +298,24 @@ pub fn hook_list(hooks: &Option<Vec<Hook>>) -> impl Iterator<Item = &Hook> {
     hooks.iter().flatten()
 }
 
+fn hook_state(spec: &Spec, options: &Options) -> HookState {
+    HookState {
+        oci_version: spec.version().clone(),
+        id: options.id.clone(),
+        bundle: options.bundle.clone(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        ..HookState::default()
+    }
+}
+
 fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
     let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     for warning in program.iter().flat_map(|p| &p.warnings) {
         // Clients' profiles name calls of every kernel and machine: nothing that a person must hear of.
         tracing::debug!("{warning}");
     }
-    if program.as_ref().is_some_and(|p| p.notify) {
-        return Err(Error::unsupported("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY is not built yet"));
+    if let Some(program) = &program {
+        tracing::debug!("seccomp filter flags: {}", program.flags);
     }
     Ok(program)
 }
@@ -304,11 +324,9 @@ fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
     let not_built = "is not built yet";
     if linux.intel_rdt().is_some() {
         let here = Path::new("/sys/fs/resctrl/info").exists();
-        let why = if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
+        let why =
+            if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
         return Err(Error::unsupported("linux.intelRdt", why));
-    }
-    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Error::unsupported("linux.netDevices", not_built));
     }
     Ok(())
 }
@@ -361,6 +379,7 @@ impl InitPlan {
             second_stage: None,
             in_user_namespace: false,
             loopback: false,
+            net_devices: false,
             root: None,
             hostname: None,
             domainname: None,
@@ -414,6 +433,9 @@ impl RootPlan {
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
             mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+        for (i, mount) in mounts.iter().enumerate() {
+            mount.check_id_maps(i, namespaces)?;
+        }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
         let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
 
+use super::{IdMap, NamespaceKind, Namespaces};
 use crate::sys::mount::MountAttributes;
 use crate::{Error, Result};
 
@@ -48,6 +49,18 @@ pub struct MountPlan {
     pub propagation: Vec<(u64, bool)>,
     /// Copy what the destination held up into the new tmpfs.
     pub copy_up: bool,
+    /// How owners of a bind mount's files are shown.
+    pub id_maps: Option<MountIdMaps>,
+}
+
+/// The maps of an id-mapped mount (runtime-spec "Mounts", `uidMappings`): "container" is the id on the filesystem.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountIdMaps {
+    /// Empty, as `gid`, for those of the container's user namespace.
+    pub uid: Vec<IdMap>,
+    pub gid: Vec<IdMap>,
+    /// Also for all that is mounted below.
+    pub recursive: bool,
 }
 
 impl MountPlan {
@@ -69,6 +82,7 @@ enum Effect {
     Propagation(MsFlags, bool),
     Bind(bool),
     CopyUp,
+    IdMap(bool),
     Nothing,
 }
 
@@ -77,7 +91,7 @@ const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 /// The options that are not passed on to the filesystem (mount(8), runtime-spec "Linux mount options").
 #[rustfmt::skip]
 fn effect(option: &str) -> Option<Effect> {
-    use Effect::{Bind, Clear, ClearRecursive, CopyUp, Nothing, Propagation, Set, SetRecursive};
+    use Effect::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagation, Set, SetRecursive};
     let e = MsFlags::empty();
     Some(match option {
         "defaults" | "loud" | "nomand" | "nolazytime" | "noiversion" | "async" => Nothing,
@@ -132,6 +146,8 @@ fn effect(option: &str) -> Option<Effect> {
         "unbindable" => Propagation(MsFlags::MS_UNBINDABLE, false),
         "runbindable" => Propagation(MsFlags::MS_UNBINDABLE, true),
         "tmpcopyup" => CopyUp,
+        "idmap" => IdMap(false),
+        "ridmap" => IdMap(true),
         "acl" | "noacl" => Set(e, 0),
         _ => return None,
     })
@@ -148,6 +164,7 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
@@ -172,6 +189,7 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "relatime",
     "remount",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -207,9 +225,6 @@ impl MountPlan {
     /// Validates `mounts[index]`; relative bind sources start at the bundle.
     pub(super) fn from_spec(index: usize, mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {
         let field = |name: &str| format!("mounts[{index}].{name}");
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(Error::unsupported(field("uidMappings"), "id-mapped mounts are not built yet"));
-        }
         let destination = mount.destination();
         if destination.as_os_str().is_empty() {
             return Err(Error::invalid(field("destination"), "is empty; expected an absolute path"));
@@ -223,11 +238,12 @@ impl MountPlan {
             recursive: MountAttributes::default(),
             propagation: Vec::new(),
             copy_up: false,
+            id_maps: None,
         };
         let mut bind = None;
         let mut data = Vec::new();
         for option in mount.options().iter().flatten() {
-            if let Some(recursive) = plan.apply_option(index, option, &mut data)? {
+            if let Some(recursive) = plan.apply_option(option, &mut data) {
                 bind = Some(recursive || bind == Some(true));
             }
         }
@@ -237,13 +253,14 @@ impl MountPlan {
         }
         plan.source = Self::source(&field, mount, fstype, bind, &data, bundle)?;
         plan.check_proc(&field)?;
+        plan.add_id_maps(&field, mount)?;
         if plan.copy_up && fstype != "tmpfs" {
             return Err(Error::invalid(field("options"), "tmpcopyup is only for type tmpfs"));
         }
         Ok(plan)
     }
 
-    fn apply_option(&mut self, index: usize, option: &str, data: &mut Vec<String>) -> Result<Option<bool>> {
+    fn apply_option(&mut self, option: &str, data: &mut Vec<String>) -> Option<bool> {
         let set_attribute = |attributes: &mut MountAttributes, bits: u64, on: bool| {
             // The access-time modes are one field: setting one needs the others cleared.
             let mask = if bits != 0 && bits & ATIME_MASK == bits { ATIME_MASK } else { bits };
@@ -268,18 +285,48 @@ impl MountPlan {
             Some(Effect::SetRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, true),
             Some(Effect::ClearRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, false),
             Some(Effect::Propagation(flag, recursive)) => self.propagation.push((flag.bits(), recursive)),
-            Some(Effect::Bind(recursive)) => return Ok(Some(recursive)),
+            Some(Effect::Bind(recursive)) => return Some(recursive),
             Some(Effect::CopyUp) => self.copy_up = true,
+            Some(Effect::IdMap(recursive)) => self.id_maps.get_or_insert_default().recursive = recursive,
             Some(Effect::Nothing) => {}
-            None if option == "idmap" || option == "ridmap" => {
-                return Err(Error::unsupported(
-                    format!("mounts[{index}].options"),
-                    format!("{option}: id-mapped mounts are not built yet"),
-                ));
-            }
             None => data.push(option.to_owned()),
         }
-        Ok(None)
+        None
+    }
+
+    fn add_id_maps(
+        &mut self,
+        field: &dyn Fn(&str) -> String,
+        mount: &oci_spec::runtime::Mount,
+    ) -> Result<()> {
+        let [uid, gid] = [mount.uid_mappings(), mount.gid_mappings()]
+            .map(|maps| maps.iter().flatten().map(IdMap::from).collect::<Vec<_>>());
+        if uid.is_empty() != gid.is_empty() {
+            let problem = "id-mapped mounts must have both uid and gid mappings specified";
+            return Err(Error::invalid(
+                field(if uid.is_empty() { "uidMappings" } else { "gidMappings" }),
+                problem,
+            ));
+        }
+        if !uid.is_empty() {
+            let maps = self.id_maps.get_or_insert_default();
+            (maps.uid, maps.gid) = (uid, gid);
+        }
+        if self.id_maps.is_some() && !matches!(self.source, MountSource::Bind { .. }) {
+            return Err(Error::invalid(field("type"), "id-mapped mounts are only supported for bind-mounts"));
+        }
+        Ok(())
+    }
+
+    /// Maps that the mount leaves to the container's user namespace need one.
+    pub(super) fn check_id_maps(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
+        match &self.id_maps {
+            Some(maps) if maps.uid.is_empty() && !namespaces.has(NamespaceKind::User) => Err(Error::invalid(
+                format!("mounts[{index}].uidMappings"),
+                "id-mapped mounts must have both uid and gid mappings specified, or a user namespace to take them from",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn source(
@@ -399,10 +446,10 @@ mod tests {
             error(r#"{"destination":"/a","type":"bind","source":"/a","options":["bind","size=1"]}"#)
                 .contains("size=1")
         );
-        assert!(
-            error(r#"{"destination":"/a","type":"none","source":"/a","options":["rbind","idmap"]}"#)
-                .contains("idmap")
-        );
+        let maps = r#""uidMappings":[{"containerID":0,"hostID":1,"size":1}]"#;
+        let one_sided = format!(r#"{{"destination":"/a","type":"bind","source":"/a",{maps}}}"#);
+        assert!(error(&one_sided).starts_with("mounts[0].gidMappings"));
+        assert!(error(r#"{"destination":"/a","type":"tmpfs","options":["idmap"]}"#).contains("bind-mounts"));
         assert!(error(r#"{"destination":"/proc","type":"tmpfs"}"#).contains("only proc"));
     }
 }

@@ -72,6 +72,8 @@ impl ProcessPlan {
                 return Err(Error::invalid(field, format!("{bad:?} contains a NUL byte")));
             }
         }
+        let capabilities = process.capabilities().as_ref().map(capability_sets).unwrap_or_default();
+        warn_of_ambient(&capabilities);
         let user = process.user();
         let console_size = process.console_size().map(|b| {
             let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
@@ -85,7 +87,7 @@ impl ProcessPlan {
             gid: user.gid(),
             additional_gids: user.additional_gids().clone().unwrap_or_default(),
             umask: user.umask(),
-            capabilities: process.capabilities().as_ref().map(capability_sets).unwrap_or_default(),
+            capabilities,
             rlimits: rlimits(process)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: oom_score(process)?,
@@ -113,6 +115,14 @@ fn capability_sets(sets: &oci_spec::runtime::LinuxCapabilities) -> CapabilitySet
         permitted: bits(sets.permitted()),
         inheritable: bits(sets.inheritable()),
         ambient: bits(sets.ambient()),
+    }
+}
+
+/// Ambient capabilities must be permitted and inheritable (capabilities(7)); others are left out.
+fn warn_of_ambient(sets: &CapabilitySets) {
+    let impossible = sets.ambient & !(sets.permitted & sets.inheritable);
+    for capability in caps::all().into_iter().filter(|c| impossible & (1 << c.index()) != 0) {
+        tracing::warn!("can't raise ambient capability {capability}: operation not permitted");
     }
 }
 

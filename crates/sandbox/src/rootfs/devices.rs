@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::resolve::Root;
-use super::{Trees, attach, clone_fd, clone_path};
+use super::{Trees, attach, clone_fd, clone_path, private};
 use crate::plan::DeviceNode;
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError};
@@ -25,7 +25,7 @@ pub(super) fn create(
                 Some(tree) => tree,
                 None => clone_path(&device.path, false)?,
             };
-            attach(&tree, root.make_file(&device.path)?)?;
+            attach(private(tree)?, root.make_file(&device.path)?)?;
         } else {
             make_node(root, device)?;
         }

@@ -77,8 +77,12 @@ pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
     for path in &plan.readonly_paths {
         readonly(root, path).context(format!("make {} read-only", path.display()))?;
     }
-    for path in &plan.masked_paths {
-        mask(root, path, plan.mount_label.as_deref()).context(format!("mask {}", path.display()))?;
+    let mut covers = Covers::default();
+    for (i, path) in plan.masked_paths.iter().enumerate() {
+        if !plan.masked_paths[..i].contains(path) {
+            mask(root, path, plan.mount_label.as_deref(), &mut covers)
+                .context(format!("mask {}", path.display()))?;
+        }
     }
     if plan.readonly {
         let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
@@ -89,7 +93,8 @@ pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
 
 fn bind_root(plan: &RootPlan) -> Result<Root> {
     change_propagation("/".as_ref(), plan.propagation)?;
-    if plan.propagation & MsFlags::MS_SHARED.bits() != 0 {
+    // only a recursive change that is not to "shared" has reached the mount that the root lies on
+    if plan.propagation & (MsFlags::MS_SHARED | MsFlags::MS_REC).bits() != MsFlags::MS_REC.bits() {
         privatise_parent(&plan.path)?;
     }
     let tree = clone_path(&plan.path, true)?;
@@ -129,6 +134,14 @@ fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open_tree", "a descriptor below the root", e.raw_os_error()).into())
 }
 
+/// Takes a detached mount out of its peer group: what the runtime itself puts in place gets no mounts of the host's,
+/// and CRIU cannot rebuild a group that spans devices and masks.
+fn private(tree: OwnedFd) -> Result<OwnedFd> {
+    let attributes = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
+    mount_setattr(tree.as_fd(), attributes, false)?;
+    Ok(tree)
+}
+
 fn tree_flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
@@ -162,12 +175,19 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
 ///
 /// The host's own node is used, never the one in the container's /dev, which the image may have replaced
 /// (CVE-2025-31133).
-fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
+/// What masked directories are covered with: one empty tmpfs for all, since each takes memory of the kernel's.
+#[derive(Default)]
+struct Covers(Option<OwnedFd>);
+
+fn mask(root: &Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let stat =
         rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-        return attach(clone_path("/dev/null".as_ref(), false)?, &target);
+        return attach(private(clone_path("/dev/null".as_ref(), false)?)?, &target);
+    }
+    if let Some(tmpfs) = &covers.0 {
+        return attach(private(clone_path(&fd_path(tmpfs.as_fd()), false)?)?, &target);
     }
     let data = mount::with_label("", label);
     nix::mount::mount(
@@ -177,5 +197,7 @@ fn mask(root: &Root, path: &Path, label: Option<&str>) -> Result<()> {
         MsFlags::MS_RDONLY,
         Some(data.as_str()),
     )
-    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32).into())
+    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32))?;
+    covers.0 = root.find(path)?;
+    Ok(())
 }

@@ -80,6 +80,7 @@ fn check_not_in_proc(target: &OwnedFd, tree: &OwnedFd, step: &MountPlan) -> Resu
 
 fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &str) -> Result<()> {
     let remount = step.flags & MsFlags::MS_REMOUNT.bits() != 0;
+    let existed = root.open(&step.destination, OFlags::PATH).is_ok();
     let target = if remount {
         root.open(&step.destination, OFlags::PATH)?
     } else {
@@ -92,8 +93,9 @@ fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &
     if fstype == "tmpfs" {
         flags &= !MsFlags::MS_RDONLY.bits(); // it still has to be filled: see finish_readonly
     }
-    // A tmpfs with no mode of its own takes the one of the directory that it covers, as runc does.
-    let mode = if fstype == "tmpfs" && !data.split(',').any(|o| o.starts_with("mode=")) {
+    // A tmpfs with no mode of its own takes the one of the directory that it covers, as runc does; over a
+    // directory that the image lacks it has the kernel's, 1777, so that the container's user may write.
+    let mode = if fstype == "tmpfs" && existed && !data.split(',').any(|o| o.starts_with("mode=")) {
         let stat =
             rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", "the target", e.raw_os_error()))?;
         Some(format!("mode={:o}", stat.st_mode & 0o7777))
@@ -124,7 +126,7 @@ fn check_no_symlink(root: &Root, step: &MountPlan) -> Result<()> {
     rustix::fs::openat2(root, relative, flags, Mode::empty(), rustix::fs::ResolveFlags::NO_SYMLINKS)
         .map(drop)
         .map_err(|_| {
-            Error::invalid("mounts", format!("{} must be an ordinary directory", step.destination.display()))
+            Error::invalid("mounts", format!("{} must be mounted on ordinary directory", step.destination.display()))
         })
 }
 

@@ -21,7 +21,13 @@ pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
     } else {
         pivot(root)
     };
-    result.context(format!("enter the root filesystem {}", plan.path.display()))
+    result.context(format!("enter the root filesystem {}", plan.path.display()))?;
+    // What the container sees of `linux.rootfsPropagation`; the default only keeps its mounts from the host.
+    let default = (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits();
+    if plan.own_mount_namespace && plan.propagation != default {
+        change_propagation(Path::new("/"), plan.propagation).context("set linux.rootfsPropagation")?;
+    }
+    Ok(())
 }
 
 fn fchdir(dir: impl AsFd) -> Result<()> {

@@ -102,10 +102,10 @@ impl<'p> Rules<'p> {
                     "empty; expected the name of a system call",
                 ));
             }
-            if notify && name == "write" {
+            if notify && matches!(name.as_str(), "write" | "sendmsg") {
                 return Err(Error::invalid(
                     format!("{field}.names[{j}]"),
-                    "SCMP_ACT_NOTIFY on write: the container could not hand its listener over",
+                    format!("SCMP_ACT_NOTIFY cannot be used for the {name} syscall"),
                 ));
             }
             self.notify |= notify;

@@ -134,6 +134,38 @@ unsafe fn exec_child(
     }
 }
 
+/// Clones a child in a new user namespace that does nothing but keep it alive, until the other end of `until_closed`, a
+/// pipe, is closed everywhere but in the child. `keeper` is the caller's writing end.
+pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<Child> {
+    let (read, write) = (until_closed.as_raw_fd(), keeper.as_raw_fd());
+    let old_mask = SignalsBlocked::new()?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: no CLONE_VM; the child makes three raw system calls on a byte of its own stack and never returns.
+    let pid = unsafe {
+        let pid = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>());
+        if pid == 0 {
+            let mut byte = 0u8;
+            libc::syscall(libc::SYS_close, write);
+            libc::syscall(libc::SYS_read, read, &raw mut byte, 1usize);
+            libc::_exit(0)
+        }
+        pid
+    };
+    let errno = last_errno();
+    drop(old_mask);
+    if pid < 0 {
+        return Err(SysError::new("clone3", "with a new user namespace", errno).into());
+    }
+    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
+}
+
 /// Where [`fork_sibling`] returned.
 pub enum Sibling {
     /// In the caller: the new process's id in the caller's pid namespace.

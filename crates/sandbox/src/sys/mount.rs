@@ -24,6 +24,15 @@ impl MountAttributes {
     }
 }
 
+/// Shows the owners of the files of a mount, or of all below it too, as `user_namespace` maps them
+/// (MOUNT_ATTR_IDMAP, Linux 5.12).
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    let userns_fd = user_namespace.as_raw_fd() as u64;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set(mount, &attr, recursive)
+        .map_err(|errno| SysError::new("mount_setattr", "MOUNT_ATTR_IDMAP", errno).into())
+}
+
 /// Changes the attributes of the mount whose root is `mount`, or of all below it (Linux 5.12).
 pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursive: bool) -> Result<()> {
     let attr = libc::mount_attr {
@@ -32,6 +41,16 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursi
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    set(mount, &attr, recursive).map_err(|errno| {
+        let args = format!(
+            "set {:#x} clear {:#x} propagation {:#x}",
+            attributes.set, attributes.clear, attributes.propagation
+        );
+        SysError::new("mount_setattr", args, errno).into()
+    })
+}
+
+fn set(mount: BorrowedFd<'_>, attr: &libc::mount_attr, recursive: bool) -> Result<(), i32> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` is a live structure of the size that is passed.
     let r = unsafe {
@@ -40,16 +59,9 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursi
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
-    if r == 0 {
-        return Ok(());
-    }
-    let args = format!(
-        "set {:#x} clear {:#x} propagation {:#x}",
-        attributes.set, attributes.clear, attributes.propagation
-    );
-    Err(SysError::new("mount_setattr", args, nix::errno::Errno::last_raw()).into())
+    if r == 0 { Ok(()) } else { Err(nix::errno::Errno::last_raw()) }
 }

@@ -42,7 +42,7 @@ fn errors_name_the_field() {
         ),
         (
             with_rule(json!({ "names": ["write"], "action": "SCMP_ACT_NOTIFY" })),
-            "linux.seccomp.syscalls[1].names[0]: SCMP_ACT_NOTIFY on write",
+            "linux.seccomp.syscalls[1].names[0]: SCMP_ACT_NOTIFY cannot be used for the write",
         ),
         (
             with_rule(json!({ "names": ["open"], "action": "SCMP_ACT_NOTIFY" })),

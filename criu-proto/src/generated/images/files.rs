@@ -229,6 +229,14 @@ pub struct FileEntry {
     pub isk: ::protobuf::MessageField<InetSkEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.nsf)
     pub nsf: ::protobuf::MessageField<NsFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.nlsk)
+    pub nlsk: ::protobuf::MessageField<NetlinkSkEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.efd)
+    pub efd: ::protobuf::MessageField<EventfdFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.epfd)
+    pub epfd: ::protobuf::MessageField<EventpollFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.ify)
+    pub ify: ::protobuf::MessageField<InotifyFileEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.ext)
     pub ext: ::protobuf::MessageField<ExtFileEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.usk)
@@ -241,6 +249,8 @@ pub struct FileEntry {
     pub tty: ::protobuf::MessageField<TtyFileEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.memfd)
     pub memfd: ::protobuf::MessageField<MemfdFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.pidfd)
+    pub pidfd: ::protobuf::MessageField<PidfdEntry>,
     // special fields
     // @@protoc_insertion_point(special_field:criu.images.FileEntry.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -298,6 +308,26 @@ impl ::protobuf::Message for FileEntry {
                 return false;
             }
         };
+        for v in &self.nlsk {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.efd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.epfd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.ify {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         for v in &self.ext {
             if !v.is_initialized() {
                 return false;
@@ -328,6 +358,11 @@ impl ::protobuf::Message for FileEntry {
                 return false;
             }
         };
+        for v in &self.pidfd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         true
     }
 
@@ -349,6 +384,18 @@ impl ::protobuf::Message for FileEntry {
                 42 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.nsf)?;
                 },
+                58 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.nlsk)?;
+                },
+                66 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.efd)?;
+                },
+                74 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.epfd)?;
+                },
+                106 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.ify)?;
+                },
                 122 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.ext)?;
                 },
@@ -366,6 +413,9 @@ impl ::protobuf::Message for FileEntry {
                 },
                 162 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.memfd)?;
+                },
+                178 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.pidfd)?;
                 },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
@@ -397,6 +447,22 @@ impl ::protobuf::Message for FileEntry {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.nlsk.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.efd.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.epfd.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.ify.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.ext.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
@@ -421,6 +487,10 @@ impl ::protobuf::Message for FileEntry {
             let len = v.compute_size();
             my_size += 2 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.pidfd.as_ref() {
+            let len = v.compute_size();
+            my_size += 2 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -442,6 +512,18 @@ impl ::protobuf::Message for FileEntry {
         if let Some(v) = self.nsf.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
         }
+        if let Some(v) = self.nlsk.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        }
+        if let Some(v) = self.efd.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
+        }
+        if let Some(v) = self.epfd.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(9, v, os)?;
+        }
+        if let Some(v) = self.ify.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(13, v, os)?;
+        }
         if let Some(v) = self.ext.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(15, v, os)?;
         }
@@ -459,6 +541,9 @@ impl ::protobuf::Message for FileEntry {
         }
         if let Some(v) = self.memfd.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(20, v, os)?;
+        }
+        if let Some(v) = self.pidfd.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(22, v, os)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -482,12 +567,17 @@ impl ::protobuf::Message for FileEntry {
         self.reg.clear();
         self.isk.clear();
         self.nsf.clear();
+        self.nlsk.clear();
+        self.efd.clear();
+        self.epfd.clear();
+        self.ify.clear();
         self.ext.clear();
         self.usk.clear();
         self.fifo.clear();
         self.pipe.clear();
         self.tty.clear();
         self.memfd.clear();
+        self.pidfd.clear();
         self.special_fields.clear();
     }
 
@@ -498,12 +588,17 @@ impl ::protobuf::Message for FileEntry {
             reg: ::protobuf::MessageField::none(),
             isk: ::protobuf::MessageField::none(),
             nsf: ::protobuf::MessageField::none(),
+            nlsk: ::protobuf::MessageField::none(),
+            efd: ::protobuf::MessageField::none(),
+            epfd: ::protobuf::MessageField::none(),
+            ify: ::protobuf::MessageField::none(),
             ext: ::protobuf::MessageField::none(),
             usk: ::protobuf::MessageField::none(),
             fifo: ::protobuf::MessageField::none(),
             pipe: ::protobuf::MessageField::none(),
             tty: ::protobuf::MessageField::none(),
             memfd: ::protobuf::MessageField::none(),
+            pidfd: ::protobuf::MessageField::none(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3290,6 +3385,1891 @@ impl ::protobuf::Message for MemfdFileEntry {
         };
         &instance
     }
+}
+
+// @@protoc_insertion_point(message:criu.images.MemfdInodeEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct MemfdInodeEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.name)
+    pub name: ::std::option::Option<::std::string::String>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.uid)
+    pub uid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.gid)
+    pub gid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.size)
+    pub size: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.shmid)
+    pub shmid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.seals)
+    pub seals: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.inode_id)
+    pub inode_id: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.hugetlb_flag)
+    pub hugetlb_flag: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.MemfdInodeEntry.mode)
+    pub mode: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.MemfdInodeEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a MemfdInodeEntry {
+    fn default() -> &'a MemfdInodeEntry {
+        <MemfdInodeEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl MemfdInodeEntry {
+    pub fn new() -> MemfdInodeEntry {
+        ::std::default::Default::default()
+    }
+
+    // required string name = 1;
+
+    pub fn name(&self) -> &str {
+        match self.name.as_ref() {
+            Some(v) => v,
+            None => "",
+        }
+    }
+
+    // required uint32 uid = 2;
+
+    pub fn uid(&self) -> u32 {
+        self.uid.unwrap_or(0)
+    }
+
+    // required uint32 gid = 3;
+
+    pub fn gid(&self) -> u32 {
+        self.gid.unwrap_or(0)
+    }
+
+    // required uint64 size = 4;
+
+    pub fn size(&self) -> u64 {
+        self.size.unwrap_or(0)
+    }
+
+    // required uint32 shmid = 5;
+
+    pub fn shmid(&self) -> u32 {
+        self.shmid.unwrap_or(0)
+    }
+
+    // required uint32 seals = 6;
+
+    pub fn seals(&self) -> u32 {
+        self.seals.unwrap_or(0)
+    }
+
+    // required uint64 inode_id = 7;
+
+    pub fn inode_id(&self) -> u64 {
+        self.inode_id.unwrap_or(0)
+    }
+
+    // optional uint32 hugetlb_flag = 8;
+
+    pub fn hugetlb_flag(&self) -> u32 {
+        self.hugetlb_flag.unwrap_or(0)
+    }
+
+    // optional uint32 mode = 9;
+
+    pub fn mode(&self) -> u32 {
+        self.mode.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for MemfdInodeEntry {
+    const NAME: &'static str = "MemfdInodeEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.name.is_none() {
+            return false;
+        }
+        if self.uid.is_none() {
+            return false;
+        }
+        if self.gid.is_none() {
+            return false;
+        }
+        if self.size.is_none() {
+            return false;
+        }
+        if self.shmid.is_none() {
+            return false;
+        }
+        if self.seals.is_none() {
+            return false;
+        }
+        if self.inode_id.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.name = ::std::option::Option::Some(is.read_string()?);
+                },
+                16 => {
+                    self.uid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.gid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.size = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                40 => {
+                    self.shmid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                48 => {
+                    self.seals = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                56 => {
+                    self.inode_id = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                64 => {
+                    self.hugetlb_flag = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                72 => {
+                    self.mode = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.name.as_ref() {
+            my_size += ::protobuf::rt::string_size(1, &v);
+        }
+        if let Some(v) = self.uid {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.gid {
+            my_size += ::protobuf::rt::uint32_size(3, v);
+        }
+        if let Some(v) = self.size {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        if let Some(v) = self.shmid {
+            my_size += ::protobuf::rt::uint32_size(5, v);
+        }
+        if let Some(v) = self.seals {
+            my_size += ::protobuf::rt::uint32_size(6, v);
+        }
+        if let Some(v) = self.inode_id {
+            my_size += ::protobuf::rt::uint64_size(7, v);
+        }
+        if let Some(v) = self.hugetlb_flag {
+            my_size += ::protobuf::rt::uint32_size(8, v);
+        }
+        if let Some(v) = self.mode {
+            my_size += ::protobuf::rt::uint32_size(9, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.name.as_ref() {
+            os.write_string(1, v)?;
+        }
+        if let Some(v) = self.uid {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.gid {
+            os.write_uint32(3, v)?;
+        }
+        if let Some(v) = self.size {
+            os.write_uint64(4, v)?;
+        }
+        if let Some(v) = self.shmid {
+            os.write_uint32(5, v)?;
+        }
+        if let Some(v) = self.seals {
+            os.write_uint32(6, v)?;
+        }
+        if let Some(v) = self.inode_id {
+            os.write_uint64(7, v)?;
+        }
+        if let Some(v) = self.hugetlb_flag {
+            os.write_uint32(8, v)?;
+        }
+        if let Some(v) = self.mode {
+            os.write_uint32(9, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> MemfdInodeEntry {
+        MemfdInodeEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.name = ::std::option::Option::None;
+        self.uid = ::std::option::Option::None;
+        self.gid = ::std::option::Option::None;
+        self.size = ::std::option::Option::None;
+        self.shmid = ::std::option::Option::None;
+        self.seals = ::std::option::Option::None;
+        self.inode_id = ::std::option::Option::None;
+        self.hugetlb_flag = ::std::option::Option::None;
+        self.mode = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static MemfdInodeEntry {
+        static instance: MemfdInodeEntry = MemfdInodeEntry {
+            name: ::std::option::Option::None,
+            uid: ::std::option::Option::None,
+            gid: ::std::option::Option::None,
+            size: ::std::option::Option::None,
+            shmid: ::std::option::Option::None,
+            seals: ::std::option::Option::None,
+            inode_id: ::std::option::Option::None,
+            hugetlb_flag: ::std::option::Option::None,
+            mode: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.NetlinkSkEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct NetlinkSkEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.ino)
+    pub ino: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.protocol)
+    pub protocol: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.state)
+    pub state: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.flags)
+    pub flags: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.portid)
+    pub portid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.groups)
+    pub groups: ::std::vec::Vec<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.dst_portid)
+    pub dst_portid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.dst_group)
+    pub dst_group: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.fown)
+    pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.ns_id)
+    pub ns_id: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.NetlinkSkEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a NetlinkSkEntry {
+    fn default() -> &'a NetlinkSkEntry {
+        <NetlinkSkEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl NetlinkSkEntry {
+    pub fn new() -> NetlinkSkEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 ino = 2;
+
+    pub fn ino(&self) -> u32 {
+        self.ino.unwrap_or(0)
+    }
+
+    // required uint32 protocol = 3;
+
+    pub fn protocol(&self) -> u32 {
+        self.protocol.unwrap_or(0)
+    }
+
+    // required uint32 state = 4;
+
+    pub fn state(&self) -> u32 {
+        self.state.unwrap_or(0)
+    }
+
+    // required uint32 flags = 6;
+
+    pub fn flags(&self) -> u32 {
+        self.flags.unwrap_or(0)
+    }
+
+    // required uint32 portid = 7;
+
+    pub fn portid(&self) -> u32 {
+        self.portid.unwrap_or(0)
+    }
+
+    // required uint32 dst_portid = 9;
+
+    pub fn dst_portid(&self) -> u32 {
+        self.dst_portid.unwrap_or(0)
+    }
+
+    // required uint32 dst_group = 10;
+
+    pub fn dst_group(&self) -> u32 {
+        self.dst_group.unwrap_or(0)
+    }
+
+    // optional uint32 ns_id = 13;
+
+    pub fn ns_id(&self) -> u32 {
+        self.ns_id.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for NetlinkSkEntry {
+    const NAME: &'static str = "NetlinkSkEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.ino.is_none() {
+            return false;
+        }
+        if self.protocol.is_none() {
+            return false;
+        }
+        if self.state.is_none() {
+            return false;
+        }
+        if self.flags.is_none() {
+            return false;
+        }
+        if self.portid.is_none() {
+            return false;
+        }
+        if self.dst_portid.is_none() {
+            return false;
+        }
+        if self.dst_group.is_none() {
+            return false;
+        }
+        if self.fown.is_none() {
+            return false;
+        }
+        for v in &self.fown {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.ino = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.protocol = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.state = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                48 => {
+                    self.flags = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                56 => {
+                    self.portid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                66 => {
+                    is.read_repeated_packed_uint32_into(&mut self.groups)?;
+                },
+                64 => {
+                    self.groups.push(is.read_uint32()?);
+                },
+                72 => {
+                    self.dst_portid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                80 => {
+                    self.dst_group = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                90 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                104 => {
+                    self.ns_id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.ino {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.protocol {
+            my_size += ::protobuf::rt::uint32_size(3, v);
+        }
+        if let Some(v) = self.state {
+            my_size += ::protobuf::rt::uint32_size(4, v);
+        }
+        if let Some(v) = self.flags {
+            my_size += ::protobuf::rt::uint32_size(6, v);
+        }
+        if let Some(v) = self.portid {
+            my_size += ::protobuf::rt::uint32_size(7, v);
+        }
+        for value in &self.groups {
+            my_size += ::protobuf::rt::uint32_size(8, *value);
+        };
+        if let Some(v) = self.dst_portid {
+            my_size += ::protobuf::rt::uint32_size(9, v);
+        }
+        if let Some(v) = self.dst_group {
+            my_size += ::protobuf::rt::uint32_size(10, v);
+        }
+        if let Some(v) = self.fown.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.ns_id {
+            my_size += ::protobuf::rt::uint32_size(13, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.ino {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.protocol {
+            os.write_uint32(3, v)?;
+        }
+        if let Some(v) = self.state {
+            os.write_uint32(4, v)?;
+        }
+        if let Some(v) = self.flags {
+            os.write_uint32(6, v)?;
+        }
+        if let Some(v) = self.portid {
+            os.write_uint32(7, v)?;
+        }
+        for v in &self.groups {
+            os.write_uint32(8, *v)?;
+        };
+        if let Some(v) = self.dst_portid {
+            os.write_uint32(9, v)?;
+        }
+        if let Some(v) = self.dst_group {
+            os.write_uint32(10, v)?;
+        }
+        if let Some(v) = self.fown.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(11, v, os)?;
+        }
+        if let Some(v) = self.ns_id {
+            os.write_uint32(13, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> NetlinkSkEntry {
+        NetlinkSkEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.ino = ::std::option::Option::None;
+        self.protocol = ::std::option::Option::None;
+        self.state = ::std::option::Option::None;
+        self.flags = ::std::option::Option::None;
+        self.portid = ::std::option::Option::None;
+        self.groups.clear();
+        self.dst_portid = ::std::option::Option::None;
+        self.dst_group = ::std::option::Option::None;
+        self.fown.clear();
+        self.ns_id = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static NetlinkSkEntry {
+        static instance: NetlinkSkEntry = NetlinkSkEntry {
+            id: ::std::option::Option::None,
+            ino: ::std::option::Option::None,
+            protocol: ::std::option::Option::None,
+            state: ::std::option::Option::None,
+            flags: ::std::option::Option::None,
+            portid: ::std::option::Option::None,
+            groups: ::std::vec::Vec::new(),
+            dst_portid: ::std::option::Option::None,
+            dst_group: ::std::option::Option::None,
+            fown: ::protobuf::MessageField::none(),
+            ns_id: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.EventfdFileEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct EventfdFileEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.EventfdFileEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventfdFileEntry.flags)
+    pub flags: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventfdFileEntry.fown)
+    pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.EventfdFileEntry.counter)
+    pub counter: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.EventfdFileEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a EventfdFileEntry {
+    fn default() -> &'a EventfdFileEntry {
+        <EventfdFileEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl EventfdFileEntry {
+    pub fn new() -> EventfdFileEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 flags = 2;
+
+    pub fn flags(&self) -> u32 {
+        self.flags.unwrap_or(0)
+    }
+
+    // required uint64 counter = 4;
+
+    pub fn counter(&self) -> u64 {
+        self.counter.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for EventfdFileEntry {
+    const NAME: &'static str = "EventfdFileEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.flags.is_none() {
+            return false;
+        }
+        if self.fown.is_none() {
+            return false;
+        }
+        if self.counter.is_none() {
+            return false;
+        }
+        for v in &self.fown {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.flags = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                26 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                32 => {
+                    self.counter = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.flags {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.fown.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.counter {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.flags {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.fown.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(3, v, os)?;
+        }
+        if let Some(v) = self.counter {
+            os.write_uint64(4, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> EventfdFileEntry {
+        EventfdFileEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.flags = ::std::option::Option::None;
+        self.fown.clear();
+        self.counter = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static EventfdFileEntry {
+        static instance: EventfdFileEntry = EventfdFileEntry {
+            id: ::std::option::Option::None,
+            flags: ::std::option::Option::None,
+            fown: ::protobuf::MessageField::none(),
+            counter: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.EventpollFileEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct EventpollFileEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.EventpollFileEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollFileEntry.flags)
+    pub flags: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollFileEntry.fown)
+    pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.EventpollFileEntry.tfd)
+    pub tfd: ::std::vec::Vec<EventpollTfdEntry>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.EventpollFileEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a EventpollFileEntry {
+    fn default() -> &'a EventpollFileEntry {
+        <EventpollFileEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl EventpollFileEntry {
+    pub fn new() -> EventpollFileEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 flags = 2;
+
+    pub fn flags(&self) -> u32 {
+        self.flags.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for EventpollFileEntry {
+    const NAME: &'static str = "EventpollFileEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.flags.is_none() {
+            return false;
+        }
+        if self.fown.is_none() {
+            return false;
+        }
+        for v in &self.fown {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.tfd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.flags = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                26 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                34 => {
+                    self.tfd.push(is.read_message()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.flags {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.fown.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        for value in &self.tfd {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.flags {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.fown.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(3, v, os)?;
+        }
+        for v in &self.tfd {
+            ::protobuf::rt::write_message_field_with_cached_size(4, v, os)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> EventpollFileEntry {
+        EventpollFileEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.flags = ::std::option::Option::None;
+        self.fown.clear();
+        self.tfd.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static EventpollFileEntry {
+        static instance: EventpollFileEntry = EventpollFileEntry {
+            id: ::std::option::Option::None,
+            flags: ::std::option::Option::None,
+            fown: ::protobuf::MessageField::none(),
+            tfd: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.EventpollTfdEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct EventpollTfdEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.tfd)
+    pub tfd: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.events)
+    pub events: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.data)
+    pub data: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.dev)
+    pub dev: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.inode)
+    pub inode: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:criu.images.EventpollTfdEntry.pos)
+    pub pos: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.EventpollTfdEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a EventpollTfdEntry {
+    fn default() -> &'a EventpollTfdEntry {
+        <EventpollTfdEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl EventpollTfdEntry {
+    pub fn new() -> EventpollTfdEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 tfd = 2;
+
+    pub fn tfd(&self) -> u32 {
+        self.tfd.unwrap_or(0)
+    }
+
+    // required uint32 events = 3;
+
+    pub fn events(&self) -> u32 {
+        self.events.unwrap_or(0)
+    }
+
+    // required uint64 data = 4;
+
+    pub fn data(&self) -> u64 {
+        self.data.unwrap_or(0)
+    }
+
+    // optional uint32 dev = 5;
+
+    pub fn dev(&self) -> u32 {
+        self.dev.unwrap_or(0)
+    }
+
+    // optional uint64 inode = 6;
+
+    pub fn inode(&self) -> u64 {
+        self.inode.unwrap_or(0)
+    }
+
+    // optional uint64 pos = 7;
+
+    pub fn pos(&self) -> u64 {
+        self.pos.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for EventpollTfdEntry {
+    const NAME: &'static str = "EventpollTfdEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.tfd.is_none() {
+            return false;
+        }
+        if self.events.is_none() {
+            return false;
+        }
+        if self.data.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.tfd = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.events = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.data = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                40 => {
+                    self.dev = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                48 => {
+                    self.inode = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                56 => {
+                    self.pos = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.tfd {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.events {
+            my_size += ::protobuf::rt::uint32_size(3, v);
+        }
+        if let Some(v) = self.data {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        if let Some(v) = self.dev {
+            my_size += ::protobuf::rt::uint32_size(5, v);
+        }
+        if let Some(v) = self.inode {
+            my_size += ::protobuf::rt::uint64_size(6, v);
+        }
+        if let Some(v) = self.pos {
+            my_size += ::protobuf::rt::uint64_size(7, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.tfd {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.events {
+            os.write_uint32(3, v)?;
+        }
+        if let Some(v) = self.data {
+            os.write_uint64(4, v)?;
+        }
+        if let Some(v) = self.dev {
+            os.write_uint32(5, v)?;
+        }
+        if let Some(v) = self.inode {
+            os.write_uint64(6, v)?;
+        }
+        if let Some(v) = self.pos {
+            os.write_uint64(7, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> EventpollTfdEntry {
+        EventpollTfdEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.tfd = ::std::option::Option::None;
+        self.events = ::std::option::Option::None;
+        self.data = ::std::option::Option::None;
+        self.dev = ::std::option::Option::None;
+        self.inode = ::std::option::Option::None;
+        self.pos = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static EventpollTfdEntry {
+        static instance: EventpollTfdEntry = EventpollTfdEntry {
+            id: ::std::option::Option::None,
+            tfd: ::std::option::Option::None,
+            events: ::std::option::Option::None,
+            data: ::std::option::Option::None,
+            dev: ::std::option::Option::None,
+            inode: ::std::option::Option::None,
+            pos: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.InotifyFileEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct InotifyFileEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.InotifyFileEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyFileEntry.flags)
+    pub flags: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyFileEntry.fown)
+    pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.InotifyFileEntry.wd)
+    pub wd: ::std::vec::Vec<InotifyWdEntry>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.InotifyFileEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a InotifyFileEntry {
+    fn default() -> &'a InotifyFileEntry {
+        <InotifyFileEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl InotifyFileEntry {
+    pub fn new() -> InotifyFileEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 flags = 2;
+
+    pub fn flags(&self) -> u32 {
+        self.flags.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for InotifyFileEntry {
+    const NAME: &'static str = "InotifyFileEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.flags.is_none() {
+            return false;
+        }
+        if self.fown.is_none() {
+            return false;
+        }
+        for v in &self.fown {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.wd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.flags = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                34 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                42 => {
+                    self.wd.push(is.read_message()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.flags {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.fown.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        for value in &self.wd {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.flags {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.fown.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(4, v, os)?;
+        }
+        for v in &self.wd {
+            ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> InotifyFileEntry {
+        InotifyFileEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.flags = ::std::option::Option::None;
+        self.fown.clear();
+        self.wd.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static InotifyFileEntry {
+        static instance: InotifyFileEntry = InotifyFileEntry {
+            id: ::std::option::Option::None,
+            flags: ::std::option::Option::None,
+            fown: ::protobuf::MessageField::none(),
+            wd: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.InotifyWdEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct InotifyWdEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.i_ino)
+    pub i_ino: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.mask)
+    pub mask: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.ignored_mask)
+    pub ignored_mask: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.s_dev)
+    pub s_dev: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.InotifyWdEntry.wd)
+    pub wd: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.InotifyWdEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a InotifyWdEntry {
+    fn default() -> &'a InotifyWdEntry {
+        <InotifyWdEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl InotifyWdEntry {
+    pub fn new() -> InotifyWdEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint64 i_ino = 2;
+
+    pub fn i_ino(&self) -> u64 {
+        self.i_ino.unwrap_or(0)
+    }
+
+    // required uint32 mask = 3;
+
+    pub fn mask(&self) -> u32 {
+        self.mask.unwrap_or(0)
+    }
+
+    // required uint32 ignored_mask = 4;
+
+    pub fn ignored_mask(&self) -> u32 {
+        self.ignored_mask.unwrap_or(0)
+    }
+
+    // required uint32 s_dev = 5;
+
+    pub fn s_dev(&self) -> u32 {
+        self.s_dev.unwrap_or(0)
+    }
+
+    // required uint32 wd = 6;
+
+    pub fn wd(&self) -> u32 {
+        self.wd.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for InotifyWdEntry {
+    const NAME: &'static str = "InotifyWdEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.i_ino.is_none() {
+            return false;
+        }
+        if self.mask.is_none() {
+            return false;
+        }
+        if self.ignored_mask.is_none() {
+            return false;
+        }
+        if self.s_dev.is_none() {
+            return false;
+        }
+        if self.wd.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.i_ino = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                24 => {
+                    self.mask = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.ignored_mask = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                40 => {
+                    self.s_dev = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                48 => {
+                    self.wd = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.i_ino {
+            my_size += ::protobuf::rt::uint64_size(2, v);
+        }
+        if let Some(v) = self.mask {
+            my_size += ::protobuf::rt::uint32_size(3, v);
+        }
+        if let Some(v) = self.ignored_mask {
+            my_size += ::protobuf::rt::uint32_size(4, v);
+        }
+        if let Some(v) = self.s_dev {
+            my_size += ::protobuf::rt::uint32_size(5, v);
+        }
+        if let Some(v) = self.wd {
+            my_size += ::protobuf::rt::uint32_size(6, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.i_ino {
+            os.write_uint64(2, v)?;
+        }
+        if let Some(v) = self.mask {
+            os.write_uint32(3, v)?;
+        }
+        if let Some(v) = self.ignored_mask {
+            os.write_uint32(4, v)?;
+        }
+        if let Some(v) = self.s_dev {
+            os.write_uint32(5, v)?;
+        }
+        if let Some(v) = self.wd {
+            os.write_uint32(6, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> InotifyWdEntry {
+        InotifyWdEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.i_ino = ::std::option::Option::None;
+        self.mask = ::std::option::Option::None;
+        self.ignored_mask = ::std::option::Option::None;
+        self.s_dev = ::std::option::Option::None;
+        self.wd = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static InotifyWdEntry {
+        static instance: InotifyWdEntry = InotifyWdEntry {
+            id: ::std::option::Option::None,
+            i_ino: ::std::option::Option::None,
+            mask: ::std::option::Option::None,
+            ignored_mask: ::std::option::Option::None,
+            s_dev: ::std::option::Option::None,
+            wd: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.PidfdEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct PidfdEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.PidfdEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.PidfdEntry.ino)
+    pub ino: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.PidfdEntry.flags)
+    pub flags: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.PidfdEntry.nspid)
+    pub nspid: ::std::option::Option<i32>,
+    // @@protoc_insertion_point(field:criu.images.PidfdEntry.fown)
+    pub fown: ::protobuf::MessageField<FownEntry>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.PidfdEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a PidfdEntry {
+    fn default() -> &'a PidfdEntry {
+        <PidfdEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl PidfdEntry {
+    pub fn new() -> PidfdEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 ino = 2;
+
+    pub fn ino(&self) -> u32 {
+        self.ino.unwrap_or(0)
+    }
+
+    // required uint32 flags = 3;
+
+    pub fn flags(&self) -> u32 {
+        self.flags.unwrap_or(0)
+    }
+
+    // required int32 nspid = 4;
+
+    pub fn nspid(&self) -> i32 {
+        self.nspid.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for PidfdEntry {
+    const NAME: &'static str = "PidfdEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.ino.is_none() {
+            return false;
+        }
+        if self.flags.is_none() {
+            return false;
+        }
+        if self.nspid.is_none() {
+            return false;
+        }
+        if self.fown.is_none() {
+            return false;
+        }
+        for v in &self.fown {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.ino = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.flags = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.nspid = ::std::option::Option::Some(is.read_int32()?);
+                },
+                42 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.ino {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.flags {
+            my_size += ::protobuf::rt::uint32_size(3, v);
+        }
+        if let Some(v) = self.nspid {
+            my_size += ::protobuf::rt::int32_size(4, v);
+        }
+        if let Some(v) = self.fown.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.ino {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.flags {
+            os.write_uint32(3, v)?;
+        }
+        if let Some(v) = self.nspid {
+            os.write_int32(4, v)?;
+        }
+        if let Some(v) = self.fown.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> PidfdEntry {
+        PidfdEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.ino = ::std::option::Option::None;
+        self.flags = ::std::option::Option::None;
+        self.nspid = ::std::option::Option::None;
+        self.fown.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static PidfdEntry {
+        static instance: PidfdEntry = PidfdEntry {
+            id: ::std::option::Option::None,
+            ino: ::std::option::Option::None,
+            flags: ::std::option::Option::None,
+            nspid: ::std::option::Option::None,
+            fown: ::protobuf::MessageField::none(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.RemapFilePathEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct RemapFilePathEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.RemapFilePathEntry.orig_id)
+    pub orig_id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.RemapFilePathEntry.remap_id)
+    pub remap_id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.RemapFilePathEntry.remap_type)
+    pub remap_type: ::std::option::Option<::protobuf::EnumOrUnknown<remap_file_path_entry::RemapType>>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.RemapFilePathEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a RemapFilePathEntry {
+    fn default() -> &'a RemapFilePathEntry {
+        <RemapFilePathEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl RemapFilePathEntry {
+    pub fn new() -> RemapFilePathEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 orig_id = 1;
+
+    pub fn orig_id(&self) -> u32 {
+        self.orig_id.unwrap_or(0)
+    }
+
+    // required uint32 remap_id = 2;
+
+    pub fn remap_id(&self) -> u32 {
+        self.remap_id.unwrap_or(0)
+    }
+
+    // optional .criu.images.RemapFilePathEntry.RemapType remap_type = 3;
+
+    pub fn remap_type(&self) -> remap_file_path_entry::RemapType {
+        match self.remap_type {
+            Some(e) => e.enum_value_or(remap_file_path_entry::RemapType::LINKED),
+            None => remap_file_path_entry::RemapType::LINKED,
+        }
+    }
+}
+
+impl ::protobuf::Message for RemapFilePathEntry {
+    const NAME: &'static str = "RemapFilePathEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.orig_id.is_none() {
+            return false;
+        }
+        if self.remap_id.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.orig_id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.remap_id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.remap_type = ::std::option::Option::Some(is.read_enum_or_unknown()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.orig_id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.remap_id {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.remap_type {
+            my_size += ::protobuf::rt::int32_size(3, v.value());
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.orig_id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.remap_id {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.remap_type {
+            os.write_enum(3, ::protobuf::EnumOrUnknown::value(&v))?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> RemapFilePathEntry {
+        RemapFilePathEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.orig_id = ::std::option::Option::None;
+        self.remap_id = ::std::option::Option::None;
+        self.remap_type = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static RemapFilePathEntry {
+        static instance: RemapFilePathEntry = RemapFilePathEntry {
+            orig_id: ::std::option::Option::None,
+            remap_id: ::std::option::Option::None,
+            remap_type: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+/// Nested message and enums of message `RemapFilePathEntry`
+pub mod remap_file_path_entry {
+    #[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
+    // @@protoc_insertion_point(enum:criu.images.RemapFilePathEntry.RemapType)
+    pub enum RemapType {
+        // @@protoc_insertion_point(enum_value:criu.images.RemapFilePathEntry.RemapType.LINKED)
+        LINKED = 0,
+        // @@protoc_insertion_point(enum_value:criu.images.RemapFilePathEntry.RemapType.GHOST)
+        GHOST = 1,
+        // @@protoc_insertion_point(enum_value:criu.images.RemapFilePathEntry.RemapType.PROCFS)
+        PROCFS = 2,
+    }
+
+    impl ::protobuf::Enum for RemapType {
+        const NAME: &'static str = "RemapType";
+
+        fn value(&self) -> i32 {
+            *self as i32
+        }
+
+        fn from_i32(value: i32) -> ::std::option::Option<RemapType> {
+            match value {
+                0 => ::std::option::Option::Some(RemapType::LINKED),
+                1 => ::std::option::Option::Some(RemapType::GHOST),
+                2 => ::std::option::Option::Some(RemapType::PROCFS),
+                _ => ::std::option::Option::None
+            }
+        }
+
+        fn from_str(str: &str) -> ::std::option::Option<RemapType> {
+            match str {
+                "LINKED" => ::std::option::Option::Some(RemapType::LINKED),
+                "GHOST" => ::std::option::Option::Some(RemapType::GHOST),
+                "PROCFS" => ::std::option::Option::Some(RemapType::PROCFS),
+                _ => ::std::option::Option::None
+            }
+        }
+
+        const VALUES: &'static [RemapType] = &[
+            RemapType::LINKED,
+            RemapType::GHOST,
+            RemapType::PROCFS,
+        ];
+    }
+
+    impl ::std::default::Default for RemapType {
+        fn default() -> Self {
+            RemapType::LINKED
+        }
+    }
+
 }
 
 #[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]

@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod core;
 pub mod files;
+pub mod fs;
 pub mod inventory;
 pub mod mm;
 pub mod mnt;

@@ -1,0 +1,259 @@
+//! Memory of tasks (mm-PID.img, pagemap-PID.img, pages-N.img).
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+
+use criu_proto::images::mm::{MmEntry, VmaEntry};
+use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use crate::error::{CriuError, Result};
+use crate::image_file::bad;
+use crate::images::{Images, Magic};
+
+/// Images do not say how large pages are; on x86-64 they have this size.
+const PAGE: u64 = 4096;
+/// Arguments beyond are left out.
+const MAX_ARGUMENTS: u64 = 64 << 10;
+
+/// Flags of pagemap entries (CRIU: criu/include/pagemap.h).
+const IN_PARENT: u32 = 1;
+const LAZY: u32 = 2;
+const PRESENT: u32 = 4;
+
+/// Memory of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// `heap`, `stack`, `anonymous`, `anonymous shared`, `file private`, `file shared` and others.
+    pub kind: &'static str,
+    /// How many areas there are.
+    pub areas: usize,
+    /// Their size in bytes.
+    pub mapped: u64,
+    /// Bytes whose content is in this checkpoint.
+    pub stored: u64,
+    /// Bytes whose content is in the parent checkpoint.
+    pub in_parent: u64,
+    /// Bytes that were left behind, to be fetched on demand.
+    pub lazy: u64,
+}
+
+/// Memory that is known by a number: a shared segment or file in memory, or a process of a pre-dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Segment {
+    /// CRIU's number of a segment, or the process's number.
+    pub id: u64,
+    /// Bytes whose content is in this checkpoint.
+    pub stored: u64,
+    /// Bytes whose content is in the parent checkpoint.
+    pub in_parent: u64,
+}
+
+/// CRIU's marks of areas, the more telling ones first (criu/include/image.h).
+const KINDS: [(u32, &str); 14] = [
+    (1 << 1, "stack"),
+    (1 << 5, "heap"),
+    (1 << 2, "vsyscall"),
+    (1 << 3, "vdso"),
+    (1 << 12, "vvar"),
+    (1 << 10, "System V shared"),
+    (1 << 11, "socket"),
+    (1 << 13, "AIO ring"),
+    (1 << 14, "memory file"),
+    (1 << 15, "shadow stack"),
+    (1 << 6, "file private"),
+    (1 << 7, "file shared"),
+    (1 << 8, "anonymous shared"),
+    (1 << 9, "anonymous"),
+];
+
+fn kind(area: &VmaEntry) -> &'static str {
+    let status = area.status.unwrap_or_default();
+    KINDS.iter().find(|(bit, _)| status & bit != 0).map_or("other", |(_, name)| name)
+}
+
+/// A run of pages: first and last address, and where they are.
+struct Run {
+    start: u64,
+    end: u64,
+    flags: u32,
+}
+
+impl Run {
+    /// CRIU before 2.0 says only whether a run is in the parent.
+    fn new(entry: &PagemapEntry) -> Option<Self> {
+        let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages.unwrap_or_default()));
+        let start = entry.vaddr.unwrap_or_default();
+        let end = start.checked_add(pages.checked_mul(PAGE)?)?;
+        let old = if entry.in_parent.unwrap_or(false) { IN_PARENT } else { PRESENT };
+        Some(Self { start, end, flags: entry.flags.unwrap_or(old) })
+    }
+}
+
+/// The runs of a pagemap image, in order, without overlap; and the number of its pages image.
+fn runs(images: &Images, name: &str) -> Result<(u32, impl Iterator<Item = Result<Run>>)> {
+    let wrong =
+        bad(&images.dir().join(name), "has runs of pages that overlap, are out of order, or end nowhere");
+    let mut wrong = Some(wrong);
+    let mut entries = images.entries::<PagemapEntry>(name, Magic::PAGEMAP)?;
+    let head: PagemapHead = entries.head()?;
+    let mut last = 0;
+    let runs = entries.map_while(move |entry| match entry {
+        Err(e) => Some(Err(e)),
+        Ok(entry) => match Run::new(&entry).filter(|run| run.start >= last) {
+            Some(run) => {
+                last = run.end;
+                Some(Ok(run))
+            }
+            None => wrong.take().map(Err),
+        },
+    });
+    Ok((head.pages_id.unwrap_or_default(), runs))
+}
+
+/// A task's address space; `None` for one that has none, such as a zombie.
+pub(super) fn address_space(images: &Images, pid: u32) -> Result<Option<MmEntry>> {
+    let name = format!("mm-{pid}.img");
+    if !images.has(&name) {
+        return Ok(None);
+    }
+    let mut mm = match images.entries::<MmEntry>(&name, Magic::MM)?.next() {
+        Some(entry) => entry?,
+        None => return Err(bad(&images.dir().join(name), "has no entry")),
+    };
+    mm.vmas.sort_by_key(|v| v.start);
+    let sound = mm.vmas.iter().all(|v| v.start < v.end) && mm.vmas.windows(2).all(|w| w[0].end <= w[1].start);
+    if sound {
+        Ok(Some(mm))
+    } else {
+        Err(bad(&images.dir().join(name), "has areas that overlap or are empty"))
+    }
+}
+
+/// The memory of a task by kind, largest first.
+pub(super) fn by_kind(images: &Images, pid: u32, mm: &MmEntry) -> Result<Vec<Memory>> {
+    let mut all: Vec<Memory> = Vec::new();
+    let mut places = Vec::with_capacity(mm.vmas.len());
+    for area in &mm.vmas {
+        let kind = kind(area);
+        let place = all.iter().position(|m| m.kind == kind).unwrap_or_else(|| {
+            all.push(Memory { kind, areas: 0, mapped: 0, stored: 0, in_parent: 0, lazy: 0 });
+            all.len() - 1
+        });
+        let (start, end) = (area.start.unwrap_or_default(), area.end.unwrap_or_default());
+        all[place].areas += 1;
+        all[place].mapped += end - start;
+        places.push((start, end, place));
+    }
+    let name = format!("pagemap-{pid}.img");
+    if images.has(&name) {
+        count_pages(runs(images, &name)?.1, &places, &mut all)?;
+    }
+    all.sort_by_key(|m| std::cmp::Reverse((m.stored, m.mapped)));
+    Ok(all)
+}
+
+/// Adds the pages to the memory that they are of. Both lists are in order: one pass over each.
+fn count_pages(
+    runs: impl Iterator<Item = Result<Run>>,
+    places: &[(u64, u64, usize)],
+    all: &mut [Memory],
+) -> Result<()> {
+    let mut rest = places;
+    for run in runs {
+        let run = run?;
+        while let Some((_, end, _)) = rest.first()
+            && *end <= run.start
+        {
+            rest = &rest[1..];
+        }
+        for (start, end, place) in rest {
+            if *start >= run.end {
+                break;
+            }
+            let bytes = (*end).min(run.end) - (*start).max(run.start);
+            let memory = &mut all[*place];
+            match run.flags {
+                flags if flags & PRESENT != 0 => memory.stored += bytes,
+                flags if flags & IN_PARENT != 0 => memory.in_parent += bytes,
+                flags if flags & LAZY != 0 => memory.lazy += bytes,
+                _ => {}
+            }
+            // What ends within the run is done with.
+            if *end <= run.end {
+                rest = &rest[1..];
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the pagemaps with this prefix have: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
+pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Result<Vec<Segment>> {
+    let numbered = names.iter().filter_map(|name| {
+        let id = name.strip_prefix(prefix)?.strip_suffix(".img")?.parse().ok()?;
+        Some((id, name))
+    });
+    let segment = |(id, name): (u64, &String)| {
+        let mut segment = Segment { id, stored: 0, in_parent: 0 };
+        for run in runs(images, name)?.1 {
+            let run = run?;
+            match run.flags {
+                flags if flags & PRESENT != 0 => segment.stored += run.end - run.start,
+                flags if flags & IN_PARENT != 0 => segment.in_parent += run.end - run.start,
+                _ => {}
+            }
+        }
+        Ok(segment)
+    };
+    numbered.map(segment).collect()
+}
+
+/// The arguments of a task, from its memory; `None` where that is not in this checkpoint, or was changed by the task
+/// so that nothing is left.
+pub(super) fn arguments(images: &Images, pid: u32, mm: &MmEntry) -> Result<Option<Vec<String>>> {
+    let (Some(dir), Some(start), Some(end)) = (images.real_dir(), mm.mm_arg_start, mm.mm_arg_end) else {
+        return Ok(None);
+    };
+    let name = format!("pagemap-{pid}.img");
+    let len = end.saturating_sub(start).min(MAX_ARGUMENTS);
+    if len == 0 || !images.has(&name) {
+        return Ok(None);
+    }
+    let end = start.saturating_add(len);
+    let (id, runs) = runs(images, &name)?;
+    let path = dir.join(format!("pages-{id}.img"));
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let pages = match File::options().read(true).custom_flags(flags).open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(CriuError::io(format!("open {}", path.display()), e)),
+    };
+    let (mut text, mut offset) = (Vec::new(), 0);
+    for run in runs {
+        let run = run?;
+        let present = run.flags & PRESENT != 0;
+        let (from, to) = (start.max(run.start), end.min(run.end));
+        if present && from < to {
+            let mut part = vec![0; (to - from) as usize];
+            pages.read_exact_at(&mut part, offset + (from - run.start)).map_err(|e| match e.kind() {
+                ErrorKind::UnexpectedEof => bad(&path, format!("truncated: lacks pages of process {pid}")),
+                _ => CriuError::io(format!("read {}", path.display()), e),
+            })?;
+            text.extend(part);
+        }
+        if present {
+            offset += run.end - run.start;
+        }
+        if run.end >= end {
+            break;
+        }
+    }
+    let complete = text.len() as u64 == len && text.iter().any(|byte| *byte != 0);
+    let words = || text.strip_suffix(b"\0").unwrap_or(&text).split(|byte| *byte == 0);
+    Ok(complete.then(|| words().map(|word| String::from_utf8_lossy(word).into_owned()).collect()))
+}

@@ -1,0 +1,294 @@
+//! `hiber.json`: what a checkpoint is, where and how it was made, and what its files must be.
+//!
+//! It is written into the directory before that is published, so a published checkpoint always has it. Checkpoints of
+//! other runtimes have none, and are restored by flags alone.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use hiber_criu::{CgroupMode, NetworkLock};
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use super::CheckpointOptions;
+use crate::error::{Error, Result};
+
+/// The file's name in a checkpoint's directory.
+pub const FILE_NAME: &str = "hiber.json";
+/// The version of [`Manifest`] that this code writes.
+const VERSION: u32 = 1;
+/// The largest file that is read: one line for each image of some hundred thousand processes.
+const MAX_SIZE: u64 = 64 << 20;
+/// What each digest starts with.
+const BLAKE3: &str = "blake3:";
+
+/// A checkpoint's manifest; its JSON has these names in camelCase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Format of this file; readers refuse what they do not know.
+    pub version: u32,
+    /// A whole container or its memory alone.
+    pub kind: Kind,
+    /// The container's id.
+    pub container: String,
+    /// When the dump began, in RFC 3339.
+    pub created: String,
+    /// CRIU's version, as in `4.2`.
+    pub criu: String,
+    /// The kernel's release (uname(2)).
+    pub kernel: String,
+    /// The processor that the tasks ran on.
+    pub cpu: Cpu,
+    /// What the dump was told.
+    pub options: Options,
+    /// Digest of the container's config.json: of its JSON without spaces, keys and capabilities sorted.
+    pub config: String,
+    /// The files by name, without logs and statistics, which CRIU goes on to write when the rest is whole.
+    pub files: BTreeMap<String, FileSum>,
+}
+
+/// What a checkpoint holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A container, to be restored.
+    Dump,
+    /// Memory, for a later dump to build on.
+    PreDump,
+}
+
+/// A processor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// As uname(2) calls it: `x86_64`.
+    pub architecture: String,
+    /// The flags of /proc/cpuinfo, sorted.
+    pub features: Vec<String>,
+}
+
+/// What a dump was told, as far as it is of interest later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    pub tcp_established: bool,
+    pub tcp_close: bool,
+    pub tcp_skip_in_flight: bool,
+    pub ext_unix_sk: bool,
+    pub shell_job: bool,
+    pub file_locks: bool,
+    pub link_remap: bool,
+    pub lazy_pages: bool,
+    pub auto_dedup: bool,
+    pub empty_network: bool,
+    pub leave_running: bool,
+    pub cgroups_mode: CgroupMode,
+    /// CRIU's own choice if absent.
+    pub network_lock: Option<NetworkLock>,
+    /// The checkpoint that this one builds on, relative to this one's directory.
+    pub parent_path: Option<PathBuf>,
+    /// Where the memory went, if not into files.
+    pub page_server: Option<String>,
+}
+
+/// What a file must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// In bytes.
+    pub size: u64,
+    /// BLAKE3 of its content in hexadecimal; absent with `--no-hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+}
+
+impl Manifest {
+    /// A manifest of a checkpoint that is yet to be written: it has no files.
+    pub(crate) fn new(
+        container: &str,
+        criu: hiber_criu::Version,
+        spec: &Spec,
+        options: &CheckpointOptions,
+    ) -> Result<Self> {
+        let system = rustix::system::uname();
+        let architecture = system.machine().to_string_lossy().into_owned();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Ok(Self {
+            version: VERSION,
+            kind: if options.pre_dump { Kind::PreDump } else { Kind::Dump },
+            container: container.to_owned(),
+            created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            criu: criu.to_string(),
+            kernel: system.release().to_string_lossy().into_owned(),
+            cpu: Cpu { architecture, features: cpu_features(&cpuinfo) },
+            options: Options::of(options),
+            config: config_digest(spec)?,
+            files: BTreeMap::new(),
+        })
+    }
+
+    /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there.
+    pub(crate) fn write(&mut self, dir: &Path, hash: bool) -> Result<()> {
+        self.files = sums(dir, hash)?;
+        let path = dir.join(FILE_NAME);
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        json.push(b'\n');
+        std::fs::write(&path, json).map_err(|e| Error::file(&path, &e))
+    }
+
+    /// The manifest of the checkpoint in `dir`; none if it has none, being another runtime's.
+    ///
+    /// # Errors
+    /// If it cannot be read, is malformed, or of a version that this code does not know.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(FILE_NAME);
+        let mut json = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_SIZE).read_to_end(&mut json)) {
+            Ok(_) => Self::parse(&json, &path).map(Some),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::file(&path, &e)),
+        }
+    }
+
+    /// The manifest in `json`, which was read from `path`.
+    pub(crate) fn parse(json: &[u8], path: &Path) -> Result<Self> {
+        let bad = |why: String| Error::File { path: path.into(), why };
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } =
+            serde_json::from_slice(json).map_err(|e| bad(format!("is no manifest: {e}")))?;
+        if version != VERSION {
+            return Err(bad(format!("has format version {version}; this program knows {VERSION}")));
+        }
+        serde_json::from_slice(json).map_err(|e| bad(format!("is malformed: {e}")))
+    }
+
+    /// What is wrong with the files `found` beside the manifest: missing, other sizes or hashes, images that it does
+    /// not name. Hashes are compared where both sides have one.
+    pub fn compare(&self, found: &BTreeMap<String, FileSum>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, expected) in &self.files {
+            match found.get(name) {
+                None => problems.push(format!("{name}: is missing")),
+                Some(is) if is.size != expected.size => {
+                    problems.push(format!("{name}: has {} bytes, expected {}", is.size, expected.size));
+                }
+                Some(FileSum { blake3: Some(is), .. })
+                    if expected.blake3.as_ref().is_some_and(|expected| expected != is) =>
+                {
+                    problems.push(format!("{name}: its content is not what was written"));
+                }
+                Some(_) => {}
+            }
+        }
+        // A page server puts memory beside what was written here.
+        let sent = |name: &str| {
+            self.options.page_server.is_some() && (name.starts_with("pages-") || name.starts_with("pagemap-"))
+        };
+        let listed = |name: &str| self.files.contains_key(name) || !name.ends_with(".img") || sent(name);
+        let strange = found.keys().filter(|name| !listed(name));
+        problems.extend(strange.map(|name| format!("{name}: is not of this checkpoint")));
+        problems
+    }
+
+    /// Whether every file has a hash, so that [`compare`](Self::compare) sees each change.
+    pub fn is_hashed(&self) -> bool {
+        self.files.values().all(|file| file.blake3.is_some())
+    }
+}
+
+impl Options {
+    fn of(options: &CheckpointOptions) -> Self {
+        let criu = &options.criu;
+        let on = |switch: Option<bool>| switch.unwrap_or(false);
+        Self {
+            tcp_established: on(criu.tcp_established),
+            tcp_close: on(criu.tcp_close),
+            tcp_skip_in_flight: options.tcp_skip_in_flight,
+            ext_unix_sk: on(criu.ext_unix_sk),
+            shell_job: on(criu.shell_job),
+            file_locks: on(criu.file_locks),
+            link_remap: options.link_remap,
+            lazy_pages: criu.lazy_pages,
+            auto_dedup: criu.auto_dedup,
+            empty_network: on(criu.empty_network),
+            leave_running: options.leave_running,
+            cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
+            network_lock: criu.network_lock,
+            parent_path: options.parent_path.clone(),
+            page_server: options.page_server.as_ref().map(|(address, port)| format!("{address} port {port}")),
+        }
+    }
+}
+
+/// The digest of a configuration, whatever the order and layout of its text.
+pub(crate) fn config_digest(spec: &Spec) -> Result<String> {
+    let bad = |e| Error::Invalid(format!("config.json: {e}"));
+    // serde_json's objects are sorted by key; sets come in any order.
+    let mut value = serde_json::to_value(spec).map_err(bad)?;
+    let sets = value.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(serde_json::Value::as_array_mut)
+    {
+        set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    }
+    let text = serde_json::to_vec(&value).map_err(bad)?;
+    Ok(format!("{BLAKE3}{}", blake3::hash(&text)))
+}
+
+fn cpu_features(cpuinfo: &str) -> Vec<String> {
+    // "flags" on x86, "Features" on ARM; one processor is like the other.
+    let line = cpuinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        matches!(key.trim(), "flags" | "Features").then_some(value)
+    });
+    let mut features: Vec<_> = line.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    features.sort_unstable();
+    features
+}
+
+/// Whether a manifest names a file: logs and statistics change after it was written, and it cannot hash itself.
+pub(crate) fn is_listed(name: &str) -> bool {
+    name != FILE_NAME && !name.ends_with(".log") && !name.starts_with("stats-")
+}
+
+/// The files of a checkpoint's directory, with their hashes if `hash`.
+pub(crate) fn sums(dir: &Path, hash: bool) -> Result<BTreeMap<String, FileSum>> {
+    let fail = |e: std::io::Error| Error::file(dir, &e);
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The link to a parent checkpoint is no file of this one.
+        if !entry.file_type().map_err(fail)?.is_file() || !is_listed(&name) {
+            continue;
+        }
+        let sum = sum(&entry.path(), hash).map_err(|e| Error::file(&entry.path(), &e))?;
+        files.insert(name, sum);
+    }
+    Ok(files)
+}
+
+fn sum(path: &Path, hash: bool) -> std::io::Result<FileSum> {
+    if !hash {
+        return Ok(FileSum { size: std::fs::symlink_metadata(path)?.len(), blake3: None });
+    }
+    FileSum::of(File::open(path)?)
+}
+
+impl FileSum {
+    /// Size and hash of all that a reader gives.
+    pub(crate) fn of(reader: impl Read) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self { size: hasher.count(), blake3: Some(hasher.finalize().to_hex().to_string()) })
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! What is refused, and what is not.
+
+use std::os::unix::fs::PermissionsExt;
+
+use hiber_sandbox::plan::{self, Plan};
+
+use super::*;
+
+/// A process plan as of a config.json with these `process` fields beside the necessary ones.
+fn process(fields: serde_json::Value) -> ProcessPlan {
+    let mut process = serde_json::json!({"cwd": "/", "args": ["sh"], "user": {"uid": 1000, "gid": 100}});
+    process.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let spec = serde_json::json!({
+        "ociVersion": "1.2.0", "root": {"path": "/usr"}, "process": process,
+        "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
+    });
+    let options = plan::Options { id: "c".into(), bundle: "/".into(), ..Default::default() };
+    Plan::new(&serde_json::from_value(spec).unwrap(), &options).unwrap().init.process
+}
+
+fn thread(change: impl FnOnce(&mut Credentials)) -> Thread {
+    let none = CapabilitySet::default();
+    let mut credentials = Credentials {
+        uids: [1000; 4],
+        gids: [100; 4],
+        groups: vec![],
+        bounding: CapabilitySet(1 << 5), // CAP_KILL
+        permitted: none,
+        effective: none,
+        inheritable: none,
+        ambient: none,
+        no_new_privileges: true,
+        seccomp: Seccomp::Filter,
+        lsm_profile: None,
+    };
+    change(&mut credentials);
+    let state = Some(State::Alive);
+    Thread { tid: 1, name: None, state, cgroup_set: None, files: None, credentials: Some(credentials) }
+}
+
+fn excess(fields: serde_json::Value, change: impl FnOnce(&mut Credentials)) -> String {
+    let process = process(fields);
+    Grant { process: &process, seccomp: true }.excess(&thread(change)).unwrap_or_default()
+}
+
+fn confined() -> serde_json::Value {
+    serde_json::json!({"noNewPrivileges": true, "capabilities": {"bounding": ["CAP_KILL"]}})
+}
+
+#[test]
+fn what_config_json_grants_is_restored() {
+    assert_eq!(excess(confined(), |_| ()), "");
+    // gained by executing a program of root's
+    assert_eq!(excess(confined(), |c| c.effective = CapabilitySet(1 << 5)), "");
+}
+
+#[test]
+fn more_capabilities_are_refused_set_by_set() {
+    let sys_admin = CapabilitySet(1 << 21);
+    type Set = fn(&mut Credentials) -> &mut CapabilitySet;
+    let sets: [(&str, Set); 5] = [
+        ("bounding", |c| &mut c.bounding),
+        ("permitted", |c| &mut c.permitted),
+        ("effective", |c| &mut c.effective),
+        ("inheritable", |c| &mut c.inheritable),
+        ("ambient", |c| &mut c.ambient),
+    ];
+    for (name, set) in sets {
+        let why = excess(confined(), |c| *set(c) = sys_admin);
+        assert_eq!(why, format!("has CAP_SYS_ADMIN in its {name} set, which config.json does not grant"));
+    }
+}
+
+#[test]
+fn lost_confinement_is_refused() {
+    assert!(excess(confined(), |c| c.no_new_privileges = false).contains("lacks no_new_privs"));
+    assert!(excess(confined(), |c| c.seccomp = Seccomp::Disabled).contains("not filtered by seccomp"));
+    assert_eq!(excess(confined(), |c| c.seccomp = Seccomp::Strict), "", "more than a filter");
+    let process = process(confined());
+    let mut none = thread(|_| ());
+    none.credentials = None;
+    let grant = Grant { process: &process, seccomp: false };
+    assert!(grant.excess(&none).unwrap().contains("no credentials"));
+    none.state = Some(State::Dead);
+    assert_eq!(grant.excess(&none), None, "a zombie does nothing");
+}
+
+#[test]
+fn another_user_needs_a_way_to_become_it() {
+    let root = |c: &mut Credentials| c.uids[3] = 0;
+    assert!(excess(confined(), root).contains("runs as user 0; config.json says 1000"));
+    assert!(excess(confined(), |c| c.groups = vec![100, 0]).contains("is in group 0; config.json says 100"));
+    let setuid = serde_json::json!({"noNewPrivileges": true, "capabilities": {"bounding": ["CAP_KILL", "CAP_SETUID"]}});
+    assert_eq!(excess(setuid, root), "");
+    let programs = serde_json::json!({"capabilities": {"bounding": ["CAP_KILL"]}});
+    assert_eq!(excess(programs, root), "", "by a program of root's");
+}
+
+#[test]
+fn what_others_can_change_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let set =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let file = dir.path().join("core-1.img");
+    std::fs::write(&file, "").unwrap();
+    set(&file, 0o644);
+    for (mode, good) in [(0o700, true), (0o755, true), (0o711, true), (0o770, false), (0o757, false)] {
+        set(dir.path(), mode);
+        assert_eq!(check_writers(dir.path()).is_ok(), good, "{mode:o}");
+    }
+    let error = check_writers(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("others can write to it (mode 757)") && error.contains("--trust-images"),
+        "{error}"
+    );
+    set(dir.path(), 0o700);
+    set(&file, 0o660);
+    let error = check_writers(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("core-1.img: others can write to it (mode 660)"), "{error}");
+    set(&file, 0o600);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&file, Some(1), None).unwrap();
+        let error = check_writers(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 1, who can change it"), "{error}");
+    }
+}

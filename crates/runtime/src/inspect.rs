@@ -1,0 +1,147 @@
+//! Looking into a checkpoint: hiber's, runc's or crun's directory, or podman's archive.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hiber_criu::Images;
+use hiber_criu::inspect::Contents;
+use serde::Serialize;
+
+use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::error::{Error, Result};
+
+/// A checkpoint, described.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspection {
+    /// The directory or archive.
+    pub path: PathBuf,
+    /// Size of all its files but logs and statistics, in bytes.
+    pub size: u64,
+    /// How many files that are.
+    pub files: usize,
+    /// Absent in checkpoints of other runtimes.
+    pub manifest: Option<Manifest>,
+    /// What podman wrote of the container into its archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub podman: Option<serde_json::Value>,
+    /// What the images say.
+    #[serde(flatten)]
+    pub contents: Contents,
+}
+
+/// What a comparison of a checkpoint with its manifest gave.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// The directory or archive.
+    pub path: PathBuf,
+    /// How many files the manifest names.
+    pub files: usize,
+    /// Their size in bytes.
+    pub size: u64,
+    /// What is wrong; empty if each file is what was written.
+    pub problems: Vec<String>,
+}
+
+/// A checkpoint's directory, or what is kept of its archive.
+struct Found {
+    images: Option<Images>,
+    manifest: Option<Manifest>,
+    podman: Option<serde_json::Value>,
+    sums: BTreeMap<String, FileSum>,
+}
+
+/// Describes the checkpoint at `path`, a directory or an archive.
+///
+/// # Errors
+/// If there is none, or if its images are truncated or malformed.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    let found = open(path, false, true)?;
+    let images = found.images.ok_or_else(|| none(path))?;
+    Ok(Inspection {
+        path: path.into(),
+        size: found.sums.values().map(|file| file.size).sum(),
+        files: found.sums.len(),
+        manifest: found.manifest,
+        podman: found.podman,
+        contents: Contents::read(&images)?,
+    })
+}
+
+/// Compares the checkpoint at `path` with its manifest, hashes included.
+///
+/// # Errors
+/// If there is no manifest, or one without hashes.
+pub fn verify(path: &Path) -> Result<Verification> {
+    let found = open(path, true, false)?;
+    let refuse = |why: &str| Err(Error::File { path: path.into(), why: why.into() });
+    let Some(manifest) = found.manifest else {
+        return refuse("has no hiber.json to be verified by: it was not written by hiber");
+    };
+    if !manifest.is_hashed() {
+        return refuse("cannot be verified: it was written with --no-hash");
+    }
+    let problems = manifest.compare(&found.sums);
+    let size = manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.size));
+    Ok(Verification { path: path.into(), files: manifest.files.len(), size, problems })
+}
+
+fn none(path: &Path) -> Error {
+    Error::File { path: path.into(), why: "holds no checkpoint: there is no inventory.img in it".into() }
+}
+
+fn open(path: &Path, hash: bool, images: bool) -> Result<Found> {
+    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
+    if meta.is_dir() {
+        return Ok(Found {
+            images: images.then(|| Images::open(path)).transpose()?,
+            manifest: Manifest::read(path)?,
+            podman: None,
+            sums: manifest::sums(path, hash)?,
+        });
+    }
+    if !meta.is_file() {
+        let why = "is neither a directory nor an archive".into();
+        return Err(Error::File { path: path.into(), why });
+    }
+    open_archive(path, hash, images)
+}
+
+#[cfg(not(feature = "archive"))]
+fn open_archive(path: &Path, _hash: bool, _images: bool) -> Result<Found> {
+    let why = "is not a directory, and this program was built without support for archives".into();
+    Err(Error::File { path: path.into(), why })
+}
+
+#[cfg(feature = "archive")]
+fn open_archive(path: &Path, hash: bool, images: bool) -> Result<Found> {
+    let archive = crate::archive::Archive::read(path, hash)?;
+    // The checkpoint is the directory of the inventory; podman calls it "checkpoint".
+    let inventories = archive.kept.keys().filter_map(|name| name.strip_suffix("inventory.img"));
+    let whole = inventories.filter(|dir| dir.is_empty() || dir.ends_with('/'));
+    let dir = whole.min_by_key(|dir| dir.len()).ok_or_else(|| none(path))?.to_owned();
+    let inside = |name: &str| name.strip_prefix(&dir).filter(|rest| !rest.contains('/')).map(str::to_owned);
+    let mut files: BTreeMap<_, _> =
+        archive.kept.iter().filter_map(|(name, bytes)| Some((inside(name)?, bytes.clone()))).collect();
+    // podman has the statistics one level up.
+    let (statistics, outer) =
+        ("stats-dump", dir.trim_end_matches('/').rsplit_once('/').map_or("", |(outer, _)| outer));
+    let at_top = |name: &str| archive.kept.get(name).or_else(|| archive.kept.get(&format!("{outer}/{name}")));
+    if let (false, Some(bytes)) = (files.contains_key(statistics), at_top(statistics)) {
+        files.insert(statistics.to_owned(), bytes.clone());
+    }
+    let manifest =
+        files.get(manifest::FILE_NAME).map(|json| Manifest::parse(json, &path.join(manifest::FILE_NAME)));
+    let sums = archive.sums.iter().filter_map(|(name, sum)| Some((inside(name)?, sum.clone())));
+    Ok(Found {
+        manifest: manifest.transpose()?,
+        podman: at_top("config.dump").and_then(|json| serde_json::from_slice(json).ok()),
+        sums: sums.filter(|(name, _)| manifest::is_listed(name)).collect(),
+        images: images.then(|| Images::from_memory(path, files)).transpose()?,
+    })
+}
+
+#[cfg(all(test, feature = "archive"))]
+#[path = "inspect_tests.rs"]
+mod tests;

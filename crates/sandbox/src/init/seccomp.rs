@@ -1,0 +1,72 @@
+//! Loading the system call filter, and handing its listener to the agent that answers for it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde::Serialize;
+
+use crate::error::Context;
+use crate::plan::{HookState, InitPlan};
+use crate::seccomp::Program;
+use crate::sys;
+use crate::wire::Channel;
+use crate::{Result, SysError};
+
+/// The filter, until it is loaded.
+pub(super) struct Filter<'a> {
+    program: Option<&'a Program>,
+    /// The agent, and what it is told with the listener.
+    agent: Option<(Channel, Vec<u8>)>,
+}
+
+/// "Container Process State" of the runtime specification (config-linux.md).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessState<'a> {
+    oci_version: &'a str,
+    fds: [&'static str; 1],
+    pid: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    state: HookState,
+}
+
+impl<'a> Filter<'a> {
+    pub(super) fn new(plan: &'a InitPlan, host_proc: &OwnedFd, agent: Option<OwnedFd>) -> Result<Self> {
+        let program = plan.seccomp.as_ref();
+        let agent = agent.map(|socket| -> Result<_> { Ok((Channel::from(socket), told(plan, host_proc)?)) });
+        Ok(Self { program, agent: agent.transpose()? })
+    }
+
+    /// Loads the filter, if it is not loaded yet. From then on only sendmsg(2) and close(2) are called for it: the
+    /// listener is in the agent's hands before any other call could wait for an answer.
+    pub(super) fn install(&mut self) -> Result<()> {
+        let Some(program) = self.program.take() else { return Ok(()) };
+        let listener =
+            sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
+        if let (Some(listener), Some((agent, state))) = (listener, &self.agent) {
+            agent.send_bytes(state, &[listener.as_fd()]).context("send the seccomp listener to its agent")?;
+        }
+        self.agent = None;
+        Ok(())
+    }
+}
+
+/// The state that goes with the listener; pids are the runtime's.
+fn told(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Vec<u8>> {
+    let own = rustix::fs::readlinkat(host_proc, "self", Vec::new())
+        .map_err(|e| SysError::new("readlinkat", "/proc/self", e.raw_os_error()))?;
+    let pid = own.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let mut state = plan.hook_state.clone();
+    if plan.root.is_some() {
+        state.status = "creating".into();
+        state.pid = pid;
+    } else {
+        state.status = "running".into();
+    }
+    let metadata = plan.seccomp.as_ref().and_then(|p| p.listener_metadata.as_deref());
+    let told =
+        ProcessState { oci_version: &plan.hook_state.oci_version, fds: ["seccompFd"], pid, metadata, state };
+    serde_json::to_vec(&told).map_err(|e| {
+        SysError::new("write", format!("the state for the seccomp agent ({e})"), libc::EINVAL).into()
+    })
+}
