@@ -8,6 +8,9 @@ import time
 
 from tools import Failed, Tool
 
+# CRIU sees the cgroups of the whole machine: crun cannot restore where those are of both versions, and others that come
+# and go meanwhile would fail the dump. The runtimes make the container's own cgroup themselves.
+CGROUPS = ["--manage-cgroups-mode", "ignore"]
 TICKER = "/bin/bench-tick"  # bench-floor in the root filesystem
 
 
@@ -42,7 +45,7 @@ class Bare(Tool):
         return "/sys/fs/cgroup" + paths[""] if self.maker.layout.v2 else "/sys/fs/cgroup/freezer" + paths["freezer"]
 
     def common(self, images):
-        return ["--images-dir", images, "--work-dir", work_of(images), "-v4", "--manage-cgroups=soft", "--root", self.maker.rootfs]
+        return ["--images-dir", images, "--work-dir", work_of(images), "-v4", "--manage-cgroups=ignore", "--root", self.maker.rootfs]
 
     def checkpoint(self, pid, images, leave_running):
         self.restoring = self.externals(pid, True)
@@ -76,11 +79,11 @@ class ByRuntime:
         return self.runtime.pid()
 
     def checkpoint(self, _pid, images, leave_running):
-        options = ["--image-path", images, "--work-path", work_of(images)]
+        options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS]
         return self.runtime.command("checkpoint", *options, *["--leave-running"] * leave_running, self.id)
 
     def restore(self, bundle, images):
-        options = ["--image-path", images, "--work-path", work_of(images), "--bundle", bundle]
+        options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS, "--bundle", bundle]
         usage = self.runtime.command("restore", "--detach", "--pid-file", self.runtime.pid_file(), *options, self.id)
         return usage, self.runtime.pid()
 

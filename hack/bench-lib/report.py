@@ -59,7 +59,7 @@ def table(result):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for quantity, tool, why in result["problems"]:
         lines.append("")
-        lines.append(f"{tool} could not do `{quantity}`: {why.splitlines()[-1] if why else why}")
+        lines.append(f"{tool} failed at `{quantity}`: {why.splitlines()[-1][-200:] if why else why}")
     return lines
 
 

@@ -203,7 +203,9 @@ impl Container {
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
         dump.freeze_cgroup = freezer(&cgroup);
+        // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
+            && dump.common.config_file.is_none()
             && session.version()? >= SKIPS_NETWORK_LOCK
             && network::needs_no_lock(self.facts()?, spec, &options.criu)
         {
