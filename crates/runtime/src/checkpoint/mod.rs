@@ -166,7 +166,7 @@ impl Container {
         launch.pass(guard.share()?)?;
         let mut session = launch.start()?;
         let mut seal = Seal {
-            manifest: Manifest::new(self.id().as_str(), session.version()?, &spec, options)?,
+            manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
