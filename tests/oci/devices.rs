@@ -94,7 +94,7 @@ fn the_device_list_is_enforced_on_cgroup_v2() {
 
 #[test]
 fn a_node_is_no_permission() {
-    require!(Root, Controller("devices"));
+    require!(Root);
     let bundle = Bundle::busybox().shell("head -c 1 /dev/kmsg").edit(|c| {
         c["linux"]["devices"] = json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]);
         c["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}]);
