@@ -4,20 +4,21 @@ mod mounts;
 mod namespace;
 mod netdevices;
 mod process;
+mod root;
 mod scheduling;
 mod sysctl;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nix::mount::MsFlags;
-use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Process, Spec};
+use oci_spec::runtime::{Hook, Hooks, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
+pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan};
 pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
 use crate::seccomp::{self, Program};
@@ -104,56 +105,6 @@ pub struct HookState {
     pub bundle: PathBuf,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// The root filesystem and what is mounted in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RootPlan {
-    /// Absolute path on the host.
-    pub path: PathBuf,
-    pub readonly: bool,
-    /// Propagation of the container's "/", as MS_* flag.
-    pub propagation: u64,
-    /// Whether the mount namespace is the container's own.
-    pub own_mount_namespace: bool,
-    pub own_cgroup_namespace: bool,
-    pub no_pivot: bool,
-    pub mounts: Vec<MountPlan>,
-    /// Device nodes; empty where the host's /dev is bind-mounted.
-    pub devices: Vec<DeviceNode>,
-    /// Whether /dev is made by us: links and the terminal belong there.
-    pub own_dev: bool,
-    pub masked_paths: Vec<PathBuf>,
-    pub readonly_paths: Vec<PathBuf>,
-    /// SELinux label of new filesystems.
-    pub mount_label: Option<String>,
-    /// Where the container's cgroups are, for cgroup mounts; filled in once they exist.
-    pub cgroups: Vec<CgroupMount>,
-}
-
-/// A controller (or several, comma-separated; empty for v2) and the container's directory in its hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupMount {
-    /// Directory name below /sys/fs/cgroup, as on the host: `cpu,cpuacct`, `systemd`; empty for v2.
-    pub name: String,
-    /// The data argument of mount(2): `cpu,cpuacct`, `name=systemd`.
-    pub data: String,
-    /// The container's directory on the host.
-    pub host_path: PathBuf,
-}
-
-/// A device node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceNode {
-    pub path: PathBuf,
-    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
-    pub kind: u32,
-    pub major: u32,
-    pub minor: u32,
-    /// Permission bits.
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
 }
 
 /// Linux security modules of a process.
@@ -409,158 +360,6 @@ impl InitPlan {
         self.in_user_namespace = namespaces.has(NamespaceKind::User);
         self.loopback = namespaces.is_new(NamespaceKind::Network);
     }
-}
-
-impl RootPlan {
-    fn from_spec(
-        spec: &Spec,
-        linux: &oci_spec::runtime::Linux,
-        namespaces: &Namespaces,
-        options: &Options,
-    ) -> Result<Self> {
-        let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
-        let given = options.bundle.join(root.path());
-        #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
-        let path = std::fs::canonicalize(&given).map_err(|e| {
-            Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
-        })?;
-        if !path.is_dir() {
-            return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
-        }
-        if path == Path::new("/") && namespaces.is_new(NamespaceKind::Mount) {
-            return Err(Error::invalid("root.path", "the host's / cannot be the root of a container"));
-        }
-        let mounts = spec.mounts().iter().flatten().enumerate();
-        let mounts: Vec<_> =
-            mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
-        for (i, mount) in mounts.iter().enumerate() {
-            mount.check_id_maps(i, namespaces)?;
-        }
-        let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
-        let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
-        let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
-        let plain = masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty();
-        if !own_mount_namespace && !plain {
-            return Err(Error::invalid(
-                "linux.namespaces",
-                "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
-            ));
-        }
-        for (paths, field) in [(&masked_paths, "linux.maskedPaths"), (&readonly_paths, "linux.readonlyPaths")]
-        {
-            if let Some(bad) = paths.iter().find(|p| !p.is_absolute()) {
-                return Err(Error::invalid(field, format!("{} is not an absolute path", bad.display())));
-            }
-        }
-        let own_dev = !mounts
-            .iter()
-            .any(|m| m.destination == Path::new("/dev") && matches!(m.source, MountSource::Bind { .. }));
-        let devices = if own_dev { devices(linux)? } else { Vec::new() };
-        let mount_label = linux.mount_label().clone().filter(|l| !l.is_empty());
-        if mount_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::unsupported("linux.mountLabel", "selinux is disabled or not supported"));
-        }
-        Ok(Self {
-            path,
-            readonly: root.readonly().unwrap_or(false),
-            propagation: propagation(linux.rootfs_propagation().as_deref())?,
-            own_mount_namespace,
-            own_cgroup_namespace: namespaces.has(NamespaceKind::Cgroup),
-            no_pivot: options.no_pivot,
-            mounts,
-            devices,
-            own_dev,
-            masked_paths,
-            readonly_paths,
-            mount_label,
-            cgroups: Vec::new(),
-        })
-    }
-}
-
-/// An I/O error without std's "(os error N)".
-fn plain(e: &std::io::Error) -> String {
-    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
-}
-
-fn propagation(given: Option<&str>) -> Result<u64> {
-    let recursive = |flag: MsFlags| (flag | MsFlags::MS_REC).bits();
-    Ok(match given.unwrap_or("") {
-        "" | "rslave" => recursive(MsFlags::MS_SLAVE),
-        "slave" => MsFlags::MS_SLAVE.bits(),
-        "rprivate" => recursive(MsFlags::MS_PRIVATE),
-        "private" => MsFlags::MS_PRIVATE.bits(),
-        "rshared" => recursive(MsFlags::MS_SHARED),
-        "shared" => MsFlags::MS_SHARED.bits(),
-        "runbindable" => recursive(MsFlags::MS_UNBINDABLE),
-        "unbindable" => MsFlags::MS_UNBINDABLE.bits(),
-        other => {
-            return Err(Error::invalid(
-                "linux.rootfsPropagation",
-                format!("{other:?} is none of shared, slave, private, unbindable or their r forms"),
-            ));
-        }
-    })
-}
-
-/// Nodes that every container has (runtime-spec "Default Devices"): path, major, minor.
-pub const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
-fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DeviceNode>> {
-    let mut nodes: Vec<DeviceNode> = DEFAULT_DEVICES
-        .iter()
-        .map(|(path, major, minor)| DeviceNode {
-            path: path.into(),
-            kind: libc::S_IFCHR,
-            major: *major,
-            minor: *minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-        .collect();
-    for (i, device) in linux.devices().iter().flatten().enumerate() {
-        let node = device_node(i, device)?;
-        // A device of the configuration takes the place of the default one of that path.
-        nodes.retain(|n| n.path != node.path);
-        nodes.push(node);
-    }
-    Ok(nodes)
-}
-
-fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
-    let field = |name: &str| format!("linux.devices[{index}].{name}");
-    if !device.path().is_absolute() {
-        return Err(Error::invalid(
-            field("path"),
-            format!("{} is not an absolute path", device.path().display()),
-        ));
-    }
-    let kind = match device.typ() {
-        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
-        LinuxDeviceType::B => libc::S_IFBLK,
-        LinuxDeviceType::P => libc::S_IFIFO,
-        LinuxDeviceType::A => return Err(Error::invalid(field("type"), "\"a\" is none of c, b, u, p")),
-    };
-    let number = |name: &str, n: i64| {
-        u32::try_from(n).map_err(|_| Error::invalid(field(name), format!("{n} is no device number")))
-    };
-    Ok(DeviceNode {
-        path: device.path().clone(),
-        kind,
-        major: number("major", device.major())?,
-        minor: number("minor", device.minor())?,
-        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
-    })
 }
 
 #[cfg(test)]
