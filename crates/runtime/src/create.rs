@@ -97,6 +97,16 @@ impl Prepared {
         Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
     }
 
+    /// Runs the hooks of the runtime namespace, prestart and createRuntime.
+    pub(crate) fn run_hooks(&self, pid: i32) -> hiber_sandbox::Result<()> {
+        let all = &self.plan.hooks;
+        let mut state = self.plan.init.hook_state.clone();
+        state.status = "creating".into();
+        state.pid = pid;
+        hooks::run("prestart", plan::prestart(all), &state)?;
+        hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)
+    }
+
     /// The facts of a container that has no process yet.
     pub(crate) fn facts(&self, id: &ContainerId) -> Facts {
         let rootfs = self.plan.init.root.as_ref().map(|r| r.path.clone()).unwrap_or_default();
@@ -269,7 +279,8 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgro
     Ok(cgroup)
 }
 
-fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
+/// Writes a process down as the container's first.
+pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
     facts.pid = pid;
     facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
     facts.streams = procfs::streams(pid);
@@ -314,12 +325,7 @@ impl Steps for Creating<'_> {
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
-        let all = &self.prepared.plan.hooks;
-        let mut state = self.prepared.plan.init.hook_state.clone();
-        state.status = "creating".into();
-        state.pid = pid;
-        hooks::run("prestart", plan::prestart(all), &state)?;
-        hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)
+        self.prepared.run_hooks(pid)
     }
 
     fn warn(&mut self, message: &str) {

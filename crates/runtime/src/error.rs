@@ -90,9 +90,7 @@ impl Error {
 
     /// A file's failure as std reports it.
     pub(crate) fn file(path: &Path, e: &std::io::Error) -> Self {
-        let why = e
-            .raw_os_error()
-            .map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase());
+        let why = hiber_sandbox::error::plain(e);
         Self::File { path: path.into(), why }
     }
 

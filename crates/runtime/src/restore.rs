@@ -9,18 +9,17 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
 use hiber_sandbox::cgroup::Cgroup;
-use hiber_sandbox::plan::{self, NamespaceKind};
+use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::{hooks, sys};
+use hiber_sandbox::sys;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
 use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
 use crate::container::Container;
-use crate::create::{CreateOptions, Prepared, make_cgroup, undo};
+use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::procfs;
 use crate::state::Facts;
 use crate::store::{Entry, Store};
 
@@ -103,13 +102,6 @@ impl Restoring<'_> {
         Ok(cgroup.thaw()?)
     }
 
-    fn note(&self, facts: &mut Facts, pid: i32) -> Result<()> {
-        facts.pid = pid;
-        facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
-        facts.streams = procfs::streams(pid);
-        self.entry.write_facts(facts)
-    }
-
     fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
@@ -139,26 +131,17 @@ impl Restoring<'_> {
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
-                let ran = self.run_hooks(pid);
+                let ran = self.prepared.run_hooks(pid);
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
-            RestoreNotify::PostRestore { pid } => Ok(self.note(facts, pid)?),
+            RestoreNotify::PostRestore { pid } => Ok(note_process(self.entry, facts, pid)?),
             _ => Ok(()),
         });
         restored?;
         Ok(())
-    }
-
-    fn run_hooks(&self, pid: i32) -> Result<()> {
-        let all = &self.prepared.plan.hooks;
-        let mut state = self.prepared.plan.init.hook_state.clone();
-        state.status = "creating".into();
-        state.pid = pid;
-        hooks::run("prestart", plan::prestart(all), &state)?;
-        Ok(hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)?)
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {

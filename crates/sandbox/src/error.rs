@@ -115,3 +115,8 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
         self.map_err(|e| Error::While { what: what.into(), source: Box::new(e.into()) })
     }
 }
+
+/// An I/O error without std's "(os error N)", in the words of [`SysError`].
+pub fn plain(e: &std::io::Error) -> String {
+    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
+}

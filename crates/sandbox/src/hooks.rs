@@ -61,8 +61,9 @@ fn run_one(hook: &Hook, state: &[u8], surroundings: &Surroundings<'_>) -> Result
     let (stdout, stderr) = (capture()?, capture()?);
     let clone = |f: &std::fs::File| f.try_clone().map_err(|e| format!("dup: {e}"));
     command.stdin(Stdio::piped()).stdout(clone(&stdout)?).stderr(clone(&stderr)?);
-    let mut child =
-        command.spawn().map_err(|e| format!("fork/exec {}: {}", hook.path().display(), plain(&e)))?;
+    let mut child = command
+        .spawn()
+        .map_err(|e| format!("fork/exec {}: {}", hook.path().display(), crate::error::plain(&e)))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A hook that does not read its input is fine: EPIPE is no failure. The state is smaller than a pipe.
         let _ = stdin.write_all(state);
@@ -141,10 +142,6 @@ fn read_back(mut file: std::fs::File) -> String {
         let _ = file.take(4096).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).trim_end().to_owned()
-}
-
-fn plain(e: &std::io::Error) -> String {
-    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
 }
 
 #[cfg(test)]

@@ -70,7 +70,10 @@ impl RootPlan {
         let given = options.bundle.join(root.path());
         #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
         let path = std::fs::canonicalize(&given).map_err(|e| {
-            Error::invalid("root.path", format!("invalid rootfs: {}: {}", given.display(), plain(&e)))
+            Error::invalid(
+                "root.path",
+                format!("invalid rootfs: {}: {}", given.display(), crate::error::plain(&e)),
+            )
         })?;
         if !path.is_dir() {
             return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
@@ -124,11 +127,6 @@ impl RootPlan {
             cgroups: Vec::new(),
         })
     }
-}
-
-/// An I/O error without std's "(os error N)".
-fn plain(e: &std::io::Error) -> String {
-    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
 }
 
 fn propagation(given: Option<&str>) -> Result<u64> {
