@@ -211,6 +211,14 @@ impl Container {
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
+        if dump.common.network_lock == Some(NetworkLock::Skip)
+            && options.criu.empty_network.is_none()
+            && network::is_fresh(self.facts()?, spec)
+        {
+            dump.common.external.push(network::leave_out(dump.pid)?);
+            seal.manifest.options.empty_network = true;
+            seal.manifest.options.loopback = true;
+        }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
         let mut frozen = None;
         let result = session.dump(&dump, |step| match step {
