@@ -152,8 +152,6 @@ impl Restoring<'_> {
         let images = open_dir(&self.options.criu.image_path)?;
         let mut restore = RestoreOptions::new(images);
         self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
-        let yard = self.criu_options.yard(self.entry)?;
-        restore.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;

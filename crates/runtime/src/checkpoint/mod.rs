@@ -26,12 +26,11 @@ pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
 use staging::{Seal, Staging};
-pub(crate) use yard::Yard;
+use yard::Yard;
 
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
 use crate::state::Status;
-use crate::store::Entry;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
@@ -86,14 +85,6 @@ impl CriuOptions {
     /// Finds CRIU and starts a session's process.
     pub(crate) fn find_criu(&self) -> Result<Criu> {
         Ok(Criu::find(self.criu.as_deref())?)
-    }
-
-    /// The cgroup trees for CRIU, if it is to look at cgroups at all.
-    pub(crate) fn yard(&self, entry: &Entry) -> Result<Option<Yard>> {
-        if self.cgroups_mode == Some(CgroupMode::Ignore) {
-            return Ok(None);
-        }
-        Yard::make(entry.path().join("cgroups"))
     }
 
     /// Fills what dump and restore share.
@@ -209,7 +200,10 @@ impl Container {
         let cgroup = self.cgroup()?;
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
-        let yard = options.criu.yard(self.entry())?;
+        let yard = match options.criu.cgroups_mode {
+            Some(CgroupMode::Ignore) => None,
+            _ => Yard::make(self.entry().path().join("cgroups"))?,
+        };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();

@@ -1,8 +1,8 @@
-//! The cgroup trees as CRIU wants to find them: a directory with an entry for each hierarchy.
+//! The cgroup trees as a dump finds them: a directory with an entry for each hierarchy.
 //!
-//! CRIU would mount each of them anew, which takes 3 ms apiece with the tasks frozen, changes the options of the
-//! host's cgroup2 mount (CRIU issue 3029), and stays mounted when a restore is killed. Links to the mounts that are
-//! there do as well.
+//! CRIU would mount each of them anew, which takes 3 ms apiece with the tasks frozen and changes the options of the
+//! host's cgroup2 mount (CRIU issue 3029). Links to the mounts that are there do as well; not at a restore,
+//! where CRIU walks them from inside the container.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 
 /// A directory of links, removed when dropped.
 #[derive(Debug)]
-pub(crate) struct Yard(PathBuf);
+pub(super) struct Yard(PathBuf);
 
 impl Yard {
     /// Makes the directory `at`. `None` if a hierarchy is mounted nowhere, or not from its root, so that CRIU has to
     /// mount them itself.
-    pub(crate) fn make(at: PathBuf) -> Result<Option<Self>> {
+    pub(super) fn make(at: PathBuf) -> Result<Option<Self>> {
         let own = Path::new("/proc/thread-self/cgroup");
         let text = std::fs::read_to_string(own).map_err(|e| Error::file(own, &e))?;
         let Some(entries) = entries(&text, &Layout::detect()?) else { return Ok(None) };
@@ -32,7 +32,7 @@ impl Yard {
         Ok(Some(yard))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.0
     }
 }
