@@ -161,6 +161,8 @@ impl Restoring<'_> {
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
+        #[cfg(feature = "archive")]
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.

@@ -2,10 +2,13 @@
 
 mod externals;
 mod guard;
+mod links;
 pub mod manifest;
 mod network;
 mod parents;
 mod staging;
+#[cfg(feature = "archive")]
+pub(crate) mod tmpfs;
 pub(crate) mod trust;
 mod yard;
 
@@ -26,7 +29,6 @@ pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
 use staging::{Seal, Staging};
-use yard::Yard;
 
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
@@ -166,6 +168,8 @@ impl Container {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
+        #[cfg(feature = "archive")]
+        let _tar = tmpfs::be_tar(&mut launch, self.entry())?;
         let mut session = launch.start()?;
         let mut seal = Seal {
             manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
@@ -202,7 +206,7 @@ impl Container {
         self.describe(&mut dump.common, spec, options)?;
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
-            _ => Yard::make(self.entry().path().join("cgroups"))?,
+            _ => yard::make(self.entry().path().join("cgroups"))?,
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;

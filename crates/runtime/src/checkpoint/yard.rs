@@ -8,41 +8,15 @@ use std::path::{Path, PathBuf};
 
 use hiber_sandbox::cgroup::{Layout, Mount};
 
+use super::links::Links;
 use crate::error::{Error, Result};
 
-/// A directory of links, removed when dropped.
-#[derive(Debug)]
-pub(super) struct Yard(PathBuf);
-
-impl Yard {
-    /// Makes the directory `at`. `None` if a hierarchy is mounted nowhere, or not from its root, so that CRIU has to
-    /// mount them itself.
-    pub(super) fn make(at: PathBuf) -> Result<Option<Self>> {
-        let own = Path::new("/proc/thread-self/cgroup");
-        let text = std::fs::read_to_string(own).map_err(|e| Error::file(own, &e))?;
-        let Some(entries) = entries(&text, &Layout::detect()?) else { return Ok(None) };
-        // Left by a checkpoint that was killed.
-        let _ = std::fs::remove_dir_all(&at);
-        let failed = |e: std::io::Error| Error::file(&at, &e);
-        std::fs::create_dir(&at).map_err(failed)?;
-        let yard = Self(at.clone());
-        for (name, target) in entries {
-            std::os::unix::fs::symlink(target, at.join(name)).map_err(failed)?;
-        }
-        Ok(Some(yard))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Yard {
-    fn drop(&mut self) {
-        if let Err(e) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!("remove {}: {e}", self.0.display());
-        }
-    }
+/// Makes the directory `at`. `None` if a hierarchy is mounted nowhere, or not from its root, so that CRIU has to mount
+/// them itself.
+pub(super) fn make(at: PathBuf) -> Result<Option<Links>> {
+    let own = Path::new("/proc/thread-self/cgroup");
+    let text = std::fs::read_to_string(own).map_err(|e| Error::file(own, &e))?;
+    entries(&text, &Layout::detect()?).map(|entries| Links::make(at, entries)).transpose()
 }
 
 /// CRIU's names of the hierarchies in a /proc/PID/cgroup (cgroups(7)), and where each is mounted.
