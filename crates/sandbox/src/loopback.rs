@@ -12,7 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::Context;
-use crate::rtnetlink::{Route, inside, namespace_of};
+use crate::rtnetlink::{self, Route, namespace_of};
 use crate::sys::ioctl::loopback_up;
 use crate::{Result, SysError};
 
@@ -27,7 +27,7 @@ pub fn is_alone(pid: i32) -> Result<bool> {
             return Ok(false);
         }
     }
-    inside(&namespace_of(pid)?, || {
+    rtnetlink::inside(&namespace_of(pid)?, || {
         let route = Route::open()?;
         let dump = |message| route.request(message, NLM_F_DUMP);
         let links = dump(Message::GetLink(LinkMessage::default()))?;
@@ -45,7 +45,7 @@ pub fn is_alone(pid: i32) -> Result<bool> {
 /// Gives the network namespace of process `pid` what `create` gives to a new one: its loopback device up, and the
 /// `sysctls`, whose names are paths below /proc/sys.
 pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a str)> + Send) -> Result<()> {
-    inside(&namespace_of(pid)?, || {
+    rtnetlink::inside(&namespace_of(pid)?, || {
         if up {
             loopback_up().context("bring the loopback device up")?;
         }
@@ -60,6 +60,11 @@ pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a
         }
         Ok(())
     })
+}
+
+/// Does `work` in the network namespace of process `pid`, in a thread of its own. Programs that it starts are there, too.
+pub fn inside<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> Result<T> {
+    rtnetlink::inside(&namespace_of(pid)?, || Ok(work()))
 }
 
 fn is_loopback_up(message: &Message) -> bool {

@@ -21,6 +21,7 @@ use hiber_criu::{
     Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -169,18 +170,24 @@ impl Container {
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
         #[cfg(feature = "archive")]
-        let _tar = tmpfs::be_tar(&mut launch, self.entry())?;
-        let mut session = launch.start()?;
+        let tar = tmpfs::be_tar(&mut launch, self.entry())?;
+        let fresh = self.has_fresh_network(options)?;
+        let mut session =
+            if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
             manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
         };
+        seal.manifest.options.loopback = fresh;
+        seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
         let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
+        #[cfg(feature = "archive")]
+        drop(tar);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -191,6 +198,18 @@ impl Container {
             return Ok(());
         }
         dumped
+    }
+
+    /// Whether the network namespace need not be saved, nor CRIU be outside of it.
+    fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
+        let criu = &options.criu;
+        let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
+        let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
+        let spec = self.spec()?;
+        Ok(!elsewhere
+            && !chosen
+            && config_file(spec).is_none()
+            && network::is_fresh(self.facts()?, spec, &self.processes()?))
     }
 
     fn dump(
@@ -221,14 +240,6 @@ impl Container {
             && network::needs_no_lock(self.facts()?, spec, &options.criu)
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
-        }
-        if dump.common.network_lock == Some(NetworkLock::Skip)
-            && options.criu.empty_network.is_none()
-            && network::is_fresh(self.facts()?, spec)
-        {
-            dump.common.external.push(network::leave_out(dump.pid)?);
-            seal.manifest.options.empty_network = true;
-            seal.manifest.options.loopback = true;
         }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
         let mut frozen = None;

@@ -2,19 +2,17 @@
 //!
 //! CRIU locks it with iptables or nftables so that no packet changes a TCP connection, or resets it, while one end is
 //! saved and the other goes on. It saves what a network namespace holds with a program each for addresses, routes, rules
-//! and four kinds of firewall, and walks the machine's whole table of connections. Either costs tens of
-//! milliseconds at the dump, the tasks being frozen, and again at the restore.
+//! and four kinds of firewall, and walks the machine's whole table of connections twice, even if told to leave the
+//! namespace empty. Each costs tens of milliseconds at the dump, the tasks being frozen. It does none of that for a network
+//! namespace that it lives in itself: so it is started in the container's, if that is one that a restore can make anew,
+//! and the images are told that it was elsewhere.
 
-use std::path::Path;
-
-use hiber_criu::External;
 use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
 use super::{CriuOptions, joined};
-use crate::error::{Error, Result};
 use crate::state::Facts;
 
 /// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
@@ -27,7 +25,9 @@ pub(super) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -
 /// Whether the network namespace is as `create` made it: a restore can make another. It must be the container's own and
 /// hold loopback alone, and nobody may have changed its sysctls, which are not looked at: the container
 /// has no right to, and no hook ran in it.
-pub(super) fn is_fresh(facts: &Facts, spec: &Spec) -> bool {
+pub(super) fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let own = namespace(facts.pid);
     let sysctls_are_ours = || {
         let administrates = spec.process().as_ref().is_none_or(|process| {
             let sets = process.capabilities().as_ref();
@@ -40,31 +40,11 @@ pub(super) fn is_fresh(facts: &Facts, spec: &Spec) -> bool {
     };
     owns_namespace(facts, spec)
         && sysctls_are_ours()
+        && processes.iter().all(|pid| namespace(*pid) == own)
         && loopback::is_alone(facts.pid).unwrap_or_else(|e| {
             tracing::debug!("the network namespace is saved as it is: {e}");
             false
         })
-}
-
-/// Has CRIU leave the network namespace out: it is "external", and once its image is gone ([`forget`]), an empty one. CRIU's
-/// own word for that, `empty_ns`, has it walk the table of connections all the same.
-pub(super) fn leave_out(pid: i32) -> Result<External> {
-    let file = format!("/proc/{pid}/ns/net");
-    let stat = rustix::fs::stat(&file).map_err(|e| Error::sys("stat", file, e))?;
-    Ok(External::namespace("net", stat.st_ino, "loopback"))
-}
-
-/// Removes the image that calls the network namespace external. Without one CRIU makes an empty namespace, as it does with the
-/// images of runc.
-pub(super) fn forget(images: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(images).map_err(|e| Error::file(images, &e))?.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("netns-") && name.ends_with(".img") {
-            std::fs::remove_file(entry.path()).map_err(|e| Error::file(&entry.path(), &e))?;
-        }
-    }
-    Ok(())
 }
 
 fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::manifest::Manifest;
-use super::{make_dir, network, open_dir};
+use super::{make_dir, open_dir};
 use crate::error::{Context, Error, Result};
 
 /// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
@@ -76,7 +76,7 @@ impl Staging {
     /// name is replaced.
     pub(super) fn publish(&mut self, seal: &mut Seal) -> Result<()> {
         if seal.manifest.options.loopback {
-            network::forget(&self.path)?;
+            hiber_criu::images::separate_network(&self.path)?;
         }
         seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
