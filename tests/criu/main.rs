@@ -6,6 +6,7 @@
 mod contents;
 mod crash;
 mod errors;
+mod fresh_network;
 mod inspect;
 mod interchange;
 mod lifecycle;
