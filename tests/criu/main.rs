@@ -10,8 +10,10 @@ mod inspect;
 mod interchange;
 mod lifecycle;
 mod manifest;
+mod memory;
 mod network;
 mod redis;
+mod systemd;
 
 use hiber_tests::prelude::*;
 use std::fs;

@@ -283,6 +283,8 @@ fn describe(container: &Container) -> anyhow::Result<ContainerState> {
         created: facts.created,
         annotations: brief.annotations,
         owner: String::new(),
+        // not worth to be the reason of a failure
+        oom_killed: container.oom_killed().unwrap_or(false),
     })
 }
 

@@ -14,6 +14,7 @@ use super::limits::{Limits, MemoryCheck, Write};
 use super::remove;
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::bpf;
+use crate::sys::signal::Signal;
 
 /// What to do where this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,8 @@ impl Cgroup {
         // systemd knows neither every hierarchy nor every limit.
         let made = self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid));
         if made.is_err() {
-            if let Err(e) = unit.stop() {
+            // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
+            if let Err(e) = self.kill(Signal::KILL).and_then(|()| unit.stop()) {
                 tracing::warn!("clean up after a failed create: {e}");
             }
             remove::roll_back(&self.created);
