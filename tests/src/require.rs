@@ -35,6 +35,8 @@ pub enum Need {
     DirtyTracking,
     /// Time namespaces.
     TimeNamespaces,
+    /// A kernel with nftables, and the program for them.
+    Nftables,
     /// This program, in PATH.
     Program(&'static str),
 }
@@ -71,20 +73,30 @@ impl Need {
             Self::DirtyTracking => dirty_tracking(),
             Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
             Self::TimeNamespaces => Err("time namespaces".to_owned()),
+            Self::Nftables => nftables(),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
         }
     }
 }
 
+fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
+    let mut command = std::process::Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 fn dirty_tracking() -> Result<(), String> {
     let criu = tools::criu().map_err(|e| format!("CRIU: {e}"))?;
-    let mut check = std::process::Command::new(criu);
-    check.args(["check", "--feature", "mem_dirty_track"]).stdout(Stdio::null()).stderr(Stdio::null());
-    match check.status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err("a kernel that tracks dirty memory".to_owned()),
-    }
+    let tracked = succeeds(criu, &["check", "--feature", "mem_dirty_track"]);
+    tracked.then_some(()).ok_or_else(|| "a kernel that tracks dirty memory".to_owned())
+}
+
+fn nftables() -> Result<(), String> {
+    Need::Program("nft").check()?;
+    // in a network namespace of its own, where nobody is hurt; the kernel may want to load its module for it
+    let works = succeeds("unshare", &["--net", "nft", "add table inet hiber-probe"]);
+    works.then_some(()).ok_or_else(|| "a kernel with nftables".to_owned())
 }
 
 /// Whether `$HIBER_PROMISED`, a list of needs as `Debug` writes them, names this one: whoever set the machine up says
