@@ -4,6 +4,7 @@
 //! hack/test oci`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod cgroups;
 mod crash;
 mod devices;
@@ -22,5 +23,7 @@ mod process;
 mod scheduling;
 mod seccomp_notify;
 mod streams;
+mod systemd;
+mod unified;
 mod update;
 mod userns;

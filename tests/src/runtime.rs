@@ -19,6 +19,7 @@ struct Inner {
     program: PathBuf,
     root: TempDir,
     unified: bool,
+    systemd: bool,
 }
 
 impl Runtime {
@@ -53,11 +54,28 @@ impl Runtime {
         Self::of(tools::runc(), true)
     }
 
+    /// The runtime under test, with `--systemd-cgroup`.
+    #[track_caller]
+    pub fn hiber_with_systemd() -> Self {
+        Self::with(tools::hiber(), false, true)
+    }
+
+    /// Debian's runc, with `--systemd-cgroup`.
+    #[track_caller]
+    pub fn runc_with_systemd() -> Self {
+        Self::with(tools::runc(), false, true)
+    }
+
     #[track_caller]
     fn of(program: Result<&Path, &str>, unified: bool) -> Self {
+        Self::with(program, unified, false)
+    }
+
+    #[track_caller]
+    fn with(program: Result<&Path, &str>, unified: bool, systemd: bool) -> Self {
         let program = program.unwrap_or_else(|e| panic!("no runtime: {e}")).to_owned();
         match tempfile::Builder::new().prefix("ht-root-").tempdir() {
-            Ok(root) => Self(Arc::new(Inner { program, root, unified })),
+            Ok(root) => Self(Arc::new(Inner { program, root, unified, systemd })),
             Err(e) => panic!("no directory for the runtime's state: {e}"),
         }
     }
@@ -67,10 +85,13 @@ impl Runtime {
         self.0.root.path()
     }
 
-    /// `PROGRAM --root ROOT`, with CRIU in its environment.
+    /// `PROGRAM --root ROOT`, and `--systemd-cgroup` where asked for, with CRIU in its environment.
     pub fn command(&self) -> Command {
         let mut command = self.bare_command();
         command.arg("--root").arg(self.root());
+        if self.0.systemd {
+            command.arg("--systemd-cgroup");
+        }
         command
     }
 

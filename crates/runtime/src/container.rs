@@ -131,6 +131,12 @@ impl Container {
         Ok(Cgroup::open(paths, OnDenied::Skip)?)
     }
 
+    /// Whether the kernel has killed a process of the container for want of memory. Known as long as its cgroup is
+    /// there: systemd removes a scope when the last process is gone.
+    pub fn oom_killed(&self) -> Result<bool> {
+        Ok(self.cgroup()?.oom_kills()? > 0)
+    }
+
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut pids: Vec<i32> =

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
+use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::signal::Signal;
@@ -27,6 +27,8 @@ use crate::store::{Entry, Lock, Store};
 pub struct CreateOptions<'a> {
     /// The bundle's directory.
     pub bundle: PathBuf,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
     /// Switch roots without pivot_root(2).
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
@@ -89,7 +91,7 @@ impl Prepared {
             plan.init.process.env.extend([count, "LISTEN_PID=1".to_owned()]);
         }
         let layout = Layout::detect()?;
-        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id)?;
+        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id, options.systemd_cgroup)?;
         // A cgroup that was asked for by name must be there; the default one is a bonus for a rootless container.
         let named = spec.linux().as_ref().is_some_and(|l| l.cgroups_path().is_some());
         let root = rustix::process::geteuid().is_root();
@@ -167,6 +169,7 @@ fn cgroup_of(
     plan: &Plan,
     layout: &Layout,
     id: &ContainerId,
+    systemd: bool,
 ) -> Result<(hiber_sandbox::cgroup::CgroupPaths, Limits)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let resources = linux.resources().clone().unwrap_or_default();
@@ -174,7 +177,11 @@ fn cgroup_of(
     let devices =
         (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(DeviceRule::defaults);
     let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
-    let paths = layout.resolve(linux.cgroups_path().as_deref(), id.as_str())?;
+    let path = linux.cgroups_path().as_deref();
+    let paths = match systemd {
+        true => Unit::new(path, id.as_str(), spec.annotations().as_ref())?.resolve(layout)?,
+        false => layout.resolve(path, id.as_str())?,
+    };
     Ok((paths, limits))
 }
 
@@ -233,9 +240,6 @@ fn build(
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
-    if let Some(uid) = prepared.cgroup_owner() {
-        cgroup.delegate(uid)?;
-    }
     let mounts = prepared.cgroup_mounts(&cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;
@@ -249,7 +253,7 @@ fn build(
         stdio: options.stdio,
         ..Launch::default()
     };
-    let mut steps = Creating { entry, facts, cgroup: &cgroup, placed: born_in.is_some(), prepared };
+    let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
     // A second stage has another pid than the first, which was written down at once.
     note_process(entry, facts, launched.pid())?;
@@ -277,6 +281,16 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgro
     let cgroup = made?;
     facts.cgroup = cgroup.paths().clone();
     Ok(cgroup)
+}
+
+/// Puts the first process into the cgroup; that can be what makes it.
+pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_sandbox::Result<()> {
+    let adopted = cgroup.adopt(pid);
+    if adopted.is_err() && facts.cgroup.systemd.is_some() {
+        // As of make_cgroup: a unit of that name is another container's.
+        facts.cgroup = Default::default();
+    }
+    adopted
 }
 
 /// Writes a process down as the container's first.
@@ -307,7 +321,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
 struct Creating<'a> {
     entry: &'a Entry,
     facts: &'a mut Facts,
-    cgroup: &'a Cgroup,
+    cgroup: Cgroup,
     /// Whether the process was born in its cgroup.
     placed: bool,
     prepared: &'a Prepared,
@@ -318,10 +332,10 @@ impl Steps for Creating<'_> {
         // Written before it is let go: an orphaned init can be found and killed.
         let noted = note_process(self.entry, self.facts, pid);
         noted.map_err(|e| hiber_sandbox::Error::invalid("state.json", chain(&e)))?;
-        if self.placed {
-            return Ok(());
+        if !self.placed {
+            adopt(&mut self.cgroup, self.facts, pid.unsigned_abs())?;
         }
-        self.cgroup.add_pid(pid.unsigned_abs())
+        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

@@ -18,7 +18,7 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
 use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
 use crate::container::Container;
-use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
+use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::state::Facts;
@@ -31,6 +31,8 @@ pub struct RestoreContainerOptions<'a> {
     pub criu: CriuOptions,
     /// The bundle's directory.
     pub bundle: PathBuf,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
     /// The connected socket that receives the terminal's master.
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error where those of the dump were pipes; the caller's own if absent.
@@ -48,7 +50,11 @@ pub(crate) fn restore(
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
 ) -> Result<Container> {
-    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+    let create = CreateOptions {
+        bundle: options.bundle.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        ..CreateOptions::default()
+    };
     let prepared = Prepared::new(id, &create)?;
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
@@ -130,11 +136,11 @@ impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<()> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
-        let cgroup = make_cgroup(self.prepared, facts)?;
+        let mut cgroup = make_cgroup(self.prepared, facts)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         let restored = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &cgroup));
+            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
         let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
@@ -144,7 +150,7 @@ impl Restoring<'_> {
         Ok(cgroup.thaw()?)
     }
 
-    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
+    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &mut Cgroup) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -166,7 +172,7 @@ impl Restoring<'_> {
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
-            cgroup.add_pid(pid)?;
+            adopt(cgroup, facts, pid)?;
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let own = namespace("mnt")?;

@@ -48,6 +48,7 @@ impl Session {
         let options = RestoreContainerOptions {
             criu: self.criu_options(&args.criu),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            systemd_cgroup: self.systemd_cgroup,
             console_socket: socket.map(AsFd::as_fd),
             stdio: None,
             lsm_profile: args.lsm_profile.clone(),
