@@ -81,6 +81,7 @@ impl Prepared {
                 no_pivot: options.no_pivot,
                 no_new_keyring: options.no_new_keyring,
                 preserve_fds: options.listen_fds.saturating_add(options.preserve_fds),
+                rootless: !rustix::process::geteuid().is_root(),
             },
         )?;
         if options.listen_fds > 0 {

@@ -14,6 +14,7 @@ pub mod parent;
 pub mod plan;
 pub mod rootfs;
 pub mod seccomp;
+mod sources;
 pub mod sys;
 pub mod wire;
 

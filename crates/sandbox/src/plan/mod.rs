@@ -37,6 +37,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
+    /// The runtime is a plain user's: it has no right that its containers lack.
+    pub rootless: bool,
 }
 
 /// A whole container.
@@ -65,6 +67,8 @@ pub struct InitPlan {
     pub second_stage: Option<u64>,
     /// Whether a user namespace, new or joined, bounds init's rights.
     pub in_user_namespace: bool,
+    /// Whether the parent is a plain user's, with no more rights than init.
+    pub rootless: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
     /// Whether network devices are to be asked for.
@@ -329,6 +333,7 @@ impl InitPlan {
             unshare: Vec::new(),
             second_stage: None,
             in_user_namespace: false,
+            rootless: options.rootless,
             loopback: false,
             net_devices: false,
             root: None,
@@ -347,6 +352,18 @@ impl InitPlan {
             start_container_hooks: Vec::new(),
             hook_state: HookState::default(),
         })
+    }
+
+    /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's
+    /// directories, and mapping the ids of a mount takes rights over the filesystem itself.
+    pub(crate) fn needs_parent_for(&self, mount: &MountPlan) -> bool {
+        matches!(mount.source, MountSource::Bind { .. })
+            && (self.needs_parent_for_devices() || mount.id_maps.is_some())
+    }
+
+    /// Whether only the parent may open the host's device nodes.
+    pub(crate) fn needs_parent_for_devices(&self) -> bool {
+        self.in_user_namespace && !self.rootless
     }
 
     fn place(&mut self, namespaces: &Namespaces) {

@@ -17,7 +17,7 @@ pub(super) fn create(
     root: &Root,
     devices: &[DeviceNode],
     in_user_namespace: bool,
-    trees: &mut Trees,
+    trees: &mut Trees<'_>,
 ) -> Result<()> {
     for (i, device) in devices.iter().enumerate() {
         if in_user_namespace {
