@@ -19,3 +19,4 @@ pub mod sys;
 pub mod wire;
 
 pub use error::{Error, Result, SysError};
+pub use idmap::in_user_namespace;

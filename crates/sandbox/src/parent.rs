@@ -83,7 +83,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
-        launched.write_id_maps(plan)?;
+        idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
         launched.channel.send_bytes(b"m", &[])?;
     }
     launched.send_plan(plan, &fds)?;
@@ -121,17 +121,6 @@ impl Launched {
         if let Some(score) = plan.init.process.oom_score_adj {
             let path = format!("/proc/{pid}/oom_score_adj");
             write_file(&path, &score.to_string()).context("set process.oomScoreAdj")?;
-        }
-        Ok(())
-    }
-
-    fn write_id_maps(&self, plan: &Plan) -> Result<()> {
-        let pid = self.child()?.pid;
-        let namespaces = &plan.namespaces;
-        let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
-        for (file, maps, kind) in maps {
-            write_file(&format!("/proc/{pid}/{file}"), &idmap::lines(maps))
-                .context(format!("set linux.{kind}Mappings"))?;
         }
         Ok(())
     }
@@ -200,7 +189,7 @@ impl Launched {
             reap(first.pid);
         }
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
-            self.write_id_maps(plan)?;
+            idmap::write(pid, &plan.namespaces, plan.init.rootless)?;
         }
         self.send(&ToInit::Proceed, &[])
     }

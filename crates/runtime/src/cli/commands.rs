@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub runtime: Runtime,
     /// `--criu`
     pub criu: Option<PathBuf>,
+    /// `--rootless`
+    pub rootless: Option<bool>,
     /// Sockets of a service manager that a new container gets.
     pub listen_fds: u32,
 }
@@ -39,10 +41,23 @@ impl Session {
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let container =
-            self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
+        let container = self.runtime.create(&args.id, &self.create_options(args, socket.as_ref()))?;
         let told = self.tell_of(&container, args);
         self.or_undo(&container, told)
+    }
+
+    fn create_options<'a>(&self, args: &CreateArgs, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
+        CreateOptions {
+            notify: notify_host().is_some(),
+            rootless: self.rootless,
+            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            no_pivot: args.no_pivot,
+            no_new_keyring: args.no_new_keyring,
+            listen_fds: self.listen_fds,
+            preserve_fds: args.preserve_fds,
+            console_socket: console.map(AsFd::as_fd),
+            stdio: None,
+        }
     }
 
     /// Gives the caller the pid and the pidfd that it asked for.
@@ -85,7 +100,7 @@ impl Session {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
         let pair = terminal.then(foreground::console_pair).transpose()?;
-        let options = create_options(&args.create, self.listen_fds, pair.as_ref().map(|(_, theirs)| theirs));
+        let options = self.create_options(&args.create, pair.as_ref().map(|(_, theirs)| theirs));
         let container = self.runtime.create(&args.create.id, &options)?;
         let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
         if attended.is_err() || !args.keep {
@@ -274,19 +289,6 @@ fn describe(container: &Container) -> anyhow::Result<ContainerState> {
 fn user_name(uid: u32) -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
     user.map_or_else(|| format!("#{uid}"), |user| user.name)
-}
-
-fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
-    CreateOptions {
-        notify: notify_host().is_some(),
-        bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-        no_pivot: args.no_pivot,
-        no_new_keyring: args.no_new_keyring,
-        listen_fds,
-        preserve_fds: args.preserve_fds,
-        console_socket: console.map(AsFd::as_fd),
-        stdio: None,
-    }
 }
 
 fn exec_options<'a>(args: &'a ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {

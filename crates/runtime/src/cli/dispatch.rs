@@ -66,7 +66,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     };
     let inherited = preserved(&command).saturating_add(listen_fds);
     hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
-    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone(), listen_fds };
+    let (runtime, criu, rootless) = (Runtime::new(&root.path), global.criu.clone(), global.rootless);
+    let session = Session { runtime, criu, rootless, listen_fds };
     match command {
         Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,

@@ -39,6 +39,8 @@ pub struct Options {
     pub preserve_fds: u32,
     /// The runtime is a plain user's: it has no right that its containers lack.
     pub rootless: bool,
+    /// The runtime itself is in a user namespace.
+    pub in_user_namespace: bool,
 }
 
 /// A whole container.
@@ -69,6 +71,8 @@ pub struct InitPlan {
     pub in_user_namespace: bool,
     /// Whether the parent is a plain user's, with no more rights than init.
     pub rootless: bool,
+    /// Whether device nodes are the host's, bound: in user namespaces none can be made.
+    pub bind_devices: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
     /// Whether network devices are to be asked for.
@@ -152,6 +156,10 @@ impl Plan {
         let linux = spec.linux().clone().unwrap_or_default();
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
         let namespaces = Namespaces::from_spec(&linux)?;
+        if options.rootless && !namespaces.has(NamespaceKind::User) {
+            let why = "rootless container requires user namespaces: expected one of type user";
+            return Err(Error::invalid("linux.namespaces", why));
+        }
         refuse_unbuilt(&linux)?;
         let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
@@ -334,6 +342,7 @@ impl InitPlan {
             second_stage: None,
             in_user_namespace: false,
             rootless: options.rootless,
+            bind_devices: options.in_user_namespace,
             loopback: false,
             net_devices: false,
             root: None,
@@ -375,6 +384,7 @@ impl InitPlan {
         }
         self.unshare = namespaces.new.iter().copied().filter(|k| late(*k)).collect();
         self.in_user_namespace = namespaces.has(NamespaceKind::User);
+        self.bind_devices |= self.in_user_namespace;
         self.loopback = namespaces.is_new(NamespaceKind::Network);
     }
 }

@@ -339,6 +339,31 @@ impl MountPlan {
         }
     }
 
+    /// The kernel takes `uid=` and `gid=` of a new filesystem for ids of the container's user namespace, and says no
+    /// more than EINVAL of one that is not there.
+    pub(super) fn check_owner(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
+        let MountSource::Filesystem { data, .. } = &self.source else { return Ok(()) };
+        if !namespaces.is_new(NamespaceKind::User) {
+            return Ok(());
+        }
+        for option in data.split(',') {
+            let (maps, id) = match option.split_once('=') {
+                Some(("uid", id)) => (&namespaces.uid_maps, id),
+                Some(("gid", id)) => (&namespaces.gid_maps, id),
+                _ => continue,
+            };
+            if id.parse().is_ok_and(|id: u32| !maps.iter().any(|map| map.contains(id))) {
+                return Err(Error::invalid(
+                    format!("mounts[{index}].options"),
+                    format!(
+                        "cannot specify {option}: the id is not mapped in the container's user namespace"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn source(
         field: &dyn Fn(&str) -> String,
         mount: &oci_spec::runtime::Mount,

@@ -58,8 +58,7 @@ pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<R
         ))?;
     }
     if plan.own_dev {
-        devices::create(&root, &plan.devices, init.in_user_namespace, &mut trees)
-            .context("make device nodes")?;
+        devices::create(&root, &plan.devices, init.bind_devices, &mut trees).context("make device nodes")?;
         devices::links(&root).context("make links in /dev")?;
     }
     Ok(root)
