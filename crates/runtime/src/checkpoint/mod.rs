@@ -2,11 +2,15 @@
 
 mod externals;
 mod guard;
+mod links;
 pub mod manifest;
 mod network;
 mod parents;
 mod staging;
+#[cfg(feature = "archive")]
+pub(crate) mod tmpfs;
 pub(crate) mod trust;
+mod yard;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -164,6 +168,8 @@ impl Container {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
+        #[cfg(feature = "archive")]
+        let _tar = tmpfs::be_tar(&mut launch, self.entry())?;
         let mut session = launch.start()?;
         let mut seal = Seal {
             manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
@@ -198,6 +204,11 @@ impl Container {
         let cgroup = self.cgroup()?;
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
+        let yard = match options.criu.cgroups_mode {
+            Some(CgroupMode::Ignore) => None,
+            _ => yard::make(self.entry().path().join("cgroups"))?,
+        };
+        dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
@@ -210,6 +221,14 @@ impl Container {
             && network::needs_no_lock(self.facts()?, spec, &options.criu)
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
+        }
+        if dump.common.network_lock == Some(NetworkLock::Skip)
+            && options.criu.empty_network.is_none()
+            && network::is_fresh(self.facts()?, spec)
+        {
+            dump.common.external.push(network::leave_out(dump.pid)?);
+            seal.manifest.options.empty_network = true;
+            seal.manifest.options.loopback = true;
         }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
         let mut frozen = None;

@@ -1,22 +1,74 @@
-//! Whether a checkpoint needs the container's network locked.
+//! What of a container's network a checkpoint need not lock and need not save.
 //!
 //! CRIU locks it with iptables or nftables so that no packet changes a TCP connection, or resets it, while one end is
-//! saved and the other goes on. That costs tens of milliseconds at the dump and again at each restore, which follows
-//! the method that the images name.
+//! saved and the other goes on. It saves what a network namespace holds with a program each for addresses, routes, rules
+//! and four kinds of firewall, and walks the machine's whole table of connections. Either costs tens of
+//! milliseconds at the dump, the tasks being frozen, and again at the restore.
 
+use std::path::Path;
+
+use hiber_criu::External;
+use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
+use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
 use super::{CriuOptions, joined};
+use crate::error::{Error, Result};
 use crate::state::Facts;
 
 /// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
 /// loopback, so that no packet comes from outside; and CRIU was not told to save established connections, so that it
 /// refuses any.
 pub(super) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -> bool {
-    let own =
-        facts.namespaces.contains(&NamespaceKind::Network) && joined(spec).all(|(kind, ..)| kind != "net");
-    own && options.tcp_established != Some(true) && only_loopback(facts.pid)
+    owns_namespace(facts, spec) && options.tcp_established != Some(true) && only_loopback(facts.pid)
+}
+
+/// Whether the network namespace is as `create` made it: a restore can make another. It must be the container's own and
+/// hold loopback alone, and nobody may have changed its sysctls, which are not looked at: the container
+/// has no right to, and no hook ran in it.
+pub(super) fn is_fresh(facts: &Facts, spec: &Spec) -> bool {
+    let sysctls_are_ours = || {
+        let administrates = spec.process().as_ref().is_none_or(|process| {
+            let sets = process.capabilities().as_ref();
+            let bounding = sets.and_then(|sets| sets.bounding().as_ref());
+            bounding.is_some_and(|set| set.contains(&Capability::NetAdmin))
+        });
+        let protected = spec.linux().as_ref().and_then(|l| l.readonly_paths().as_ref());
+        let hooked = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
+        !administrates && !hooked && protected.is_some_and(|paths| paths.iter().any(|p| p == "/proc/sys"))
+    };
+    owns_namespace(facts, spec)
+        && sysctls_are_ours()
+        && loopback::is_alone(facts.pid).unwrap_or_else(|e| {
+            tracing::debug!("the network namespace is saved as it is: {e}");
+            false
+        })
+}
+
+/// Has CRIU leave the network namespace out: it is "external", and once its image is gone ([`forget`]), an empty one. CRIU's
+/// own word for that, `empty_ns`, has it walk the table of connections all the same.
+pub(super) fn leave_out(pid: i32) -> Result<External> {
+    let file = format!("/proc/{pid}/ns/net");
+    let stat = rustix::fs::stat(&file).map_err(|e| Error::sys("stat", file, e))?;
+    Ok(External::namespace("net", stat.st_ino, "loopback"))
+}
+
+/// Removes the image that calls the network namespace external. Without one CRIU makes an empty namespace, as it does with the
+/// images of runc.
+pub(super) fn forget(images: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(images).map_err(|e| Error::file(images, &e))?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("netns-") && name.ends_with(".img") {
+            std::fs::remove_file(entry.path()).map_err(|e| Error::file(&entry.path(), &e))?;
+        }
+    }
+    Ok(())
+}
+
+fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {
+    facts.namespaces.contains(&NamespaceKind::Network) && joined(spec).all(|(kind, ..)| kind != "net")
 }
 
 /// What cannot be read counts as an interface.

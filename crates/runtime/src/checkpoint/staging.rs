@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::manifest::Manifest;
-use super::{make_dir, open_dir};
+use super::{make_dir, network, open_dir};
 use crate::error::{Context, Error, Result};
 
 /// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
@@ -75,6 +75,9 @@ impl Staging {
     /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
     /// name is replaced.
     pub(super) fn publish(&mut self, seal: &mut Seal) -> Result<()> {
+        if seal.manifest.options.loopback {
+            network::forget(&self.path)?;
+        }
         seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
