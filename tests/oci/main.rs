@@ -20,6 +20,7 @@ mod netdevices;
 mod notify;
 mod output;
 mod process;
+mod rootless;
 mod scheduling;
 mod seccomp_notify;
 mod streams;

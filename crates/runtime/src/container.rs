@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 use oci_spec::runtime::Spec;
@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::create::on_denied;
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::procfs;
@@ -128,7 +129,7 @@ impl Container {
     /// The container's cgroup.
     pub fn cgroup(&self) -> Result<Cgroup> {
         let paths = self.facts.as_ref().map(|f| f.cgroup.clone()).unwrap_or_default();
-        Ok(Cgroup::open(paths, OnDenied::Skip)?)
+        Ok(Cgroup::open(paths, on_denied(None))?)
     }
 
     /// Whether the kernel has killed a process of the container for want of memory. Known as long as its cgroup is
@@ -141,8 +142,12 @@ impl Container {
     pub fn processes(&self) -> Result<Vec<i32>> {
         let mut pids: Vec<i32> =
             self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
-        if pids.is_empty() {
-            pids.extend(self.pid());
+        if pids.is_empty()
+            && let Some(pid) = self.pid()
+        {
+            // Without a cgroup the pid namespace tells who belongs to the container.
+            let own = self.facts()?.own_pid_namespace();
+            pids = if own { procfs::in_pid_namespace_of(pid) } else { vec![pid] };
         }
         pids.sort_unstable();
         pids.dedup();
@@ -201,7 +206,7 @@ impl Container {
     pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
         let signal = signal.into();
         let facts = self.facts()?;
-        if signal == Signal::KILL && !facts.own_pid_namespace() {
+        if signal == Signal::KILL && !facts.own_pid_namespace() && self.cgroup()?.exists() {
             return self.kill_all(signal);
         }
         let pidfd = self.pidfd()?;
@@ -218,7 +223,12 @@ impl Container {
 
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
-        Ok(self.cgroup()?.kill(signal)?)
+        let cgroup = self.cgroup()?;
+        if cgroup.paths().directories().is_empty() {
+            tracing::warn!("no cgroup names all processes of the container: only its first one is signalled");
+            return self.kill(signal);
+        }
+        Ok(cgroup.kill(signal)?)
     }
 
     /// Freezes all processes.

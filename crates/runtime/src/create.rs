@@ -11,7 +11,7 @@ use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied, 
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::{config, hooks};
+use hiber_sandbox::{config, hooks, in_user_namespace};
 use oci_spec::runtime::Spec;
 
 use crate::container::{Container, chain};
@@ -38,6 +38,9 @@ pub struct CreateOptions<'a> {
     pub listen_fds: u32,
     /// Pass so many further descriptors on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
+    /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
+    /// machine's root.
+    pub rootless: Option<bool>,
     /// Give the process a socket for sd_notify(3); see [`Container::notify`].
     pub notify: bool,
     /// The connected socket that receives the terminal's master; needed if `process.terminal` is set.
@@ -83,6 +86,8 @@ impl Prepared {
                 no_pivot: options.no_pivot,
                 no_new_keyring: options.no_new_keyring,
                 preserve_fds: options.listen_fds.saturating_add(options.preserve_fds),
+                rootless: !rustix::process::geteuid().is_root(),
+                in_user_namespace: in_user_namespace(),
             },
         )?;
         if options.listen_fds > 0 {
@@ -93,9 +98,9 @@ impl Prepared {
         let layout = Layout::detect()?;
         let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id, options.systemd_cgroup)?;
         // A cgroup that was asked for by name must be there; the default one is a bonus for a rootless container.
-        let named = spec.linux().as_ref().is_some_and(|l| l.cgroups_path().is_some());
-        let root = rustix::process::geteuid().is_root();
-        let on_denied = if root || named { OnDenied::Fail } else { OnDenied::Skip };
+        let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
+        let named = given.is_some_and(|path| !path.as_os_str().is_empty());
+        let on_denied = if named { OnDenied::Fail } else { on_denied(options.rootless) };
         Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
     }
 
@@ -161,6 +166,14 @@ impl Prepared {
             });
         }
         mounts
+    }
+}
+
+/// What to do where a cgroup is denied: `rootless` is the caller's choice.
+pub(crate) fn on_denied(rootless: Option<bool>) -> OnDenied {
+    match rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace()) {
+        true => OnDenied::Skip,
+        false => OnDenied::Fail,
     }
 }
 
@@ -240,6 +253,14 @@ fn build(
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
+    let paths = cgroup.paths();
+    let no_cgroup = paths.directories().is_empty() && paths.systemd.is_none();
+    if no_cgroup && !prepared.plan.namespaces.is_new(NamespaceKind::Pid) {
+        tracing::warn!(
+            "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is strongly \
+             discouraged, as it is impossible to properly kill all container's processes"
+        );
+    }
     let mounts = prepared.cgroup_mounts(&cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub criu: Option<PathBuf>,
     /// `--systemd-cgroup`
     pub systemd_cgroup: bool,
+    /// `--rootless`
+    pub rootless: Option<bool>,
     /// Sockets of a service manager that a new container gets.
     pub listen_fds: u32,
 }
@@ -51,6 +53,7 @@ impl Session {
             notify: notify_host().is_some(),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
             systemd_cgroup: self.systemd_cgroup,
+            rootless: self.rootless,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             listen_fds: self.listen_fds,

@@ -65,6 +65,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         runtime: Runtime::new(&root.path),
         criu: global.criu.clone(),
         systemd_cgroup: global.systemd_cgroup,
+        rootless: global.rootless,
         listen_fds,
     };
     match command {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::delegate::check_movable;
 use super::devices::{DeviceSet, FIELD as DEVICES};
 use super::dir::{Dir, if_there};
 use super::filter::device_filter;
@@ -146,13 +147,21 @@ impl Cgroup {
         for (path, controllers) in paths.directories() {
             let outside = || Error::invalid("cgroup path", format!("{path:?} is in no mounted hierarchy"));
             let mount = layout.mount_of(path).ok_or_else(outside)?;
-            match self.make(&mount.point, path, &controllers, layout, limits) {
+            let made_before = self.created.len();
+            let made = self.make(&mount.point, path, &controllers, layout, limits);
+            let what = format!("make cgroup {}", path.display());
+            match made {
                 Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
+                    remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
                     self.paths.v2 = self.paths.v2.take().filter(|p| p != path);
                 }
-                other => other.context(format!("make cgroup {}", path.display()))?,
+                // runc's words, by which it is known.
+                Err(Error::Sys(e)) if denied(&e) => {
+                    return Err(e).context(format!("unable to apply cgroup configuration: {what}"));
+                }
+                other => other.context(what)?,
             }
         }
         Ok(())
@@ -181,6 +190,9 @@ impl Cgroup {
             } else if controllers.contains(&"cpuset") && names.peek().is_some() {
                 fill_cpuset(&dir)?;
             }
+        }
+        if dir.version() == Version::V2 {
+            check_movable(layout, dir.path())?;
         }
         Ok(())
     }
@@ -212,13 +224,19 @@ impl Cgroup {
 
     /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, where that alone puts a process into
     /// the whole cgroup: on a host with only v2. A unit has none before its first process, and a user's processes
-    /// are moved by the user's systemd alone.
+    /// are moved by the user's systemd alone. None also where that may be denied,
+    /// and need not be done.
     ///
     /// # Errors
     /// The directory cannot be opened.
     pub fn v2_dir_fd(&self) -> Result<Option<OwnedFd>> {
         match &self.paths.v2 {
             _ if self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user) => {
+                Ok(None)
+            }
+            Some(path)
+                if self.on_denied == OnDenied::Skip && check_movable(&Layout::detect()?, path).is_err() =>
+            {
                 Ok(None)
             }
             Some(path) if self.paths.v1.is_empty() => Ok(Some(Dir::open(path)?.into())),
