@@ -12,16 +12,23 @@ pub struct Cause {
     pub explanation: &'static str,
     /// What to do: a clause without a full stop.
     pub advice: &'static str,
+    /// The name of the preflight check that finds whose fault it is, for failures of dumps.
+    pub check: Option<&'static str>,
 }
 
 impl Cause {
+    const fn found_by(mut self, check: &'static str) -> Self {
+        self.check = Some(check);
+        self
+    }
+
     pub(crate) fn matches(&self, line: &str) -> bool {
         self.words.iter().all(|word| line.contains(word))
     }
 }
 
 const fn cause(words: &'static [&'static str], explanation: &'static str, advice: &'static str) -> Cause {
-    Cause { words, explanation, advice }
+    Cause { words, explanation, advice, check: None }
 }
 
 /// The table.
@@ -31,8 +38,9 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Connected TCP socket"],
         "a process has an open TCP connection",
         "pass --tcp-established, to checkpoint and to restore",
-    ),
-    cause(&["file locks are hold"], "a process holds a file lock", "pass --file-locks"),
+    )
+    .found_by("tcp-connection"),
+    cause(&["file locks are hold"], "a process holds a file lock", "pass --file-locks").found_by("file-lock"),
     cause(
         &["External socket"],
         "a process is connected to a unix socket outside the container",
