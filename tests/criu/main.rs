@@ -6,6 +6,7 @@
 mod contents;
 mod crash;
 mod errors;
+mod failures;
 mod inspect;
 mod interchange;
 mod lifecycle;

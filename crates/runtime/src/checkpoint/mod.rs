@@ -29,7 +29,7 @@ use staging::{Seal, Staging};
 
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
-use crate::preflight::explain;
+use crate::preflight::{explain, refuse_traced};
 use crate::state::Status;
 
 /// The first CRIU that surely knows the choice to lock nothing.
@@ -154,6 +154,7 @@ impl Container {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        refuse_traced(&self)?;
         let spec = self.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path)?;

@@ -103,14 +103,17 @@ impl Container {
             let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
             (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
         }
-        let locks = !options.pre_dump && !checkpoint::needs_no_lock(facts, spec, criu);
+        let locks = !options.pre_dump
+            && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
         let lock = locks.then(|| criu.network_lock.unwrap_or(NetworkLock::Iptables));
-        let shared_network = !facts.namespaces.contains(&NamespaceKind::Network)
-            || joined(spec).any(|(kind, ..)| kind == "net");
+        let shared_network = joined(spec).any(|(kind, ..)| kind == "net");
         if shared_network && lock.is_some_and(|lock| lock != NetworkLock::Skip) {
             findings.add(&SHARED_NETWORK, SHARED_NETWORK.about);
         }
-        let own_network = !options.pre_dump && !shared_network && !on(criu.empty_network);
+        let own_network = !options.pre_dump
+            && !shared_network
+            && facts.namespaces.contains(&NamespaceKind::Network)
+            && !on(criu.empty_network);
         host::Programs { lock, own_network, tmpfs: size.tmpfs_mounts > 0 }.check(findings);
         for task in &tasks {
             let (private, shared) = memory(task);

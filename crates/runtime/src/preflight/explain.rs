@@ -10,10 +10,11 @@ use crate::container::Container;
 /// be looked at.
 pub(crate) fn explain(container: &Container, options: &CheckpointOptions, mut error: CriuError) -> CriuError {
     let Some(failure) = error.failure_mut() else { return error };
-    let check = failure.diagnosis.cause.and_then(|cause| cause.check);
-    if let Some(check) = check
+    let checks = failure.diagnosis.cause.map_or(&[][..], |cause| cause.checks);
+    if !checks.is_empty()
         && let Ok(findings) = container.findings_inside(options)
-        && let Some(found) = findings.0.iter().find(|f| f.check == check && f.severity == Severity::Error)
+        && let Some(found) =
+            findings.0.iter().find(|f| checks.contains(&f.check) && f.severity == Severity::Error)
     {
         failure.seen = Some(found.to_string());
         return error;

@@ -51,6 +51,10 @@ pub(super) fn check(findings: &mut Findings, first: &Task, external: &[External]
         }
         let has_root =
             |m: &&MountInfo| m.majmin == mount.majmin && m.root == "/" && KNOWN.contains(&m.fs_type.as_str());
+        // Cgroups are saved apart, by the cgroups that the processes are in.
+        if mount.fs_type == "cgroup" || mount.fs_type == "cgroup2" {
+            continue;
+        }
         if mount.majmin != root_device && !mounts.iter().any(|m| has_root(&m)) {
             let source = mount.mount_source.clone().unwrap_or_default();
             let what = format!("a mount of type {} ({source}) is not in config.json", mount.fs_type);

@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(numbers("6.18.44-fc-v657"), [6, 18]);
         assert_eq!(numbers("4.2"), [4, 2]);
         assert!(numbers("6.12.1") > numbers("6.1.0-38-amd64"));
-        assert_eq!(numbers("x"), []);
+        assert!(numbers("x").is_empty());
     }
 
     #[test]

@@ -12,12 +12,13 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessa
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::UnixDiagName;
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, netlink};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::Findings;
 use super::files::SocketFd;
-use super::table::{IN_FLIGHT, SOCKET, TCP, UNIX_DATAGRAM, UNIX_STREAM};
+use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_PEER};
 use super::tasks::Task;
 
 /// What the flags allow.
@@ -56,6 +57,13 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Task], sockets: &[Vec<Sock
             if let Some(name) = kind.unsupported() {
                 findings.of(task, &SOCKET, format!("descriptor {} is a socket of kind {name}", socket.fd));
                 continue;
+            }
+            if kind.family == AddressFamily::NETLINK && has_data(&copy) {
+                findings.of(
+                    task,
+                    &NETLINK,
+                    format!("descriptor {} has messages that it has not read", socket.fd),
+                );
             }
             let Ok(namespace) = std::fs::read_link(task.path("ns/net")) else { continue };
             let network = networks.entry(namespace).or_insert_with(|| Network::read(task, &held));
@@ -115,11 +123,24 @@ impl Kind {
     }
 }
 
+fn has_data(socket: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(socket, PollFlags::IN)];
+    rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
 /// A network namespace's sockets.
 struct Network {
     tcp: HashMap<u64, TcpNetEntry>,
     /// Sockets that are connected to one that the container does not have: with a name for the other end.
-    outside: HashMap<u64, String>,
+    outside: HashMap<u64, Peer>,
+}
+
+/// The other end of a unix socket.
+struct Peer {
+    /// Its name, or that of the near end; may be empty.
+    name: String,
+    /// Whether it is in the same network namespace, where CRIU can see it.
+    is_near: bool,
 }
 
 impl Network {
@@ -136,12 +157,12 @@ impl Network {
         if kind.family == AddressFamily::UNIX
             && let Some(peer) = self.outside.get(&socket.inode)
         {
-            let datagram = kind.type_ == SocketType::DGRAM;
-            let check = if datagram { &UNIX_DATAGRAM } else { &UNIX_STREAM };
-            if !datagram || !allowed.unix_datagram {
+            let can_be_named = kind.type_ == SocketType::DGRAM && peer.is_near;
+            let check = if can_be_named { &UNIX_DATAGRAM } else { &UNIX_PEER };
+            if !can_be_named || !allowed.unix_datagram {
                 let what =
                     format!("descriptor {} is connected to a unix socket outside the container", socket.fd);
-                findings.of(task, check, what).path = Some(peer.clone()).filter(|name| !name.is_empty());
+                findings.of(task, check, what).path = Some(peer.name.clone()).filter(|name| !name.is_empty());
             }
         }
         let Some(entry) = self.tcp.get(&socket.inode) else { return };
@@ -173,17 +194,24 @@ fn tcp(findings: &mut Findings, task: &Task, fd: i32, entry: &TcpNetEntry, allow
 }
 
 /// The sockets of `held` whose other end is not in it, nor waiting to be accepted by one that is.
-fn outside_peers(all: &[UnixResponse], held: &HashSet<u64>) -> HashMap<u64, String> {
+fn outside_peers(all: &[UnixResponse], held: &HashSet<u64>) -> HashMap<u64, Peer> {
     let is_held = |s: &&UnixResponse| held.contains(&u64::from(s.header.inode));
     let waiting: HashSet<u32> =
         all.iter().filter(is_held).filter_map(UnixResponse::pending_connections).flatten().copied().collect();
     let names: HashMap<u32, String> = all.iter().map(|s| (s.header.inode, name(s))).collect();
     let mut outside = HashMap::new();
     for socket in all.iter().filter(is_held) {
-        let Some(peer) = socket.peer().filter(|peer| *peer != 0) else { continue };
-        if !held.contains(&u64::from(peer)) && !waiting.contains(&peer) {
-            let other = names.get(&peer).filter(|name| !name.is_empty()).cloned();
-            outside.insert(u64::from(socket.header.inode), other.unwrap_or_else(|| name(socket)));
+        let inode = socket.header.inode;
+        let elsewhere = match socket.peer() {
+            // Nobody has accepted the connection yet, or the other end is closed, which shuts this one down.
+            Some(0) => !waiting.contains(&inode) && socket.shutdown_state().unwrap_or(0) == 0,
+            Some(peer) => !held.contains(&u64::from(peer)),
+            None => false,
+        };
+        if elsewhere {
+            let other = socket.peer().and_then(|peer| names.get(&peer));
+            let named = other.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| name(socket));
+            outside.insert(u64::from(inode), Peer { name: named, is_near: other.is_some() });
         }
     }
     outside
@@ -280,11 +308,16 @@ mod tests {
         let (listening, connected) = (inode(&listener), inode(&client));
         assert!(outside_peers(&all, &[listening, connected].into()).is_empty(), "it waits to be accepted");
         let outside = outside_peers(&all, &[connected].into());
-        assert_eq!(outside[&connected], path.to_string_lossy());
+        assert!(outside.contains_key(&connected), "whoever listens is not held");
         let (server, _) = listener.accept().unwrap();
         let all = ask_for_unix_sockets().unwrap();
         assert!(outside_peers(&all, &[connected, inode(&server)].into()).is_empty());
-        assert_eq!(outside_peers(&all, &[listening, connected].into()).len(), 1);
+        let outside = outside_peers(&all, &[listening, connected].into());
+        assert_eq!(outside[&connected].name, path.to_string_lossy());
+        assert!(outside[&connected].is_near);
+        drop(server);
+        let all = ask_for_unix_sockets().unwrap();
+        assert!(outside_peers(&all, &[connected].into()).is_empty(), "a connection that is closed");
     }
 
     #[test]

@@ -80,11 +80,14 @@ checks! {
     IN_FLIGHT: "tcp-in-flight", Checkpoint, Error,
         "a TCP connection waits to be accepted",
         "pass --tcp-skip-in-flight, or try again in a moment";
-    UNIX_STREAM: "unix-stream", Checkpoint, Error,
-        "a stream unix socket is connected to one outside the container",
-        "let the process close it first: CRIU can save datagram sockets only";
+    NETLINK: "netlink-unread", Checkpoint, Error,
+        "a netlink socket has messages that nobody has read",
+        "try again in a moment, or let the process close it";
+    UNIX_PEER: "unix-peer", Checkpoint, Error,
+        "a unix socket is connected to one outside the container; it is a stream, or in another network namespace",
+        "let the process close it first: CRIU can save datagram sockets of the same network namespace only";
     UNIX_DATAGRAM: "unix-datagram", Checkpoint, Error,
-        "a datagram unix socket is connected to one outside the container",
+        "a datagram unix socket is connected to one outside the container, in the same network namespace",
         "pass --ext-unix-sk, to checkpoint and to restore";
     LOCK: "file-lock", Checkpoint, Error,
         "a file is locked",

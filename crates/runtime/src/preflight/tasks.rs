@@ -6,6 +6,8 @@ use ::procfs::process::{Stat, Status};
 
 use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
 use super::{Findings, Process};
+use crate::container::Container;
+use crate::error::{Error, Result};
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
 /// are part of the cgroups.
@@ -70,6 +72,26 @@ pub(super) fn command(pid: i32, name: &str) -> String {
     }
 }
 
+/// A traced process makes CRIU try for ten seconds, in which the container is frozen: it is refused before.
+pub(crate) fn refuse_traced(container: &Container) -> Result<()> {
+    let mut findings = Findings::default();
+    let tasks = container.tasks()?;
+    tasks.iter().for_each(|task| traced(&mut findings, task));
+    match findings.0.first() {
+        Some(found) => Err(Error::Invalid(format!("{found}; {}", found.advice))),
+        None => Ok(()),
+    }
+}
+
+fn traced(findings: &mut Findings, task: &Task) {
+    let tracer = task.status.tracerpid;
+    if tracer != 0 {
+        let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
+        let what = format!("it is traced by process {tracer} ({}) of the host", name.trim());
+        findings.of(task, &TRACED, what);
+    }
+}
+
 /// What each process is in the way by itself.
 pub(super) fn check(findings: &mut Findings, tasks: &[Task], shell_job: bool, own_user_namespace: bool) {
     let Some(first) = tasks.first() else { return };
@@ -89,15 +111,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Task], shell_job: bool, ow
             }
             _ => {}
         }
-        if task.status.tracerpid != 0 {
-            let tracer = task.status.tracerpid;
-            let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
-            findings.of(
-                task,
-                &TRACED,
-                format!("it is traced by process {tracer} ({}) of the host", name.trim()),
-            );
-        }
+        traced(findings, task);
         session(findings, task, task.pid == first.pid, shell_job);
         if task.is_dead() {
             continue;
