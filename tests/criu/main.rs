@@ -8,6 +8,7 @@ mod cgroups;
 mod contents;
 mod crash;
 mod errors;
+mod failures;
 mod fresh_network;
 mod inspect;
 mod interchange;

@@ -15,6 +15,7 @@ pub mod features;
 pub mod id;
 mod inspect;
 mod notify;
+pub mod preflight;
 mod procfs;
 mod restore;
 pub mod spec;
@@ -73,6 +74,16 @@ impl Runtime {
     /// nothing of it is left.
     pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Container> {
         restore::restore(&self.store, id, options)
+    }
+
+    /// Lists what would make [`restore`](Self::restore) with these options fail, or cost much. Nothing is made or
+    /// started.
+    pub fn check_restore(
+        &self,
+        id: &ContainerId,
+        options: &RestoreContainerOptions<'_>,
+    ) -> preflight::Report {
+        preflight::check_restore(&self.store, id, options)
     }
 
     /// A container that exists.

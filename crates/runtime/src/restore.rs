@@ -82,7 +82,10 @@ pub(crate) fn restore(
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
-fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> Result<Option<Manifest>> {
+pub(crate) fn check_images(
+    prepared: &Prepared,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<Option<Manifest>> {
     let init = &prepared.plan.init;
     let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))

@@ -115,8 +115,6 @@ impl Manifest {
         options: &CheckpointOptions,
     ) -> Result<Self> {
         let system = rustix::system::uname();
-        let architecture = system.machine().to_string_lossy().into_owned();
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Ok(Self {
             version: VERSION,
             kind: if options.pre_dump { Kind::PreDump } else { Kind::Dump },
@@ -124,7 +122,7 @@ impl Manifest {
             created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             criu: criu.to_string(),
             kernel: system.release().to_string_lossy().into_owned(),
-            cpu: Cpu { architecture, features: cpu_features(&cpuinfo) },
+            cpu: Cpu::here(),
             options: Options::of(options),
             config: config_digest(spec)?,
             files: BTreeMap::new(),
@@ -201,6 +199,15 @@ impl Manifest {
     /// Whether every file has a hash, so that [`compare`](Self::compare) sees each change.
     pub fn is_hashed(&self) -> bool {
         self.files.values().all(|file| file.blake3.is_some())
+    }
+}
+
+impl Cpu {
+    /// This machine's.
+    pub(crate) fn here() -> Self {
+        let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self { architecture, features: cpu_features(&cpuinfo) }
     }
 }
 

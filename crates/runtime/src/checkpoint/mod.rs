@@ -29,10 +29,12 @@ pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
+pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
 use crate::container::{Container, chain};
 use crate::error::{Context, Error, Result};
+use crate::preflight::{explain, refuse_traced};
 use crate::state::Status;
 
 /// The first CRIU that surely knows the choice to lock nothing.
@@ -131,7 +133,7 @@ impl CriuOptions {
 }
 
 /// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
-fn config_file(spec: &Spec) -> Option<PathBuf> {
+pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     let annotated = spec.annotations().as_ref().and_then(|a| a.get("org.criu.config")).map(PathBuf::from);
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
@@ -157,6 +159,7 @@ impl Container {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        refuse_traced(&self)?;
         let spec = self.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path)?;
@@ -237,7 +240,7 @@ impl Container {
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
             && session.version()? >= SKIPS_NETWORK_LOCK
-            && network::needs_no_lock(self.facts()?, spec, &options.criu)
+            && needs_no_lock(self.facts()?, spec, &options.criu)
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
@@ -261,7 +264,10 @@ impl Container {
         match result {
             Ok(()) if options.leave_running => staging.publish(seal),
             Ok(()) => Ok(()),
-            Err(e) => Err(staging.explain(e, options.criu.work_path.is_some()).into()),
+            Err(e) => {
+                let e = explain(self, options, e);
+                Err(staging.explain(e, options.criu.work_path.is_some()).into())
+            }
         }
     }
 
@@ -311,7 +317,7 @@ impl Container {
     }
 }
 
-fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
+pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");

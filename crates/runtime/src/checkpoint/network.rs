@@ -18,7 +18,7 @@ use crate::state::Facts;
 /// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
 /// loopback, so that no packet comes from outside; and CRIU was not told to save established connections, so that it
 /// refuses any.
-pub(super) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -> bool {
+pub(crate) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -> bool {
     owns_namespace(facts, spec) && options.tcp_established != Some(true) && only_loopback(facts.pid)
 }
 

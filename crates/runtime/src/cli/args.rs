@@ -326,6 +326,8 @@ pub(crate) struct CheckpointArgs {
     pub no_hash: bool,
     /// `--no-sync`
     pub no_sync: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
 }
 
 /// `restore`
@@ -353,6 +355,8 @@ pub(crate) struct RestoreArgs {
     pub lsm_mount_context: Option<String>,
     /// `--trust-images`
     pub trust_images: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
 }
 
 /// `inspect`

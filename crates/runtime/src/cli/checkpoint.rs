@@ -1,6 +1,6 @@
 //! `checkpoint` and `restore`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,10 +10,11 @@ use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions}
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
 use super::commands::{Session, connect_console, open_pidfd, wants_terminal, write_pid_file};
 use super::foreground::{self, Console, Signals};
+use super::preflight::show;
 
 impl Session {
     /// `checkpoint`
-    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<()> {
+    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<ExitCode> {
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
@@ -30,11 +31,18 @@ impl Session {
             no_hash: args.no_hash,
             no_sync: args.no_sync,
         };
-        Ok(container.checkpoint(&options)?)
+        if let Some(format) = args.check {
+            return show(&container.check_checkpoint(&options)?, format);
+        }
+        container.checkpoint(&options)?;
+        Ok(ExitCode::SUCCESS)
     }
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        if let Some(format) = args.check {
+            return show(&self.runtime.check_restore(&args.id, &self.restore_options(args, None)), format);
+        }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         }
@@ -45,16 +53,7 @@ impl Session {
             .then(foreground::console_pair)
             .transpose()?;
         let socket = given.as_ref().or(pair.as_ref().map(|(_, theirs)| theirs));
-        let options = RestoreContainerOptions {
-            criu: self.criu_options(&args.criu),
-            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-            systemd_cgroup: self.systemd_cgroup,
-            console_socket: socket.map(AsFd::as_fd),
-            stdio: None,
-            lsm_profile: args.lsm_profile.clone(),
-            lsm_mount_context: args.lsm_mount_context.clone(),
-            trust_images: args.trust_images,
-        };
+        let options = self.restore_options(args, socket.map(AsFd::as_fd));
         let container = self.runtime.restore(&args.id, &options)?;
         let pid = container.facts()?.pid;
         self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), pid))?;
@@ -64,6 +63,23 @@ impl Session {
         let status = foreground::attend(pid, &pidfd, &signals, console)?;
         self.delete(&args.id, true)?;
         Ok(status.into())
+    }
+
+    fn restore_options<'a>(
+        &self,
+        args: &RestoreArgs,
+        console_socket: Option<BorrowedFd<'a>>,
+    ) -> RestoreContainerOptions<'a> {
+        RestoreContainerOptions {
+            criu: self.criu_options(&args.criu),
+            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            systemd_cgroup: self.systemd_cgroup,
+            console_socket,
+            stdio: None,
+            lsm_profile: args.lsm_profile.clone(),
+            lsm_mount_context: args.lsm_mount_context.clone(),
+            trust_images: args.trust_images,
+        }
     }
 
     fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {

@@ -82,7 +82,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume { id } => session.resume(&id)?,
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
-        Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Checkpoint(args) => return session.checkpoint(args),
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }
