@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_sandbox::SysError;
 
+use crate::checkpoint::named::CheckpointError;
 use crate::state::Status;
 
 /// The crate's result.
@@ -36,6 +37,9 @@ pub enum Error {
     /// Set-up or the kernel.
     #[error(transparent)]
     Sandbox(#[from] hiber_sandbox::Error),
+    /// A named checkpoint that cannot be made or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// CRIU.
     #[error(transparent)]
     Criu(#[from] hiber_criu::CriuError),
@@ -83,6 +87,9 @@ impl Error {
             Self::NotRunning | Self::State { .. } => Kind::State,
             Self::Invalid(_) => Kind::Invalid,
             Self::Sandbox(e) => sandbox_kind(e),
+            Self::Checkpoint(CheckpointError::Exists { .. }) => Kind::Exists,
+            Self::Checkpoint(CheckpointError::Missing { .. }) => Kind::NotFound,
+            Self::Checkpoint(_) => Kind::Invalid,
             Self::While { source, .. } => source.kind(),
             Self::File { .. } | Self::Criu(_) => Kind::Failed,
         }

@@ -31,6 +31,7 @@ mod wait;
 use std::path::Path;
 
 pub use checkpoint::manifest::{self, Manifest};
+pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
@@ -81,6 +82,21 @@ impl Runtime {
     /// nothing of it is left.
     pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
         restore::restore(&self.store, id, options)
+    }
+
+    /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so
+    /// it does for what its dump was told and `options` leave open.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn start_from(
+        &self,
+        id: &ContainerId,
+        checkpoint: &Checkpoint,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<Task> {
+        checkpoint.choose(&mut options.criu);
+        self.restore(id, &options)
     }
 
     /// A container that exists.

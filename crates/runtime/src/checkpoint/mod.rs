@@ -3,6 +3,7 @@
 mod externals;
 mod guard;
 pub mod manifest;
+pub(crate) mod named;
 mod network;
 mod parents;
 mod staging;
@@ -24,6 +25,7 @@ pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
+use named::Named;
 use staging::{Seal, Staging};
 
 use crate::container::chain;
@@ -146,17 +148,22 @@ impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
-    pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        self.checkpoint_as(options, None)
+    }
+
+    fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
         let container = self.container();
         check(options, container.id().as_str())?;
         let lock = container.entry().lock()?;
         let status = self.status()?;
+        named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
-        let mut staging = Staging::new(&options.criu.image_path)?;
+        let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&Watch {
             cgroup: self.facts()?.cgroup.clone(),
             thaw: status == Status::Running,
@@ -172,6 +179,7 @@ impl Task {
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
+            config: named.map(|named| named.config),
         };
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
@@ -194,7 +202,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
+        (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
     ) -> Result<()> {
         let cgroup = self.cgroup();
@@ -242,7 +250,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal): (&mut Staging, &mut Seal),
+        (staging, seal): (&mut Staging, &mut Seal<'_>),
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";

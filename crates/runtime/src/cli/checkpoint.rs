@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
+use super::checkpoints::checkpoints_of;
 use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
 use super::foreground::{self, Console, Signals};
 
@@ -54,7 +55,14 @@ impl Session {
             lsm_mount_context: args.lsm_mount_context.clone(),
             trust_images: args.trust_images,
         };
-        let task = self.runtime.restore(&args.id, &options)?;
+        let task = match &args.checkpoint {
+            None => self.runtime.restore(&args.id, &options)?,
+            Some(name) => {
+                let dir = args.checkpoint_dir.as_deref();
+                let checkpoint = checkpoints_of(&args.id, dir, &options.bundle).get(name)?;
+                self.runtime.start_from(&args.id, &checkpoint, options)?
+            }
+        };
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
         let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
@@ -63,7 +71,7 @@ impl Session {
         Ok(status.into())
     }
 
-    fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
+    pub(super) fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
         CriuOptions {
             criu: self.criu.clone(),
             image_path: flags.image_path.clone().unwrap_or_else(|| PathBuf::from("checkpoint")),

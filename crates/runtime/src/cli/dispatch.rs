@@ -82,6 +82,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Checkpoints(args) => session.checkpoints(&args)?,
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }
