@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
+use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{config, hooks};
 use oci_spec::runtime::Spec;
@@ -17,11 +18,11 @@ use oci_spec::runtime::Spec;
 use crate::container::{Container, chain};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::lifecycle::Lifecycle;
 use crate::notify;
-use crate::process::Process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
-use crate::stdio::{Stdio, Wired};
+use crate::stdio::{Kept, Stdio, Wired};
 use crate::store::{Entry, Lock, Store};
 use crate::task::Task;
 
@@ -204,9 +205,10 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
     match build(&entry, &mut prepared, &mut facts, wired) {
-        Ok(process) => {
+        Ok((child, kept)) => {
+            entry.note(Lifecycle::Create { pid: child.pid });
             let container = Container::made(id.clone(), entry, facts, prepared.spec);
-            Ok(Creation { task: Task::new(container, Some(process))?, _lock: lock })
+            Ok(Creation { task: Task::made(container, child, kept)?, _lock: lock })
         }
         Err(e) => {
             // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
@@ -216,7 +218,12 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     }
 }
 
-fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, wired: Wired<'_>) -> Result<Process> {
+fn build(
+    entry: &Entry,
+    prepared: &mut Prepared,
+    facts: &mut Facts,
+    wired: Wired<'_>,
+) -> Result<(Child, Kept)> {
     entry.write_config(&prepared.spec)?;
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
@@ -243,7 +250,7 @@ fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, wired: Wired
     note_process(entry, facts, launched.pid())?;
     let kept = wired.keep()?;
     entry.publish_start_socket()?;
-    Ok(Process::new(launched.detach()?, kept))
+    Ok((launched.detach()?, kept))
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another

@@ -20,6 +20,9 @@ pub enum Error {
     /// There is one already.
     #[error("container with given ID already exists")]
     Exists,
+    /// There is already a process of that id in the container.
+    #[error("process {0} already exists in the container")]
+    ProcessExists(String),
     /// The container's process is gone.
     #[error("container not running")]
     NotRunning,
@@ -83,7 +86,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotFound => Kind::NotFound,
-            Self::Exists => Kind::Exists,
+            Self::Exists | Self::ProcessExists(_) => Kind::Exists,
             Self::NotRunning | Self::State { .. } => Kind::State,
             Self::Invalid(_) => Kind::Invalid,
             Self::Sandbox(e) => sandbox_kind(e),

@@ -11,7 +11,8 @@ use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, Restor
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::sys;
+use hiber_sandbox::sys::{self, clone::Child};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
@@ -20,7 +21,7 @@ use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::process::Process;
+use crate::lifecycle::Lifecycle;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -67,10 +68,11 @@ pub(crate) fn restore(
         criu: &criu,
         wired: &wired,
     };
-    let restored = restoring.run(&mut facts).and_then(|()| first_process(&facts, wired));
-    let process = restored.inspect_err(|_| undo(&entry, &facts))?;
+    let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
+    let (child, kept) = restored.inspect_err(|_| undo(&entry, &facts))?;
+    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
-    Task::new(Container::made(id.clone(), entry, facts, prepared.spec), Some(process))
+    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
@@ -80,10 +82,12 @@ fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> R
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
 }
 
-/// The restored process, with what the caller keeps of its streams.
-fn first_process(facts: &Facts, wired: Wired<'_>) -> Result<Process> {
-    let process = Process::open(facts.pid, facts.start_time)?.ok_or(Error::NotRunning)?;
-    Ok(process.keeping(wired.keep()?))
+/// The restored process, our child: nobody else can have its number.
+fn first_process(facts: &Facts) -> Result<Child> {
+    let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| Error::sys("pidfd_open", facts.pid.to_string(), e))?;
+    Ok(Child { pid: facts.pid, pidfd })
 }
 
 struct Restoring<'a> {

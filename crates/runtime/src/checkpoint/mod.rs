@@ -30,6 +30,7 @@ use staging::{Seal, Staging};
 
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
+use crate::lifecycle::Lifecycle;
 use crate::state::Status;
 use crate::task::Task;
 
@@ -184,17 +185,22 @@ impl Task {
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
+        let note = || {
+            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            container.entry().note(Lifecycle::Checkpointed { path, exit });
+        };
         let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
                 tracing::warn!("after the checkpoint was written: {}", chain(e));
             }
+            note();
             self.destroy().context("remove the checkpointed container")?;
             drop(lock);
             return Ok(());
         }
-        dumped
+        dumped.inspect(|()| note())
     }
 
     fn dump(

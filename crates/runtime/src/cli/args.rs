@@ -247,10 +247,12 @@ pub(crate) struct SpecArgs {
 pub(crate) struct EventsArgs {
     /// The container.
     pub id: ContainerId,
-    /// `--interval`; more than zero
-    pub interval: Duration,
+    /// `--interval`, more than zero; `None` for no statistics
+    pub interval: Option<Duration>,
     /// `--stats`: once, and no more.
     pub stats: bool,
+    /// `--lifecycle`: from the container's creation to its deletion.
+    pub lifecycle: bool,
 }
 
 /// `update`

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hiber::{CreateOptions, ExecOptions, Runtime, Status, Stdio, Task};
@@ -205,7 +204,7 @@ fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<
     let notify = notify_host().map(|host| task.notify(&host)).transpose()?.flatten();
     task.start()?;
     if let Some(notify) = notify {
-        let watched = Arc::clone(init);
+        let watched = init.clone();
         // The runtime stays, so it is the service's process.
         std::thread::spawn(move || notify.forward(watched.pidfd(), std::process::id() as i32));
     }
@@ -277,6 +276,7 @@ fn create_options<'a>(args: &CreateArgs, listen_fds: u32, stdio: Stdio<'a>) -> C
 
 fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
     ExecOptions {
+        id: None,
         ignore_paused: args.ignore_paused,
         cgroups: args.cgroups.as_ref(),
         preserve_fds: args.preserve_fds,

@@ -176,8 +176,12 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
         "events" => Command::Events(EventsArgs {
             id: id()?,
-            interval: m.value("interval").map_or(Ok(STATS_INTERVAL), value::interval)?,
+            interval: match m.value("interval") {
+                Some(interval) => Some(value::interval(interval)?),
+                None => (!m.switch("lifecycle")).then_some(STATS_INTERVAL),
+            },
             stats: m.switch("stats"),
+            lifecycle: m.switch("lifecycle"),
         }),
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,

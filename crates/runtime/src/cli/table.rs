@@ -351,11 +351,16 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     ),
     on_container(
         "events",
-        "show what a container uses, and when its memory runs out, as JSON",
-        "A line of statistics every --interval, and a line each time the kernel runs out of memory for the\n\
-         container, until the container has stopped.",
+        "show what happens in a container and what it uses, as JSON",
+        "A line of statistics every --interval, a line each time the kernel runs out of memory for the container,\n\
+         and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
+         exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
+         stats and oom are runc's.\n\n\
+         With --lifecycle all that was done to it since its creation comes first, and the lines go on until it is\n\
+         deleted; statistics come only with --interval.",
         &[
             Flag::value("interval", "TIME", "time between statistics, such as 1s or 100ms (default: 5s)"),
+            Flag::switch("lifecycle", "from its creation to its deletion, without statistics"),
             Flag::switch("stats", "show statistics once, and leave"),
             HELP,
         ],
