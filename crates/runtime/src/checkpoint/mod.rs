@@ -4,6 +4,7 @@ mod externals;
 mod guard;
 mod links;
 pub mod manifest;
+pub(crate) mod named;
 mod network;
 mod parents;
 mod staging;
@@ -29,13 +30,16 @@ pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
+use named::Named;
 pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
-use crate::container::{Container, chain};
+use crate::container::chain;
 use crate::error::{Context, Error, Result};
+use crate::lifecycle::Lifecycle;
 use crate::preflight::{explain, refuse_traced};
 use crate::state::Status;
+use crate::task::Task;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
@@ -148,21 +152,27 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Error::file(path, &e))
 }
 
-impl Container {
+impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
-    pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
-        check(options, self.id().as_str())?;
-        let lock = self.entry().lock()?;
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        self.checkpoint_as(options, None)
+    }
+
+    fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
+        let container = self.container();
+        check(options, container.id().as_str())?;
+        let lock = container.entry().lock()?;
         let status = self.status()?;
+        named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        refuse_traced(&self)?;
-        let spec = self.spec()?;
+        refuse_traced(self)?;
+        let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
-        let mut staging = Staging::new(&options.criu.image_path)?;
+        let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&Watch {
             cgroup: self.facts()?.cgroup.clone(),
             thaw: status == Status::Running,
@@ -173,21 +183,26 @@ impl Container {
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
         #[cfg(feature = "archive")]
-        let tar = tmpfs::be_tar(&mut launch, self.entry())?;
+        let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
         let mut session =
             if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
-            manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
+            manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
+            config: named.map(|named| named.config),
         };
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
+        let note = || {
+            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            container.entry().note(Lifecycle::Checkpointed { path, exit });
+        };
         let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
         #[cfg(feature = "archive")]
         drop(tar);
@@ -196,11 +211,12 @@ impl Container {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
                 tracing::warn!("after the checkpoint was written: {}", chain(e));
             }
+            note();
             self.destroy().context("remove the checkpointed container")?;
             drop(lock);
             return Ok(());
         }
-        dumped
+        dumped.inspect(|()| note())
     }
 
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.
@@ -208,11 +224,11 @@ impl Container {
         let criu = &options.criu;
         let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
         let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
-        let spec = self.spec()?;
+        let spec = self.container().spec()?;
         Ok(!elsewhere
             && !chosen
-            && config_file(spec).is_none()
-            && network::is_fresh(self.facts()?, spec, &self.processes()?))
+            && config_file(&spec).is_none()
+            && network::is_fresh(self.facts()?, &spec, &self.pids()?))
     }
 
     fn dump(
@@ -220,22 +236,22 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
+        (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
     ) -> Result<()> {
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
-            _ => yard::make(self.entry().path().join("cgroups"))?,
+            _ => yard::make(self.container().entry().path().join("cgroups"))?,
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        dump.freeze_cgroup = freezer(&cgroup);
+        dump.freeze_cgroup = freezer(cgroup);
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
@@ -249,7 +265,7 @@ impl Container {
         let result = session.dump(&dump, |step| match step {
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                frozen = Some(Frozen::take(&cgroup, status)?);
+                frozen = Some(Frozen::take(cgroup, status)?);
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -276,18 +292,18 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal): (&mut Staging, &mut Seal),
+        (staging, seal): (&mut Staging, &mut Seal<'_>),
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = "dump.log".into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
-        dump.freeze_cgroup = freezer(&cgroup);
+        dump.freeze_cgroup = freezer(cgroup);
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
     }

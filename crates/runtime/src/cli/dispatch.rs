@@ -69,7 +69,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         listen_fds,
     };
     match command {
-        Command::Create(args) => session.create(&args)?,
+        Command::Create(args) => drop(session.create(&args)?),
         Command::Start { id } => session.start(&id)?,
         Command::Run(args) => return session.run(&args),
         Command::Exec(args) => return session.exec(&args),
@@ -83,6 +83,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => return session.checkpoint(args),
+        Command::Checkpoints(args) => session.checkpoints(&args)?,
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }

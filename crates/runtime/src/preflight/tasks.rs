@@ -6,8 +6,8 @@ use ::procfs::process::{Stat, Status};
 
 use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
 use super::{Findings, Process};
-use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
 /// are part of the cgroups.
@@ -16,7 +16,7 @@ const NOT_NESTED: [&str; 5] = ["pid", "user", "ipc", "uts", "time"];
 const MAX_COMMAND: usize = 80;
 
 /// A process that was alive when it was looked at.
-pub(super) struct Task {
+pub(super) struct Proc {
     /// In the runtime's pid namespace.
     pub(super) pid: i32,
     /// In the container's.
@@ -26,7 +26,7 @@ pub(super) struct Task {
     pub(super) status: Status,
 }
 
-impl Task {
+impl Proc {
     /// `depth` is how many pid namespaces the container's is below the runtime's.
     pub(super) fn read(pid: i32, depth: usize) -> Option<Self> {
         let process = ::procfs::process::Process::new(pid).ok()?;
@@ -73,9 +73,9 @@ pub(super) fn command(pid: i32, name: &str) -> String {
 }
 
 /// A traced process makes CRIU try for ten seconds, in which the container is frozen: it is refused before.
-pub(crate) fn refuse_traced(container: &Container) -> Result<()> {
+pub(crate) fn refuse_traced(task: &Task) -> Result<()> {
     let mut findings = Findings::default();
-    let tasks = container.tasks()?;
+    let tasks = task.tasks()?;
     tasks.iter().for_each(|task| traced(&mut findings, task));
     match findings.0.first() {
         Some(found) => Err(Error::Invalid(format!("{found}; {}", found.advice))),
@@ -83,7 +83,7 @@ pub(crate) fn refuse_traced(container: &Container) -> Result<()> {
     }
 }
 
-fn traced(findings: &mut Findings, task: &Task) {
+fn traced(findings: &mut Findings, task: &Proc) {
     let tracer = task.status.tracerpid;
     if tracer != 0 {
         let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
@@ -93,7 +93,7 @@ fn traced(findings: &mut Findings, task: &Task) {
 }
 
 /// What each process is in the way by itself.
-pub(super) fn check(findings: &mut Findings, tasks: &[Task], shell_job: bool, own_user_namespace: bool) {
+pub(super) fn check(findings: &mut Findings, tasks: &[Proc], shell_job: bool, own_user_namespace: bool) {
     let Some(first) = tasks.first() else { return };
     for task in tasks {
         match task.stat.state {
@@ -129,7 +129,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Task], shell_job: bool, ow
 
 /// CRIU wants each session's leader in the container's pid namespace, and without `--shell-job` the first process to be
 /// one.
-fn session(findings: &mut Findings, task: &Task, is_first: bool, shell_job: bool) {
+fn session(findings: &mut Findings, task: &Proc, is_first: bool, shell_job: bool) {
     let inner = task.status.nssid.as_ref().and_then(|all| all.last()).copied();
     if inner == Some(0) {
         findings.of(task, &SESSION, "its session is that of a process outside the container's pid namespace");
@@ -140,7 +140,7 @@ fn session(findings: &mut Findings, task: &Task, is_first: bool, shell_job: bool
 }
 
 /// prlimit(2) on a process with other ids needs CAP_SYS_RESOURCE over it; the owner of a user namespace has that.
-fn other_user(findings: &mut Findings, task: &Task, own_user_namespace: bool) {
+fn other_user(findings: &mut Findings, task: &Proc, own_user_namespace: bool) {
     let able = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
     if own_user_namespace || able.unwrap_or(true) {
         return;
