@@ -22,6 +22,8 @@ mod process;
 mod rootless;
 mod scheduling;
 mod seccomp_notify;
+mod security;
+mod security_paths;
 mod streams;
 mod update;
 mod userns;
