@@ -19,6 +19,7 @@ mod netdevices;
 mod notify;
 mod output;
 mod process;
+mod resources;
 mod rootless;
 mod scheduling;
 mod seccomp_notify;
