@@ -45,26 +45,27 @@ impl Field {
         self.on(true, controller, files, value)
     }
 
-    /// The container's directory on this host, where it has the controller.
-    fn place(&self, bundle: &Bundle) -> Option<(PathBuf, &Place)> {
+    /// The container's directories on this host that have the field's controller.
+    fn places(&self, bundle: &Bundle) -> Vec<(PathBuf, &Place)> {
         let all = cgroup::hierarchies();
-        self.places.iter().find_map(|place| {
+        let directory = |place: &Place| {
             let has =
                 |h: &&Hierarchy| h.v2 == place.v2 && h.controllers.iter().any(|c| c == place.controller);
-            Some((all.iter().find(has)?.mount.join(&bundle.cgroup()[1..]), place))
-        })
+            Some(all.iter().find(has)?.mount.join(&bundle.cgroup()[1..]))
+        };
+        self.places.iter().filter_map(|place| Some((directory(place)?, place))).collect()
     }
 
     fn check(&self) {
         let resources = self.resources.clone();
         let c = Runtime::hiber().container(Bundle::busybox().edit(|c| c["linux"]["resources"] = resources));
         let output = c.create(&[]);
-        let place = self.place(c.bundle());
+        let places = self.places(c.bundle());
         // A controller may be there without the file, as the kernel was configured.
-        let shown = place.as_ref().and_then(|(dir, place)| {
-            let text = place.files.iter().find_map(|file| fs::read_to_string(dir.join(file)).ok())?;
-            Some((text, &place.value))
-        });
+        let mut all = places
+            .iter()
+            .flat_map(|(dir, place)| place.files.iter().map(move |file| (dir.join(file), place)));
+        let shown = all.find_map(|(file, place)| Some((fs::read_to_string(file).ok()?, &place.value)));
         match shown {
             Some((text, value)) if output.status.success() => {
                 let words: Vec<_> = text.split_whitespace().collect();
@@ -72,7 +73,7 @@ impl Field {
             }
             _ => {
                 output.fails(&format!("linux.resources.{}: not supported", self.name));
-                let missing = place.is_none() || output.stderr.contains("the kernel has no");
+                let missing = places.is_empty() || output.stderr.contains("the kernel has no");
                 assert!(missing, "{}: {output}", self.name);
             }
         }
@@ -222,6 +223,7 @@ fn block_devices() {
     field("blockIO.weight", json!({"blockIO": {"weight": 321}}))
         .v1("blkio", &weights, 321)
         .v2("io", &["io.bfq.weight"], 321)
+        .v2("io", &["io.weight"], 3142)
         .check();
     field("blockIO.leafWeight", json!({"blockIO": {"leafWeight": 321}}))
         .v1("blkio", &["blkio.leaf_weight"], 321)

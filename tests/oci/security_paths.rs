@@ -112,6 +112,24 @@ fn links_in_place_of_devices_are_not_followed() {
 }
 
 #[test]
+fn standard_streams_are_not_taken_from_where_a_link_leads() {
+    require!(Root);
+    // CVE-2026-88265: the caller's /dev/null is exchanged for the container's.
+    let bundle = Bundle::busybox().shell("exec >/told; ls -l /proc/1/fd/0; stat -c %u:%g /etc/passwd");
+    let dev = bundle.join("dev");
+    fs::create_dir(&dev).unwrap();
+    symlink("/etc/passwd", dev.join("null")).unwrap();
+    std::os::unix::fs::chown(bundle.rootfs().join("etc/passwd"), Some(3), Some(4)).unwrap();
+    let bundle =
+        with_own_dev(bundle).mount(json!({"destination": "/dev", "source": "dev", "options": ["bind"]}));
+    let c = Runtime::hiber().container(bundle.edit(|c| c["process"]["user"] = json!({"uid": 0, "gid": 0})));
+    c.run_detached().ok();
+    c.wait_stopped();
+    let told = fs::read_to_string(c.bundle().rootfs().join("told")).unwrap();
+    assert!(told.contains("/proc/1/fd/0 -> /dev/null\n3:4"), "{told}");
+}
+
+#[test]
 fn a_terminal_comes_from_a_devpts_alone() {
     require!(Root);
     let bundle = with_own_dev(Bundle::busybox()).edit(|c| c["process"]["terminal"] = json!(true));
