@@ -7,6 +7,7 @@ mod contents;
 mod crash;
 mod errors;
 mod failures;
+mod failures_restore;
 mod inspect;
 mod interchange;
 mod lifecycle;

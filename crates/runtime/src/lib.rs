@@ -43,11 +43,13 @@ pub use state::{Brief, Facts, Status};
 use id::ContainerId;
 use store::Store;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard) if the arguments say so, and then
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
     checkpoint::run_guard_if_asked();
+    #[cfg(feature = "archive")]
+    checkpoint::tmpfs::run_if_asked();
 }
 
 /// All containers below one root directory.

@@ -3,6 +3,7 @@
 //! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
 //! vanish with it, however it ends.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -57,9 +58,15 @@ pub(crate) fn restore(
     let criu = criu_options.find_criu()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
-    let restored =
-        Restoring { entry: &entry, prepared: &prepared, options, criu_options: &criu_options, criu: &criu }
-            .run(&mut facts);
+    let restored = Restoring {
+        entry: &entry,
+        prepared: &prepared,
+        options,
+        criu_options: &criu_options,
+        criu: &criu,
+        network: Network::of(&prepared, options, manifest.as_ref()),
+    }
+    .run(&mut facts);
     if let Err(e) = restored {
         undo(&entry, &facts);
         return Err(e);
@@ -85,6 +92,41 @@ struct Restoring<'a> {
     /// The caller's, completed by the manifest.
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
+    network: Network,
+}
+
+/// What a restore adds to the container's network namespace, as `create` does to a new one.
+struct Network {
+    /// CRIU makes it empty: loopback comes up here.
+    loopback: bool,
+    /// The sysctls of config.json that CRIU does not save.
+    sysctl: BTreeMap<PathBuf, String>,
+}
+
+impl Network {
+    fn of(prepared: &Prepared, options: &RestoreContainerOptions<'_>, manifest: Option<&Manifest>) -> Self {
+        let init = &prepared.plan.init;
+        if !init.loopback {
+            return Self { loopback: false, sysctl: BTreeMap::new() };
+        }
+        // Other runtimes' checkpoints have no loopback in them: runc's never, crun's if it was down.
+        let loopback =
+            options.criu.empty_network.is_none() && manifest.is_none_or(|manifest| manifest.options.loopback);
+        let empty = manifest.is_none_or(|manifest| manifest.options.empty_network);
+        let saved = |name: &Path| {
+            !empty && ["net/ipv4/conf", "net/ipv6/conf", "net/unix"].iter().any(|dir| name.starts_with(dir))
+        };
+        let ours = init.sysctl.iter().filter(|(name, _)| name.starts_with("net") && !saved(name));
+        Self { loopback, sysctl: ours.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    fn make(&self, pid: i32) -> Result<()> {
+        if !self.loopback && self.sysctl.is_empty() {
+            return Ok(());
+        }
+        let sysctls = self.sysctl.iter().map(|(name, value)| (name.as_path(), value.as_str()));
+        Ok(hiber_sandbox::loopback::make(pid, self.loopback, sysctls)?)
+    }
 }
 
 impl Restoring<'_> {
@@ -122,6 +164,8 @@ impl Restoring<'_> {
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
+        #[cfg(feature = "archive")]
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
@@ -129,8 +173,10 @@ impl Restoring<'_> {
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let own = namespace("mnt")?;
+        let mut first = 0;
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
+                first = pid;
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
@@ -138,6 +184,7 @@ impl Restoring<'_> {
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
+            RestoreNotify::PostSetupNamespaces => Ok(self.network.make(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => Ok(note_process(self.entry, facts, pid)?),

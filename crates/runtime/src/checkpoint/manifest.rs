@@ -84,6 +84,8 @@ pub struct Options {
     pub lazy_pages: bool,
     pub auto_dedup: bool,
     pub empty_network: bool,
+    /// The network namespace had its loopback device, up, and nothing else: it is made anew.
+    pub loopback: bool,
     pub leave_running: bool,
     pub cgroups_mode: CgroupMode,
     /// CRIU's own choice if absent.
@@ -224,6 +226,8 @@ impl Options {
             lazy_pages: criu.lazy_pages,
             auto_dedup: criu.auto_dedup,
             empty_network: on(criu.empty_network),
+            // known once the container is looked at
+            loopback: false,
             leave_running: options.leave_running,
             cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
             network_lock: criu.network_lock,

@@ -75,6 +75,9 @@ impl Staging {
     /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
     /// name is replaced.
     pub(super) fn publish(&mut self, seal: &mut Seal) -> Result<()> {
+        if seal.manifest.options.loopback {
+            hiber_criu::images::separate_network(&self.path)?;
+        }
         seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
