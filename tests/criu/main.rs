@@ -13,6 +13,7 @@ mod failures_restore;
 mod fresh_network;
 mod inspect;
 mod interchange;
+mod lazy;
 mod lifecycle;
 mod manifest;
 mod memory;

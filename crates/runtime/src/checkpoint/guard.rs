@@ -18,8 +18,10 @@ use crate::error::{Context, Error, Result};
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
-/// What the runtime writes before it publishes the checkpoint.
-const PUBLISHING: u8 = b'p';
+/// What is written before the checkpoint is published for good: the container is to end.
+pub(crate) const PUBLISHING: u8 = b'p';
+/// What the runtime writes before it publishes a checkpoint whose memory is still in the container.
+const LENDING: u8 = b'l';
 /// What the runtime writes when nothing is left to guard.
 const DONE: u8 = b'd';
 
@@ -29,8 +31,9 @@ pub(super) struct Watch {
     pub(super) cgroup: CgroupPaths,
     /// Whether the container was running, so that it must not stay frozen.
     pub(super) thaw: bool,
-    /// Where the checkpoint is written.
+    /// Where the checkpoint is written, and where it is published.
     pub(super) staging: PathBuf,
+    pub(super) target: PathBuf,
     /// Whether a published checkpoint means the end of the container.
     pub(super) ends: bool,
 }
@@ -62,6 +65,12 @@ impl Guard {
         self.say(PUBLISHING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
     }
 
+    /// As [`publishing`](Self::publishing), but until someone says that, the container is to run on and the checkpoint
+    /// to be withdrawn.
+    pub(super) fn lending(&mut self) -> Result<()> {
+        self.say(LENDING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+    }
+
     fn say(&mut self, word: u8) -> std::io::Result<()> {
         self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(&[word]))
     }
@@ -90,23 +99,24 @@ pub(crate) fn run_if_asked() {
     let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    let mut publishing = false;
+    let (mut publishing, mut lending) = (false, false);
     // Ends when it has heard all, or when everyone is gone.
     for word in std::io::stdin().lock().bytes().map_while(Result::ok) {
         match word {
             DONE => std::process::exit(0),
+            LENDING => lending = true,
             _ => publishing = true,
         }
     }
-    let _ = watch.settle(publishing);
+    let _ = watch.settle(publishing, lending);
     std::process::exit(0);
 }
 
 impl Watch {
-    fn settle(&self, publishing: bool) -> hiber_sandbox::Result<()> {
+    fn settle(&self, publishing: bool, lending: bool) -> hiber_sandbox::Result<()> {
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
-        let published = publishing && !self.staging.exists();
-        if published && self.ends {
+        let published = (publishing || lending) && !self.staging.exists();
+        if published && publishing && self.ends {
             return cgroup.kill(Signal::KILL);
         }
         if self.thaw {
@@ -114,6 +124,8 @@ impl Watch {
         }
         if !published {
             let _ = std::fs::remove_dir_all(&self.staging);
+        } else if !publishing {
+            let _ = std::fs::remove_dir_all(&self.target);
         }
         Ok(())
     }
