@@ -28,6 +28,7 @@ pub mod pty;
 pub mod require;
 pub mod runtime;
 pub mod tools;
+pub mod user;
 
 /// What nearly every test uses.
 pub mod prelude {
@@ -36,6 +37,7 @@ pub mod prelude {
     pub use crate::container::Container;
     pub use crate::require;
     pub use crate::runtime::Runtime;
+    pub use crate::user::PlainUser;
     pub use crate::wait_for;
     pub use serde_json::{Value, json};
 }

@@ -3,15 +3,17 @@
 //! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
 //! vanish with it, however it ends.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::sys;
+use hiber_sandbox::sys::{self, clone::Child};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
@@ -20,8 +22,11 @@ use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::lifecycle::Lifecycle;
 use crate::state::Facts;
+use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
+use crate::task::Task;
 
 /// How to restore.
 #[derive(Debug, Default)]
@@ -32,10 +37,8 @@ pub struct RestoreContainerOptions<'a> {
     pub bundle: PathBuf,
     /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
     pub systemd_cgroup: bool,
-    /// The connected socket that receives the terminal's master.
-    pub console_socket: Option<BorrowedFd<'a>>,
-    /// Standard input, output and error where those of the dump were pipes; the caller's own if absent.
-    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// A terminal, or standard input, output and error where those of the dump were pipes.
+    pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
@@ -48,7 +51,7 @@ pub(crate) fn restore(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
-) -> Result<Container> {
+) -> Result<Task> {
     let create = CreateOptions {
         bundle: options.bundle.clone(),
         systemd_cgroup: options.systemd_cgroup,
@@ -61,24 +64,41 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
+    let wired = options.stdio.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
-    let restored =
-        Restoring { entry: &entry, prepared: &prepared, options, criu_options: &criu_options, criu: &criu }
-            .run(&mut facts);
-    if let Err(e) = restored {
-        undo(&entry, &facts);
-        return Err(e);
-    }
+    let restoring = Restoring {
+        entry: &entry,
+        prepared: &prepared,
+        options,
+        criu_options: &criu_options,
+        criu: &criu,
+        wired: &wired,
+        network: Network::of(&prepared, options, manifest.as_ref()),
+    };
+    let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
+    let (child, kept) = restored.inspect_err(|_| undo(&entry, &facts))?;
+    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
-    Ok(Container::from_parts(id.clone(), entry, facts))
+    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
-fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> Result<Option<Manifest>> {
+pub(crate) fn check_images(
+    prepared: &Prepared,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<Option<Manifest>> {
     let init = &prepared.plan.init;
     let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
+}
+
+/// The restored process, our child: nobody else can have its number.
+fn first_process(facts: &Facts) -> Result<Child> {
+    let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| Error::sys("pidfd_open", facts.pid.to_string(), e))?;
+    Ok(Child { pid: facts.pid, pidfd })
 }
 
 struct Restoring<'a> {
@@ -88,6 +108,42 @@ struct Restoring<'a> {
     /// The caller's, completed by the manifest.
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
+    wired: &'a Wired<'a>,
+    network: Network,
+}
+
+/// What a restore adds to the container's network namespace, as `create` does to a new one.
+struct Network {
+    /// CRIU makes it empty: loopback comes up here.
+    loopback: bool,
+    /// The sysctls of config.json that CRIU does not save.
+    sysctl: BTreeMap<PathBuf, String>,
+}
+
+impl Network {
+    fn of(prepared: &Prepared, options: &RestoreContainerOptions<'_>, manifest: Option<&Manifest>) -> Self {
+        let init = &prepared.plan.init;
+        if !init.loopback {
+            return Self { loopback: false, sysctl: BTreeMap::new() };
+        }
+        // Other runtimes' checkpoints have no loopback in them: runc's never, crun's if it was down.
+        let loopback =
+            options.criu.empty_network.is_none() && manifest.is_none_or(|manifest| manifest.options.loopback);
+        let empty = manifest.is_none_or(|manifest| manifest.options.empty_network);
+        let saved = |name: &Path| {
+            !empty && ["net/ipv4/conf", "net/ipv6/conf", "net/unix"].iter().any(|dir| name.starts_with(dir))
+        };
+        let ours = init.sysctl.iter().filter(|(name, _)| name.starts_with("net") && !saved(name));
+        Self { loopback, sysctl: ours.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    fn make(&self, pid: i32) -> Result<()> {
+        if !self.loopback && self.sysctl.is_empty() {
+            return Ok(());
+        }
+        let sysctls = self.sysctl.iter().map(|(name, value)| (name.as_path(), value.as_str()));
+        Ok(hiber_sandbox::loopback::make(pid, self.loopback, sysctls)?)
+    }
 }
 
 impl Restoring<'_> {
@@ -125,6 +181,8 @@ impl Restoring<'_> {
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
+        #[cfg(feature = "archive")]
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
@@ -132,8 +190,10 @@ impl Restoring<'_> {
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let own = namespace("mnt")?;
+        let mut first = 0;
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
+                first = pid;
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
@@ -141,6 +201,7 @@ impl Restoring<'_> {
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
+            RestoreNotify::PostSetupNamespaces => Ok(self.network.make(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => Ok(note_process(self.entry, facts, pid)?),
@@ -151,7 +212,7 @@ impl Restoring<'_> {
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {
-        let Some(socket) = self.options.console_socket else {
+        let Some(socket) = self.wired.console() else {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
             return Err(Error::Invalid(why.into()));
         };
@@ -163,7 +224,7 @@ impl Restoring<'_> {
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
         let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        let stdio = self.options.stdio.unwrap_or(own);
+        let stdio = self.wired.files().unwrap_or(own);
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.

@@ -65,10 +65,11 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         runtime: Runtime::new(&root.path),
         criu: global.criu.clone(),
         systemd_cgroup: global.systemd_cgroup,
+        rootless: global.rootless,
         listen_fds,
     };
     match command {
-        Command::Create(args) => session.create(&args)?,
+        Command::Create(args) => drop(session.create(&args)?),
         Command::Start { id } => session.start(&id)?,
         Command::Run(args) => return session.run(&args),
         Command::Exec(args) => return session.exec(&args),
@@ -81,7 +82,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume { id } => session.resume(&id)?,
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
-        Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Checkpoint(args) => return session.checkpoint(args),
+        Command::Checkpoints(args) => session.checkpoints(&args)?,
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+use hiber::CheckpointConfig;
 use serde::{Serialize, Serializer};
 
 use super::args::{Format, ListArgs, PsArgs};
@@ -75,6 +76,21 @@ pub(crate) fn list(containers: &[ContainerState], args: ListArgs) -> serde_json:
                     c.owner.clone(),
                 ]
             });
+            Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
+        }
+    }
+}
+
+/// What `checkpoints ls` prints.
+///
+/// # Errors
+/// None in practice: names and options are text.
+pub(crate) fn checkpoints(all: &[CheckpointConfig], format: Format) -> serde_json::Result<String> {
+    match format {
+        Format::Json => serde_json::to_string(all).map(|json| json + "\n"),
+        Format::Table => {
+            let header = ["NAME", "CREATED", "EXIT"].map(str::to_owned);
+            let rows = all.iter().map(|c| [c.name.to_string(), c.created.clone(), c.exit.to_string()]);
             Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
         }
     }

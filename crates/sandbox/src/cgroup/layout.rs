@@ -327,7 +327,7 @@ fn words(text: &str) -> BTreeSet<String> {
 
 impl CgroupPaths {
     /// The distinct directories, each with the v1 controllers that it serves (none: cgroup2).
-    pub(super) fn directories(&self) -> Vec<(&Path, Vec<&str>)> {
+    pub fn directories(&self) -> Vec<(&Path, Vec<&str>)> {
         let mut by_path: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
         for (name, path) in &self.v1 {
             by_path.entry(path).or_default().push(name);
