@@ -290,6 +290,30 @@ fn root_of_a_user_namespace_is_no_more_than_its_user() {
 }
 
 #[test]
+fn a_delegated_cgroup_is_used_by_root_of_a_user_namespace() {
+    require!(Root, UserNamespaces, CgroupV2);
+    // podman names the cgroup, and device rules that nobody in a user namespace can load.
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless().without_namespace("user");
+    let delegated = Delegated::to_user(&bundle);
+    let own = bundle.cgroup();
+    let bundle = bundle.edit(|c| {
+        c["linux"]["uidMappings"] = Value::Null;
+        c["linux"]["gidMappings"] = Value::Null;
+        c["linux"]["cgroupsPath"] = json!(own);
+        c["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    let user = PlainUser::create().in_cgroup(&delegated.from);
+    let user = user.with(&["unshare", "--user", "--map-root-user", "--mount"]);
+    let c = Runtime::hiber_as(user, true).container(bundle);
+    c.run_detached().ok();
+    let procs = fs::read_to_string(delegated.directory.join("c/cgroup.procs")).unwrap();
+    assert_eq!(procs.lines().count(), 1);
+    c.delete(&["--force"]).ok();
+    drop(delegated);
+    c.assert_clean();
+}
+
+#[test]
 fn a_user_namespace_in_another_works_without_a_mount_namespace_between() {
     require!(Root, UserNamespaces);
     let user = PlainUser::create().with(&["unshare", "--user", "--map-root-user"]);
