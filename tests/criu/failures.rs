@@ -316,7 +316,7 @@ fn without_program(c: &Container, program: &str, flags: &[&str]) -> Output {
 fn a_network_lock_without_its_program() {
     require!(Root, Criu, Program("iptables-restore"), Program("unshare"));
     let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
-    let lock = ["--network-lock", "iptables"];
+    let lock = ["--tcp-established", "--network-lock", "iptables"];
     let check = without_program(&c, "iptables-restore", &[&lock[..], &["--check"]].concat());
     assert!(check.exited(1).stdout.contains("CRIU needs iptables-restore to lock the network"), "{check}");
     assert!(check.stdout.contains("install iptables, or pass --network-lock nftables or skip"), "{check}");

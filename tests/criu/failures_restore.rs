@@ -82,7 +82,16 @@ fn a_mount_that_the_configuration_does_not_have() {
         v["mounts"].as_array_mut().unwrap().pop();
     });
     let found = ("mount-missing", "config.json has no mount for /data");
-    fails(&c, &[], found, &["/data", "mounts of the configuration that the checkpoint was made with"]);
+    fails(
+        &c,
+        &[],
+        found,
+        &[
+            "No mapping for",
+            "mounts of the configuration that the checkpoint was made with",
+            "has no mount for /data",
+        ],
+    );
 }
 
 #[test]
@@ -150,7 +159,7 @@ fn images_that_are_missing_changed_or_cut() {
         &remove,
         "fs-1.img: is missing",
         &["fs-1.img: is missing", "--trust-images"],
-        &["fs-1.img"],
+        &["inspect --verify", "fs-1.img: is missing"],
     );
     with(
         "pages-1.img",
@@ -249,7 +258,12 @@ fn a_security_profile_that_is_not_there() {
     require!(Root, Criu);
     let (c, before) = asleep(Bundle::busybox());
     let found = ("profile", "--lsm-profile apparmor:no-such-profile");
-    fails(&c, &["--lsm-profile", "apparmor:no-such-profile"], found, &["profile", "log: "]);
+    fails(
+        &c,
+        &["--lsm-profile", "apparmor:no-such-profile"],
+        found,
+        &["LSM", "without --lsm-profile", "log: "],
+    );
     wakes(&c, before);
 }
 

@@ -38,7 +38,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Connected TCP socket in image"],
         "the checkpoint has an open TCP connection",
         "pass --tcp-established or --tcp-close to restore",
-    ),
+    )
+    .found_by(&["flag"]),
     cause(
         &["Connected TCP socket"],
         "a process has an open TCP connection",
@@ -103,7 +104,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't bind inet socket", "Cannot assign requested address"],
         "the address of a saved connection is on no interface of the network namespace",
         "give the address to an interface there, or pass --tcp-close",
-    ),
+    )
+    .found_by(&["address"]),
     // mounts and files
     cause(
         &["is autodetected external mount"],
@@ -115,7 +117,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["No mapping for", "mountpoint"],
         "the checkpoint has an external mount that the restore does not supply",
         "restore with the mounts of the configuration that the checkpoint was made with",
-    ),
+    )
+    .found_by(&["mount-missing"]),
     cause(
         &["FS mnt", "unsupported id"],
         "a mount's file system cannot be saved",
@@ -161,12 +164,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["bad size", "(expect"],
         "a file's size is not what it was at the checkpoint",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["bad mode", "(expect"],
         "a file's mode is not what it was at the checkpoint",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["bad build-ID"],
         "a program or library is another build than at the checkpoint",
@@ -176,7 +181,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't open file", "No such file"],
         "a file that was open at the checkpoint is missing",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["io_uring"],
         "a process uses io_uring, which CRIU cannot save",
@@ -281,6 +287,12 @@ pub(crate) static CAUSES: &[Cause] = &[
         "give the path relative to the image directory",
     ),
     cause(
+        &["Can't connect to server"],
+        "the page server cannot be reached",
+        "start it first, and see that its address and port are those of --page-server",
+    )
+    .found_by(&["page-server"]),
+    cause(
         &["page-pipe: splice", "Bad file descriptor"],
         "CRIU could not make its pipes large enough for lazy pages",
         "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE",
@@ -307,12 +319,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't fork for", "File exists"],
         "a process number of the checkpoint is taken",
         "restore into a pid namespace of its own, or stop the process that has the number",
-    ),
+    )
+    .found_by(&["pid"]),
     cause(
         &["Pid", "do not match expected"],
         "a process number of the checkpoint is taken",
         "restore into a pid namespace of its own, or stop the process that has the number",
-    ),
+    )
+    .found_by(&["pid"]),
     cause(
         &["found while seizing"],
         "a process could not be stopped, because it is traced or about to end",
@@ -376,8 +390,21 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["mismatched lsm types"],
         "the checkpoint was made under another security module",
         "restore without a profile, or on a machine with the same module",
-    ),
+    )
+    .found_by(&["profile"]),
+    cause(
+        &["LSM specified but", "not supported by kernel"],
+        "the security module of the profile is not active in this kernel",
+        "restore without --lsm-profile, or on a machine with that module",
+    )
+    .found_by(&["profile"]),
     // images
+    cause(
+        &["stopped by signal"],
+        "a process died while it was restored; its images may be damaged",
+        "look with `hiber inspect --verify`, and restore from another copy of the checkpoint",
+    )
+    .found_by(&["images"]),
     cause(
         &["Not supported images version"],
         "the images are of another version than this CRIU knows",

@@ -16,11 +16,12 @@ use hiber_sandbox::sys;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, mounts, open_dir};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::preflight::explain_restore;
 use crate::state::Facts;
 use crate::store::{Entry, Store};
 
@@ -69,7 +70,8 @@ pub(crate) fn restore(
     .run(&mut facts);
     if let Err(e) = restored {
         undo(&entry, &facts);
-        return Err(e);
+        leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
+        return Err(explain_restore(store, id, options, e));
     }
     drop(lock);
     Ok(Container::from_parts(id.clone(), entry, facts))

@@ -258,6 +258,11 @@ fn criu(m: &Matches) -> Result<CriuFlags> {
             "namespace {namespace:?} is not supported by --empty-ns: expected network"
         )));
     }
+    if m.switch("tcp-established") && m.switch("tcp-close") {
+        return Err(Refusal::Value(
+            "--tcp-established and --tcp-close exclude each other: connections are kept or closed".into(),
+        ));
+    }
     Ok(CriuFlags {
         image_path: path(m, "image-path"),
         work_path: path(m, "work-path"),
