@@ -80,7 +80,10 @@ fn a_page_server_that_does_not_answer() {
     let report = preflight(&c, &["--page-server", &server]);
     let found = finding(&report, "page-server").unwrap_or_else(|| panic!("{report:#}"));
     assert!(found["what"].as_str().unwrap().contains(&server), "{report:#}");
-    c.checkpoint(&["--page-server", &server]).fails("Can't connect to server").fails("the page server cannot be reached").fails("log: ");
+    c.checkpoint(&["--page-server", &server])
+        .fails("Can't connect to server")
+        .fails("the page server cannot be reached")
+        .fails("log: ");
     for (wrong, why) in
         [("127.0.0.1:99999", "99999"), ("127.0.0.1", "127.0.0.1"), ("127.0.0.1:x", "127.0.0.1:x")]
     {

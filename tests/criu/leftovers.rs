@@ -3,11 +3,10 @@
 use crate::counts_on;
 use crate::failures::{odd, run_odd};
 use hiber_tests::prelude::*;
-use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// Runs a program in the container's network namespace; what it printed, if it succeeded.
 fn in_network(c: &Container, program: &[&str]) -> Option<String> {
@@ -24,64 +23,39 @@ fn locks(c: &Container) -> String {
     all.join("\n").lines().filter(|line| line.contains("CRIU")).collect::<Vec<_>>().join("\n")
 }
 
-/// A checkpoint that was begun, in a process group of its own.
-fn begin(c: &Container, flags: &[&str]) -> Child {
-    let images = c.images().display().to_string();
-    let mut command = c.command("checkpoint", &[&["--image-path", &images], flags].concat());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(c.bundle().join("stderr")).unwrap());
-    command.spawn().unwrap()
-}
+/// A program that CRIU runs late in a dump, the tasks being seized but whole again: it kills CRIU, and hiber before
+/// if there is a file `hiber` beside it.
+const KILLER: &str = "#!/bin/sh
+own=$(dirname \"$0\")
+pid=$PPID
+while parent=$(sed -n 's/^PPid:\t//p' /proc/$pid/status); [ \"$(cat /proc/$parent/comm)\" = criu ]; do pid=$parent; done
+[ -e \"$own/hiber\" ] && kill -9 \"$parent\"
+kill -9 \"$pid\"
+";
 
-fn error(c: &Container) -> String {
-    fs::read_to_string(c.bundle().join("stderr")).unwrap()
-}
-
-/// The criu process of a hiber.
-fn criu_of(hiber: &Child) -> Option<Pid> {
-    let pid = hiber.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let is_criu = |p: &&str| fs::read_to_string(format!("/proc/{p}/comm")).is_ok_and(|n| n.trim() == "criu");
-    Pid::from_raw(children.split_whitespace().find(is_criu)?.parse().ok()?)
-}
-
-fn kill(pid: Pid) {
-    let _ = kill_process(pid, Signal::KILL);
-}
-
-/// Begins checkpoints until one was killed with the network locked, with hiber or without.
+/// A checkpoint whose CRIU is killed after it has locked the network, and hiber as well if wanted.
 #[track_caller]
-fn kill_while_locked(c: &Container, flags: &[&str], with_hiber: bool) {
-    for _ in 0..20 {
-        let mut hiber = begin(c, flags);
-        let end = Instant::now() + Duration::from_secs(20);
-        while hiber.try_wait().unwrap().is_none() && Instant::now() < end {
-            if locks(c).is_empty() {
-                continue;
-            }
-            let criu = criu_of(&hiber);
-            if with_hiber {
-                // First, or it would hear of CRIU's end.
-                kill(Pid::from_raw(hiber.id() as i32).unwrap());
-            }
-            let Some(criu) = criu else { break };
-            kill(criu);
-            let status = hiber.wait().unwrap();
-            assert!(!status.success());
-            return;
-        }
-        hiber.wait().unwrap();
-        let _ = fs::remove_dir_all(c.images());
+fn killed_checkpoint(c: &Container, flags: &[&str], with_hiber: bool) -> Output {
+    let programs = c.bundle().join("programs");
+    fs::create_dir_all(&programs).unwrap();
+    fs::write(programs.join("ip"), KILLER).unwrap();
+    fs::set_permissions(programs.join("ip"), PermissionsExt::from_mode(0o755)).unwrap();
+    if with_hiber {
+        fs::write(programs.join("hiber"), "").unwrap();
     }
-    panic!("the network was never seen locked");
+    let images = c.images().display().to_string();
+    // So that the network is saved at all.
+    let all = [&["--image-path", &images, "--tcp-established", "--leave-running"], flags].concat();
+    let mut command = c.command("checkpoint", &all);
+    command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+    let output = hiber_tests::command::run(command, b"");
+    assert!(!output.status.success(), "{output}");
+    output
 }
 
-/// A container of some memory with a connection of its own, so that the lock is held for a while.
 #[track_caller]
 fn connected() -> Container {
-    run_odd(odd("memory=150000000 tcp")).unwrap()
+    run_odd(odd("tcp")).unwrap()
 }
 
 /// Packets still pass over loopback.
@@ -95,17 +69,14 @@ fn network_works(c: &Container) {
 
 fn a_killed_criu_leaves_the_network(method: &str) {
     let c = connected();
-    let flags = ["--tcp-established", "--leave-running", "--network-lock", method];
-    kill_while_locked(&c, &flags, false);
-    let error = error(&c);
-    assert!(error.contains("CRIU left behind, and was removed: "), "{error}");
-    assert!(error.contains("criu dump died (signal: 9"), "{error}");
-    assert_eq!(locks(&c), "", "{error}");
+    let output = killed_checkpoint(&c, &["--network-lock", method], false);
+    output.fails("criu dump died (signal: 9").fails("CRIU left behind, and was removed: ").fails("CRIU");
+    assert_eq!(locks(&c), "", "{output}");
     assert_eq!(c.status(), "running");
     network_works(&c);
     counts_on(&c, 3);
     assert!(!c.images().join("inventory.img").exists());
-    c.checkpoint(&flags).ok();
+    c.checkpoint(&["--tcp-established", "--leave-running", "--network-lock", method]).ok();
 }
 
 #[test]
@@ -124,7 +95,7 @@ fn nftables_of_a_killed_criu() {
 fn the_guard_unlocks_the_network_when_hiber_is_killed_as_well() {
     require!(Root, Criu, Program("cc"), Program("iptables"), Program("nft"));
     let c = connected();
-    kill_while_locked(&c, &["--tcp-established", "--leave-running", "--network-lock", "iptables"], true);
+    killed_checkpoint(&c, &["--network-lock", "iptables"], true);
     wait_for("the guard", || c.status() == "running" && locks(&c).is_empty());
     network_works(&c);
     counts_on(&c, 3);
@@ -146,26 +117,14 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn links_to_removed_files_of_a_killed_criu() {
     require!(Root, Criu, Program("cc"));
-    let c = run_odd(odd("removed-with-link memory=150000000")).unwrap();
-    let links = || links_in(&c.bundle().rootfs().join("tmp"));
+    let c = run_odd(odd("removed-with-link")).unwrap();
     // Somebody else's file of such a name is no business of ours.
     let other = c.bundle().rootfs().join("tmp/link_remap.999");
     fs::write(&other, "").unwrap();
-    for _ in 0..20 {
-        let mut hiber = begin(&c, &["--link-remap", "--leave-running"]);
-        while hiber.try_wait().unwrap().is_none() && links().len() < 2 {}
-        if let (2.., Some(criu)) = (links().len(), criu_of(&hiber)) {
-            kill(criu);
-            assert!(!hiber.wait().unwrap().success());
-            assert_eq!(links(), [other], "{}", error(&c));
-            assert!(error(&c).contains("link_remap."), "{}", error(&c));
-            counts_on(&c, 3);
-            return;
-        }
-        hiber.wait().unwrap();
-        let _ = fs::remove_dir_all(c.images());
-    }
-    panic!("no link was ever seen");
+    let output = killed_checkpoint(&c, &["--link-remap"], false);
+    output.fails("removed: ").fails("link_remap.");
+    assert_eq!(links_in(&c.bundle().rootfs().join("tmp")), [other], "{output}");
+    counts_on(&c, 3);
 }
 
 #[test]

@@ -127,7 +127,8 @@ mod tests {
         );
         assert!(d.cause.unwrap().advice.contains("--tcp-established"));
         assert_eq!(d.pid, Some(12));
-        let refused = diagnose_text("(00.1) Can't connect to server ::1:1\n(00.2) Error (a.c:1): Unable to detach\n");
+        let refused =
+            diagnose_text("(00.1) Can't connect to server ::1:1\n(00.2) Error (a.c:1): Unable to detach\n");
         assert_eq!(refused.told_by.as_deref(), Some("Can't connect to server ::1:1"));
         assert_eq!(diagnose_text("pie: 7: Error (criu/pie/restorer.c:1): x\n").pid, Some(7));
         assert_eq!(diagnose_text("(00.1) Error (criu/a.c:1): x\n").pid, None);

@@ -33,9 +33,11 @@ pub(super) fn unlock_network(pid: i32, log: &Path) -> Vec<String> {
     // In a namespace of several containers there may be tables of others, that sleep. A session names itself twice.
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let runs: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(RUN_ID)?.1.trim())).collect();
+    // CRIU cuts the name to what its buffer takes.
+    let of_run = |n: &str| runs.iter().any(|run| run.starts_with(n)) || n == pid.to_string();
     let is_ours = |name: &str| {
-        let number = name.strip_prefix(TABLE);
-        number.is_some_and(|n| runs.is_empty() || runs.contains(&n) || n == pid.to_string())
+        let number = name.strip_prefix(TABLE).filter(|n| !n.is_empty());
+        number.is_some_and(|n| runs.is_empty() || of_run(n))
     };
     let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return Vec::new() };
     let unlock = || {

@@ -258,11 +258,6 @@ fn criu(m: &Matches) -> Result<CriuFlags> {
             "namespace {namespace:?} is not supported by --empty-ns: expected network"
         )));
     }
-    if m.switch("tcp-established") && m.switch("tcp-close") {
-        return Err(Refusal::Value(
-            "--tcp-established and --tcp-close exclude each other: connections are kept or closed".into(),
-        ));
-    }
     Ok(CriuFlags {
         image_path: path(m, "image-path"),
         work_path: path(m, "work-path"),
@@ -307,6 +302,12 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
     if args.pre_dump && args.criu.lazy_pages {
         return refuse(
             "--pre-dump and --lazy-pages exclude each other: a pre-dump writes memory, lazy pages leave it",
+        );
+    }
+    // A restore may be given both: podman does.
+    if args.criu.tcp_established == Some(true) && args.criu.tcp_close == Some(true) {
+        return refuse(
+            "--tcp-established and --tcp-close exclude each other: connections are kept or closed",
         );
     }
     if args.status_fd.is_some() && !args.criu.lazy_pages {

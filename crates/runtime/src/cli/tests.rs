@@ -457,8 +457,12 @@ fn every_flag_of_the_table_reaches_a_type() {
                 Takes::Nothing => "true",
                 Takes::One(metavar) | Takes::Many(metavar) => sample(metavar),
             };
-            // -1 means "none" to --status-fd; any other needs lazy pages
-            let (value, more) = if flag.name == "status-fd" { ("5", "--lazy-pages") } else { (value, "--") };
+            let (value, more) = match flag.name {
+                // -1 means "none"; any other needs lazy pages
+                "status-fd" => ("5", "--lazy-pages"),
+                "format" if ["checkpoint", "restore"].contains(&command.name) => (value, "--check"),
+                _ => (value, "--"),
+            };
             for name in [Some(flag.name), flag.short].into_iter().flatten() {
                 let given = format!("--{name}={value}");
                 let with = show(&[&[command.name, &given, more], arguments].concat());
