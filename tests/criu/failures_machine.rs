@@ -48,7 +48,7 @@ fn a_criu_that_is_missing_or_cannot_be_executed() {
 fn a_criu_that_is_too_old() {
     require!(Root, Criu, Program("cc"));
     // odd, called as `odd swrk FD`, plays one
-    let c = run_odd(odd("stopped")).unwrap();
+    let c = run_odd(odd("stopped"));
     criu_fails(&c, &c.bundle().rootfs().join("bin/odd"), &["is CRIU 3.15, but hiber needs CRIU 3.17"]);
 }
 
@@ -186,7 +186,7 @@ fn a_plain_container_has_nothing_in_the_way() {
 #[test]
 fn a_stopped_process_does_not_hang_a_checkpoint() {
     require!(Root, Criu, Program("cc"));
-    let c = run_odd(odd("stopped")).unwrap();
+    let c = run_odd(odd("stopped"));
     // of a v1 cgroup that is frozen CRIU could seize it never
     c.checkpoint(&["--leave-running"]).ok();
     counts_on(&c, 3);

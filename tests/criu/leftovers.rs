@@ -55,7 +55,7 @@ fn killed_checkpoint(c: &Container, flags: &[&str], with_hiber: bool) -> Output 
 
 #[track_caller]
 fn connected() -> Container {
-    run_odd(odd("tcp")).unwrap()
+    run_odd(odd("tcp"))
 }
 
 /// Packets still pass over loopback.
@@ -117,7 +117,7 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn links_to_removed_files_of_a_killed_criu() {
     require!(Root, Criu, Program("cc"));
-    let c = run_odd(odd("removed-with-link")).unwrap();
+    let c = run_odd(odd("removed-with-link"));
     // Somebody else's file of such a name is no business of ours.
     let other = c.bundle().rootfs().join("tmp/link_remap.999");
     fs::write(&other, "").unwrap();
@@ -130,7 +130,7 @@ fn links_to_removed_files_of_a_killed_criu() {
 #[test]
 fn ghosts_of_an_earlier_restore() {
     require!(Root, Criu, Program("cc"));
-    let c = run_odd(odd("deleted=900000")).unwrap();
+    let c = run_odd(odd("deleted=900000"));
     c.checkpoint(&[]).ok();
     // As CRIU names them; it is gone too soon to be killed at the right moment.
     let tmp = c.bundle().rootfs().join("tmp");
