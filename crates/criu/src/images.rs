@@ -182,6 +182,8 @@ impl Images {
         let inventory: InventoryEntry = file.only()?;
         match inventory.img_version {
             Some(VERSION_1 | VERSION_2) => Ok(Self { source, inventory }),
+            // CRIU's pre-dumps, which have memory alone, leave it out (cr_pre_dump_finish() does not prepare it).
+            None | Some(0) if source.open("pstree.img").is_err() => Ok(Self { source, inventory }),
             other => {
                 let version = other.unwrap_or(0);
                 Err(file.bad(format!("images of version {version}; known are 1 and 2")))

@@ -8,37 +8,53 @@ mod archive;
 mod checkpoint;
 mod container;
 mod create;
+pub mod docker;
 mod error;
 mod events;
 mod exec;
+mod exit;
 pub mod features;
 pub mod id;
 mod inspect;
+mod lifecycle;
+mod monitor;
 mod notify;
 pub mod preflight;
+mod process;
+mod processes;
 mod procfs;
 mod restore;
 pub mod spec;
 mod state;
+mod stdio;
 mod store;
+mod task;
 mod update;
+mod wait;
 
 use std::path::Path;
 
 pub use checkpoint::manifest::{self, Manifest};
+pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
-pub use events::{Event, Events};
+pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;
+pub use exit::{Ended, ExitStatus};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
-pub use hiber_sandbox::sys::clone::Child;
 pub use inspect::{Inspection, Verification, inspect, verify};
+pub use lifecycle::Lifecycle;
 pub use notify::Notify;
+pub use process::Process;
+pub use processes::{INIT_ID, ProcessId};
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
+pub use stdio::Stdio;
+pub use task::Task;
+pub use wait::{Condition, Wait};
 
 use id::ContainerId;
 use store::Store;
@@ -64,15 +80,15 @@ impl Runtime {
         Self { store: Store::new(root) }
     }
 
-    /// Creates a container up to the point where [`Container::start`] executes its program. On failure nothing
-    /// of it is left.
-    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Container> {
+    /// Creates a container up to the point where [`Task::start`] executes its program. On failure nothing of it is
+    /// left.
+    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Task> {
         Ok(create::create(&self.store, id, options)?.finish())
     }
 
     /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure
     /// nothing of it is left.
-    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Container> {
+    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
         restore::restore(&self.store, id, options)
     }
 
@@ -86,6 +102,21 @@ impl Runtime {
         preflight::check_restore(&self.store, id, options)
     }
 
+    /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so
+    /// it does for what its dump was told and `options` leave open.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn start_from(
+        &self,
+        id: &ContainerId,
+        checkpoint: &Checkpoint,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<Task> {
+        checkpoint.choose(&mut options.criu);
+        self.restore(id, &options)
+    }
+
     /// A container that exists.
     pub fn open(&self, id: &ContainerId) -> Result<Container> {
         Container::open(&self.store, id)
@@ -95,7 +126,7 @@ impl Runtime {
     pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
         match self.open(id) {
             Err(Error::NotFound) => self.store.sweep(id),
-            container => container?.delete(true),
+            container => container?.task()?.delete(true).map(drop),
         }
     }
 

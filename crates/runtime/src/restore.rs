@@ -5,25 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::sys;
+use hiber_sandbox::sys::{self, clone::Child};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
 use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, mounts, open_dir};
 use crate::container::Container;
-use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
+use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::state::Facts;
+use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
+use crate::task::Task;
 
 /// How to restore.
 #[derive(Debug, Default)]
@@ -32,10 +36,10 @@ pub struct RestoreContainerOptions<'a> {
     pub criu: CriuOptions,
     /// The bundle's directory.
     pub bundle: PathBuf,
-    /// The connected socket that receives the terminal's master.
-    pub console_socket: Option<BorrowedFd<'a>>,
-    /// Standard input, output and error where those of the dump were pipes; the caller's own if absent.
-    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
+    /// A terminal, or standard input, output and error where those of the dump were pipes.
+    pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
@@ -48,8 +52,12 @@ pub(crate) fn restore(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
-) -> Result<Container> {
-    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+) -> Result<Task> {
+    let create = CreateOptions {
+        bundle: options.bundle.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        ..CreateOptions::default()
+    };
     let prepared = Prepared::new(id, &create)?;
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
@@ -57,24 +65,27 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
+    let wired = options.stdio.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
-    let restored = Restoring {
+    let restoring = Restoring {
         entry: &entry,
         prepared: &prepared,
         options,
         criu_options: &criu_options,
         criu: &criu,
+        wired: &wired,
         network: Network::of(&prepared, options, manifest.as_ref()),
-    }
-    .run(&mut facts);
-    if let Err(e) = restored {
+    };
+    let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
+    let (child, kept) = restored.map_err(|e| {
         undo(&entry, &facts);
         leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
-        return Err(explain_restore(store, id, options, e));
-    }
+        explain_restore(store, id, options, e)
+    })?;
+    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
-    Ok(Container::from_parts(id.clone(), entry, facts))
+    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
@@ -87,6 +98,14 @@ pub(crate) fn check_images(
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
 }
 
+/// The restored process, our child: nobody else can have its number.
+fn first_process(facts: &Facts) -> Result<Child> {
+    let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| Error::sys("pidfd_open", facts.pid.to_string(), e))?;
+    Ok(Child { pid: facts.pid, pidfd })
+}
+
 struct Restoring<'a> {
     entry: &'a Entry,
     prepared: &'a Prepared,
@@ -94,6 +113,7 @@ struct Restoring<'a> {
     /// The caller's, completed by the manifest.
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
+    wired: &'a Wired<'a>,
     network: Network,
 }
 
@@ -135,11 +155,11 @@ impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<()> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
-        let cgroup = make_cgroup(self.prepared, facts)?;
+        let mut cgroup = make_cgroup(self.prepared, facts)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         let restored = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &cgroup));
+            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
         let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
@@ -149,7 +169,7 @@ impl Restoring<'_> {
         Ok(cgroup.thaw()?)
     }
 
-    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
+    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &mut Cgroup) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -171,7 +191,7 @@ impl Restoring<'_> {
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
-            cgroup.add_pid(pid)?;
+            adopt(cgroup, facts, pid)?;
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let own = namespace("mnt")?;
@@ -197,7 +217,7 @@ impl Restoring<'_> {
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {
-        let Some(socket) = self.options.console_socket else {
+        let Some(socket) = self.wired.console() else {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
             return Err(Error::Invalid(why.into()));
         };
@@ -209,7 +229,7 @@ impl Restoring<'_> {
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
         let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        let stdio = self.options.stdio.unwrap_or(own);
+        let stdio = self.wired.files().unwrap_or(own);
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.

@@ -5,12 +5,15 @@
 //! ROOT/ID/config.json  the configuration that the container was created from
 //! ROOT/ID/init.sock    where init will listen, until it is ready
 //! ROOT/ID/start.sock   where init listens for `start`
+//! ROOT/ID/events       what was done to it, a line each; see `lifecycle.rs`
+//! ROOT/ID/processes    further processes that have an id; see `processes.rs`
 //! ```
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -41,6 +44,8 @@ pub(crate) struct Store {
 pub(crate) struct Entry {
     dir: OwnedFd,
     path: PathBuf,
+    /// The file of what was done to it, once something was; see [`crate::lifecycle`].
+    pub(crate) events: OnceLock<OwnedFd>,
 }
 
 /// The lock on a container's directory; released when dropped.
@@ -116,7 +121,7 @@ impl Entry {
     fn open(path: PathBuf) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(dir) => Ok(Self { dir, path }),
+            Ok(dir) => Ok(Self { dir, path, events: OnceLock::new() }),
             Err(Errno::NOENT) => Err(Error::NotFound),
             Err(e) => Err(Error::sys("open", path.display().to_string(), e)),
         }
@@ -132,12 +137,7 @@ impl Entry {
                 Err(e) => return Err(Error::sys("flock", self.path.display().to_string(), e)),
             }
         }
-        let here =
-            rustix::fs::fstat(&lock).map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))?;
-        match rustix::fs::stat(&self.path) {
-            Ok(there) if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) => Ok(Lock(lock)),
-            _ => Err(Error::NotFound),
-        }
+        if self.is_removed() { Err(Error::NotFound) } else { Ok(Lock(lock)) }
     }
 
     /// Whether somebody holds the lock.
@@ -153,9 +153,31 @@ impl Entry {
             .map_err(|e| Error::sys("openat", self.path.display().to_string(), e))
     }
 
+    /// The directory.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     /// The directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Another handle on the same directory.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let dir = self.dir.try_clone().map_err(|e| Error::file(&self.path, &e))?;
+        Ok(Self { dir, path: self.path.clone(), events: OnceLock::new() })
+    }
+
+    /// The directory by its descriptor, wherever it has been moved to.
+    pub(crate) fn proc_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.dir.as_raw_fd())
+    }
+
+    /// Whether the container is gone: there is no directory under its name, or another one.
+    pub(crate) fn is_removed(&self) -> bool {
+        let is = rustix::fs::fstat(&self.dir).map(|s| (s.st_dev, s.st_ino));
+        is != rustix::fs::stat(&self.path).map(|s| (s.st_dev, s.st_ino))
     }
 
     /// The user who made the container.
@@ -260,7 +282,7 @@ impl Entry {
 
     /// Through /proc, because a socket's path is limited to 107 bytes (unix(7)) and roots can be deep.
     fn address(&self, name: &str) -> Result<SocketAddrUnix> {
-        let path = format!("/proc/self/fd/{}/{name}", self.dir.as_fd().as_raw_fd());
+        let path = format!("{}/{name}", self.proc_path());
         SocketAddrUnix::new(path.as_str()).map_err(|e| Error::sys("bind", path.clone(), e))
     }
 

@@ -16,7 +16,9 @@ pub mod plan;
 pub mod rootfs;
 mod rtnetlink;
 pub mod seccomp;
+mod sources;
 pub mod sys;
 pub mod wire;
 
 pub use error::{Error, Result, SysError};
+pub use idmap::in_user_namespace;

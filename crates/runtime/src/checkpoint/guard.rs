@@ -138,7 +138,7 @@ impl Watch {
     /// What CRIU had no time to undo. There is nobody to be told.
     fn clear(&self, cgroup: &Cgroup, locked: bool) {
         let (pid, since) = self.process;
-        if locked && procfs::is_alive(pid, since) {
+        if locked && procfs::alive_since(pid) == Some(since) {
             leftovers::unlock_network(pid, &self.log);
         }
         if self.links {

@@ -5,6 +5,7 @@ mod guard;
 pub(crate) mod leftovers;
 mod links;
 pub mod manifest;
+pub(crate) mod named;
 mod network;
 mod parents;
 mod staging;
@@ -30,13 +31,16 @@ pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
+use named::Named;
 pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
-use crate::container::{Container, chain};
+use crate::container::chain;
 use crate::error::{Context, Error, Result};
+use crate::lifecycle::Lifecycle;
 use crate::preflight::{before_freezing, explain};
 use crate::state::Status;
+use crate::task::Task;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
@@ -152,28 +156,34 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Error::file(path, &e))
 }
 
-impl Container {
+impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
-    pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
-        check(options, self.id().as_str())?;
-        let lock = self.entry().lock()?;
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        self.checkpoint_as(options, None)
+    }
+
+    fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
+        let container = self.container();
+        check(options, container.id().as_str())?;
+        let lock = container.entry().lock()?;
         let status = self.status()?;
+        named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let stopped = before_freezing(&self)?.stopped;
+        let stopped = before_freezing(self)?.stopped;
         if let (Some(process), Status::Paused) = (&stopped, status) {
             let what = format!(
                 "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
             );
             return self.refuse(&what, status);
         }
-        let freezer = freezer(&self.cgroup()?).filter(|_| stopped.is_none());
-        let spec = self.spec()?;
+        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
+        let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
-        let mut staging = Staging::new(&options.criu.image_path)?;
+        let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&Watch {
             cgroup: self.facts()?.cgroup.clone(),
             thaw: status == Status::Running,
@@ -190,21 +200,26 @@ impl Container {
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
         #[cfg(feature = "archive")]
-        let tar = tmpfs::be_tar(&mut launch, self.entry())?;
+        let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
         let mut session =
             if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
-            manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
+            manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
+            config: named.map(|named| named.config),
         };
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
+        let note = || {
+            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            container.entry().note(Lifecycle::Checkpointed { path, exit });
+        };
         let dumped =
             self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status, freezer);
         #[cfg(feature = "archive")]
@@ -214,11 +229,12 @@ impl Container {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
                 tracing::warn!("after the checkpoint was written: {}", chain(e));
             }
+            note();
             self.destroy().context("remove the checkpointed container")?;
             drop(lock);
             return Ok(());
         }
-        dumped
+        dumped.inspect(|()| note())
     }
 
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.
@@ -226,11 +242,11 @@ impl Container {
         let criu = &options.criu;
         let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
         let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
-        let spec = self.spec()?;
+        let spec = self.container().spec()?;
         Ok(!elsewhere
             && !chosen
-            && config_file(spec).is_none()
-            && network::is_fresh(self.facts()?, spec, &self.processes()?))
+            && config_file(&spec).is_none()
+            && network::is_fresh(self.facts()?, &spec, &self.pids()?))
     }
 
     fn dump(
@@ -238,16 +254,16 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
+        (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
         freezer: Option<PathBuf>,
     ) -> Result<()> {
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
-            _ => yard::make(self.entry().path().join("cgroups"))?,
+            _ => yard::make(self.container().entry().path().join("cgroups"))?,
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
@@ -273,7 +289,7 @@ impl Container {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                frozen = (freezes && status == Status::Running).then(|| Frozen::take(&cgroup)).transpose()?;
+                frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -303,7 +319,7 @@ impl Container {
             removed.extend(leftovers::unlock_network(pid, log.unwrap_or(Path::new(""))));
         }
         if options.link_remap {
-            let pids = self.cgroup().and_then(|cgroup| Ok(cgroup.pids()?)).unwrap_or_default();
+            let pids = self.cgroup().pids().unwrap_or_default();
             removed.extend(leftovers::remove_links(&pids));
         }
         leftovers::tell(&removed);
@@ -314,7 +330,7 @@ impl Container {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal): (&mut Staging, &mut Seal),
+        (staging, seal): (&mut Staging, &mut Seal<'_>),
         freezer: Option<PathBuf>,
     ) -> Result<()> {
         if !session.features()?.mem_track {

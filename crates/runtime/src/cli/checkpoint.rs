@@ -1,14 +1,15 @@
 //! `checkpoint` and `restore`.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions};
+use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
-use super::commands::{Session, connect_console, open_pidfd, wants_terminal, write_pid_file};
+use super::checkpoints::checkpoints_of;
+use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
 use super::foreground::{self, Console, Signals};
 use super::preflight::show;
 
@@ -18,7 +19,7 @@ impl Session {
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
-        let container = self.runtime.open(&args.id)?;
+        let task = self.task(&args.id)?;
         let options = CheckpointOptions {
             criu: self.criu_options(&args.criu),
             parent_path: args.parent_path,
@@ -32,16 +33,19 @@ impl Session {
             no_sync: args.no_sync,
         };
         if let Some(format) = args.check {
-            return show(&container.check_checkpoint(&options)?, format);
+            return show(&task.check_checkpoint(&options)?, format);
         }
-        container.checkpoint(&options)?;
+        task.checkpoint(&options)?;
         Ok(ExitCode::SUCCESS)
     }
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         if let Some(format) = args.check {
-            return show(&self.runtime.check_restore(&args.id, &self.restore_options(args, None)), format);
+            return show(
+                &self.runtime.check_restore(&args.id, &self.restore_options(args, Stdio::Inherit)),
+                format,
+            );
         }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -49,39 +53,41 @@ impl Session {
         // Before the process exists, so that its death cannot be missed.
         let signals = (!args.detach).then(Signals::block).transpose()?;
         let given = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let pair = (!args.detach && given.is_none() && wants_terminal(args.bundle.as_deref())?)
-            .then(foreground::console_pair)
-            .transpose()?;
-        let socket = given.as_ref().or(pair.as_ref().map(|(_, theirs)| theirs));
-        let options = self.restore_options(args, socket.map(AsFd::as_fd));
-        let container = self.runtime.restore(&args.id, &options)?;
-        let pid = container.facts()?.pid;
-        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), pid))?;
+        let stdio = match &given {
+            Some(socket) => Stdio::Console(socket.as_fd()),
+            None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
+            None => Stdio::Inherit,
+        };
+        let options = self.restore_options(args, stdio);
+        let task = match &args.checkpoint {
+            None => self.runtime.restore(&args.id, &options)?,
+            Some(name) => {
+                let dir = args.checkpoint_dir.as_deref();
+                let checkpoint = checkpoints_of(&args.id, dir, &options.bundle).get(name)?;
+                self.runtime.start_from(&args.id, &checkpoint, options)?
+            }
+        };
+        let init = task.init().context("the container has no process")?;
+        self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
         let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
-        let pidfd = open_pidfd(pid)?;
-        let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
-        let status = foreground::attend(pid, &pidfd, &signals, console)?;
+        let status = foreground::attend(init, &signals, Console::of(init)?)?;
         self.delete(&args.id, true)?;
         Ok(status.into())
     }
 
-    fn restore_options<'a>(
-        &self,
-        args: &RestoreArgs,
-        console_socket: Option<BorrowedFd<'a>>,
-    ) -> RestoreContainerOptions<'a> {
+    fn restore_options<'a>(&self, args: &RestoreArgs, stdio: Stdio<'a>) -> RestoreContainerOptions<'a> {
         RestoreContainerOptions {
             criu: self.criu_options(&args.criu),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-            console_socket,
-            stdio: None,
+            systemd_cgroup: self.systemd_cgroup,
+            stdio,
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),
             trust_images: args.trust_images,
         }
     }
 
-    fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
+    pub(super) fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
         CriuOptions {
             criu: self.criu.clone(),
             image_path: flags.image_path.clone().unwrap_or_else(|| PathBuf::from("checkpoint")),

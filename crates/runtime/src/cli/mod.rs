@@ -8,6 +8,7 @@
 
 pub(crate) mod args;
 mod checkpoint;
+mod checkpoints;
 mod commands;
 pub(crate) mod dispatch;
 mod events;

@@ -6,12 +6,12 @@ use hiber_criu::NetworkLock;
 use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, MEMORY, SHARED_NETWORK, STATE};
-use super::tasks::{self, Task};
+use super::tasks::{self, Proc};
 use super::{Findings, Report, bytes, files, host, mounts, sockets};
 use crate::checkpoint::{self, CheckpointOptions, Direction, joined};
-use crate::container::Container;
 use crate::error::Result;
 use crate::state::Status;
+use crate::task::Task;
 
 /// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;
@@ -30,7 +30,7 @@ struct Size {
     deleted: u64,
 }
 
-impl Container {
+impl Task {
     /// Lists what would make [`checkpoint`](Self::checkpoint) with these options fail, or cost much. Nothing is frozen
     /// or written.
     ///
@@ -38,13 +38,13 @@ impl Container {
     /// If the container's own files cannot be read; what is in the way is in the report.
     pub fn check_checkpoint(&self, options: &CheckpointOptions) -> Result<Report> {
         let mut findings = Findings::default();
-        if let Err(e) = checkpoint::check(options, self.id().as_str()) {
+        if let Err(e) = checkpoint::check(options, self.container().id().as_str()) {
             findings.failed(&ARGUMENTS, &e);
         }
         let status = self.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
             findings.add(&STATE, format!("the container is {status}"));
-            return Ok(findings.report("checkpoint", self.id().as_str(), 0, 0));
+            return Ok(findings.report("checkpoint", self.container().id().as_str(), 0, 0));
         }
         if let Some(mut session) = host::start(&mut findings, &options.criu) {
             let tracking = options.pre_dump || options.parent_path.is_some();
@@ -63,7 +63,7 @@ impl Container {
         }
         let time = frozen(&size, tasks, total, options);
         describe(&mut findings, &size, time, options);
-        Ok(findings.report("checkpoint", self.id().as_str(), total, time))
+        Ok(findings.report("checkpoint", self.container().id().as_str(), total, time))
     }
 
     /// What of it is found in /proc alone.
@@ -75,11 +75,11 @@ impl Container {
 
     /// Everything that is found in /proc; gives the size of it, and how many processes there are.
     fn look_inside(&self, findings: &mut Findings, options: &CheckpointOptions) -> Result<(Size, u64)> {
-        let (facts, spec, criu) = (self.facts()?, self.spec()?, &options.criu);
+        let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         let on = |switch: Option<bool>| switch.unwrap_or(false);
         let tasks = self.tasks()?;
         let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
-        let paused = self.cgroup()?.frozen()?;
+        let paused = self.cgroup().frozen()?;
         tasks::check(
             findings,
             &tasks,
@@ -134,17 +134,17 @@ impl Container {
     }
 
     /// The container's processes, its first one first.
-    pub(super) fn tasks(&self) -> Result<Vec<Task>> {
+    pub(super) fn tasks(&self) -> Result<Vec<Proc>> {
         let init = self.facts()?.pid;
         let depth = tasks::depth(init);
-        let mut pids = self.processes()?;
+        let mut pids = self.pids()?;
         pids.sort_by_key(|pid| (*pid != init, *pid));
-        Ok(pids.into_iter().filter_map(|pid| Task::read(pid, depth)).collect())
+        Ok(pids.into_iter().filter_map(|pid| Proc::read(pid, depth)).collect())
     }
 }
 
 /// What CRIU writes of a task's memory, in bytes: its own pages (also swapped out), and its part of those it shares.
-fn memory(task: &Task) -> (u64, u64) {
+fn memory(task: &Proc) -> (u64, u64) {
     let rollup = std::fs::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
     // `NAME:   KIBIBYTES kB` (proc_pid_smaps(5))
     let field = |name: &str| {

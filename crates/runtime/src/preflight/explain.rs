@@ -4,27 +4,27 @@ use hiber_criu::{CriuError, Failure, Images};
 
 use super::{Finding, Severity, check_restore, tasks};
 use crate::checkpoint::CheckpointOptions;
-use crate::container::Container;
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::restore::RestoreContainerOptions;
 use crate::store::Store;
+use crate::task::Task;
 
 /// Completes a dump's failure by the process that it is about, and what of it. The container runs on, so that it can
 /// be looked at.
-pub(crate) fn explain(container: &Container, options: &CheckpointOptions, mut error: CriuError) -> CriuError {
+pub(crate) fn explain(task: &Task, options: &CheckpointOptions, mut error: CriuError) -> CriuError {
     let Some(failure) = error.failure_mut() else { return error };
     if has_checks(failure)
-        && let Ok(findings) = container.findings_inside(options)
+        && let Ok(findings) = task.findings_inside(options)
         && name(failure, &findings.0)
     {
         return error;
     }
     failure.seen = failure.diagnosis.pid.and_then(|pid| {
-        let depth = tasks::depth(container.pid()?);
-        // Only a number of ours is a process of this container.
-        let ours = container.processes().is_ok_and(|all| all.contains(&pid));
-        let task = ours.then(|| tasks::Task::read(pid, depth)).flatten()?;
+        let depth = tasks::depth(task.pid()?);
+        // Only a number of ours is a process of this task.
+        let ours = task.pids().is_ok_and(|all| all.contains(&pid));
+        let task = ours.then(|| tasks::Proc::read(pid, depth)).flatten()?;
         Some(task.process().to_string())
     });
     error

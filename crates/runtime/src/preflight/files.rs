@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ::procfs::process::{MMapPath, Process};
 
 use super::table::{DELETED, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, TERMINAL};
-use super::tasks::Task;
+use super::tasks::Proc;
 use super::{Findings, bytes};
 
 /// CRIU's DEFAULT_GHOST_LIMIT.
@@ -46,7 +46,7 @@ pub(super) struct SocketFd {
 /// inode.
 pub(super) fn check(
     findings: &mut Findings,
-    task: &Task,
+    task: &Proc,
     mounts: &HashSet<i32>,
     allowed: Allowed,
     ghosts: &mut std::collections::HashMap<(u64, u64), u64>,
@@ -73,7 +73,7 @@ pub(super) fn check(
 
 struct Look<'a> {
     findings: &'a mut Findings,
-    task: &'a Task,
+    task: &'a Proc,
     mounts: &'a HashSet<i32>,
     allowed: Allowed,
     ghosts: &'a mut std::collections::HashMap<(u64, u64), u64>,
@@ -225,7 +225,7 @@ fn is_terminal(major: u32, minor: u32) -> bool {
 }
 
 /// The mounts that a process's mount namespace has, by number.
-pub(super) fn mount_ids(tasks: &[Task]) -> HashSet<i32> {
+pub(super) fn mount_ids(tasks: &[Proc]) -> HashSet<i32> {
     let mut namespaces: HashSet<PathBuf> = HashSet::new();
     let mut ids = HashSet::new();
     for task in tasks.iter().filter(|t| !t.is_dead()) {

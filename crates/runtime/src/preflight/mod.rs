@@ -133,7 +133,7 @@ impl Findings {
     }
 
     /// Something of a process.
-    fn of(&mut self, task: &tasks::Task, check: &'static Check, what: impl Into<String>) -> &mut Finding {
+    fn of(&mut self, task: &tasks::Proc, check: &'static Check, what: impl Into<String>) -> &mut Finding {
         let finding = self.add(check, what);
         finding.process = Some(task.process());
         finding

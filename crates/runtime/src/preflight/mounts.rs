@@ -7,7 +7,7 @@ use hiber_criu::External;
 
 use super::Findings;
 use super::table::{MOUNT, SHARING};
-use super::tasks::Task;
+use super::tasks::Proc;
 
 /// File systems that CRIU makes anew at a restore (filesystems.c).
 const KNOWN: [&str; 18] = [
@@ -32,7 +32,7 @@ const KNOWN: [&str; 18] = [
 ];
 
 /// Looks at the first process's mounts; gives how many are tmpfs, and the bytes that they hold.
-pub(super) fn check(findings: &mut Findings, first: &Task, external: &[External]) -> (u64, u64) {
+pub(super) fn check(findings: &mut Findings, first: &Proc, external: &[External]) -> (u64, u64) {
     let Ok(mounts) = Process::new(first.pid).and_then(|p| p.mountinfo()) else { return (0, 0) };
     let points: HashSet<String> = external.iter().filter_map(point).collect();
     let root =

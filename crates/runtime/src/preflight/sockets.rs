@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::Findings;
 use super::files::SocketFd;
 use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_PEER};
-use super::tasks::Task;
+use super::tasks::Proc;
 
 /// What the flags allow.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ const AF_ALG: u16 = 38;
 const PACKET: usize = 1 << 16;
 
 /// Looks at all sockets of the container: `sockets` has those of each task.
-pub(super) fn check(findings: &mut Findings, tasks: &[Task], sockets: &[Vec<SocketFd>], allowed: Allowed) {
+pub(super) fn check(findings: &mut Findings, tasks: &[Proc], sockets: &[Vec<SocketFd>], allowed: Allowed) {
     let held: HashSet<u64> = sockets.iter().flatten().map(|s| s.inode).collect();
     // Once for each network namespace.
     let mut networks: HashMap<PathBuf, Network> = HashMap::new();
@@ -144,7 +144,7 @@ struct Peer {
 }
 
 impl Network {
-    fn read(task: &Task, held: &HashSet<u64>) -> Self {
+    fn read(task: &Proc, held: &HashSet<u64>) -> Self {
         let tables = ::procfs::process::Process::new(task.pid)
             .map(|p| p.tcp().unwrap_or_default().into_iter().chain(p.tcp6().unwrap_or_default()))
             .into_iter()
@@ -153,7 +153,7 @@ impl Network {
         Self { tcp, outside: outside_peers(&unix_sockets(task).unwrap_or_default(), held) }
     }
 
-    fn check(&self, findings: &mut Findings, task: &Task, socket: &SocketFd, kind: &Kind, allowed: Allowed) {
+    fn check(&self, findings: &mut Findings, task: &Proc, socket: &SocketFd, kind: &Kind, allowed: Allowed) {
         if kind.family == AddressFamily::UNIX
             && let Some(peer) = self.outside.get(&socket.inode)
         {
@@ -170,7 +170,7 @@ impl Network {
     }
 }
 
-fn tcp(findings: &mut Findings, task: &Task, fd: i32, entry: &TcpNetEntry, allowed: Allowed) {
+fn tcp(findings: &mut Findings, task: &Proc, fd: i32, entry: &TcpNetEntry, allowed: Allowed) {
     let (local, remote) = (entry.local_address, entry.remote_address);
     match &entry.state {
         TcpState::Listen if entry.rx_queue > 0 && !allowed.tcp_in_flight => {
@@ -228,7 +228,7 @@ fn name(socket: &UnixResponse) -> String {
 }
 
 /// The unix sockets of a task's network namespace; asked by a thread that joins it and ends.
-fn unix_sockets(task: &Task) -> Option<Vec<UnixResponse>> {
+fn unix_sockets(task: &Proc) -> Option<Vec<UnixResponse>> {
     let namespace = File::open(task.path("ns/net")).ok()?;
     let ask = || -> Option<Vec<UnixResponse>> {
         setns(

@@ -6,8 +6,8 @@ use ::procfs::process::{Stat, Status};
 
 use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
 use super::{Findings, Process};
-use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
 /// are part of the cgroups.
@@ -16,7 +16,7 @@ const NOT_NESTED: [&str; 5] = ["pid", "user", "ipc", "uts", "time"];
 const MAX_COMMAND: usize = 80;
 
 /// A process that was alive when it was looked at.
-pub(super) struct Task {
+pub(super) struct Proc {
     /// In the runtime's pid namespace.
     pub(super) pid: i32,
     /// In the container's.
@@ -26,7 +26,7 @@ pub(super) struct Task {
     pub(super) status: Status,
 }
 
-impl Task {
+impl Proc {
     /// `depth` is how many pid namespaces the container's is below the runtime's.
     pub(super) fn read(pid: i32, depth: usize) -> Option<Self> {
         let process = ::procfs::process::Process::new(pid).ok()?;
@@ -81,26 +81,26 @@ pub(crate) struct BeforeFreezing {
 
 /// Looks at the processes that a dump could hang on. A traced one makes CRIU try for ten seconds, in which the container
 /// is frozen: it is refused.
-pub(crate) fn before_freezing(container: &Container) -> Result<BeforeFreezing> {
+pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
     let mut findings = Findings::default();
-    let tasks = container.tasks()?;
+    let tasks = task.tasks()?;
     tasks.iter().for_each(|task| traced(&mut findings, task));
     if let Some(found) = findings.0.first() {
         return Err(Error::Invalid(format!("{found}; {}", found.advice)));
     }
-    let v1 = container.facts()?.cgroup.v1.contains_key("freezer");
-    let stopped = tasks.iter().find(|task| v1 && is_stopped(task)).map(Task::process);
+    let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
+    let stopped = tasks.iter().find(|task| v1 && is_stopped(task)).map(Proc::process);
     Ok(BeforeFreezing { stopped })
 }
 
 /// Stopped by a signal. A process that is frozen as well shows the freezer's state, and where it waits.
-fn is_stopped(task: &Task) -> bool {
+fn is_stopped(task: &Proc) -> bool {
     let waits =
         || std::fs::read_to_string(task.path("wchan")).is_ok_and(|place| place.contains("signal_stop"));
     task.stat.state == 'T' || task.stat.state == 'D' && waits()
 }
 
-fn traced(findings: &mut Findings, task: &Task) {
+fn traced(findings: &mut Findings, task: &Proc) {
     let tracer = task.status.tracerpid;
     if tracer != 0 {
         let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
@@ -112,7 +112,7 @@ fn traced(findings: &mut Findings, task: &Task) {
 /// What each process is in the way by itself.
 pub(super) fn check(
     findings: &mut Findings,
-    tasks: &[Task],
+    tasks: &[Proc],
     paused: bool,
     shell_job: bool,
     own_user_namespace: bool,
@@ -152,7 +152,7 @@ pub(super) fn check(
 
 /// CRIU wants each session's leader in the container's pid namespace, and without `--shell-job` the first process to be
 /// one.
-fn session(findings: &mut Findings, task: &Task, is_first: bool, shell_job: bool) {
+fn session(findings: &mut Findings, task: &Proc, is_first: bool, shell_job: bool) {
     let inner = task.status.nssid.as_ref().and_then(|all| all.last()).copied();
     if inner == Some(0) {
         findings.of(task, &SESSION, "its session is that of a process outside the container's pid namespace");
@@ -163,7 +163,7 @@ fn session(findings: &mut Findings, task: &Task, is_first: bool, shell_job: bool
 }
 
 /// prlimit(2) on a process with other ids needs CAP_SYS_RESOURCE over it; the owner of a user namespace has that.
-fn other_user(findings: &mut Findings, task: &Task, own_user_namespace: bool) {
+fn other_user(findings: &mut Findings, task: &Proc, own_user_namespace: bool) {
     let able = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
     if own_user_namespace || able.unwrap_or(true) {
         return;

@@ -1,13 +1,30 @@
-//! cgroup v2 inside the container: given to its user namespace, and joined where it moved its processes to.
+//! Delegated cgroup v2 directories: given to a container's user namespace, joined where that moved its processes to, and
+//! those that were given to a plain user.
 
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Uid};
 
-use super::dir::{Dir, if_there, read_file};
+use super::dir::{if_there, read_file};
 use super::handle::Cgroup;
 use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
+
+/// Checks that this process may move its children to the cgroup2 directory `path`: who has not every right may do so only
+/// below a directory whose `cgroup.procs` it can write (cgroup-v2.rst, "Delegation Containment").
+///
+/// # Errors
+/// EACCES, for the `cgroup.procs` of the nearest directory that is above `path` and this process's own.
+pub(super) fn check_movable(layout: &Layout, path: &Path) -> Result<(), SysError> {
+    let own = layout.v2_dir_of(&read_file(Path::new("/proc/self/cgroup"))?);
+    // Of one that cannot be seen here the kernel will say what it thinks.
+    let Some(common) = own.as_ref().and_then(|own| own.ancestors().find(|dir| path.starts_with(dir))) else {
+        return Ok(());
+    };
+    let procs = common.join("cgroup.procs");
+    rustix::fs::accessat(CWD, &procs, Access::WRITE_OK, AtFlags::EACCESS)
+        .map_err(|e| SysError::new("faccessat", format!("{} for writing", procs.display()), e.raw_os_error()))
+}
 
 /// What cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
 const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
@@ -21,12 +38,12 @@ impl Cgroup {
     /// The owner cannot be changed.
     pub fn delegate(&self, uid: u32) -> Result<()> {
         let Some(path) = &self.paths().v2 else { return Ok(()) };
-        let dir = Dir::open(path)?;
+        let dir = self.dir(path)?;
         let list =
             read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
         for name in list.lines().chain(["."]) {
             let owned =
-                rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
+                rustix::fs::chownat(&*dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
             let owned =
                 owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
             // Files of controllers that the cgroup does not have are on the list, too.
@@ -44,7 +61,7 @@ impl Cgroup {
     pub fn joinable(&self, init: i32) -> Result<Self> {
         let Some(path) = &self.paths().v2 else { return Ok(self.clone()) };
         // The first process may have left its cgroup, and somebody have removed that.
-        let passed_on = if_there(Dir::open(path).and_then(|dir| dir.read("cgroup.subtree_control")))?;
+        let passed_on = if_there(self.dir(path).and_then(|dir| dir.read("cgroup.subtree_control")))?;
         if passed_on.as_ref().is_some_and(String::is_empty) {
             return Ok(self.clone());
         }
