@@ -31,6 +31,7 @@ use staging::{Seal, Staging};
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
+use crate::monitor;
 use crate::state::Status;
 use crate::task::Task;
 
@@ -162,6 +163,8 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
+        monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
