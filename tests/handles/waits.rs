@@ -98,7 +98,6 @@ pub(crate) fn a_thousand_containers() {
     });
     let root = tempfile::tempdir().unwrap();
     let runtime = Runtime::new(root.path());
-    let began = Instant::now();
     let [input, output, errors] = null();
     let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
@@ -111,7 +110,6 @@ pub(crate) fn a_thousand_containers() {
         task.start().unwrap();
         tasks.push(task);
     }
-    let made = began.elapsed();
     let waits: Vec<Wait> = tasks.iter().map(|task| task.wait(Condition::NextExit).unwrap()).collect();
     assert!(threads() <= before + 1, "{} threads", threads());
     assert!(waits.iter().all(|wait| wait.try_get().is_none()));
@@ -122,12 +120,8 @@ pub(crate) fn a_thousand_containers() {
     for wait in &waits {
         assert_eq!(wait.within(PATIENCE).ended, Ended::Signaled(9));
     }
-    let told = began.elapsed();
-    let began = Instant::now();
+    // Most of it is the dying.
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     tasks.into_iter().for_each(|task| assert_eq!(task.delete(false).unwrap().code(), 137));
-    eprintln!(
-        "{MANY} containers: made in {made:?}, killed and told in {told:?}, deleted in {:?}",
-        began.elapsed()
-    );
     assert_eq!(runtime.ids().unwrap(), []);
 }

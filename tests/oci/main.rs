@@ -4,6 +4,7 @@
 //! hack/test oci`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod cgroups;
 mod crash;
 mod devices;
@@ -19,8 +20,14 @@ mod netdevices;
 mod notify;
 mod output;
 mod process;
+mod resources;
+mod rootless;
 mod scheduling;
 mod seccomp_notify;
+mod security;
+mod security_paths;
 mod streams;
+mod systemd;
+mod unified;
 mod update;
 mod userns;

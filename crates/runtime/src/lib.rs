@@ -19,6 +19,7 @@ mod inspect;
 mod lifecycle;
 mod monitor;
 mod notify;
+pub mod preflight;
 mod process;
 mod processes;
 mod procfs;
@@ -58,11 +59,13 @@ pub use wait::{Condition, Wait};
 use id::ContainerId;
 use store::Store;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard) if the arguments say so, and then
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
     checkpoint::run_guard_if_asked();
+    #[cfg(feature = "archive")]
+    checkpoint::tmpfs::run_if_asked();
 }
 
 /// All containers below one root directory.
@@ -87,6 +90,16 @@ impl Runtime {
     /// nothing of it is left.
     pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
         restore::restore(&self.store, id, options)
+    }
+
+    /// Lists what would make [`restore`](Self::restore) with these options fail, or cost much. Nothing is made or
+    /// started.
+    pub fn check_restore(
+        &self,
+        id: &ContainerId,
+        options: &RestoreContainerOptions<'_>,
+    ) -> preflight::Report {
+        preflight::check_restore(&self.store, id, options)
     }
 
     /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
+use hiber_sandbox::cgroup::{Cgroup, Usage};
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 
 use crate::container::{Container, chain};
+use crate::create::on_denied;
 use crate::error::{Context, Error, Result};
 use crate::exit::ExitStatus;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::ProcessId;
+use crate::procfs;
 use crate::state::{Brief, Facts, Status};
 use crate::stdio::Kept;
 use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
@@ -37,7 +39,7 @@ pub struct Task {
 
 fn cgroup_of(container: &Container) -> Result<Cgroup> {
     let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
-    Ok(Cgroup::open(paths, OnDenied::Skip)?)
+    Ok(Cgroup::open(paths, on_denied(None))?)
 }
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
@@ -135,12 +137,22 @@ impl Task {
         Ok(if self.entry().is_locked()? { Status::Creating } else { Status::Stopped })
     }
 
+    /// Whether the kernel has killed a process of the container for want of memory. Known as long as its cgroup is
+    /// there: systemd removes a scope when the last process is gone.
+    pub fn oom_killed(&self) -> Result<bool> {
+        Ok(self.cgroup.oom_kills()? > 0)
+    }
+
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids: Vec<i32> =
             self.cgroup.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
-        if pids.is_empty() {
-            pids.extend(self.pid());
+        if pids.is_empty()
+            && let Some(pid) = self.pid()
+        {
+            // Without a cgroup the pid namespace tells who belongs to the container.
+            let own = self.facts()?.own_pid_namespace();
+            pids = if own { procfs::in_pid_namespace_of(pid) } else { vec![pid] };
         }
         pids.sort_unstable();
         pids.dedup();
@@ -216,7 +228,7 @@ impl Task {
     pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
         let signal = signal.into();
         let facts = self.facts()?;
-        if signal == Signal::KILL && !facts.own_pid_namespace() {
+        if signal == Signal::KILL && !facts.own_pid_namespace() && self.cgroup.exists() {
             return self.kill_all(signal);
         }
         self.init.as_ref().ok_or(Error::NotRunning)?.kill(signal)?;
@@ -228,6 +240,10 @@ impl Task {
 
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
+        if self.cgroup.paths().directories().is_empty() {
+            tracing::warn!("no cgroup names all processes of the container: only its first one is signalled");
+            return self.kill(signal);
+        }
         Ok(self.cgroup.kill(signal)?)
     }
 

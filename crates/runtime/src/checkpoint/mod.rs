@@ -2,12 +2,16 @@
 
 mod externals;
 mod guard;
+mod links;
 pub mod manifest;
 pub(crate) mod named;
 mod network;
 mod parents;
 mod staging;
+#[cfg(feature = "archive")]
+pub(crate) mod tmpfs;
 pub(crate) mod trust;
+mod yard;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -18,6 +22,7 @@ use hiber_criu::{
     Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -26,12 +31,14 @@ pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
 use named::Named;
+pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
+use crate::preflight::{before_freezing, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -131,7 +138,7 @@ impl CriuOptions {
 }
 
 /// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
-fn config_file(spec: &Spec) -> Option<PathBuf> {
+pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     let annotated = spec.annotations().as_ref().and_then(|a| a.get("org.criu.config")).map(PathBuf::from);
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
@@ -163,6 +170,14 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        let stopped = before_freezing(self)?.stopped;
+        if let (Some(process), Status::Paused) = (&stopped, status) {
+            let what = format!(
+                "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
+            );
+            return self.refuse(&what, status);
+        }
+        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
@@ -177,7 +192,11 @@ impl Task {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
-        let mut session = launch.start()?;
+        #[cfg(feature = "archive")]
+        let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
+        let fresh = self.has_fresh_network(options)?;
+        let mut session =
+            if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
             manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
@@ -185,14 +204,19 @@ impl Task {
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
             config: named.map(|named| named.config),
         };
+        seal.manifest.options.loopback = fresh;
+        seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
-            return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
+            return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
         let note = || {
             let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
-        let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
+        let dumped =
+            self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status, freezer);
+        #[cfg(feature = "archive")]
+        drop(tar);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -206,6 +230,18 @@ impl Task {
         dumped.inspect(|()| note())
     }
 
+    /// Whether the network namespace need not be saved, nor CRIU be outside of it.
+    pub(crate) fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
+        let criu = &options.criu;
+        let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
+        let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
+        let spec = self.container().spec()?;
+        Ok(!elsewhere
+            && !chosen
+            && config_file(&spec).is_none()
+            && network::is_fresh(self.facts()?, &spec, &self.pids()?))
+    }
+
     fn dump(
         &self,
         mut session: Session,
@@ -213,20 +249,27 @@ impl Task {
         options: &CheckpointOptions,
         (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
+        freezer: Option<PathBuf>,
     ) -> Result<()> {
         let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
+        let yard = match options.criu.cgroups_mode {
+            Some(CgroupMode::Ignore) => None,
+            _ => yard::make(self.container().entry().path().join("cgroups"))?,
+        };
+        dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        dump.freeze_cgroup = freezer(cgroup);
+        let freezes = freezer.is_some();
+        dump.freeze_cgroup = freezer;
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
             && session.version()? >= SKIPS_NETWORK_LOCK
-            && network::needs_no_lock(self.facts()?, spec, &options.criu)
+            && needs_no_lock(self.facts()?, spec, &options.criu)
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
@@ -235,7 +278,7 @@ impl Task {
         let result = session.dump(&dump, |step| match step {
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                frozen = Some(Frozen::take(cgroup, status)?);
+                frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -250,7 +293,10 @@ impl Task {
         match result {
             Ok(()) if options.leave_running => staging.publish(seal),
             Ok(()) => Ok(()),
-            Err(e) => Err(staging.explain(e, options.criu.work_path.is_some()).into()),
+            Err(e) => {
+                let e = explain(self, options, e);
+                Err(staging.explain(e, options.criu.work_path.is_some()).into())
+            }
         }
     }
 
@@ -260,17 +306,17 @@ impl Task {
         spec: &Spec,
         options: &CheckpointOptions,
         (staging, seal): (&mut Staging, &mut Seal<'_>),
+        freezer: Option<PathBuf>,
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
-        let cgroup = self.cgroup();
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = "dump.log".into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
-        dump.freeze_cgroup = freezer(cgroup);
+        dump.freeze_cgroup = freezer;
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
     }
@@ -300,7 +346,7 @@ impl Task {
     }
 }
 
-fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
+pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");
@@ -322,23 +368,18 @@ fn freezer(cgroup: &Cgroup) -> Option<PathBuf> {
 
 /// Keeps a container frozen that was running before: CRIU polls for a freeze in steps of up to 100 ms, the kernel
 /// tells us at once. Dropped, it lets go what it froze.
-struct Frozen<'a>(Option<&'a Cgroup>);
+struct Frozen<'a>(&'a Cgroup);
 
 impl<'a> Frozen<'a> {
-    fn take(cgroup: &'a Cgroup, status: Status) -> Result<Self> {
-        if status == Status::Paused || freezer(cgroup).is_none() {
-            return Ok(Self(None));
-        }
+    fn take(cgroup: &'a Cgroup) -> Result<Self> {
         cgroup.freeze().context("freeze the container")?;
-        Ok(Self(Some(cgroup)))
+        Ok(Self(cgroup))
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        if let Some(cgroup) = self.0
-            && let Err(e) = cgroup.thaw()
-        {
+        if let Err(e) = self.0.thaw() {
             tracing::error!("the container stays frozen: {}", chain(&e));
         }
     }

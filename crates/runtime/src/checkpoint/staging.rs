@@ -81,6 +81,9 @@ impl Staging {
     /// name is replaced, but for checkpoints with a name.
     pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
         seal.config.map_or(Ok(()), |config| config.write(&self.path))?;
+        if seal.manifest.options.loopback {
+            hiber_criu::images::separate_network(&self.path)?;
+        }
         seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;

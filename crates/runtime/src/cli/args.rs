@@ -331,6 +331,8 @@ pub(crate) struct CheckpointArgs {
     pub no_hash: bool,
     /// `--no-sync`
     pub no_sync: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
 }
 
 /// `checkpoints`
@@ -397,6 +399,8 @@ pub(crate) struct RestoreArgs {
     pub checkpoint_dir: Option<PathBuf>,
     /// `--trust-images`
     pub trust_images: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
 }
 
 /// `inspect`

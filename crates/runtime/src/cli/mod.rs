@@ -20,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod out;
 pub(crate) mod output;
 mod parse;
+mod preflight;
 mod resources;
 pub(crate) mod root;
 mod scan;

@@ -37,6 +37,9 @@ pub(crate) struct ContainerState {
     pub annotations: BTreeMap<String, String>,
     /// Name, or `#` and number, of the user who owns the state; empty in `state`.
     pub owner: String,
+    /// Whether the kernel has killed one of its processes for want of memory; only then is it told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -188,6 +191,7 @@ mod tests {
             created: SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 60_007),
             annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             owner: "root".into(),
+            oom_killed: false,
         }
     }
 

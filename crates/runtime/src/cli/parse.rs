@@ -304,6 +304,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         page_server: m.value("page-server").map(value::page_server).transpose()?,
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
+        check: check(m)?,
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
     if let Some(parent) = args.parent_path.as_deref().filter(|p| p.is_absolute()) {
@@ -381,7 +382,17 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
         trust_images: m.switch("trust-images"),
+        check: check(m)?,
     })
+}
+
+/// `--check` and its form.
+fn check(m: &Matches) -> Result<Option<Format>> {
+    let format = format(m)?;
+    if m.is_given("format") && !m.switch("check") {
+        return Err(Refusal::Value("--format needs --check: it is the form of its report".into()));
+    }
+    Ok(m.switch("check").then_some(format))
 }
 
 fn container_id(m: &Matches) -> Result<ContainerId> {

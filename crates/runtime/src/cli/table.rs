@@ -1,8 +1,8 @@
 //! The table of commands and flags, from which parsing and help both come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images`, `checkpoints`, `--checkpoint` and
-//! `inspect` are our own.
+//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
+//! `--checkpoint` and `inspect` are our own.
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,12 @@ const NETWORK_LOCK: Flag = Flag::value(
 const EMPTY_NS: Flag =
     Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported");
 
+const CHECK: Flag = Flag::switch(
+    "check",
+    "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
+);
+const CHECK_FORMAT: Flag =
+    Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f");
 const CHECKPOINT_DIR: Flag = Flag::value(
     "checkpoint-dir",
     "DIR",
@@ -224,6 +230,8 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "no-sync",
         "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
     ),
+    CHECK,
+    CHECK_FORMAT,
     HELP,
 ];
 
@@ -275,6 +283,8 @@ const RESTORE_FLAGS: &[Flag] = &[
         "restore images that were changed, that others can write to, or whose processes have more privilege \
          than config.json grants",
     ),
+    CHECK,
+    CHECK_FORMAT,
     HELP,
 ];
 
@@ -319,7 +329,7 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         "checkpoint",
         "put a running container to sleep",
         "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
-         afterwards, unless it is left running.",
+         afterwards, unless it is left running. What CRIU cannot save: --check, and docs/limits.md.",
         CHECKPOINT_FLAGS,
     ),
     CommandTable {

@@ -50,7 +50,7 @@ pub fn run_if_asked() {
 /// What arrives before `Setup`.
 #[derive(Default)]
 struct Inherited {
-    trees: Trees,
+    trees: Vec<(FdRole, OwnedFd)>,
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
@@ -75,9 +75,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     let (plan, mut inherited) = receive(channel)?;
     // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
     // can have replaced it.
-    let host_proc =
-        rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
+    let host_proc = open_proc()?;
     if !inherited.joins.is_empty() {
         // Processes of the container could look into this one from the moment it joins (CVE-2016-9962).
         hide()?;
@@ -100,7 +98,6 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     hide()?;
     keyring(&plan, channel)?;
     let root = enter_root(channel, &plan, &mut inherited)?;
-    drop(inherited.trees);
     names_and_sysctl(&plan, &host_proc)?;
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
@@ -109,6 +106,8 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     process::close_on_exec_from(3 + plan.preserve_fds)?;
     let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
     let prepared = identity::assume(&plan, &host_proc, &mut filter)?;
+    // Before a program is looked for: through /proc/self/fd it would lead out of the container (CVE-2024-21626).
+    drop(host_proc);
     let program = exec::Program::find(&plan.process, &prepared.home)?;
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
@@ -123,6 +122,15 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
         process::reset_signals()?;
     }
     program.exec().map(Some)
+}
+
+/// Opens /proc, which must be a procfs, and all of it: labels and sysctls are written there (CVE-2019-16884).
+fn open_proc() -> Result<OwnedFd> {
+    let fail = |call: &str, e: rustix::io::Errno| SysError::new(call, "/proc", e.raw_os_error());
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| fail("open", e))?;
+    rootfs::check_whole_procfs(&proc)?;
+    Ok(proc)
 }
 
 /// Keeps others from tracing this process and from its /proc files, until exec.
@@ -168,7 +176,7 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                         FdRole::StartListener => inherited.start_listener = Some(fd),
                         FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
                         FdRole::SeccompAgent => inherited.seccomp_agent = Some(fd),
-                        FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push(role, fd),
+                        FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push((role, fd)),
                     }
                 }
             }
@@ -196,21 +204,32 @@ fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
     })
 }
 
+/// Joins namespaces. Those that the joined user namespace does not own take the rights of before it is entered, and
+/// those that it does own take the ones that it gives: so each is tried before, and what is refused once more after.
 fn join(joins: &[(FdRole, OwnedFd)]) -> Result<()> {
-    for (role, fd) in joins {
-        match role {
-            FdRole::Join(flag) => {
-                let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
-                let name = kind.map_or("unknown", NamespaceKind::as_str);
-                process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))?;
-            }
-            FdRole::JoinProcess(flags) => {
-                process::setns(fd.as_fd(), *flags, "into the container's namespaces")?;
-            }
-            _ => {}
+    let user = joins.iter().position(|(role, _)| *role == FdRole::Join(NamespaceKind::User.clone_flag()));
+    let Some(user) = user else { return joins.iter().try_for_each(join_one) };
+    let refused: Vec<_> = joins
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != user)
+        .map(|(_, join)| join)
+        .filter(|join| join_one(join).is_err())
+        .collect();
+    join_one(&joins[user])?;
+    refused.into_iter().try_for_each(join_one)
+}
+
+fn join_one((role, fd): &(FdRole, OwnedFd)) -> Result<()> {
+    match role {
+        FdRole::Join(flag) => {
+            let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
+            let name = kind.map_or("unknown", NamespaceKind::as_str);
+            process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))
         }
+        FdRole::JoinProcess(flags) => process::setns(fd.as_fd(), *flags, "into the container's namespaces"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
@@ -263,7 +282,9 @@ fn enter_root(
             .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false))
             .transpose();
     };
-    let root = rootfs::build(root_plan, plan.in_user_namespace, &mut inherited.trees)?;
+    let opened = std::mem::take(&mut inherited.trees);
+    let root =
+        rootfs::build(plan, root_plan, Trees { opened, ask: &|index| ask_for_source(channel, index) })?;
     make_cwd(&root, plan)?;
     if plan.runtime_hooks {
         channel.send(&FromInit::RunHooks, &[])?;
@@ -283,6 +304,17 @@ fn enter_root(
     rootfs::restrict(&root, root_plan)?;
     rootfs::enter(&root, root_plan)?;
     Ok(console)
+}
+
+/// Asks the parent for the source of a mount.
+fn ask_for_source(channel: &Channel, index: usize) -> Result<OwnedFd> {
+    channel.send(&FromInit::NeedsSource(index), &[])?;
+    match channel.expect::<ToInit>("waiting for the source of a mount")? {
+        (ToInit::Fds(_), mut fds) if fds.len() == 1 => Ok(fds.remove(0)),
+        (other, _) => {
+            Err(SysError::new("recvmsg", format!("{other:?} instead of a source"), libc::EPROTO).into())
+        }
+    }
 }
 
 /// A working directory that the image lacks is made, as runc and Docker do.

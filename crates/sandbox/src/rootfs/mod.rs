@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::MsFlags;
+use rustix::fs::FileType;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
@@ -19,42 +20,46 @@ use resolve::{Root, fd_path};
 pub use restorable::Restorable;
 
 use crate::error::Context;
-use crate::plan::{MountSource, RootPlan};
+use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::wire::FdRole;
-use crate::{Result, SysError};
+use crate::{Error, Result, SysError};
 
-/// Detached trees that the parent opened, for sources that init itself may not reach.
-#[derive(Debug, Default)]
-pub struct Trees(Vec<(FdRole, OwnedFd)>);
+/// Detached trees that the parent opens, for sources that init itself may not reach.
+pub struct Trees<'a> {
+    /// Those that it has opened beforehand.
+    pub opened: Vec<(FdRole, OwnedFd)>,
+    /// Asks it for the source of the mount of that number, which has just come to be.
+    pub ask: &'a dyn Fn(usize) -> Result<OwnedFd>,
+}
 
-impl Trees {
-    /// Keeps a tree for its role.
-    pub fn push(&mut self, role: FdRole, tree: OwnedFd) {
-        self.0.push((role, tree));
+impl Trees<'_> {
+    fn take(&mut self, role: &FdRole) -> Option<OwnedFd> {
+        let at = self.opened.iter().position(|(r, _)| r == role)?;
+        Some(self.opened.swap_remove(at).1)
     }
 
-    fn take(&mut self, role: &FdRole) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|(r, _)| r == role)?;
-        Some(self.0.swap_remove(at).1)
+    fn source(&mut self, index: usize) -> Result<OwnedFd> {
+        self.take(&FdRole::MountSource(index)).map_or_else(|| (self.ask)(index), Ok)
     }
 }
 
 /// Mounts the root and everything in it; returns the root, not yet entered.
-pub fn build(plan: &RootPlan, in_user_namespace: bool, trees: &mut Trees) -> Result<Root> {
+pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<Root> {
     if !plan.own_mount_namespace {
         return Root::open_path(&plan.path);
     }
     let root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
     for (i, step) in plan.mounts.iter().enumerate() {
-        mount::mount(&root, plan, step, trees.take(&FdRole::MountSource(i))).context(format!(
+        let tree = init.needs_parent_for(step).then(|| trees.source(i)).transpose();
+        tree.and_then(|tree| mount::mount(&root, plan, step, tree)).context(format!(
             "mount {} ({})",
             step.destination.display(),
             source_name(&step.source)
         ))?;
     }
     if plan.own_dev {
-        devices::create(&root, &plan.devices, in_user_namespace, trees).context("make device nodes")?;
+        devices::create(&root, &plan.devices, init.bind_devices, &mut trees).context("make device nodes")?;
         devices::links(&root).context("make links in /dev")?;
     }
     Ok(root)
@@ -66,6 +71,24 @@ fn source_name(source: &MountSource) -> String {
         MountSource::Filesystem { fstype, .. } => fstype.clone(),
         MountSource::Cgroup => "cgroup".into(),
     }
+}
+
+/// Refuses what is no procfs, and a part of one.
+pub(crate) fn check_whole_procfs(dir: &OwnedFd) -> Result<()> {
+    /// The inode of every procfs's root (PROC_ROOT_INO in the kernel).
+    const ROOT: u64 = 1;
+    let inode = rustix::fs::fstat(dir).map_err(|e| SysError::new("fstat", "/proc", e.raw_os_error()))?.st_ino;
+    if is_procfs(dir)? && inode == ROOT {
+        return Ok(());
+    }
+    Err(Error::unsupported("/proc", "something else than a procfs is mounted there"))
+}
+
+/// Whether a file is one of a procfs.
+fn is_procfs(file: &OwnedFd) -> Result<bool> {
+    let stat =
+        rustix::fs::fstatfs(file).map_err(|e| SysError::new("fstatfs", "a mount", e.raw_os_error()))?;
+    Ok(stat.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
 }
 
 /// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
@@ -171,20 +194,26 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
     attach(&tree, &target)
 }
 
-/// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
-///
-/// The host's own node is used, never the one in the container's /dev, which the image may have replaced
-/// (CVE-2025-31133).
 /// What masked directories are covered with: one empty tmpfs for all, since each takes memory of the kernel's.
 #[derive(Default)]
 struct Covers(Option<OwnedFd>);
 
+/// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
+///
+/// The host's own node is used, never the one in the container's /dev, which the image may have replaced
+/// (CVE-2025-31133).
 fn mask(root: &Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let stat =
         rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-        return attach(private(clone_path("/dev/null".as_ref(), false)?)?, &target);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let null = clone_path("/dev/null".as_ref(), false)?;
+        let stat =
+            rustix::fs::fstat(&null).map_err(|e| SysError::new("fstat", "/dev/null", e.raw_os_error()))?;
+        if !devices::is_null(&stat) {
+            return Err(Error::unsupported("/dev/null", "something else than the device is there"));
+        }
+        return attach(private(null)?, &target);
     }
     if let Some(tmpfs) = &covers.0 {
         return attach(private(clone_path(&fd_path(tmpfs.as_fd()), false)?)?, &target);
