@@ -24,13 +24,14 @@ fn write_program(path: &Path, text: &str) {
 const ATTACK: &str = r#"
 for i in $(seq 400); do
     for process in /proc/[0-9]*; do
-        case $(tr '\0' ' ' <$process/cmdline) in *"nonsense /evil"*) break 2 ;; esac
+        case $(tr '\0' ' ' <$process/cmdline) in *"nonsense /evil"*) found=$process && break 2 ;; esac
     done
     usleep 10000
 done
-exec 3<$process/exe && echo opened
+[ "$found" ] || exit 0
+exec 3<$found/exe && echo opened
 mount -o remount,rw,bind /proc/self/fd/3 && echo remounted
-kill -9 ${process#/proc/}
+kill -9 ${found#/proc/}
 for i in $(seq 20); do
     (echo attacked >/proc/self/fd/3) && echo written
     usleep 10000
