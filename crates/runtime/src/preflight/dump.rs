@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hiber_criu::NetworkLock;
 use hiber_sandbox::plan::NamespaceKind;
 
-use super::table::{ARGUMENTS, MEMORY, SHARED_NETWORK, STATE};
+use super::table::{ARGUMENTS, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
 use super::{Findings, Report, bytes, files, host, mounts, sockets};
 use crate::checkpoint::{self, CheckpointOptions, Direction, joined};
@@ -79,7 +79,11 @@ impl Task {
         let on = |switch: Option<bool>| switch.unwrap_or(false);
         let tasks = self.tasks()?;
         let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
-        let paused = self.cgroup().frozen()?;
+        let above = tasks::frozen_above(self.cgroup());
+        if let Some(cgroup) = &above {
+            findings.add(&FROZEN_ABOVE, FROZEN_ABOVE.about).path = Some(cgroup.display().to_string());
+        }
+        let paused = above.is_some() || self.cgroup().frozen()?;
         tasks::check(
             findings,
             &tasks,

@@ -1,10 +1,13 @@
 //! The processes of a container, as /proc shows them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::procfs::process::{Stat, Status};
+use hiber_sandbox::cgroup::Cgroup;
 
-use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
+use super::table::{
+    FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
+};
 use super::{Findings, Process};
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -81,16 +84,47 @@ pub(crate) struct BeforeFreezing {
 
 /// Looks at the processes that a dump could hang on. A traced one makes CRIU try for ten seconds, in which the container
 /// is frozen: it is refused.
+///
+/// Every checkpoint does this: of each process it reads one file.
 pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
-    let mut findings = Findings::default();
-    let tasks = task.tasks()?;
-    tasks.iter().for_each(|task| traced(&mut findings, task));
-    if let Some(found) = findings.0.first() {
-        return Err(Error::Invalid(format!("{found}; {}", found.advice)));
-    }
+    let init = task.facts()?.pid;
     let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
-    let stopped = tasks.iter().find(|task| v1 && is_stopped(task)).map(Proc::process);
+    if let Some(cgroup) = frozen_above(task.cgroup()) {
+        let (what, advice) = (FROZEN_ABOVE.about, FROZEN_ABOVE.advice);
+        return Err(Error::Invalid(format!("{what}: {}; {advice}", cgroup.display())));
+    }
+    let mut stopped = None;
+    for pid in task.pids()? {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+        let (traced_by, state) = (field("TracerPid:"), field("State:"));
+        let may_be_stopped = v1 && state.starts_with(['T', 'D']);
+        if traced_by == "0" && !may_be_stopped {
+            continue;
+        }
+        let Some(process) = Proc::read(pid, depth(init)) else { continue };
+        let mut findings = Findings::default();
+        traced(&mut findings, &process);
+        if let Some(found) = findings.0.first() {
+            return Err(Error::Invalid(format!("{found}; {}", found.advice)));
+        }
+        if v1 && is_stopped(&process) {
+            stopped.get_or_insert(process.process());
+        }
+    }
     Ok(BeforeFreezing { stopped })
+}
+
+/// The container's cgroup, if it is frozen but not by itself.
+pub(super) fn frozen_above(cgroup: &Cgroup) -> Option<PathBuf> {
+    let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    if let Some(dir) = cgroup.paths().v1.get("freezer") {
+        return (read(dir, "freezer.parent_freezing").trim() == "1").then(|| dir.clone());
+    }
+    let dir = cgroup.paths().v2.as_ref()?;
+    let frozen = read(dir, "cgroup.events").lines().any(|line| line == "frozen 1");
+    (frozen && read(dir, "cgroup.freeze").trim() == "0").then(|| dir.clone())
 }
 
 /// Stopped by a signal. A process that is frozen as well shows the freezer's state, and where it waits.
