@@ -38,6 +38,7 @@ use staging::{Seal, Staging};
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
+use crate::monitor;
 use crate::preflight::{before_freezing, explain};
 use crate::state::Status;
 use crate::task::Task;
@@ -181,6 +182,8 @@ impl Task {
             return self.refuse(&what, status);
         }
         let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
+        // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
+        monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
