@@ -116,6 +116,18 @@ impl Task {
             let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
             (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
         }
+        self.network(findings, options, size.tmpfs)?;
+        for task in &tasks {
+            let (private, shared) = memory(task);
+            size.private += private;
+            size.shared += shared;
+        }
+        Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
+    }
+
+    /// What saving the network takes, and the programs for it and for `tmpfs` bytes in tmpfs mounts.
+    fn network(&self, findings: &mut Findings, options: &CheckpointOptions, tmpfs: u64) -> Result<()> {
+        let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         // CRIU neither locks nor saves a network namespace that it is started in.
         let saved = !options.pre_dump && !self.has_fresh_network(options)?;
         let locks = saved && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
@@ -127,14 +139,9 @@ impl Task {
         let own_network = saved
             && !shared_network
             && facts.namespaces.contains(&NamespaceKind::Network)
-            && !on(criu.empty_network);
-        host::Programs { lock, own_network, tmpfs: size.tmpfs > host::PACKED_BY_US }.check(findings);
-        for task in &tasks {
-            let (private, shared) = memory(task);
-            size.private += private;
-            size.shared += shared;
-        }
-        Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
+            && !criu.empty_network.unwrap_or(false);
+        host::Programs { lock, own_network, tmpfs: tmpfs > host::PACKED_BY_US }.check(findings);
+        Ok(())
     }
 
     /// The container's processes, its first one first.

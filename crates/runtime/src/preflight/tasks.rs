@@ -10,6 +10,7 @@ use super::table::{
 };
 use super::{Findings, Process};
 use crate::error::{Error, Result};
+use crate::state::Status as ContainerStatus;
 use crate::task::Task;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
@@ -75,29 +76,24 @@ pub(super) fn command(pid: i32, name: &str) -> String {
     }
 }
 
-/// What must be known of the processes before the container is frozen.
-pub(crate) struct BeforeFreezing {
-    /// A stopped one, where the cgroup's freezer is of v1: the kernel lets nobody trace a process that is stopped and
-    /// frozen there (ptrace_attach waits for it to move), so that CRIU would hang.
-    pub(crate) stopped: Option<Process>,
-}
-
-/// Looks at the processes that a dump could hang on. A traced one makes CRIU try for ten seconds, in which the container
-/// is frozen: it is refused.
+/// Refuses what a dump would hang on, and tells whether the container may be frozen for it.
+///
+/// A traced process, or a cgroup above that is frozen, makes CRIU try for ten seconds, in which the container is frozen.
+/// On a v1 freezer the kernel lets nobody trace a process that is stopped and frozen (ptrace_attach waits for it to
+/// move), so that CRIU would hang for ever.
 ///
 /// Every checkpoint does this: of each process it reads one file.
-pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
+pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bool> {
     let init = task.facts()?.pid;
     let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
     if let Some(cgroup) = frozen_above(task.cgroup()) {
         let (what, advice) = (FROZEN_ABOVE.about, FROZEN_ABOVE.advice);
         return Err(Error::Invalid(format!("{what}: {}; {advice}", cgroup.display())));
     }
-    let mut stopped = None;
+    let mut may_freeze = true;
     for pid in task.pids()? {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let field =
-            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
         let (traced_by, state) = (field("TracerPid:"), field("State:"));
         let may_be_stopped = v1 && state.starts_with(['T', 'D']);
         if traced_by == "0" && !may_be_stopped {
@@ -110,10 +106,15 @@ pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
             return Err(Error::Invalid(format!("{found}; {}", found.advice)));
         }
         if v1 && is_stopped(&process) {
-            stopped.get_or_insert(process.process());
+            may_freeze = false;
+            if status == ContainerStatus::Paused {
+                let what = "is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup";
+                return task
+                    .refuse(&format!("{} {what}: resume the container first", process.process()), status);
+            }
         }
     }
-    Ok(BeforeFreezing { stopped })
+    Ok(may_freeze)
 }
 
 /// The container's cgroup, if it is frozen but not by itself.
