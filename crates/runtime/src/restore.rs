@@ -17,13 +17,14 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, make_dir, mounts, open_dir};
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, make_dir, mounts, open_dir};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
+use crate::preflight::explain_restore;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -68,7 +69,11 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
-    let wired = options.stdio.wire()?;
+    let wired = match options.stdio {
+        Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
+        given => given,
+    }
+    .wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     let restoring = Restoring {
@@ -82,7 +87,11 @@ pub(crate) fn restore(
     };
     let restored =
         restoring.run(&mut facts).and_then(|memory| Ok((first_process(&facts)?, wired.keep()?, memory)));
-    let (child, kept, memory) = restored.inspect_err(|_| undo(&entry, &facts))?;
+    let (child, kept, memory) = restored.map_err(|e| {
+        undo(&entry, &facts);
+        leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
+        explain_restore(store, id, options, e)
+    })?;
     entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
     Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)?.with_memory(memory))

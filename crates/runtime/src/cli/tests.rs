@@ -502,6 +502,7 @@ fn every_flag_of_the_table_reaches_a_type() {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "page-server") => (value, "--lazy-pages"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
+                ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
             };
             for name in [Some(flag.name), flag.short].into_iter().flatten() {
