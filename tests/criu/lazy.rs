@@ -1,6 +1,7 @@
 //! Memory that follows a container later, and containers that are not lost when it does not.
 
 use crate::counts_on;
+use crate::network::Linked;
 use hiber_tests::pipes::LargePipes;
 use hiber_tests::prelude::*;
 use std::fs;
@@ -124,6 +125,32 @@ fn memory_moves_over_ipv6_and_only_where_it_was_asked_for() {
     there.restore(&["--lazy-pages", "--page-server", &address]).ok();
     let (success, log) = serving.ends();
     assert!(success, "{log}");
+    counts_on(&there, 3);
+}
+
+#[test]
+fn memory_moves_between_network_namespaces() {
+    require!(Root, Criu);
+    let _pipes = LargePipes::raise();
+    let linked = Linked::new(81);
+    let source = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    let address = "198.18.81.1:7071";
+    let serving = Serving::start(&source, address, &[]);
+    let there = destination(&source, Bundle::busybox().shell(crate::COUNT));
+    // hiber of the other machine, which has its network
+    let (images, bundle) = (there.images().display().to_string(), there.bundle_path());
+    let flags =
+        ["--detach", "--image-path", &images, "--bundle", &bundle, "--lazy-pages", "--page-server", address];
+    let inner = there.command("restore", &flags);
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", linked.network.path())).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let log = there.bundle().join("restore-log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    hiber_tests::command::run_detached(command, &log).ok();
+    let (success, log) = serving.ends();
+    assert!(success, "{log}");
+    assert_eq!(source.status(), "gone");
     counts_on(&there, 3);
 }
 
