@@ -11,6 +11,7 @@ mod errors;
 mod failures;
 mod failures_machine;
 mod failures_restore;
+mod flags;
 mod fresh_network;
 mod inspect;
 mod interchange;
