@@ -21,9 +21,11 @@ mod lifecycle;
 mod manifest;
 mod memory;
 mod network;
+mod objects;
 mod redis;
 mod systemd;
 mod time;
+mod workloads;
 
 use hiber_tests::prelude::*;
 use std::fs;
