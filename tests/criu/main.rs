@@ -13,6 +13,7 @@ mod failures_machine;
 mod failures_restore;
 mod flags;
 mod fresh_network;
+mod guide;
 mod inspect;
 mod interchange;
 mod lazy;

@@ -233,7 +233,8 @@ touch /tmp/ready; wait";
     let read = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
     let end = std::time::Instant::now() + 3 * hiber_tests::PATIENCE;
     while !file("ready").exists() {
-        assert!(std::time::Instant::now() < end, "{}{}", read("initdb.log"), read("postgres.log"));
+        let fine = std::time::Instant::now() < end && c.status() == "running";
+        assert!(fine, "{}{}", read("initdb.log"), read("postgres.log"));
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let say = |words: &str| fs::write(file("in"), format!("{words}\n")).unwrap();
@@ -327,6 +328,8 @@ fn a_shell_on_a_terminal() {
     write_all(&master, "cat; echo after\n");
     std::thread::sleep(std::time::Duration::from_millis(300));
     write_all(&master, "\x03");
+    read_until(&master, "^C");
+    read_until(&master, "# ");
     write_all(&master, "echo still=$number\n");
     read_until(&master, "still=41");
 }
@@ -335,7 +338,8 @@ fn a_shell_on_a_terminal() {
 fn a_joined_pid_namespace() {
     require!(Root, Criu);
     let mut holder = Command::new("unshare");
-    holder.args(["--pid", "--fork", "--kill-child", "sleep", "1000"]);
+    // Its first process waits for the orphans there, whose numbers are free then.
+    holder.args(["--pid", "--fork", "--kill-child", "sh", "-c", "while :; do sleep 0.1; done"]);
     let mut holder = holder.spawn().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", holder.id());
     let child = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
@@ -349,7 +353,11 @@ fn a_joined_pid_namespace() {
     let c = Runtime::hiber().container(bundle);
     c.run_detached().ok();
     wait_for("a count of 3", || count(&c) >= 3);
-    sleep_and_wake(&c, &[], &[]);
+    let pid = c.pid();
+    c.checkpoint(&[]).ok();
+    // Its number is free when the host's process 1 has waited for it.
+    wait_for("the number to be free", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    c.restore(&[]).ok();
     let own = fs::read_link(format!("/proc/{}/ns/pid", c.pid())).unwrap();
     assert_eq!(own, fs::read_link(&path).unwrap(), "it is back in the same namespace");
     counts_on(&c, 3);
