@@ -23,6 +23,7 @@ mod output;
 mod process;
 mod resources;
 mod rootless;
+mod rootless_systemd;
 mod scheduling;
 mod seccomp_notify;
 mod security;

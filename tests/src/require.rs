@@ -1,5 +1,6 @@
 //! What a test needs of the machine: it says so and is skipped where that is missing, and fails in CI.
 
+use crate::user::{GID, UID};
 use crate::{cgroup, tools};
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -29,6 +30,8 @@ pub enum Need {
     UnifiedCgroups,
     /// systemd as process 1.
     Systemd,
+    /// systemd that can run a manager for the plain user of [`PlainUser`](crate::user::PlainUser).
+    UserSystemd,
     /// A kernel that enforces AppArmor profiles, and the program that loads them.
     AppArmor,
     /// A kernel that tells which pages were written to (soft-dirty bits or PAGEMAP_SCAN, as CRIU sees it).
@@ -66,6 +69,11 @@ impl Need {
             Self::UnifiedCgroups => Err("cgroup v2 without any v1 hierarchy".to_owned()),
             Self::Systemd if Path::new("/run/systemd/system").is_dir() => Ok(()),
             Self::Systemd => Err("systemd as process 1".to_owned()),
+            Self::UserSystemd => Self::Systemd.check().and_then(|()| {
+                let known = std::fs::read_to_string("/etc/passwd")
+                    .is_ok_and(|all| all.contains(&format!(":{UID}:{GID}:")));
+                known.then_some(()).ok_or_else(|| format!("user {UID} in /etc/passwd"))
+            }),
             Self::AppArmor => match std::fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
                 Ok(on) if on.trim() == "Y" => Self::Program("apparmor_parser").check(),
                 _ => Err("a kernel with AppArmor enabled".to_owned()),

@@ -80,8 +80,11 @@ impl Cgroup {
         let Some(pending) = self.pending.take() else { return self.add_pid(pid) };
         let (layout, limits) = *pending;
         unit.start(pid, &limits, self.paths.v1.contains_key("devices"))?;
-        // systemd knows neither every hierarchy nor every limit.
-        let made = self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid));
+        // systemd knows neither every hierarchy nor every limit. A user may change nothing above its scope.
+        let made = match unit.of_user {
+            true => self.write(&limits),
+            false => self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid)),
+        };
         if made.is_err() {
             // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
             kill_child(pid);
