@@ -65,7 +65,11 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
-    let wired = options.stdio.wire()?;
+    let wired = match options.stdio {
+        Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
+        given => given,
+    }
+    .wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     let restoring = Restoring {

@@ -174,31 +174,14 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let stopped = before_freezing(self)?.stopped;
-        if let (Some(process), Status::Paused) = (&stopped, status) {
-            let what = format!(
-                "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
-            );
-            return self.refuse(&what, status);
-        }
-        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
+        let may_freeze = before_freezing(self, status)?;
+        let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
-        let mut guard = Guard::start(&Watch {
-            cgroup: self.facts()?.cgroup.clone(),
-            thaw: status == Status::Running,
-            staging: staging.path().to_owned(),
-            process: (self.facts()?.pid, self.facts()?.start_time),
-            log: std::path::absolute(
-                options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG),
-            )
-            .unwrap_or_default(),
-            links: options.link_remap,
-            ends: !options.leave_running && !options.pre_dump,
-        })?;
+        let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
@@ -238,6 +221,20 @@ impl Task {
             return Ok(());
         }
         dumped.inspect(|()| note())
+    }
+
+    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging) -> Result<Watch> {
+        let facts = self.facts()?;
+        let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
+        Ok(Watch {
+            cgroup: facts.cgroup.clone(),
+            thaw: status == Status::Running,
+            staging: staging.path().to_owned(),
+            process: (facts.pid, facts.start_time),
+            log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
+            links: options.link_remap,
+            ends: !options.leave_running && !options.pre_dump,
+        })
     }
 
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.

@@ -9,7 +9,7 @@ use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions,
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
 use super::checkpoints::checkpoints_of;
-use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
+use super::commands::{Session, connect_console, write_pid_file};
 use super::foreground::{self, Console, Signals};
 use super::preflight::show;
 
@@ -56,7 +56,7 @@ impl Session {
         let given = args.console_socket.as_deref().map(connect_console).transpose()?;
         let stdio = match &given {
             Some(socket) => Stdio::Console(socket.as_fd()),
-            None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
+            None if !args.detach => Stdio::Attended,
             None => Stdio::Inherit,
         };
         let options = self.restore_options(args, stdio);
