@@ -9,6 +9,7 @@ use hiber_sandbox::plan::{self, Plan};
 
 use crate::error::{Context, Result};
 use crate::lifecycle::Lifecycle;
+use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::{Claim, ProcessId, Record};
 use crate::procfs;
@@ -80,7 +81,9 @@ impl Task {
         let record = claim.and_then(Claim::keep);
         let made =
             Made { id: options.id.clone(), record, kept: wired.keep()?, reaps: true, ..Made::default() };
-        Ok(Process::new(child, made))
+        let process = Process::new(child, made);
+        monitor::adopt(facts.pid, &process);
+        Ok(process)
     }
 }
 

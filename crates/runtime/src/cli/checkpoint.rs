@@ -41,11 +41,12 @@ impl Session {
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+        let all = || checkpoints_of(&args.id, args.checkpoint_dir.as_deref(), bundle);
+        let named = args.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
         if let Some(format) = args.check {
-            return show(
-                &self.runtime.check_restore(&args.id, &self.restore_options(args, Stdio::Inherit)),
-                format,
-            );
+            let options = self.restore_options(args, Stdio::Inherit);
+            return show(&self.runtime.check_restore(&args.id, named.as_ref(), options), format);
         }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -59,13 +60,9 @@ impl Session {
             None => Stdio::Inherit,
         };
         let options = self.restore_options(args, stdio);
-        let task = match &args.checkpoint {
+        let task = match &named {
             None => self.runtime.restore(&args.id, &options)?,
-            Some(name) => {
-                let dir = args.checkpoint_dir.as_deref();
-                let checkpoint = checkpoints_of(&args.id, dir, &options.bundle).get(name)?;
-                self.runtime.start_from(&args.id, &checkpoint, options)?
-            }
+            Some(checkpoint) => self.runtime.start_from(&args.id, checkpoint, options)?,
         };
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;

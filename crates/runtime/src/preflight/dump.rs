@@ -52,6 +52,8 @@ impl Task {
         }
         if options.criu.lazy_pages {
             host::pipe_size(&mut findings);
+        } else if let Some((address, port)) = &options.page_server {
+            host::page_server(&mut findings, address, *port);
         }
         let (size, tasks) = self.look_inside(&mut findings, options)?;
         let total = size.private + size.shared + size.tmpfs + size.deleted;
@@ -110,18 +112,18 @@ impl Task {
             let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
             (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
         }
-        let locks = !options.pre_dump
-            && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
+        // CRIU neither locks nor saves a network namespace that it is started in.
+        let saved = !options.pre_dump && !self.has_fresh_network(options)?;
+        let locks = saved && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
         let lock = locks.then(|| criu.network_lock.unwrap_or(NetworkLock::Iptables));
         let shared_network = joined(spec).any(|(kind, ..)| kind == "net");
         if shared_network && lock.is_some_and(|lock| lock != NetworkLock::Skip) {
             findings.add(&SHARED_NETWORK, SHARED_NETWORK.about);
         }
-        let own_network = !options.pre_dump
+        let own_network = saved
             && !shared_network
             && facts.namespaces.contains(&NamespaceKind::Network)
-            && !on(criu.empty_network)
-            && !self.has_fresh_network(options)?;
+            && !on(criu.empty_network);
         host::Programs { lock, own_network, tmpfs: size.tmpfs > host::PACKED_BY_US }.check(findings);
         for task in &tasks {
             let (private, shared) = memory(task);

@@ -52,6 +52,9 @@ checks! {
     SPACE: "space", Checkpoint, Error,
         "the file system of the image path has less space than the memory to be written",
         "free space, or give an --image-path elsewhere";
+    PAGE_SERVER: "page-server", Checkpoint, Error,
+        "nobody listens at the address of --page-server",
+        "start the page server first, and see that its port can be reached";
     ARGUMENTS: "arguments", Both, Error,
         "flags contradict each other, or name what is not there",
         "correct the flag that is named";
