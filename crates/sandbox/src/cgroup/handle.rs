@@ -87,8 +87,6 @@ impl Cgroup {
             false => self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid)),
         };
         if made.is_err() {
-            // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
-            kill_child(pid);
             if let Err(e) = unit.stop() {
                 tracing::warn!("clean up after a failed create: {e}");
             }
@@ -405,13 +403,6 @@ fn check_type(dir: &Dir, limits: &Limits) -> Result<()> {
         }
         None if kind == "domain invalid" => Ok(dir.write("cgroup.type", "threaded")?),
         None => Ok(()),
-    }
-}
-
-/// Kills a process that nobody but us can have reaped.
-fn kill_child(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
