@@ -47,3 +47,11 @@ demo:
 # the release binary; prints its path
 build:
     hack/build
+
+# speed beside runc, crun and bare CRIU; writes docs/performance.md (root)
+bench:
+    hack/bench
+
+# counts of system calls, instructions and allocations against those on record (root)
+bench-check:
+    hack/bench-check

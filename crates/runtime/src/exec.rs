@@ -43,8 +43,7 @@ impl Task {
             }
             _ => {}
         }
-        options.stdio.check(process.terminal().unwrap_or(false))?;
-        let wired = options.stdio.wire()?;
+        let wired = options.stdio.fit(process.terminal().unwrap_or(false))?.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
         let plan_options = plan::Options {

@@ -271,6 +271,12 @@ impl Files {
     }
 }
 
+/// The paths of files that had lost their names.
+pub(crate) fn deleted_files(images: &Images) -> Result<Vec<String>> {
+    let files = Files::read(images)?;
+    Ok(files.deleted.iter().filter_map(|id| files.path(*id)).collect())
+}
+
 /// How long the names in an entry are.
 fn names_of(entry: &FileEntry) -> [usize; 3] {
     let unix = entry.usk.as_ref();
