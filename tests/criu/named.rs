@@ -27,6 +27,9 @@ fn checkpoints_are_kept_by_name() {
     assert_eq!(c.status(), "running");
     let again = checkpoints(&c, "create", &["--leave-running"], &["first"]);
     again.fails(&format!("checkpoint with name first already exists for container {}", c.id()));
+    let nowhere = ["--bundle", "/nowhere"];
+    checkpoints(&c, "ls", &nowhere, &[]).fails("--bundle /nowhere: has no config.json");
+    c.runtime().run(&["checkpoints", "ls", "nobody"]).fails("does not exist");
     let before = count(&c);
     checkpoints(&c, "create", &["--file-locks"], &["second.2"]).ok();
     assert_eq!(c.status(), "gone");

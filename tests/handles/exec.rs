@@ -115,7 +115,7 @@ pub(crate) fn fifos_and_summaries() {
     let summaries = task.summaries().unwrap();
     let ids: Vec<_> = summaries.iter().map(|s| (s.exec_id.as_deref(), s.image_name.as_str())).collect();
     assert_eq!(ids, [(Some("init"), "sleep"), (Some("job"), "cat")]);
-    assert!(summaries.iter().all(|s| s.working_set_shared > 0), "{summaries:?}");
+    assert!(summaries.iter().all(|s| s.memory_committed > 0), "{summaries:?}");
     client.stdin.take().unwrap().write_all(b"through").unwrap();
     assert_eq!(std::io::read_to_string(client.stdout).unwrap(), "through");
     assert_eq!(cat.wait().unwrap().within(hiber_tests::PATIENCE).code(), 0);
