@@ -18,6 +18,7 @@ mod leftovers;
 mod lifecycle;
 mod manifest;
 mod memory;
+mod named;
 mod network;
 mod redis;
 mod systemd;

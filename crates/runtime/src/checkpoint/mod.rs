@@ -147,6 +147,11 @@ pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
 
+/// A path that means the same to everybody.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(|e| Error::file(path, &e))
 }
@@ -203,7 +208,7 @@ impl Task {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
         let note = || {
-            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
         let dumped =
