@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, Hooks, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
+pub use mounts::{HostOptions, MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};

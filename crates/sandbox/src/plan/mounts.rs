@@ -221,6 +221,38 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "unbindable",
 ];
 
+/// Options of a mount that the host itself makes, as mount(2) takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostOptions {
+    /// MS_* flags, MS_BIND and MS_REC among them.
+    pub flags: u64,
+    /// Propagation changes in order, to be made afterwards.
+    pub propagation: Vec<u64>,
+    /// What the filesystem itself is to be told.
+    pub data: Vec<String>,
+}
+
+impl HostOptions {
+    /// Sorts the options of one mount. Those that only containers have mean nothing here.
+    pub fn new<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut all = Self::default();
+        let recursive = |recursive: bool| if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+        for option in options {
+            match effect(option) {
+                Some(Effect::Set(flag, _)) => all.flags |= flag.bits(),
+                Some(Effect::Clear(flag, _)) => all.flags &= !flag.bits(),
+                Some(Effect::Bind(all_below)) => all.flags |= (MsFlags::MS_BIND | recursive(all_below)).bits(),
+                Some(Effect::Propagation(flag, all_below)) => {
+                    all.propagation.push((flag | recursive(all_below)).bits());
+                }
+                Some(_) => {}
+                None => all.data.push(option.to_owned()),
+            }
+        }
+        all
+    }
+}
+
 impl MountPlan {
     /// Validates `mounts[index]`; relative bind sources start at the bundle.
     pub(super) fn from_spec(index: usize, mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {

@@ -1,0 +1,223 @@
+//! A process as clients see it: the task's first, or one that was added by Exec.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hiber_sandbox::sys::clone::Child;
+use hiber_sandbox::sys::signal::Signal;
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Result};
+use crate::io::{Stdio, Streams};
+use crate::rpc::Waiter;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// 128 and the signal if one ended it.
+    pub(crate) status: u32,
+    pub(crate) at: SystemTime,
+}
+
+/// How far it is with Start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    /// Under way: an exit is told only after the start.
+    Starting,
+    Started,
+}
+
+#[derive(Debug)]
+struct Life {
+    stage: Stage,
+    child: Option<(i32, Arc<OwnedFd>)>,
+    /// An exit that came while the process was being started.
+    early: Option<Exit>,
+    exit: Option<Exit>,
+    waiters: Vec<Waiter>,
+    streams: Option<Streams>,
+    /// CloseIO came before the process was there.
+    stdin_closed: bool,
+}
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// The task's id or the exec's.
+    pub(crate) id: String,
+    pub(crate) stdio: Stdio,
+    /// What Exec asked for; absent in a task's first process.
+    pub(crate) spec: Option<oci_spec::runtime::Process>,
+    life: Mutex<Life>,
+    ended: Condvar,
+}
+
+impl Process {
+    pub(crate) fn new(id: String, stdio: Stdio, spec: Option<oci_spec::runtime::Process>) -> Self {
+        let life = Life {
+            stage: Stage::New,
+            child: None,
+            early: None,
+            exit: None,
+            waiters: Vec::new(),
+            streams: None,
+            stdin_closed: false,
+        };
+        Self { id, stdio, spec, life: Mutex::new(life), ended: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its pid, also after its end; 0 before its beginning.
+    pub(crate) fn pid(&self) -> u32 {
+        self.lock().child.as_ref().map_or(0, |(pid, _)| pid.unsigned_abs())
+    }
+
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.lock().exit
+    }
+
+    /// Whether it has begun and not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        let life = self.lock();
+        life.child.is_some() && life.exit.is_none()
+    }
+
+    /// It exists from now on. Returns what is to be watched for its end.
+    pub(crate) fn born(&self, child: Child) -> Arc<OwnedFd> {
+        let pidfd = Arc::new(child.pidfd);
+        self.lock().child = Some((child.pid, Arc::clone(&pidfd)));
+        pidfd
+    }
+
+    /// Its streams are joined to the client's.
+    pub(crate) fn attach(&self, mut streams: Streams) {
+        let mut life = self.lock();
+        if life.stdin_closed {
+            streams.close_stdin();
+        }
+        life.streams = Some(streams);
+    }
+
+    /// Claims its one start.
+    pub(crate) fn begin_start(&self) -> Result<()> {
+        let mut life = self.lock();
+        let refuse = |what: &str| Err(Error::State(format!("cannot start a {what} process")));
+        match life.stage {
+            _ if life.exit.is_some() => refuse("stopped"),
+            Stage::New => {
+                life.stage = Stage::Starting;
+                Ok(())
+            }
+            Stage::Starting | Stage::Started => refuse("running"),
+        }
+    }
+
+    /// The start has succeeded and is told, or it has failed for good. Returns the exit that came meanwhile.
+    pub(crate) fn end_start(&self) -> Option<Exit> {
+        let mut life = self.lock();
+        life.stage = Stage::Started;
+        life.early.take()
+    }
+
+    /// It has ended: the exit is returned if it may be told now, and kept during a start.
+    pub(crate) fn ended(&self, exit: Exit) -> Option<Exit> {
+        let mut life = self.lock();
+        if life.stage == Stage::Starting {
+            life.early = Some(exit);
+            return None;
+        }
+        Some(exit)
+    }
+
+    /// Tells all who wait; false if they have been told already.
+    pub(crate) fn tell(&self, exit: Exit) -> bool {
+        let mut life = self.lock();
+        if life.exit.is_some() {
+            return false;
+        }
+        life.exit = Some(exit);
+        let waiters = std::mem::take(&mut life.waiters);
+        drop(life);
+        self.ended.notify_all();
+        for waiter in waiters {
+            waiter.tell(exit);
+        }
+        true
+    }
+
+    /// Answers when it has ended.
+    pub(crate) fn wait(&self, waiter: Waiter) {
+        let mut life = self.lock();
+        match life.exit {
+            Some(exit) => {
+                drop(life);
+                waiter.tell(exit);
+            }
+            None => {
+                // Clients that have left, such as a containerd that was restarted.
+                life.waiters.retain(|waiter| !waiter.is_gone());
+                life.waiters.push(waiter);
+            }
+        }
+    }
+
+    /// Waits for its end, here and now.
+    pub(crate) fn wait_here(&self, patience: Duration) -> Option<Exit> {
+        let (life, _) = self
+            .ended
+            .wait_timeout_while(self.lock(), patience, |life| life.exit.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        life.exit
+    }
+
+    pub(crate) fn close_stdin(&self) {
+        let mut life = self.lock();
+        life.stdin_closed = true;
+        if let Some(streams) = &mut life.streams {
+            streams.close_stdin();
+        }
+    }
+
+    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
+        self.lock().streams.as_ref().map_or(Ok(()), |streams| streams.resize(width, height))
+    }
+
+    /// Sends a signal to this process alone.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let life = self.lock();
+        if life.exit.is_some() {
+            return Err(finished());
+        }
+        let Some((_, pidfd)) = &life.child else {
+            return Err(Error::State(format!("process {} is not started", self.id)));
+        };
+        match signal.send(pidfd.as_fd()) {
+            Err(e) if e.errno == Errno::SRCH.raw_os_error() => Err(finished()),
+            sent => sent.map_err(hiber_sandbox::Error::from).context(format!("signal process {}", self.id)),
+        }
+    }
+
+    /// After its end: lets what it has written be read, and ends its streams. Those who still wait, because it never
+    /// began, are told.
+    pub(crate) fn finish(&self) {
+        let mut life = self.lock();
+        let (streams, waiters) = (life.streams.take(), std::mem::take(&mut life.waiters));
+        drop(life);
+        for waiter in waiters {
+            waiter.refuse(Error::NotFound(format!("process {} was deleted", self.id)));
+        }
+        if let Some(streams) = streams {
+            streams.finish();
+        }
+    }
+}
+
+/// What clients look for when they signal the dead.
+pub(crate) fn finished() -> Error {
+    Error::NotFound("process already finished".into())
+}
