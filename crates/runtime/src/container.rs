@@ -1,293 +1,121 @@
-//! A container that exists: look at it, signal it, stop it for a while, delete it.
+//! A container that exists: what is known of it for good. What it does is its [`Task`].
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use hiber_sandbox::cgroup::{Cgroup, OnDenied};
-use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::{hooks, parent, plan};
 use oci_spec::runtime::Spec;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::id::ContainerId;
-use crate::procfs;
-use crate::state::{Brief, Facts, Status};
-use crate::store::{Entry, INIT_SOCKET, START_SOCKET, Store};
+use crate::state::{Brief, Facts};
+use crate::store::{Entry, Store};
+use crate::task::Task;
 
-/// A handle on an existing container.
+/// A handle on an existing container; clones share it. It keeps the container's directory open, so it stays with
+/// this container even when another one gets the id.
+#[derive(Debug, Clone)]
+pub struct Container(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Container {
+struct Inner {
     id: ContainerId,
     entry: Entry,
     facts: Option<Facts>,
-    spec: OnceLock<Spec>,
+    spec: Mutex<Option<Arc<Spec>>>,
 }
-
-/// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
-const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Container {
     pub(crate) fn open(store: &Store, id: &ContainerId) -> Result<Self> {
         let entry = store.open(id)?;
         let facts = entry.facts()?;
-        Ok(Self { id: id.clone(), entry, facts, spec: OnceLock::new() })
+        Ok(Self::new(id.clone(), entry, facts, None))
     }
 
-    pub(crate) fn from_parts(id: ContainerId, entry: Entry, facts: Facts) -> Self {
-        Self { id, entry, facts: Some(facts), spec: OnceLock::new() }
+    /// A container that was just made from `spec`.
+    pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Spec) -> Self {
+        Self::new(id, entry, Some(facts), Some(Arc::new(spec)))
+    }
+
+    fn new(id: ContainerId, entry: Entry, facts: Option<Facts>, spec: Option<Arc<Spec>>) -> Self {
+        Self(Arc::new(Inner { id, entry, facts, spec: Mutex::new(spec) }))
+    }
+
+    /// The same container with the facts as they are on disk now: for one that was opened while it was being made.
+    pub(crate) fn reread(&self) -> Result<Self> {
+        let entry = self.entry().try_clone()?;
+        let facts = entry.facts()?;
+        Ok(Self::new(self.0.id.clone(), entry, facts, None))
     }
 
     /// The container's id.
     pub fn id(&self) -> &ContainerId {
-        &self.id
+        &self.0.id
     }
 
     /// What was written down when it was created; fails for a creation that was interrupted before that.
     pub fn facts(&self) -> Result<&Facts> {
-        self.facts.as_ref().ok_or(Error::NotRunning)
+        self.0.facts.as_ref().ok_or(Error::NotRunning)
     }
 
     pub(crate) fn entry(&self) -> &Entry {
-        &self.entry
+        &self.0.entry
     }
 
-    /// The configuration that it was created from.
-    pub fn spec(&self) -> Result<&Spec> {
-        match self.spec.get() {
-            Some(spec) => Ok(spec),
+    /// Its bundle's directory, absolute.
+    pub fn bundle(&self) -> Result<&Path> {
+        Ok(&self.facts()?.bundle)
+    }
+
+    /// The configuration that it was created from, with the limits as this handle knows them. Read once.
+    pub fn spec(&self) -> Result<Arc<Spec>> {
+        let mut spec = self.0.spec.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*spec {
+            Some(spec) => Ok(Arc::clone(spec)),
             None => {
-                let spec = self.entry.config()?;
-                Ok(self.spec.get_or_init(|| spec))
+                let read = Arc::new(self.entry().config()?);
+                Ok(Arc::clone(spec.insert(read)))
             }
         }
     }
 
-    /// What of that configuration is needed to show the container and to run its hooks.
+    /// Keeps a changed configuration, here and on disk.
+    pub(crate) fn replace_spec(&self, spec: Spec) -> Result<()> {
+        self.entry().write_config(&spec)?;
+        *self.0.spec.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(spec));
+        Ok(())
+    }
+
+    /// Its labels: the annotations of its configuration.
+    pub fn labels(&self) -> Result<BTreeMap<String, String>> {
+        let spec = self.spec()?;
+        Ok(spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// What of the configuration is needed to show the container and to run its hooks.
     pub fn brief(&self) -> Result<Brief> {
-        self.entry.brief()
+        self.entry().brief()
     }
 
     /// The user who made it.
     pub fn owner(&self) -> Result<u32> {
-        self.entry.owner()
+        self.entry().owner()
     }
 
     /// When it was created.
     pub fn created(&self) -> SystemTime {
-        self.facts.as_ref().map_or(SystemTime::UNIX_EPOCH, |f| f.created)
+        self.0.facts.as_ref().map_or(SystemTime::UNIX_EPOCH, |f| f.created)
     }
 
-    /// Asks the kernel how the container is.
-    pub fn status(&self) -> Result<Status> {
-        let Some(facts) = &self.facts else { return self.unborn() };
-        if facts.pid == 0 {
-            return self.unborn();
+    /// Its task: what runs in it, ran, or is about to. This is where the kernel is asked for the process behind the
+    /// number on disk; the task then keeps it.
+    pub fn task(&self) -> Result<Task> {
+        match &self.0.facts {
+            Some(facts) if facts.pid != 0 => Task::open(self.clone()),
+            // Its creator may have come further meanwhile.
+            _ => Task::open(self.reread()?),
         }
-        if !procfs::is_alive(facts.pid, facts.start_time) {
-            return Ok(Status::Stopped);
-        }
-        if self.cgroup()?.frozen()? {
-            return Ok(Status::Paused);
-        }
-        if self.entry.connect(START_SOCKET)?.is_some() {
-            return Ok(Status::Created);
-        }
-        if self.entry.connect(INIT_SOCKET)?.is_some() {
-            return Ok(Status::Creating);
-        }
-        Ok(Status::Running)
-    }
-
-    /// No process yet: either somebody is at it, or was interrupted.
-    fn unborn(&self) -> Result<Status> {
-        Ok(if self.entry.is_locked()? { Status::Creating } else { Status::Stopped })
-    }
-
-    /// The first process; `None` if it is not alive.
-    pub fn pid(&self) -> Option<i32> {
-        self.facts.as_ref().filter(|f| procfs::is_alive(f.pid, f.start_time)).map(|f| f.pid)
-    }
-
-    /// A pidfd of the first process.
-    pub(crate) fn pidfd(&self) -> Result<OwnedFd> {
-        let facts = self.facts()?;
-        let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
-        let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => return Err(Error::NotRunning),
-            Err(e) => return Err(Error::sys("pidfd_open", facts.pid.to_string(), e)),
-        };
-        // The number may have been given to another process before we had it open.
-        if procfs::is_alive(facts.pid, facts.start_time) { Ok(fd) } else { Err(Error::NotRunning) }
-    }
-
-    /// The container's cgroup.
-    pub fn cgroup(&self) -> Result<Cgroup> {
-        let paths = self.facts.as_ref().map(|f| f.cgroup.clone()).unwrap_or_default();
-        Ok(Cgroup::open(paths, OnDenied::Skip)?)
-    }
-
-    /// All processes of the container, ascending, in the runtime's pid namespace.
-    pub fn processes(&self) -> Result<Vec<i32>> {
-        let mut pids: Vec<i32> =
-            self.cgroup()?.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
-        if pids.is_empty() {
-            pids.extend(self.pid());
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
-    }
-
-    /// Executes the program of a created container.
-    pub fn start(&self) -> Result<()> {
-        let _lock = self.entry.lock()?;
-        let socket = match self.status()? {
-            Status::Created => self.entry.connect(START_SOCKET)?,
-            Status::Stopped => {
-                return self.refuse("cannot start a container that has stopped", Status::Stopped);
-            }
-            Status::Running => {
-                return self.refuse("cannot start an already running container", Status::Running);
-            }
-            status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
-        };
-        let Some(socket) = socket else { return Err(Error::NotRunning) };
-        parent::start_over(socket)?;
-        self.entry.remove_start_socket();
-        self.run_poststart()
-    }
-
-    /// A poststart hook that fails ends the container (runtime-spec "Lifecycle", step 9, as runc reads it).
-    pub(crate) fn run_poststart(&self) -> Result<()> {
-        let brief = self.brief()?;
-        let Some(all) = &brief.hooks else { return Ok(()) };
-        let result =
-            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&brief, "running")?);
-        if result.is_err() {
-            let _ = self.kill(Signal::KILL);
-        }
-        Ok(result?)
-    }
-
-    fn hook_state(&self, brief: &Brief, status: &str) -> Result<plan::HookState> {
-        let facts = self.facts()?;
-        Ok(plan::HookState {
-            oci_version: brief.oci_version.clone(),
-            id: self.id.as_str().into(),
-            status: status.into(),
-            pid: if status == "stopped" { 0 } else { facts.pid },
-            bundle: facts.bundle.clone(),
-            annotations: brief.annotations.clone(),
-        })
-    }
-
-    pub(crate) fn refuse<T>(&self, what: &str, status: Status) -> Result<T> {
-        Err(Error::State { what: what.into(), status })
-    }
-
-    /// Sends a signal to the first process; SIGKILL reaches all where no pid namespace takes the others along,
-    /// and thaws the container, whose frozen processes could not die.
-    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
-        let signal = signal.into();
-        let facts = self.facts()?;
-        if signal == Signal::KILL && !facts.own_pid_namespace() {
-            return self.kill_all(signal);
-        }
-        let pidfd = self.pidfd()?;
-        match signal.send(pidfd.as_fd()) {
-            Ok(()) => {}
-            Err(e) if e.errno == Errno::SRCH.raw_os_error() => return Err(Error::NotRunning),
-            Err(e) => return Err(hiber_sandbox::Error::from(e).into()),
-        }
-        if signal == Signal::KILL {
-            self.cgroup()?.thaw()?;
-        }
-        Ok(())
-    }
-
-    /// Sends a signal to every process of the container.
-    pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
-        Ok(self.cgroup()?.kill(signal)?)
-    }
-
-    /// Freezes all processes.
-    pub fn pause(&self) -> Result<()> {
-        let _lock = self.entry.lock()?;
-        match self.status()? {
-            Status::Running | Status::Created => Ok(self.cgroup()?.freeze()?),
-            status => {
-                self.refuse(&format!("container not running: cannot pause in the {status} state"), status)
-            }
-        }
-    }
-
-    /// Lets frozen processes go on.
-    pub fn resume(&self) -> Result<()> {
-        let _lock = self.entry.lock()?;
-        match self.status()? {
-            Status::Paused => Ok(self.cgroup()?.thaw()?),
-            status => self.refuse("container not paused", status),
-        }
-    }
-
-    /// Removes a container that has stopped or was never started; with `force` kills it first.
-    pub fn delete(mut self, force: bool) -> Result<()> {
-        if force {
-            // Before the lock: whoever creates or restores it holds that, perhaps in a hook that hangs.
-            self.kill_everything()?;
-        }
-        let _lock = self.entry.lock()?;
-        self.facts = self.entry.facts()?;
-        match self.status()? {
-            Status::Stopped => {}
-            Status::Created => self.kill_everything()?,
-            _ if force => self.kill_everything()?,
-            status => {
-                let what = format!("cannot delete container {} that is not stopped: {status}", self.id);
-                return self.refuse(&what, status);
-            }
-        }
-        self.destroy()
-    }
-
-    /// Kills all processes and waits until they are gone.
-    fn kill_everything(&self) -> Result<()> {
-        match self.kill(Signal::KILL) {
-            Ok(()) | Err(Error::NotRunning) => {}
-            Err(e) => return Err(e),
-        }
-        if let Ok(pidfd) = self.pidfd() {
-            wait_for_death(&pidfd)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what a dead container has left. Everything is tried; the first failure is reported.
-    pub(crate) fn destroy(&self) -> Result<()> {
-        let cgroup = self.cgroup()?;
-        // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
-        let killed = if cgroup.exists() { cgroup.kill(Signal::KILL) } else { Ok(()) };
-        let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
-        let hooks = self.run_poststop();
-        removed?;
-        self.entry.remove()?;
-        if let Err(e) = hooks {
-            // The container is gone whatever they say (runtime-spec "Lifecycle", step 13).
-            tracing::warn!("{}", chain(&e));
-        }
-        Ok(())
-    }
-
-    fn run_poststop(&self) -> Result<()> {
-        // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
-        let (Ok(brief), Ok(_)) = (self.brief(), self.facts()) else { return Ok(()) };
-        let Some(all) = &brief.hooks else { return Ok(()) };
-        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
     }
 }
 
@@ -300,25 +128,4 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = e.source();
     }
     text
-}
-
-/// Waits until a killed process is gone; a zombie is, for a pidfd.
-fn wait_for_death(pidfd: &OwnedFd) -> Result<()> {
-    let deadline = std::time::Instant::now() + DEATH_PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(
-            &mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)],
-            Some(&timeout),
-        ) {
-            Ok(0) => {
-                let what = "container init still running 10 s after SIGKILL".to_owned();
-                return Err(Error::State { what, status: Status::Running });
-            }
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::sys("poll", "a pidfd", e)),
-        }
-    }
 }

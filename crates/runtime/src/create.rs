@@ -3,7 +3,7 @@
 //! Before each step that leaves something on the host, what is needed to find it again is on disk; a creation
 //! that is killed at any point leaves a container that `delete --force` clears.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -18,9 +18,12 @@ use crate::container::{Container, chain};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::notify;
+use crate::process::Process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
+use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Lock, Store};
+use crate::task::Task;
 
 /// How to create a container.
 #[derive(Debug, Default)]
@@ -36,12 +39,10 @@ pub struct CreateOptions<'a> {
     pub listen_fds: u32,
     /// Pass so many further descriptors on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
-    /// Give the process a socket for sd_notify(3); see [`Container::notify`].
+    /// Give the process a socket for sd_notify(3); see [`Task::notify`].
     pub notify: bool,
-    /// The connected socket that receives the terminal's master; needed if `process.terminal` is set.
-    pub console_socket: Option<BorrowedFd<'a>>,
-    /// Standard input, output and error; the caller's own if absent. Above 2.
-    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Standard input, output and error.
+    pub stdio: Stdio<'a>,
 }
 
 /// A configuration, checked and planned: nothing of it is on the host yet.
@@ -180,14 +181,14 @@ fn cgroup_of(
 
 /// A container whose init waits for `start`, still locked by its creator.
 pub(crate) struct Creation {
-    pub(crate) container: Container,
+    task: Task,
     _lock: Lock,
 }
 
 impl Creation {
     /// Lets go of the lock.
-    pub(crate) fn finish(self) -> Container {
-        self.container
+    pub(crate) fn finish(self) -> Task {
+        self.task
     }
 }
 
@@ -195,14 +196,18 @@ impl Creation {
 pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
     let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
-    check_terminal(&prepared.plan, options)?;
+    options.stdio.check(prepared.plan.init.process.terminal)?;
+    let wired = options.stdio.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     if let Some(dir) = &notify_dir {
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
-    match build(&entry, &mut prepared, &mut facts, options) {
-        Ok(()) => Ok(Creation { container: Container::from_parts(id.clone(), entry, facts), _lock: lock }),
+    match build(&entry, &mut prepared, &mut facts, wired) {
+        Ok(process) => {
+            let container = Container::made(id.clone(), entry, facts, prepared.spec);
+            Ok(Creation { task: Task::new(container, Some(process))?, _lock: lock })
+        }
         Err(e) => {
             // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
             undo(&entry, &facts);
@@ -211,24 +216,7 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     }
 }
 
-fn check_terminal(plan: &Plan, options: &CreateOptions<'_>) -> Result<()> {
-    match (plan.init.process.terminal, options.console_socket.is_some()) {
-        (true, false) => Err(Error::Invalid(
-            "cannot allocate tty if hiber will detach without setting console socket".into(),
-        )),
-        (false, true) => {
-            Err(Error::Invalid("cannot use console socket if hiber will not detach or allocate tty".into()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn build(
-    entry: &Entry,
-    prepared: &mut Prepared,
-    facts: &mut Facts,
-    options: &CreateOptions<'_>,
-) -> Result<()> {
+fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, wired: Wired<'_>) -> Result<Process> {
     entry.write_config(&prepared.spec)?;
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
@@ -245,17 +233,17 @@ fn build(
     let launch_options = Launch {
         cgroup: born_in.as_ref().map(AsFd::as_fd),
         start_listener: Some(listener.as_fd()),
-        console_socket: options.console_socket,
-        stdio: options.stdio,
+        console_socket: wired.console(),
+        stdio: wired.files(),
         ..Launch::default()
     };
     let mut steps = Creating { entry, facts, cgroup: &cgroup, placed: born_in.is_some(), prepared };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
     // A second stage has another pid than the first, which was written down at once.
     note_process(entry, facts, launched.pid())?;
+    let kept = wired.keep()?;
     entry.publish_start_socket()?;
-    launched.detach()?;
-    Ok(())
+    Ok(Process::new(launched.detach()?, kept))
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another

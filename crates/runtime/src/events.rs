@@ -1,15 +1,16 @@
 //! What a running container uses, and when it runs out of memory.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hiber_sandbox::cgroup::{Cgroup, OomWatch, Usage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::container::Container;
 use crate::error::{Error, Result};
-use crate::state::Status;
+use crate::process::Process;
+use crate::task::Task;
 
 /// Something to tell of a container.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Events {
     cgroup: Cgroup,
-    pidfd: OwnedFd,
+    init: Arc<Process>,
     oom: Option<OomWatch>,
     /// OOM events that came in and were not yet handed out.
     pending: u64,
@@ -33,29 +34,14 @@ pub struct Events {
     over: bool,
 }
 
-impl Container {
-    /// What the container uses now.
-    pub fn usage(&self) -> Result<Usage> {
-        self.check_alive()?;
-        Ok(self.cgroup()?.usage()?)
-    }
-
+impl Task {
     /// Its events: OOM at once, usage every `interval`, for the first time after one.
     pub fn events(&self, interval: Duration) -> Result<Events> {
         self.check_alive()?;
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup().clone();
         let oom = cgroup.watch_oom()?;
-        let pidfd = self.pidfd()?;
-        Ok(Events { cgroup, pidfd, oom, pending: 0, interval, next: Instant::now() + interval, over: false })
-    }
-
-    fn check_alive(&self) -> Result<()> {
-        match self.status()? {
-            Status::Stopped => {
-                self.refuse(&format!("container with id {} is not running", self.id()), Status::Stopped)
-            }
-            _ => Ok(()),
-        }
+        let init = Arc::clone(self.init().ok_or(Error::NotRunning)?);
+        Ok(Events { cgroup, init, oom, pending: 0, interval, next: Instant::now() + interval, over: false })
     }
 }
 
@@ -81,7 +67,7 @@ impl Events {
 
     fn poll(&mut self, left: Duration) -> Result<()> {
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut fds = vec![PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(self.init.pidfd(), PollFlags::IN)];
         fds.extend(self.oom.as_ref().map(|oom| PollFd::from_borrowed_fd(oom.as_fd(), PollFlags::IN)));
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}

@@ -1,16 +1,17 @@
 //! Running a further process in a container.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
-use oci_spec::runtime::Process;
 
-use crate::container::Container;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::process::Process;
 use crate::state::Status;
+use crate::stdio::Stdio;
+use crate::task::Task;
 
 /// How to execute a process.
 #[derive(Debug, Default)]
@@ -19,21 +20,15 @@ pub struct ExecOptions<'a> {
     pub ignore_paused: bool,
     /// Pass descriptors 3 to 2+N on.
     pub preserve_fds: u32,
-    /// The connected socket that receives the terminal's master.
-    pub console_socket: Option<BorrowedFd<'a>>,
     /// Cgroups below the container's to run in, by v1 controller; under "" one path for all.
     pub cgroups: Option<&'a BTreeMap<String, String>>,
-    /// Standard input, output and error; the caller's own if absent. Above 2.
-    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Standard input, output and error.
+    pub stdio: Stdio<'a>,
 }
 
-impl Container {
+impl Task {
     /// Executes `process` in the container and returns it, running, as a child of the caller.
-    pub fn exec(
-        &self,
-        process: &Process,
-        options: &ExecOptions<'_>,
-    ) -> Result<hiber_sandbox::sys::clone::Child> {
+    pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
         match self.status()? {
             Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
             Status::Paused if !options.ignore_paused => {
@@ -42,42 +37,34 @@ impl Container {
             }
             _ => {}
         }
-        match (process.terminal().unwrap_or(false), options.console_socket.is_some()) {
-            (true, false) => {
-                let what = "cannot allocate tty if hiber will detach without setting console socket";
-                return Err(Error::Invalid(what.into()));
-            }
-            (false, true) => {
-                let what = "cannot use console socket if hiber will not detach or allocate tty";
-                return Err(Error::Invalid(what.into()));
-            }
-            _ => {}
-        }
+        options.stdio.check(process.terminal().unwrap_or(false))?;
+        let wired = options.stdio.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
         let plan_options = plan::Options {
-            id: self.id().as_str().into(),
+            id: self.container().id().as_str().into(),
             bundle: facts.bundle.clone(),
             preserve_fds: options.preserve_fds,
             ..plan::Options::default()
         };
-        let mut plan = Plan::for_exec(self.spec()?, process, &namespaces, &plan_options)?;
+        let mut plan = Plan::for_exec(&*self.container().spec()?, process, &namespaces, &plan_options)?;
         plan.init.hook_state.pid = facts.pid;
         let pidfd = self.pidfd()?;
         let cgroup = match options.cgroups {
-            Some(below) => self.cgroup()?.below(below)?,
-            None => self.cgroup()?.joinable(facts.pid)?,
+            Some(below) => self.cgroup().below(below)?,
+            None => self.cgroup().joinable(facts.pid)?,
         };
         let born_in = cgroup.v2_dir_fd().context("open the cgroup")?;
         let launch_options = Launch {
             cgroup: born_in.as_ref().map(AsFd::as_fd),
-            join_process: Some((pidfd.as_fd(), namespaces.flags())),
-            console_socket: options.console_socket,
-            stdio: options.stdio,
+            join_process: Some((pidfd, namespaces.flags())),
+            console_socket: wired.console(),
+            stdio: wired.files(),
             ..Launch::default()
         };
         let mut steps = Joining { cgroup: &cgroup, placed: born_in.is_some() };
-        Ok(launch(&plan, &launch_options, &mut steps)?.start()?)
+        let child = launch(&plan, &launch_options, &mut steps)?.start()?;
+        Ok(Process::new(child, wired.keep()?))
     }
 }
 

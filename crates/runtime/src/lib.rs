@@ -11,16 +11,22 @@ mod create;
 mod error;
 mod events;
 mod exec;
+mod exit;
 pub mod features;
 pub mod id;
 mod inspect;
+mod monitor;
 mod notify;
+mod process;
 mod procfs;
 mod restore;
 pub mod spec;
 mod state;
+mod stdio;
 mod store;
+mod task;
 mod update;
+mod wait;
 
 use std::path::Path;
 
@@ -31,13 +37,17 @@ pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
 pub use events::{Event, Events};
 pub use exec::ExecOptions;
+pub use exit::{Ended, ExitStatus};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
-pub use hiber_sandbox::sys::clone::Child;
 pub use inspect::{Inspection, Verification, inspect, verify};
 pub use notify::Notify;
+pub use process::Process;
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
+pub use stdio::Stdio;
+pub use task::Task;
+pub use wait::{Condition, Wait};
 
 use id::ContainerId;
 use store::Store;
@@ -61,15 +71,15 @@ impl Runtime {
         Self { store: Store::new(root) }
     }
 
-    /// Creates a container up to the point where [`Container::start`] executes its program. On failure nothing
-    /// of it is left.
-    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Container> {
+    /// Creates a container up to the point where [`Task::start`] executes its program. On failure nothing of it is
+    /// left.
+    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Task> {
         Ok(create::create(&self.store, id, options)?.finish())
     }
 
     /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure
     /// nothing of it is left.
-    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Container> {
+    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
         restore::restore(&self.store, id, options)
     }
 
@@ -82,7 +92,7 @@ impl Runtime {
     pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
         match self.open(id) {
             Err(Error::NotFound) => self.store.sweep(id),
-            container => container?.delete(true),
+            container => container?.task()?.delete(true).map(drop),
         }
     }
 

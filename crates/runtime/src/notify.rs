@@ -3,7 +3,7 @@
 //! The container sees the directory `ROOT/ID/notify` at /run/notify; the socket in it is made by whoever starts the
 //! container, and read until the container is ready.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// The directory's name below the container's.
 pub(crate) const DIR: &str = "notify";
@@ -49,11 +49,11 @@ pub struct Notify {
     host: UnixDatagram,
 }
 
-impl Container {
+impl Task {
     /// Makes the socket that the container's process will notify; `host` is the path in the caller's own
     /// `NOTIFY_SOCKET`, an abstract one with a leading `@`. None if the container was created without.
     pub fn notify(&self, host: &str) -> Result<Option<Notify>> {
-        let path = self.entry().path().join(DIR);
+        let path = self.container().entry().path().join(DIR);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(dir) => dir,
@@ -82,12 +82,11 @@ impl Container {
 impl Notify {
     /// Waits until the container is ready or its first process, `pidfd`, gone. When it is ready the host hears of it,
     /// that `main_pid` is the service's process, and has taken note of both when this returns.
-    pub fn forward(&self, pidfd: &OwnedFd, main_pid: i32) -> Result<()> {
+    pub fn forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<()> {
         let failed = |e: std::io::Error| Error::file(Path::new("NOTIFY_SOCKET"), &e);
         let mut buffer = [0u8; 4096];
         loop {
-            let mut fds =
-                [self.socket.as_fd(), pidfd.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let mut fds = [self.socket.as_fd(), pidfd].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::sys("poll", "for the container's notice", e)),

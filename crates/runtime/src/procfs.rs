@@ -4,25 +4,40 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 
-/// The process's start time in clock ticks since boot, if it is alive: neither gone nor a zombie.
-pub(crate) fn alive_since(pid: i32) -> Option<u64> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
-    let stat = hiber_sandbox::file::read(&file).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // The command in parentheses may hold anything, also parentheses.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    // `fields` now stands before field 4; the start time is field 22 (proc_pid_stat(5)).
-    fields.nth(18)?.parse().ok()
+/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// When it started, in clock ticks since boot.
+    pub(crate) start_time: u64,
+    /// Whether it has ended and waits to be reaped.
+    pub(crate) dead: bool,
+    /// Of one that has ended: its status as of waitpid(2); none if the caller may not know it.
+    pub(crate) exit_status: Option<i32>,
 }
 
-/// Whether the process is alive and the one that started then.
-pub(crate) fn is_alive(pid: i32, start_time: u64) -> bool {
-    pid > 0 && alive_since(pid) == Some(start_time)
+/// None if there is no such process.
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
+    let text = hiber_sandbox::file::read(&file).ok()?;
+    parse(&String::from_utf8_lossy(&text))
+}
+
+fn parse(stat: &str) -> Option<Stat> {
+    // The command in parentheses may hold anything, also parentheses.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.trim_end().split(' ').collect();
+    // They begin with field 3, the state.
+    let field = |number: usize| fields.get(number - 3).copied();
+    let dead = matches!(field(3)?, "Z" | "X" | "x");
+    // 0 is also what those see who may not trace it.
+    let told = |status: &i32| *status != 0 || rustix::process::geteuid().is_root();
+    let exit_status = field(52).filter(|_| dead).and_then(|f| f.parse().ok()).filter(told);
+    Some(Stat { start_time: field(22)?.parse().ok()?, dead, exit_status })
+}
+
+/// The process's start time in clock ticks since boot, if it is alive: neither gone nor a zombie.
+pub(crate) fn alive_since(pid: i32) -> Option<u64> {
+    stat(pid).filter(|stat| !stat.dead).map(|stat| stat.start_time)
 }
 
 /// Targets of the process's first three descriptors; `/dev/null` for one that is closed.
@@ -42,15 +57,15 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_start() {
         let me = std::process::id() as i32;
-        let start = alive_since(me).unwrap();
-        assert!(is_alive(me, start));
-        assert!(!is_alive(me, start + 1));
-        assert!(!is_alive(0, 0));
+        let stat = stat(me).unwrap();
+        assert!(!stat.dead && stat.exit_status.is_none());
+        assert_eq!(alive_since(me), Some(stat.start_time));
+        assert_eq!(alive_since(0), None);
     }
 
     #[test]
-    fn a_zombie_is_dead() {
-        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+    fn a_zombie_is_dead_and_tells_how_it_ended() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         let pid = child.id() as i32;
         for _ in 0..1000 {
             if alive_since(pid).is_none() {
@@ -59,6 +74,18 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert_eq!(alive_since(pid), None);
+        assert_eq!(stat(pid).unwrap().exit_status, Some(3 << 8));
         child.wait().unwrap();
+        assert_eq!(stat(pid), None);
+    }
+
+    #[test]
+    fn commands_may_hold_anything() {
+        let fields = (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let parsed = parse(&format!("7 (a) Z 1 (b c) S {fields}\n")).unwrap();
+        assert_eq!(parsed, Stat { start_time: 22, dead: false, exit_status: None });
+        let dead = parse(&format!("7 (sh) Z {fields}")).unwrap();
+        assert_eq!((dead.dead, dead.exit_status), (true, Some(52)));
+        assert_eq!(parse("7 (sh) Z 1 2"), None);
     }
 }

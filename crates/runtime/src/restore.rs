@@ -4,7 +4,7 @@
 //! vanish with it, however it ends.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
@@ -20,8 +20,11 @@ use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::process::Process;
 use crate::state::Facts;
+use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
+use crate::task::Task;
 
 /// How to restore.
 #[derive(Debug, Default)]
@@ -30,10 +33,8 @@ pub struct RestoreContainerOptions<'a> {
     pub criu: CriuOptions,
     /// The bundle's directory.
     pub bundle: PathBuf,
-    /// The connected socket that receives the terminal's master.
-    pub console_socket: Option<BorrowedFd<'a>>,
-    /// Standard input, output and error where those of the dump were pipes; the caller's own if absent.
-    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// A terminal, or standard input, output and error where those of the dump were pipes.
+    pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
@@ -46,7 +47,7 @@ pub(crate) fn restore(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
-) -> Result<Container> {
+) -> Result<Task> {
     let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
     let prepared = Prepared::new(id, &create)?;
     let manifest = check_images(&prepared, options)?;
@@ -55,17 +56,21 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
+    let wired = options.stdio.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
-    let restored =
-        Restoring { entry: &entry, prepared: &prepared, options, criu_options: &criu_options, criu: &criu }
-            .run(&mut facts);
-    if let Err(e) = restored {
-        undo(&entry, &facts);
-        return Err(e);
-    }
+    let restoring = Restoring {
+        entry: &entry,
+        prepared: &prepared,
+        options,
+        criu_options: &criu_options,
+        criu: &criu,
+        wired: &wired,
+    };
+    let restored = restoring.run(&mut facts).and_then(|()| first_process(&facts, wired));
+    let process = restored.inspect_err(|_| undo(&entry, &facts))?;
     drop(lock);
-    Ok(Container::from_parts(id.clone(), entry, facts))
+    Task::new(Container::made(id.clone(), entry, facts, prepared.spec), Some(process))
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
@@ -75,6 +80,12 @@ fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> R
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
 }
 
+/// The restored process, with what the caller keeps of its streams.
+fn first_process(facts: &Facts, wired: Wired<'_>) -> Result<Process> {
+    let process = Process::open(facts.pid, facts.start_time)?.ok_or(Error::NotRunning)?;
+    Ok(process.keeping(wired.keep()?))
+}
+
 struct Restoring<'a> {
     entry: &'a Entry,
     prepared: &'a Prepared,
@@ -82,6 +93,7 @@ struct Restoring<'a> {
     /// The caller's, completed by the manifest.
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
+    wired: &'a Wired<'a>,
 }
 
 impl Restoring<'_> {
@@ -145,7 +157,7 @@ impl Restoring<'_> {
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {
-        let Some(socket) = self.options.console_socket else {
+        let Some(socket) = self.wired.console() else {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
             return Err(Error::Invalid(why.into()));
         };
@@ -157,7 +169,7 @@ impl Restoring<'_> {
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
         let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        let stdio = self.options.stdio.unwrap_or(own);
+        let stdio = self.wired.files().unwrap_or(own);
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -132,12 +132,7 @@ impl Entry {
                 Err(e) => return Err(Error::sys("flock", self.path.display().to_string(), e)),
             }
         }
-        let here =
-            rustix::fs::fstat(&lock).map_err(|e| Error::sys("fstat", self.path.display().to_string(), e))?;
-        match rustix::fs::stat(&self.path) {
-            Ok(there) if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) => Ok(Lock(lock)),
-            _ => Err(Error::NotFound),
-        }
+        if self.is_removed() { Err(Error::NotFound) } else { Ok(Lock(lock)) }
     }
 
     /// Whether somebody holds the lock.
@@ -156,6 +151,23 @@ impl Entry {
     /// The directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Another handle on the same directory.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let dir = self.dir.try_clone().map_err(|e| Error::file(&self.path, &e))?;
+        Ok(Self { dir, path: self.path.clone() })
+    }
+
+    /// The directory by its descriptor, wherever it has been moved to.
+    pub(crate) fn proc_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.dir.as_raw_fd())
+    }
+
+    /// Whether the container is gone: there is no directory under its name, or another one.
+    pub(crate) fn is_removed(&self) -> bool {
+        let is = rustix::fs::fstat(&self.dir).map(|s| (s.st_dev, s.st_ino));
+        is != rustix::fs::stat(&self.path).map(|s| (s.st_dev, s.st_ino))
     }
 
     /// The user who made the container.
@@ -260,7 +272,7 @@ impl Entry {
 
     /// Through /proc, because a socket's path is limited to 107 bytes (unix(7)) and roots can be deep.
     fn address(&self, name: &str) -> Result<SocketAddrUnix> {
-        let path = format!("/proc/self/fd/{}/{name}", self.dir.as_fd().as_raw_fd());
+        let path = format!("{}/{name}", self.proc_path());
         SocketAddrUnix::new(path.as_str()).map_err(|e| Error::sys("bind", path.clone(), e))
     }
 

@@ -4,26 +4,28 @@ use hiber_sandbox::cgroup::{Layout, Limits};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Map, Value, json};
 
-use crate::container::{Container, chain};
+use crate::container::chain;
 use crate::error::{Error, Result};
 use crate::state::Status;
+use crate::task::Task;
 
-impl Container {
+impl Task {
     /// Sets the limits that `change` has; all others stay. Device rules are not changed, as in runc.
     ///
     /// # Errors
     /// A limit is invalid or refused by the kernel, with its field; the limits are then as they were.
     pub fn update(&self, change: &LinuxResources) -> Result<()> {
-        let _lock = self.entry().lock()?;
+        let _lock = self.container().entry().lock()?;
         if self.status()? == Status::Stopped {
             return Err(Error::NotRunning);
         }
-        let mut spec = self.spec()?.clone();
+        // Another process may have updated it meanwhile.
+        let mut spec = self.container().entry().config()?;
         let old = resources(&spec);
         let Change { merged, to_apply } = Change::new(&to_json(&old)?, to_json(change)?);
         let layout = Layout::detect()?;
         let limits = Limits::from_spec(&from_json(to_apply)?, &layout, None)?;
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         if let Err(e) = cgroup.apply(&limits) {
             let undone = Limits::from_spec(&old, &layout, None).and_then(|limits| cgroup.apply(&limits));
             if let Err(undone) = undone {
@@ -34,7 +36,7 @@ impl Container {
         let mut linux = spec.linux().clone().unwrap_or_default();
         linux.set_resources(Some(from_json(merged)?));
         spec.set_linux(Some(linux));
-        self.entry().write_config(&spec)
+        self.container().replace_spec(spec)
     }
 }
 

@@ -26,9 +26,10 @@ use guard::{Guard, Watch};
 use manifest::Manifest;
 use staging::{Seal, Staging};
 
-use crate::container::{Container, chain};
+use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::state::Status;
+use crate::task::Task;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
@@ -141,18 +142,19 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Error::file(path, &e))
 }
 
-impl Container {
+impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
     pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
-        check(options, self.id().as_str())?;
-        let lock = self.entry().lock()?;
+        let container = self.container();
+        check(options, container.id().as_str())?;
+        let lock = container.entry().lock()?;
         let status = self.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let spec = self.spec()?;
+        let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path)?;
         let mut guard = Guard::start(&Watch {
@@ -166,7 +168,7 @@ impl Container {
         launch.pass(guard.share()?)?;
         let mut session = launch.start()?;
         let mut seal = Seal {
-            manifest: Manifest::new(self.id().as_str(), session.version()?, spec, options)?,
+            manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
@@ -195,14 +197,14 @@ impl Container {
         (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
         status: Status,
     ) -> Result<()> {
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        dump.freeze_cgroup = freezer(&cgroup);
+        dump.freeze_cgroup = freezer(cgroup);
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
@@ -216,7 +218,7 @@ impl Container {
         let result = session.dump(&dump, |step| match step {
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                frozen = Some(Frozen::take(&cgroup, status)?);
+                frozen = Some(Frozen::take(cgroup, status)?);
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -246,12 +248,12 @@ impl Container {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup();
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = "dump.log".into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
-        dump.freeze_cgroup = freezer(&cgroup);
+        dump.freeze_cgroup = freezer(cgroup);
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
     }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions};
+use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
-use super::commands::{Session, connect_console, open_pidfd, wants_terminal, write_pid_file};
+use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
 use super::foreground::{self, Console, Signals};
 
 impl Session {
@@ -17,7 +17,7 @@ impl Session {
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
-        let container = self.runtime.open(&args.id)?;
+        let task = self.task(&args.id)?;
         let options = CheckpointOptions {
             criu: self.criu_options(&args.criu),
             parent_path: args.parent_path,
@@ -30,7 +30,7 @@ impl Session {
             no_hash: args.no_hash,
             no_sync: args.no_sync,
         };
-        Ok(container.checkpoint(&options)?)
+        Ok(task.checkpoint(&options)?)
     }
 
     /// `restore`
@@ -41,26 +41,24 @@ impl Session {
         // Before the process exists, so that its death cannot be missed.
         let signals = (!args.detach).then(Signals::block).transpose()?;
         let given = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let pair = (!args.detach && given.is_none() && wants_terminal(args.bundle.as_deref())?)
-            .then(foreground::console_pair)
-            .transpose()?;
-        let socket = given.as_ref().or(pair.as_ref().map(|(_, theirs)| theirs));
+        let stdio = match &given {
+            Some(socket) => Stdio::Console(socket.as_fd()),
+            None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
+            None => Stdio::Inherit,
+        };
         let options = RestoreContainerOptions {
             criu: self.criu_options(&args.criu),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-            console_socket: socket.map(AsFd::as_fd),
-            stdio: None,
+            stdio,
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),
             trust_images: args.trust_images,
         };
-        let container = self.runtime.restore(&args.id, &options)?;
-        let pid = container.facts()?.pid;
-        self.or_undo(&container, write_pid_file(args.pid_file.as_deref(), pid))?;
+        let task = self.runtime.restore(&args.id, &options)?;
+        let init = task.init().context("the container has no process")?;
+        self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
         let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
-        let pidfd = open_pidfd(pid)?;
-        let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
-        let status = foreground::attend(pid, &pidfd, &signals, console)?;
+        let status = foreground::attend(init, &signals, Console::of(init)?)?;
         self.delete(&args.id, true)?;
         Ok(status.into())
     }

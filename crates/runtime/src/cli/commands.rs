@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use hiber::{Child, Container, CreateOptions, ExecOptions, Runtime, Status};
+use hiber::{CreateOptions, ExecOptions, Runtime, Status, Stdio, Task};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
@@ -31,49 +32,39 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn open(&self, id: &ContainerId) -> anyhow::Result<Container> {
-        Ok(self.runtime.open(id)?)
+    pub(crate) fn task(&self, id: &ContainerId) -> anyhow::Result<Task> {
+        Ok(self.runtime.open(id)?.task()?)
     }
 
     /// `create`
-    pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
+    pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<Task> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let container =
-            self.runtime.create(&args.id, &create_options(args, self.listen_fds, socket.as_ref()))?;
-        let told = self.tell_of(&container, args);
-        self.or_undo(&container, told)
-    }
-
-    /// Gives the caller the pid and the pidfd that it asked for.
-    fn tell_of(&self, container: &Container, args: &CreateArgs) -> anyhow::Result<()> {
-        let pid = container.facts()?.pid;
-        if let Some(socket) = &args.pidfd_socket {
-            send_pidfd(socket, open_pidfd(pid)?.as_fd())?;
-        }
-        write_pid_file(args.pid_file.as_deref(), pid)
+        let options = create_options(args, self.listen_fds, stdio(socket.as_ref()));
+        let task = self.runtime.create(&args.id, &options)?;
+        self.or_undo(&args.id, tell_of_container(&task, args))?;
+        Ok(task)
     }
 
     /// A container whose caller cannot be told of it must not stay.
-    pub(crate) fn or_undo<T>(&self, container: &Container, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    pub(crate) fn or_undo<T>(&self, id: &ContainerId, result: anyhow::Result<T>) -> anyhow::Result<T> {
         if result.is_err() {
-            let _ = self.runtime.open(container.id()).map(|c| c.delete(true));
+            let _ = self.runtime.force_delete(id);
         }
         result
     }
 
     /// `start`
     pub(crate) fn start(&self, id: &ContainerId) -> anyhow::Result<()> {
-        start_and_notify(&self.open(id)?)
+        start_and_notify(&self.task(id)?)
     }
 
     /// `run`
     pub(crate) fn run(&self, args: &RunArgs) -> anyhow::Result<ExitCode> {
         check_preserved(self.listen_fds.saturating_add(args.create.preserve_fds))?;
         if args.detach {
-            self.create(&args.create)?;
-            let container = self.open(&args.create.id)?;
-            self.or_undo(&container, start_and_notify(&container))?;
+            let task = self.create(&args.create)?;
+            self.or_undo(&args.create.id, start_and_notify(&task))?;
             return Ok(ExitCode::SUCCESS);
         }
         if !args.no_subreaper {
@@ -84,10 +75,10 @@ impl Session {
         if args.create.console_socket.is_some() {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
-        let pair = terminal.then(foreground::console_pair).transpose()?;
-        let options = create_options(&args.create, self.listen_fds, pair.as_ref().map(|(_, theirs)| theirs));
-        let container = self.runtime.create(&args.create.id, &options)?;
-        let attended = self.attend_new(args, &container, &signals, pair.map(|(ours, _)| ours));
+        let stdio = if terminal { Stdio::Terminal } else { Stdio::Inherit };
+        let task =
+            self.runtime.create(&args.create.id, &create_options(&args.create, self.listen_fds, stdio))?;
+        let attended = attend_new(args, &task, &signals);
         if attended.is_err() || !args.keep {
             // A checkpoint may have taken it down meanwhile.
             let deleted = self.runtime.force_delete(&args.create.id);
@@ -98,78 +89,32 @@ impl Session {
         attended.map(ExitCode::from)
     }
 
-    fn attend_new(
-        &self,
-        args: &RunArgs,
-        container: &Container,
-        signals: &Signals,
-        console: Option<OwnedFd>,
-    ) -> anyhow::Result<u8> {
-        let console = console.as_ref().map(Console::receive).transpose()?;
-        let pid = container.facts()?.pid;
-        let pidfd = open_pidfd(pid)?;
-        self.tell_of(container, &args.create)?;
-        let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
-        container.start()?;
-        if let Some(notify) = notify {
-            let watched = open_pidfd(pid)?;
-            // The runtime stays, so it is the service's process.
-            std::thread::spawn(move || notify.forward(&watched, std::process::id() as i32));
-        }
-        foreground::attend(pid, &pidfd, signals, console)
-    }
-
     /// `exec`
     pub(crate) fn exec(&self, args: &ExecArgs) -> anyhow::Result<ExitCode> {
         check_preserved(args.preserve_fds)?;
-        let container = self.open(&args.id)?;
-        let spec = container.spec()?;
+        let task = self.task(&args.id)?;
+        let spec = task.container().spec()?;
         let process = match &args.process {
             Some(path) => {
                 let (process, warnings) = config::load_process(path)?;
                 warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 process
             }
-            None => exec_process::from_flags(spec, args)?,
+            None => exec_process::from_flags(&spec, args)?,
         };
-        let process = exec_process::with_defaults(process, spec);
+        let process = exec_process::with_defaults(process, &spec);
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-            let child = container.exec(&process, &exec_options(args, socket.as_ref()))?;
-            tell_of_exec(args, &child)?;
+            let process = task.exec(&process, &exec_options(args, stdio(socket.as_ref())))?;
+            tell_of(&process, args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
-        self.exec_attended(&container, &process, args)
-    }
-
-    fn exec_attended(
-        &self,
-        container: &Container,
-        process: &Process,
-        args: &ExecArgs,
-    ) -> anyhow::Result<ExitCode> {
-        let terminal = process.terminal().unwrap_or(false);
-        let signals = Signals::block()?;
-        if let Some(path) = &args.console_socket {
-            if !terminal {
-                bail!("cannot use console socket if hiber will not detach or allocate tty");
-            }
-            let socket = connect_console(path)?;
-            let child = container.exec(process, &exec_options(args, Some(&socket)))?;
-            tell_of_exec(args, &child)?;
-            return Ok(foreground::attend(child.pid, &child.pidfd, &signals, None)?.into());
-        }
-        let pair = terminal.then(foreground::console_pair).transpose()?;
-        let child = container.exec(process, &exec_options(args, pair.as_ref().map(|(_, theirs)| theirs)))?;
-        let console = pair.map(|(ours, _)| Console::receive(&ours)).transpose()?;
-        tell_of_exec(args, &child)?;
-        Ok(foreground::attend(child.pid, &child.pidfd, &signals, console)?.into())
+        exec_attended(&task, &process, args)
     }
 
     /// `state`
     pub(crate) fn state(&self, id: &ContainerId) -> anyhow::Result<()> {
-        let container = self.open(id)?;
-        Ok(out::write(&output::state(&describe(&container)?)?)?)
+        Ok(out::write(&output::state(&describe(&self.task(id)?)?)?)?)
     }
 
     /// `list`
@@ -177,10 +122,10 @@ impl Session {
         let mut containers = Vec::new();
         let mut names = BTreeMap::new();
         for id in self.runtime.ids()? {
-            let described = self.runtime.open(&id).map_err(anyhow::Error::from).and_then(|container| {
-                let uid = container.owner()?;
+            let described = self.task(&id).and_then(|task| {
+                let uid = task.container().owner()?;
                 let owner = names.entry(uid).or_insert_with(|| user_name(uid)).clone();
-                Ok(ContainerState { owner, ..describe(&container)? })
+                Ok(ContainerState { owner, ..describe(&task)? })
             });
             match described {
                 Ok(state) => containers.push(state),
@@ -193,9 +138,9 @@ impl Session {
 
     /// `kill`
     pub(crate) fn kill(&self, args: &KillArgs) -> anyhow::Result<()> {
-        let container = self.open(&args.id)?;
+        let task = self.task(&args.id)?;
         if args.signal == 0 {
-            return if !args.all && container.status()? == Status::Stopped {
+            return if !args.all && task.status()? == Status::Stopped {
                 bail!(hiber::Error::NotRunning)
             } else {
                 Ok(())
@@ -203,9 +148,9 @@ impl Session {
         }
         let signal = Signal::new(args.signal).with_context(|| format!("unknown signal {}", args.signal))?;
         if args.all {
-            return Ok(container.kill_all(signal)?);
+            return Ok(task.kill_all(signal)?);
         }
-        Ok(container.kill(signal)?)
+        Ok(task.kill(signal)?)
     }
 
     /// `delete`
@@ -213,24 +158,64 @@ impl Session {
         if force {
             return Ok(self.runtime.force_delete(id)?);
         }
-        Ok(self.open(id)?.delete(false)?)
+        self.task(id)?.delete(false)?;
+        Ok(())
     }
 
     /// `ps`
     pub(crate) fn ps(&self, args: &PsArgs) -> anyhow::Result<()> {
-        let container = self.open(&args.id)?;
-        Ok(out::write(&output::ps(&container.processes()?, args)?)?)
+        Ok(out::write(&output::ps(&self.task(&args.id)?.pids()?, args)?)?)
     }
 
     /// `pause`
     pub(crate) fn pause(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(self.open(id)?.pause()?)
+        Ok(self.task(id)?.pause()?)
     }
 
     /// `resume`
     pub(crate) fn resume(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(self.open(id)?.resume()?)
+        Ok(self.task(id)?.resume()?)
     }
+}
+
+/// `exec` in the foreground.
+fn exec_attended(task: &Task, process: &Process, args: &ExecArgs) -> anyhow::Result<ExitCode> {
+    let terminal = process.terminal().unwrap_or(false);
+    let signals = Signals::block()?;
+    if args.console_socket.is_some() && !terminal {
+        bail!("cannot use console socket if hiber will not detach or allocate tty");
+    }
+    let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
+    let stdio = match &socket {
+        Some(socket) => Stdio::Console(socket.as_fd()),
+        None if terminal => Stdio::Terminal,
+        None => Stdio::Inherit,
+    };
+    let process = task.exec(process, &exec_options(args, stdio))?;
+    let console = Console::of(&process)?;
+    tell_of(&process, args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
+    Ok(foreground::attend(&process, &signals, console)?.into())
+}
+
+/// Starts a new container and stays until its first process ends.
+fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<u8> {
+    let init = task.init().context("the container has no process")?;
+    let console = Console::of(init)?;
+    tell_of_container(task, &args.create)?;
+    let notify = notify_host().map(|host| task.notify(&host)).transpose()?.flatten();
+    task.start()?;
+    if let Some(notify) = notify {
+        let watched = Arc::clone(init);
+        // The runtime stays, so it is the service's process.
+        std::thread::spawn(move || notify.forward(watched.pidfd(), std::process::id() as i32));
+    }
+    foreground::attend(init, signals, console)
+}
+
+/// Gives the caller the pid and the pidfd that it asked for.
+fn tell_of_container(task: &Task, args: &CreateArgs) -> anyhow::Result<()> {
+    let init = task.init().context("the container has no process")?;
+    tell_of(init, args.pidfd_socket.as_deref(), args.pid_file.as_deref())
 }
 
 /// Where the caller wants to hear that the service is ready (sd_notify(3)).
@@ -239,25 +224,22 @@ fn notify_host() -> Option<String> {
 }
 
 /// Starts a container; where the caller waits for its service, until it is ready.
-fn start_and_notify(container: &Container) -> anyhow::Result<()> {
-    let notify = notify_host().map(|host| container.notify(&host)).transpose()?.flatten();
-    container.start()?;
-    if let Some(notify) = notify {
-        let pid = container.facts()?.pid;
-        // One that has already ended has nothing to say.
-        if let Ok(pidfd) = open_pidfd(pid) {
-            notify.forward(&pidfd, pid)?;
-        }
+fn start_and_notify(task: &Task) -> anyhow::Result<()> {
+    let notify = notify_host().map(|host| task.notify(&host)).transpose()?.flatten();
+    task.start()?;
+    if let (Some(notify), Some(init)) = (notify, task.init()) {
+        notify.forward(init.pidfd(), init.pid())?;
     }
     Ok(())
 }
 
 /// What `state` and `list` show; only `list` shows an owner.
-fn describe(container: &Container) -> anyhow::Result<ContainerState> {
+fn describe(task: &Task) -> anyhow::Result<ContainerState> {
+    let container = task.container();
     let brief = container.brief()?;
     // Its creator has not come to them yet: as without a configuration.
     let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
-    let status = container.status()?;
+    let status = task.status()?;
     Ok(ContainerState {
         oci_version: brief.oci_version,
         id: facts.id.clone(),
@@ -276,7 +258,12 @@ fn user_name(uid: u32) -> String {
     user.map_or_else(|| format!("#{uid}"), |user| user.name)
 }
 
-fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a OwnedFd>) -> CreateOptions<'a> {
+/// The streams of a detached process.
+fn stdio(console: Option<&OwnedFd>) -> Stdio<'_> {
+    console.map_or(Stdio::Inherit, |socket| Stdio::Console(socket.as_fd()))
+}
+
+fn create_options<'a>(args: &CreateArgs, listen_fds: u32, stdio: Stdio<'a>) -> CreateOptions<'a> {
     CreateOptions {
         notify: notify_host().is_some(),
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
@@ -284,18 +271,16 @@ fn create_options<'a>(args: &CreateArgs, listen_fds: u32, console: Option<&'a Ow
         no_new_keyring: args.no_new_keyring,
         listen_fds,
         preserve_fds: args.preserve_fds,
-        console_socket: console.map(AsFd::as_fd),
-        stdio: None,
+        stdio,
     }
 }
 
-fn exec_options<'a>(args: &'a ExecArgs, console: Option<&'a OwnedFd>) -> ExecOptions<'a> {
+fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
     ExecOptions {
         ignore_paused: args.ignore_paused,
         cgroups: args.cgroups.as_ref(),
         preserve_fds: args.preserve_fds,
-        console_socket: console.map(AsFd::as_fd),
-        stdio: None,
+        stdio,
     }
 }
 
@@ -312,12 +297,16 @@ fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
     sent.with_context(|| format!("send a pidfd to --pidfd-socket {}", path.display()))
 }
 
-/// Tells the caller of an exec'd process.
-fn tell_of_exec(args: &ExecArgs, child: &Child) -> anyhow::Result<()> {
-    if let Some(socket) = &args.pidfd_socket {
-        send_pidfd(socket, child.pidfd.as_fd())?;
+/// Gives the caller the pid and the pidfd that it asked for.
+fn tell_of(
+    process: &hiber::Process,
+    pidfd_socket: Option<&Path>,
+    pid_file: Option<&Path>,
+) -> anyhow::Result<()> {
+    if let Some(socket) = pidfd_socket {
+        send_pidfd(socket, process.pidfd())?;
     }
-    write_pid_file(args.pid_file.as_deref(), child.pid)
+    write_pid_file(pid_file, process.pid())
 }
 
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
@@ -346,11 +335,6 @@ fn check_preserved(count: u32) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-pub(crate) fn open_pidfd(pid: i32) -> anyhow::Result<OwnedFd> {
-    let process = rustix::process::Pid::from_raw(pid).context("the container has no process")?;
-    rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).context("pidfd_open")
 }
 
 /// Written whole or not at all: whoever waits for it reads a number.

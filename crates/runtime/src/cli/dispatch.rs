@@ -68,7 +68,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
     let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone(), listen_fds };
     match command {
-        Command::Create(args) => session.create(&args)?,
+        Command::Create(args) => drop(session.create(&args)?),
         Command::Start { id } => session.start(&id)?,
         Command::Run(args) => return session.run(&args),
         Command::Exec(args) => return session.exec(&args),

@@ -35,11 +35,11 @@ fn write(id: &ContainerId, event: &Event) -> anyhow::Result<()> {
 impl Session {
     /// `events`
     pub(crate) fn events(&self, args: &EventsArgs) -> anyhow::Result<()> {
-        let container = self.runtime.open(&args.id)?;
+        let task = self.task(&args.id)?;
         if args.stats {
-            return write(&args.id, &Event::Stats(Box::new(container.usage()?)));
+            return write(&args.id, &Event::Stats(Box::new(task.stats()?)));
         }
-        let mut events = container.events(args.interval)?;
+        let mut events = task.events(args.interval)?;
         while let Some(event) = events.wait()? {
             write(&args.id, &event)?;
         }
@@ -48,7 +48,7 @@ impl Session {
 
     /// `update`
     pub(crate) fn update(&self, args: &UpdateArgs) -> anyhow::Result<()> {
-        let container = self.runtime.open(&args.id)?;
+        let task = self.task(&args.id)?;
         // Intel RDT, a group of resctrl, is no cgroup.
         if args.intel_rdt {
             bail!("updating a non-existent Intel RDT configuration is not supported");
@@ -62,6 +62,6 @@ impl Session {
                 config::load_resources(file)?
             }
         };
-        Ok(container.update(&resources)?)
+        Ok(task.update(&resources)?)
     }
 }

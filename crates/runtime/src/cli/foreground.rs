@@ -3,13 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
+use hiber::Process;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-};
 use rustix::process::{Pid, WaitOptions};
 use rustix::termios::{OptionalActions, OutputModes, Termios};
 
@@ -26,12 +24,6 @@ impl Signals {
     }
 }
 
-/// A socket pair on which init sends the terminal's master: ours and init's end.
-pub(crate) fn console_pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .context("socketpair")
-}
-
 /// The terminal of a foreground process, joined to the caller's.
 pub(crate) struct Console {
     master: OwnedFd,
@@ -43,22 +35,13 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Takes the master that init has sent, and sets the caller's terminal raw.
-    pub(crate) fn receive(socket: &OwnedFd) -> anyhow::Result<Self> {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut name = [0u8; 256];
-        rustix::net::recvmsg(
-            socket,
-            &mut [std::io::IoSliceMut::new(&mut name)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .context("receive the container's terminal")?;
-        let master = ancillary
-            .drain()
-            .find_map(|m| if let RecvAncillaryMessage::ScmRights(mut fds) = m { fds.next() } else { None })
-            .context("the container sent no terminal")?;
+    /// The terminal of `process`, if that has one here; sets the caller's terminal raw.
+    pub(crate) fn of(process: &Process) -> anyhow::Result<Option<Self>> {
+        process.terminal().map(Self::new).transpose()
+    }
+
+    fn new(master: BorrowedFd<'_>) -> anyhow::Result<Self> {
+        let master = master.try_clone_to_owned().context("duplicate the container's terminal")?;
         // The caller's terminal adds its own carriage returns where it is not raw.
         let mut settings = rustix::termios::tcgetattr(&master).context("tcgetattr")?;
         settings.output_modes.remove(OutputModes::ONLCR);
@@ -143,10 +126,9 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     true
 }
 
-/// Stays until the process `pid` is dead; returns its status as a shell does (128 + signal).
+/// Stays until the process, a child, is dead; returns its status as a shell does (128 + signal).
 pub(crate) fn attend(
-    pid: i32,
-    pidfd: &OwnedFd,
+    process: &Process,
     signals: &Signals,
     mut console: Option<Console>,
 ) -> anyhow::Result<u8> {
@@ -163,7 +145,7 @@ pub(crate) fn attend(
         while let Some(info) = signals.0.read_signal().context("read a signal")? {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => {
-                    if let Some(status) = reap(pid)? {
+                    if let Some(status) = reap(process.pid())? {
                         drain(console);
                         return Ok(status);
                     }
@@ -173,7 +155,7 @@ pub(crate) fn attend(
                         c.resize();
                     }
                 }
-                _ => forward(pidfd, info.ssi_signo),
+                _ => forward(process, info.ssi_signo),
             }
         }
     }
@@ -201,10 +183,10 @@ fn wait(signals: &Signals, console: Option<&Console>) -> anyhow::Result<(bool, b
     Ok((ready(0), input_at.is_some_and(ready), ready(1)))
 }
 
-fn forward(pidfd: &OwnedFd, number: u32) {
+fn forward(process: &Process, number: u32) {
     let signal = i32::try_from(number).ok().and_then(hiber_sandbox::sys::signal::Signal::new);
     // The process may just have died: its SIGCHLD says so.
-    let _ = signal.map(|s| s.send(pidfd.as_fd()));
+    let _ = signal.map(|s| process.kill(s));
 }
 
 /// Reaps everything that is dead, also what was orphaned to us as subreaper; the status of `pid` if it was there.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Uid};
 
-use super::dir::{Dir, if_there, read_file};
+use super::dir::{if_there, read_file};
 use super::handle::Cgroup;
 use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
@@ -21,12 +21,12 @@ impl Cgroup {
     /// The owner cannot be changed.
     pub fn delegate(&self, uid: u32) -> Result<()> {
         let Some(path) = &self.paths().v2 else { return Ok(()) };
-        let dir = Dir::open(path)?;
+        let dir = self.dir(path)?;
         let list =
             read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
         for name in list.lines().chain(["."]) {
             let owned =
-                rustix::fs::chownat(&dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
+                rustix::fs::chownat(&*dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
             let owned =
                 owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
             // Files of controllers that the cgroup does not have are on the list, too.
@@ -44,7 +44,7 @@ impl Cgroup {
     pub fn joinable(&self, init: i32) -> Result<Self> {
         let Some(path) = &self.paths().v2 else { return Ok(self.clone()) };
         // The first process may have left its cgroup, and somebody have removed that.
-        let passed_on = if_there(Dir::open(path).and_then(|dir| dir.read("cgroup.subtree_control")))?;
+        let passed_on = if_there(self.dir(path).and_then(|dir| dir.read("cgroup.subtree_control")))?;
         if passed_on.as_ref().is_some_and(String::is_empty) {
             return Ok(self.clone());
         }

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{self, CWD, Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -24,6 +25,8 @@ pub(super) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     version: Version,
+    /// The file that [`Self::read_again`] reads.
+    kept: OnceLock<OwnedFd>,
 }
 
 type Result<T> = std::result::Result<T, SysError>;
@@ -78,7 +81,7 @@ impl Dir {
             CGROUP2_SUPER_MAGIC => Version::V2,
             _ => return Err(error("open", format!("{} as a cgroup", path.display()), Errno::XDEV)),
         };
-        Ok(Self { fd, path, version })
+        Ok(Self { fd, path, version, kept: OnceLock::new() })
     }
 
     /// Opens the child cgroup `name`.
@@ -115,6 +118,21 @@ impl Dir {
         let mut text = read_text(&fd).map_err(|e| error("read", self.path.join(name).display(), e))?;
         text.truncate(text.trim_end().len());
         Ok(text)
+    }
+
+    /// Reads a short file that is asked for again and again, always the same one of a directory: it stays open.
+    pub(super) fn read_again(&self, name: &str) -> Result<String> {
+        let file = match self.kept.get() {
+            Some(file) => file,
+            None => {
+                let file = self.file(name, OFlags::RDONLY)?;
+                self.kept.get_or_init(|| file)
+            }
+        };
+        let mut text = [0u8; 64];
+        let length = rustix::io::pread(file, &mut text, 0)
+            .map_err(|e| error("read", self.path.join(name).display(), e))?;
+        Ok(String::from_utf8_lossy(&text[..length]).trim_end().to_owned())
     }
 
     /// Reads a file that holds one number; `max` is `u64::MAX`.

@@ -1,6 +1,7 @@
 //! Freezing, thawing and killing every process of a cgroup.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Cgroup {
     /// The directory with a freezer; None if there is none or the cgroup is gone.
-    fn freezer(&self) -> Result<Option<Dir>, SysError> {
+    fn freezer(&self) -> Result<Option<Arc<Dir>>, SysError> {
         let path = self.paths().v1.get("freezer").or(self.paths().v2.as_ref());
-        path.map_or(Ok(None), |path| if_there(Dir::open(path)))
+        path.map_or(Ok(None), |path| if_there(self.dir(path)))
     }
 
     /// Stops every process of the cgroup, children included, and returns when all have stopped.
@@ -60,8 +61,8 @@ impl Cgroup {
     pub fn frozen(&self) -> Result<bool> {
         let Some(dir) = self.freezer()? else { return Ok(false) };
         let frozen = match dir.version() {
-            Version::V1 => dir.read("freezer.self_freezing"),
-            Version::V2 => dir.read("cgroup.freeze"),
+            Version::V1 => dir.read_again("freezer.self_freezing"),
+            Version::V2 => dir.read_again("cgroup.freeze"),
         };
         Ok(if_there(frozen)?.is_some_and(|text| text == "1"))
     }
@@ -99,7 +100,7 @@ impl Cgroup {
         let Some(path) = self.paths().v2.as_ref().filter(|_| self.paths().v1.is_empty()) else {
             return Ok(false);
         };
-        let killed = Dir::open(path).and_then(|dir| dir.write("cgroup.kill", "1"));
+        let killed = self.dir(path).and_then(|dir| dir.write("cgroup.kill", "1"));
         Ok(if_there(killed)?.is_some())
     }
 

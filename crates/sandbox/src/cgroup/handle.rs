@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -24,13 +25,16 @@ pub enum OnDenied {
     Skip,
 }
 
-/// The cgroup of one container, in every hierarchy. Holds paths, not descriptors: what it says is
-/// what the kernel says at that moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The cgroup of one container, in every hierarchy. What it says is what the kernel says at that moment; directories
+/// that it has opened stay open, so that asking again takes no path. A cgroup that was removed is not found again in
+/// another one of its name.
+#[derive(Debug, Clone)]
 pub struct Cgroup {
     paths: CgroupPaths,
     on_denied: OnDenied,
     created: Vec<PathBuf>,
+    /// Shared by clones.
+    opened: Arc<Mutex<BTreeMap<PathBuf, Arc<Dir>>>>,
 }
 
 fn denied(e: &SysError) -> bool {
@@ -51,10 +55,10 @@ impl Cgroup {
         limits: &Limits,
         on_denied: OnDenied,
     ) -> Result<Self> {
-        let mut cgroup = Self { paths: paths.clone(), on_denied, created: Vec::new() };
+        let mut cgroup = Self::at(paths.clone(), on_denied);
         cgroup.check_unused()?;
         let made = cgroup.make_all(layout, limits).and_then(|()| cgroup.apply(limits)).and_then(|()| {
-            let cpuset = cgroup.paths.v1.get("cpuset").map(|p| Dir::open(p));
+            let cpuset = cgroup.paths.v1.get("cpuset").map(|p| cgroup.dir(p));
             // After the limits: what they leave open comes from the parent.
             cpuset.transpose()?.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
         });
@@ -73,7 +77,22 @@ impl Cgroup {
     /// A path is relative or has `..` in it.
     pub fn open(paths: CgroupPaths, on_denied: OnDenied) -> Result<Self> {
         paths.check()?;
-        Ok(Self { paths, on_denied, created: Vec::new() })
+        Ok(Self::at(paths, on_denied))
+    }
+
+    fn at(paths: CgroupPaths, on_denied: OnDenied) -> Self {
+        Self { paths, on_denied, created: Vec::new(), opened: Arc::default() }
+    }
+
+    /// One of the directories, opened once.
+    pub(super) fn dir(&self, path: &Path) -> Result<Arc<Dir>, SysError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = opened.get(path) {
+            return Ok(Arc::clone(dir));
+        }
+        let dir = Arc::new(Dir::open(path)?);
+        opened.insert(path.to_owned(), Arc::clone(&dir));
+        Ok(dir)
     }
 
     /// The directories; those of hierarchies that had to be skipped are not among them.
@@ -163,7 +182,7 @@ impl Cgroup {
     /// child (EBUSY: the cgroup passes controllers on).
     pub fn add_pid(&self, pid: u32) -> Result<()> {
         for (path, _) in self.paths.directories() {
-            match add_pid(path, pid) {
+            match self.dir(path).and_then(|dir| add_pid(&dir, pid)) {
                 Err(e) if denied(&e) && self.on_denied == OnDenied::Skip => {
                     tracing::debug!("leave process {pid} out of cgroup {}: {e}", path.display());
                 }
@@ -198,7 +217,8 @@ impl Cgroup {
             groups.entry((write.version, &write.controller)).or_default().push(write);
         }
         for ((version, controller), writes) in groups {
-            write_group(&self.dir_of(version, controller, &writes[0].field)?, &writes)?;
+            let dir = self.dir_of(version, controller, &writes[0].field)?;
+            write_group(&dir, &writes)?;
         }
         match &limits.devices {
             Some(rules) => self.apply_devices(rules),
@@ -207,7 +227,7 @@ impl Cgroup {
     }
 
     /// The directory where a controller's files are.
-    fn dir_of(&self, version: Version, controller: &str, field: &str) -> Result<Dir> {
+    fn dir_of(&self, version: Version, controller: &str, field: &str) -> Result<Arc<Dir>> {
         let path = match version {
             Version::V1 => self.paths.v1.get(controller),
             Version::V2 => self.paths.v2.as_ref(),
@@ -216,14 +236,14 @@ impl Cgroup {
             let why = format!("cannot set {controller} limit: container could not join or create cgroup");
             return Err(Error::unsupported(field, why));
         };
-        Dir::open(path).context(field)
+        self.dir(path).context(field)
     }
 
     fn apply_devices(&self, rules: &[super::DeviceRule]) -> Result<()> {
         let result = if let Some(path) = self.paths.v1.get("devices") {
-            set_devices_v1(path, rules)
+            self.dir(path).map_err(Error::from).and_then(|dir| set_devices_v1(&dir, rules))
         } else if let Some(path) = &self.paths.v2 {
-            Dir::open(path)
+            self.dir(path)
                 .and_then(|dir| bpf::set_device_filter(dir.as_fd(), &device_filter(rules)))
                 .map_err(Error::from)
         } else if self.on_denied == OnDenied::Skip {
@@ -243,7 +263,7 @@ impl Cgroup {
     /// `memory.checkBeforeUpdate`: the kernel's v2 would reclaim and then kill.
     fn check_memory(&self, check: MemoryCheck) -> Result<()> {
         let Some(path) = &self.paths.v2 else { return Ok(()) };
-        let Ok(usage) = Dir::open(path).and_then(|dir| dir.read_number("memory.current")) else {
+        let Ok(usage) = self.dir(path).and_then(|dir| dir.read_number("memory.current")) else {
             return Ok(()); // a new cgroup without the controller; writing will say so
         };
         let fields = [("memory.swap", "memory+swap", check.swap), ("memory.limit", "memory", check.limit)];
@@ -315,8 +335,7 @@ fn explain(dir: &Dir, write: &Write, e: SysError) -> Result<()> {
     Err(e).context(field)
 }
 
-fn set_devices_v1(path: &Path, rules: &[super::DeviceRule]) -> Result<()> {
-    let dir = Dir::open(path)?;
+fn set_devices_v1(dir: &Dir, rules: &[super::DeviceRule]) -> Result<()> {
     let target = DeviceSet::from_rules(rules)?;
     let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
     for write in now.changes_to(&target) {
@@ -391,8 +410,7 @@ fn check_type(dir: &Dir, limits: &Limits) -> Result<()> {
     }
 }
 
-fn add_pid(path: &Path, pid: u32) -> Result<(), SysError> {
-    let dir = Dir::open(path)?;
+fn add_pid(dir: &Dir, pid: u32) -> Result<(), SysError> {
     for _ in 0..5 {
         match dir.write("cgroup.procs", &pid.to_string()) {
             // A process that is still being forked (TASK_NEW) cannot be moved yet.
@@ -405,12 +423,12 @@ fn add_pid(path: &Path, pid: u32) -> Result<(), SysError> {
 
 impl Cgroup {
     /// The directory that stands for the whole container: the one that freezes it, else any.
-    pub(super) fn main_dir(&self) -> Result<Option<Dir>, SysError> {
+    pub(super) fn main_dir(&self) -> Result<Option<Arc<Dir>>, SysError> {
         let v1 = &self.paths.v1;
         let by_rank =
             v1.get("freezer").into_iter().chain(&self.paths.v2).chain(v1.get("devices")).chain(v1.values());
         for path in by_rank {
-            if let Some(dir) = if_there(Dir::open(path))? {
+            if let Some(dir) = if_there(self.dir(path))? {
                 return Ok(Some(dir));
             }
         }

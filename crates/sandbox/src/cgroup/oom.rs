@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
@@ -16,7 +17,7 @@ use crate::error::{Result, SysError};
 pub struct OomWatch {
     fd: OwnedFd,
     /// v2 tells of every change of `memory.events`; which of them was an OOM kill, the count says.
-    v2: Option<(Dir, u64)>,
+    v2: Option<(Arc<Dir>, u64)>,
     /// v1's cgroup and the file that the notice is bound to.
     v1: Option<(PathBuf, OwnedFd)>,
 }
@@ -34,10 +35,10 @@ impl Cgroup {
     /// The kernel refuses the notice.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
         if let Some(path) = self.paths().v1.get("memory") {
-            return Ok(if_there(Dir::open(path))?.map(watch_v1).transpose()?);
+            return Ok(if_there(self.dir(path))?.map(watch_v1).transpose()?);
         }
         let Some(path) = &self.paths().v2 else { return Ok(None) };
-        let Some(dir) = if_there(Dir::open(path))? else { return Ok(None) };
+        let Some(dir) = if_there(self.dir(path))? else { return Ok(None) };
         let Some(count) = if_there(dir.read_key("memory.events", "oom_kill"))? else { return Ok(None) };
         let failed = |call: &str, e: rustix::io::Errno| {
             SysError::new(call, path.join("memory.events").display().to_string(), e.raw_os_error())
@@ -50,7 +51,7 @@ impl Cgroup {
 }
 
 /// admin-guide/cgroup-v1/memory.rst, "OOM Control": an eventfd is registered for `memory.oom_control`.
-fn watch_v1(dir: Dir) -> Result<OomWatch, SysError> {
+fn watch_v1(dir: Arc<Dir>) -> Result<OomWatch, SysError> {
     let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|e| SysError::new("eventfd", "for OOM notices", e.raw_os_error()))?;
     let control = dir.file("memory.oom_control", OFlags::RDONLY)?;

@@ -74,11 +74,11 @@ impl Cgroup {
         read: impl FnOnce(&Dir) -> Result<T, SysError>,
     ) -> Result<Option<T>, SysError> {
         let path = self.paths().v1.get(controller);
-        path.map_or(Ok(None), |path| if_there(Dir::open(path).and_then(|dir| read(&dir))))
+        path.map_or(Ok(None), |path| if_there(self.dir(path).and_then(|dir| read(&dir))))
     }
 
     fn v2<T>(&self, read: impl FnOnce(&Dir) -> Result<T, SysError>) -> Result<Option<T>, SysError> {
         let path = self.paths().v2.as_ref();
-        path.map_or(Ok(None), |path| if_there(Dir::open(path).and_then(|dir| read(&dir))))
+        path.map_or(Ok(None), |path| if_there(self.dir(path).and_then(|dir| read(&dir))))
     }
 }

@@ -2,6 +2,7 @@
 //! left out when it is zero are an interface that cAdvisor and containerd read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -199,10 +200,10 @@ impl Cgroup {
     /// A file is there and cannot be read or understood. What is missing is left at zero: kernels differ.
     pub fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
-        let v1 = |controller: &str| -> Read<Option<Dir>> {
-            self.paths().v1.get(controller).map_or(Ok(None), |path| if_there(Dir::open(path)))
+        let v1 = |controller: &str| -> Read<Option<Arc<Dir>>> {
+            self.paths().v1.get(controller).map_or(Ok(None), |path| if_there(self.dir(path)))
         };
-        let v2 = self.paths().v2.as_ref().map_or(Ok(None), |path| if_there(Dir::open(path)))?;
+        let v2 = self.paths().v2.as_ref().map_or(Ok(None), |path| if_there(self.dir(path)))?;
         if let Some(dir) = &v2 {
             read_v2(dir, &mut usage)?;
         }

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod clone;
 pub mod ioctl;
 pub mod mount;
+pub mod pidfd;
 pub mod process;
 pub mod scheduling;
 pub mod seccomp;

@@ -1,0 +1,76 @@
+//! How a process ended.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// What ended a process, and whether anything did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// It never ran.
+    NotYet,
+    /// By itself, with this status.
+    Exited(u8),
+    /// By this signal.
+    Signaled(i32),
+    /// Nobody knows how: it was another's child, and reaped before we looked, on a kernel before 6.15.
+    Unknown,
+    /// It did not end: whoever waited has stopped waiting.
+    Cancelled,
+}
+
+/// The result of waiting for a container or process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitStatus {
+    /// How it ended.
+    pub ended: Ended,
+    /// Whether the kernel killed a process of the container's because memory ran out.
+    pub oom_killed: bool,
+    /// When that was noticed.
+    pub at: SystemTime,
+    /// Why the container could not be run or removed, or why nobody waits any more.
+    pub error: Option<String>,
+}
+
+impl Ended {
+    /// From a status of waitpid(2).
+    pub(crate) fn from_wait_status(status: i32) -> Self {
+        // The low seven bits are the signal, of which the eighth tells that it dumped core; then the code (wait(2)).
+        match status & 0x7f {
+            0 => Self::Exited((status >> 8) as u8),
+            signal => Self::Signaled(signal),
+        }
+    }
+}
+
+impl ExitStatus {
+    fn new(ended: Ended, error: Option<String>) -> Self {
+        Self { ended, oom_killed: false, at: SystemTime::now(), error }
+    }
+
+    pub(crate) fn not_yet() -> Self {
+        Self::new(Ended::NotYet, None)
+    }
+
+    pub(crate) fn unknown() -> Self {
+        Self::new(Ended::Unknown, None)
+    }
+
+    pub(crate) fn cancelled(why: impl Into<String>) -> Self {
+        Self::new(Ended::Cancelled, Some(why.into()))
+    }
+
+    /// As a shell counts: the exit code, or 128 and the signal; 0 where nothing has run, 255 where it is not known,
+    /// -1 where the wait was cancelled.
+    pub fn code(&self) -> i32 {
+        match self.ended {
+            Ended::NotYet => 0,
+            Ended::Exited(code) => code.into(),
+            Ended::Signaled(signal) => 128 + signal,
+            Ended::Unknown => 255,
+            Ended::Cancelled => -1,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One epoll and one thread for all that is waited for in this process: ends of processes by their pidfds, removals
+//! of containers by inotify on their directories.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fs::inotify::{self, WatchFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::exit::ExitStatus;
+use crate::process::Process;
+use crate::task::Task;
+use crate::wait::{Teller, Wait};
+
+/// What epoll tells of inotify; pidfds are told by the addresses of their processes.
+const INOTIFY: u64 = 0;
+/// Events that are taken at once.
+const BATCH: usize = 64;
+
+pub(crate) struct Monitor {
+    epoll: OwnedFd,
+    inotify: OwnedFd,
+    watches: Mutex<Watches>,
+}
+
+#[derive(Default)]
+struct Watches {
+    /// By the process's address, which is its own as long as it is held here.
+    exits: HashMap<u64, (Arc<Process>, Vec<Teller>)>,
+    /// By inotify's watch.
+    removals: HashMap<i32, Removal>,
+}
+
+/// Waiters for a container's removal, each with its handle's first process.
+type Removal = Vec<(Option<Arc<Process>>, Teller)>;
+
+/// The monitor of this process, made when the first one waits.
+pub(crate) fn shared() -> Result<&'static Monitor> {
+    static MONITOR: OnceLock<Monitor> = OnceLock::new();
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(monitor) = MONITOR.get() {
+        return Ok(monitor);
+    }
+    let made = Monitor::new()?;
+    let monitor = MONITOR.get_or_init(|| made);
+    let thread = std::thread::Builder::new().name("hiber-wait".into());
+    thread.spawn(|| monitor.run()).map_err(|e| Error::file("the waiting thread".as_ref(), &e))?;
+    Ok(monitor)
+}
+
+impl Monitor {
+    fn new() -> Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| Error::sys("epoll_create", "", e))?;
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let inotify = inotify::init(flags).map_err(|e| Error::sys("inotify_init", "", e))?;
+        epoll::add(&epoll, &inotify, EventData::new_u64(INOTIFY), EventFlags::IN)
+            .map_err(|e| Error::sys("epoll_ctl", "inotify", e))?;
+        Ok(Self { epoll, inotify, watches: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watches> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a process's end.
+    pub(crate) fn on_exit(&self, process: &Arc<Process>) -> Result<Wait> {
+        let (wait, teller) = Wait::new();
+        let key = Arc::as_ptr(process) as u64;
+        let mut watches = self.lock();
+        if let Some((_, tellers)) = watches.exits.get_mut(&key) {
+            tellers.retain(|teller| !teller.is_idle());
+            tellers.push(teller);
+            return Ok(wait);
+        }
+        process.watch_memory();
+        epoll::add(&self.epoll, process.pidfd(), EventData::new_u64(key), EventFlags::IN)
+            .map_err(|e| Error::sys("epoll_ctl", "a pidfd", e))?;
+        watches.exits.insert(key, (Arc::clone(process), vec![teller]));
+        Ok(wait)
+    }
+
+    /// Waits for a container's removal; the result is that of its first process.
+    pub(crate) fn on_removal(&self, task: &Task) -> Result<Wait> {
+        let entry = task.container().entry();
+        let (wait, teller) = Wait::new();
+        let mut watches = self.lock();
+        let flags = WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        let watch = inotify::add_watch(&self.inotify, entry.proc_path(), flags)
+            .map_err(|e| Error::sys("inotify_add_watch", entry.path().display().to_string(), e))?;
+        if entry.is_removed() {
+            // The kernel has nothing more to tell of it.
+            let _ = inotify::remove_watch(&self.inotify, watch);
+            teller.tell(&task.exit_status());
+            return Ok(wait);
+        }
+        let removal = watches.removals.entry(watch).or_default();
+        removal.retain(|(_, teller)| !teller.is_idle());
+        removal.push((task.init().cloned(), teller));
+        Ok(wait)
+    }
+
+    fn run(&self) {
+        // Signals are for the embedder's threads.
+        let _ = nix::sys::signal::SigSet::all().thread_block();
+        let mut space = [MaybeUninit::uninit(); BATCH];
+        loop {
+            match epoll::wait(&self.epoll, &mut space, None) {
+                Ok((ready, _)) => ready.iter().for_each(|event| match event.data.u64() {
+                    INOTIFY => self.removed(),
+                    process => self.exited(process),
+                }),
+                Err(Errno::INTR) => {}
+                Err(e) => {
+                    // Of epoll itself: a bug that must not become a busy loop.
+                    tracing::error!("waiting for processes ends: epoll_wait: {e}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn exited(&self, key: u64) {
+        let Some((process, tellers)) = self.lock().exits.remove(&key) else { return };
+        let _ = epoll::delete(&self.epoll, process.pidfd());
+        let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
+        tellers.iter().for_each(|teller| teller.tell(&status));
+    }
+
+    fn removed(&self) {
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut space);
+        // Until EAGAIN.
+        while let Ok(event) = reader.next() {
+            let told = self.lock().removals.remove(&event.wd()).unwrap_or_default();
+            let _ = inotify::remove_watch(&self.inotify, event.wd());
+            for (process, teller) in told {
+                let status = process.and_then(|process| process.exit_status());
+                teller.tell(&status.unwrap_or_else(ExitStatus::unknown));
+            }
+        }
+    }
+}

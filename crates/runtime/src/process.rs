@@ -1,0 +1,204 @@
+//! One process of a container, held by its pidfd.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::sys::{self, clone::Child};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
+use rustix::termios::Winsize;
+
+use crate::error::{Error, Result};
+use crate::exit::{Ended, ExitStatus};
+use crate::monitor;
+use crate::procfs;
+use crate::stdio::Kept;
+use crate::wait::Wait;
+
+/// A process: a container's first one, or one that was executed in it. Its number cannot pass to another process
+/// under this handle's hands.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// Tells it from others of its number; not needed where it is a child of this process.
+    start_time: Option<u64>,
+    kept: Kept,
+    /// Of a container's first process: tells whether memory ran out.
+    cgroup: Option<Cgroup>,
+    /// Once it is known.
+    exit: Mutex<Option<ExitStatus>>,
+}
+
+impl Process {
+    pub(crate) fn new(child: Child, kept: Kept) -> Self {
+        Self {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            start_time: None,
+            kept,
+            cgroup: None,
+            exit: Mutex::new(None),
+        }
+    }
+
+    /// The process of that number that started then, zombies included; none if it is gone.
+    pub(crate) fn open(pid: i32, start_time: u64) -> Result<Option<Self>> {
+        let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+            return Ok(None);
+        };
+        let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(Error::sys("pidfd_open", pid.to_string(), e)),
+        };
+        // The number may have been given to another process before we had it open.
+        let same = procfs::stat(pid).is_some_and(|stat| stat.start_time == start_time);
+        let process = Self::new(Child { pid, pidfd }, Kept::default());
+        Ok(same.then(|| Self { start_time: Some(start_time), ..process }))
+    }
+
+    /// The same process with the caller's ends of its streams.
+    pub(crate) fn keeping(self, kept: Kept) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// The same process as the first of a container in `cgroup`.
+    pub(crate) fn in_cgroup(self, cgroup: Cgroup) -> Self {
+        Self { cgroup: Some(cgroup), ..self }
+    }
+
+    /// Its number in the runtime's pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Its pidfd: readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether it has not ended; a zombie has.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.poll(Duration::ZERO), Ok(true))
+    }
+
+    /// Waits until it has ended, at most so long; whether it has.
+    pub(crate) fn wait_for_death(&self, patience: Duration) -> Result<bool> {
+        self.poll(patience).map_err(|e| Error::sys("poll", "a pidfd", e))
+    }
+
+    fn poll(&self, patience: Duration) -> rustix::io::Result<bool> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if it has ended.
+    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
+        // A zombie takes signals, too.
+        if !self.is_alive() {
+            return Err(Error::NotRunning);
+        }
+        match signal.into().send(self.pidfd.as_fd()) {
+            Ok(()) => Ok(()),
+            Err(e) if e.errno == Errno::SRCH.raw_os_error() => Err(Error::NotRunning),
+            Err(e) => Err(hiber_sandbox::Error::from(e).into()),
+        }
+    }
+
+    /// The master of its terminal, where this handle keeps it ([`Stdio::Terminal`](crate::Stdio::Terminal)).
+    pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.kept.terminal.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Sets its terminal's size, in characters.
+    ///
+    /// # Errors
+    /// This handle has no terminal of it.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let Some(terminal) = self.terminal() else {
+            return Err(Error::Invalid(format!(
+                "cannot resize process {}: it has no terminal here",
+                self.pid
+            )));
+        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(terminal, size)
+            .map_err(|e| Error::sys("ioctl", format!("TIOCSWINSZ {columns}x{rows}"), e))
+    }
+
+    /// Our end of its standard input, a pipe ([`Stdio::Pipes`](crate::Stdio::Pipes)); once.
+    pub fn take_stdin(&self) -> Option<OwnedFd> {
+        self.kept.stdin.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Our end of its standard output, a pipe; once.
+    pub fn take_stdout(&self) -> Option<OwnedFd> {
+        self.kept.stdout.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Our end of its standard error, a pipe; once.
+    pub fn take_stderr(&self) -> Option<OwnedFd> {
+        self.kept.stderr.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Closes the pipe that is its standard input: it reads the end of its input. A second time changes nothing.
+    pub fn close_stdin(&self) {
+        drop(self.take_stdin());
+    }
+
+    /// Waits for its end.
+    pub fn wait(self: &Arc<Self>) -> Result<Wait> {
+        monitor::shared()?.on_exit(self)
+    }
+
+    /// How it ended, reaping it if it is the caller's child; none as long as it runs.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        let mut known = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() && !self.is_alive() {
+            let oom_killed = self.oom_count() > 0;
+            let ended = self.how_it_ended();
+            *known = Some(ExitStatus { ended, oom_killed, at: SystemTime::now(), error: None });
+        }
+        known.clone()
+    }
+
+    /// Opens what tells whether memory ran out while it is there.
+    pub(crate) fn watch_memory(&self) {
+        let _ = self.oom_count();
+    }
+
+    fn oom_count(&self) -> u64 {
+        let count = self.cgroup.as_ref().and_then(|cgroup| cgroup.oom_count().ok().flatten());
+        count.unwrap_or(0)
+    }
+
+    /// Of a process that has ended. Its parent is told by the kernel; others find it in procfs as long as it is a
+    /// zombie, and then in the pidfd.
+    fn how_it_ended(&self) -> Ended {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            let code = status.exit_status().map(|code| Ended::Exited(code as u8));
+            return code.or(status.terminating_signal().map(Ended::Signaled)).unwrap_or(Ended::Unknown);
+        }
+        let zombie = procfs::stat(self.pid).filter(|stat| Some(stat.start_time) == self.start_time);
+        let status = zombie.and_then(|stat| stat.exit_status);
+        let status = status.or_else(|| sys::pidfd::exit_status(self.pidfd.as_fd()).ok().flatten());
+        status.map_or(Ended::Unknown, Ended::from_wait_status)
+    }
+}

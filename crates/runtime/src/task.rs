@@ -1,0 +1,322 @@
+//! What runs in a container: look at it, signal it, stop it for a while, delete it.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
+use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::{hooks, parent, plan};
+
+use crate::container::{Container, chain};
+use crate::error::{Context, Error, Result};
+use crate::exit::ExitStatus;
+use crate::monitor;
+use crate::process::Process;
+use crate::state::{Brief, Facts, Status};
+use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
+use crate::wait::{Condition, Wait};
+
+/// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
+/// container's cgroup, and asks the kernel by them: no path is looked up and no file of the container's is read again.
+#[derive(Debug)]
+pub struct Task {
+    container: Container,
+    /// None if it was gone when the task was opened, or was never there.
+    init: Option<Arc<Process>>,
+    cgroup: Cgroup,
+    /// Whether it was seen to have executed its program: that cannot change any more.
+    started: AtomicBool,
+}
+
+/// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
+const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Task {
+    pub(crate) fn open(container: Container) -> Result<Self> {
+        let init = match container.facts() {
+            Ok(facts) => Process::open(facts.pid, facts.start_time)?,
+            Err(_) => None,
+        };
+        Self::new(container, init)
+    }
+
+    /// The task of a container whose first process is `init`.
+    pub(crate) fn new(container: Container, init: Option<Process>) -> Result<Self> {
+        let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
+        let cgroup = Cgroup::open(paths, OnDenied::Skip)?;
+        let init = init.map(|init| Arc::new(init.in_cgroup(cgroup.clone())));
+        Ok(Self { container, init, cgroup, started: AtomicBool::new(false) })
+    }
+
+    /// The container.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn entry(&self) -> &Entry {
+        self.container.entry()
+    }
+
+    pub(crate) fn facts(&self) -> Result<&Facts> {
+        self.container.facts()
+    }
+
+    /// The first process, which may have ended; none if it was gone when the task was opened.
+    pub fn init(&self) -> Option<&Arc<Process>> {
+        self.init.as_ref()
+    }
+
+    fn living(&self) -> Result<&Arc<Process>> {
+        self.init.as_ref().filter(|init| init.is_alive()).ok_or(Error::NotRunning)
+    }
+
+    /// The first process's number in the runtime's pid namespace; `None` if it is not alive.
+    pub fn pid(&self) -> Option<i32> {
+        self.living().ok().map(|init| init.pid())
+    }
+
+    /// A pidfd of the first process, which may have ended.
+    pub fn pidfd(&self) -> Result<BorrowedFd<'_>> {
+        self.init.as_ref().map(|init| init.pidfd()).ok_or(Error::NotRunning)
+    }
+
+    /// The container's cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Asks the kernel how the container is.
+    pub fn status(&self) -> Result<Status> {
+        let Some(init) = &self.init else {
+            return if self.facts().is_ok_and(|f| f.pid != 0) { Ok(Status::Stopped) } else { self.unborn() };
+        };
+        if !init.is_alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.cgroup.frozen()? {
+            return Ok(Status::Paused);
+        }
+        if self.started.load(Ordering::Relaxed) {
+            return Ok(Status::Running);
+        }
+        if self.entry().connect(START_SOCKET)?.is_some() {
+            return Ok(Status::Created);
+        }
+        if self.entry().connect(INIT_SOCKET)?.is_some() {
+            return Ok(Status::Creating);
+        }
+        self.started.store(true, Ordering::Relaxed);
+        Ok(Status::Running)
+    }
+
+    /// No process yet: either somebody is at it, or was interrupted.
+    fn unborn(&self) -> Result<Status> {
+        Ok(if self.entry().is_locked()? { Status::Creating } else { Status::Stopped })
+    }
+
+    /// All processes of the container, ascending, in the runtime's pid namespace.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids: Vec<i32> =
+            self.cgroup.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
+        if pids.is_empty() {
+            pids.extend(self.pid());
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// What the container uses now.
+    pub fn stats(&self) -> Result<Usage> {
+        self.check_alive()?;
+        Ok(self.cgroup.usage()?)
+    }
+
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        match self.status()? {
+            Status::Stopped => {
+                let what = format!("container with id {} is not running", self.container.id());
+                self.refuse(&what, Status::Stopped)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Executes the program of a created container.
+    pub fn start(&self) -> Result<()> {
+        let _lock = self.entry().lock()?;
+        let socket = match self.status()? {
+            Status::Created => self.entry().connect(START_SOCKET)?,
+            Status::Stopped => {
+                return self.refuse("cannot start a container that has stopped", Status::Stopped);
+            }
+            Status::Running => {
+                return self.refuse("cannot start an already running container", Status::Running);
+            }
+            status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
+        };
+        let Some(socket) = socket else { return Err(Error::NotRunning) };
+        parent::start_over(socket)?;
+        self.entry().remove_start_socket();
+        self.run_poststart()
+    }
+
+    /// A poststart hook that fails ends the container (runtime-spec "Lifecycle", step 9, as runc reads it).
+    pub(crate) fn run_poststart(&self) -> Result<()> {
+        let brief = self.container.brief()?;
+        let Some(all) = &brief.hooks else { return Ok(()) };
+        let result =
+            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&brief, "running")?);
+        if result.is_err() {
+            let _ = self.kill(Signal::KILL);
+        }
+        Ok(result?)
+    }
+
+    fn hook_state(&self, brief: &Brief, status: &str) -> Result<plan::HookState> {
+        let facts = self.facts()?;
+        Ok(plan::HookState {
+            oci_version: brief.oci_version.clone(),
+            id: self.container.id().as_str().into(),
+            status: status.into(),
+            pid: if status == "stopped" { 0 } else { facts.pid },
+            bundle: facts.bundle.clone(),
+            annotations: brief.annotations.clone(),
+        })
+    }
+
+    pub(crate) fn refuse<T>(&self, what: &str, status: Status) -> Result<T> {
+        Err(Error::State { what: what.into(), status })
+    }
+
+    /// Sends a signal to the first process; SIGKILL reaches all where no pid namespace takes the others along,
+    /// and thaws the container, whose frozen processes could not die.
+    pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
+        let signal = signal.into();
+        let facts = self.facts()?;
+        if signal == Signal::KILL && !facts.own_pid_namespace() {
+            return self.kill_all(signal);
+        }
+        self.init.as_ref().ok_or(Error::NotRunning)?.kill(signal)?;
+        if signal == Signal::KILL {
+            self.cgroup.thaw()?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to every process of the container.
+    pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
+        Ok(self.cgroup.kill(signal)?)
+    }
+
+    /// Freezes all processes.
+    pub fn pause(&self) -> Result<()> {
+        let _lock = self.entry().lock()?;
+        match self.status()? {
+            Status::Running | Status::Created => Ok(self.cgroup.freeze()?),
+            status => {
+                self.refuse(&format!("container not running: cannot pause in the {status} state"), status)
+            }
+        }
+    }
+
+    /// Lets frozen processes go on.
+    pub fn resume(&self) -> Result<()> {
+        let _lock = self.entry().lock()?;
+        match self.status()? {
+            Status::Paused => Ok(self.cgroup.thaw()?),
+            status => self.refuse("container not paused", status),
+        }
+    }
+
+    /// Waits for `condition`; the result is that of the first process.
+    pub fn wait(&self, condition: Condition) -> Result<Wait> {
+        let ended = match condition {
+            Condition::Removed => true,
+            Condition::NextExit => self.living().is_err(),
+            Condition::NotRunning => match self.status()? {
+                Status::Running | Status::Paused => false,
+                _ => return Ok(Wait::told(self.exit_status())),
+            },
+        };
+        match &self.init {
+            Some(init) if !ended => monitor::shared()?.on_exit(init),
+            // There will be no other exit: the container's end is the next thing to hear of.
+            _ => monitor::shared()?.on_removal(self),
+        }
+    }
+
+    /// How the first process ended, as far as that is known.
+    pub(crate) fn exit_status(&self) -> ExitStatus {
+        match &self.init {
+            Some(init) => init.exit_status().unwrap_or_else(ExitStatus::not_yet),
+            None if self.facts().is_ok_and(|f| f.pid != 0) => ExitStatus::unknown(),
+            None => ExitStatus::not_yet(),
+        }
+    }
+
+    /// Removes a container that has stopped or was never started; with `force` kills it first. Tells how its first
+    /// process ended.
+    pub fn delete(self, force: bool) -> Result<ExitStatus> {
+        if force {
+            // Before the lock: whoever creates or restores it holds that, perhaps in a hook that hangs.
+            self.kill_everything()?;
+        }
+        let _lock = self.entry().lock()?;
+        // It may have been opened while it was being made.
+        let task = if self.init.is_some() { self } else { Self::open(self.container.reread()?)? };
+        match task.status()? {
+            Status::Stopped => {}
+            Status::Created => task.kill_everything()?,
+            _ if force => task.kill_everything()?,
+            status => {
+                let what =
+                    format!("cannot delete container {} that is not stopped: {status}", task.container.id());
+                return task.refuse(&what, status);
+            }
+        }
+        let status = task.exit_status();
+        task.destroy()?;
+        Ok(status)
+    }
+
+    /// Kills all processes and waits until the first is gone.
+    fn kill_everything(&self) -> Result<()> {
+        match self.kill(Signal::KILL) {
+            Ok(()) | Err(Error::NotRunning) => {}
+            Err(e) => return Err(e),
+        }
+        match &self.init {
+            Some(init) if !init.wait_for_death(DEATH_PATIENCE)? => {
+                let what = "container init still running 10 s after SIGKILL".to_owned();
+                Err(Error::State { what, status: Status::Running })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a dead container has left. Everything is tried; the first failure is reported.
+    pub(crate) fn destroy(&self) -> Result<()> {
+        let cgroup = &self.cgroup;
+        // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
+        let killed = if cgroup.exists() { cgroup.kill(Signal::KILL) } else { Ok(()) };
+        let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
+        let hooks = self.run_poststop();
+        removed?;
+        self.entry().remove()?;
+        if let Err(e) = hooks {
+            // The container is gone whatever they say (runtime-spec "Lifecycle", step 13).
+            tracing::warn!("{}", chain(&e));
+        }
+        Ok(())
+    }
+
+    fn run_poststop(&self) -> Result<()> {
+        // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
+        let (Ok(brief), Ok(_)) = (self.container.brief(), self.facts()) else { return Ok(()) };
+        let Some(all) = &brief.hooks else { return Ok(()) };
+        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
+    }
+}
