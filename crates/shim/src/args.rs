@@ -73,7 +73,7 @@ impl Args {
                 "v" | "version" => args.action = Action::Version,
                 "info" => args.action = Action::Info,
                 _ => {
-                    let next = || arguments.next().ok_or(format!("flag needs an argument: -{name}"));
+                    let mut next = || arguments.next().ok_or(format!("flag needs an argument: -{name}"));
                     let value = given.map_or_else(|| next().and_then(utf8), Ok);
                     args.set(name, value)?;
                 }

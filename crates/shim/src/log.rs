@@ -102,7 +102,10 @@ fn render(time: SystemTime, level: Level, fields: &Fields) -> String {
         _ => "debug",
     };
     let time = humantime::format_rfc3339_nanos(time);
-    format!("time=\"{time}\" level={level} msg={:?} runtime=io.containerd.hiber.v2{}\n", fields.message, fields.rest)
+    format!(
+        "time=\"{time}\" level={level} msg={:?} runtime=io.containerd.hiber.v2{}\n",
+        fields.message, fields.rest
+    )
 }
 
 #[cfg(test)]

@@ -31,8 +31,7 @@ fn metrics_v1(usage: &Usage, devices: &HashMap<(u64, u64), String>) -> v1::Metri
         ..Default::default()
     });
     let event = |key: &str| usage.memory.events.get(key).copied().unwrap_or(0);
-    let pids =
-        v1::PidsStat { current: usage.pids.current, limit: usage.pids.limit, ..Default::default() };
+    let pids = v1::PidsStat { current: usage.pids.current, limit: usage.pids.limit, ..Default::default() };
     let cpu_usage = v1::CPUUsage {
         total: cpu.usage.total,
         kernel: cpu.usage.kernel,
@@ -55,11 +54,7 @@ fn metrics_v1(usage: &Usage, devices: &HashMap<(u64, u64), String>) -> v1::Metri
     v1::Metrics {
         hugetlb: hugetlb.collect(),
         pids: some(pids),
-        cpu: some(v1::CPUStat {
-            usage: some(cpu_usage),
-            throttling: some(throttling),
-            ..Default::default()
-        }),
+        cpu: some(v1::CPUStat { usage: some(cpu_usage), throttling: some(throttling), ..Default::default() }),
         memory: some(memory_v1(usage)),
         blkio: some(block_v1(usage, devices)),
         memory_oom_control: some(oom),
@@ -157,8 +152,7 @@ fn devices() -> HashMap<(u64, u64), String> {
 fn metrics_v2(usage: &Usage) -> v2::Metrics {
     let event = |key: &str| usage.memory.events.get(key).copied().unwrap_or(0);
     let cpu = &usage.cpu;
-    let pids =
-        v2::PidsStat { current: usage.pids.current, limit: usage.pids.limit, ..Default::default() };
+    let pids = v2::PidsStat { current: usage.pids.current, limit: usage.pids.limit, ..Default::default() };
     let cpu = v2::CPUStat {
         usage_usec: cpu.usage.total / 1000,
         user_usec: cpu.usage.user / 1000,
@@ -226,7 +220,9 @@ fn memory_v2(usage: &Usage) -> v2::MemoryStat {
         pgfault: raw("pgfault"),
         pgmajfault: raw("pgmajfault"),
         // Linux 5.9 split these by the kind of page.
-        workingset_refault: raw("workingset_refault") + raw("workingset_refault_anon") + raw("workingset_refault_file"),
+        workingset_refault: raw("workingset_refault")
+            + raw("workingset_refault_anon")
+            + raw("workingset_refault_file"),
         workingset_activate: raw("workingset_activate")
             + raw("workingset_activate_anon")
             + raw("workingset_activate_file"),
@@ -281,9 +277,7 @@ fn pressure(pressure: Option<&Pressure>) -> MessageField<v2::PSIStats> {
             ..Default::default()
         })
     };
-    pressure
-        .map(|p| v2::PSIStats { some: data(&p.some), full: data(&p.full), ..Default::default() })
-        .into()
+    pressure.map(|p| v2::PSIStats { some: data(&p.some), full: data(&p.full), ..Default::default() }).into()
 }
 
 #[cfg(test)]
@@ -302,7 +296,8 @@ mod tests {
         usage.pids.current = 3;
         usage.memory.usage = MemoryEntry { limit: 1000, usage: 400, max: 500, failcnt: 1 };
         usage.memory.swap = MemoryEntry { limit: 1500, usage: 450, ..MemoryEntry::default() };
-        usage.memory.raw = [("rss".into(), 7), ("anon".into(), 8), ("workingset_refault_file".into(), 2)].into();
+        usage.memory.raw =
+            [("rss".into(), 7), ("anon".into(), 8), ("workingset_refault_file".into(), 2)].into();
         usage.memory.events = [("oom_kill".into(), 2)].into();
         usage.blkio.io_service_bytes_recursive = vec![entry("Read", 10), entry("Write", 20)];
         usage.blkio.io_serviced_recursive = vec![entry("Read", 1), entry("Write", 2)];

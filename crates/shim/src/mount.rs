@@ -60,7 +60,8 @@ fn mount_one(index: usize, mount: &api::Mount, target: &Path) -> Result<()> {
     if mount.type_ == "bind" {
         flags |= MsFlags::MS_BIND;
     }
-    let what = || format!("rootfs[{index}]: mount {} from {:?} at {}", mount.type_, mount.source, target.display());
+    let what =
+        || format!("rootfs[{index}]: mount {} from {:?} at {}", mount.type_, mount.source, target.display());
     let done = |result: nix::Result<()>| result.map_err(std::io::Error::from).context(what());
     let data = options.data.join(",");
     if flags.contains(MsFlags::MS_BIND) {
@@ -75,7 +76,13 @@ fn mount_one(index: usize, mount: &api::Mount, target: &Path) -> Result<()> {
         mount_long_overlay(index, &options.data, flags, target)?;
     } else {
         let data = Some(data.as_str()).filter(|data| !data.is_empty());
-        done(nix::mount::mount(Some(mount.source.as_str()), target, Some(mount.type_.as_str()), flags, data))?;
+        done(nix::mount::mount(
+            Some(mount.source.as_str()),
+            target,
+            Some(mount.type_.as_str()),
+            flags,
+            data,
+        ))?;
     }
     for change in options.propagation {
         let change = MsFlags::from_bits_retain(change);
@@ -88,7 +95,8 @@ fn mount_one(index: usize, mount: &api::Mount, target: &Path) -> Result<()> {
 /// they have in common, on a thread that alone has it as its working directory.
 fn mount_long_overlay(index: usize, options: &[String], flags: MsFlags, target: &Path) -> Result<()> {
     let (directory, data) = shorten(options).filter(|(_, data)| data.len() < MAX_DATA).ok_or_else(|| {
-        let problem = format!("are longer than {MAX_DATA} bytes, also relative to the layers' common directory");
+        let problem =
+            format!("are longer than {MAX_DATA} bytes, also relative to the layers' common directory");
         Error::invalid(format!("rootfs[{index}].options"), problem)
     })?;
     let mount = || -> nix::Result<()> {
@@ -97,10 +105,11 @@ fn mount_long_overlay(index: usize, options: &[String], flags: MsFlags, target: 
         nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(data.as_str()))
     };
     let mounted = std::thread::scope(|scope| scope.spawn(mount).join());
-    mounted
-        .unwrap_or(Err(Errno::ECANCELED))
-        .map_err(std::io::Error::from)
-        .context(format!("rootfs[{index}]: mount overlay at {} from {}", target.display(), directory.display()))
+    mounted.unwrap_or(Err(Errno::ECANCELED)).map_err(std::io::Error::from).context(format!(
+        "rootfs[{index}]: mount overlay at {} from {}",
+        target.display(),
+        directory.display()
+    ))
 }
 
 /// The common directory of `lowerdir=`, and the options with layers relative to it.
@@ -124,7 +133,8 @@ mod tests {
 
     #[test]
     fn layers_relative_to_what_they_share() {
-        let options = ["index=off", "lowerdir=/v/snapshots/9/fs:/v/snapshots/10/fs:/v/snapshots/1/fs", "upperdir=/u"];
+        let options =
+            ["index=off", "lowerdir=/v/snapshots/9/fs:/v/snapshots/10/fs:/v/snapshots/1/fs", "upperdir=/u"];
         let (directory, data) = shorten(&options.map(String::from)).unwrap();
         assert_eq!(directory, Path::new("/v/snapshots"));
         assert_eq!(data, "index=off,upperdir=/u,lowerdir=9/fs:10/fs:1/fs");

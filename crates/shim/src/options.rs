@@ -53,8 +53,9 @@ impl Options {
             "runtimeoptions.v1.Options" => {
                 let options = RuntimeOptions::parse(&any.value).map_err(|e| Error::invalid(field(""), e))?;
                 let text = if options.config_body.is_empty() && !options.config_path.is_empty() {
-                    std::fs::read_to_string(&options.config_path)
-                        .map_err(|e| Error::invalid(field(".config_path"), format!("{}: {e}", options.config_path)))?
+                    std::fs::read_to_string(&options.config_path).map_err(|e| {
+                        Error::invalid(field(".config_path"), format!("{}: {e}", options.config_path))
+                    })?
                 } else {
                     options.config_body
                 };
@@ -197,7 +198,11 @@ mod tests {
         let by_body = Options::from_any(Some(&any(url, string(3, "IoUid = 5")))).unwrap();
         assert_eq!(by_body.io_uid, 5);
         let error = |value| Options::from_any(Some(&any(url, value))).unwrap_err().to_string();
-        assert!(error(string(3, "Rot = 5")).contains("unknown field `Rot`"), "{}", error(string(3, "Rot = 5")));
+        assert!(
+            error(string(3, "Rot = 5")).contains("unknown field `Rot`"),
+            "{}",
+            error(string(3, "Rot = 5"))
+        );
         assert!(error(string(2, "/no/such")).contains("config_path: /no/such: "));
         assert!(error(string(9, "x")).contains("unknown field 9"));
         assert!(error(vec![0x12, 200]).starts_with("options (runtimeoptions.v1.Options): "));

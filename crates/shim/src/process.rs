@@ -1,24 +1,14 @@
 //! A process as clients see it: the task's first, or one that was added by Exec.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hiber_sandbox::sys::clone::Child;
+use hiber::ExitStatus;
 use hiber_sandbox::sys::signal::Signal;
-use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::io::{Stdio, Streams};
 use crate::rpc::Waiter;
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exit {
-    /// 128 and the signal if one ended it.
-    pub(crate) status: u32,
-    pub(crate) at: SystemTime,
-}
 
 /// How far it is with Start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +22,10 @@ enum Stage {
 #[derive(Debug)]
 struct Life {
     stage: Stage,
-    child: Option<(i32, Arc<OwnedFd>)>,
+    child: Option<Arc<hiber::Process>>,
     /// An exit that came while the process was being started.
-    early: Option<Exit>,
-    exit: Option<Exit>,
+    early: Option<ExitStatus>,
+    exit: Option<ExitStatus>,
     waiters: Vec<Waiter>,
     streams: Option<Streams>,
     /// CloseIO came before the process was there.
@@ -74,11 +64,11 @@ impl Process {
 
     /// Its pid, also after its end; 0 before its beginning.
     pub(crate) fn pid(&self) -> u32 {
-        self.lock().child.as_ref().map_or(0, |(pid, _)| pid.unsigned_abs())
+        self.lock().child.as_ref().map_or(0, |child| child.pid().unsigned_abs())
     }
 
-    pub(crate) fn exit(&self) -> Option<Exit> {
-        self.lock().exit
+    pub(crate) fn exit(&self) -> Option<ExitStatus> {
+        self.lock().exit.clone()
     }
 
     /// Whether it has begun and not ended.
@@ -87,11 +77,19 @@ impl Process {
         life.child.is_some() && life.exit.is_none()
     }
 
-    /// It exists from now on. Returns what is to be watched for its end.
-    pub(crate) fn born(&self, child: Child) -> Arc<OwnedFd> {
-        let pidfd = Arc::new(child.pidfd);
-        self.lock().child = Some((child.pid, Arc::clone(&pidfd)));
-        pidfd
+    /// It exists from now on.
+    pub(crate) fn born(&self, child: Arc<hiber::Process>) {
+        self.lock().child = Some(child);
+    }
+
+    /// The process itself, once it exists.
+    pub(crate) fn child(&self) -> Option<Arc<hiber::Process>> {
+        self.lock().child.clone()
+    }
+
+    /// Whether it has ended, though that may not have been told yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child().is_some_and(|child| !child.is_alive())
     }
 
     /// Its streams are joined to the client's.
@@ -118,14 +116,14 @@ impl Process {
     }
 
     /// The start has succeeded and is told, or it has failed for good. Returns the exit that came meanwhile.
-    pub(crate) fn end_start(&self) -> Option<Exit> {
+    pub(crate) fn end_start(&self) -> Option<ExitStatus> {
         let mut life = self.lock();
         life.stage = Stage::Started;
         life.early.take()
     }
 
     /// It has ended: the exit is returned if it may be told now, and kept during a start.
-    pub(crate) fn ended(&self, exit: Exit) -> Option<Exit> {
+    pub(crate) fn ended(&self, exit: ExitStatus) -> Option<ExitStatus> {
         let mut life = self.lock();
         if life.stage == Stage::Starting {
             life.early = Some(exit);
@@ -135,17 +133,17 @@ impl Process {
     }
 
     /// Tells all who wait; false if they have been told already.
-    pub(crate) fn tell(&self, exit: Exit) -> bool {
+    pub(crate) fn tell(&self, exit: ExitStatus) -> bool {
         let mut life = self.lock();
         if life.exit.is_some() {
             return false;
         }
-        life.exit = Some(exit);
+        life.exit = Some(exit.clone());
         let waiters = std::mem::take(&mut life.waiters);
         drop(life);
         self.ended.notify_all();
         for waiter in waiters {
-            waiter.tell(exit);
+            waiter.tell(&exit);
         }
         true
     }
@@ -153,10 +151,10 @@ impl Process {
     /// Answers when it has ended.
     pub(crate) fn wait(&self, waiter: Waiter) {
         let mut life = self.lock();
-        match life.exit {
+        match life.exit.clone() {
             Some(exit) => {
                 drop(life);
-                waiter.tell(exit);
+                waiter.tell(&exit);
             }
             None => {
                 // Clients that have left, such as a containerd that was restarted.
@@ -167,12 +165,12 @@ impl Process {
     }
 
     /// Waits for its end, here and now.
-    pub(crate) fn wait_here(&self, patience: Duration) -> Option<Exit> {
+    pub(crate) fn wait_here(&self, patience: Duration) -> Option<ExitStatus> {
         let (life, _) = self
             .ended
             .wait_timeout_while(self.lock(), patience, |life| life.exit.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        life.exit
+        life.exit.clone()
     }
 
     pub(crate) fn close_stdin(&self) {
@@ -183,22 +181,22 @@ impl Process {
         }
     }
 
-    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
-        self.lock().streams.as_ref().map_or(Ok(()), |streams| streams.resize(width, height))
+    /// Tells its terminal the size. Without one nothing is done: clients need not know.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        match self.lock().child.as_ref().filter(|child| child.terminal().is_some()) {
+            Some(child) => child.resize(columns, rows).context(format!("resize the terminal of {}", self.id)),
+            None => Ok(()),
+        }
     }
 
     /// Sends a signal to this process alone.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let life = self.lock();
-        if life.exit.is_some() {
-            return Err(finished());
-        }
-        let Some((_, pidfd)) = &life.child else {
+        let Some(child) = self.child() else {
             return Err(Error::State(format!("process {} is not started", self.id)));
         };
-        match signal.send(pidfd.as_fd()) {
-            Err(e) if e.errno == Errno::SRCH.raw_os_error() => Err(finished()),
-            sent => sent.map_err(hiber_sandbox::Error::from).context(format!("signal process {}", self.id)),
+        match child.kill(signal) {
+            Err(hiber::Error::NotRunning) => Err(finished()),
+            sent => sent.context(format!("signal process {}", self.id)),
         }
     }
 

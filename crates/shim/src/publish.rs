@@ -5,11 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use containerd_shim_protos::api::{Envelope, ForwardRequest};
+use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField, MessageFull};
+use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::ttrpc::{self, context};
 use containerd_shim_protos::{Client, EventsClient};
 
@@ -35,9 +37,10 @@ pub(crate) enum Destination {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     namespace: String,
-    queue: SyncSender<Envelope>,
+    /// None after the end.
+    queue: Mutex<Option<SyncSender<Envelope>>>,
     /// Disconnected when all is sent, or given up.
-    done: Receiver<()>,
+    done: Mutex<Receiver<()>>,
 }
 
 impl Publisher {
@@ -51,7 +54,7 @@ impl Publisher {
             drop(alive);
         };
         thread.spawn(run).context("start the thread that publishes")?;
-        Ok(Self { namespace: namespace.into(), queue, done })
+        Ok(Self { namespace: namespace.into(), queue: Mutex::new(Some(queue)), done: Mutex::new(done) })
     }
 
     /// Queues an event. It never waits: the service does not depend on containerd's being there.
@@ -63,20 +66,24 @@ impl Publisher {
             event: MessageField::some(event),
             ..Envelope::default()
         });
-        let sent = envelope.map(|envelope| self.queue.try_send(envelope));
-        match sent {
-            Ok(Ok(())) => {}
-            Ok(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) => {
-                tracing::error!("the event {topic} is lost: {QUEUE} others wait for containerd");
-            }
-            Err(e) => tracing::error!("the event {topic} is lost: {e}"),
-        }
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = match (envelope, &*queue) {
+            (Err(e), _) => e.to_string(),
+            (Ok(envelope), Some(queue)) => match queue.try_send(envelope) {
+                Ok(()) => return,
+                Err(TrySendError::Full(_)) => format!("{QUEUE} others wait for containerd"),
+                Err(TrySendError::Disconnected(_)) => "nobody publishes any more".into(),
+            },
+            (Ok(_), None) => "the shim ends".into(),
+        };
+        tracing::error!("the event {topic} is lost: {why}");
     }
 
     /// Waits until what is queued is sent, but not for ever.
-    pub(crate) fn finish(self) {
-        drop(self.queue);
-        if self.done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+    pub(crate) fn finish(&self) {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("events are lost: containerd does not take them");
         }
     }
@@ -154,5 +161,9 @@ fn run(event: &Envelope, program: &PathBuf, address: &str) -> std::io::Result<()
     let bytes = event.event.write_to_bytes().map_err(std::io::Error::other)?;
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&bytes));
     let status = child.wait()?;
-    if status.success() { written } else { Err(std::io::Error::other(format!("{}: {status}", program.display()))) }
+    if status.success() {
+        written
+    } else {
+        Err(std::io::Error::other(format!("{}: {status}", program.display())))
+    }
 }

@@ -8,8 +8,9 @@ use containerd_shim_protos::create_task;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::{self, Code, MethodHandler, Request, Response, TtrpcContext, get_status};
 
+use hiber::ExitStatus;
+
 use crate::error::Error;
-use crate::process::Exit;
 use crate::service::Service;
 
 type Handler = Box<dyn MethodHandler + Send + Sync>;
@@ -72,9 +73,9 @@ impl Waiter {
     }
 
     /// Tells how the process ended.
-    pub(crate) fn tell(self, exit: Exit) {
+    pub(crate) fn tell(self, exit: &ExitStatus) {
         let answer = WaitResponse {
-            exit_status: exit.status,
+            exit_status: exit.code().unsigned_abs(),
             exited_at: Some(exit.at.into()).into(),
             ..WaitResponse::default()
         };

@@ -1,32 +1,38 @@
-//! One thread that waits for everything: ends of processes, and memory that ran out.
+//! What the shim hears of: ends of processes from the runtime, and memory that ran out from the kernel.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
+use hiber::{ExitStatus, Wait};
 use hiber_sandbox::cgroup::OomWatch;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::error::{Context, Result, chain};
-use crate::process::Exit;
 
-/// What is waited for.
-enum Entry {
-    /// A child of the shim's; told once.
-    Process { pidfd: Arc<OwnedFd>, ended: Box<dyn FnOnce(Exit) + Send> },
-    /// Told each time.
-    Oom { watch: OomWatch, happened: Box<dyn Fn(u64) + Send> },
+/// Calls `told` once with the result, on the runtime's waiting thread, which must not be held up.
+pub(crate) fn when_ended(mut wait: Wait, told: impl FnOnce(ExitStatus) + Send + 'static) {
+    let notice = Arc::new(Notice { wait: wait.clone(), told: Mutex::new(Some(Box::new(told))) });
+    let waker = Waker::from(Arc::clone(&notice));
+    if let Poll::Ready(_) = Future::poll(Pin::new(&mut wait), &mut TaskContext::from_waker(&waker)) {
+        notice.wake();
+    }
 }
 
-impl Entry {
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Process { pidfd, .. } => pidfd.as_fd(),
-            Self::Oom { watch, .. } => watch.as_fd(),
+struct Notice {
+    wait: Wait,
+    told: Mutex<Option<Box<dyn FnOnce(ExitStatus) + Send>>>,
+}
+
+impl Wake for Notice {
+    fn wake(self: Arc<Self>) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(told), Some(status)) = (told, self.wait.try_get()) {
+            told(status);
         }
     }
 }
@@ -38,51 +44,45 @@ pub(crate) struct Token(u64);
 #[derive(Default)]
 struct Entries {
     last: u64,
-    by_token: HashMap<u64, Entry>,
+    by_token: HashMap<u64, (OomWatch, Box<dyn Fn() + Send>)>,
 }
 
-/// The set of what is waited for.
-pub(crate) struct Watch {
+/// The containers whose memory is watched: one thread for all.
+pub(crate) struct MemoryWatch {
     epoll: OwnedFd,
     entries: Mutex<Entries>,
 }
 
-impl Watch {
+impl MemoryWatch {
     /// Starts the thread.
     pub(crate) fn start() -> Result<Arc<Self>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).context("epoll_create")?;
         let watch = Arc::new(Self { epoll, entries: Mutex::default() });
         let own = Arc::clone(&watch);
-        std::thread::Builder::new().name("watch".into()).spawn(move || own.run()).context("start a thread")?;
+        std::thread::Builder::new()
+            .name("memory".into())
+            .spawn(move || own.run())
+            .context("start a thread")?;
         Ok(watch)
     }
 
-    /// Calls `ended` when the child is dead and reaped; nobody else may reap it.
-    pub(crate) fn process(&self, pidfd: Arc<OwnedFd>, ended: impl FnOnce(Exit) + Send + 'static) -> Result<Token> {
-        self.add(Entry::Process { pidfd, ended: Box::new(ended) })
-    }
-
-    /// Calls `happened` with the number of times that memory ran out.
-    pub(crate) fn oom(&self, watch: OomWatch, happened: impl Fn(u64) + Send + 'static) -> Result<Token> {
-        self.add(Entry::Oom { watch, happened: Box::new(happened) })
-    }
-
-    pub(crate) fn remove(&self, token: Token) {
-        if let Some(entry) = self.lock().by_token.remove(&token.0) {
-            let _ = epoll::delete(&self.epoll, entry.fd());
-        }
-    }
-
-    fn add(&self, entry: Entry) -> Result<Token> {
+    /// Calls `happened` each time that memory runs out; it must not come back here.
+    pub(crate) fn add(&self, watch: OomWatch, happened: impl Fn() + Send + 'static) -> Result<Token> {
         let mut entries = self.lock();
         entries.last += 1;
         let token = entries.last;
-        epoll::add(&self.epoll, entry.fd(), EventData::new_u64(token), EventFlags::IN).context("epoll_ctl")?;
-        entries.by_token.insert(token, entry);
+        epoll::add(&self.epoll, &watch, EventData::new_u64(token), EventFlags::IN).context("epoll_ctl")?;
+        entries.by_token.insert(token, (watch, Box::new(happened)));
         Ok(Token(token))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
+    pub(crate) fn remove(&self, token: Token) {
+        if let Some((watch, _)) = self.lock().by_token.remove(&token.0) {
+            let _ = epoll::delete(&self.epoll, watch.as_fd());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,7 +92,7 @@ impl Watch {
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => {
-                    tracing::error!("ends of processes are no longer seen: epoll_wait: {e}");
+                    tracing::error!("OOM events are no longer seen: epoll_wait: {e}");
                     return;
                 }
             }
@@ -104,47 +104,15 @@ impl Watch {
 
     fn handle(&self, token: u64) {
         let mut entries = self.lock();
-        let Some(entry) = entries.by_token.remove(&token) else { return };
-        match entry {
-            Entry::Process { pidfd, ended } => {
-                let _ = epoll::delete(&self.epoll, &*pidfd);
-                drop(entries);
-                ended(reap(&pidfd));
-            }
-            Entry::Oom { mut watch, happened } => {
-                let taken = watch.take();
-                match taken {
-                    Ok(0) => drop(entries.by_token.insert(token, Entry::Oom { watch, happened })),
-                    Ok(count) => {
-                        // Called while it is locked: what it calls does not come back here.
-                        happened(count);
-                        entries.by_token.insert(token, Entry::Oom { watch, happened });
-                    }
-                    Err(e) => {
-                        let _ = epoll::delete(&self.epoll, watch.as_fd());
-                        tracing::warn!("OOM events are no longer seen: {}", chain(&e));
-                    }
-                }
+        let Some((watch, happened)) = entries.by_token.get_mut(&token) else { return };
+        match watch.take() {
+            Ok(0) => {}
+            Ok(_) => happened(),
+            Err(e) => {
+                tracing::warn!("OOM events of a container are no longer seen: {}", chain(&e));
+                let _ = epoll::delete(&self.epoll, watch.as_fd());
+                entries.by_token.remove(&token);
             }
         }
     }
-}
-
-/// The status of a dead child, as a shell has it: 128 and the signal.
-fn reap(pidfd: &OwnedFd) -> Exit {
-    let status = loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Err(Errno::INTR) => {}
-            other => break other,
-        }
-    };
-    let code = match &status {
-        Ok(Some(status)) => status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)),
-        _ => None,
-    };
-    let code = code.and_then(|code| u32::try_from(code).ok()).unwrap_or_else(|| {
-        tracing::error!("the exit status of a process is lost: waitid: {status:?}");
-        255
-    });
-    Exit { status: code, at: SystemTime::now() }
 }

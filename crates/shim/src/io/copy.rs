@@ -17,7 +17,12 @@ const STACK: usize = 128 * 1024;
 
 /// Starts a thread that copies until `from` ends, `to` breaks, or `cancel`, an eventfd, is readable. Both
 /// descriptors are closed then, and `done` is dropped. They must not block.
-pub(crate) fn start(from: OwnedFd, to: OwnedFd, cancel: &Arc<OwnedFd>, done: Option<Sender<()>>) -> Result<()> {
+pub(crate) fn start(
+    from: OwnedFd,
+    to: OwnedFd,
+    cancel: &Arc<OwnedFd>,
+    done: Option<Sender<()>>,
+) -> Result<()> {
     let cancel = Arc::clone(cancel);
     let thread = std::thread::Builder::new().name("copy".into()).stack_size(STACK);
     let run = move || {

@@ -29,7 +29,12 @@ pub(super) struct Logger {
 
 impl Logger {
     /// Starts it, and waits until it is ready.
-    pub(super) fn start(path: &Path, args: &[String], owner: Owner<'_>, [out, err]: [OwnedFd; 2]) -> Result<Self> {
+    pub(super) fn start(
+        path: &Path,
+        args: &[String],
+        owner: Owner<'_>,
+        [out, err]: [OwnedFd; 2],
+    ) -> Result<Self> {
         let (ready, their_ready) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe2")?;
         let mut command = Command::new(path);
@@ -45,13 +50,15 @@ impl Logger {
         command
             .fd_mappings(mappings.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).into())
             .map_err(|e| Error::invalid("stdout", e.to_string()))?;
-        let child = command.spawn().map_err(|e| Error::invalid("stdout", format!("{}: {e}", path.display())))?;
+        let child =
+            command.spawn().map_err(|e| Error::invalid("stdout", format!("{}: {e}", path.display())))?;
         // Its ends of the pipes are in there.
         drop(command);
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let logger = Self { pidfd: pidfd.context("pidfd_open")? };
         if !readable(&ready, READY) {
-            let what = format!("the logging program {} is not ready after {} s", path.display(), READY.as_secs());
+            let what =
+                format!("the logging program {} is not ready after {} s", path.display(), READY.as_secs());
             return Err(Error::State(what));
         }
         Ok(logger)

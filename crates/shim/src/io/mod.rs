@@ -8,8 +8,7 @@ mod copy;
 mod logger;
 mod uri;
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -17,12 +16,7 @@ use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-};
 use rustix::pipe::PipeFlags;
-use rustix::termios::Winsize;
 
 use crate::error::{Context, Error, Result};
 use logger::Logger;
@@ -31,8 +25,6 @@ use uri::Target;
 
 /// How long what a dead process has written may take to be read.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long the terminal may be on its way; init has sent it before it is ready.
-const CONSOLE: Duration = Duration::from_secs(10);
 
 /// Whose streams they are.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +46,6 @@ pub(crate) struct Streams {
     outputs: Receiver<()>,
     /// Keeps the FIFO of standard input from ending when a client leaves.
     stdin: Option<OwnedFd>,
-    console: Option<OwnedFd>,
     logger: Option<Logger>,
 }
 
@@ -64,14 +55,12 @@ pub(crate) struct Prepared {
     streams: Streams,
     /// The container's ends of the pipes, in the order of their numbers.
     stdio: Option<[OwnedFd; 3]>,
-    console: Option<Console>,
+    terminal: Option<Terminal>,
 }
 
-/// A terminal that is to come, and where it is to be joined to.
+/// What a terminal that is to come will be joined to.
 #[derive(Debug)]
-struct Console {
-    ours: OwnedFd,
-    theirs: OwnedFd,
+struct Terminal {
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     done: Sender<()>,
@@ -82,55 +71,44 @@ impl Prepared {
     pub(crate) fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<Self> {
         let cancel = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let (done, outputs) = channel();
-        let mut streams = Streams {
-            cancel: Arc::new(cancel.context("eventfd")?),
-            outputs,
-            stdin: None,
-            console: None,
-            logger: None,
-        };
+        let mut streams =
+            Streams { cancel: Arc::new(cancel.context("eventfd")?), outputs, stdin: None, logger: None };
         let stdout = Target::parse("stdout", &stdio.stdout)?;
         let stderr = Target::parse("stderr", &stdio.stderr)?;
         if stdio.terminal {
-            let (ours, theirs) =
-                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                    .context("socketpair")?;
             let stdin = streams.open_stdin(&stdio.stdin)?;
             let stdout = streams.output("stdout", &stdout, owner)?;
-            let console = Some(Console { ours, theirs, stdin, stdout, done });
-            return Ok(Self { streams, stdio: None, console });
+            let terminal = Some(Terminal { stdin, stdout, done });
+            return Ok(Self { streams, stdio: None, terminal });
         }
         let stdin = streams.input(&stdio.stdin, owner)?;
         let (stdout, stderr) = streams.outputs(&stdout, &stderr, owner, &done)?;
-        Ok(Self { streams, stdio: Some([stdin, stdout, stderr]), console: None })
+        Ok(Self { streams, stdio: Some([stdin, stdout, stderr]), terminal: None })
     }
 
-    /// What a process without a terminal gets as its streams 0 to 2.
-    pub(crate) fn stdio(&self) -> Option<[BorrowedFd<'_>; 3]> {
-        self.stdio.as_ref().map(|fds| fds.each_ref().map(AsFd::as_fd))
-    }
-
-    /// The socket on which init sends its terminal.
-    pub(crate) fn console_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.console.as_ref().map(|console| console.theirs.as_fd())
+    /// What the process is to be given.
+    pub(crate) fn stdio(&self) -> hiber::Stdio<'_> {
+        match &self.stdio {
+            Some(files) => hiber::Stdio::Files(files.each_ref().map(AsFd::as_fd)),
+            None => hiber::Stdio::Terminal,
+        }
     }
 
     /// The process is there: the container's ends are its own, and its terminal is joined to the client's files.
-    pub(crate) fn started(self) -> Result<Streams> {
-        let Self { mut streams, stdio, console } = self;
+    pub(crate) fn started(self, process: &hiber::Process) -> Result<Streams> {
+        let Self { streams, stdio, terminal } = self;
         drop(stdio);
-        let Some(Console { ours, theirs, stdin, stdout, done }) = console else { return Ok(streams) };
-        drop(theirs);
-        let master = receive_console(&ours)?;
-        rustix::io::ioctl_fionbio(&master, true).context("FIONBIO")?;
-        let duplicate = || master.try_clone().context("dup");
+        let (Some(Terminal { stdin, stdout, done }), Some(master)) = (terminal, process.terminal()) else {
+            return Ok(streams);
+        };
+        rustix::io::ioctl_fionbio(master, true).context("FIONBIO")?;
+        let duplicate = || master.try_clone_to_owned().context("dup");
         if let Some(stdout) = stdout {
             copy::start(duplicate()?, stdout, &streams.cancel, Some(done))?;
         }
         if let Some(stdin) = stdin {
             copy::start(stdin, duplicate()?, &streams.cancel, None)?;
         }
-        streams.console = Some(master);
         Ok(streams)
     }
 }
@@ -182,7 +160,13 @@ impl Streams {
     }
 
     /// The container's end of a pipe that is copied to `target`.
-    fn copied(&mut self, field: &str, target: &Target, owner: Owner<'_>, done: &Sender<()>) -> Result<OwnedFd> {
+    fn copied(
+        &mut self,
+        field: &str,
+        target: &Target,
+        owner: Owner<'_>,
+        done: &Sender<()>,
+    ) -> Result<OwnedFd> {
         let Some(to) = self.output(field, target, owner)? else { return null() };
         let (from, theirs) = pipe(owner)?;
         rustix::io::ioctl_fionbio(&from, true).context("FIONBIO")?;
@@ -227,13 +211,6 @@ impl Streams {
         self.stdin = None;
     }
 
-    /// Tells a terminal its size; without one nothing is done.
-    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
-        let Some(console) = &self.console else { return Ok(()) };
-        let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(console, size).context("resize the terminal")
-    }
-
     /// After the process's end: what it has written is copied, for a while, and the logging program ends.
     pub(crate) fn finish(mut self) {
         if self.outputs.recv_timeout(DRAIN) == Err(RecvTimeoutError::Timeout) {
@@ -276,19 +253,6 @@ fn pipe(owner: Owner<'_>) -> Result<(OwnedFd, OwnedFd)> {
 fn null() -> Result<OwnedFd> {
     let file = std::fs::File::options().read(true).write(true).open("/dev/null");
     file.map(OwnedFd::from).context("/dev/null")
-}
-
-fn receive_console(socket: &OwnedFd) -> Result<OwnedFd> {
-    set_socket_timeout(socket, Timeout::Recv, Some(CONSOLE)).context("SO_RCVTIMEO")?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0u8; 256];
-    rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut name)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .context("receive the container's terminal")?;
-    ancillary
-        .drain()
-        .find_map(|m| if let RecvAncillaryMessage::ScmRights(mut fds) = m { fds.next() } else { None })
-        .ok_or_else(|| Error::State("the container sent no terminal".into()))
 }
 
 #[cfg(test)]

@@ -11,8 +11,16 @@ fn fifo(dir: &Path, name: &str) -> String {
     path.display().to_string()
 }
 
-fn file(fd: BorrowedFd<'_>) -> std::fs::File {
-    std::fs::File::from(fd.try_clone_to_owned().unwrap())
+/// What a process without a terminal would get.
+fn files(prepared: &Prepared) -> [std::fs::File; 3] {
+    let hiber::Stdio::Files(files) = prepared.stdio() else { panic!("a terminal") };
+    files.map(|fd| std::fs::File::from(fd.try_clone_to_owned().unwrap()))
+}
+
+/// As after the start: only the process has its ends.
+fn started(prepared: Prepared) -> Streams {
+    let Prepared { streams, .. } = prepared;
+    streams
 }
 
 #[test]
@@ -21,8 +29,8 @@ fn fifos_are_copied_and_end_with_the_process() {
     let [stdin, stdout, stderr] = ["in", "out", "err"].map(|name| fifo(dir.path(), name));
     let stdio = Stdio { stdin, stdout, stderr, terminal: false };
     let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [input, mut output, mut errors] = prepared.stdio().unwrap().map(file);
-    let mut streams = prepared.started().unwrap();
+    let [input, mut output, mut errors] = files(&prepared);
+    let mut streams = started(prepared);
     output.write_all(b"out").unwrap();
     errors.write_all(b"err").unwrap();
     // a client that comes later finds what was written, and leaves without harm
@@ -54,8 +62,8 @@ fn output_that_nobody_reads_is_dropped_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let stdio = Stdio { stdout: fifo(dir.path(), "out"), ..Stdio::default() };
     let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [_, mut output, _] = prepared.stdio().unwrap().map(file);
-    let streams = prepared.started().unwrap();
+    let [_, mut output, _] = files(&prepared);
+    let streams = started(prepared);
     // more than the FIFO takes, less than FIFO, buffer and pipe together
     output.write_all(&vec![b'x'; 70_000]).unwrap();
     drop(output);
@@ -73,8 +81,8 @@ fn files_are_made_and_appended_to() {
     let stdio = Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() };
     for expected in ["one\ntwo\n", "one\ntwo\none\ntwo\n"] {
         let prepared = Prepared::open(&stdio, OWNER).unwrap();
-        let [mut input, mut output, mut errors] = prepared.stdio().unwrap().map(file);
-        let streams = prepared.started().unwrap();
+        let [mut input, mut output, mut errors] = files(&prepared);
+        let streams = started(prepared);
         assert_eq!(input.read(&mut [0]).unwrap(), 0);
         output.write_all(b"one\n").unwrap();
         while std::fs::read_to_string(&log).unwrap_or_default().len() + 4 < expected.len() {
@@ -91,14 +99,15 @@ fn files_are_made_and_appended_to() {
 fn a_program_logs() {
     let dir = tempfile::tempdir().unwrap();
     let (script, log) = (dir.path().join("log.sh"), dir.path().join("log"));
-    let text = "#!/bin/sh\nexec 5<&-\n{ echo $CONTAINER_ID $CONTAINER_NAMESPACE \"$@\"; cat <&3; cat <&4; } >$2\n";
+    let text =
+        "#!/bin/sh\nexec 5<&-\n{ echo $CONTAINER_ID $CONTAINER_NAMESPACE \"$@\"; cat <&3; cat <&4; } >$2\n";
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let uri = format!("binary://{}?to={}", script.display(), log.display());
     let stdio = Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() };
     let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [_, mut output, mut errors] = prepared.stdio().unwrap().map(file);
-    let streams = prepared.started().unwrap();
+    let [_, mut output, mut errors] = files(&prepared);
+    let streams = started(prepared);
     output.write_all(b"out\n").unwrap();
     errors.write_all(b"err\n").unwrap();
     drop((output, errors));
