@@ -156,7 +156,14 @@ impl Streams {
             };
             return Ok((out, err));
         }
-        Ok((self.copied("stdout", stdout, owner, done)?, self.copied("stderr", stderr, owner, done)?))
+        let out = self.copied("stdout", stdout, owner, done)?;
+        // What goes to one place keeps its order.
+        let err = if stderr == stdout {
+            out.try_clone().context("dup")?
+        } else {
+            self.copied("stderr", stderr, owner, done)?
+        };
+        Ok((out, err))
     }
 
     /// The container's end of a pipe that is copied to `target`.

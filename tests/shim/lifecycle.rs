@@ -1,0 +1,170 @@
+//! A task's way through the service.
+
+use crate::shim::{any, soon};
+use crate::{COUNT, Shim, count};
+use containerd_shim_protos::api::*;
+use containerd_shim_protos::cgroups::metrics::Metrics as MetricsV1;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics as MetricsV2;
+use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::shim::oci::{CheckpointOptions, ProcessDetails};
+use hiber_tests::prelude::*;
+
+#[test]
+fn from_create_to_shutdown() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("echo out; echo err >&2; exit 7"));
+    let pid = shim.create();
+    let state = shim.state("");
+    assert_eq!((state.pid, state.status.enum_value()), (pid, Ok(Status::CREATED)));
+    assert_eq!(state.bundle, shim.bundle.path().display().to_string());
+    assert!(state.exited_at.is_none());
+    assert_eq!(shim.try_start("").unwrap().pid, pid);
+    assert_eq!(shim.wait(""), 7);
+    let state = shim.state("");
+    assert_eq!((state.exit_status, state.status.enum_value()), (7, Ok(Status::STOPPED)));
+    assert!(state.exited_at.is_some());
+    assert_eq!(std::fs::read_to_string(shim.bundle.join("log")).unwrap(), "out\nerr\n");
+    let deleted = shim.try_delete("").unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
+    assert_eq!(shim.wait_for_events("delete", 1), ["create", "start", "exit", "delete"]);
+    shim.shut_down();
+}
+
+#[test]
+fn a_task_that_was_never_started_is_deleted() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    let pid = shim.create();
+    let deleted = shim.try_delete("").unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 137));
+    assert_eq!(shim.wait_for_events("delete", 1), ["create", "exit", "delete"]);
+    shim.shut_down();
+}
+
+#[test]
+fn processes_and_metrics() {
+    require!(Root, Controller("pids"));
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    shim.run();
+    shim.try_exec("e", "sleep 100").unwrap();
+    let pid = shim.try_start("e").unwrap().pid;
+    let pids = shim.client.pids(soon(), &PidsRequest { id: shim.id(), ..PidsRequest::default() }).unwrap();
+    let exec = pids.processes.iter().find(|process| process.pid == pid).unwrap();
+    let details = ProcessDetails::parse_from_bytes(&exec.info.value).unwrap();
+    assert_eq!(
+        (exec.info.type_url.as_str(), details.exec_id.as_str()),
+        ("containerd.runc.v1.ProcessDetails", "e")
+    );
+    let stats =
+        shim.client.stats(soon(), &StatsRequest { id: shim.id(), ..StatsRequest::default() }).unwrap().stats;
+    let current = match stats.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => MetricsV1::parse_from_bytes(&stats.value).unwrap().pids.current,
+        "io.containerd.cgroups.v2.Metrics" => MetricsV2::parse_from_bytes(&stats.value).unwrap().pids.current,
+        other => panic!("{other}"),
+    };
+    assert!(current >= 2, "{current}");
+    shim.try_kill("e", 15).unwrap();
+    assert_eq!(shim.wait("e"), 143);
+    shim.try_delete("e").unwrap();
+    shim.end();
+}
+
+#[test]
+fn each_exit_is_told_once_and_after_its_start() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    shim.run();
+    const MANY: usize = 12;
+    std::thread::scope(|scope| {
+        for number in 0..MANY {
+            let shim = &shim;
+            scope.spawn(move || {
+                let id = format!("e{number}");
+                shim.try_exec(&id, &format!("exit {number}")).unwrap();
+                shim.try_start(&id).unwrap();
+                assert_eq!(shim.wait(&id), u32::try_from(number).unwrap());
+                assert_eq!(shim.try_delete(&id).unwrap().exit_status, u32::try_from(number).unwrap());
+            });
+        }
+    });
+    let events = shim.wait_for_events("exit", MANY);
+    let mut running = 0_i32;
+    for event in &events {
+        match event.as_str() {
+            "exec-started" => running += 1,
+            "exit" => running -= 1,
+            _ => {}
+        }
+        assert!(running >= 0, "an exit before its start: {events:?}");
+    }
+    assert_eq!(events.iter().filter(|topic| *topic == "exit").count(), MANY);
+    shim.end();
+}
+
+#[test]
+fn a_shared_pid_namespace_ends_with_its_first_process() {
+    require!(Root);
+    let bundle = Bundle::busybox().without_namespace("pid").shell("sleep 0.3 & (sleep 100 &); exec sleep 1");
+    let shim = Shim::start(bundle);
+    shim.run();
+    shim.try_exec("e", "sleep 100").unwrap();
+    shim.try_start("e").unwrap();
+    assert_eq!((shim.wait(""), shim.wait("e")), (0, 137));
+    // the first process is told last
+    let exits = shim.wait_for_events("exit", 2);
+    assert_eq!(exits.last().unwrap(), "exit");
+    // what has lost its parent became the shim's child
+    wait_for("orphans to be reaped", || {
+        let children = std::fs::read_dir(format!("/proc/{}/task", shim.pid)).unwrap().flatten();
+        let list = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children"));
+        children.map(list).all(|children| children.unwrap_or_default().is_empty())
+    });
+    shim.try_delete("e").unwrap();
+    shim.end();
+}
+
+#[test]
+fn a_checkpoint_ends_the_task_and_begins_another() {
+    require!(Root, Criu);
+    let shim = Shim::start(Bundle::busybox().shell(COUNT));
+    shim.run();
+    wait_for("the count", || count(&shim.bundle) > 2);
+    let images = shim.bundle.join("images");
+    let options = CheckpointOptions {
+        exit: true,
+        file_locks: true,
+        cgroups_mode: "soft".into(),
+        image_path: images.display().to_string(),
+        ..CheckpointOptions::default()
+    };
+    let request =
+        CheckpointTaskRequest { id: shim.id(), options: any(&options), ..CheckpointTaskRequest::default() };
+    shim.client.checkpoint(soon(), &request).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.try_delete("").unwrap();
+    let before = count(&shim.bundle);
+    let request = CreateTaskRequest { checkpoint: images.display().to_string(), ..shim.create_request() };
+    // as with runc's shim the processes come at the start
+    assert_eq!(shim.client.create(soon(), &request).unwrap().pid, 0);
+    assert_eq!(shim.state("").status.enum_value(), Ok(Status::CREATED));
+    let pid = shim.try_start("").unwrap().pid;
+    assert_eq!((shim.state("").pid, shim.state("").status.enum_value()), (pid, Ok(Status::RUNNING)));
+    assert!(count(&shim.bundle) >= before);
+    wait_for("it to count on", || count(&shim.bundle) > before);
+    let topics = shim.wait_for_events("start", 2);
+    assert_eq!(topics.join(" "), "create start exit checkpointed delete create start");
+    shim.end();
+}
+
+#[test]
+fn memory_that_runs_out_is_told_in_time() {
+    require!(Root, Controller("memory"));
+    let eat = "dd if=/dev/zero of=/dev/null bs=200M count=1";
+    let bundle = Bundle::busybox().shell(eat);
+    let bundle = bundle.edit(|c| c["linux"]["resources"]["memory"] = json!({"limit": 32 << 20}));
+    let shim = Shim::start(bundle.edit(|c| c["process"]["args"] = json!(eat.split(' ').collect::<Vec<_>>())));
+    shim.run();
+    assert_eq!(shim.wait(""), 137);
+    assert_eq!(shim.wait_for_events("exit", 1), ["create", "start", "oom", "exit"]);
+    shim.end();
+}
