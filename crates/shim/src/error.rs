@@ -18,6 +18,9 @@ pub(crate) enum Error {
     /// The task's state forbids it.
     #[error("{0}")]
     State(String),
+    /// Not at this moment, or not here.
+    #[error("{0}")]
+    Unavailable(String),
     /// This version of the shim cannot.
     #[error("{0}")]
     Unsupported(String),
@@ -50,6 +53,7 @@ impl Error {
             Self::NotFound(_) => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
             Self::State(_) => Code::FAILED_PRECONDITION,
+            Self::Unavailable(_) => Code::UNAVAILABLE,
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::Io { .. } => Code::UNKNOWN,
             Self::Runtime { source, .. } => match source.kind() {

@@ -5,16 +5,13 @@ use std::collections::HashMap;
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::{self, MessageField, well_known_types::any::Any};
-use hiber_sandbox::cgroup::{BlockEntry, Kind, MemoryEntry, Pressure, Stalled, Usage};
+use hiber_sandbox::cgroup::{BlockEntry, CgroupPaths, MemoryEntry, Pressure, Stalled, Usage};
 
 use crate::publish::to_any;
 
-/// The message for hosts of this layout: v1's where there is any v1 controller.
-pub(crate) fn metrics(usage: &Usage, kind: Kind) -> protobuf::Result<Any> {
-    match kind {
-        Kind::V2 => to_any(&metrics_v2(usage)),
-        _ => to_any(&metrics_v1(usage, &devices())),
-    }
+/// The message for a cgroup at these places: v1's where it has any v1 controller.
+pub(crate) fn metrics(usage: &Usage, paths: &CgroupPaths) -> protobuf::Result<Any> {
+    if paths.v1.is_empty() { to_any(&metrics_v2(usage)) } else { to_any(&metrics_v1(usage, &devices())) }
 }
 
 fn some<T>(message: T) -> MessageField<T> {
@@ -306,7 +303,8 @@ mod tests {
 
     #[test]
     fn version_1() {
-        let any = metrics(&usage(), Kind::Hybrid).unwrap();
+        let paths = CgroupPaths { v1: [("pids".into(), "/x".into())].into(), ..CgroupPaths::default() };
+        let any = metrics(&usage(), &paths).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
         let metrics = v1::Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!((metrics.cpu.usage.total, metrics.pids.current), (5_000_999, 3));
@@ -318,7 +316,7 @@ mod tests {
 
     #[test]
     fn version_2() {
-        let any = metrics(&usage(), Kind::V2).unwrap();
+        let any = metrics(&usage(), &CgroupPaths::default()).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
         let metrics = v2::Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!((metrics.cpu.usage_usec, metrics.memory.anon), (5_000, 8));

@@ -13,7 +13,6 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc::{self, TtrpcContext};
 use containerd_shim_protos::{Task as TaskApi, topics};
 use hiber::{Ended, ExitStatus};
-use hiber_sandbox::cgroup::Layout;
 use hiber_sandbox::sys::signal::Signal;
 
 use crate::error::{Context, Error, Result, chain};
@@ -33,8 +32,14 @@ enum Heard {
     Oom(Arc<Task>),
 }
 
-/// The tasks by id; `None` while one is being created.
-type Tasks = HashMap<String, Option<Arc<Task>>>;
+/// The tasks.
+#[derive(Default)]
+struct Tasks {
+    /// By id; `None` while one is being created.
+    by_id: HashMap<String, Option<Arc<Task>>>,
+    /// The shim ends: there will be no other.
+    stopping: bool,
+}
 
 /// The service. Everything that its requests share.
 pub(crate) struct Service {
@@ -80,7 +85,7 @@ impl Service {
 
     fn task(&self, id: &str) -> Result<Arc<Task>> {
         let missing = || Error::NotFound(format!("container {id:?} is not created"));
-        self.tasks().get(id).cloned().flatten().ok_or_else(missing)
+        self.tasks().by_id.get(id).cloned().flatten().ok_or_else(missing)
     }
 
     fn hear(&self, all: &Receiver<Heard>) {
@@ -91,6 +96,8 @@ impl Service {
                         self.exited(&task, &process, status);
                     }
                 }
+                // A notice that comes late was told with the end that it has caused.
+                Heard::Oom(task) if task.init.exit().is_some() && task.oom_told.load(Ordering::Relaxed) => {}
                 Heard::Oom(task) => self.out_of_memory(&task),
             }
         }
@@ -183,21 +190,24 @@ impl Service {
             request.id.parse().map_err(|e: hiber::id::InvalidId| Error::invalid("id", e.to_string()))?;
         {
             let mut tasks = self.tasks();
-            if tasks.contains_key(&request.id) {
+            if tasks.stopping {
+                return Err(Error::Unavailable("the shim is ending".into()));
+            }
+            if tasks.by_id.contains_key(&request.id) {
                 return Err(Error::Exists(format!("task {id} already exists")));
             }
-            tasks.insert(request.id.clone(), None);
+            tasks.by_id.insert(request.id.clone(), None);
         }
         let created = Task::create(id, &self.namespace, request).map(Arc::new);
         let mut tasks = self.tasks();
         let task = match created {
             Ok(task) => task,
             Err(e) => {
-                tasks.remove(&request.id);
+                tasks.by_id.remove(&request.id);
                 return Err(e);
             }
         };
-        tasks.insert(request.id.clone(), Some(Arc::clone(&task)));
+        tasks.by_id.insert(request.id.clone(), Some(Arc::clone(&task)));
         drop(tasks);
         let pid = task.init.pid();
         self.tell_created(request, pid);
@@ -319,7 +329,7 @@ impl Service {
         }
         self.forget_memory(task);
         task.delete()?;
-        self.tasks().remove(task.id.as_str());
+        self.tasks().by_id.remove(task.id.as_str());
         let exit = init.exit();
         let event = events::TaskDelete {
             container_id: task.id.to_string(),
@@ -398,8 +408,8 @@ impl Service {
             return Err(Error::NotFound(format!("the cgroup of {id} does not exist")));
         }
         let usage = cgroup.usage().context(format!("read what {id} uses"))?;
-        let kind = Layout::detect().context("find the cgroups")?.kind();
-        let stats = metrics::metrics(&usage, kind).map_err(|e| Error::invalid("stats", e.to_string()))?;
+        let stats =
+            metrics::metrics(&usage, cgroup.paths()).map_err(|e| Error::invalid("stats", e.to_string()))?;
         Ok(api::StatsResponse { stats: MessageField::some(stats), ..Default::default() })
     }
 
@@ -532,7 +542,9 @@ impl TaskApi for Service {
 
     /// Does nothing as long as there are tasks: a pod's other containers need the shim.
     fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> ttrpc::Result<Empty> {
-        if self.tasks().is_empty() {
+        let mut tasks = self.tasks();
+        if tasks.by_id.is_empty() {
+            tasks.stopping = true;
             (self.stop)();
         }
         Ok(Empty::default())
