@@ -3,15 +3,22 @@
 //! As with the OCI tests, runc can stand in for hiber: `HIBER_BIN=$(hack/peers)/runc hack/test criu`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
+mod cgroups;
 mod contents;
 mod crash;
 mod errors;
+mod failures;
+mod fresh_network;
 mod inspect;
 mod interchange;
 mod lifecycle;
 mod manifest;
+mod memory;
 mod network;
 mod redis;
+mod systemd;
+mod time;
 
 use hiber_tests::prelude::*;
 use std::fs;

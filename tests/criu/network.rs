@@ -78,29 +78,55 @@ fn what_is_chosen_is_done() {
     assert!(lock_method(&c).is_some_and(|method| method != SKIP));
 }
 
-#[test]
-fn a_peer_outside_stays_connected_and_loses_nothing() {
-    require!(Root, Criu);
-    let network = Network::new();
-    let holder = network.path().split('/').nth(2).unwrap_or_default().to_owned();
-    let outside = format!("ht{holder}");
-    let inside = format!("--net={}", network.path());
-    assert!(run("ip", &["link", "add", &outside, "type", "veth", "peer", "name", "peer0", "netns", &holder]));
-    assert!(run("ip", &["address", "add", "198.18.77.1/30", "dev", &outside]));
-    assert!(run("ip", &["link", "set", &outside, "up"]));
-    assert!(run("nsenter", &[&inside, "ip", "address", "add", "198.18.77.2/30", "dev", "peer0"]));
-    assert!(run("nsenter", &[&inside, "ip", "link", "set", "peer0", "up"]));
+/// A container on a veth pair whose other end is ours, in a network namespace of its own.
+struct Linked {
+    network: Network,
+    server: String,
+}
+
+impl Linked {
+    /// `number` tells the pairs of tests that run side by side apart.
+    #[track_caller]
+    fn new(number: u8) -> Self {
+        let network = Network::new();
+        let holder = network.path().split('/').nth(2).unwrap_or_default().to_owned();
+        let outside = format!("ht{holder}");
+        let inside = format!("--net={}", network.path());
+        let (ours, server) = (format!("198.18.{number}.1/30"), format!("198.18.{number}.2"));
+        let peer = ["link", "add", &outside, "type", "veth", "peer", "name", "peer0", "netns", &holder];
+        assert!(run("ip", &peer));
+        assert!(run("ip", &["address", "add", &ours, "dev", &outside]));
+        assert!(run("ip", &["link", "set", &outside, "up"]));
+        let theirs = format!("{server}/30");
+        assert!(run("nsenter", &[&inside, "ip", "address", "add", &theirs, "dev", "peer0"]));
+        assert!(run("nsenter", &[&inside, "ip", "link", "set", "peer0", "up"]));
+        Self { network, server }
+    }
+
+    fn bundle(&self) -> Bundle {
+        Bundle::busybox().namespace("network", Some(&self.network.path()))
+    }
+
+    #[track_caller]
+    fn connect(&self) -> TcpStream {
+        let mut peer = None;
+        wait_for("the server", || {
+            peer = TcpStream::connect(format!("{}:7077", self.server)).ok();
+            peer.is_some()
+        });
+        let peer = peer.unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        peer
+    }
+}
+
+#[track_caller]
+fn stays_connected(number: u8, flags: &[&str]) {
+    let linked = Linked::new(number);
     // From its first connection on nc is cat, on that socket.
-    let bundle = Bundle::busybox().namespace("network", Some(&network.path()));
-    let c = Runtime::hiber().container(bundle.args(["nc", "-l", "-p", "7077", "-e", "cat"]));
+    let c = Runtime::hiber().container(linked.bundle().args(["nc", "-l", "-p", "7077", "-e", "cat"]));
     c.run_detached().ok();
-    let mut peer = None;
-    wait_for("the server", || {
-        peer = TcpStream::connect("198.18.77.2:7077").ok();
-        peer.is_some()
-    });
-    let mut peer = peer.unwrap();
-    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut peer = linked.connect();
     let mut echo = |text: &[u8; 4], meanwhile: &dyn Fn()| {
         peer.write_all(text).unwrap();
         meanwhile();
@@ -109,7 +135,7 @@ fn a_peer_outside_stays_connected_and_loses_nothing() {
         assert_eq!(&answer, text);
     };
     echo(b"one\n", &|| ());
-    c.checkpoint(&["--tcp-established"]).ok();
+    c.checkpoint(&[flags, &["--tcp-established"]].concat()).ok();
     assert!(lock_method(&c).is_some_and(|method| method != SKIP));
     // Sent to a container that is no more: without a lock the kernel would answer with a reset.
     echo(b"two\n", &|| {
@@ -117,4 +143,65 @@ fn a_peer_outside_stays_connected_and_loses_nothing() {
         c.restore(&["--tcp-established"]).ok();
     });
     echo(b"end\n", &|| ());
+    let rules = ["iptables-save", "nft list ruleset"].map(|list| {
+        let mut command = Command::new("nsenter");
+        let list = format!("{list} 2>/dev/null || true");
+        command.arg(format!("--net={}", linked.network.path())).args(["sh", "-c", &list]);
+        hiber_tests::command::run(command, b"").stdout
+    });
+    assert!(!rules.concat().contains("CRIU"), "the lock is gone: {rules:?}");
+}
+
+#[test]
+fn a_peer_outside_stays_connected_and_loses_nothing() {
+    require!(Root, Criu);
+    stays_connected(77, &[]);
+}
+
+#[test]
+fn with_the_lock_of_iptables() {
+    require!(Root, Criu, Program("iptables-restore"));
+    stays_connected(78, &["--network-lock", "iptables"]);
+}
+
+#[test]
+fn with_the_lock_of_nftables() {
+    require!(Root, Criu, Nftables);
+    stays_connected(79, &["--network-lock", "nftables"]);
+}
+
+#[test]
+fn memory_goes_to_a_page_server_over_the_network() {
+    require!(Root, Criu);
+    let linked = Linked::new(80);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let images = c.bundle().join("received");
+    fs::create_dir(&images).unwrap();
+    // The other machine: its network namespace and its directory.
+    let mut server = Command::new("nsenter");
+    server.arg(format!("--net={}", linked.network.path())).arg(hiber_tests::tools::criu().unwrap());
+    server.args(["page-server", "--port", "7070", "--address", &linked.server, "--images-dir"]).arg(&images);
+    let mut server = server.spawn().unwrap();
+    let listening = || {
+        let tcp = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).unwrap_or_default();
+        tcp.lines().any(|line| line.contains(":1B9E") && line.contains(" 0A "))
+    };
+    wait_for("the page server", listening);
+    c.checkpoint(&["--page-server", &format!("{}:7070", linked.server)]).ok();
+    assert!(server.wait().unwrap().success());
+    assert_eq!(c.status(), "gone");
+    let is_memory = |name: &str| name.starts_with("pages-") || name.starts_with("pagemap-");
+    let memory = |directory: &std::path::Path| {
+        let all = fs::read_dir(directory).unwrap().flatten();
+        all.filter(|e| is_memory(&e.file_name().to_string_lossy())).count()
+    };
+    assert!(memory(&images) >= 2, "it has arrived there");
+    // Both halves together are the checkpoint.
+    for entry in fs::read_dir(&images).unwrap().flatten() {
+        if is_memory(&entry.file_name().to_string_lossy()) {
+            fs::copy(entry.path(), c.images().join(entry.file_name())).unwrap();
+        }
+    }
+    c.restore(&[]).ok();
+    counts_on(&c, 3);
 }

@@ -4,6 +4,7 @@
 //! hack/test oci`.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod cgroups;
 mod crash;
 mod devices;
@@ -19,8 +20,11 @@ mod netdevices;
 mod notify;
 mod output;
 mod process;
+mod rootless;
 mod scheduling;
 mod seccomp_notify;
 mod streams;
+mod systemd;
+mod unified;
 mod update;
 mod userns;

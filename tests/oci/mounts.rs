@@ -296,3 +296,45 @@ fn the_container_sees_the_propagation_it_asked_for() {
     assert!(of_root(json!("unbindable")).contains("unbindable"));
     assert!(!of_root(Value::Null).contains("shared:"));
 }
+
+/// A tree of binds of which some have others as their source, below the root filesystem's own path on the host.
+fn nested_binds(bundle: Bundle, maps: &Value) -> Bundle {
+    for (link, dir) in [("sym-a", "a/x"), ("sym-b", "b/y"), ("sym-c", "c/z")] {
+        let at = bundle.join("tree").join(dir);
+        fs::create_dir_all(&at).unwrap();
+        fs::write(at.join("file"), dir).unwrap();
+        std::os::unix::fs::symlink(&dir[..1], bundle.join("tree").join(link)).unwrap();
+    }
+    // closed to the ids of a user namespace
+    fs::set_permissions(bundle.join("tree"), fs::Permissions::from_mode(0o700)).unwrap();
+    let root = bundle.rootfs().display().to_string();
+    let bind = |bundle: Bundle, source: String, destination: String, maps: &Value| {
+        bundle.mount(json!({"source": source, "destination": destination, "type": "bind",
+            "uidMappings": maps, "gidMappings": maps, "options": ["rbind", "rprivate"]}))
+    };
+    let outside = [("a", "/mnt"), ("sym-b", "/mnt/x"), ("c", "/mnt/x/y"), ("sym-a", "/mnt/x/y/z")];
+    let bundle = outside.into_iter().fold(bundle, |bundle, (source, destination)| {
+        let source = bundle.join("tree").join(source).display().to_string();
+        bind(bundle, source, destination.to_owned(), &Value::Null)
+    });
+    let inside = [("mnt/x", "mnt/x/y/z/x"), ("mnt/x/y", "mnt/x/y/z"), ("mnt", "final")];
+    inside.into_iter().fold(bundle, |bundle, (source, destination)| {
+        bind(bundle, format!("{root}/{source}"), format!("{root}/{destination}"), maps)
+    })
+}
+
+#[test]
+fn binds_of_other_mounts_of_the_container_are_made_in_order() {
+    require!(Root, UserNamespaces);
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    for user_namespace in [false, true] {
+        for maps in [&Value::Null, &maps] {
+            let bundle =
+                if user_namespace { Bundle::busybox().user_namespace(100_000) } else { Bundle::busybox() };
+            let bundle = nested_binds(bundle, maps).args(["cat", "/final/x/y/z/z/x/y/z/x/file"]);
+            let c = Runtime::hiber().container(bundle);
+            assert_eq!(c.run(&[]).ok(), "a/x", "user namespace {user_namespace}, maps {maps}");
+            c.assert_clean();
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `update`: limits of a running container.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use hiber_tests::cgroup::{self, read};
 use hiber_tests::command;
@@ -96,4 +96,31 @@ fn a_paused_container_stays_paused_and_a_stopped_one_is_refused() {
     c.kill("KILL").ok();
     c.wait_stopped();
     c.call("update", &["--pids-limit", "30"]).fails("container not running");
+}
+
+#[test]
+fn devices_are_neither_lost_nor_won_for_a_moment() {
+    require!(Root, Controller("pids"));
+    let script = "while :; do head -c 100 /dev/kmsg 2>/dev/null; done";
+    let bundle = Bundle::busybox().shell(script).edit(|c| {
+        let all = json!(["CAP_SYSLOG"]);
+        c["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+        c["linux"]["devices"] = json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]);
+        c["linux"]["resources"]["devices"] = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "rwa"}
+        ]);
+    });
+    let c = Runtime::hiber().container(bundle);
+    let (created, mut streams) = c.with_pipes("create", &[]);
+    created.ok();
+    c.start().ok();
+    for _ in 0..10 {
+        c.call("update", &["--pids-limit", "30"]).ok();
+    }
+    c.kill("KILL").ok();
+    let mut said = String::new();
+    streams.stdout.read_to_string(&mut said).unwrap();
+    streams.stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
 }

@@ -111,3 +111,27 @@ fn root_of_the_user_namespace_owns_its_cgroup_where_it_can_write_there() {
     // "sub" could not be made
     assert_eq!(owner(&["nosuid", "ro"]), "65534\n65534\n65534");
 }
+
+#[test]
+fn a_network_namespace_of_another_owner_is_joined_with_the_user_namespace() {
+    require!(Root, UserNamespaces);
+    let (first, second) = (sleeper(), Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"])));
+    second.run_detached().ok();
+    let path = |c: &Container, kind: &str| format!("/proc/{}/ns/{kind}", c.pid());
+    let (user, net) = (path(&first, "user"), path(&second, "net"));
+    let bundle = Bundle::busybox().user_namespace(HOST).namespace("user", Some(&user));
+    let bundle = bundle.namespace("network", Some(&net)).args(["sleep", "1000"]).edit(|c| {
+        c["linux"]["uidMappings"] = Value::Null;
+        c["linux"]["gidMappings"] = Value::Null;
+        // Only who owns the network namespace may mount a sysfs.
+        let sys = c["mounts"].as_array_mut().unwrap().iter_mut().find(|m| m["type"] == "sysfs").unwrap();
+        *sys = json!({"destination": "/sys", "source": "/sys", "options": ["rbind"]});
+    });
+    let third = Runtime::hiber().container(bundle);
+    third.run_detached().ok();
+    let link = |file: &str| fs::read_link(file).unwrap().display().to_string();
+    assert_eq!(
+        third.sh("readlink /proc/self/ns/user; readlink /proc/self/ns/net"),
+        format!("{}\n{}", link(&user), link(&net))
+    );
+}

@@ -118,7 +118,11 @@ fn fields_that_cannot_be_right() {
     shim.run();
     refused(shim.try_kill("", 99), Code::INVALID_ARGUMENT, "signal: 99 is none: expected 1 to 64");
     refused(shim.try_kill("", 0), Code::INVALID_ARGUMENT, "signal: 0 is none");
-    refused(shim.try_exec("a/b", "true"), Code::INVALID_ARGUMENT, "exec_id: \"a/b\"");
+    refused(
+        shim.try_exec("a/b", "true"),
+        Code::INVALID_ARGUMENT,
+        "exec_id: invalid process ID format: \"a/b\"",
+    );
     let spec = Any { value: b"{\"args\": 5}".into(), ..Any::default() };
     let exec = ExecProcessRequest {
         id: shim.id(),

@@ -154,6 +154,35 @@ impl Bundle {
         })
     }
 
+    /// What `spec --rootless` asks for: a user namespace with the [`PlainUser`]'s own ids, the host's network, no
+    /// limits, no cgroup by name. The bundle becomes the user's.
+    ///
+    /// [`PlainUser`]: crate::user::PlainUser
+    #[must_use]
+    #[track_caller]
+    pub fn rootless(self) -> Self {
+        crate::user::give(self.path());
+        let own = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+        self.without_namespace("network").namespace("user", None).edit(|c| {
+            c["linux"]["uidMappings"] = own(crate::user::UID);
+            c["linux"]["gidMappings"] = own(crate::user::GID);
+            c["linux"]["cgroupsPath"] = Value::Null;
+            c["linux"]["resources"] = Value::Null;
+            for mount in c["mounts"].as_array_mut().into_iter().flatten() {
+                match mount["type"].as_str() {
+                    Some("devpts") => {
+                        mount["options"] = json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666"]);
+                    }
+                    Some("sysfs") => {
+                        *mount = json!({"destination": "/sys", "source": "/sys",
+                            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+                    }
+                    _ => {}
+                }
+            }
+        })
+    }
+
     /// Copies what explains a failure to a directory below `$HIBER_KEEP`, if that is set: config.json and
     /// the logs of the runtime and of CRIU, but neither the root filesystem nor memory images.
     fn keep(&self) {

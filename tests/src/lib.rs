@@ -18,6 +18,7 @@
 //! path, so that tests run side by side and [`leaks`] are found by name.
 #![forbid(unsafe_code)]
 
+pub mod apparmor;
 pub mod bundle;
 pub mod cgroup;
 pub mod command;
@@ -27,6 +28,7 @@ pub mod pty;
 pub mod require;
 pub mod runtime;
 pub mod tools;
+pub mod user;
 
 /// What nearly every test uses.
 pub mod prelude {
@@ -35,6 +37,7 @@ pub mod prelude {
     pub use crate::container::Container;
     pub use crate::require;
     pub use crate::runtime::Runtime;
+    pub use crate::user::PlainUser;
     pub use crate::wait_for;
     pub use serde_json::{Value, json};
 }

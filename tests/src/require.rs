@@ -3,6 +3,8 @@
 use crate::{cgroup, tools};
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
 
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,18 @@ pub enum Need {
     CgroupV2,
     /// This cgroup controller, on v1 or v2.
     Controller(&'static str),
+    /// cgroup v2 and no other hierarchy.
+    UnifiedCgroups,
+    /// systemd as process 1.
+    Systemd,
+    /// A kernel that enforces AppArmor profiles, and the program that loads them.
+    AppArmor,
+    /// A kernel that tells which pages were written to (soft-dirty bits or PAGEMAP_SCAN, as CRIU sees it).
+    DirtyTracking,
+    /// Time namespaces.
+    TimeNamespaces,
+    /// A kernel with nftables, and the program for them.
+    Nftables,
     /// This program, in PATH.
     Program(&'static str),
 }
@@ -48,19 +62,58 @@ impl Need {
             Self::CgroupV2 => Err("a cgroup v2 hierarchy with a controller".to_owned()),
             Self::Controller(name) if cgroup::mount_of(name).is_some() => Ok(()),
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
+            Self::UnifiedCgroups if cgroup::hierarchies().iter().all(|h| h.v2) => Ok(()),
+            Self::UnifiedCgroups => Err("cgroup v2 without any v1 hierarchy".to_owned()),
+            Self::Systemd if Path::new("/run/systemd/system").is_dir() => Ok(()),
+            Self::Systemd => Err("systemd as process 1".to_owned()),
+            Self::AppArmor => match std::fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
+                Ok(on) if on.trim() == "Y" => Self::Program("apparmor_parser").check(),
+                _ => Err("a kernel with AppArmor enabled".to_owned()),
+            },
+            Self::DirtyTracking => dirty_tracking(),
+            Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
+            Self::TimeNamespaces => Err("time namespaces".to_owned()),
+            Self::Nftables => nftables(),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
         }
     }
 }
 
+fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
+    let mut command = std::process::Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn dirty_tracking() -> Result<(), String> {
+    let criu = tools::criu().map_err(|e| format!("CRIU: {e}"))?;
+    let tracked = succeeds(criu, &["check", "--feature", "mem_dirty_track"]);
+    tracked.then_some(()).ok_or_else(|| "a kernel that tracks dirty memory".to_owned())
+}
+
+fn nftables() -> Result<(), String> {
+    Need::Program("nft").check()?;
+    // in a network namespace of its own, where nobody is hurt; the kernel may want to load its module for it
+    let works = succeeds("unshare", &["--net", "nft", "add table inet hiber-probe"]);
+    works.then_some(()).ok_or_else(|| "a kernel with nftables".to_owned())
+}
+
+/// Whether `$HIBER_PROMISED`, a list of needs as `Debug` writes them, names this one: whoever set the machine up says
+/// that it has it.
+fn is_promised(need: Need) -> bool {
+    let promised = std::env::var("HIBER_PROMISED").unwrap_or_default();
+    promised.split_whitespace().any(|name| name == format!("{need:?}"))
+}
+
 /// Whether the machine has `need`; if not, says so on standard error and in the file `$HIBER_SKIPPED`.
 ///
 /// # Panics
-/// If it is missing and `$CI` is `true`.
+/// If it is missing though `$HIBER_PROMISED` names it, or `$CI` is `true`.
 pub fn met(need: Need) -> bool {
     let Err(missing) = need.check() else { return true };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(!is_promised(need), "{test} needs {missing}, which this machine was said to have");
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {missing}");
     let line = format!("{test} needs {missing}\n");
     // libtest captures print!, not this: a skip must be seen

@@ -3,7 +3,9 @@
 use crate::bundle::Bundle;
 use crate::command::{self, Output};
 use crate::container::Container;
+use crate::user::PlainUser;
 use crate::{cgroup, tools};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -19,6 +21,8 @@ struct Inner {
     program: PathBuf,
     root: TempDir,
     unified: bool,
+    systemd: bool,
+    user: Option<PlainUser>,
 }
 
 impl Runtime {
@@ -53,11 +57,39 @@ impl Runtime {
         Self::of(tools::runc(), true)
     }
 
+    /// The runtime under test, with `--systemd-cgroup`.
+    #[track_caller]
+    pub fn hiber_with_systemd() -> Self {
+        Self::with(tools::hiber(), false, true)
+    }
+
+    /// Debian's runc, with `--systemd-cgroup`.
+    #[track_caller]
+    pub fn runc_with_systemd() -> Self {
+        Self::with(tools::runc(), false, true)
+    }
+
+    /// The runtime under test in the hands of a plain user, on the host's cgroup layout or, if `unified`, on v2 alone.
+    #[track_caller]
+    pub fn hiber_as(user: PlainUser, unified: bool) -> Self {
+        let inner = Self::of(Ok(user.program()), unified).0;
+        let Ok(Inner { program, root, .. }) = Arc::try_unwrap(inner) else {
+            panic!("a new runtime is shared")
+        };
+        crate::user::give(root.path());
+        Self(Arc::new(Inner { program, root, unified, systemd: false, user: Some(user) }))
+    }
+
     #[track_caller]
     fn of(program: Result<&Path, &str>, unified: bool) -> Self {
+        Self::with(program, unified, false)
+    }
+
+    #[track_caller]
+    fn with(program: Result<&Path, &str>, unified: bool, systemd: bool) -> Self {
         let program = program.unwrap_or_else(|e| panic!("no runtime: {e}")).to_owned();
         match tempfile::Builder::new().prefix("ht-root-").tempdir() {
-            Ok(root) => Self(Arc::new(Inner { program, root, unified })),
+            Ok(root) => Self(Arc::new(Inner { program, root, unified, systemd, user: None })),
             Err(e) => panic!("no directory for the runtime's state: {e}"),
         }
     }
@@ -67,22 +99,26 @@ impl Runtime {
         self.0.root.path()
     }
 
-    /// `PROGRAM --root ROOT`, with CRIU in its environment.
+    /// `PROGRAM --root ROOT`, and `--systemd-cgroup` where asked for, with CRIU in its environment.
     pub fn command(&self) -> Command {
         let mut command = self.bare_command();
         command.arg("--root").arg(self.root());
+        if self.0.systemd {
+            command.arg("--systemd-cgroup");
+        }
         command
     }
 
     /// `PROGRAM` without any argument, with CRIU in its environment.
     pub fn bare_command(&self) -> Command {
-        let mut command = if self.0.unified {
-            let mut layout = Command::new(tools::script("cgroup-layout"));
-            layout.arg("v2").arg(&self.0.program);
-            layout
-        } else {
-            Command::new(&self.0.program)
-        };
+        let mut words: Vec<OsString> = Vec::new();
+        if self.0.unified {
+            words.extend([tools::script("cgroup-layout").into(), "v2".into()]);
+        }
+        words.extend(self.0.user.iter().flat_map(PlainUser::prefix));
+        words.push(self.0.program.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         if let Some(criu) = tools::criu().ok().filter(|c| c.is_absolute()) {
             command.env("PATH", tools::path_with_criu());
             command.env("HIBER_CRIU", criu);

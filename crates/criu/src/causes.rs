@@ -12,16 +12,23 @@ pub struct Cause {
     pub explanation: &'static str,
     /// What to do: a clause without a full stop.
     pub advice: &'static str,
+    /// The names of the preflight checks that find whose fault it is, for failures of dumps.
+    pub checks: &'static [&'static str],
 }
 
 impl Cause {
+    const fn found_by(mut self, checks: &'static [&'static str]) -> Self {
+        self.checks = checks;
+        self
+    }
+
     pub(crate) fn matches(&self, line: &str) -> bool {
         self.words.iter().all(|word| line.contains(word))
     }
 }
 
 const fn cause(words: &'static [&'static str], explanation: &'static str, advice: &'static str) -> Cause {
-    Cause { words, explanation, advice }
+    Cause { words, explanation, advice, checks: &[] }
 }
 
 /// The table.
@@ -31,33 +38,52 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Connected TCP socket"],
         "a process has an open TCP connection",
         "pass --tcp-established, to checkpoint and to restore",
-    ),
-    cause(&["file locks are hold"], "a process holds a file lock", "pass --file-locks"),
+    )
+    .found_by(&["tcp-connection"]),
+    cause(
+        &["In-flight connection"],
+        "a TCP connection waits to be accepted",
+        "pass --tcp-skip-in-flight, or try again in a moment",
+    )
+    .found_by(&["tcp-in-flight"]),
+    cause(&["file locks are hold"], "a process holds a file lock", "pass --file-locks")
+        .found_by(&["file-lock"]),
     cause(
         &["External socket"],
         "a process is connected to a unix socket outside the container",
         "pass --ext-unix-sk, or let it close the connection",
-    ),
+    )
+    .found_by(&["unix-peer", "unix-datagram"]),
     cause(
-        &["Ext stream not supported"],
+        &["Unix socket", "without peer"],
+        "a process is connected to a unix socket in another network namespace",
+        "let it close the connection first",
+    )
+    .found_by(&["unix-peer"]),
+    cause(
+        &["Can't dump half of stream unix connection"],
         "a process has a stream connection to a unix socket outside the container",
-        "let it close the connection first; CRIU can save datagram sockets only",
-    ),
+        "let it close the connection first: CRIU can save datagram sockets only",
+    )
+    .found_by(&["unix-peer"]),
     cause(
         &["Found dangling tty"],
         "a process uses a terminal whose session is outside the container",
         "pass --shell-job, or run the container with a terminal of its own",
-    ),
+    )
+    .found_by(&["terminal"]),
     cause(
         &["is not a session leader"],
         "the container's first process belongs to a session outside it",
         "pass --shell-job",
-    ),
+    )
+    .found_by(&["session"]),
     cause(
         &["session leader of", "is outside of its pid namespace"],
         "a process belongs to a session outside the container",
-        "pass --shell-job; a process that was started by exec should call setsid",
-    ),
+        "let it call setsid(2)",
+    )
+    .found_by(&["session"]),
     cause(
         &["ctty inheritance detected"],
         "a process's controlling terminal has its other end outside the container",
@@ -73,7 +99,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["is autodetected external mount"],
         "a mount comes from outside the container",
         "name it as an external mount",
-    ),
+    )
+    .found_by(&["mount"]),
     cause(
         &["No mapping for", "mountpoint"],
         "the checkpoint has an external mount that the restore does not supply",
@@ -83,17 +110,26 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["FS mnt", "unsupported id"],
         "a mount's file system cannot be saved",
         "name it as an external mount, or unmount it",
-    ),
+    )
+    .found_by(&["mount"]),
     cause(
         &["has unreachable sharing"],
         "a mount gets its events from outside the container",
         "mount it with rprivate propagation, or as an external mount",
-    ),
+    )
+    .found_by(&["mount-sharing"]),
+    cause(
+        &["Can't lookup mount=", "path=/dev/pts/"],
+        "a process uses a terminal outside the container",
+        "pass --shell-job, or run the container with a terminal of its own",
+    )
+    .found_by(&["terminal"]),
     cause(
         &["Can't lookup mount="],
         "a file is open that lies outside the container's mounts",
         "give standard streams as pipes, a terminal or /dev/null, and close other files of the host",
-    ),
+    )
+    .found_by(&["outside-file"]),
     cause(
         &["Open files on overmounted mounts"],
         "a file is open below a mount that another one covers",
@@ -103,12 +139,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't dump ghost file", "increase limit"],
         "a deleted file that is still open is larger than CRIU's ghost limit",
         "raise ghost-limit in a CRIU configuration file, or let the process close the file",
-    ),
+    )
+    .found_by(&["deleted-file-size"]),
     cause(
         &["Can't create link remap"],
         "a file is open that was removed from its directory but has other names",
         "pass --link-remap",
-    ),
+    )
+    .found_by(&["link-remap"]),
     cause(
         &["bad size", "(expect"],
         "a file's size is not what it was at the checkpoint",
@@ -133,12 +171,57 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["io_uring"],
         "a process uses io_uring, which CRIU cannot save",
         "switch io_uring off in the program, or deny io_uring_setup with seccomp",
-    ),
+    )
+    .found_by(&["io-uring"]),
+    // The kernel passes no io_uring over a unix socket (EINVAL), which is how CRIU takes descriptors.
+    cause(
+        &["send_fds failed (-22)"],
+        "a process has a descriptor that the kernel does not hand over: an io_uring",
+        "switch io_uring off in the program, or deny io_uring_setup with seccomp",
+    )
+    .found_by(&["io-uring"]),
+    cause(
+        &["Can't dump file", "of that type", "(chr"],
+        "a process has a device open that has state of its own",
+        "let it close the device; for GPUs, CRIU needs a plugin of their maker",
+    )
+    .found_by(&["device"]),
+    cause(
+        &["Can't handle non-regular mapping"],
+        "a process has mapped a device that has state of its own",
+        "let it unmap the device; for GPUs, CRIU needs a plugin of their maker",
+    )
+    .found_by(&["device"]),
     cause(
         &["Can't dump file", "of that type"],
         "a process has a file open of a kind that CRIU cannot save",
         "let it close the file; its kind and name are in the message",
-    ),
+    )
+    .found_by(&["file-kind"]),
+    cause(
+        &["Unsupported proto 262"],
+        "a process has an MPTCP socket, which CRIU cannot save",
+        "let it use TCP: Go programs do with GODEBUG=multipathtcp=0",
+    )
+    .found_by(&["socket-kind"]),
+    cause(
+        &["Unsupported proto"],
+        "a process has a socket of a protocol that CRIU cannot save",
+        "let it close the socket",
+    )
+    .found_by(&["socket-kind"]),
+    cause(
+        &["Unknown socket collected"],
+        "a process has a socket of a kind that CRIU cannot save",
+        "let it close the socket",
+    )
+    .found_by(&["socket-kind"]),
+    cause(
+        &["The socket has data to read"],
+        "a process has a netlink socket with messages that it has not read",
+        "try again in a moment, or let it close the socket",
+    )
+    .found_by(&["netlink-unread"]),
     // programs that CRIU runs
     cause(
         &["execvp(\"iptables"],
@@ -202,12 +285,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't dump nested pid namespace"],
         "a process lives in a pid namespace inside the container's",
         "stop it first: CRIU cannot save nested pid namespaces",
-    ),
+    )
+    .found_by(&["nested-namespace"]),
     cause(
         &["Can't dump nested", "namespace"],
         "a process lives in a namespace inside the container's",
         "stop it first",
-    ),
+    )
+    .found_by(&["nested-namespace"]),
     cause(
         &["Can't fork for", "File exists"],
         "a process number of the checkpoint is taken",
@@ -218,6 +303,12 @@ pub(crate) static CAUSES: &[Cause] = &[
         "a process number of the checkpoint is taken",
         "restore into a pid namespace of its own, or stop the process that has the number",
     ),
+    cause(
+        &["found while seizing"],
+        "a process could not be stopped, because it is traced or about to end",
+        "detach the debugger or tracer, or try again in a moment",
+    )
+    .found_by(&["traced"]),
     cause(
         &["Timeout reached"],
         "the processes could not be stopped in time",
@@ -232,13 +323,15 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Zombies with threads"],
         "a process has ended but not all of its threads",
         "try again in a moment",
-    ),
+    )
+    .found_by(&["zombie-threads"]),
     // rights and machines
     cause(
         &["Can't get rlimit", "Operation not permitted"],
         "CRIU may not read the limits of a process of another user",
         "give it CAP_SYS_RESOURCE, or run the container in its own user namespace",
-    ),
+    )
+    .found_by(&["other-user"]),
     cause(
         &["CRIU needs to have the CAP"],
         "CRIU lacks capabilities",
@@ -319,6 +412,12 @@ mod tests {
         ("tty: Found dangling tty with sid 5 pgid 5 (pts) on peer fd 0.", "--shell-job"),
         ("The root process 7 is not a session leader. Consider using --shell-job option", "--shell-job"),
         ("A session leader of 91(12) is outside of its pid namespace", "setsid"),
+        ("inet: In-flight connection (l) for 563add", "--tcp-skip-in-flight"),
+        ("unix: Can't dump half of stream unix connection. name: ; peer name: /s", "datagram"),
+        ("parasite: send_fds failed (-22)", "io_uring_setup"),
+        ("inet: Unsupported proto 262 for socket 564740", "multipathtcp"),
+        ("sockets: BUG! Unknown socket collected (family 40)", "close the socket"),
+        ("zombie 19856 (comm odd) found while seizing", "debugger"),
         (
             "mnt: Mount 91:./data is autodetected external mount. Try \"--ext-mount-map auto\"",
             "external mount",
@@ -332,7 +431,8 @@ mod tests {
         ("execvp(\"tar\", ...) failed: No such file or directory", "install tar"),
         ("Tracking memory is not available. Consider omitting --track-mem option.", "full checkpoint"),
         ("Can't dump file 9 of that type [0] (unknown anon_inode:[io_uring])", "io_uring_setup"),
-        ("Can't dump file 9 of that type [60000] (chr 10:200)", "close the file"),
+        ("Can't dump file 9 of that type [20000] (chr 10:229)", "close the device"),
+        ("Can't dump file 9 of that type [0] (anon anon_inode:[perf_event])", "close the file"),
         ("Can't write pages: No space left on device", "free space"),
         ("Can't get rlimit 7: Operation not permitted", "CAP_SYS_RESOURCE"),
         ("vdso: Unexpected rt vDSO area bounds", "HIBER_CRIU"),

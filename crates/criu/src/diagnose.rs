@@ -32,6 +32,9 @@ pub struct Diagnosis {
     pub lines: Vec<String>,
     /// What they mean, if it is one of the usual causes.
     pub cause: Option<&'static Cause>,
+    /// The process that the first of those lines to name one is about: in CRIU's pid namespace at a dump, in the
+    /// container's at a restore.
+    pub pid: Option<i32>,
 }
 
 /// Reads the log file at `path` (4 MiB of its end at most) and looks for the cause of a failure.
@@ -51,7 +54,8 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
 pub fn diagnose_text(text: &str) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
     // CRIU 3 pads early messages with zero bytes.
-    for line in text.split(['\n', '\0']).filter_map(error_line) {
+    for (stamp, line) in text.split(['\n', '\0']).filter_map(error_line) {
+        diagnosis.pid = diagnosis.pid.or_else(|| pid_in(&stamp, line));
         // The first cause counts: later errors are mostly its consequences.
         if diagnosis.cause.is_none() {
             diagnosis.cause = CAUSES.iter().find(|cause| cause.matches(line));
@@ -69,12 +73,22 @@ pub(crate) fn is_harmless(message: &str) -> bool {
 }
 
 /// `Error (FILE:LINE): …` of `(00.012345)     12: Error (FILE:LINE): …`, unless harmless.
-fn error_line(line: &str) -> Option<&str> {
+fn error_line(line: &str) -> Option<(String, &str)> {
     let start = line.find("Error (")?;
     // Before it stand a time stamp, a pid, or both; other words are a message that quotes an error.
     let stamp = line[..start].replace("pie:", "");
     let error = line[start..].trim_end();
-    (!stamp.contains(char::is_alphabetic) && !is_harmless(error)).then_some(error)
+    (!stamp.contains(char::is_alphabetic) && !is_harmless(error)).then_some((stamp, error))
+}
+
+/// The number in `Dump files (pid: 12) failed`, or that before a colon in the stamp.
+fn pid_in(stamp: &str, error: &str) -> Option<i32> {
+    let named = error.split_once("(pid: ").and_then(|(_, rest)| rest.split_once(')'));
+    if let Some(pid) = named.and_then(|(pid, _)| pid.parse().ok()) {
+        return Some(pid);
+    }
+    let stamp = stamp.trim().strip_suffix(':')?;
+    stamp.rsplit([')', ' ']).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -102,6 +116,9 @@ mod tests {
             ]
         );
         assert!(d.cause.unwrap().advice.contains("--tcp-established"));
+        assert_eq!(d.pid, Some(12));
+        assert_eq!(diagnose_text("pie: 7: Error (criu/pie/restorer.c:1): x\n").pid, Some(7));
+        assert_eq!(diagnose_text("(00.1) Error (criu/a.c:1): x\n").pid, None);
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// Error lines of the log and of what CRIU printed, first ones first, with what they mean.
     pub diagnosis: Diagnosis,
+    /// Whose fault it is in the container's terms, if a caller knows: `process 7 (nc -l): …`.
+    pub seen: Option<String>,
 }
 
 impl fmt::Display for Failure {
@@ -149,6 +151,9 @@ impl fmt::Display for Failure {
         }
         if let Some(cause) = self.diagnosis.cause {
             write!(f, " ({}; {})", cause.explanation, cause.advice)?;
+        }
+        if let Some(seen) = &self.seen {
+            write!(f, "; {seen}")?;
         }
         match &self.log {
             Some(log) => write!(f, "; log: {}", log.display()),

@@ -55,6 +55,7 @@ impl Magic {
 const COMMON: u32 = 0x5456_4319;
 /// First magic of statistics.
 const SERVICE: u32 = 0x5510_5940;
+const INVENTORY_FILE: &str = "inventory.img";
 const INVENTORY: u32 = 0x5831_3116;
 const STATS: u32 = 0x5709_3306;
 
@@ -176,11 +177,13 @@ impl Images {
     }
 
     fn from_source(source: Source) -> Result<Self> {
-        let mut file = source.open("inventory.img")?;
+        let mut file = source.open(INVENTORY_FILE)?;
         file.expect_magic(INVENTORY, "an inventory")?;
         let inventory: InventoryEntry = file.only()?;
         match inventory.img_version {
             Some(VERSION_1 | VERSION_2) => Ok(Self { source, inventory }),
+            // CRIU's pre-dumps, which have memory alone, leave it out (cr_pre_dump_finish() does not prepare it).
+            None | Some(0) if source.open("pstree.img").is_err() => Ok(Self { source, inventory }),
             other => {
                 let version = other.unwrap_or(0);
                 Err(file.bad(format!("images of version {version}; known are 1 and 2")))
@@ -330,6 +333,27 @@ pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
         pages_compared: s.pages_compared.unwrap_or(0),
         pages_skipped_cow: s.pages_skipped_cow.unwrap_or(0),
     })
+}
+
+/// Says in the images of a dump whose CRIU ran in the tasks' network namespace that it was in another: a restore then makes
+/// an empty one for them. Unchanged, such images have the tasks restored into the network of whoever restores them.
+///
+/// # Errors
+/// [`CriuError::Image`] if the inventory is missing or malformed, [`CriuError::Io`] if it cannot be written.
+pub fn separate_network(dir: &Path) -> Result<()> {
+    let path = dir.join(INVENTORY_FILE);
+    let mut file = ImageFile::open(&path)?;
+    file.expect_magic(INVENTORY, "a CRIU inventory")?;
+    let mut inventory: InventoryEntry = file.only()?;
+    let Some(ids) = inventory.root_ids.as_mut() else {
+        return Err(file.bad("does not name CRIU's namespaces"));
+    };
+    // CRIU counts namespaces from 1.
+    ids.net_ns_id = Some(u32::MAX);
+    let entry = inventory.write_to_bytes().map_err(|e| file.bad(e.to_string()))?;
+    let length = u32::try_from(entry.len()).map_err(|_| file.bad("is too long"))?;
+    let bytes = [&INVENTORY.to_le_bytes()[..], &length.to_le_bytes(), &entry].concat();
+    std::fs::write(&path, bytes).map_err(|e| CriuError::io(format!("write {}", path.display()), e))
 }
 
 fn stats(file: &mut ImageFile) -> Result<StatsEntry> {

@@ -96,6 +96,14 @@ fn a_directory_without_a_checkpoint_is_refused() {
 }
 
 #[test]
+fn a_pre_dump_has_no_version() {
+    let dir = checkpoint(0);
+    Images::open(dir.path()).unwrap();
+    std::fs::write(dir.path().join("pstree.img"), u32s(&[COMMON, Magic::PSTREE.0])).unwrap();
+    assert!(problem(Images::open(dir.path())).contains("images of version 0"));
+}
+
+#[test]
 fn a_fifo_does_not_make_the_reader_wait() {
     let dir = checkpoint(2);
     let fifo = dir.path().join("pstree.img");

@@ -44,7 +44,7 @@ pub use descriptors::Descriptors;
 pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
-pub use locate::{Criu, CriuInfo, ENV_VAR};
+pub use locate::{Criu, CriuInfo, ENV_VAR, find_program};
 pub use modes::{CgroupMode, NetworkLock, UnknownWord};
 pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{

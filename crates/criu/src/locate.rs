@@ -110,6 +110,12 @@ pub(crate) fn complaint(criu: &Path) -> String {
     output.map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).unwrap_or_default()
 }
 
+/// Where CRIU finds a program that it runs: in PATH, or in the usual directories for system programs.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let dirs = search_path(env::var_os("PATH"));
+    env::split_paths(&dirs).map(|dir| dir.join(name)).find(|path| executable(path).is_ok())
+}
+
 /// PATH with the usual directories for system programs after what it has already.
 pub(crate) fn search_path(path: Option<OsString>) -> OsString {
     let mut all = path.unwrap_or_default();

@@ -61,6 +61,9 @@ pub struct Common {
     pub cgroup_props: Option<String>,
     /// Where in the cgroup trees the tasks' cgroups are.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// A directory with an entry for each cgroup hierarchy (`unified`, `cpu,cpuacct`, …) instead of one where CRIU
+    /// mounts them.
+    pub cgroup_yard: Option<PathBuf>,
     /// What stays outside the images.
     pub external: Vec<External>,
     /// Recognises external bind mounts by itself.
@@ -134,8 +137,6 @@ pub struct RestoreOptions {
     pub lsm_profile: Option<String>,
     /// The SELinux context of their mounts.
     pub lsm_mount_context: Option<String>,
-    /// A mounted place for the cgroup trees instead of one that CRIU mounts.
-    pub cgroup_yard: Option<PathBuf>,
     /// Restores files whose permissions have changed since.
     pub skip_file_rwx_check: bool,
     /// Namespaces to enter instead of making them: kind (`ipc`, `uts`, `mnt`, `user`, …) and path.
@@ -230,6 +231,7 @@ impl Common {
             cgroups: None,
             cgroup_props: None,
             cgroup_roots: Vec::new(),
+            cgroup_yard: None,
             external: Vec::new(),
             auto_external_mounts: false,
             network_lock: None,
@@ -283,6 +285,7 @@ impl Common {
             manage_cgroups: self.cgroups.map(|mode| mode != CgroupMode::Ignore),
             manage_cgroups_mode: self.cgroups.map(|mode| mode.to_proto().into()),
             cgroup_props: self.cgroup_props.clone(),
+            cgroup_yard: path("cgroup_yard", self.cgroup_yard.as_ref())?,
             cg_root: self.cgroup_roots.iter().map(root).collect(),
             external: self.external.iter().map(ToString::to_string).collect(),
             auto_ext_mnt: flag(self.auto_external_mounts),
@@ -372,7 +375,6 @@ impl RestoreOptions {
             as_sibling: true,
             lsm_profile: None,
             lsm_mount_context: None,
-            cgroup_yard: None,
             skip_file_rwx_check: false,
             join_namespaces: Vec::new(),
         }
@@ -393,7 +395,6 @@ impl RestoreOptions {
             rst_sibling: flag(self.as_sibling),
             lsm_profile: self.lsm_profile.clone(),
             lsm_mount_context: self.lsm_mount_context.clone(),
-            cgroup_yard: path("cgroup_yard", self.cgroup_yard.as_ref())?,
             skip_file_rwx_check: flag(self.skip_file_rwx_check),
             join_ns: self.join_namespaces.iter().map(join).collect::<Result<_>>()?,
             ..self.common.to_proto()?

@@ -107,7 +107,7 @@ fn a_restore_is_mapped_in_full() {
     options.inherit_fds = vec![InheritFd { key: "pipe:[7]".into(), fd: SwrkFd(12) }];
     options.lsm_profile = Some("apparmor:p".into());
     options.lsm_mount_context = Some("c".into());
-    options.cgroup_yard = Some("/sys/fs/cgroup".into());
+    options.common.cgroup_yard = Some("/sys/fs/cgroup".into());
     options.skip_file_rwx_check = true;
     let o = options.to_proto().unwrap();
     assert_eq!(o.pid, None);

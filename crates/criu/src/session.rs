@@ -38,6 +38,7 @@ pub struct Launch<'a> {
     criu: &'a Criu,
     files: Vec<OwnedFd>,
     stdin: Option<OwnedFd>,
+    programs: Option<PathBuf>,
 }
 
 /// A connection to a criu process, which ends with it.
@@ -59,7 +60,7 @@ type OnNotify<'a> =
 
 impl<'a> Launch<'a> {
     pub(crate) fn new(criu: &'a Criu) -> Self {
-        Self { criu, files: Vec::new(), stdin: None }
+        Self { criu, files: Vec::new(), stdin: None, programs: None }
     }
 
     /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
@@ -85,6 +86,11 @@ impl<'a> Launch<'a> {
         self.stdin = Some(file.into());
     }
 
+    /// A directory where CRIU looks first for the programs that it runs: `tar`, `ip`, `iptables-save` and others.
+    pub fn programs(&mut self, directory: impl Into<PathBuf>) {
+        self.programs = Some(directory.into());
+    }
+
     /// Starts the process and asks for its version.
     ///
     /// # Errors
@@ -96,7 +102,7 @@ impl<'a> Launch<'a> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
-        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files).map_err(|e| {
+        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs).map_err(|e| {
             CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
         })?;
         let mut session = Session { socket: Some(ours), swrk: Some(swrk), version: None };
@@ -357,7 +363,8 @@ impl Session {
         if diagnosis.cause.is_none() {
             diagnosis.cause = cr_errmsg.as_deref().and_then(|m| diagnose_text(m).cause);
         }
-        let failure = Failure { operation, cr_errno: response.cr_errno, cr_errmsg, log, diagnosis };
+        let failure =
+            Failure { operation, cr_errno: response.cr_errno, cr_errmsg, log, diagnosis, seen: None };
         if died {
             CriuError::Died { how, failure: Box::new(failure) }
         } else {

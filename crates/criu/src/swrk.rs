@@ -34,14 +34,20 @@ impl Swrk {
         socket: OwnedFd,
         stdin: Option<OwnedFd>,
         files: Vec<OwnedFd>,
+        programs: Option<PathBuf>,
     ) -> io::Result<Self> {
         let (output, printer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let mut path = programs.map(PathBuf::into_os_string).unwrap_or_default();
+        if !path.is_empty() {
+            path.push(":");
+        }
+        path.push(search_path(std::env::var_os("PATH")));
         let number = socket.as_raw_fd().to_string();
         let mut inherited = files;
         inherited.push(socket);
         let child = Command::new(criu.path())
             .args(["swrk", &number])
-            .env("PATH", search_path(std::env::var_os("PATH")))
+            .env("PATH", path)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(printer.try_clone()?)
             .stderr(printer)

@@ -7,21 +7,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied};
+use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
+use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::{config, hooks};
+use hiber_sandbox::{config, hooks, in_user_namespace};
 use oci_spec::runtime::Spec;
 
 use crate::container::{Container, chain};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::lifecycle::Lifecycle;
 use crate::notify;
-use crate::process::Process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
-use crate::stdio::{Stdio, Wired};
+use crate::stdio::{Kept, Stdio, Wired};
 use crate::store::{Entry, Lock, Store};
 use crate::task::Task;
 
@@ -30,6 +31,8 @@ use crate::task::Task;
 pub struct CreateOptions<'a> {
     /// The bundle's directory.
     pub bundle: PathBuf,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
     /// Switch roots without pivot_root(2).
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
@@ -39,6 +42,9 @@ pub struct CreateOptions<'a> {
     pub listen_fds: u32,
     /// Pass so many further descriptors on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
+    /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
+    /// machine's root.
+    pub rootless: Option<bool>,
     /// Give the process a socket for sd_notify(3); see [`Task::notify`].
     pub notify: bool,
     /// Standard input, output and error.
@@ -82,6 +88,8 @@ impl Prepared {
                 no_pivot: options.no_pivot,
                 no_new_keyring: options.no_new_keyring,
                 preserve_fds: options.listen_fds.saturating_add(options.preserve_fds),
+                rootless: !rustix::process::geteuid().is_root(),
+                in_user_namespace: in_user_namespace(),
             },
         )?;
         if options.listen_fds > 0 {
@@ -90,11 +98,11 @@ impl Prepared {
             plan.init.process.env.extend([count, "LISTEN_PID=1".to_owned()]);
         }
         let layout = Layout::detect()?;
-        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id)?;
+        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id, options.systemd_cgroup)?;
         // A cgroup that was asked for by name must be there; the default one is a bonus for a rootless container.
-        let named = spec.linux().as_ref().is_some_and(|l| l.cgroups_path().is_some());
-        let root = rustix::process::geteuid().is_root();
-        let on_denied = if root || named { OnDenied::Fail } else { OnDenied::Skip };
+        let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
+        let named = given.is_some_and(|path| !path.as_os_str().is_empty());
+        let on_denied = if named { OnDenied::Fail } else { on_denied(options.rootless) };
         Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
     }
 
@@ -163,11 +171,20 @@ impl Prepared {
     }
 }
 
+/// What to do where a cgroup is denied: `rootless` is the caller's choice.
+pub(crate) fn on_denied(rootless: Option<bool>) -> OnDenied {
+    match rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace()) {
+        true => OnDenied::Skip,
+        false => OnDenied::Fail,
+    }
+}
+
 fn cgroup_of(
     spec: &Spec,
     plan: &Plan,
     layout: &Layout,
     id: &ContainerId,
+    systemd: bool,
 ) -> Result<(hiber_sandbox::cgroup::CgroupPaths, Limits)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let resources = linux.resources().clone().unwrap_or_default();
@@ -175,7 +192,11 @@ fn cgroup_of(
     let devices =
         (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(DeviceRule::defaults);
     let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
-    let paths = layout.resolve(linux.cgroups_path().as_deref(), id.as_str())?;
+    let path = linux.cgroups_path().as_deref();
+    let paths = match systemd {
+        true => Unit::new(path, id.as_str(), spec.annotations().as_ref())?.resolve(layout)?,
+        false => layout.resolve(path, id.as_str())?,
+    };
     Ok((paths, limits))
 }
 
@@ -204,9 +225,10 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
     match build(&entry, &mut prepared, &mut facts, wired) {
-        Ok(process) => {
+        Ok((child, kept)) => {
+            entry.note(Lifecycle::Create { pid: child.pid });
             let container = Container::made(id.clone(), entry, facts, prepared.spec);
-            Ok(Creation { task: Task::new(container, Some(process))?, _lock: lock })
+            Ok(Creation { task: Task::made(container, child, kept)?, _lock: lock })
         }
         Err(e) => {
             // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
@@ -216,13 +238,23 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     }
 }
 
-fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, wired: Wired<'_>) -> Result<Process> {
+fn build(
+    entry: &Entry,
+    prepared: &mut Prepared,
+    facts: &mut Facts,
+    wired: Wired<'_>,
+) -> Result<(Child, Kept)> {
     entry.write_config(&prepared.spec)?;
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
     let cgroup = make_cgroup(prepared, facts)?;
-    if let Some(uid) = prepared.cgroup_owner() {
-        cgroup.delegate(uid)?;
+    let paths = cgroup.paths();
+    let no_cgroup = paths.directories().is_empty() && paths.systemd.is_none();
+    if no_cgroup && !prepared.plan.namespaces.is_new(NamespaceKind::Pid) {
+        tracing::warn!(
+            "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is strongly \
+             discouraged, as it is impossible to properly kill all container's processes"
+        );
     }
     let mounts = prepared.cgroup_mounts(&cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
@@ -237,13 +269,13 @@ fn build(entry: &Entry, prepared: &mut Prepared, facts: &mut Facts, wired: Wired
         stdio: wired.files(),
         ..Launch::default()
     };
-    let mut steps = Creating { entry, facts, cgroup: &cgroup, placed: born_in.is_some(), prepared };
+    let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
     // A second stage has another pid than the first, which was written down at once.
     note_process(entry, facts, launched.pid())?;
     let kept = wired.keep()?;
     entry.publish_start_socket()?;
-    Ok(Process::new(launched.detach()?, kept))
+    Ok((launched.detach()?, kept))
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
@@ -265,6 +297,16 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgro
     let cgroup = made?;
     facts.cgroup = cgroup.paths().clone();
     Ok(cgroup)
+}
+
+/// Puts the first process into the cgroup; that can be what makes it.
+pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_sandbox::Result<()> {
+    let adopted = cgroup.adopt(pid);
+    if adopted.is_err() && facts.cgroup.systemd.is_some() {
+        // As of make_cgroup: a unit of that name is another container's.
+        facts.cgroup = Default::default();
+    }
+    adopted
 }
 
 /// Writes a process down as the container's first.
@@ -295,7 +337,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
 struct Creating<'a> {
     entry: &'a Entry,
     facts: &'a mut Facts,
-    cgroup: &'a Cgroup,
+    cgroup: Cgroup,
     /// Whether the process was born in its cgroup.
     placed: bool,
     prepared: &'a Prepared,
@@ -306,10 +348,10 @@ impl Steps for Creating<'_> {
         // Written before it is let go: an orphaned init can be found and killed.
         let noted = note_process(self.entry, self.facts, pid);
         noted.map_err(|e| hiber_sandbox::Error::invalid("state.json", chain(&e)))?;
-        if self.placed {
-            return Ok(());
+        if !self.placed {
+            adopt(&mut self.cgroup, self.facts, pid.unsigned_abs())?;
         }
-        self.cgroup.add_pid(pid.unsigned_abs())
+        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

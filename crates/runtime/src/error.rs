@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_sandbox::SysError;
 
+use crate::checkpoint::named::CheckpointError;
 use crate::state::Status;
 
 /// The crate's result.
@@ -19,6 +20,9 @@ pub enum Error {
     /// There is one already.
     #[error("container with given ID already exists")]
     Exists,
+    /// There is already a process of that id in the container.
+    #[error("process {0} already exists in the container")]
+    ProcessExists(String),
     /// The container's process is gone.
     #[error("container not running")]
     NotRunning,
@@ -36,6 +40,9 @@ pub enum Error {
     /// Set-up or the kernel.
     #[error(transparent)]
     Sandbox(#[from] hiber_sandbox::Error),
+    /// A named checkpoint that cannot be made or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// CRIU.
     #[error(transparent)]
     Criu(#[from] hiber_criu::CriuError),
@@ -79,10 +86,13 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotFound => Kind::NotFound,
-            Self::Exists => Kind::Exists,
+            Self::Exists | Self::ProcessExists(_) => Kind::Exists,
             Self::NotRunning | Self::State { .. } => Kind::State,
             Self::Invalid(_) => Kind::Invalid,
             Self::Sandbox(e) => sandbox_kind(e),
+            Self::Checkpoint(CheckpointError::Exists { .. }) => Kind::Exists,
+            Self::Checkpoint(CheckpointError::Missing { .. }) => Kind::NotFound,
+            Self::Checkpoint(_) => Kind::Invalid,
             Self::While { source, .. } => source.kind(),
             Self::File { .. } | Self::Criu(_) => Kind::Failed,
         }

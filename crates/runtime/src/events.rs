@@ -1,84 +1,329 @@
-//! What a running container uses, and when it runs out of memory.
+//! What happens in a container, as it happens: what was done to it, ends of its processes, want of memory, and what it
+//! uses.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant, SystemTime};
 
-use hiber_sandbox::cgroup::{Cgroup, OomWatch, Usage};
+use hiber_sandbox::cgroup::{OomWatch, Usage};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify::{self, WatchFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::process::Process;
+use crate::exit::ExitStatus;
+use crate::lifecycle::{FILE, Lifecycle, Line};
+use crate::process::{Made, Process};
 use crate::task::Task;
 
-/// Something to tell of a container.
+/// Something that happened in a container.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
+    /// Something was done to it, by any process.
+    Lifecycle {
+        /// When.
+        time: SystemTime,
+        /// What.
+        what: Lifecycle,
+    },
     /// Its use of resources, due once each interval.
     Stats(Box<Usage>),
     /// Memory ran out, and the kernel killed a process or holds it.
     Oom,
+    /// A process ended: the first one, or one that was executed in it.
+    Exit {
+        /// None for the first one.
+        exec: Option<Exec>,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It was removed. Nothing follows.
+    Deleted,
 }
 
-/// The events of a container, until it has stopped.
+/// A process that was executed in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The id that the caller gave it, if any.
+    pub id: Option<String>,
+    /// Its number in the runtime's pid namespace.
+    pub pid: i32,
+}
+
+/// Which events, and how long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventsOptions {
+    /// How often to tell what the container uses, for the first time after one interval; never if absent.
+    pub interval: Option<Duration>,
+    /// Begin with what was done to it until now.
+    pub past: bool,
+    /// Go on until it is removed, and not only until its first process ends.
+    pub until_deleted: bool,
+}
+
+/// The events of a container. Its descriptor is readable when there may be one to [take](Self::take), so that a loop of
+/// the embedder's can watch many; statistics alone come by time.
 #[derive(Debug)]
 pub struct Events {
-    cgroup: Cgroup,
-    init: Arc<Process>,
+    task: Task,
+    options: EventsOptions,
+    epoll: OwnedFd,
+    inotify: OwnedFd,
+    log: Log,
     oom: Option<OomWatch>,
-    /// OOM events that came in and were not yet handed out.
-    pending: u64,
-    interval: Duration,
-    next: Instant,
+    /// The first process, until it ends.
+    init: Option<Process>,
+    execs: HashMap<u64, (Exec, Process)>,
+    next_exec: u64,
+    next_stats: Option<Instant>,
+    queue: VecDeque<Event>,
+    /// Nothing follows what is in the queue.
     over: bool,
 }
 
+/// What epoll tells of; larger numbers are processes.
+const INOTIFY: u64 = 0;
+const INIT: u64 = 1;
+const OOM: u64 = 2;
+const FIRST_EXEC: u64 = 3;
+
 impl Task {
-    /// Its events: OOM at once, usage every `interval`, for the first time after one.
-    pub fn events(&self, interval: Duration) -> Result<Events> {
-        self.check_alive()?;
-        let cgroup = self.cgroup().clone();
-        let oom = cgroup.watch_oom()?;
-        let init = Arc::clone(self.init().ok_or(Error::NotRunning)?);
-        Ok(Events { cgroup, init, oom, pending: 0, interval, next: Instant::now() + interval, over: false })
+    /// Its events, from now on or from its beginning.
+    ///
+    /// # Errors
+    /// It has stopped, unless it is followed until it is deleted.
+    pub fn events(&self, options: EventsOptions) -> Result<Events> {
+        if !options.until_deleted {
+            self.check_alive()?;
+        }
+        Events::new(self.clone(), options)
     }
 }
 
 impl Events {
-    /// Waits for the next event; None when the container has stopped.
+    fn new(task: Task, options: EventsOptions) -> Result<Self> {
+        let entry = task.container().entry();
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| Error::sys("epoll_create", "", e))?;
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .map_err(|e| Error::sys("inotify_init", "", e))?;
+        let watch = |path: String, flags| {
+            inotify::add_watch(&inotify, path.as_str(), flags)
+                .map_err(|e| Error::sys("inotify_add_watch", path, e))
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // Without: made by a version that wrote none.
+        let file = rustix::fs::openat(entry.dir(), FILE, flags, Mode::empty()).ok().map(File::from);
+        if file.is_some() {
+            watch(format!("{}/{FILE}", entry.proc_path()), WatchFlags::MODIFY)?;
+        }
+        let log = Log::new(file, options.past);
+        watch(entry.proc_path(), WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF)?;
+        let init = task.init().cloned();
+        let mut events = Self {
+            oom: task.cgroup().watch_oom()?,
+            next_stats: options.interval.map(|interval| Instant::now() + interval),
+            task,
+            options,
+            epoll,
+            inotify,
+            log,
+            init,
+            execs: HashMap::new(),
+            next_exec: FIRST_EXEC,
+            queue: VecDeque::new(),
+            over: false,
+        };
+        events.watch(&events.inotify, INOTIFY)?;
+        events.init.as_ref().map_or(Ok(()), |init| events.watch(init.pidfd(), INIT))?;
+        events.oom.as_ref().map_or(Ok(()), |oom| events.watch(oom, OOM))?;
+        // What was removed before it was watched says nothing more.
+        events.look(events.task.container().entry().is_removed())?;
+        Ok(events)
+    }
+
+    fn watch(&self, fd: impl AsFd, key: u64) -> Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(key), EventFlags::IN)
+            .map_err(|e| Error::sys("epoll_ctl", "of a container's events", e))
+    }
+
+    /// Waits for the next event; none when there will be no more.
     pub fn wait(&mut self) -> Result<Option<Event>> {
         loop {
-            if self.pending > 0 {
-                self.pending -= 1;
-                return Ok(Some(Event::Oom));
+            if let Some(event) = self.take()? {
+                return Ok(Some(event));
             }
             if self.over {
                 return Ok(None);
             }
-            let left = self.next.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                self.next += self.interval;
-                return Ok(Some(Event::Stats(Box::new(self.cgroup.usage()?))));
+            let left = self.next_stats.map(|next| next.saturating_duration_since(Instant::now()));
+            let timeout =
+                left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: l.subsec_nanos().into() });
+            match rustix::event::poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::sys("poll", "for events of the container", e)),
             }
-            self.poll(left)?;
         }
     }
 
-    fn poll(&mut self, left: Duration) -> Result<()> {
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut fds = vec![PollFd::from_borrowed_fd(self.init.pidfd(), PollFlags::IN)];
-        fds.extend(self.oom.as_ref().map(|oom| PollFd::from_borrowed_fd(oom.as_fd(), PollFlags::IN)));
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::sys("poll", "for events of the container", e)),
+    /// The next event, if there is one already.
+    pub fn take(&mut self) -> Result<Option<Event>> {
+        if let Some(event) = self.queue.pop_front() {
+            return Ok(Some(event));
         }
-        let over = !fds[0].revents().is_empty();
-        // Also when it is over: it may be what ended it.
-        if let Some(oom) = &mut self.oom {
-            self.pending += oom.take()?;
+        if self.over {
+            return Ok(None);
         }
-        self.over = over;
+        self.collect()?;
+        if let Some(event) = self.queue.pop_front() {
+            return Ok(Some(event));
+        }
+        if let (Some(next), Some(interval)) = (self.next_stats, self.options.interval)
+            && !self.over
+            && next <= Instant::now()
+        {
+            self.next_stats = Some(next + interval);
+            return Ok(Some(Event::Stats(Box::new(self.task.cgroup().usage()?))));
+        }
+        Ok(None)
+    }
+
+    /// Puts everything that the kernel has to tell into the queue.
+    fn collect(&mut self) -> Result<()> {
+        let mut space = [std::mem::MaybeUninit::uninit(); 16];
+        let ready = match epoll::wait(&self.epoll, &mut space, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok((ready, _)) => ready.iter().map(|event| event.data.u64()).collect(),
+            Err(Errno::INTR) => Vec::new(),
+            Err(e) => return Err(Error::sys("epoll_wait", "for events of the container", e)),
+        };
+        if ready.contains(&INOTIFY) || ready.contains(&INIT) {
+            let removed = self.read_inotify();
+            self.look(removed)?;
+        }
+        if let Some(oom) = self.oom.as_mut().filter(|_| ready.contains(&OOM) || ready.contains(&INIT)) {
+            // Before the end that it may have been.
+            let count = oom.take()?;
+            self.queue.extend((0..count).map(|_| Event::Oom));
+        }
+        for key in ready.iter().filter(|key| **key >= FIRST_EXEC) {
+            if let Some((exec, process)) = self.execs.remove(key) {
+                let _ = epoll::delete(&self.epoll, process.pidfd());
+                let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
+                self.queue.push_back(Event::Exit { exec: Some(exec), status });
+            }
+        }
+        if ready.contains(&INIT)
+            && let Some(init) = self.init.take()
+        {
+            let _ = epoll::delete(&self.epoll, init.pidfd());
+            let status = init.exit_status().unwrap_or_else(ExitStatus::unknown);
+            self.queue.push_back(Event::Exit { exec: None, status });
+            self.next_stats = None;
+            self.over |= !self.options.until_deleted;
+        }
         Ok(())
+    }
+
+    /// Takes what inotify has to say: whether the container was removed.
+    fn read_inotify(&self) -> bool {
+        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut space);
+        let gone = inotify::ReadFlags::MOVE_SELF | inotify::ReadFlags::DELETE_SELF;
+        let mut removed = false;
+        while let Ok(event) = reader.next() {
+            removed |= event.events().intersects(gone);
+        }
+        removed
+    }
+
+    /// Reads what was written down since the last time.
+    fn look(&mut self, removed: bool) -> Result<()> {
+        for Line { time, what } in self.log.read() {
+            let time = humantime::parse_rfc3339(&time).unwrap_or(SystemTime::UNIX_EPOCH);
+            let started = match &what {
+                Lifecycle::ExecStarted { exec, pid, start_time } => {
+                    Some((Exec { id: exec.clone(), pid: *pid }, *start_time))
+                }
+                _ => None,
+            };
+            self.queue.push_back(Event::Lifecycle { time, what });
+            if let Some((exec, start_time)) = started {
+                self.follow(exec, start_time)?;
+            }
+        }
+        if removed {
+            // Its end is before its removal, whoever is heard first.
+            if let Some(init) = self.init.take() {
+                let status = init.exit_status().unwrap_or_else(ExitStatus::unknown);
+                self.queue.push_back(Event::Exit { exec: None, status });
+            }
+            self.queue.push_back(Event::Deleted);
+            self.over = true;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a further process; one that is gone already has ended somehow.
+    fn follow(&mut self, exec: Exec, start_time: u64) -> Result<()> {
+        let Some(process) = Process::open(exec.pid, start_time, Made::default())? else {
+            self.queue.push_back(Event::Exit { exec: Some(exec), status: ExitStatus::unknown() });
+            return Ok(());
+        };
+        let key = self.next_exec;
+        self.next_exec += 1;
+        self.watch(process.pidfd(), key)?;
+        self.execs.insert(key, (exec, process));
+        Ok(())
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event>;
+
+    /// As [`wait`](Events::wait).
+    fn next(&mut self) -> Option<Result<Event>> {
+        self.wait().transpose()
+    }
+}
+
+/// The file of what was done, read from where it was left.
+#[derive(Debug)]
+struct Log {
+    file: Option<File>,
+    offset: u64,
+}
+
+impl Log {
+    fn new(file: Option<File>, past: bool) -> Self {
+        let end = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+        Self { file, offset: if past { 0 } else { end } }
+    }
+
+    /// The lines since the last time. What cannot be read or understood, such as a newer version's, is passed over.
+    fn read(&mut self) -> Vec<Line> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let size = file.metadata().map_or(0, |meta| meta.len());
+        if size < self.offset {
+            // It has begun anew.
+            self.offset = 0;
+        }
+        let mut text = vec![0; usize::try_from(size - self.offset).unwrap_or(0)];
+        let length = file.read_at(&mut text, self.offset).unwrap_or(0);
+        // The last line may still be without its end.
+        let whole = text[..length].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        self.offset += whole as u64;
+        let lines = text[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 }

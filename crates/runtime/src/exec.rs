@@ -8,7 +8,10 @@ use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
 
 use crate::error::{Context, Result};
-use crate::process::Process;
+use crate::lifecycle::Lifecycle;
+use crate::process::{Made, Process};
+use crate::processes::{Claim, ProcessId, Record};
+use crate::procfs;
 use crate::state::Status;
 use crate::stdio::Stdio;
 use crate::task::Task;
@@ -16,6 +19,8 @@ use crate::task::Task;
 /// How to execute a process.
 #[derive(Debug, Default)]
 pub struct ExecOptions<'a> {
+    /// Its id in the container, under which [`Task::processes`] finds it again; none for one that nobody will ask for.
+    pub id: Option<ProcessId>,
     /// Go on in a paused container: the process then waits for `resume`.
     pub ignore_paused: bool,
     /// Pass descriptors 3 to 2+N on.
@@ -63,8 +68,19 @@ impl Task {
             ..Launch::default()
         };
         let mut steps = Joining { cgroup: &cgroup, placed: born_in.is_some() };
-        let child = launch(&plan, &launch_options, &mut steps)?.start()?;
-        Ok(Process::new(child, wired.keep()?))
+        let entry = self.container().entry();
+        let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
+        let launched = launch(&plan, &launch_options, &mut steps)?;
+        let id = options.id.as_ref().map(ProcessId::to_string);
+        let (pid, start_time) = (launched.pid(), procfs::alive_since(launched.pid()).unwrap_or(0));
+        entry.note(Lifecycle::ExecAdded { exec: id.clone() });
+        claim.as_ref().map_or(Ok(()), |claim| claim.write(pid, start_time))?;
+        let child = launched.start()?;
+        entry.note(Lifecycle::ExecStarted { exec: id, pid, start_time });
+        let record = claim.and_then(Claim::keep);
+        let made =
+            Made { id: options.id.clone(), record, kept: wired.keep()?, reaps: true, ..Made::default() };
+        Ok(Process::new(child, made))
     }
 }
 

@@ -85,7 +85,7 @@ pub fn built() -> Built {
         mount_options: Some(words(plan::MOUNT_OPTIONS)),
         namespaces: Some(words(plan::NamespaceKind::ALL.map(plan::NamespaceKind::as_str))),
         capabilities: Some(known_capabilities()),
-        cgroup: Some(Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true }),
+        cgroup: Some(Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true }),
         seccomp: Some(Seccomp {
             actions: words(seccomp::known_actions()),
             operators: words(seccomp::known_operators()),
@@ -100,8 +100,7 @@ pub fn built() -> Built {
         net_devices: Some(false),
         memory_policy: None,
         checkpoint: true,
-        // None is interpreted: all reach hooks and `state` as they are.
-        unsafe_annotations: Vec::new(),
+        unsafe_annotations: vec![hiber_sandbox::cgroup::ANNOTATION_PREFIX.to_owned()],
     }
 }
 

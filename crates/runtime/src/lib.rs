@@ -15,9 +15,12 @@ mod exit;
 pub mod features;
 pub mod id;
 mod inspect;
+mod lifecycle;
 mod monitor;
 mod notify;
+pub mod preflight;
 mod process;
+mod processes;
 mod procfs;
 mod restore;
 pub mod spec;
@@ -31,18 +34,21 @@ mod wait;
 use std::path::Path;
 
 pub use checkpoint::manifest::{self, Manifest};
+pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::CreateOptions;
 pub use error::{Error, Kind, Result};
-pub use events::{Event, Events};
+pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;
 pub use exit::{Ended, ExitStatus};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use inspect::{Inspection, Verification, inspect, verify};
+pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;
+pub use processes::{INIT_ID, ProcessId};
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
 pub use stdio::Stdio;
@@ -52,11 +58,13 @@ pub use wait::{Condition, Wait};
 use id::ContainerId;
 use store::Store;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard) if the arguments say so, and then
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
     checkpoint::run_guard_if_asked();
+    #[cfg(feature = "archive")]
+    checkpoint::tmpfs::run_if_asked();
 }
 
 /// All containers below one root directory.
@@ -81,6 +89,31 @@ impl Runtime {
     /// nothing of it is left.
     pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
         restore::restore(&self.store, id, options)
+    }
+
+    /// Lists what would make [`restore`](Self::restore) with these options fail, or cost much. Nothing is made or
+    /// started.
+    pub fn check_restore(
+        &self,
+        id: &ContainerId,
+        options: &RestoreContainerOptions<'_>,
+    ) -> preflight::Report {
+        preflight::check_restore(&self.store, id, options)
+    }
+
+    /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so
+    /// it does for what its dump was told and `options` leave open.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn start_from(
+        &self,
+        id: &ContainerId,
+        checkpoint: &Checkpoint,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<Task> {
+        checkpoint.choose(&mut options.criu);
+        self.restore(id, &options)
     }
 
     /// A container that exists.

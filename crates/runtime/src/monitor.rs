@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::inotify::{self, WatchFlags};
@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::task::Task;
 use crate::wait::{Teller, Wait};
 
-/// What epoll tells of inotify; pidfds are told by the addresses of their processes.
+/// What epoll tells of inotify; pidfds are told by the keys of their processes.
 const INOTIFY: u64 = 0;
 /// Events that are taken at once.
 const BATCH: usize = 64;
@@ -29,14 +29,14 @@ pub(crate) struct Monitor {
 
 #[derive(Default)]
 struct Watches {
-    /// By the process's address, which is its own as long as it is held here.
-    exits: HashMap<u64, (Arc<Process>, Vec<Teller>)>,
+    /// By the process's key, which is its own as long as it is held here.
+    exits: HashMap<u64, (Process, Vec<Teller>)>,
     /// By inotify's watch.
     removals: HashMap<i32, Removal>,
 }
 
 /// Waiters for a container's removal, each with its handle's first process.
-type Removal = Vec<(Option<Arc<Process>>, Teller)>;
+type Removal = Vec<(Option<Process>, Teller)>;
 
 /// The monitor of this process, made when the first one waits.
 pub(crate) fn shared() -> Result<&'static Monitor> {
@@ -68,9 +68,9 @@ impl Monitor {
     }
 
     /// Waits for a process's end.
-    pub(crate) fn on_exit(&self, process: &Arc<Process>) -> Result<Wait> {
+    pub(crate) fn on_exit(&self, process: &Process) -> Result<Wait> {
         let (wait, teller) = Wait::new();
-        let key = Arc::as_ptr(process) as u64;
+        let key = process.key();
         let mut watches = self.lock();
         if let Some((_, tellers)) = watches.exits.get_mut(&key) {
             tellers.retain(|teller| !teller.is_idle());
@@ -80,7 +80,7 @@ impl Monitor {
         process.watch_memory();
         epoll::add(&self.epoll, process.pidfd(), EventData::new_u64(key), EventFlags::IN)
             .map_err(|e| Error::sys("epoll_ctl", "a pidfd", e))?;
-        watches.exits.insert(key, (Arc::clone(process), vec![teller]));
+        watches.exits.insert(key, (process.clone(), vec![teller]));
         Ok(wait)
     }
 

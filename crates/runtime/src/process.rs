@@ -15,42 +15,52 @@ use rustix::termios::Winsize;
 use crate::error::{Error, Result};
 use crate::exit::{Ended, ExitStatus};
 use crate::monitor;
+use crate::processes::{ProcessId, Record};
 use crate::procfs;
+use crate::state::Status;
 use crate::stdio::Kept;
 use crate::wait::Wait;
 
 /// A process: a container's first one, or one that was executed in it. Its number cannot pass to another process
-/// under this handle's hands.
+/// under this handle's hands. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Process(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Process {
+struct Inner {
     pid: i32,
     pidfd: OwnedFd,
-    /// Tells it from others of its number; not needed where it is a child of this process.
-    start_time: Option<u64>,
-    kept: Kept,
-    /// Of a container's first process: tells whether memory ran out.
-    cgroup: Option<Cgroup>,
+    made: Made,
     /// Once it is known.
     exit: Mutex<Option<ExitStatus>>,
 }
 
+/// How a handle came to its process.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    /// Its id in the container: [`INIT_ID`], or what the caller of `exec` chose.
+    pub(crate) id: Option<ProcessId>,
+    /// Where a process with an id is written down.
+    pub(crate) record: Option<Record>,
+    /// Our ends of its streams.
+    pub(crate) kept: Kept,
+    /// Of a container's first process: tells whether memory ran out.
+    pub(crate) cgroup: Option<Cgroup>,
+    /// Whether it is for this handle to reap it. One that found the process by its number leaves that to the handle
+    /// that made it.
+    pub(crate) reaps: bool,
+    /// When it started; tells it from others of its number.
+    pub(crate) start_time: Option<u64>,
+}
+
 impl Process {
-    pub(crate) fn new(child: Child, kept: Kept) -> Self {
-        Self {
-            pid: child.pid,
-            pidfd: child.pidfd,
-            start_time: None,
-            kept,
-            cgroup: None,
-            exit: Mutex::new(None),
-        }
+    pub(crate) fn new(child: Child, made: Made) -> Self {
+        Self(Arc::new(Inner { pid: child.pid, pidfd: child.pidfd, made, exit: Mutex::new(None) }))
     }
 
     /// The process of that number that started then, zombies included; none if it is gone.
-    pub(crate) fn open(pid: i32, start_time: u64) -> Result<Option<Self>> {
-        let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else {
-            return Ok(None);
-        };
+    pub(crate) fn open(pid: i32, start_time: u64, made: Made) -> Result<Option<Self>> {
+        let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Ok(None) };
         let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
             Ok(fd) => fd,
             Err(Errno::SRCH) => return Ok(None),
@@ -58,28 +68,28 @@ impl Process {
         };
         // The number may have been given to another process before we had it open.
         let same = procfs::stat(pid).is_some_and(|stat| stat.start_time == start_time);
-        let process = Self::new(Child { pid, pidfd }, Kept::default());
-        Ok(same.then(|| Self { start_time: Some(start_time), ..process }))
+        let made = Made { start_time: Some(start_time), ..made };
+        Ok(same.then(|| Self::new(Child { pid, pidfd }, made)))
     }
 
-    /// The same process with the caller's ends of its streams.
-    pub(crate) fn keeping(self, kept: Kept) -> Self {
-        Self { kept, ..self }
+    /// Its id in the container: `init` for the first one, else what the caller of [`exec`](crate::Task::exec) chose.
+    pub fn id(&self) -> Option<&ProcessId> {
+        self.0.made.id.as_ref()
     }
 
-    /// The same process as the first of a container in `cgroup`.
-    pub(crate) fn in_cgroup(self, cgroup: Cgroup) -> Self {
-        Self { cgroup: Some(cgroup), ..self }
+    /// An address that no other process has as long as this handle lives.
+    pub(crate) fn key(&self) -> u64 {
+        Arc::as_ptr(&self.0) as u64
     }
 
     /// Its number in the runtime's pid namespace.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.0.pid
     }
 
     /// Its pidfd: readable when it has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.0.pidfd.as_fd()
     }
 
     /// Whether it has not ended; a zombie has.
@@ -97,7 +107,7 @@ impl Process {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
+            match rustix::event::poll(&mut [PollFd::new(&self.0.pidfd, PollFlags::IN)], Some(&timeout)) {
                 Ok(ready) => return Ok(ready > 0),
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
@@ -114,7 +124,7 @@ impl Process {
         if !self.is_alive() {
             return Err(Error::NotRunning);
         }
-        match signal.into().send(self.pidfd.as_fd()) {
+        match signal.into().send(self.0.pidfd.as_fd()) {
             Ok(()) => Ok(()),
             Err(e) if e.errno == Errno::SRCH.raw_os_error() => Err(Error::NotRunning),
             Err(e) => Err(hiber_sandbox::Error::from(e).into()),
@@ -123,7 +133,7 @@ impl Process {
 
     /// The master of its terminal, where this handle keeps it ([`Stdio::Terminal`](crate::Stdio::Terminal)).
     pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
-        self.kept.terminal.as_ref().map(AsFd::as_fd)
+        self.0.made.kept.terminal.as_ref().map(AsFd::as_fd)
     }
 
     /// Sets its terminal's size, in characters.
@@ -134,7 +144,7 @@ impl Process {
         let Some(terminal) = self.terminal() else {
             return Err(Error::Invalid(format!(
                 "cannot resize process {}: it has no terminal here",
-                self.pid
+                self.0.pid
             )));
         };
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -144,17 +154,17 @@ impl Process {
 
     /// Our end of its standard input, a pipe ([`Stdio::Pipes`](crate::Stdio::Pipes)); once.
     pub fn take_stdin(&self) -> Option<OwnedFd> {
-        self.kept.stdin.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.made.kept.stdin.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Our end of its standard output, a pipe; once.
     pub fn take_stdout(&self) -> Option<OwnedFd> {
-        self.kept.stdout.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.made.kept.stdout.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Our end of its standard error, a pipe; once.
     pub fn take_stderr(&self) -> Option<OwnedFd> {
-        self.kept.stderr.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.made.kept.stderr.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Closes the pipe that is its standard input: it reads the end of its input. A second time changes nothing.
@@ -163,13 +173,13 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub fn wait(self: &Arc<Self>) -> Result<Wait> {
+    pub fn wait(&self) -> Result<Wait> {
         monitor::shared()?.on_exit(self)
     }
 
     /// How it ended, reaping it if it is the caller's child; none as long as it runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        let mut known = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.exit.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() && !self.is_alive() {
             let oom_killed = self.oom_count() > 0;
             let ended = self.how_it_ended();
@@ -184,21 +194,41 @@ impl Process {
     }
 
     fn oom_count(&self) -> u64 {
-        let count = self.cgroup.as_ref().and_then(|cgroup| cgroup.oom_count().ok().flatten());
+        let count = self.0.made.cgroup.as_ref().and_then(|cgroup| cgroup.oom_count().ok().flatten());
         count.unwrap_or(0)
+    }
+
+    /// Forgets a process that has ended: what is written down of it, and the zombie. Tells how it ended.
+    ///
+    /// # Errors
+    /// It lives.
+    pub fn delete(&self) -> Result<ExitStatus> {
+        let Some(status) = self.exit_status() else {
+            let what = format!("cannot delete process {} that has not ended", self.0.pid);
+            return Err(Error::State { what, status: Status::Running });
+        };
+        self.reap();
+        self.0.made.record.as_ref().map_or(Ok(()), Record::remove)?;
+        Ok(status)
+    }
+
+    /// Takes a zombie away, if it is the caller's child.
+    pub(crate) fn reap(&self) {
+        let _ = waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
     /// Of a process that has ended. Its parent is told by the kernel; others find it in procfs as long as it is a
     /// zombie, and then in the pidfd.
     fn how_it_ended(&self) -> Ended {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+        let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        options.set(WaitIdOptions::NOWAIT, !self.0.made.reaps);
+        if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd()), options) {
             let code = status.exit_status().map(|code| Ended::Exited(code as u8));
             return code.or(status.terminating_signal().map(Ended::Signaled)).unwrap_or(Ended::Unknown);
         }
-        let zombie = procfs::stat(self.pid).filter(|stat| Some(stat.start_time) == self.start_time);
+        let zombie = procfs::stat(self.0.pid).filter(|stat| Some(stat.start_time) == self.0.made.start_time);
         let status = zombie.and_then(|stat| stat.exit_status);
-        let status = status.or_else(|| sys::pidfd::exit_status(self.pidfd.as_fd()).ok().flatten());
+        let status = status.or_else(|| sys::pidfd::exit_status(self.0.pidfd.as_fd()).ok().flatten());
         status.map_or(Ended::Unknown, Ended::from_wait_status)
     }
 }

@@ -40,6 +40,14 @@ pub(crate) fn alive_since(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| !stat.dead).map(|stat| stat.start_time)
 }
 
+/// All processes in the pid namespace of process `pid` that can be seen from here; `pid` alone if that cannot be read.
+pub(crate) fn in_pid_namespace_of(pid: i32) -> Vec<i32> {
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let (Some(wanted), Ok(entries)) = (namespace(pid), std::fs::read_dir("/proc")) else { return vec![pid] };
+    let all = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    all.filter(|pid| namespace(*pid).as_ref() == Some(&wanted)).collect()
+}
+
 /// Targets of the process's first three descriptors; `/dev/null` for one that is closed.
 pub(crate) fn streams(pid: i32) -> Vec<String> {
     (0..3)

@@ -3,6 +3,7 @@
 //! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
 //! vanish with it, however it ends.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,16 +12,17 @@ use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, Restor
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::sys;
+use hiber_sandbox::sys::{self, clone::Child};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
 use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
 use crate::container::Container;
-use crate::create::{CreateOptions, Prepared, make_cgroup, note_process, undo};
+use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::process::Process;
+use crate::lifecycle::Lifecycle;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -33,6 +35,8 @@ pub struct RestoreContainerOptions<'a> {
     pub criu: CriuOptions,
     /// The bundle's directory.
     pub bundle: PathBuf,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
     /// A terminal, or standard input, output and error where those of the dump were pipes.
     pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
@@ -48,7 +52,11 @@ pub(crate) fn restore(
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
 ) -> Result<Task> {
-    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+    let create = CreateOptions {
+        bundle: options.bundle.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        ..CreateOptions::default()
+    };
     let prepared = Prepared::new(id, &create)?;
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
@@ -66,24 +74,31 @@ pub(crate) fn restore(
         criu_options: &criu_options,
         criu: &criu,
         wired: &wired,
+        network: Network::of(&prepared, options, manifest.as_ref()),
     };
-    let restored = restoring.run(&mut facts).and_then(|()| first_process(&facts, wired));
-    let process = restored.inspect_err(|_| undo(&entry, &facts))?;
+    let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
+    let (child, kept) = restored.inspect_err(|_| undo(&entry, &facts))?;
+    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
-    Task::new(Container::made(id.clone(), entry, facts, prepared.spec), Some(process))
+    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
-fn check_images(prepared: &Prepared, options: &RestoreContainerOptions<'_>) -> Result<Option<Manifest>> {
+pub(crate) fn check_images(
+    prepared: &Prepared,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<Option<Manifest>> {
     let init = &prepared.plan.init;
     let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
     trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
 }
 
-/// The restored process, with what the caller keeps of its streams.
-fn first_process(facts: &Facts, wired: Wired<'_>) -> Result<Process> {
-    let process = Process::open(facts.pid, facts.start_time)?.ok_or(Error::NotRunning)?;
-    Ok(process.keeping(wired.keep()?))
+/// The restored process, our child: nobody else can have its number.
+fn first_process(facts: &Facts) -> Result<Child> {
+    let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| Error::sys("pidfd_open", facts.pid.to_string(), e))?;
+    Ok(Child { pid: facts.pid, pidfd })
 }
 
 struct Restoring<'a> {
@@ -94,17 +109,52 @@ struct Restoring<'a> {
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
+    network: Network,
+}
+
+/// What a restore adds to the container's network namespace, as `create` does to a new one.
+struct Network {
+    /// CRIU makes it empty: loopback comes up here.
+    loopback: bool,
+    /// The sysctls of config.json that CRIU does not save.
+    sysctl: BTreeMap<PathBuf, String>,
+}
+
+impl Network {
+    fn of(prepared: &Prepared, options: &RestoreContainerOptions<'_>, manifest: Option<&Manifest>) -> Self {
+        let init = &prepared.plan.init;
+        if !init.loopback {
+            return Self { loopback: false, sysctl: BTreeMap::new() };
+        }
+        // Other runtimes' checkpoints have no loopback in them: runc's never, crun's if it was down.
+        let loopback =
+            options.criu.empty_network.is_none() && manifest.is_none_or(|manifest| manifest.options.loopback);
+        let empty = manifest.is_none_or(|manifest| manifest.options.empty_network);
+        let saved = |name: &Path| {
+            !empty && ["net/ipv4/conf", "net/ipv6/conf", "net/unix"].iter().any(|dir| name.starts_with(dir))
+        };
+        let ours = init.sysctl.iter().filter(|(name, _)| name.starts_with("net") && !saved(name));
+        Self { loopback, sysctl: ours.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    fn make(&self, pid: i32) -> Result<()> {
+        if !self.loopback && self.sysctl.is_empty() {
+            return Ok(());
+        }
+        let sysctls = self.sysctl.iter().map(|(name, value)| (name.as_path(), value.as_str()));
+        Ok(hiber_sandbox::loopback::make(pid, self.loopback, sysctls)?)
+    }
 }
 
 impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<()> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
-        let cgroup = make_cgroup(self.prepared, facts)?;
+        let mut cgroup = make_cgroup(self.prepared, facts)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         let restored = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &cgroup));
+            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
         let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
@@ -114,7 +164,7 @@ impl Restoring<'_> {
         Ok(cgroup.thaw()?)
     }
 
-    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &Cgroup) -> Result<()> {
+    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &mut Cgroup) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -131,15 +181,19 @@ impl Restoring<'_> {
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
+        #[cfg(feature = "archive")]
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
         let session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
-            cgroup.add_pid(pid)?;
+            adopt(cgroup, facts, pid)?;
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let own = namespace("mnt")?;
+        let mut first = 0;
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
+                first = pid;
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
@@ -147,6 +201,7 @@ impl Restoring<'_> {
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
+            RestoreNotify::PostSetupNamespaces => Ok(self.network.make(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => Ok(note_process(self.entry, facts, pid)?),

@@ -5,12 +5,15 @@
 //! ROOT/ID/config.json  the configuration that the container was created from
 //! ROOT/ID/init.sock    where init will listen, until it is ready
 //! ROOT/ID/start.sock   where init listens for `start`
+//! ROOT/ID/events       what was done to it, a line each; see `lifecycle.rs`
+//! ROOT/ID/processes    further processes that have an id; see `processes.rs`
 //! ```
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -41,6 +44,8 @@ pub(crate) struct Store {
 pub(crate) struct Entry {
     dir: OwnedFd,
     path: PathBuf,
+    /// The file of what was done to it, once something was; see [`crate::lifecycle`].
+    pub(crate) events: OnceLock<OwnedFd>,
 }
 
 /// The lock on a container's directory; released when dropped.
@@ -116,7 +121,7 @@ impl Entry {
     fn open(path: PathBuf) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(dir) => Ok(Self { dir, path }),
+            Ok(dir) => Ok(Self { dir, path, events: OnceLock::new() }),
             Err(Errno::NOENT) => Err(Error::NotFound),
             Err(e) => Err(Error::sys("open", path.display().to_string(), e)),
         }
@@ -148,6 +153,11 @@ impl Entry {
             .map_err(|e| Error::sys("openat", self.path.display().to_string(), e))
     }
 
+    /// The directory.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     /// The directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -156,7 +166,7 @@ impl Entry {
     /// Another handle on the same directory.
     pub(crate) fn try_clone(&self) -> Result<Self> {
         let dir = self.dir.try_clone().map_err(|e| Error::file(&self.path, &e))?;
-        Ok(Self { dir, path: self.path.clone() })
+        Ok(Self { dir, path: self.path.clone(), events: OnceLock::new() })
     }
 
     /// The directory by its descriptor, wherever it has been moved to.

@@ -5,29 +5,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
+use hiber_sandbox::cgroup::{Cgroup, Usage};
+use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 
 use crate::container::{Container, chain};
+use crate::create::on_denied;
 use crate::error::{Context, Error, Result};
 use crate::exit::ExitStatus;
+use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::process::Process;
+use crate::process::{Made, Process};
+use crate::processes::ProcessId;
+use crate::procfs;
 use crate::state::{Brief, Facts, Status};
+use crate::stdio::Kept;
 use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
 use crate::wait::{Condition, Wait};
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
 /// container's cgroup, and asks the kernel by them: no path is looked up and no file of the container's is read again.
-#[derive(Debug)]
+/// Clones share all of it.
+#[derive(Debug, Clone)]
 pub struct Task {
     container: Container,
     /// None if it was gone when the task was opened, or was never there.
-    init: Option<Arc<Process>>,
+    init: Option<Process>,
     cgroup: Cgroup,
     /// Whether it was seen to have executed its program: that cannot change any more.
-    started: AtomicBool,
+    started: Arc<AtomicBool>,
+}
+
+fn cgroup_of(container: &Container) -> Result<Cgroup> {
+    let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
+    Ok(Cgroup::open(paths, on_denied(None))?)
 }
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
@@ -35,19 +47,27 @@ const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Task {
     pub(crate) fn open(container: Container) -> Result<Self> {
+        let cgroup = cgroup_of(&container)?;
+        let made = Made { id: Some(ProcessId::init()), cgroup: Some(cgroup.clone()), ..Made::default() };
         let init = match container.facts() {
-            Ok(facts) => Process::open(facts.pid, facts.start_time)?,
+            Ok(facts) => Process::open(facts.pid, facts.start_time, made)?,
             Err(_) => None,
         };
-        Self::new(container, init)
+        Ok(Self { container, init, cgroup, started: Arc::default() })
     }
 
-    /// The task of a container whose first process is `init`.
-    pub(crate) fn new(container: Container, init: Option<Process>) -> Result<Self> {
-        let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
-        let cgroup = Cgroup::open(paths, OnDenied::Skip)?;
-        let init = init.map(|init| Arc::new(init.in_cgroup(cgroup.clone())));
-        Ok(Self { container, init, cgroup, started: AtomicBool::new(false) })
+    /// The task of a container that was just made, with its first process.
+    pub(crate) fn made(container: Container, child: Child, kept: Kept) -> Result<Self> {
+        let cgroup = cgroup_of(&container)?;
+        let made = Made {
+            id: Some(ProcessId::init()),
+            cgroup: Some(cgroup.clone()),
+            kept,
+            reaps: true,
+            ..Made::default()
+        };
+        let init = Some(Process::new(child, made));
+        Ok(Self { container, init, cgroup, started: Arc::default() })
     }
 
     /// The container.
@@ -64,22 +84,22 @@ impl Task {
     }
 
     /// The first process, which may have ended; none if it was gone when the task was opened.
-    pub fn init(&self) -> Option<&Arc<Process>> {
+    pub fn init(&self) -> Option<&Process> {
         self.init.as_ref()
     }
 
-    fn living(&self) -> Result<&Arc<Process>> {
+    fn living(&self) -> Result<&Process> {
         self.init.as_ref().filter(|init| init.is_alive()).ok_or(Error::NotRunning)
     }
 
     /// The first process's number in the runtime's pid namespace; `None` if it is not alive.
     pub fn pid(&self) -> Option<i32> {
-        self.living().ok().map(|init| init.pid())
+        self.living().ok().map(Process::pid)
     }
 
     /// A pidfd of the first process, which may have ended.
     pub fn pidfd(&self) -> Result<BorrowedFd<'_>> {
-        self.init.as_ref().map(|init| init.pidfd()).ok_or(Error::NotRunning)
+        self.init.as_ref().map(Process::pidfd).ok_or(Error::NotRunning)
     }
 
     /// The container's cgroup.
@@ -116,12 +136,22 @@ impl Task {
         Ok(if self.entry().is_locked()? { Status::Creating } else { Status::Stopped })
     }
 
+    /// Whether the kernel has killed a process of the container for want of memory. Known as long as its cgroup is
+    /// there: systemd removes a scope when the last process is gone.
+    pub fn oom_killed(&self) -> Result<bool> {
+        Ok(self.cgroup.oom_kills()? > 0)
+    }
+
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids: Vec<i32> =
             self.cgroup.pids()?.into_iter().filter_map(|p| i32::try_from(p).ok()).collect();
-        if pids.is_empty() {
-            pids.extend(self.pid());
+        if pids.is_empty()
+            && let Some(pid) = self.pid()
+        {
+            // Without a cgroup the pid namespace tells who belongs to the container.
+            let own = self.facts()?.own_pid_namespace();
+            pids = if own { procfs::in_pid_namespace_of(pid) } else { vec![pid] };
         }
         pids.sort_unstable();
         pids.dedup();
@@ -160,6 +190,7 @@ impl Task {
         let Some(socket) = socket else { return Err(Error::NotRunning) };
         parent::start_over(socket)?;
         self.entry().remove_start_socket();
+        self.entry().note(Lifecycle::Start);
         self.run_poststart()
     }
 
@@ -196,7 +227,7 @@ impl Task {
     pub fn kill(&self, signal: impl Into<Signal>) -> Result<()> {
         let signal = signal.into();
         let facts = self.facts()?;
-        if signal == Signal::KILL && !facts.own_pid_namespace() {
+        if signal == Signal::KILL && !facts.own_pid_namespace() && self.cgroup.exists() {
             return self.kill_all(signal);
         }
         self.init.as_ref().ok_or(Error::NotRunning)?.kill(signal)?;
@@ -208,6 +239,10 @@ impl Task {
 
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
+        if self.cgroup.paths().directories().is_empty() {
+            tracing::warn!("no cgroup names all processes of the container: only its first one is signalled");
+            return self.kill(signal);
+        }
         Ok(self.cgroup.kill(signal)?)
     }
 
@@ -215,20 +250,25 @@ impl Task {
     pub fn pause(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
         match self.status()? {
-            Status::Running | Status::Created => Ok(self.cgroup.freeze()?),
+            Status::Running | Status::Created => self.cgroup.freeze()?,
             status => {
-                self.refuse(&format!("container not running: cannot pause in the {status} state"), status)
+                let what = format!("container not running: cannot pause in the {status} state");
+                return self.refuse(&what, status);
             }
         }
+        self.entry().note(Lifecycle::Paused);
+        Ok(())
     }
 
     /// Lets frozen processes go on.
     pub fn resume(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
         match self.status()? {
-            Status::Paused => Ok(self.cgroup.thaw()?),
-            status => self.refuse("container not paused", status),
+            Status::Paused => self.cgroup.thaw()?,
+            status => return self.refuse("container not paused", status),
         }
+        self.entry().note(Lifecycle::Resumed);
+        Ok(())
     }
 
     /// Waits for `condition`; the result is that of the first process.
@@ -279,6 +319,7 @@ impl Task {
         }
         let status = task.exit_status();
         task.destroy()?;
+        task.init.as_ref().inspect(|init| init.reap());
         Ok(status)
     }
 

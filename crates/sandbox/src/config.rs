@@ -6,7 +6,8 @@
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
 //! - a process without `user`, who is root;
-//! - scheduler flags under the specification's names, where oci-spec has others.
+//! - scheduler flags under the specification's names, where oci-spec has others;
+//! - `hugepageLimits` whose members are `pagesize`, as some write them: Go takes a name in any case.
 
 use std::io::Read;
 use std::path::Path;
@@ -79,7 +80,12 @@ fn parse<T: DeserializeOwned>(
 ) -> Result<(T, Vec<String>)> {
     // serde takes an array for a structure's members in their order, too.
     let object = bytes.trim_ascii_start().starts_with(b"{");
-    if object && let Ok(value) = serde_json::from_slice(bytes) {
+    // oci-spec does without the member, and would not tell that it is there by another name.
+    let renamed = bytes.windows(PAGESIZE.len()).any(|w| w == PAGESIZE.as_bytes());
+    if object
+        && !renamed
+        && let Ok(value) = serde_json::from_slice(bytes)
+    {
         return Ok((value, Vec::new()));
     }
     let mut value: Value = serde_json::from_slice(bytes)
@@ -89,6 +95,7 @@ fn parse<T: DeserializeOwned>(
     }
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
+    rename_page_sizes(&mut value);
     let process = match process {
         Some("") => Some(&mut value),
         Some(member) => value.get_mut(member),
@@ -130,6 +137,23 @@ fn rename_scheduler_flags(flags: &mut Value) {
             Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
             Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
             _ => {}
+        }
+    }
+}
+
+const PAGESIZE: &str = "pagesize";
+
+/// Gives the limits of huge pages the specification's member, wherever in the file they are.
+fn rename_page_sizes(value: &mut Value) {
+    let Value::Object(members) = value else { return };
+    for (name, member) in members {
+        match member.as_array_mut().filter(|_| name == "hugepageLimits") {
+            Some(limits) => limits.iter_mut().filter_map(Value::as_object_mut).for_each(|limit| {
+                if let Some(size) = limit.remove(PAGESIZE) {
+                    limit.insert("pageSize".to_owned(), size);
+                }
+            }),
+            None => rename_page_sizes(member),
         }
     }
 }
@@ -305,6 +329,15 @@ mod tests {
         std::fs::write(&path, r#"{ "cwd": 1 }"#).unwrap();
         let error = load_process(&path).unwrap_err().to_string();
         assert!(error.starts_with("process.cwd: invalid type"), "{error}");
+    }
+
+    #[test]
+    fn page_sizes_by_either_name() {
+        for name in ["pageSize", "pagesize"] {
+            let text = json!({ "hugepageLimits": [{ name: "2MB", "limit": 1 }] }).to_string();
+            let resources = load_resources(text.as_bytes()).unwrap();
+            assert_eq!(resources.hugepage_limits().as_ref().unwrap()[0].page_size(), "2MB", "{name}");
+        }
     }
 
     #[test]

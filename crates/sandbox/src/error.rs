@@ -79,6 +79,14 @@ pub enum Error {
     /// The container's first process, or one that joined it, could not be set up.
     #[error("{0}")]
     Init(crate::wire::Failure),
+    /// systemd refused something, or cannot be reached.
+    #[error("systemd: {what}: {why}")]
+    Systemd {
+        /// The unit, or what was asked.
+        what: String,
+        /// systemd's own words, or how the connection failed.
+        why: String,
+    },
     /// A system call failed.
     #[error(transparent)]
     Sys(#[from] SysError),

@@ -1,4 +1,4 @@
-//! Id-mapped mounts, and the user namespaces that carry their maps.
+//! The maps of user namespaces: a container's, and those that id-mapped mounts take theirs from.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,7 +10,65 @@ use crate::parent::{reap, write_file};
 use crate::plan::{IdMap, MountIdMaps, NamespaceKind, Namespaces};
 use crate::sys::clone::spawn_in_user_namespace;
 use crate::sys::mount::map_ids;
-use crate::{Result, SysError};
+use crate::{Error, Result, SysError};
+
+/// Whether this process is in another user namespace than the machine's first, which alone maps all ids to themselves
+/// (user_namespaces(7)).
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let fields: Vec<_> = map.split_ascii_whitespace().collect();
+    !map.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
+/// Writes the maps of process `pid`'s new user namespace, for a plain user with the setuid programs newuidmap(1) and
+/// newgidmap(1) where they cover more than the caller's own id.
+///
+/// # Errors
+/// With the field's name: the kernel or the program refuses the map, or the program is not in PATH.
+pub(crate) fn write(pid: i32, namespaces: &Namespaces, rootless: bool) -> Result<()> {
+    let own = [rustix::process::getegid().as_raw(), rustix::process::geteuid().as_raw()];
+    let maps = [("gid", &namespaces.gid_maps), ("uid", &namespaces.uid_maps)];
+    for ((kind, maps), own) in maps.into_iter().zip(own) {
+        let alone = matches!(maps[..], [IdMap { host, size: 1, .. }] if host == own);
+        if rootless && alone && kind == "gid" {
+            // Else nobody could write the map who has no privilege over the group (user_namespaces(7)).
+            write_file(&format!("/proc/{pid}/setgroups"), "deny").context("forbid setgroups(2)")?;
+        }
+        let written = write_file(&format!("/proc/{pid}/{kind}_map"), &lines(maps));
+        let denied = matches!(&written, Err(Error::Sys(e)) if e.errno == libc::EPERM);
+        let field = format!("linux.{kind}Mappings");
+        if denied && rootless && !alone {
+            write_by_program(&field, &format!("new{kind}map"), pid, maps)?;
+        } else {
+            written.context(format!("set {field}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_by_program(field: &str, name: &str, pid: i32, maps: &[IdMap]) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let program = program.ok_or_else(|| {
+        let why = format!(
+            "ids other than the caller's own take the program {name} (package uidmap), which is not in PATH"
+        );
+        Error::unsupported(field, why)
+    })?;
+    tracing::debug!("{field}: by {}", program.display());
+    let maps = lines(maps);
+    let output = std::process::Command::new(&program)
+        .arg(pid.to_string())
+        .args(maps.split_ascii_whitespace())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|e| SysError::io("exec", program.display().to_string(), &e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::invalid(field, format!("{name} failed ({}): {}", output.status, said.trim())))
+}
 
 /// Maps the ids of a detached tree.
 pub(crate) fn apply(tree: BorrowedFd<'_>, maps: &MountIdMaps, container: &Namespaces) -> Result<()> {

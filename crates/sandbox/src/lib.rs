@@ -9,12 +9,16 @@ pub mod file;
 pub mod hooks;
 mod idmap;
 pub mod init;
+pub mod loopback;
 mod netdevices;
 pub mod parent;
 pub mod plan;
 pub mod rootfs;
+mod rtnetlink;
 pub mod seccomp;
+mod sources;
 pub mod sys;
 pub mod wire;
 
 pub use error::{Error, Result, SysError};
+pub use idmap::in_user_namespace;

@@ -14,8 +14,10 @@ use crate::error::Context;
 use crate::idmap;
 use crate::init::{ARGUMENT, set_rlimits};
 use crate::netdevices;
-use crate::plan::{MountSource, NamespaceKind, Plan};
+use crate::plan::{NamespaceKind, Plan};
 use crate::rootfs::clone_path;
+use crate::rootfs::resolve::fd_path;
+use crate::sources;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::sys::scheduling::{affinity, cpu_set, set_affinity};
@@ -81,7 +83,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let mut launched = Launched { child: Some(child), channel: ours };
     launched.prepare(plan, steps)?;
     if new_user {
-        launched.write_id_maps(plan)?;
+        idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
         launched.channel.send_bytes(b"m", &[])?;
     }
     launched.send_plan(plan, &fds)?;
@@ -123,17 +125,6 @@ impl Launched {
         Ok(())
     }
 
-    fn write_id_maps(&self, plan: &Plan) -> Result<()> {
-        let pid = self.child()?.pid;
-        let namespaces = &plan.namespaces;
-        let maps = [("gid_map", &namespaces.gid_maps, "gid"), ("uid_map", &namespaces.uid_maps, "uid")];
-        for (file, maps, kind) in maps {
-            write_file(&format!("/proc/{pid}/{file}"), &idmap::lines(maps))
-                .context(format!("set linux.{kind}Mappings"))?;
-        }
-        Ok(())
-    }
-
     fn send_plan(&self, plan: &Plan, fds: &[(FdRole, OwnedFd)]) -> Result<()> {
         for chunk in fds.chunks(FDS_PER_PACKET) {
             let roles = chunk.iter().map(|(role, _)| role.clone()).collect();
@@ -169,6 +160,10 @@ impl Launched {
                     steps.run_hooks(self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
                 }
+                FromInit::NeedsSource(index) => {
+                    let tree = sources::open_in_namespace_of(plan, self.child()?.pidfd.as_fd(), index)?;
+                    self.send(&ToInit::Fds(vec![FdRole::MountSource(index)]), &[tree.as_fd()])?;
+                }
                 FromInit::NetDevices => {
                     netdevices::move_all(&plan.net_devices, self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
@@ -194,7 +189,7 @@ impl Launched {
             reap(first.pid);
         }
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
-            self.write_id_maps(plan)?;
+            idmap::write(pid, &plan.namespaces, plan.init.rootless)?;
         }
         self.send(&ToInit::Proceed, &[])
     }
@@ -330,34 +325,8 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
             .context("failed to connect with seccomp agent specified in the seccomp profile")?;
         fds.push((FdRole::SeccompAgent, socket.into()));
     }
-    sources(plan, &mut fds)?;
+    fds.extend(sources::open(plan)?);
     Ok(fds)
-}
-
-/// In a user namespace init is a stranger to the host's directories: it gets its sources opened. And everywhere it
-/// gets those that are id-mapped, which takes rights over the filesystem itself.
-fn sources(plan: &Plan, fds: &mut Vec<(FdRole, OwnedFd)>) -> Result<()> {
-    let Some(root) = plan.init.root.as_ref() else { return Ok(()) };
-    let stranger = plan.init.in_user_namespace;
-    for (i, mount) in root.mounts.iter().enumerate() {
-        let MountSource::Bind { path, recursive } = &mount.source else { continue };
-        if !stranger && mount.id_maps.is_none() {
-            continue;
-        }
-        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
-        if let Some(maps) = &mount.id_maps {
-            idmap::apply(tree.as_fd(), maps, &plan.namespaces)
-                .context(format!("map the ids of mounts[{i}]"))?;
-        }
-        fds.push((FdRole::MountSource(i), tree));
-    }
-    if !stranger {
-        return Ok(());
-    }
-    for (i, device) in root.devices.iter().enumerate() {
-        fds.push((FdRole::Device(i), clone_path(&device.path, false).context("open linux.devices")?));
-    }
-    Ok(())
 }
 
 fn namespace_kind(fd: &OwnedFd) -> Result<u64> {
@@ -374,9 +343,18 @@ fn own_binary() -> Result<OwnedFd> {
             MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
             false,
         )?;
-        Ok(tree)
+        // Opened once more, because the mount is dissolved when `tree` is closed. One that is in no namespace takes
+        // no other attributes; until then whoever has CAP_SYS_ADMIN in a container could make it writable.
+        reopen_as_path(&tree, "the runtime's own binary")
     };
-    read_only().or_else(|_| sealed_copy())
+    let binary = read_only().or_else(|_| sealed_copy())?;
+    tracing::debug!("runc exeseal: using /proc/self/exe clone");
+    Ok(binary)
+}
+
+fn reopen_as_path(fd: &OwnedFd, what: &str) -> Result<OwnedFd> {
+    rustix::fs::open(fd_path(fd.as_fd()), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", what, e.raw_os_error()).into())
 }
 
 fn sealed_copy() -> Result<OwnedFd> {
@@ -393,9 +371,7 @@ fn sealed_copy() -> Result<OwnedFd> {
     rustix::fs::fcntl_add_seals(&copy, seals)
         .map_err(|e| SysError::new("fcntl", "F_ADD_SEALS", e.raw_os_error()))?;
     // Executing needs that nobody has it open for writing.
-    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::new("open", "the copy of the runtime", e.raw_os_error()).into())
+    reopen_as_path(&copy.into(), "the copy of the runtime")
 }
 
 pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {

@@ -10,6 +10,8 @@
 //!    | id maps; ToInit::Proceed ------------> | (second stage only)
 //!    | <------------- FromInit::NetDevices    | (only with network devices to move)
 //!    | ToInit::Proceed ---------------------> |
+//!    | <------------- FromInit::NeedsSource   | (a bind of what an earlier mount may cover, with ids that differ)
+//!    | ToInit::Fds -------------------------> |
 //!    |                                        | mounts, devices
 //!    | <------------- FromInit::RunHooks      | (prestart or createRuntime hooks only)
 //!    | ToInit::Proceed ---------------------> | createContainer hooks, pivot_root, identity
@@ -72,6 +74,8 @@ pub enum FdRole {
 pub enum FromInit {
     /// The second stage runs under this id (in the parent's pid namespace); the sender exits.
     Forked(i32),
+    /// The source of the n-th mount lies in the container's own root: open it in my mount namespace.
+    NeedsSource(usize),
     /// The network namespace exists: move the devices in.
     NetDevices,
     /// Mounts are made: run prestart and createRuntime hooks.

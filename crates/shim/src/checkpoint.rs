@@ -37,8 +37,7 @@ pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result
         leave_running: !asked.exit,
         ..CheckpointOptions::default()
     };
-    task.running()?;
-    let done = task.reopen()?.checkpoint(&options).context("OCI runtime checkpoint failed");
+    let done = task.running()?.clone().checkpoint(&options).context("OCI runtime checkpoint failed");
     if work == own_work {
         if done.is_err() {
             // Of a dump that never began there is none.

@@ -21,9 +21,6 @@ pub(crate) enum Error {
     /// Not at this moment, or not here.
     #[error("{0}")]
     Unavailable(String),
-    /// This version of the shim cannot.
-    #[error("{0}")]
-    Unsupported(String),
     /// The runtime; with what was being done.
     #[error("{what}")]
     Runtime {
@@ -54,7 +51,6 @@ impl Error {
             Self::Exists(_) => Code::ALREADY_EXISTS,
             Self::State(_) => Code::FAILED_PRECONDITION,
             Self::Unavailable(_) => Code::UNAVAILABLE,
-            Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::Io { .. } => Code::UNKNOWN,
             Self::Runtime { source, .. } => match source.kind() {
                 Kind::NotFound => Code::NOT_FOUND,

@@ -101,6 +101,10 @@ fn mount_long_overlay(index: usize, options: &[String], flags: MsFlags, target: 
     })?;
     let mount = || -> nix::Result<()> {
         nix::sched::unshare(CloneFlags::CLONE_FS)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this thread shares its working directory with no other"
+        )]
         nix::unistd::chdir(&directory)?;
         nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(data.as_str()))
     };

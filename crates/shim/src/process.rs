@@ -1,6 +1,6 @@
 //! A process as clients see it: the task's first, or one that was added by Exec.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hiber::ExitStatus;
@@ -22,7 +22,7 @@ enum Stage {
 #[derive(Debug)]
 struct Life {
     stage: Stage,
-    child: Option<Arc<hiber::Process>>,
+    child: Option<hiber::Process>,
     /// An exit that came while the process was being started.
     early: Option<ExitStatus>,
     exit: Option<ExitStatus>,
@@ -78,12 +78,12 @@ impl Process {
     }
 
     /// It exists from now on.
-    pub(crate) fn born(&self, child: Arc<hiber::Process>) {
+    pub(crate) fn born(&self, child: hiber::Process) {
         self.lock().child = Some(child);
     }
 
     /// The process itself, once it exists.
-    pub(crate) fn child(&self) -> Option<Arc<hiber::Process>> {
+    pub(crate) fn child(&self) -> Option<hiber::Process> {
         self.lock().child.clone()
     }
 
@@ -205,7 +205,12 @@ impl Process {
     pub(crate) fn finish(&self) {
         let mut life = self.lock();
         let (streams, waiters) = (life.streams.take(), std::mem::take(&mut life.waiters));
+        let exec = life.child.clone().filter(|_| self.spec.is_some());
         drop(life);
+        // The runtime forgets a further process; the first one goes with its container.
+        if let Some(Err(e)) = exec.map(|exec| exec.delete()) {
+            tracing::debug!("forget process {}: {}", self.id, crate::error::chain(&e));
+        }
         for waiter in waiters {
             waiter.refuse(Error::NotFound(format!("process {} was deleted", self.id)));
         }

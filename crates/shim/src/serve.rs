@@ -32,6 +32,7 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
     let _ = crate::log::to_fifo(Path::new("log"), args.debug);
     let listener = take_listener()?;
     // The bundle is deleted before the shim ends, and others' containers may be served then.
+    #[expect(clippy::disallowed_methods, reason = "before there are other threads")]
     std::env::set_current_dir("/").context("chdir to /")?;
     let signals = block_signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;

@@ -520,7 +520,7 @@ impl TaskApi for Service {
         let process = self.task(&request.id).and_then(|task| task.process(&request.exec_id));
         empty(process.map(|process| {
             if request.stdin {
-                process.close_stdin()
+                process.close_stdin();
             }
         }))
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest, Status};
 use hiber::id::ContainerId;
 use hiber::{
-    CreateOptions, CriuOptions, ExecOptions, ExitStatus, RestoreContainerOptions, Runtime,
+    CreateOptions, CriuOptions, ExecOptions, ExitStatus, ProcessId, RestoreContainerOptions, Runtime,
     Status as RuntimeStatus,
 };
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
@@ -57,9 +57,6 @@ impl Task {
             return Err(Error::invalid("bundle", format!("{:?} is not a directory", request.bundle)));
         }
         let options = Options::from_any(request.options.as_ref())?;
-        if options.systemd_cgroup {
-            return Err(Error::Unsupported("SystemdCgroup: the systemd manager is not built yet".into()));
-        }
         let checkpoint = checkpoint_of(request, &options)?;
         options.save(&bundle)?;
         let stdio = Stdio {
@@ -107,6 +104,7 @@ impl Task {
             bundle: self.bundle.clone(),
             no_pivot: self.options.no_pivot_root,
             no_new_keyring: self.options.no_new_keyring,
+            systemd_cgroup: self.options.systemd_cgroup,
             stdio: prepared.stdio(),
             ..CreateOptions::default()
         };
@@ -116,8 +114,8 @@ impl Task {
 
     /// The container is there: keeps it and joins its streams.
     fn adopt(&self, running: hiber::Task, prepared: Prepared) -> Result<()> {
-        let child = running.init().ok_or(Error::State("the container's process is gone".into()))?;
-        let streams = match prepared.started(child) {
+        let child = running.init().cloned().ok_or(Error::State("the container's process is gone".into()))?;
+        let streams = match prepared.started(&child) {
             Ok(streams) => streams,
             Err(e) => {
                 if let Err(e) = running.delete(true) {
@@ -126,7 +124,7 @@ impl Task {
                 return Err(e);
             }
         };
-        self.init.born(Arc::clone(child));
+        self.init.born(child);
         self.init.attach(streams);
         // Nobody else sets it: there is one creation, or one start.
         let _ = self.running.set(running);
@@ -176,6 +174,7 @@ impl Task {
                 ..CriuOptions::default()
             },
             bundle: self.bundle.clone(),
+            systemd_cgroup: self.options.systemd_cgroup,
             stdio: prepared.stdio(),
             ..RestoreContainerOptions::default()
         };
@@ -189,10 +188,7 @@ impl Task {
 
     /// Keeps an exec for its start.
     pub(crate) fn add_exec(&self, request: &ExecProcessRequest) -> Result<()> {
-        if !is_name(&request.exec_id) {
-            let problem = format!("{:?}: expected letters, digits and _-. only", request.exec_id);
-            return Err(Error::invalid("exec_id", problem));
-        }
+        request.exec_id.parse::<ProcessId>().context("exec_id")?;
         if self.init.exit().is_some() {
             return Err(Error::State("cannot exec in a stopped container".into()));
         }
@@ -219,10 +215,10 @@ impl Task {
     pub(crate) fn start_exec(&self, process: &Process, spec: &oci_spec::runtime::Process) -> Result<()> {
         let running = self.running()?;
         let prepared = Prepared::open(&process.stdio, self.owner(process))?;
-        let options = ExecOptions { stdio: prepared.stdio(), ..ExecOptions::default() };
+        let id = process.id.parse::<ProcessId>().context("exec_id")?;
+        let options = ExecOptions { id: Some(id), stdio: prepared.stdio(), ..ExecOptions::default() };
         let child = running.exec(spec, &options).context("OCI runtime exec failed")?;
-        let child = Arc::new(child);
-        process.born(Arc::clone(&child));
+        process.born(child.clone());
         match prepared.started(&child) {
             Ok(streams) => process.attach(streams),
             // It runs and nobody could see what it says.
@@ -320,22 +316,18 @@ impl Task {
 
     /// Removes a container whose first process has ended, or has never begun.
     pub(crate) fn delete(&self) -> Result<()> {
-        match self.runtime.open(&self.id).and_then(|container| container.task()) {
-            // As after a checkpoint that ends it, or before a restore.
-            Err(hiber::Error::NotFound) => {}
-            task => drop(task.and_then(|task| task.delete(false)).context("failed to delete task")?),
+        if let Some(running) = self.running.get() {
+            match running.clone().delete(false) {
+                // As after a checkpoint that ends it.
+                Ok(_) | Err(hiber::Error::NotFound) => {}
+                Err(e) => return Err(e).context("failed to delete task"),
+            }
         }
         self.init.finish();
         let execs: Vec<_> = self.execs().values().cloned().collect();
         execs.iter().for_each(|exec| exec.finish());
         drop(self.lock_prepared().take());
         mount::unmount_all(&self.rootfs())
-    }
-
-    /// This task's container, opened anew: a checkpoint takes it.
-    pub(crate) fn reopen(&self) -> Result<hiber::Task> {
-        let opened = self.runtime.open(&self.id).and_then(|container| container.task());
-        opened.context(format!("open container {}", self.id))
     }
 }
 
@@ -352,10 +344,4 @@ fn checkpoint_of(request: &CreateTaskRequest, options: &Options) -> Result<Optio
         return Err(Error::invalid(field, format!("{} is not a directory", path.display())));
     }
     Ok(Some(path.into()))
-}
-
-/// Ids of execs, as containerd checks them; one becomes no file name here, but others' ids do.
-fn is_name(id: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-    !id.is_empty() && id.bytes().all(allowed)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Wake, Waker};
 
 use hiber::{ExitStatus, Wait};
 use hiber_sandbox::cgroup::OomWatch;
@@ -18,14 +18,16 @@ use crate::error::{Context, Result, chain};
 pub(crate) fn when_ended(mut wait: Wait, told: impl FnOnce(ExitStatus) + Send + 'static) {
     let notice = Arc::new(Notice { wait: wait.clone(), told: Mutex::new(Some(Box::new(told))) });
     let waker = Waker::from(Arc::clone(&notice));
-    if let Poll::Ready(_) = Future::poll(Pin::new(&mut wait), &mut TaskContext::from_waker(&waker)) {
+    if Future::poll(Pin::new(&mut wait), &mut TaskContext::from_waker(&waker)).is_ready() {
         notice.wake();
     }
 }
 
+type Told = Box<dyn FnOnce(ExitStatus) + Send>;
+
 struct Notice {
     wait: Wait,
-    told: Mutex<Option<Box<dyn FnOnce(ExitStatus) + Send>>>,
+    told: Mutex<Option<Told>>,
 }
 
 impl Wake for Notice {
@@ -41,10 +43,12 @@ impl Wake for Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u64);
 
+type Happened = Box<dyn Fn() + Send>;
+
 #[derive(Default)]
 struct Entries {
     last: u64,
-    by_token: HashMap<u64, (OomWatch, Box<dyn Fn() + Send>)>,
+    by_token: HashMap<u64, (OomWatch, Happened)>,
 }
 
 /// The containers whose memory is watched: one thread for all.

@@ -40,6 +40,19 @@ pub struct Descriptor {
     pub deleted: bool,
 }
 
+/// A file that is open or mapped, as it was.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RegularFile {
+    /// In the container, absolute.
+    pub path: String,
+    /// The mount that it is on; none in images of some versions.
+    pub mount: Option<u32>,
+    /// In bytes; of directories and devices it means nothing.
+    pub size: Option<u64>,
+    /// st_mode (stat(2)).
+    pub mode: Option<u32>,
+}
+
 /// A socket, once for all that have it open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,6 +129,20 @@ impl Files {
     /// The path of a regular file.
     pub(super) fn path(&self, id: u32) -> Option<String> {
         self.by_id.get(&id)?.reg.as_ref()?.name.clone()
+    }
+
+    /// Files that a restore opens by name and compares: neither deleted ones, which it makes, nor those from outside.
+    pub(super) fn regular(&self) -> Vec<RegularFile> {
+        let files = self.by_id.iter().filter(|(id, _)| !self.deleted.contains(id));
+        let regular = files.filter_map(|(_, file)| {
+            let reg = file.reg.as_ref().filter(|reg| reg.ext != Some(true))?;
+            let mount = reg.mnt_id.and_then(|id| u32::try_from(id).ok());
+            Some(RegularFile { path: reg.name.clone()?, mount, size: reg.size, mode: reg.mode })
+        });
+        let mut regular: Vec<_> = regular.collect();
+        regular.sort();
+        regular.dedup();
+        regular
     }
 
     /// The descriptors of the group `number`, which are those of process `pid`.

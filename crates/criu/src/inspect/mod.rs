@@ -15,7 +15,7 @@ use criu_proto::images::fs::FsEntry;
 use criu_proto::images::inventory::inventory_entry::LsmType;
 use serde::Serialize;
 
-pub use files::{Descriptor, Holder, Socket};
+pub use files::{Descriptor, Holder, RegularFile, Socket};
 pub use memory::{Memory, Segment};
 pub use places::{CgroupSet, Mount};
 pub use threads::{CapabilitySet, Credentials, Seccomp, State, Thread};
@@ -39,6 +39,9 @@ pub struct Contents {
     pub pre_dumped: Vec<Segment>,
     pub shared_memory: Vec<Segment>,
     pub sockets: Vec<Socket>,
+    /// Files that a restore opens by name.
+    #[serde(skip)]
+    pub files: Vec<RegularFile>,
     pub mounts: Vec<Mount>,
     pub cgroups: Vec<CgroupSet>,
     /// Absent where CRIU wrote them elsewhere.
@@ -101,6 +104,7 @@ impl Contents {
             pre_dumped,
             shared_memory: memory::segments(images, &names, "pagemap-shmem-")?,
             sockets: reader.files.sockets(),
+            files: reader.files.regular(),
             mounts: places::mounts(images, &names)?,
             cgroups: places::cgroups(images, &reader.cgroups)?,
             statistics: images.dump_stats()?,

@@ -84,6 +84,8 @@ pub struct Options {
     pub lazy_pages: bool,
     pub auto_dedup: bool,
     pub empty_network: bool,
+    /// The network namespace had its loopback device, up, and nothing else: it is made anew.
+    pub loopback: bool,
     pub leave_running: bool,
     pub cgroups_mode: CgroupMode,
     /// CRIU's own choice if absent.
@@ -113,8 +115,6 @@ impl Manifest {
         options: &CheckpointOptions,
     ) -> Result<Self> {
         let system = rustix::system::uname();
-        let architecture = system.machine().to_string_lossy().into_owned();
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Ok(Self {
             version: VERSION,
             kind: if options.pre_dump { Kind::PreDump } else { Kind::Dump },
@@ -122,7 +122,7 @@ impl Manifest {
             created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             criu: criu.to_string(),
             kernel: system.release().to_string_lossy().into_owned(),
-            cpu: Cpu { architecture, features: cpu_features(&cpuinfo) },
+            cpu: Cpu::here(),
             options: Options::of(options),
             config: config_digest(spec)?,
             files: BTreeMap::new(),
@@ -202,6 +202,15 @@ impl Manifest {
     }
 }
 
+impl Cpu {
+    /// This machine's.
+    pub(crate) fn here() -> Self {
+        let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self { architecture, features: cpu_features(&cpuinfo) }
+    }
+}
+
 impl Options {
     fn of(options: &CheckpointOptions) -> Self {
         let criu = &options.criu;
@@ -217,6 +226,8 @@ impl Options {
             lazy_pages: criu.lazy_pages,
             auto_dedup: criu.auto_dedup,
             empty_network: on(criu.empty_network),
+            // known once the container is looked at
+            loopback: false,
             leave_running: options.leave_running,
             cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
             network_lock: criu.network_lock,

@@ -2,11 +2,16 @@
 
 mod externals;
 mod guard;
+mod links;
 pub mod manifest;
+pub(crate) mod named;
 mod network;
 mod parents;
 mod staging;
+#[cfg(feature = "archive")]
+pub(crate) mod tmpfs;
 pub(crate) mod trust;
+mod yard;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,6 +22,7 @@ use hiber_criu::{
     Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -24,10 +30,14 @@ pub(crate) use externals::{Direction, entered, joined, mounts};
 pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
 use manifest::Manifest;
+use named::Named;
+pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
+use crate::lifecycle::Lifecycle;
+use crate::preflight::{explain, refuse_traced};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -127,7 +137,7 @@ impl CriuOptions {
 }
 
 /// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
-fn config_file(spec: &Spec) -> Option<PathBuf> {
+pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     let annotated = spec.annotations().as_ref().and_then(|a| a.get("org.criu.config")).map(PathBuf::from);
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
@@ -146,17 +156,23 @@ impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
-    pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        self.checkpoint_as(options, None)
+    }
+
+    fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
         let container = self.container();
         check(options, container.id().as_str())?;
         let lock = container.entry().lock()?;
         let status = self.status()?;
+        named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        refuse_traced(self)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
-        let mut staging = Staging::new(&options.criu.image_path)?;
+        let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&Watch {
             cgroup: self.facts()?.cgroup.clone(),
             thaw: status == Status::Running,
@@ -166,27 +182,53 @@ impl Task {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
-        let mut session = launch.start()?;
+        #[cfg(feature = "archive")]
+        let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
+        let fresh = self.has_fresh_network(options)?;
+        let mut session =
+            if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
             manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             hash: !options.no_hash,
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
+            config: named.map(|named| named.config),
         };
+        seal.manifest.options.loopback = fresh;
+        seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
         }
+        let note = || {
+            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            container.entry().note(Lifecycle::Checkpointed { path, exit });
+        };
         let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
+        #[cfg(feature = "archive")]
+        drop(tar);
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
                 tracing::warn!("after the checkpoint was written: {}", chain(e));
             }
+            note();
             self.destroy().context("remove the checkpointed container")?;
             drop(lock);
             return Ok(());
         }
-        dumped
+        dumped.inspect(|()| note())
+    }
+
+    /// Whether the network namespace need not be saved, nor CRIU be outside of it.
+    fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
+        let criu = &options.criu;
+        let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
+        let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
+        let spec = self.container().spec()?;
+        Ok(!elsewhere
+            && !chosen
+            && config_file(&spec).is_none()
+            && network::is_fresh(self.facts()?, &spec, &self.pids()?))
     }
 
     fn dump(
@@ -194,12 +236,17 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard): (&mut Staging, &mut Seal, &mut Guard),
+        (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
     ) -> Result<()> {
         let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         self.describe(&mut dump.common, spec, options)?;
+        let yard = match options.criu.cgroups_mode {
+            Some(CgroupMode::Ignore) => None,
+            _ => yard::make(self.container().entry().path().join("cgroups"))?,
+        };
+        dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
@@ -209,7 +256,7 @@ impl Task {
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
             && session.version()? >= SKIPS_NETWORK_LOCK
-            && network::needs_no_lock(self.facts()?, spec, &options.criu)
+            && needs_no_lock(self.facts()?, spec, &options.criu)
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
@@ -233,7 +280,10 @@ impl Task {
         match result {
             Ok(()) if options.leave_running => staging.publish(seal),
             Ok(()) => Ok(()),
-            Err(e) => Err(staging.explain(e, options.criu.work_path.is_some()).into()),
+            Err(e) => {
+                let e = explain(self, options, e);
+                Err(staging.explain(e, options.criu.work_path.is_some()).into())
+            }
         }
     }
 
@@ -242,7 +292,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal): (&mut Staging, &mut Seal),
+        (staging, seal): (&mut Staging, &mut Seal<'_>),
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
@@ -283,7 +333,7 @@ impl Task {
     }
 }
 
-fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
+pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");

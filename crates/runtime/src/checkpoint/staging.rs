@@ -9,6 +9,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::manifest::Manifest;
+use super::named::{CheckpointConfig, CheckpointError};
 use super::{make_dir, open_dir};
 use crate::error::{Context, Error, Result};
 
@@ -16,11 +17,13 @@ use crate::error::{Context, Error, Result};
 pub(super) struct Staging {
     target: PathBuf,
     path: PathBuf,
+    /// What to say if the place is taken; none where what is there is to be replaced.
+    taken: Option<CheckpointError>,
     published: bool,
 }
 
 /// What is done to a checkpoint whose images are all written.
-pub(super) struct Seal {
+pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
     /// Whether the manifest has hashes.
     pub(super) hash: bool,
@@ -28,11 +31,13 @@ pub(super) struct Seal {
     pub(super) sync: bool,
     /// Whether the container has a user namespace, whose root must reach a file.
     pub(super) in_user_namespace: bool,
+    /// Of a checkpoint with a name.
+    pub(super) config: Option<&'a CheckpointConfig>,
 }
 
 impl Staging {
     /// A directory beside `target`, not made yet; on the same filesystem, so that one rename publishes it.
-    pub(super) fn new(target: &Path) -> Result<Self> {
+    pub(super) fn new(target: &Path, taken: Option<CheckpointError>) -> Result<Self> {
         let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
         let name = target
             .file_name()
@@ -46,7 +51,7 @@ impl Staging {
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
         let path = target.with_file_name(hidden);
-        Ok(Self { target, path, published: false })
+        Ok(Self { target, path, taken, published: false })
     }
 
     /// Makes the directory.
@@ -73,8 +78,12 @@ impl Staging {
     }
 
     /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
-    /// name is replaced.
-    pub(super) fn publish(&mut self, seal: &mut Seal) -> Result<()> {
+    /// name is replaced, but for checkpoints with a name.
+    pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
+        seal.config.map_or(Ok(()), |config| config.write(&self.path))?;
+        if seal.manifest.options.loopback {
+            hiber_criu::images::separate_network(&self.path)?;
+        }
         seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
@@ -97,6 +106,13 @@ impl Staging {
     fn rename(&self) -> Result<()> {
         let fail =
             |e| Error::sys("renameat2", format!("{} to {}", self.path.display(), self.target.display()), e);
+        if let Some(taken) = &self.taken {
+            return match rustix::fs::renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE)
+            {
+                Err(Errno::EXIST) => Err(taken.clone().into()),
+                other => other.map_err(fail),
+            };
+        }
         // Onto nothing or an empty directory, as clients prepare it.
         match rustix::fs::rename(&self.path, &self.target) {
             Ok(()) => return Ok(()),
@@ -124,9 +140,13 @@ impl Staging {
         Ok(())
     }
 
-    /// A failed dump's log is all that stays: where the images would have been, unless there is a work directory.
+    /// A failed dump's log is all that stays: where the images would have been, unless there is a work directory. Of
+    /// one that was to have a name not even that.
     pub(super) fn explain(&self, mut error: CriuError, log_is_elsewhere: bool) -> CriuError {
         let Some(failure) = error.failure_mut() else { return error };
+        if self.taken.is_some() && !log_is_elsewhere {
+            failure.log = None;
+        }
         let Some(log) = failure.log.as_mut().filter(|_| !log_is_elsewhere) else { return error };
         let (Some(name), Ok(())) = (log.file_name(), make_dir(&self.target)) else { return error };
         let kept = self.target.join(name);
@@ -151,25 +171,26 @@ impl Drop for Staging {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::chain;
 
-    fn seal() -> Seal {
+    fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();
         let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
-        Seal { manifest: manifest.unwrap(), hash: true, sync: true, in_user_namespace: false }
+        Seal { manifest: manifest.unwrap(), hash: true, sync: true, in_user_namespace: false, config: None }
     }
 
     #[test]
     fn whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a/checkpoint");
-        let staging = Staging::new(&target).unwrap();
+        let staging = Staging::new(&target, None).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
         assert!(!target.exists());
         drop(staging);
         assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 0);
 
-        let mut staging = Staging::new(&target).unwrap();
+        let mut staging = Staging::new(&target, None).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
         staging.publish(&mut seal()).unwrap();
@@ -186,7 +207,7 @@ mod tests {
         let target = dir.path().join("c");
         std::fs::create_dir(&target).unwrap();
         std::fs::write(target.join("old.img"), "old").unwrap();
-        let mut staging = Staging::new(&target).unwrap();
+        let mut staging = Staging::new(&target, None).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("new.img"), "new").unwrap();
         staging.publish(&mut seal()).unwrap();
@@ -195,10 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_given_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("cc");
+        let missing = CheckpointError::NotADirectory("taken".into());
+        let stage = || {
+            let staging = Staging::new(&target, Some(missing.clone())).unwrap();
+            staging.create().unwrap();
+            staging
+        };
+        stage().publish(&mut seal()).unwrap();
+        std::fs::write(target.join("first"), "").unwrap();
+        let error = stage().publish(&mut seal()).unwrap_err();
+        assert_eq!(chain(&error), "publish the checkpoint: taken exists and is not a directory");
+        assert!(target.join("first").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn a_file_in_the_way_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "").unwrap();
-        let error = Staging::new(&dir.path().join("f")).err().unwrap().to_string();
+        let error = Staging::new(&dir.path().join("f"), None).err().unwrap().to_string();
         assert!(error.contains("not a directory"), "{error}");
     }
 }

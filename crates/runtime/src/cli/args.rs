@@ -7,6 +7,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 use super::table::CommandTable;
+use hiber::CheckpointName;
 use hiber::id::ContainerId;
 
 /// A whole command line.
@@ -97,6 +98,8 @@ pub(crate) enum Command {
     Update(UpdateArgs),
     /// `checkpoint`
     Checkpoint(CheckpointArgs),
+    /// `checkpoints`
+    Checkpoints(CheckpointsArgs),
     /// `restore`
     Restore(RestoreArgs),
     /// `inspect`
@@ -244,10 +247,12 @@ pub(crate) struct SpecArgs {
 pub(crate) struct EventsArgs {
     /// The container.
     pub id: ContainerId,
-    /// `--interval`; more than zero
-    pub interval: Duration,
+    /// `--interval`, more than zero; `None` for no statistics
+    pub interval: Option<Duration>,
     /// `--stats`: once, and no more.
     pub stats: bool,
+    /// `--lifecycle`: from the container's creation to its deletion.
+    pub lifecycle: bool,
 }
 
 /// `update`
@@ -326,6 +331,43 @@ pub(crate) struct CheckpointArgs {
     pub no_hash: bool,
     /// `--no-sync`
     pub no_sync: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
+}
+
+/// `checkpoints`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CheckpointsArgs {
+    /// What to do.
+    pub action: CheckpointsAction,
+    /// The container, which need not exist any more but for `create`.
+    pub id: ContainerId,
+    /// `--checkpoint-dir`; `None` is the container's own.
+    pub dir: Option<PathBuf>,
+    /// `--bundle`; `None` is the container's, or the working directory.
+    pub bundle: Option<PathBuf>,
+    /// `--format`
+    pub format: Format,
+}
+
+/// What `checkpoints` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CheckpointsAction {
+    /// `create`
+    Create {
+        /// The new checkpoint.
+        name: CheckpointName,
+        /// `--leave-running`
+        leave_running: bool,
+        /// What it shares with `checkpoint`.
+        criu: CriuFlags,
+    },
+    /// `ls`
+    List,
+    /// `inspect`
+    Inspect(CheckpointName),
+    /// `rm`
+    Remove(CheckpointName),
 }
 
 /// `restore`
@@ -351,8 +393,14 @@ pub(crate) struct RestoreArgs {
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`
     pub lsm_mount_context: Option<String>,
+    /// `--checkpoint`, instead of an image path.
+    pub checkpoint: Option<CheckpointName>,
+    /// `--checkpoint-dir`; `None` is the one below the bundle.
+    pub checkpoint_dir: Option<PathBuf>,
     /// `--trust-images`
     pub trust_images: bool,
+    /// `--check`, with `--format`
+    pub check: Option<Format>,
 }
 
 /// `inspect`

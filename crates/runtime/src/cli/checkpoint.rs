@@ -8,12 +8,14 @@ use anyhow::{Context, bail};
 use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
+use super::checkpoints::checkpoints_of;
 use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
 use super::foreground::{self, Console, Signals};
+use super::preflight::show;
 
 impl Session {
     /// `checkpoint`
-    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<()> {
+    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<ExitCode> {
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
@@ -30,11 +32,21 @@ impl Session {
             no_hash: args.no_hash,
             no_sync: args.no_sync,
         };
-        Ok(task.checkpoint(&options)?)
+        if let Some(format) = args.check {
+            return show(&task.check_checkpoint(&options)?, format);
+        }
+        task.checkpoint(&options)?;
+        Ok(ExitCode::SUCCESS)
     }
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        if let Some(format) = args.check {
+            return show(
+                &self.runtime.check_restore(&args.id, &self.restore_options(args, Stdio::Inherit)),
+                format,
+            );
+        }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         }
@@ -46,15 +58,15 @@ impl Session {
             None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
             None => Stdio::Inherit,
         };
-        let options = RestoreContainerOptions {
-            criu: self.criu_options(&args.criu),
-            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-            stdio,
-            lsm_profile: args.lsm_profile.clone(),
-            lsm_mount_context: args.lsm_mount_context.clone(),
-            trust_images: args.trust_images,
+        let options = self.restore_options(args, stdio);
+        let task = match &args.checkpoint {
+            None => self.runtime.restore(&args.id, &options)?,
+            Some(name) => {
+                let dir = args.checkpoint_dir.as_deref();
+                let checkpoint = checkpoints_of(&args.id, dir, &options.bundle).get(name)?;
+                self.runtime.start_from(&args.id, &checkpoint, options)?
+            }
         };
-        let task = self.runtime.restore(&args.id, &options)?;
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
         let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
@@ -63,7 +75,19 @@ impl Session {
         Ok(status.into())
     }
 
-    fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
+    fn restore_options<'a>(&self, args: &RestoreArgs, stdio: Stdio<'a>) -> RestoreContainerOptions<'a> {
+        RestoreContainerOptions {
+            criu: self.criu_options(&args.criu),
+            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            systemd_cgroup: self.systemd_cgroup,
+            stdio,
+            lsm_profile: args.lsm_profile.clone(),
+            lsm_mount_context: args.lsm_mount_context.clone(),
+            trust_images: args.trust_images,
+        }
+    }
+
+    pub(super) fn criu_options(&self, flags: &CriuFlags) -> CriuOptions {
         CriuOptions {
             criu: self.criu.clone(),
             image_path: flags.image_path.clone().unwrap_or_else(|| PathBuf::from("checkpoint")),

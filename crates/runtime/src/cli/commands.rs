@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hiber::{CreateOptions, ExecOptions, Runtime, Status, Stdio, Task};
@@ -27,6 +26,10 @@ pub(crate) struct Session {
     pub runtime: Runtime,
     /// `--criu`
     pub criu: Option<PathBuf>,
+    /// `--systemd-cgroup`
+    pub systemd_cgroup: bool,
+    /// `--rootless`
+    pub rootless: Option<bool>,
     /// Sockets of a service manager that a new container gets.
     pub listen_fds: u32,
 }
@@ -40,10 +43,24 @@ impl Session {
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<Task> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let options = create_options(args, self.listen_fds, stdio(socket.as_ref()));
+        let options = self.create_options(args, stdio(socket.as_ref()));
         let task = self.runtime.create(&args.id, &options)?;
         self.or_undo(&args.id, tell_of_container(&task, args))?;
         Ok(task)
+    }
+
+    fn create_options<'a>(&self, args: &CreateArgs, stdio: Stdio<'a>) -> CreateOptions<'a> {
+        CreateOptions {
+            notify: notify_host().is_some(),
+            bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
+            systemd_cgroup: self.systemd_cgroup,
+            rootless: self.rootless,
+            no_pivot: args.no_pivot,
+            no_new_keyring: args.no_new_keyring,
+            listen_fds: self.listen_fds,
+            preserve_fds: args.preserve_fds,
+            stdio,
+        }
     }
 
     /// A container whose caller cannot be told of it must not stay.
@@ -76,8 +93,7 @@ impl Session {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
         let stdio = if terminal { Stdio::Terminal } else { Stdio::Inherit };
-        let task =
-            self.runtime.create(&args.create.id, &create_options(&args.create, self.listen_fds, stdio))?;
+        let task = self.runtime.create(&args.create.id, &self.create_options(&args.create, stdio))?;
         let attended = attend_new(args, &task, &signals);
         if attended.is_err() || !args.keep {
             // A checkpoint may have taken it down meanwhile.
@@ -205,7 +221,7 @@ fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<
     let notify = notify_host().map(|host| task.notify(&host)).transpose()?.flatten();
     task.start()?;
     if let Some(notify) = notify {
-        let watched = Arc::clone(init);
+        let watched = init.clone();
         // The runtime stays, so it is the service's process.
         std::thread::spawn(move || notify.forward(watched.pidfd(), std::process::id() as i32));
     }
@@ -250,6 +266,8 @@ fn describe(task: &Task) -> anyhow::Result<ContainerState> {
         created: facts.created,
         annotations: brief.annotations,
         owner: String::new(),
+        // not worth to be the reason of a failure
+        oom_killed: task.oom_killed().unwrap_or(false),
     })
 }
 
@@ -263,20 +281,9 @@ fn stdio(console: Option<&OwnedFd>) -> Stdio<'_> {
     console.map_or(Stdio::Inherit, |socket| Stdio::Console(socket.as_fd()))
 }
 
-fn create_options<'a>(args: &CreateArgs, listen_fds: u32, stdio: Stdio<'a>) -> CreateOptions<'a> {
-    CreateOptions {
-        notify: notify_host().is_some(),
-        bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
-        no_pivot: args.no_pivot,
-        no_new_keyring: args.no_new_keyring,
-        listen_fds,
-        preserve_fds: args.preserve_fds,
-        stdio,
-    }
-}
-
 fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
     ExecOptions {
+        id: None,
         ignore_paused: args.ignore_paused,
         cgroups: args.cgroups.as_ref(),
         preserve_fds: args.preserve_fds,

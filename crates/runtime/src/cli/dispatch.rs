@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use hiber::{Runtime, features, spec};
 
 use super::args::{Command, Global, Invocation, SpecArgs};
@@ -46,11 +46,6 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
 
 /// Commands on containers.
 fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
-    if global.systemd_cgroup {
-        bail!(
-            "--systemd-cgroup: the systemd cgroup manager is not built yet; leave the flag out to use cgroupfs"
-        );
-    }
     let root =
         root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
     if let Command::List(_) = command
@@ -66,7 +61,13 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     };
     let inherited = preserved(&command).saturating_add(listen_fds);
     hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
-    let session = Session { runtime: Runtime::new(&root.path), criu: global.criu.clone(), listen_fds };
+    let session = Session {
+        runtime: Runtime::new(&root.path),
+        criu: global.criu.clone(),
+        systemd_cgroup: global.systemd_cgroup,
+        rootless: global.rootless,
+        listen_fds,
+    };
     match command {
         Command::Create(args) => drop(session.create(&args)?),
         Command::Start { id } => session.start(&id)?,
@@ -81,7 +82,8 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume { id } => session.resume(&id)?,
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
-        Command::Checkpoint(args) => session.checkpoint(args)?,
+        Command::Checkpoint(args) => return session.checkpoint(args),
+        Command::Checkpoints(args) => session.checkpoints(&args)?,
         Command::Restore(args) => return session.restore(&args),
         Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
     }

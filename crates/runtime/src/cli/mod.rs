@@ -8,6 +8,7 @@
 
 pub(crate) mod args;
 mod checkpoint;
+mod checkpoints;
 mod commands;
 pub(crate) mod dispatch;
 mod events;
@@ -19,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod out;
 pub(crate) mod output;
 mod parse;
+mod preflight;
 mod resources;
 pub(crate) mod root;
 mod scan;

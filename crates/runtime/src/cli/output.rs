@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+use hiber::CheckpointConfig;
 use serde::{Serialize, Serializer};
 
 use super::args::{Format, ListArgs, PsArgs};
@@ -36,6 +37,9 @@ pub(crate) struct ContainerState {
     pub annotations: BTreeMap<String, String>,
     /// Name, or `#` and number, of the user who owns the state; empty in `state`.
     pub owner: String,
+    /// Whether the kernel has killed one of its processes for want of memory; only then is it told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -72,6 +76,21 @@ pub(crate) fn list(containers: &[ContainerState], args: ListArgs) -> serde_json:
                     c.owner.clone(),
                 ]
             });
+            Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
+        }
+    }
+}
+
+/// What `checkpoints ls` prints.
+///
+/// # Errors
+/// None in practice: names and options are text.
+pub(crate) fn checkpoints(all: &[CheckpointConfig], format: Format) -> serde_json::Result<String> {
+    match format {
+        Format::Json => serde_json::to_string(all).map(|json| json + "\n"),
+        Format::Table => {
+            let header = ["NAME", "CREATED", "EXIT"].map(str::to_owned);
+            let rows = all.iter().map(|c| [c.name.to_string(), c.created.clone(), c.exit.to_string()]);
             Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
         }
     }
@@ -172,6 +191,7 @@ mod tests {
             created: SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 60_007),
             annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             owner: "root".into(),
+            oom_killed: false,
         }
     }
 

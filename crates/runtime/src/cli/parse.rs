@@ -10,6 +10,7 @@ use super::scan::{FlagsEnd, Matches, boolean, scan};
 use super::table::{self, CommandTable, Count};
 use super::{resources, value};
 use hiber::id::{ContainerId, InvalidId};
+use hiber::{CheckpointError, CheckpointName};
 
 /// A command line that cannot be understood.
 #[derive(Debug)]
@@ -170,12 +171,17 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
     let id = || container_id(m);
     Ok(match topic.name {
         "checkpoint" => Command::Checkpoint(checkpoint(m)?),
+        "checkpoints" => Command::Checkpoints(checkpoints(m)?),
         "create" => Command::Create(create(m)?),
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
         "events" => Command::Events(EventsArgs {
             id: id()?,
-            interval: m.value("interval").map_or(Ok(STATS_INTERVAL), value::interval)?,
+            interval: match m.value("interval") {
+                Some(interval) => Some(value::interval(interval)?),
+                None => (!m.switch("lifecycle")).then_some(STATS_INTERVAL),
+            },
             stats: m.switch("stats"),
+            lifecycle: m.switch("lifecycle"),
         }),
         "exec" => Command::Exec(exec(m)?),
         "features" => Command::Features,
@@ -251,26 +257,34 @@ fn exec(m: &Matches) -> Result<ExecArgs> {
     })
 }
 
-/// Flags of both `checkpoint` and `restore`.
-fn criu(m: &Matches) -> Result<CriuFlags> {
+/// Flags of `checkpoint`, `checkpoints create` and `restore`.
+fn common(m: &Matches) -> Result<CriuFlags> {
     if let Some(namespace) = m.values("empty-ns").find(|n| *n != "network") {
         return Err(Refusal::Value(format!(
             "namespace {namespace:?} is not supported by --empty-ns: expected network"
         )));
     }
     Ok(CriuFlags {
-        image_path: path(m, "image-path"),
         work_path: path(m, "work-path"),
         tcp_established: choice(m, "tcp-established"),
-        tcp_close: choice(m, "tcp-close"),
         ext_unix_sk: choice(m, "ext-unix-sk"),
         shell_job: choice(m, "shell-job"),
         file_locks: choice(m, "file-locks"),
+        empty_network: m.is_given("empty-ns").then_some(true),
+        ..CriuFlags::default()
+    })
+}
+
+/// Flags of both `checkpoint` and `restore`.
+fn criu(m: &Matches) -> Result<CriuFlags> {
+    Ok(CriuFlags {
+        image_path: path(m, "image-path"),
+        tcp_close: choice(m, "tcp-close"),
         lazy_pages: m.switch("lazy-pages"),
         auto_dedup: m.switch("auto-dedup"),
         cgroups: m.value("manage-cgroups-mode").map(value::cgroups_mode).transpose()?,
         network_lock: m.value("network-lock").map(value::network_lock).transpose()?,
-        empty_network: m.is_given("empty-ns").then_some(true),
+        ..common(m)?
     })
 }
 
@@ -290,6 +304,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         page_server: m.value("page-server").map(value::page_server).transpose()?,
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
+        check: check(m)?,
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
     if let Some(parent) = args.parent_path.as_deref().filter(|p| p.is_absolute()) {
@@ -309,8 +324,53 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
     Ok(args)
 }
 
+fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
+    let word = |n: usize| m.positionals.get(n).map(|word| word.to_string_lossy());
+    let action = word(0).unwrap_or_default();
+    let name = || -> Result<CheckpointName> {
+        let name =
+            word(2).ok_or_else(|| Refusal::Form(format!("checkpoints {action}: the name is missing")))?;
+        name.parse().map_err(|e: CheckpointError| Refusal::Value(e.to_string()))
+    };
+    let action = match &*action {
+        "create" => CheckpointsAction::Create {
+            name: name()?,
+            leave_running: m.switch("leave-running"),
+            criu: common(m)?,
+        },
+        "ls" | "list" if word(2).is_some() => {
+            return Err(Refusal::Form(format!(
+                "checkpoints {action}: takes a container's id and nothing else"
+            )));
+        }
+        "ls" | "list" => CheckpointsAction::List,
+        "inspect" => CheckpointsAction::Inspect(name()?),
+        "rm" | "delete" => CheckpointsAction::Remove(name()?),
+        other => {
+            return Err(Refusal::Form(format!("checkpoints {other:?}: expected create, ls, inspect or rm")));
+        }
+    };
+    Ok(CheckpointsArgs {
+        action,
+        id: word(1).unwrap_or_default().parse()?,
+        dir: path(m, "checkpoint-dir"),
+        bundle: path(m, "bundle"),
+        format: format(m)?,
+    })
+}
+
 fn restore(m: &Matches) -> Result<RestoreArgs> {
+    let checkpoint = m.value("checkpoint").map(|name| name.to_string_lossy().parse()).transpose();
+    let checkpoint = checkpoint.map_err(|e: CheckpointError| Refusal::Value(e.to_string()))?;
+    if checkpoint.is_some() && m.value("image-path").is_some() {
+        return Err(Refusal::Value("--checkpoint and --image-path exclude each other".into()));
+    }
+    if checkpoint.is_none() && m.value("checkpoint-dir").is_some() {
+        return Err(Refusal::Value("--checkpoint-dir needs --checkpoint".into()));
+    }
     Ok(RestoreArgs {
+        checkpoint,
+        checkpoint_dir: path(m, "checkpoint-dir"),
         id: container_id(m)?,
         criu: criu(m)?,
         bundle: path(m, "bundle"),
@@ -322,7 +382,17 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
         trust_images: m.switch("trust-images"),
+        check: check(m)?,
     })
+}
+
+/// `--check` and its form.
+fn check(m: &Matches) -> Result<Option<Format>> {
+    let format = format(m)?;
+    if m.is_given("format") && !m.switch("check") {
+        return Err(Refusal::Value("--format needs --check: it is the form of its report".into()));
+    }
+    Ok(m.switch("check").then_some(format))
 }
 
 fn container_id(m: &Matches) -> Result<ContainerId> {

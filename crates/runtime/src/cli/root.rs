@@ -26,12 +26,9 @@ impl Surroundings {
     /// # Errors
     /// If the working directory is gone.
     pub(crate) fn of_this_process() -> io::Result<Self> {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let initial: Vec<_> = map.split_whitespace().collect();
         Ok(Self {
             euid: rustix::process::geteuid().as_raw(),
-            // user_namespaces(7): only the initial namespace maps all ids onto themselves
-            in_user_namespace: !map.is_empty() && initial != ["0", "0", "4294967295"],
+            in_user_namespace: hiber_sandbox::in_user_namespace(),
             user: std::env::var_os("USER"),
             xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from),
             cwd: std::env::current_dir()?,

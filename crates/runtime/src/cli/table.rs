@@ -1,7 +1,8 @@
 //! The table of commands and flags, from which parsing and help both come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images` and `inspect` are our own.
+//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
+//! `--checkpoint` and `inspect` are our own.
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +152,18 @@ const NETWORK_LOCK: Flag = Flag::value(
 const EMPTY_NS: Flag =
     Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported");
 
+const CHECK: Flag = Flag::switch(
+    "check",
+    "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
+);
+const CHECK_FORMAT: Flag =
+    Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f");
+const CHECKPOINT_DIR: Flag = Flag::value(
+    "checkpoint-dir",
+    "DIR",
+    "directory of named checkpoints (default: checkpoints below the bundle)",
+);
+
 const CREATE_FLAGS: &[Flag] =
     &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS, HELP];
 
@@ -217,12 +230,36 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "no-sync",
         "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
     ),
+    CHECK,
+    CHECK_FORMAT,
+    HELP,
+];
+
+/// Those of `create` are those of containerd's first runtime, but for `--leave-running`, which it calls not to exit.
+const CHECKPOINTS_FLAGS: &[Flag] = &[
+    CHECKPOINT_DIR,
+    Flag::value(
+        "bundle",
+        "DIR",
+        "the bundle of a container that does not exist any more (default: the working directory)",
+    )
+    .short("b"),
+    FORMAT,
+    Flag::switch("leave-running", "create: let the container run on afterwards"),
+    TCP_ESTABLISHED,
+    EXT_UNIX_SK,
+    SHELL_JOB,
+    FILE_LOCKS,
+    EMPTY_NS,
+    WORK_PATH,
     HELP,
 ];
 
 const RESTORE_FLAGS: &[Flag] = &[
     CONSOLE_SOCKET,
     IMAGE_PATH,
+    Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
+    CHECKPOINT_DIR,
     WORK_PATH,
     TCP_ESTABLISHED,
     TCP_CLOSE,
@@ -246,6 +283,8 @@ const RESTORE_FLAGS: &[Flag] = &[
         "restore images that were changed, that others can write to, or whose processes have more privilege \
          than config.json grants",
     ),
+    CHECK,
+    CHECK_FORMAT,
     HELP,
 ];
 
@@ -290,9 +329,23 @@ pub(super) static COMMANDS: &[CommandTable] = &[
         "checkpoint",
         "put a running container to sleep",
         "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
-         afterwards, unless it is left running.",
+         afterwards, unless it is left running. What CRIU cannot save: --check, and docs/limits.md.",
         CHECKPOINT_FLAGS,
     ),
+    CommandTable {
+        name: "checkpoints",
+        usage: "create <container-id> <name>  or  ls <container-id>  or  inspect|rm <container-id> <name>",
+        summary: "keep checkpoints of a container by name",
+        description: "`checkpoint` (without s) is runc's command: it writes to any directory. This one keeps checkpoints\n\
+                      by name in a directory of the container's, as Docker and containerd do: create makes one, ls\n\
+                      shows them, inspect shows how one was made, rm removes it. `restore --checkpoint NAME` starts\n\
+                      the container from one.\n\n\
+                      A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. When and with which options a checkpoint\n\
+                      was made stands in config.json beside its images. A failed create leaves nothing.",
+        flags: CHECKPOINTS_FLAGS,
+        count: Count::Between(2, 3),
+        verbatim: false,
+    },
     on_container(
         "create",
         "create a container",
@@ -308,11 +361,16 @@ pub(super) static COMMANDS: &[CommandTable] = &[
     ),
     on_container(
         "events",
-        "show what a container uses, and when its memory runs out, as JSON",
-        "A line of statistics every --interval, and a line each time the kernel runs out of memory for the\n\
-         container, until the container has stopped.",
+        "show what happens in a container and what it uses, as JSON",
+        "A line of statistics every --interval, a line each time the kernel runs out of memory for the container,\n\
+         and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
+         exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
+         stats and oom are runc's.\n\n\
+         With --lifecycle all that was done to it since its creation comes first, and the lines go on until it is\n\
+         deleted; statistics come only with --interval.",
         &[
             Flag::value("interval", "TIME", "time between statistics, such as 1s or 100ms (default: 5s)"),
+            Flag::switch("lifecycle", "from its creation to its deletion, without statistics"),
             Flag::switch("stats", "show statistics once, and leave"),
             HELP,
         ],

@@ -293,6 +293,23 @@ impl DeviceSet {
         writes
     }
 
+    /// What is allowed, as rules; `None` where all is allowed but the exceptions.
+    pub(super) fn allow_list(&self) -> Option<Vec<DeviceRule>> {
+        let rule = |(&(kind, major, minor), &access): (&Key, &Access)| DeviceRule {
+            allow: true,
+            kind,
+            major,
+            minor,
+            access,
+        };
+        (!self.default_allow).then(|| self.exceptions.iter().map(rule).collect())
+    }
+
+    /// Whether every device is allowed.
+    pub(super) fn allows_all(&self) -> bool {
+        self.default_allow && self.exceptions.is_empty()
+    }
+
     /// Whether a cgroup that shows `seen` in `devices.list` is in this state, as far as the list
     /// can tell.
     pub(super) fn is_shown_by(&self, seen: &Self) -> bool {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::delegate::check_movable;
 use super::devices::{DeviceSet, FIELD as DEVICES};
 use super::dir::{Dir, if_there};
 use super::filter::device_filter;
@@ -15,6 +16,7 @@ use super::limits::{Limits, MemoryCheck, Write};
 use super::remove;
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::bpf;
+use crate::sys::signal::Signal;
 
 /// What to do where this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Cgroup {
     paths: CgroupPaths,
     on_denied: OnDenied,
     created: Vec<PathBuf>,
+    /// What the unit is to be made with, once there is a process for it.
+    pending: Option<Box<(Layout, Limits)>>,
     /// Shared by clones.
     opened: Arc<Mutex<BTreeMap<PathBuf, Arc<Dir>>>>,
 }
@@ -44,7 +48,8 @@ fn denied(e: &SysError) -> bool {
 impl Cgroup {
     /// Makes the cgroup's directories, and parents that are missing, and writes `limits`, before
     /// any process is in it. On v1 empty cpusets are filled from the parent's; on v2 controllers
-    /// are enabled on the way down. On failure what was made is removed.
+    /// are enabled on the way down. On failure what was made is removed. Of a unit nothing is made
+    /// before [`Self::adopt`].
     ///
     /// # Errors
     /// The cgroup has processes or is frozen (a container must have one for itself); a directory
@@ -57,18 +62,43 @@ impl Cgroup {
     ) -> Result<Self> {
         let mut cgroup = Self::at(paths.clone(), on_denied);
         cgroup.check_unused()?;
-        let made = cgroup.make_all(layout, limits).and_then(|()| cgroup.apply(limits)).and_then(|()| {
-            let cpuset = cgroup.paths.v1.get("cpuset").map(|p| cgroup.dir(p));
-            // After the limits: what they leave open comes from the parent.
-            cpuset.transpose()?.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
-        });
-        match made {
-            Ok(()) => Ok(cgroup),
-            Err(e) => {
-                remove::roll_back(&cgroup.created);
-                Err(e)
-            }
+        if paths.systemd.is_some() {
+            cgroup.pending = Some(Box::new((layout.clone(), limits.clone())));
+        } else if let Err(e) = cgroup.make_whole(layout, limits) {
+            remove::roll_back(&cgroup.created);
+            return Err(e);
         }
+        Ok(cgroup)
+    }
+
+    /// Puts the container's first process into the new cgroup. A unit is made by that, with its limits.
+    ///
+    /// # Errors
+    /// As of [`Self::add_pid`]; systemd refuses the unit; as of [`Self::create`], and then nothing is left of the
+    /// unit, nor of the process.
+    pub fn adopt(&mut self, pid: u32) -> Result<()> {
+        let Some(unit) = self.paths.systemd.clone() else { return self.add_pid(pid) };
+        let Some(pending) = self.pending.take() else { return self.add_pid(pid) };
+        let (layout, limits) = *pending;
+        unit.start(pid, &limits, self.paths.v1.contains_key("devices"))?;
+        // systemd knows neither every hierarchy nor every limit.
+        let made = self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid));
+        if made.is_err() {
+            // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
+            if let Err(e) = self.kill(Signal::KILL).and_then(|()| unit.stop()) {
+                tracing::warn!("clean up after a failed create: {e}");
+            }
+            remove::roll_back(&self.created);
+        }
+        made
+    }
+
+    fn make_whole(&mut self, layout: &Layout, limits: &Limits) -> Result<()> {
+        self.make_all(layout, limits)?;
+        self.write(limits)?;
+        // After the limits: what they leave open comes from the parent.
+        let cpuset = self.paths.v1.get("cpuset").map(|p| self.dir(p)).transpose()?;
+        cpuset.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
     }
 
     /// The cgroup at `paths`, from a state file; it need not be there any more.
@@ -81,7 +111,7 @@ impl Cgroup {
     }
 
     fn at(paths: CgroupPaths, on_denied: OnDenied) -> Self {
-        Self { paths, on_denied, created: Vec::new(), opened: Arc::default() }
+        Self { paths, on_denied, created: Vec::new(), pending: None, opened: Arc::default() }
     }
 
     /// One of the directories, opened once.
@@ -136,13 +166,21 @@ impl Cgroup {
         for (path, controllers) in paths.directories() {
             let outside = || Error::invalid("cgroup path", format!("{path:?} is in no mounted hierarchy"));
             let mount = layout.mount_of(path).ok_or_else(outside)?;
-            match self.make(&mount.point, path, &controllers, layout, limits) {
+            let made_before = self.created.len();
+            let made = self.make(&mount.point, path, &controllers, layout, limits);
+            let what = format!("make cgroup {}", path.display());
+            match made {
                 Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
+                    remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
                     self.paths.v2 = self.paths.v2.take().filter(|p| p != path);
                 }
-                other => other.context(format!("make cgroup {}", path.display()))?,
+                // runc's words, by which it is known.
+                Err(Error::Sys(e)) if denied(&e) => {
+                    return Err(e).context(format!("unable to apply cgroup configuration: {what}"));
+                }
+                other => other.context(what)?,
             }
         }
         Ok(())
@@ -172,6 +210,9 @@ impl Cgroup {
                 fill_cpuset(&dir)?;
             }
         }
+        if dir.version() == Version::V2 {
+            check_movable(layout, dir.path())?;
+        }
         Ok(())
     }
 
@@ -181,6 +222,14 @@ impl Cgroup {
     /// The process is gone (ESRCH), the cgroup is gone (ENOENT), or v2 wants the process in a
     /// child (EBUSY: the cgroup passes controllers on).
     pub fn add_pid(&self, pid: u32) -> Result<()> {
+        match self.paths.systemd.as_ref().filter(|unit| unit.of_user).zip(self.paths.v2.as_ref()) {
+            Some((unit, path)) => unit.attach(pid, path),
+            None => self.move_into(pid),
+        }
+    }
+
+    /// Moves a process by cgroupfs.
+    fn move_into(&self, pid: u32) -> Result<()> {
         for (path, _) in self.paths.directories() {
             match self.dir(path).and_then(|dir| add_pid(&dir, pid)) {
                 Err(e) if denied(&e) && self.on_denied == OnDenied::Skip => {
@@ -193,12 +242,22 @@ impl Cgroup {
     }
 
     /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, where that alone puts a process into
-    /// the whole cgroup: on a host with only v2.
+    /// the whole cgroup: on a host with only v2. A unit has none before its first process, and a user's processes
+    /// are moved by the user's systemd alone. None also where that may be denied,
+    /// and need not be done.
     ///
     /// # Errors
     /// The directory cannot be opened.
     pub fn v2_dir_fd(&self) -> Result<Option<OwnedFd>> {
         match &self.paths.v2 {
+            _ if self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user) => {
+                Ok(None)
+            }
+            Some(path)
+                if self.on_denied == OnDenied::Skip && check_movable(&Layout::detect()?, path).is_err() =>
+            {
+                Ok(None)
+            }
             Some(path) if self.paths.v1.is_empty() => Ok(Some(Dir::open(path)?.into())),
             _ => Ok(None),
         }
@@ -212,6 +271,14 @@ impl Cgroup {
         if let Some(check) = limits.memory_check {
             self.check_memory(check)?;
         }
+        if let Some(unit) = &self.paths.systemd {
+            unit.set(limits)?;
+        }
+        self.write(limits)
+    }
+
+    /// Writes `limits` to cgroupfs.
+    fn write(&self, limits: &Limits) -> Result<()> {
         let mut groups: BTreeMap<(Version, &str), Vec<&Write>> = BTreeMap::new();
         for write in &limits.writes {
             groups.entry((write.version, &write.controller)).or_default().push(write);

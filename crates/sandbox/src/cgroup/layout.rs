@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use super::dir::read_file;
+use super::systemd::Unit;
 use crate::error::{Context, Error, Result};
 
 /// The API generation of a hierarchy.
@@ -50,6 +51,9 @@ pub struct CgroupPaths {
     pub v1: BTreeMap<String, PathBuf>,
     /// Directory in the cgroup2 hierarchy.
     pub v2: Option<PathBuf>,
+    /// The systemd unit whose cgroup it is, where systemd makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Unit>,
 }
 
 /// The host's cgroup mounts and this process's place in them, as read once by [`Layout::detect`].
@@ -165,8 +169,8 @@ impl Layout {
     /// An absolute path lies below the mount points. A relative one, and `id` when there is none,
     /// lies below this process's own cgroup on v1 and beside it on v2, where its own cgroup has
     /// processes and can pass no controllers on; on a hybrid's cgroup2, which passes none anyway,
-    /// below the mount point. This is runc's rule, and like runc with cgroupfs, systemd's
-    /// `slice:prefix:name` is a plain relative path. `..` never leads out.
+    /// below the mount point. This is runc's rule, and as there systemd's `slice:prefix:name` is a plain
+    /// relative path unless systemd is asked for ([`Unit`]). `..` never leads out.
     ///
     /// # Errors
     /// The path is the root cgroup or holds a byte that cgroup names cannot have, or this
@@ -194,6 +198,24 @@ impl Layout {
             paths.v2 = Some(parent.join(&inner));
         }
         Ok(paths)
+    }
+
+    /// The cgroup `inside`, a path from the root of every hierarchy.
+    ///
+    /// # Errors
+    /// It is outside of what is mounted.
+    pub(super) fn at(&self, inside: &Path) -> Result<CgroupPaths> {
+        let through = |mount: &Mount| match inside.strip_prefix(&mount.root) {
+            Ok(rest) => Ok(mount.point.join(rest)),
+            Err(_) => {
+                let (root, point) = (mount.root.display(), mount.point.display());
+                let why = format!("it is outside of {root}, which is mounted at {point}");
+                Err(Error::unsupported(format!("cgroup {}", inside.display()), why))
+            }
+        };
+        let v1 = self.v1.iter().map(|(name, mount)| Ok((name.clone(), through(mount)?)));
+        let v2 = self.v2.as_ref().map(through).transpose()?;
+        Ok(CgroupPaths { v1: v1.collect::<Result<_>>()?, v2, systemd: None })
     }
 
     /// This process's own cgroup, as a path through `mount`.
@@ -305,7 +327,7 @@ fn words(text: &str) -> BTreeSet<String> {
 
 impl CgroupPaths {
     /// The distinct directories, each with the v1 controllers that it serves (none: cgroup2).
-    pub(super) fn directories(&self) -> Vec<(&Path, Vec<&str>)> {
+    pub fn directories(&self) -> Vec<(&Path, Vec<&str>)> {
         let mut by_path: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
         for (name, path) in &self.v1 {
             by_path.entry(path).or_default().push(name);

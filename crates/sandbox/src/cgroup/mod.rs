@@ -4,7 +4,11 @@
 //! `linux.resources` into an ordered list of file writes and device rules, without touching
 //! anything; [`Layout::resolve`] turns `linux.cgroupsPath` into [`CgroupPaths`], the facts a state
 //! file keeps; [`Cgroup::create`] makes the directories and writes the limits, before any process
-//! is in them. [`Cgroup::open`] reaches an existing cgroup from its paths.
+//! is in them; [`Cgroup::adopt`] puts the first one in. [`Cgroup::open`] reaches an existing cgroup from its
+//! paths.
+//!
+//! Where systemd makes the cgroup, [`Unit::resolve`] gives the paths, and nothing is made before the first
+//! process is there: systemd has no scopes without one.
 //!
 //! On a hybrid host each controller is used where it is mounted: v1 first, else cgroup2. The
 //! container also gets a directory in the cgroup2 hierarchy (for `cgroup.kill`, PSI and tools that
@@ -26,6 +30,7 @@ mod oom;
 mod remove;
 mod stats;
 mod sub;
+mod systemd;
 mod usage;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
@@ -35,4 +40,5 @@ pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
 pub use limits::{Limits, MemoryCheck, Write};
 pub use oom::OomWatch;
 pub use stats::Stats;
+pub use systemd::{ANNOTATION_PREFIX, Unit};
 pub use usage::*;

@@ -29,6 +29,21 @@ impl AsFd for OomWatch {
 }
 
 impl Cgroup {
+    /// How many processes of the cgroup the kernel has killed for want of memory (on v1 since Linux 4.13); 0 if the
+    /// cgroup is gone or has no memory controller.
+    ///
+    /// # Errors
+    /// The count cannot be read.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let (path, file) = match (self.paths().v1.get("memory"), &self.paths().v2) {
+            (Some(path), _) => (path, "memory.oom_control"),
+            (None, Some(path)) => (path, "memory.events"),
+            (None, None) => return Ok(0),
+        };
+        let count = if_there(Dir::open(path).and_then(|dir| dir.read_key(file, "oom_kill")))?;
+        Ok(count.unwrap_or(0))
+    }
+
     /// Watches for OOM; None without a memory controller.
     ///
     /// # Errors

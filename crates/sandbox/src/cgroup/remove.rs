@@ -24,6 +24,12 @@ impl Cgroup {
     /// A process is in it still (EBUSY), or it is a mount point. Every directory is tried, and the
     /// first error returned.
     pub fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.paths().systemd
+            && let Err(e) = unit.stop()
+        {
+            // What it was for ends with the directories, and systemd sees that.
+            tracing::warn!("{e}");
+        }
         let deadline = Instant::now() + PATIENCE;
         let mut result = Ok(());
         for (path, _) in self.paths().directories() {

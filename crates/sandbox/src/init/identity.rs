@@ -157,8 +157,17 @@ fn change_user(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
         let why = "the user namespace does not allow setgroups(2)";
         return Err(Error::unsupported("process.user.additionalGids", why));
     }
-    sys::process::become_user(process.uid, process.gid, groups)
-        .context(format!("become user {}:{}", process.uid, process.gid))?;
+    sys::process::become_user(process.uid, process.gid, groups).map_err(|e| match e {
+        Error::Sys(SysError { call, errno: libc::EINVAL, .. }) => {
+            let kind = call.trim_start_matches("setres");
+            let id = if kind == "uid" { process.uid } else { process.gid };
+            let problem = format!("cannot set{kind} to unmapped {kind} {id} in user namespace");
+            Error::invalid(format!("process.user.{kind}"), problem)
+        }
+        e => {
+            Error::While { what: format!("become user {}:{}", process.uid, process.gid), source: Box::new(e) }
+        }
+    })?;
     rustix::thread::set_keep_capabilities(false).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
     set_capabilities(process)
 }

@@ -50,7 +50,7 @@ pub fn run_if_asked() {
 /// What arrives before `Setup`.
 #[derive(Default)]
 struct Inherited {
-    trees: Trees,
+    trees: Vec<(FdRole, OwnedFd)>,
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
@@ -100,7 +100,6 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     hide()?;
     keyring(&plan, channel)?;
     let root = enter_root(channel, &plan, &mut inherited)?;
-    drop(inherited.trees);
     names_and_sysctl(&plan, &host_proc)?;
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
@@ -168,7 +167,7 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                         FdRole::StartListener => inherited.start_listener = Some(fd),
                         FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
                         FdRole::SeccompAgent => inherited.seccomp_agent = Some(fd),
-                        FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push(role, fd),
+                        FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push((role, fd)),
                     }
                 }
             }
@@ -196,21 +195,32 @@ fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
     })
 }
 
+/// Joins namespaces. Those that the joined user namespace does not own take the rights of before it is entered, and
+/// those that it does own take the ones that it gives: so each is tried before, and what is refused once more after.
 fn join(joins: &[(FdRole, OwnedFd)]) -> Result<()> {
-    for (role, fd) in joins {
-        match role {
-            FdRole::Join(flag) => {
-                let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
-                let name = kind.map_or("unknown", NamespaceKind::as_str);
-                process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))?;
-            }
-            FdRole::JoinProcess(flags) => {
-                process::setns(fd.as_fd(), *flags, "into the container's namespaces")?;
-            }
-            _ => {}
+    let user = joins.iter().position(|(role, _)| *role == FdRole::Join(NamespaceKind::User.clone_flag()));
+    let Some(user) = user else { return joins.iter().try_for_each(join_one) };
+    let refused: Vec<_> = joins
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != user)
+        .map(|(_, join)| join)
+        .filter(|join| join_one(join).is_err())
+        .collect();
+    join_one(&joins[user])?;
+    refused.into_iter().try_for_each(join_one)
+}
+
+fn join_one((role, fd): &(FdRole, OwnedFd)) -> Result<()> {
+    match role {
+        FdRole::Join(flag) => {
+            let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
+            let name = kind.map_or("unknown", NamespaceKind::as_str);
+            process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))
         }
+        FdRole::JoinProcess(flags) => process::setns(fd.as_fd(), *flags, "into the container's namespaces"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
@@ -263,7 +273,9 @@ fn enter_root(
             .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false))
             .transpose();
     };
-    let root = rootfs::build(root_plan, plan.in_user_namespace, &mut inherited.trees)?;
+    let opened = std::mem::take(&mut inherited.trees);
+    let root =
+        rootfs::build(plan, root_plan, Trees { opened, ask: &|index| ask_for_source(channel, index) })?;
     make_cwd(&root, plan)?;
     if plan.runtime_hooks {
         channel.send(&FromInit::RunHooks, &[])?;
@@ -283,6 +295,17 @@ fn enter_root(
     rootfs::restrict(&root, root_plan)?;
     rootfs::enter(&root, root_plan)?;
     Ok(console)
+}
+
+/// Asks the parent for the source of a mount.
+fn ask_for_source(channel: &Channel, index: usize) -> Result<OwnedFd> {
+    channel.send(&FromInit::NeedsSource(index), &[])?;
+    match channel.expect::<ToInit>("waiting for the source of a mount")? {
+        (ToInit::Fds(_), mut fds) if fds.len() == 1 => Ok(fds.remove(0)),
+        (other, _) => {
+            Err(SysError::new("recvmsg", format!("{other:?} instead of a source"), libc::EPROTO).into())
+        }
+    }
 }
 
 /// A working directory that the image lacks is made, as runc and Docker do.

@@ -37,6 +37,10 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
+    /// The runtime is a plain user's: it has no right that its containers lack.
+    pub rootless: bool,
+    /// The runtime itself is in a user namespace.
+    pub in_user_namespace: bool,
 }
 
 /// A whole container.
@@ -65,6 +69,10 @@ pub struct InitPlan {
     pub second_stage: Option<u64>,
     /// Whether a user namespace, new or joined, bounds init's rights.
     pub in_user_namespace: bool,
+    /// Whether the parent is a plain user's, with no more rights than init.
+    pub rootless: bool,
+    /// Whether device nodes are the host's, bound: in user namespaces none can be made.
+    pub bind_devices: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
     /// Whether network devices are to be asked for.
@@ -148,6 +156,10 @@ impl Plan {
         let linux = spec.linux().clone().unwrap_or_default();
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
         let namespaces = Namespaces::from_spec(&linux)?;
+        if options.rootless && !namespaces.has(NamespaceKind::User) {
+            let why = "rootless container requires user namespaces: expected one of type user";
+            return Err(Error::invalid("linux.namespaces", why));
+        }
         refuse_unbuilt(&linux)?;
         let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
@@ -329,6 +341,8 @@ impl InitPlan {
             unshare: Vec::new(),
             second_stage: None,
             in_user_namespace: false,
+            rootless: options.rootless,
+            bind_devices: options.in_user_namespace,
             loopback: false,
             net_devices: false,
             root: None,
@@ -349,6 +363,18 @@ impl InitPlan {
         })
     }
 
+    /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's
+    /// directories, and mapping the ids of a mount takes rights over the filesystem itself.
+    pub(crate) fn needs_parent_for(&self, mount: &MountPlan) -> bool {
+        matches!(mount.source, MountSource::Bind { .. })
+            && (self.needs_parent_for_devices() || mount.id_maps.is_some())
+    }
+
+    /// Whether only the parent may open the host's device nodes.
+    pub(crate) fn needs_parent_for_devices(&self) -> bool {
+        self.in_user_namespace && !self.rootless
+    }
+
     fn place(&mut self, namespaces: &Namespaces) {
         let joins_first = namespaces.joined(NamespaceKind::Pid).is_some()
             || namespaces.joined(NamespaceKind::User).is_some();
@@ -358,6 +384,7 @@ impl InitPlan {
         }
         self.unshare = namespaces.new.iter().copied().filter(|k| late(*k)).collect();
         self.in_user_namespace = namespaces.has(NamespaceKind::User);
+        self.bind_devices |= self.in_user_namespace;
         self.loopback = namespaces.is_new(NamespaceKind::Network);
     }
 }

@@ -254,8 +254,14 @@ impl HostOptions {
 }
 
 impl MountPlan {
-    /// Validates `mounts[index]`; relative bind sources start at the bundle.
-    pub(super) fn from_spec(index: usize, mount: &oci_spec::runtime::Mount, bundle: &Path) -> Result<Self> {
+    /// Validates `mounts[index]`; relative bind sources start at the bundle, and what names the root filesystem's own
+    /// path as the destination means the one below it, as runc takes it.
+    pub(super) fn from_spec(
+        index: usize,
+        mount: &oci_spec::runtime::Mount,
+        bundle: &Path,
+        root: &Path,
+    ) -> Result<Self> {
         let field = |name: &str| format!("mounts[{index}].{name}");
         let destination = mount.destination();
         if destination.as_os_str().is_empty() {
@@ -263,7 +269,7 @@ impl MountPlan {
         }
         let mut plan = Self {
             // runc takes a relative destination as one below "/".
-            destination: Path::new("/").join(destination),
+            destination: Path::new("/").join(destination.strip_prefix(root).unwrap_or(destination)),
             source: MountSource::Cgroup,
             flags: 0,
             attributes: MountAttributes::default(),
@@ -350,15 +356,44 @@ impl MountPlan {
         Ok(())
     }
 
-    /// Maps that the mount leaves to the container's user namespace need one.
-    pub(super) fn check_id_maps(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
+    /// Maps that the mount leaves to the container's user namespace need one, and all need a privileged runtime.
+    pub(super) fn check_id_maps(&self, index: usize, namespaces: &Namespaces, rootless: bool) -> Result<()> {
         match &self.id_maps {
+            Some(_) if rootless => Err(Error::unsupported(
+                format!("mounts[{index}].uidMappings"),
+                "mapping the ids of a mount takes rights over its filesystem, which a rootless container lacks",
+            )),
             Some(maps) if maps.uid.is_empty() && !namespaces.has(NamespaceKind::User) => Err(Error::invalid(
                 format!("mounts[{index}].uidMappings"),
                 "id-mapped mounts must have both uid and gid mappings specified, or a user namespace to take them from",
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The kernel takes `uid=` and `gid=` of a new filesystem for ids of the container's user namespace, and says no
+    /// more than EINVAL of one that is not there.
+    pub(super) fn check_owner(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
+        let MountSource::Filesystem { data, .. } = &self.source else { return Ok(()) };
+        if !namespaces.is_new(NamespaceKind::User) {
+            return Ok(());
+        }
+        for option in data.split(',') {
+            let (maps, id) = match option.split_once('=') {
+                Some(("uid", id)) => (&namespaces.uid_maps, id),
+                Some(("gid", id)) => (&namespaces.gid_maps, id),
+                _ => continue,
+            };
+            if id.parse().is_ok_and(|id: u32| !maps.iter().any(|map| map.contains(id))) {
+                return Err(Error::invalid(
+                    format!("mounts[{index}].options"),
+                    format!(
+                        "cannot specify {option}: the id is not mapped in the container's user namespace"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn source(
@@ -431,7 +466,12 @@ mod tests {
     use super::*;
 
     fn plan(json: &str) -> Result<MountPlan> {
-        MountPlan::from_spec(0, &serde_json::from_str(json).unwrap(), Path::new("/bundle"))
+        MountPlan::from_spec(
+            0,
+            &serde_json::from_str(json).unwrap(),
+            Path::new("/bundle"),
+            Path::new("/bundle/rootfs"),
+        )
     }
 
     #[test]
@@ -461,6 +501,8 @@ mod tests {
                 .unwrap();
         assert_eq!(m.source, MountSource::Bind { path: "/bundle/data".into(), recursive: true });
         assert_eq!(m.destination, Path::new("/data"));
+        let inside = plan(r#"{"destination":"/bundle/rootfs/data","source":"data"}"#).unwrap();
+        assert_eq!(inside.destination, Path::new("/data"));
         assert_eq!(m.attributes.set, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOATIME);
         assert_eq!(m.attributes.clear, libc::MOUNT_ATTR_RDONLY | ATIME_MASK);
     }
@@ -468,6 +510,7 @@ mod tests {
     #[test]
     fn mistakes_name_their_field() {
         let error = |json| plan(json).unwrap_err().to_string();
+        assert!(error(r#"{"destination":"/bundle/rootfs/proc","type":"tmpfs"}"#).contains("only proc"));
         assert!(
             error(r#"{"destination":"/a","type":"bind","options":["bind"]}"#).starts_with("mounts[0].source")
         );

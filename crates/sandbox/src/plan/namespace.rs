@@ -101,6 +101,13 @@ pub struct IdMap {
     pub size: u32,
 }
 
+impl IdMap {
+    /// Whether it maps `id` of the inside.
+    pub(super) fn contains(&self, id: u32) -> bool {
+        id.checked_sub(self.container).is_some_and(|offset| offset < self.size)
+    }
+}
+
 impl From<&LinuxIdMapping> for IdMap {
     fn from(m: &LinuxIdMapping) -> Self {
         Self { container: m.container_id(), host: m.host_id(), size: m.size() }

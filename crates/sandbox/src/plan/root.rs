@@ -83,9 +83,10 @@ impl RootPlan {
         }
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
-            mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle)).collect::<Result<_>>()?;
+            mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle, &path)).collect::<Result<_>>()?;
         for (i, mount) in mounts.iter().enumerate() {
-            mount.check_id_maps(i, namespaces)?;
+            mount.check_id_maps(i, namespaces, options.rootless)?;
+            mount.check_owner(i, namespaces)?;
         }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();

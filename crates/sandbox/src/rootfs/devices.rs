@@ -13,14 +13,9 @@ use crate::wire::FdRole;
 use crate::{Error, Result, SysError};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
-pub(super) fn create(
-    root: &Root,
-    devices: &[DeviceNode],
-    in_user_namespace: bool,
-    trees: &mut Trees,
-) -> Result<()> {
+pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'_>) -> Result<()> {
     for (i, device) in devices.iter().enumerate() {
-        if in_user_namespace {
+        if bind {
             let tree = match trees.take(&FdRole::Device(i)) {
                 Some(tree) => tree,
                 None => clone_path(&device.path, false)?,

@@ -19,42 +19,46 @@ use resolve::{Root, fd_path};
 pub use restorable::Restorable;
 
 use crate::error::Context;
-use crate::plan::{MountSource, RootPlan};
+use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::wire::FdRole;
 use crate::{Result, SysError};
 
-/// Detached trees that the parent opened, for sources that init itself may not reach.
-#[derive(Debug, Default)]
-pub struct Trees(Vec<(FdRole, OwnedFd)>);
+/// Detached trees that the parent opens, for sources that init itself may not reach.
+pub struct Trees<'a> {
+    /// Those that it has opened beforehand.
+    pub opened: Vec<(FdRole, OwnedFd)>,
+    /// Asks it for the source of the mount of that number, which has just come to be.
+    pub ask: &'a dyn Fn(usize) -> Result<OwnedFd>,
+}
 
-impl Trees {
-    /// Keeps a tree for its role.
-    pub fn push(&mut self, role: FdRole, tree: OwnedFd) {
-        self.0.push((role, tree));
+impl Trees<'_> {
+    fn take(&mut self, role: &FdRole) -> Option<OwnedFd> {
+        let at = self.opened.iter().position(|(r, _)| r == role)?;
+        Some(self.opened.swap_remove(at).1)
     }
 
-    fn take(&mut self, role: &FdRole) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|(r, _)| r == role)?;
-        Some(self.0.swap_remove(at).1)
+    fn source(&mut self, index: usize) -> Result<OwnedFd> {
+        self.take(&FdRole::MountSource(index)).map_or_else(|| (self.ask)(index), Ok)
     }
 }
 
 /// Mounts the root and everything in it; returns the root, not yet entered.
-pub fn build(plan: &RootPlan, in_user_namespace: bool, trees: &mut Trees) -> Result<Root> {
+pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<Root> {
     if !plan.own_mount_namespace {
         return Root::open_path(&plan.path);
     }
     let root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
     for (i, step) in plan.mounts.iter().enumerate() {
-        mount::mount(&root, plan, step, trees.take(&FdRole::MountSource(i))).context(format!(
+        let tree = init.needs_parent_for(step).then(|| trees.source(i)).transpose();
+        tree.and_then(|tree| mount::mount(&root, plan, step, tree)).context(format!(
             "mount {} ({})",
             step.destination.display(),
             source_name(&step.source)
         ))?;
     }
     if plan.own_dev {
-        devices::create(&root, &plan.devices, in_user_namespace, trees).context("make device nodes")?;
+        devices::create(&root, &plan.devices, init.bind_devices, &mut trees).context("make device nodes")?;
         devices::links(&root).context("make links in /dev")?;
     }
     Ok(root)

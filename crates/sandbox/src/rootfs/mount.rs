@@ -223,8 +223,13 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
         && name.is_empty()
     {
         return match mount_on(target.as_fd(), "cgroup", "cgroup2", flags, "") {
-            // Not the owner of the cgroup namespace: show what is there, from the container's cgroup down.
-            Err(Error::Sys(e)) if e.errno == libc::EPERM || e.errno == libc::EBUSY => {
+            // Not the owner of the cgroup namespace, or a /sys that is bound from the host has one there: show what is
+            // there from the container's cgroup down; and nothing where it has none, for what it is in is the host's.
+            Err(Error::Sys(e)) if matches!(e.errno, libc::EPERM | libc::EBUSY) => {
+                if host_path.as_os_str().is_empty() {
+                    let flags = flags | MsFlags::MS_RDONLY.bits();
+                    return mount_on(target.as_fd(), "tmpfs", "tmpfs", flags, "mode=755");
+                }
                 let tree = clone_path(host_path, true)?;
                 set_mount_flags(&tree, flags)?;
                 attach(&tree, &target)

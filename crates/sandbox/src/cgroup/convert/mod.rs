@@ -354,7 +354,7 @@ impl Converter<'_> {
     fn hugepages(&mut self, limits: &[LinuxHugepageLimit]) -> Result<()> {
         for (i, l) in limits.iter().enumerate() {
             let field = format!("hugepageLimits[{i}]");
-            let (size, limit) = (l.page_size(), l.limit());
+            let (size, limit) = (l.page_size().to_ascii_uppercase(), l.limit());
             let number = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit)).unwrap_or("");
             if number.is_empty() || number.starts_with('0') || !number.bytes().all(|b| b.is_ascii_digit()) {
                 let problem = format!("{size:?}: expected a size as the kernel writes it, such as \"2MB\"");

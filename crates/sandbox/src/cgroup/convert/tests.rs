@@ -240,7 +240,8 @@ fn hugepages_use_the_hierarchy_that_has_them() {
     assert_eq!(writes(&hybrid(), json), on_v2);
     let hybrid = limits(&hybrid(), json).unwrap();
     assert_eq!(hybrid.v2_controllers().collect::<Vec<_>>(), ["hugetlb", "hugetlb"]);
-    for size in ["", "2", "MB", "02MB", "../2MB", "2mb"] {
+    assert_eq!(writes(&v2(), &json.replace("2MB", "2mb")), on_v2);
+    for size in ["", "2", "MB", "02MB", "../2MB", "2m"] {
         let json = format!(r#"{{"hugepageLimits":[{{"pageSize":"{size}","limit":9}}]}}"#);
         assert!(error(&v1(), &json).starts_with("hugepageLimits[0].pageSize: "), "{size}");
     }

@@ -1,0 +1,319 @@
+//! Checkpoints by name: a directory of checkpoints, as Docker and containerd keep them.
+//!
+//! `DIR/NAME` is a checkpoint like any other, with a `config.json` of containerd's first runtime beside the images: when
+//! and with which options it was made. It is published with the rest, in one step.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CheckpointOptions, CriuOptions};
+use crate::container::Container;
+use crate::error::{Context, Error, Result};
+use crate::id::ContainerId;
+use crate::state::Status;
+use crate::task::Task;
+
+/// The file beside the images.
+const CONFIG: &str = "config.json";
+/// Where a container's own checkpoints are, below its bundle.
+const OWN: &str = "checkpoints";
+
+/// A checkpoint's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. It is safe as one component of a path. The rule is Docker's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CheckpointName(String);
+
+/// What is wrong with a checkpoint's name, or with what is there under it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// It breaks the rule.
+    #[error("Invalid checkpoint ID ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed")]
+    Name(String),
+    /// There is one already.
+    #[error("checkpoint with name {name} already exists for container {container}")]
+    Exists {
+        /// The checkpoint.
+        name: CheckpointName,
+        /// The container.
+        container: String,
+    },
+    /// There is none.
+    #[error("checkpoint {name} does not exist for container {container}")]
+    Missing {
+        /// The checkpoint.
+        name: CheckpointName,
+        /// The container.
+        container: String,
+    },
+    /// There is something else.
+    #[error("{} exists and is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// A namespace whose contents cannot be left out.
+    #[error("empty namespace {0:?} is not supported: expected network")]
+    EmptyNamespace(String),
+}
+
+impl CheckpointName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CheckpointName {
+    type Err = CheckpointError;
+    fn from_str(name: &str) -> Result<Self, CheckpointError> {
+        let mut bytes = name.bytes();
+        let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest = bytes.len() > 0 && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if first && rest { Ok(Self(name.to_owned())) } else { Err(CheckpointError::Name(name.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for CheckpointName {
+    type Error = CheckpointError;
+    fn try_from(name: String) -> Result<Self, CheckpointError> {
+        name.parse()
+    }
+}
+
+impl From<CheckpointName> for String {
+    fn from(name: CheckpointName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for CheckpointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What `config.json` says; the names are those of containerd's first runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointConfig {
+    /// The checkpoint's name.
+    pub name: CheckpointName,
+    /// When it was created, in RFC 3339.
+    pub created: String,
+    /// Whether the container ended with it.
+    pub exit: bool,
+    /// Whether established TCP connections were kept.
+    pub tcp: bool,
+    /// Whether unix sockets could lead out of the container.
+    pub unix_sockets: bool,
+    /// Whether its session or terminal could come from outside.
+    pub shell: bool,
+    /// Namespaces whose contents were left out: `network` at most.
+    #[serde(rename = "emptyNS", default, skip_serializing_if = "Vec::is_empty")]
+    pub empty_ns: Vec<String>,
+}
+
+impl CheckpointConfig {
+    fn new(name: &CheckpointName, options: &CheckpointOptions) -> Self {
+        let criu = &options.criu;
+        let on = |switch: Option<bool>| switch.unwrap_or(false);
+        Self {
+            name: name.clone(),
+            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+            exit: !options.leave_running,
+            tcp: on(criu.tcp_established),
+            unix_sockets: on(criu.ext_unix_sk),
+            shell: on(criu.shell_job),
+            empty_ns: on(criu.empty_network).then(|| "network".to_owned()).into_iter().collect(),
+        }
+    }
+
+    /// Writes it into a checkpoint's directory.
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(CONFIG);
+        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        std::fs::write(&path, json).map_err(|e| Error::file(&path, &e))
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let json = std::fs::read(&path).map_err(|e| Error::file(&path, &e))?;
+        let bad =
+            |e: serde_json::Error| Error::File { path: path.clone(), why: format!("is malformed: {e}") };
+        let config: Self = serde_json::from_slice(&json).map_err(bad)?;
+        match config.empty_ns.iter().find(|ns| *ns != "network") {
+            Some(other) => Err(CheckpointError::EmptyNamespace(other.clone()).into()),
+            None => Ok(config),
+        }
+    }
+}
+
+/// A checkpoint that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The directory with the images.
+    pub path: PathBuf,
+    /// When and how it was made.
+    pub config: CheckpointConfig,
+}
+
+impl Checkpoint {
+    /// Completes the options of a restore: another runtime's checkpoint has no manifest that would.
+    pub(crate) fn choose(&self, criu: &mut CriuOptions) {
+        criu.image_path.clone_from(&self.path);
+        let config = &self.config;
+        if criu.tcp_close.is_none() {
+            criu.tcp_established = criu.tcp_established.or(config.tcp.then_some(true));
+        }
+        criu.ext_unix_sk = criu.ext_unix_sk.or(config.unix_sockets.then_some(true));
+        criu.shell_job = criu.shell_job.or(config.shell.then_some(true));
+        criu.empty_network = criu.empty_network.or((!config.empty_ns.is_empty()).then_some(true));
+    }
+}
+
+/// A directory of checkpoints of one container, which need not exist any more.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    container: ContainerId,
+    dir: PathBuf,
+}
+
+impl Container {
+    /// Its own checkpoints: in the directory `checkpoints` of its bundle, where they outlive it.
+    pub fn checkpoints(&self) -> Result<Checkpoints> {
+        Ok(Checkpoints::of_bundle(self.id(), self.bundle()?))
+    }
+}
+
+impl Checkpoints {
+    /// Those of the container in a directory of the caller's.
+    pub fn new(container: &ContainerId, dir: impl Into<PathBuf>) -> Self {
+        Self { container: container.clone(), dir: dir.into() }
+    }
+
+    /// Those in the container's own directory, below its bundle.
+    pub fn of_bundle(container: &ContainerId, bundle: &Path) -> Self {
+        Self::new(container, bundle.join(OWN))
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The names of the checkpoints, sorted. The directory is made (0755) if it is not there.
+    pub fn names(&self) -> Result<Vec<CheckpointName>> {
+        use std::os::unix::fs::DirBuilderExt;
+        let fail = |e: std::io::Error| Error::file(&self.dir, &e);
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir).map_err(fail)?;
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            // Names that begin with a dot are of checkpoints that are being written.
+            if entry.file_type().is_ok_and(|t| t.is_dir())
+                && let Some(Ok(name)) = entry.file_name().to_str().map(str::parse)
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The checkpoint of that name.
+    ///
+    /// # Errors
+    /// There is none, or something else; its config.json cannot be read.
+    pub fn get(&self, name: &CheckpointName) -> Result<Checkpoint> {
+        let path = self.existing(name)?;
+        let config = CheckpointConfig::read(&path)?;
+        Ok(Checkpoint { path, config })
+    }
+
+    /// Removes the checkpoint of that name, with all that is in its directory.
+    ///
+    /// # Errors
+    /// There is none, or something else.
+    pub fn delete(&self, name: &CheckpointName) -> Result<()> {
+        let path = self.existing(name)?;
+        // Half a checkpoint must not look like one if this is interrupted.
+        let doomed = self.dir.join(format!(".{name}.{}", std::process::id()));
+        std::fs::rename(&path, &doomed)
+            .and_then(|()| std::fs::remove_dir_all(&doomed))
+            .map_err(|e| Error::file(&path, &e))
+            .context("remove the checkpoint")
+    }
+
+    /// Checkpoints a running or paused container under a new name. The images go into this directory, whatever
+    /// `options` say; without `leave_running` the container is then stopped and removed. A failure leaves nothing.
+    ///
+    /// # Errors
+    /// The container does not run; there is a checkpoint of that name, or something else; CRIU fails.
+    pub fn create(
+        &self,
+        task: &Task,
+        name: &CheckpointName,
+        mut options: CheckpointOptions,
+    ) -> Result<Checkpoint> {
+        let path = self.dir.join(name.as_str());
+        options.criu.image_path.clone_from(&path);
+        let config = CheckpointConfig::new(name, &options);
+        let named = Named { config: &config, checkpoints: self };
+        match task.checkpoint_as(&options, Some(&named)) {
+            Ok(()) => Ok(Checkpoint { path, config }),
+            Err(e @ (Error::Checkpoint(_) | Error::State { .. } | Error::NotRunning | Error::NotFound)) => {
+                Err(e)
+            }
+            failed => failed
+                .context(format!("Cannot checkpoint container {}", self.container))
+                .map(|()| Checkpoint { path, config }),
+        }
+    }
+
+    fn existing(&self, name: &CheckpointName) -> Result<PathBuf> {
+        let path = self.dir.join(name.as_str());
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => Ok(path),
+            Ok(_) => Err(CheckpointError::NotADirectory(path).into()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let container = self.container.to_string();
+                Err(CheckpointError::Missing { name: name.clone(), container }.into())
+            }
+            Err(e) => Err(Error::file(&path, &e)),
+        }
+    }
+}
+
+/// A checkpoint that is to get a name.
+pub(super) struct Named<'a> {
+    pub(super) config: &'a CheckpointConfig,
+    checkpoints: &'a Checkpoints,
+}
+
+impl Named<'_> {
+    /// Under the container's lock, before anything is made.
+    pub(super) fn check(&self, status: Status) -> Result<()> {
+        let Checkpoints { container, .. } = self.checkpoints;
+        if !matches!(status, Status::Running | Status::Paused) {
+            let what = format!("Container {container} is not running: it is {status}");
+            return Err(Error::State { what, status });
+        }
+        match self.checkpoints.existing(&self.config.name) {
+            Ok(_) => Err(self.taken().into()),
+            Err(Error::Checkpoint(CheckpointError::Missing { .. })) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What to say where the name is another's.
+    pub(super) fn taken(&self) -> CheckpointError {
+        let Checkpoints { container, .. } = self.checkpoints;
+        CheckpointError::Exists { name: self.config.name.clone(), container: container.to_string() }
+    }
+}
+
+#[cfg(test)]
+#[path = "named_tests.rs"]
+mod tests;

@@ -1,0 +1,306 @@
+//! The content of tmpfs mounts, packed and unpacked in tar's place.
+//!
+//! CRIU runs `tar`, which runs `gzip`, for each tmpfs of a container: 5 ms apiece with the tasks frozen, and most hold
+//! a few device nodes or nothing. So CRIU finds this program under the name `tar`. It writes and reads the same
+//! archives as long as they are small and simple; else it becomes the real tar, before it has changed anything.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Cursor, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use hiber_criu::Launch;
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use tar::{Archive, Builder, EntryType, Header};
+
+use super::links::Links;
+use crate::error::Result;
+use crate::store::Entry;
+
+/// The name that CRIU calls.
+const NAME: &str = "tar";
+/// Beyond these the real tar does it: entries, bytes of one file, bytes of an archive.
+const MAX_ENTRIES: usize = 256;
+const MAX_FILE: u64 = 64 << 10;
+const MAX_ARCHIVE: u64 = 4 << 20;
+
+/// Has CRIU find this program where it looks for tar, as long as the links live.
+pub(crate) fn be_tar(launch: &mut Launch<'_>, entry: &Entry) -> Result<Links> {
+    // The program that runs, whatever has become of its file.
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let links = Links::make(entry.path().join("programs"), [(NAME.to_owned(), program)])?;
+    launch.programs(links.path());
+    Ok(links)
+}
+
+/// Acts as tar if it was called so, and then does not return.
+pub(crate) fn run_if_asked() {
+    let mut args = std::env::args_os();
+    if args.next().is_none_or(|name| name != NAME) {
+        return;
+    }
+    let args: Vec<OsString> = args.collect();
+    match try_run(&args) {
+        Ok(true) => std::process::exit(0),
+        Ok(false) => {}
+        // Nobody listens but CRIU's log.
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "hiber as tar: {e}");
+            std::process::exit(2);
+        }
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let others: Vec<PathBuf> = std::env::split_paths(&path).skip(1).collect();
+    let path = std::env::join_paths(others).unwrap_or_default();
+    let error = std::process::Command::new(NAME).args(&args).env("PATH", path).exec();
+    let _ = writeln!(std::io::stderr(), "tar: {error}");
+    std::process::exit(127);
+}
+
+/// Does what CRIU's command lines (tmpfs_dump and tmpfs_restore in its filesystems.c) ask for; false if they ask for
+/// something else or the content is not simple.
+fn try_run(args: &[OsString]) -> std::io::Result<bool> {
+    let words: Vec<&str> = args.iter().map_while(|arg| arg.to_str()).collect();
+    if let ["--create", "--gzip", .., "--directory", "/proc/self/fd/0", "."] = words[..] {
+        let Ok(Some(archive)) = pack(rustix::stdio::stdin()) else { return Ok(false) };
+        std::io::stdout().write_all(&archive)?;
+        return Ok(true);
+    }
+    if let ["--extract", "--gzip", .., "--directory", directory] = words[..] {
+        let mut file = std::fs::File::from(rustix::io::dup(rustix::stdio::stdin())?);
+        let Ok(Some(items)) = read(&mut file) else {
+            file.rewind()?;
+            return Ok(false);
+        };
+        let directory = rustix::fs::open(directory, OFlags::DIRECTORY, Mode::empty())?;
+        return unpack(&directory, &items).map(|()| true);
+    }
+    Ok(false)
+}
+
+/// What an archive says of one file.
+#[derive(Debug)]
+struct Item {
+    /// Relative, without dots; empty for the directory itself.
+    path: PathBuf,
+    kind: EntryType,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    device: (u32, u32),
+    /// A file's bytes or a link's target.
+    content: Vec<u8>,
+}
+
+/// The archive of a directory, compressed; `None` if the real tar should make it.
+fn pack(directory: impl AsFd) -> std::io::Result<Option<Vec<u8>>> {
+    let root = rustix::fs::openat(&directory, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let device = rustix::fs::fstat(&root)?.st_dev;
+    let mut items = Vec::new();
+    if !collect(&root, OsStr::new("."), &PathBuf::new(), device, &mut items)? {
+        return Ok(None);
+    }
+    let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for item in &items {
+        append(&mut archive, item)?;
+    }
+    archive.into_inner()?.finish().map(Some)
+}
+
+/// Lists `name` in `parent` and what is below it; false if something there is not simple.
+fn collect(
+    parent: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    device: u64,
+    items: &mut Vec<Item>,
+) -> std::io::Result<bool> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => EntryType::Directory,
+        FileType::Symlink => EntryType::Symlink,
+        FileType::CharacterDevice => EntryType::Char,
+        FileType::BlockDevice => EntryType::Block,
+        FileType::Fifo => EntryType::Fifo,
+        // tar leaves them out; CRIU makes them anew.
+        FileType::Socket => return Ok(true),
+        FileType::RegularFile => EntryType::Regular,
+        FileType::Unknown => return Ok(false),
+    };
+    let sparse = stat.st_blocks * 512 < stat.st_size;
+    let hard_linked = kind != EntryType::Directory && stat.st_nlink > 1;
+    let large = kind == EntryType::Regular && (stat.st_size as u64 > MAX_FILE || sparse);
+    if hard_linked || large || items.len() >= MAX_ENTRIES || stat.st_mtime < 0 {
+        return Ok(false);
+    }
+    let open = |flags| rustix::fs::openat(parent, name, flags | OFlags::CLOEXEC, Mode::empty());
+    let content = match kind {
+        EntryType::Symlink => rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes(),
+        EntryType::Regular => {
+            let mut content = Vec::new();
+            std::fs::File::from(open(OFlags::RDONLY | OFlags::NOFOLLOW)?)
+                .take(MAX_FILE + 1)
+                .read_to_end(&mut content)?;
+            content
+        }
+        _ => Vec::new(),
+    };
+    items.push(Item {
+        path: path.to_owned(),
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: stat.st_mtime,
+        device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+        content,
+    });
+    // --one-file-system: a mount point is kept, not what is mounted there
+    if kind != EntryType::Directory || stat.st_dev != device {
+        return Ok(true);
+    }
+    let directory = open(OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let dots = name == "." || name == "..";
+        if !dots && !collect(&directory, name, &path.join(name), device, items)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn append(archive: &mut Builder<impl Write>, item: &Item) -> std::io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(item.kind);
+    header.set_mode(item.mode);
+    header.set_uid(item.uid.into());
+    header.set_gid(item.gid.into());
+    header.set_mtime(item.mtime.max(0) as u64);
+    header.set_device_major(item.device.0)?;
+    header.set_device_minor(item.device.1)?;
+    header.set_size(0);
+    match item.kind {
+        EntryType::Symlink => {
+            let target = PathBuf::from(OsString::from_vec(item.content.clone()));
+            archive.append_link(&mut header, &item.path, target)
+        }
+        // The library refuses this name, which tar gives to the directory itself.
+        _ if item.path.as_os_str().is_empty() => {
+            header.as_old_mut().name[..2].copy_from_slice(b"./");
+            header.set_cksum();
+            archive.append(&header, std::io::empty())
+        }
+        _ => {
+            header.set_size(item.content.len() as u64);
+            archive.append_data(&mut header, &item.path, item.content.as_slice())
+        }
+    }
+}
+
+/// The entries of a compressed archive; `None` if the real tar should read it.
+fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(file).take(MAX_ARCHIVE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_ARCHIVE {
+        return Ok(None);
+    }
+    let mut archive = Archive::new(Cursor::new(bytes));
+    let mut items: Vec<Item> = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let kind = match entry.header().entry_type() {
+            EntryType::Continuous => EntryType::Regular,
+            kind => kind,
+        };
+        let path = entry.path()?.into_owned();
+        let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
+        let in_known_directory = path.parent().is_none_or(|parent| {
+            parent.as_os_str().is_empty()
+                || items.iter().any(|i| i.kind == EntryType::Directory && i.path == parent)
+        });
+        let simple = matches!(
+            kind,
+            EntryType::Regular
+                | EntryType::Directory
+                | EntryType::Symlink
+                | EntryType::Char
+                | EntryType::Block
+                | EntryType::Fifo
+        );
+        if !simple || !in_known_directory || items.len() >= MAX_ENTRIES || path.is_absolute() {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        if let Some(target) = entry.link_name_bytes().filter(|_| kind == EntryType::Symlink) {
+            content = target.into_owned();
+        }
+        let header = entry.header();
+        let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
+            return Ok(None);
+        };
+        let device = match kind {
+            EntryType::Char | EntryType::Block => {
+                let (major, minor) = (header.device_major()?, header.device_minor()?);
+                (major.unwrap_or_default(), minor.unwrap_or_default())
+            }
+            _ => (0, 0),
+        };
+        let (mode, mtime) = (header.mode()? & 0o7777, header.mtime()? as i64);
+        items.push(Item { path, kind, mode, uid, gid, mtime, device, content });
+    }
+    Ok(Some(items))
+}
+
+/// Makes the files in `directory`, where none of them is yet. Each is in a directory that came before it.
+fn unpack(directory: &OwnedFd, items: &[Item]) -> std::io::Result<()> {
+    for item in items.iter().filter(|item| !item.path.as_os_str().is_empty()) {
+        make_file(directory, item)?;
+    }
+    // Directories last to first: what was made in them has changed their times.
+    for item in items.iter().rev() {
+        let path = if item.path.as_os_str().is_empty() { Path::new(".") } else { &item.path };
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        let (uid, gid) = (Uid::from_raw(item.uid), Gid::from_raw(item.gid));
+        rustix::fs::chownat(directory, path, Some(uid), Some(gid), nofollow)?;
+        if item.kind != EntryType::Symlink {
+            // After chown, which takes the set-user-id bits away.
+            rustix::fs::chmodat(directory, path, Mode::from_raw_mode(item.mode), AtFlags::empty())?;
+        }
+        let time = Timespec { tv_sec: item.mtime, tv_nsec: 0 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(directory, path, &times, nofollow)?;
+    }
+    Ok(())
+}
+
+fn make_file(directory: &OwnedFd, item: &Item) -> std::io::Result<()> {
+    let (path, mode) = (item.path.as_path(), Mode::from_raw_mode(item.mode));
+    let node = |kind, device| rustix::fs::mknodat(directory, path, kind, mode, device);
+    let device = rustix::fs::makedev(item.device.0, item.device.1);
+    match item.kind {
+        EntryType::Directory => rustix::fs::mkdirat(directory, path, Mode::RWXU)?,
+        EntryType::Symlink => rustix::fs::symlinkat(OsStr::from_bytes(&item.content), directory, path)?,
+        EntryType::Char => node(FileType::CharacterDevice, device)?,
+        EntryType::Block => node(FileType::BlockDevice, device)?,
+        EntryType::Fifo => node(FileType::Fifo, 0)?,
+        _ => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(directory, path, flags, Mode::RUSR | Mode::WUSR)?;
+            std::fs::File::from(file).write_all(&item.content)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tmpfs_tests.rs"]
+mod tests;

@@ -1,0 +1,64 @@
+//! `checkpoints`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use hiber::id::ContainerId;
+use hiber::{CheckpointConfig, CheckpointOptions, Checkpoints};
+
+use super::args::{CheckpointsAction, CheckpointsArgs};
+use super::commands::Session;
+use super::{out, output};
+
+/// Checkpoints in a given directory, or in the container's own below its bundle.
+pub(super) fn checkpoints_of(id: &ContainerId, dir: Option<&Path>, bundle: &Path) -> Checkpoints {
+    dir.map_or_else(|| Checkpoints::of_bundle(id, bundle), |dir| Checkpoints::new(id, dir))
+}
+
+impl Session {
+    /// `checkpoints`
+    pub(crate) fn checkpoints(&self, args: &CheckpointsArgs) -> anyhow::Result<()> {
+        let all = self.checkpoints_named(args)?;
+        match &args.action {
+            CheckpointsAction::Create { name, leave_running, criu } => {
+                let options = CheckpointOptions {
+                    criu: self.criu_options(criu),
+                    leave_running: *leave_running,
+                    ..CheckpointOptions::default()
+                };
+                all.create(&self.task(&args.id)?, name, options)?;
+                Ok(())
+            }
+            CheckpointsAction::List => {
+                let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();
+                Ok(out::write(&output::checkpoints(&configs, args.format)?)?)
+            }
+            CheckpointsAction::Inspect(name) => {
+                let checkpoint = all.get(name)?;
+                let mut json = serde_json::to_value(&checkpoint.config)?;
+                let path = std::path::absolute(&checkpoint.path).context("the checkpoint's path")?;
+                json["path"] = path.to_string_lossy().into();
+                Ok(out::write(&format!("{json:#}\n"))?)
+            }
+            CheckpointsAction::Remove(name) => Ok(all.delete(name)?),
+        }
+    }
+
+    /// Those of a container that exists are below its bundle; those of one that is gone, below the given one.
+    fn checkpoints_named(&self, args: &CheckpointsArgs) -> anyhow::Result<Checkpoints> {
+        if args.dir.is_none() && args.bundle.is_none() {
+            match self.runtime.open(&args.id) {
+                Ok(container) => return Ok(container.checkpoints()?),
+                Err(hiber::Error::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+        Ok(checkpoints_of(&args.id, args.dir.as_deref(), bundle))
+    }
+}
+
+/// One that has no readable config.json is logged and left out.
+fn described(all: &Checkpoints, name: &hiber::CheckpointName) -> Option<CheckpointConfig> {
+    all.get(name).map(|checkpoint| checkpoint.config).inspect_err(|e| tracing::warn!("{e}")).ok()
+}

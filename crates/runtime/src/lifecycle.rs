@@ -1,0 +1,145 @@
+//! What is done to a container, written down for whoever follows it.
+//!
+//! `ROOT/ID/events` has a JSON object on each line, appended by the process that did it, in one write(2). Followers are
+//! told by inotify. Nothing waits for anybody, and no operation fails because this does: a line that cannot be written is
+//! lost. At [`MAX_SIZE`] the file is emptied and begins anew, so that a container that lives for years with a health check
+//! each second does not fill the disk.
+//!
+//! What the kernel tells is not in it: the end of a process, want of memory, and that the directory is gone are seen by
+//! the followers themselves ([`Events`](crate::Events)).
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Entry;
+
+/// The file's name in the container's directory.
+pub(crate) const FILE: &str = "events";
+/// Some thousand lines.
+pub(crate) const MAX_SIZE: u64 = 256 << 10;
+
+/// Something that was done to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[non_exhaustive]
+pub enum Lifecycle {
+    /// It was created.
+    Create {
+        /// Its first process.
+        pid: i32,
+    },
+    /// Its program was executed.
+    Start,
+    /// A further process was set up in it.
+    ExecAdded {
+        /// The id that the caller gave it, if any.
+        exec: Option<String>,
+    },
+    /// That process's program was executed.
+    ExecStarted {
+        /// The id that the caller gave it, if any.
+        exec: Option<String>,
+        /// Its number in the runtime's pid namespace.
+        pid: i32,
+        /// When it started, in clock ticks since boot (proc_pid_stat(5), field 22).
+        start_time: u64,
+    },
+    /// It was frozen.
+    Paused,
+    /// It runs on.
+    Resumed,
+    /// A checkpoint of it was written.
+    Checkpointed {
+        /// The directory with the images.
+        path: PathBuf,
+        /// Whether that is its end.
+        exit: bool,
+    },
+    /// It was made from a checkpoint, and runs.
+    Restored {
+        /// The directory with the images.
+        path: PathBuf,
+        /// Its first process.
+        pid: i32,
+    },
+}
+
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
+    /// RFC 3339.
+    pub(crate) time: String,
+    #[serde(flatten)]
+    pub(crate) what: Lifecycle,
+}
+
+impl Entry {
+    /// Writes down what was done.
+    pub(crate) fn note(&self, what: Lifecycle) {
+        let time = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
+        let noted =
+            serde_json::to_vec(&Line { time, what }).map_err(|e| e.to_string()).and_then(|mut line| {
+                line.push(b'\n');
+                self.append(&line).map_err(|e| e.to_string())
+            });
+        if let Err(e) = noted {
+            tracing::debug!("{}: {e}", self.path().join(FILE).display());
+        }
+    }
+
+    fn append(&self, line: &[u8]) -> rustix::io::Result<()> {
+        let file = match self.events.get() {
+            Some(file) => file,
+            None => {
+                let flags =
+                    OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let file: OwnedFd = rustix::fs::openat(self.dir(), FILE, flags, Mode::from_raw_mode(0o600))?;
+                self.events.get_or_init(|| file)
+            }
+        };
+        if rustix::fs::fstat(file)?.st_size as u64 > MAX_SIZE {
+            rustix::fs::ftruncate(file, 0)?;
+        }
+        rustix::io::write(file, line).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn lines_are_appended_and_the_file_stays_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "box".parse().unwrap();
+        let (entry, _lock) = Store::new(dir.path()).create(&id).unwrap();
+        entry.note(Lifecycle::Create { pid: 7 });
+        entry.note(Lifecycle::Paused);
+        let path = dir.path().join("box/events");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Line> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines[0].what, Lifecycle::Create { pid: 7 });
+        assert_eq!(lines[1].what, Lifecycle::Paused);
+        assert!(text.contains(r#""type":"create","data":{"pid":7}"#), "{text}");
+        for _ in 0..10_000 {
+            entry.note(Lifecycle::Resumed);
+        }
+        let size = std::fs::metadata(&path).unwrap().len();
+        assert!((1..MAX_SIZE + 200).contains(&size), "{size}");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "box".parse().unwrap();
+        let (entry, _lock) = Store::new(dir.path()).create(&id).unwrap();
+        std::fs::create_dir(dir.path().join("box/events")).unwrap();
+        entry.note(Lifecycle::Start);
+        assert!(dir.path().join("box/events").is_dir());
+    }
+}

@@ -1,0 +1,168 @@
+//! `checkpoint --check`
+
+use std::collections::HashMap;
+
+use hiber_criu::NetworkLock;
+use hiber_sandbox::plan::NamespaceKind;
+
+use super::table::{ARGUMENTS, MEMORY, SHARED_NETWORK, STATE};
+use super::tasks::{self, Proc};
+use super::{Findings, Report, bytes, files, host, mounts, sockets};
+use crate::checkpoint::{self, CheckpointOptions, Direction, joined};
+use crate::error::Result;
+use crate::state::Status;
+use crate::task::Task;
+
+/// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.
+const FIXED: u64 = 60;
+const PER_TASK: u64 = 6;
+const PER_TMPFS: u64 = 8;
+const PER_GIB_WRITTEN: u64 = 750;
+const PER_GIB_HASHED: u64 = 500;
+
+/// What the container's memory comes to.
+#[derive(Debug, Default)]
+struct Size {
+    private: u64,
+    shared: u64,
+    tmpfs: u64,
+    tmpfs_mounts: u64,
+    deleted: u64,
+}
+
+impl Task {
+    /// Lists what would make [`checkpoint`](Self::checkpoint) with these options fail, or cost much. Nothing is frozen
+    /// or written.
+    ///
+    /// # Errors
+    /// If the container's own files cannot be read; what is in the way is in the report.
+    pub fn check_checkpoint(&self, options: &CheckpointOptions) -> Result<Report> {
+        let mut findings = Findings::default();
+        if let Err(e) = checkpoint::check(options, self.container().id().as_str()) {
+            findings.failed(&ARGUMENTS, &e);
+        }
+        let status = self.status()?;
+        if !matches!(status, Status::Running | Status::Paused) {
+            findings.add(&STATE, format!("the container is {status}"));
+            return Ok(findings.report("checkpoint", self.container().id().as_str(), 0, 0));
+        }
+        if let Some(mut session) = host::start(&mut findings, &options.criu) {
+            let tracking = options.pre_dump || options.parent_path.is_some();
+            host::features(&mut findings, &mut session, options.criu.lazy_pages, tracking);
+        }
+        if options.criu.lazy_pages {
+            host::pipe_size(&mut findings);
+        }
+        let (size, tasks) = self.look_inside(&mut findings, options)?;
+        let total = size.private + size.shared + size.tmpfs + size.deleted;
+        if options.page_server.is_none() {
+            let written = if options.criu.lazy_pages { total.saturating_sub(size.private) } else { total };
+            host::space(&mut findings, &options.criu.image_path, written);
+        }
+        let time = frozen(&size, tasks, total, options);
+        describe(&mut findings, &size, time, options);
+        Ok(findings.report("checkpoint", self.container().id().as_str(), total, time))
+    }
+
+    /// What of it is found in /proc alone.
+    pub(super) fn findings_inside(&self, options: &CheckpointOptions) -> Result<Findings> {
+        let mut findings = Findings::default();
+        self.look_inside(&mut findings, options)?;
+        Ok(findings)
+    }
+
+    /// Everything that is found in /proc; gives the size of it, and how many processes there are.
+    fn look_inside(&self, findings: &mut Findings, options: &CheckpointOptions) -> Result<(Size, u64)> {
+        let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
+        let on = |switch: Option<bool>| switch.unwrap_or(false);
+        let tasks = self.tasks()?;
+        let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
+        tasks::check(findings, &tasks, on(criu.shell_job), facts.namespaces.contains(&NamespaceKind::User));
+        let mut size = Size::default();
+        // CRIU's own configuration may allow what flags do not; it can say so in the log.
+        let allowed = files::Allowed {
+            shell_job: on(criu.shell_job),
+            file_locks: on(criu.file_locks),
+            link_remap: options.link_remap,
+            any_ghost: checkpoint::config_file(spec).is_some(),
+        };
+        let mount_ids = files::mount_ids(&tasks);
+        let mut deleted = HashMap::new();
+        let open: Vec<_> = tasks
+            .iter()
+            .map(|task| files::check(findings, task, &mount_ids, allowed, &mut deleted))
+            .collect();
+        size.deleted = deleted.values().sum();
+        let allowed = sockets::Allowed {
+            tcp: on(criu.tcp_established) || on(criu.tcp_close),
+            tcp_in_flight: options.tcp_skip_in_flight,
+            unix_datagram: on(criu.ext_unix_sk),
+        };
+        if !options.pre_dump {
+            sockets::check(findings, &tasks, &open, allowed);
+            let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
+            (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
+        }
+        let locks = !options.pre_dump
+            && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
+        let lock = locks.then(|| criu.network_lock.unwrap_or(NetworkLock::Iptables));
+        let shared_network = joined(spec).any(|(kind, ..)| kind == "net");
+        if shared_network && lock.is_some_and(|lock| lock != NetworkLock::Skip) {
+            findings.add(&SHARED_NETWORK, SHARED_NETWORK.about);
+        }
+        let own_network = !options.pre_dump
+            && !shared_network
+            && facts.namespaces.contains(&NamespaceKind::Network)
+            && !on(criu.empty_network);
+        host::Programs { lock, own_network, tmpfs: size.tmpfs_mounts > 0 }.check(findings);
+        for task in &tasks {
+            let (private, shared) = memory(task);
+            size.private += private;
+            size.shared += shared;
+        }
+        Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
+    }
+
+    /// The container's processes, its first one first.
+    pub(super) fn tasks(&self) -> Result<Vec<Proc>> {
+        let init = self.facts()?.pid;
+        let depth = tasks::depth(init);
+        let mut pids = self.pids()?;
+        pids.sort_by_key(|pid| (*pid != init, *pid));
+        Ok(pids.into_iter().filter_map(|pid| Proc::read(pid, depth)).collect())
+    }
+}
+
+/// What CRIU writes of a task's memory, in bytes: its own pages (also swapped out), and its part of those it shares.
+fn memory(task: &Proc) -> (u64, u64) {
+    let rollup = std::fs::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
+    // `NAME:   KIBIBYTES kB` (proc_pid_smaps(5))
+    let field = |name: &str| {
+        let value = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+    };
+    (field("Anonymous") + field("Swap"), field("Pss_Shmem"))
+}
+
+/// For how long the container would be frozen, in milliseconds.
+fn frozen(size: &Size, tasks: u64, total: u64, options: &CheckpointOptions) -> u64 {
+    let per_gib = |bytes: u64, cost: u64| bytes.saturating_mul(cost) >> 30;
+    let base = FIXED + PER_TASK * tasks.saturating_sub(1) + PER_TMPFS * size.tmpfs_mounts;
+    let copied = if options.criu.lazy_pages { total.saturating_sub(size.private) } else { total };
+    let hashed = if options.no_hash || options.leave_running { 0 } else { copied };
+    base + per_gib(copied, PER_GIB_WRITTEN) + per_gib(hashed, PER_GIB_HASHED)
+}
+
+fn describe(findings: &mut Findings, size: &Size, time: u64, options: &CheckpointOptions) {
+    let Size { private, shared, tmpfs, deleted, .. } = size;
+    let mut parts = vec![format!("{} of memory", bytes(*private))];
+    let more = [(shared, "of shared memory"), (tmpfs, "in tmpfs mounts"), (deleted, "in deleted files")];
+    parts.extend(more.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{} {what}", bytes(**n))));
+    let way = match options {
+        CheckpointOptions { pre_dump: true, .. } => "written while the container runs",
+        CheckpointOptions { criu, .. } if criu.lazy_pages => "brought over, memory after the restore",
+        _ => "written",
+    };
+    let seconds = time as f64 / 1000.0;
+    findings.add(&MEMORY, format!("{} to be {way}; frozen for about {seconds:.2} s", parts.join(", ")));
+}

@@ -1,0 +1,103 @@
+//! What CRIU needs of the machine.
+
+use std::path::Path;
+
+use hiber_criu::{NetworkLock, Session, find_program};
+
+use super::table::{CRIU, DIRTY_TRACKING, LAZY_PAGES, PIPE_SIZE, PROGRAMS, SPACE};
+use super::{Findings, bytes};
+use crate::checkpoint::CriuOptions;
+
+/// What CRIU makes of its page pipes without CAP_SYS_RESOURCE: it wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
+const PIPE_WANTED: u64 = 4 << 20;
+
+/// The debian package of each program that CRIU runs.
+const PACKAGES: [(&str, &str); 5] = [
+    ("iptables-restore", "iptables"),
+    ("ip6tables-restore", "iptables"),
+    ("ip", "iproute2"),
+    ("tar", "tar"),
+    ("gzip", "gzip"),
+];
+
+/// Starts CRIU, which tells its version; a program that is missing or does not start is found here.
+pub(super) fn start(findings: &mut Findings, options: &CriuOptions) -> Option<Session> {
+    let started = options.find_criu().and_then(|criu| Ok(criu.start()?));
+    started.map_err(|e| findings.failed(&CRIU, &e)).ok()
+}
+
+/// Features that only a question to CRIU and the kernel can tell.
+pub(super) fn features(findings: &mut Findings, session: &mut Session, lazy_pages: bool, tracking: bool) {
+    if !lazy_pages && !tracking {
+        return;
+    }
+    let features = match session.features() {
+        Ok(features) => features,
+        Err(e) => return findings.failed(&CRIU, &e),
+    };
+    if lazy_pages && !features.lazy_pages {
+        findings.add(&LAZY_PAGES, LAZY_PAGES.about);
+    }
+    if tracking && !features.mem_track {
+        findings.add(&DIRTY_TRACKING, "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)");
+    }
+}
+
+/// The page server of lazy pages makes its pipes larger than others may.
+pub(super) fn pipe_size(findings: &mut Findings) {
+    const PATH: &str = "/proc/sys/fs/pipe-max-size";
+    let able = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
+    let most = std::fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if let (false, Some(most)) = (able.unwrap_or(true), most)
+        && most < PIPE_WANTED
+    {
+        findings.add(&PIPE_SIZE, format!("{PATH} is {most}, and there is no CAP_SYS_RESOURCE"));
+    }
+}
+
+/// Programs that CRIU runs for a container's network and for what is in a tmpfs.
+pub(super) struct Programs {
+    pub(super) lock: Option<NetworkLock>,
+    pub(super) own_network: bool,
+    pub(super) tmpfs: bool,
+}
+
+impl Programs {
+    pub(super) fn check(&self, findings: &mut Findings) {
+        let mut needed = Vec::new();
+        if self.lock == Some(NetworkLock::Iptables) {
+            needed.push(("iptables-restore", "to lock the network"));
+            if Path::new("/proc/sys/net/ipv6").exists() {
+                needed.push(("ip6tables-restore", "to lock the network"));
+            }
+        }
+        if self.own_network {
+            needed.push(("ip", "for addresses, routes and links"));
+        }
+        if self.tmpfs {
+            needed.extend([("tar", "for what is in a tmpfs"), ("gzip", "for what is in a tmpfs")]);
+        }
+        for (program, purpose) in needed.into_iter().filter(|(program, _)| find_program(program).is_none()) {
+            let package =
+                PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+            let finding =
+                findings.add(&PROGRAMS, format!("CRIU needs {program} {purpose}, and PATH has none"));
+            finding.advice = format!("install {package}");
+            if self.lock.is_some() && program.ends_with("tables-restore") {
+                finding.advice.push_str(", or pass --network-lock nftables or skip");
+            }
+        }
+    }
+}
+
+/// Whether `needed` bytes fit where `path` is, or will be.
+pub(super) fn space(findings: &mut Findings, path: &Path, needed: u64) {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let Some(there) = absolute.ancestors().find(|p| p.exists()) else { return };
+    let Ok(stat) = rustix::fs::statvfs(there) else { return };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < needed {
+        let what = format!("{} are free and about {} will be written", bytes(free), bytes(needed));
+        findings.add(&SPACE, what).path = Some(there.display().to_string());
+    }
+}

@@ -1,0 +1,179 @@
+//! Preflight: what would make a checkpoint or a restore fail, or cost much, found without freezing or changing anything.
+//!
+//! It looks at /proc, at sockets by copies of their descriptors (pidfd_getfd(2)) and at images. What it finds is true
+//! of a moment: the container runs on meanwhile.
+
+mod dump;
+mod explain;
+mod files;
+mod host;
+mod mounts;
+mod restore;
+mod sockets;
+mod table;
+mod tasks;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub(crate) use explain::explain;
+pub(crate) use restore::check_restore;
+pub use table::{CHECKS, Check, When};
+pub(crate) use tasks::refuse_traced;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The command would fail.
+    Error,
+    /// It may fail, or something may be lost.
+    Warning,
+    /// It works, and takes time or space.
+    Cost,
+    /// It works; worth knowing.
+    Info,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Cost => "cost",
+            Self::Info => "info",
+        })
+    }
+}
+
+/// What preflight found; its JSON has these names in camelCase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `checkpoint` or `restore`.
+    pub operation: &'static str,
+    /// The container's id.
+    pub container: String,
+    /// Whether nothing is in the way.
+    pub possible: bool,
+    /// Memory and files in memory to be written or read, in bytes.
+    pub bytes: u64,
+    /// About how long the container is frozen, or its restore takes, on an idle machine.
+    pub milliseconds: u64,
+    /// Worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    pub severity: Severity,
+    /// The [`Check`]'s name.
+    pub check: &'static str,
+    /// What is the matter.
+    pub what: String,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// A path: in the container where a process is named, else of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What to do.
+    pub advice: String,
+}
+
+/// A process in the container's terms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its number in the container.
+    pub pid: i32,
+    /// Its command line, or its name.
+    pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({})", self.pid, self.command)
+    }
+}
+
+impl fmt::Display for Finding {
+    /// `process 7 (nc -l): a TCP connection is open: 127.0.0.1:7000 -> …`, without advice.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(process) = &self.process {
+            write!(f, "{process}: ")?;
+        }
+        f.write_str(&self.what)?;
+        match &self.path {
+            Some(path) => write!(f, ": {path}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Collects findings.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// Something of the machine or of the whole container.
+    fn add(&mut self, check: &'static Check, what: impl Into<String>) -> &mut Finding {
+        self.0.push(Finding {
+            severity: check.severity,
+            check: check.name,
+            what: what.into(),
+            process: None,
+            path: None,
+            advice: check.advice.into(),
+        });
+        let last = self.0.len() - 1;
+        &mut self.0[last]
+    }
+
+    /// Something of a process.
+    fn of(&mut self, task: &tasks::Proc, check: &'static Check, what: impl Into<String>) -> &mut Finding {
+        let finding = self.add(check, what);
+        finding.process = Some(task.process());
+        finding
+    }
+
+    /// An operation that fails as a whole.
+    fn failed(&mut self, check: &'static Check, error: &dyn std::error::Error) {
+        self.add(check, crate::container::chain(error));
+    }
+
+    /// The report; `bytes` and `milliseconds` are what the memory costs.
+    fn report(self, operation: &'static str, container: &str, bytes: u64, milliseconds: u64) -> Report {
+        let mut findings = self.0;
+        findings.sort_by_key(|f| f.severity);
+        // The same file may be open in many processes, and one file many times in a process.
+        let mut seen = std::collections::HashSet::new();
+        findings.retain(|f| {
+            seen.insert((f.check, f.what.clone(), f.process.as_ref().map(|p| p.pid), f.path.clone()))
+        });
+        Report {
+            operation,
+            container: container.into(),
+            possible: findings.iter().all(|f| f.severity != Severity::Error),
+            bytes,
+            milliseconds,
+            findings,
+        }
+    }
+}
+
+/// `512 B`, `3.4 MiB`.
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
+}

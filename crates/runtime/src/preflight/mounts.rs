@@ -1,0 +1,97 @@
+//! Mounts that CRIU cannot save: those that neither config.json names nor CRIU knows how to make again.
+
+use std::collections::HashSet;
+
+use ::procfs::process::{MountInfo, MountOptFields, Process};
+use hiber_criu::External;
+
+use super::Findings;
+use super::table::{MOUNT, SHARING};
+use super::tasks::Proc;
+
+/// File systems that CRIU makes anew at a restore (filesystems.c).
+const KNOWN: [&str; 18] = [
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "binfmt_misc",
+    "tmpfs",
+    "devpts",
+    "simfs",
+    "pstore",
+    "mqueue",
+    "securityfs",
+    "fusectl",
+    "debugfs",
+    "tracefs",
+    "cgroup",
+    "cgroup2",
+    "aufs",
+    "overlay",
+    "autofs",
+];
+
+/// Looks at the first process's mounts; gives how many are tmpfs, and the bytes that they hold.
+pub(super) fn check(findings: &mut Findings, first: &Proc, external: &[External]) -> (u64, u64) {
+    let Ok(mounts) = Process::new(first.pid).and_then(|p| p.mountinfo()) else { return (0, 0) };
+    let points: HashSet<String> = external.iter().filter_map(point).collect();
+    let root =
+        mounts.iter().find(|m| m.mount_point.as_os_str() == "/").map(|m| (m.majmin.clone(), master(m)));
+    let (root_device, root_master) = root.unwrap_or_default();
+    let shared: HashSet<u32> = mounts.iter().flat_map(|m| &m.opt_fields).filter_map(group).collect();
+    let outer: HashSet<u32> =
+        mounts.iter().filter(|m| is_external(m, &points)).filter_map(master).chain(root_master).collect();
+    let mut seen = HashSet::new();
+    let (mut count, mut held) = (0, 0);
+    for mount in mounts.iter().filter(|m| m.mount_point.as_os_str() != "/" && !is_external(m, &points)) {
+        if let Some(group) = master(mount).filter(|g| !shared.contains(g) && !outer.contains(g)) {
+            let what =
+                format!("a mount of type {} gets its events from outside (master:{group})", mount.fs_type);
+            findings.add(&SHARING, what).path = Some(mount.mount_point.display().to_string());
+        }
+        let has_root =
+            |m: &&MountInfo| m.majmin == mount.majmin && m.root == "/" && KNOWN.contains(&m.fs_type.as_str());
+        // Cgroups are saved apart, by the cgroups that the processes are in.
+        if mount.fs_type == "cgroup" || mount.fs_type == "cgroup2" {
+            continue;
+        }
+        if mount.majmin != root_device && !mounts.iter().any(|m| has_root(&m)) {
+            let source = mount.mount_source.clone().unwrap_or_default();
+            let what = format!("a mount of type {} ({source}) is not in config.json", mount.fs_type);
+            findings.add(&MOUNT, what).path = Some(mount.mount_point.display().to_string());
+        } else if mount.fs_type == "tmpfs" && seen.insert(mount.majmin.clone()) {
+            count += 1;
+            let inside =
+                first.path("root").join(mount.mount_point.strip_prefix("/").unwrap_or(&mount.mount_point));
+            if let Ok(stat) = rustix::fs::statvfs(&inside) {
+                held += stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+            }
+        }
+    }
+    (count, held)
+}
+
+/// The mount point of `mnt[POINT]:KEY`.
+fn point(external: &External) -> Option<String> {
+    let text = external.to_string();
+    let (point, _) = text.strip_prefix("mnt[")?.split_once("]:")?;
+    Some(point.to_owned())
+}
+
+fn is_external(mount: &MountInfo, points: &HashSet<String>) -> bool {
+    points.contains(mount.mount_point.to_string_lossy().as_ref())
+}
+
+fn master(mount: &MountInfo) -> Option<u32> {
+    mount.opt_fields.iter().find_map(|field| match field {
+        MountOptFields::Master(group) => Some(*group),
+        _ => None,
+    })
+}
+
+fn group(field: &MountOptFields) -> Option<u32> {
+    match field {
+        MountOptFields::Shared(group) => Some(*group),
+        _ => None,
+    }
+}

@@ -1,0 +1,453 @@
+//! `restore --check`
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use hiber_criu::inspect::{Contents, Mount, RegularFile};
+use hiber_criu::{Images, NetworkLock, Session};
+use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::plan::{MountSource, NamespaceKind};
+use hiber_sandbox::rootfs::resolve::Root;
+use hiber_sandbox::sys::process::setns;
+
+use super::table::{
+    ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, JOINED, KERNEL,
+    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
+};
+use super::{Findings, Report, bytes, host};
+use crate::checkpoint::manifest::{self, Cpu, Manifest};
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts};
+use crate::create::{CreateOptions, Prepared};
+use crate::id::ContainerId;
+use crate::restore::{RestoreContainerOptions, check_images};
+use crate::store::Store;
+
+/// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.
+const FIXED: u64 = 60;
+const PER_TASK: u64 = 3;
+const PER_GIB: u64 = 700;
+/// A process's mode that counts: kind and permissions.
+const MODE: u32 = 0o177_777;
+/// How many features are named.
+const MAX_NAMES: usize = 8;
+
+/// Lists what would make a restore with these options fail, or cost much. Nothing is made or started.
+pub(crate) fn check_restore(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+) -> Report {
+    let mut findings = Findings::default();
+    let (bytes, time) = check(&mut findings, store, id, options);
+    findings.report("restore", id.as_str(), bytes, time)
+}
+
+fn check(
+    findings: &mut Findings,
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+) -> (u64, u64) {
+    if store.path(id).exists() {
+        findings.add(&ID, format!("container {id} exists")).path = Some(store.path(id).display().to_string());
+    }
+    let session = host::start(findings, &options.criu);
+    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+    let prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
+    let dir = &options.criu.image_path;
+    let Ok(images) = Images::open(dir).map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
+    if let Some(prepared) = &prepared
+        && let Err(e) = check_images(prepared, options)
+    {
+        findings.failed(&IMAGES, &e);
+    }
+    let manifest = hashes(findings, dir);
+    let mut criu = options.criu.clone();
+    if let Some(manifest) = &manifest {
+        criu.follow(&manifest.options);
+        machine(findings, manifest);
+    }
+    versions(findings, session, manifest.as_ref(), &criu);
+    let Ok(contents) = Contents::read(&images).map_err(|e| findings.failed(&IMAGES, &e)) else {
+        return (0, 0);
+    };
+    flags(findings, &criu, &contents, dir);
+    profile(findings, options.lsm_profile.as_deref(), contents.lsm);
+    if let Some(prepared) = &prepared {
+        Against { findings, prepared, contents: &contents, criu: &criu }.check(id, manifest.as_ref());
+    }
+    memory(findings, dir, &contents, &criu, prepared.as_ref())
+}
+
+/// Compares all files with their hashes, and gives the manifest.
+fn hashes(findings: &mut Findings, dir: &Path) -> Option<Manifest> {
+    // What is wrong with it was told.
+    let manifest = Manifest::read(dir).ok().flatten();
+    match &manifest {
+        None => {
+            findings.add(&MANIFEST, "there is no hiber.json: another runtime made the checkpoint");
+        }
+        Some(manifest) if !manifest.is_hashed() => {
+            findings.add(&MANIFEST, "hiber.json has no hashes (--no-hash)");
+        }
+        Some(manifest) => match manifest::sums(dir, true) {
+            Ok(found) => {
+                for problem in manifest.compare(&found) {
+                    findings.add(&IMAGES, problem);
+                }
+            }
+            Err(e) => findings.failed(&IMAGES, &e),
+        },
+    }
+    manifest
+}
+
+/// This machine against the one that the checkpoint was made on.
+fn machine(findings: &mut Findings, manifest: &Manifest) {
+    let (was, is) = (&manifest.cpu, Cpu::here());
+    if was.architecture != is.architecture {
+        let what = format!("the checkpoint was made on {}, this is {}", was.architecture, is.architecture);
+        findings.add(&ARCHITECTURE, what);
+        return;
+    }
+    let missing: Vec<_> =
+        was.features.iter().filter(|f| !is.features.contains(f)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        let more = missing.len().saturating_sub(MAX_NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let names = missing.iter().take(MAX_NAMES).copied().collect::<Vec<_>>().join(", ");
+        findings.add(&CPU, format!("this processor lacks {names}{more}"));
+    }
+    let here = rustix::system::uname().release().to_string_lossy().into_owned();
+    if numbers(&manifest.kernel) > numbers(&here) {
+        findings.add(&KERNEL, format!("it was made on Linux {}, this is {here}", manifest.kernel));
+    }
+}
+
+/// The leading numbers of a version: 6.18 of `6.18.4-amd64` and the like.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).take(2).collect()
+}
+
+fn versions(
+    findings: &mut Findings,
+    session: Option<Session>,
+    manifest: Option<&Manifest>,
+    criu: &CriuOptions,
+) {
+    let Some(mut session) = session else { return };
+    if let (Some(manifest), Ok(version)) = (manifest, session.version())
+        && numbers(&manifest.criu) > vec![version.major, version.minor]
+    {
+        findings.add(&CRIU_VERSION, format!("it was made by CRIU {}, this is {version}", manifest.criu));
+    }
+    host::features(findings, &mut session, criu.lazy_pages, false);
+}
+
+/// What the images hold and only a flag restores.
+fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: &Path) {
+    let off = |switch: Option<bool>| !switch.unwrap_or(false);
+    let connected =
+        contents.sockets.iter().find(|s| s.kind == "tcp" && !["closed", "listening"].contains(&s.state));
+    if let (Some(socket), true) = (connected, off(criu.tcp_established) && off(criu.tcp_close)) {
+        let what = format!("the images have a TCP connection, {} to {}", socket.local, socket.peer);
+        findings.add(&FLAG, what).advice = "pass --tcp-established, or --tcp-close".into();
+    }
+    // An image without entries has its two magic numbers alone.
+    let has = |name: &str| std::fs::metadata(dir.join(name)).is_ok_and(|meta| meta.len() > 8);
+    if off(criu.file_locks) && has("filelocks.img") {
+        findings.add(&FLAG, "the images have file locks").advice = "pass --file-locks".into();
+    }
+    if let Some(first) = contents.processes.first()
+        && off(criu.shell_job)
+        && first.sid != first.pid
+    {
+        findings.add(&FLAG, "the first process's session is outside").advice = "pass --shell-job".into();
+    }
+}
+
+/// The security module of the images, and the profile that was asked for.
+fn profile(findings: &mut Findings, asked: Option<&str>, of_images: &str) {
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let has = |module: &str| match module {
+        "selinux" => Path::new("/sys/fs/selinux/enforce").exists(),
+        _ => modules.trim().split(',').any(|m| m == module) || hiber_sandbox::plan::apparmor_enabled(),
+    };
+    if of_images != "none" && !has(of_images) {
+        findings
+            .add(&PROFILE, format!("the processes were confined by {of_images}, which is not active here"));
+    }
+    let Some((module, name)) = asked.and_then(|profile| profile.split_once(':')) else { return };
+    if !has(module) {
+        findings.add(&PROFILE, format!("--lsm-profile {module}:{name}: {module} is not active here"));
+    } else if module == "apparmor"
+        && let Ok(loaded) = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles")
+        && !loaded.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name))
+    {
+        findings.add(&PROFILE, format!("--lsm-profile {module}:{name}: no such profile is loaded"));
+    }
+}
+
+/// Memory to be read, and about how long a restore takes.
+fn memory(
+    findings: &mut Findings,
+    dir: &Path,
+    contents: &Contents,
+    criu: &CriuOptions,
+    prepared: Option<&Prepared>,
+) -> (u64, u64) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let pages = entries.filter(|e| e.file_name().to_string_lossy().starts_with("pages-"));
+    let total: u64 = pages.filter_map(|e| e.metadata().ok()).map(|meta| meta.len()).sum();
+    let read = if criu.lazy_pages { 0 } else { total };
+    let tasks = u64::try_from(contents.processes.len()).unwrap_or(u64::MAX);
+    let time = FIXED
+        .saturating_add(PER_TASK.saturating_mul(tasks))
+        .saturating_add(read.saturating_mul(PER_GIB) >> 30);
+    let how = if criu.lazy_pages { "brought in when it is used" } else { "read" };
+    let seconds = time as f64 / 1000.0;
+    findings.add(&MEMORY, format!("{} of memory to be {how}; it takes about {seconds:.2} s", bytes(total)));
+    let linux = prepared.and_then(|p| p.spec.linux().as_ref());
+    let limit = linux.and_then(|l| l.resources().as_ref()?.memory().as_ref()?.limit());
+    if let Some(limit) = limit.and_then(|l| u64::try_from(l).ok()).filter(|l| *l > 0 && *l < total) {
+        let what =
+            format!("the images hold {}, linux.resources.memory.limit is {}", bytes(total), bytes(limit));
+        findings.add(&MEMORY_LIMIT, what);
+    }
+    (total, time)
+}
+
+/// The checkpoint against a bundle.
+struct Against<'a> {
+    findings: &'a mut Findings,
+    prepared: &'a Prepared,
+    contents: &'a Contents,
+    criu: &'a CriuOptions,
+}
+
+impl Against<'_> {
+    fn check(mut self, id: &ContainerId, manifest: Option<&Manifest>) {
+        let digest = manifest::config_digest(&self.prepared.spec);
+        if let (Some(manifest), Ok(digest)) = (manifest, digest)
+            && manifest.config != digest
+        {
+            self.findings.add(&CONFIG, CONFIG.about);
+        }
+        let cgroup = Cgroup::open(self.prepared.cgroup.clone(), OnDenied::Skip);
+        if let Err(e) = cgroup.and_then(|cgroup| if cgroup.exists() { cgroup.check_unused() } else { Ok(()) })
+        {
+            self.findings.failed(&CGROUP, &e);
+        }
+        let external = self.mounts(id);
+        self.namespaces();
+        self.pids();
+        self.addresses();
+        self.files(&external);
+        let lock = match manifest.map(|m| m.options.network_lock) {
+            // Without a word CRIU takes iptables, or none where hiber saw no need.
+            Some(Some(lock)) => Some(lock),
+            _ => None,
+        };
+        let own_network = self.prepared.plan.namespaces.is_new(NamespaceKind::Network)
+            && !self.criu.empty_network.unwrap_or(false);
+        let tmpfs = self.contents.mounts.iter().any(|m| m.filesystem == "tmpfs");
+        host::Programs { lock: lock.filter(|l| *l != NetworkLock::Skip), own_network, tmpfs }
+            .check(self.findings);
+    }
+
+    /// Sources of bind mounts, and mounts of the images that nobody supplies; gives the sources by key.
+    fn mounts(&mut self, id: &ContainerId) -> Vec<(String, PathBuf)> {
+        for mount in self.prepared.plan.init.root.iter().flat_map(|root| &root.mounts) {
+            if let MountSource::Bind { path, .. } = &mount.source
+                && !path.exists()
+            {
+                let what = format!("the source of {} is missing", mount.destination.display());
+                self.findings.add(&MOUNT_SOURCE, what).path = Some(path.display().to_string());
+            }
+        }
+        let facts = self.prepared.facts(id);
+        let supplied = match mounts(Direction::Restore, &self.prepared.spec, &facts) {
+            Ok(supplied) => supplied,
+            Err(e) => {
+                self.findings.failed(&BUNDLE, &e);
+                return Vec::new();
+            }
+        };
+        let pairs: Vec<(String, PathBuf)> = supplied
+            .iter()
+            .filter_map(|external| {
+                let text = external.to_string();
+                let (key, source) = text.strip_prefix("mnt[")?.split_once("]:")?;
+                Some((key.to_owned(), PathBuf::from(source)))
+            })
+            .collect();
+        for mount in &self.contents.mounts {
+            let Some(key) = mount.external.as_deref().filter(|key| !key.is_empty()) else { continue };
+            // CRIU finds its own ones by itself.
+            if mount.mountpoint != "/" && !pairs.iter().any(|(known, _)| known == key) {
+                let what = format!("config.json has no mount for {key}");
+                self.findings.add(&MOUNT_MISSING, what).path = Some(mount.mountpoint.clone());
+            }
+        }
+        pairs
+    }
+
+    fn namespaces(&mut self) {
+        let joined = joined(&self.prepared.spec).map(|(kind, _, path)| (kind, path));
+        for (kind, path) in joined.chain(entered(&self.prepared.spec)) {
+            if let Err(e) = std::fs::metadata(&path) {
+                let what =
+                    format!("the {kind} namespace of linux.namespaces: {}", hiber_sandbox::error::plain(&e));
+                self.findings.add(&JOINED, what).path = Some(path.display().to_string());
+            }
+        }
+    }
+
+    /// Outside a pid namespace of its own, the container's numbers must be free.
+    fn pids(&mut self) {
+        let namespaces = &self.prepared.plan.namespaces;
+        if namespaces.is_new(NamespaceKind::Pid) {
+            return;
+        }
+        let path = namespaces.joined(NamespaceKind::Pid).map(|join| join.path.clone());
+        let Ok(namespace) = std::fs::read_link(path.unwrap_or_else(|| "/proc/self/ns/pid".into())) else {
+            return;
+        };
+        let mut taken = HashSet::new();
+        for process in ::procfs::process::all_processes().into_iter().flatten().flatten() {
+            let pid = process.pid();
+            if std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|own| own == namespace)
+                && let Ok(status) = process.status()
+            {
+                taken.extend(status.nspid.and_then(|all| all.last().copied()).or(Some(pid)));
+            }
+        }
+        for process in &self.contents.processes {
+            if i32::try_from(process.pid).is_ok_and(|pid| taken.contains(&pid)) {
+                self.findings
+                    .add(&PID, format!("process number {} ({}) is taken", process.pid, process.name));
+            }
+        }
+    }
+
+    /// In a joined network namespace, connections need their addresses.
+    fn addresses(&mut self) {
+        let joined = self.prepared.plan.namespaces.joined(NamespaceKind::Network);
+        let (Some(join), true) = (joined, self.criu.tcp_established.unwrap_or(false)) else { return };
+        let sockets = self.contents.sockets.iter().filter(|s| s.kind == "tcp" && s.state == "established");
+        let addresses: HashSet<_> =
+            sockets.filter_map(|s| s.local.parse::<SocketAddr>().ok()).map(|a| a.ip()).collect();
+        let Ok(namespace) = std::fs::File::open(&join.path) else { return };
+        let missing = || {
+            setns(
+                namespace.as_fd(),
+                NamespaceKind::Network.clone_flag(),
+                "into the network namespace to be joined",
+            )
+            .ok()?;
+            // An address can be bound if an interface has it (ip(7)).
+            let bound = |ip: &&std::net::IpAddr| UdpSocket::bind(SocketAddr::new(**ip, 0)).is_err();
+            Some(addresses.iter().filter(bound).copied().collect::<Vec<_>>())
+        };
+        let missing = std::thread::scope(|scope| scope.spawn(missing).join().ok().flatten());
+        for ip in missing.unwrap_or_default() {
+            let what = format!("{ip}, which a saved TCP connection has, is not there");
+            self.findings.add(&ADDRESS, what).path = Some(join.path.display().to_string());
+        }
+    }
+
+    /// Files that CRIU opens by name and compares, where they can be seen from here: on the root and on binds.
+    fn files(&mut self, external: &[(String, PathBuf)]) {
+        let Some(rootfs) = self.prepared.plan.init.root.as_ref().map(|root| &root.path) else { return };
+        for file in &self.contents.files {
+            let mount = file.mount.and_then(|id| self.contents.mounts.iter().find(|m| m.id == id));
+            let Some((top, inside)) = mount.and_then(|mount| place(mount, file, rootfs, external)) else {
+                continue;
+            };
+            let Ok(root) = Root::open_path(&top) else { continue };
+            if let Some(problem) = difference(&root, &inside, file) {
+                let whose = self.contents.processes.iter().find(|p| {
+                    p.executable.as_deref() == Some(&file.path)
+                        || p.files.iter().any(|f| f.target == file.path)
+                });
+                let finding = self.findings.add(&ROOTFS, problem);
+                finding.path = Some(file.path.clone());
+                finding.process = whose.and_then(|p| {
+                    let command = p.arguments.as_ref().map(|a| a.join(" ")).unwrap_or_else(|| p.name.clone());
+                    Some(super::Process { pid: i32::try_from(p.pid).ok()?, command })
+                });
+            }
+        }
+    }
+}
+
+/// The directory of the host that has the mount's content, and the file's path in it; none for what a restore makes.
+fn place(
+    mount: &Mount,
+    file: &RegularFile,
+    rootfs: &Path,
+    external: &[(String, PathBuf)],
+) -> Option<(PathBuf, PathBuf)> {
+    let absolute = Path::new("/").join(&file.path);
+    if mount.mountpoint == "/" {
+        return Some((rootfs.to_owned(), absolute));
+    }
+    let key = mount.external.as_deref()?;
+    let (_, source) = external.iter().find(|(known, _)| known == key)?;
+    let inside = absolute.strip_prefix(&mount.mountpoint).ok()?.to_owned();
+    // A bind of a single file has nothing inside.
+    if inside.as_os_str().is_empty() {
+        return Some((source.parent()?.to_owned(), PathBuf::from(source.file_name()?)));
+    }
+    Some((source.clone(), inside))
+}
+
+/// What CRIU would object to (files-reg.c, validate_file).
+fn difference(root: &Root, inside: &Path, file: &RegularFile) -> Option<String> {
+    let found = match root.find(inside) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Some("a file that was open or mapped is missing".into()),
+        Err(_) => return None,
+    };
+    let stat = rustix::fs::fstat(&found).ok()?;
+    let size = u64::try_from(stat.st_size).ok()?;
+    let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
+    match (file.size, file.mode) {
+        (Some(was), _) if regular && was != size => {
+            Some(format!("a file that was open or mapped has {size} bytes, and had {was}"))
+        }
+        (_, Some(was)) if was & MODE != stat.st_mode & MODE => {
+            Some(format!("a file that was open or mapped has mode {:o}, and had {was:o}", stat.st_mode))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_first_two_numbers() {
+        assert_eq!(numbers("6.18.44-fc-v657"), [6, 18]);
+        assert_eq!(numbers("4.2"), [4, 2]);
+        assert!(numbers("6.12.1") > numbers("6.1.0-38-amd64"));
+        assert!(numbers("x").is_empty());
+    }
+
+    #[test]
+    fn a_file_is_compared_with_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "four").unwrap();
+        let root = Root::open_path(dir.path()).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("f")).unwrap());
+        let file = |size, mode| RegularFile { path: "/f".into(), mount: None, size, mode };
+        assert_eq!(difference(&root, Path::new("/f"), &file(Some(4), Some(mode))), None);
+        let size = difference(&root, Path::new("/f"), &file(Some(5), Some(mode))).unwrap();
+        assert!(size.contains("has 4 bytes, and had 5"), "{size}");
+        assert!(difference(&root, Path::new("/f"), &file(None, Some(mode ^ 0o111))).is_some());
+        assert!(difference(&root, Path::new("/g"), &file(None, None)).unwrap().contains("missing"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The one table of what preflight looks for. `docs/limits.md` shows it; a test compares the two.
+
+use super::Severity::{self, Cost, Error, Info, Warning};
+
+/// Which command a check belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Checkpoint,
+    Restore,
+    Both,
+}
+
+/// One thing that preflight looks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name in reports.
+    pub name: &'static str,
+    pub when: When,
+    pub severity: Severity,
+    /// What it is about: a clause without a full stop.
+    pub about: &'static str,
+    /// What to do: a clause without a full stop.
+    pub advice: &'static str,
+}
+
+macro_rules! checks {
+    ($($constant:ident: $name:literal, $when:ident, $severity:ident, $about:literal, $advice:literal;)*) => {
+        $(pub(super) static $constant: Check =
+            Check { name: $name, when: When::$when, severity: $severity, about: $about, advice: $advice };)*
+        /// All checks, in the order of the documentation.
+        pub static CHECKS: &[&Check] = &[$(&$constant),*];
+    };
+}
+
+checks! {
+    // the machine
+    CRIU: "criu", Both, Error,
+        "CRIU is missing, does not start here, or is too old",
+        "install CRIU 3.17 or later (4.2 or later on Linux 6.16 and later), or name one by --criu or HIBER_CRIU";
+    PROGRAMS: "program", Both, Error,
+        "a program that CRIU runs is missing",
+        "install the package that is named";
+    LAZY_PAGES: "lazy-pages", Both, Error,
+        "--lazy-pages is given, but kernel or CRIU cannot bring memory in later (userfaultfd)",
+        "leave --lazy-pages out, or use a kernel with CONFIG_USERFAULTFD";
+    PIPE_SIZE: "pipe-size", Checkpoint, Error,
+        "--lazy-pages needs larger pipes than /proc/sys/fs/pipe-max-size allows",
+        "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE";
+    DIRTY_TRACKING: "dirty-tracking", Checkpoint, Error,
+        "--pre-dump and --parent-path need a kernel that tracks written memory",
+        "make a full checkpoint, or use a kernel with CONFIG_MEM_SOFT_DIRTY";
+    SPACE: "space", Checkpoint, Error,
+        "the file system of the image path has less space than the memory to be written",
+        "free space, or give an --image-path elsewhere";
+    ARGUMENTS: "arguments", Both, Error,
+        "flags contradict each other, or name what is not there",
+        "correct the flag that is named";
+    // the container
+    STATE: "state", Checkpoint, Error,
+        "the container is neither running nor paused",
+        "start it first";
+    OUTSIDE_FILE: "outside-file", Checkpoint, Error,
+        "a file is open that lies outside the container's mounts",
+        "give standard streams as pipes, a terminal or /dev/null, and close other files of the host";
+    IO_URING: "io-uring", Checkpoint, Error,
+        "a process uses io_uring",
+        "switch io_uring off in the program, or deny io_uring_setup with seccomp";
+    KIND: "file-kind", Checkpoint, Error,
+        "a file of a kind that CRIU cannot save is open: userfaultfd, perf event, BPF program, KVM and so on",
+        "let the process close it";
+    DEVICE: "device", Checkpoint, Error,
+        "a device is open or mapped that has state of its own: GPUs, /dev/kvm, /dev/fuse, block devices and so on",
+        "let the process close it; for GPUs, CRIU needs a plugin of their maker";
+    SOCKET: "socket-kind", Checkpoint, Error,
+        "a socket of a kind that CRIU cannot save is open: vsock, AF_ALG, SCTP, MPTCP and so on",
+        "let the process close it; Go programs use TCP instead of MPTCP with GODEBUG=multipathtcp=0";
+    TCP: "tcp-connection", Checkpoint, Error,
+        "a TCP connection is open",
+        "pass --tcp-established, to checkpoint and to restore, or --tcp-close";
+    IN_FLIGHT: "tcp-in-flight", Checkpoint, Error,
+        "a TCP connection waits to be accepted",
+        "pass --tcp-skip-in-flight, or try again in a moment";
+    NETLINK: "netlink-unread", Checkpoint, Error,
+        "a netlink socket has messages that nobody has read",
+        "try again in a moment, or let the process close it";
+    UNIX_PEER: "unix-peer", Checkpoint, Error,
+        "a unix socket is connected to one outside the container; it is a stream, or in another network namespace",
+        "let the process close it first: CRIU can save datagram sockets of the same network namespace only";
+    UNIX_DATAGRAM: "unix-datagram", Checkpoint, Error,
+        "a datagram unix socket is connected to one outside the container, in the same network namespace",
+        "pass --ext-unix-sk, to checkpoint and to restore";
+    LOCK: "file-lock", Checkpoint, Error,
+        "a file is locked",
+        "pass --file-locks, to checkpoint and to restore";
+    GHOST: "deleted-file-size", Checkpoint, Error,
+        "a deleted file that is open or mapped is larger than CRIU's ghost limit of 1 MiB",
+        "set ghost-limit in a CRIU configuration file (annotation org.criu.config), or let the process close it";
+    LINK_REMAP: "link-remap", Checkpoint, Error,
+        "a file that is open or mapped was removed from its directory but has other names",
+        "pass --link-remap";
+    TERMINAL: "terminal", Checkpoint, Error,
+        "a terminal from outside the container is open",
+        "pass --shell-job, to checkpoint and to restore, or run the container with a terminal of its own";
+    SESSION: "session", Checkpoint, Error,
+        "a process belongs to a session outside the container",
+        "let the process call setsid(2); where the container has no pid namespace of its own, pass --shell-job";
+    NAMESPACE: "nested-namespace", Checkpoint, Error,
+        "a process lives in a namespace inside the container's (pid, user, ipc, uts, time)",
+        "stop it first: CRIU saves nested mount and network namespaces only";
+    TRACED: "traced", Checkpoint, Error,
+        "a process is traced (ptrace(2)), so that CRIU cannot trace it",
+        "detach the debugger or tracer";
+    ZOMBIE_THREADS: "zombie-threads", Checkpoint, Error,
+        "a process's first thread has ended but others run on",
+        "let it end";
+    OTHER_USER: "other-user", Checkpoint, Error,
+        "CRIU may not read the limits of a process of another user without CAP_SYS_RESOURCE",
+        "give it that capability, or run the container in its own user namespace";
+    MOUNT: "mount", Checkpoint, Error,
+        "a mount is not in config.json, and CRIU cannot save what is mounted there",
+        "unmount it, or name it in config.json as a bind mount";
+    SHARING: "mount-sharing", Checkpoint, Error,
+        "a mount gets its events from a mount outside the container",
+        "mount it with rprivate propagation, or as a bind mount of config.json";
+    WAITING: "uninterruptible", Checkpoint, Warning,
+        "a process waits in the kernel and cannot be stopped now",
+        "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";
+    SHARED_NETWORK: "shared-network", Checkpoint, Cost,
+        "the network namespace is shared: all in it are cut off while the container is saved",
+        "pass --network-lock skip if no connection of it need survive";
+    MEMORY: "memory", Both, Cost,
+        "memory to be written or read, and about how long that takes",
+        "--pre-dump writes most of it while the container runs; --lazy-pages brings it over later";
+    ZOMBIE: "zombie", Checkpoint, Info,
+        "a process has ended and nobody has waited for it; it is saved as it is",
+        "nothing";
+    STOPPED: "stopped", Checkpoint, Info,
+        "a process is stopped (SIGSTOP); it is restored stopped",
+        "nothing";
+    DELETED: "deleted-file", Checkpoint, Info,
+        "a deleted file is open or mapped; its content is saved with the images",
+        "nothing";
+    // the checkpoint
+    IMAGES: "images", Restore, Error,
+        "the images are missing, incomplete, damaged or not to be trusted",
+        "restore from another copy; --trust-images restores what is only not trusted";
+    MANIFEST: "manifest", Restore, Warning,
+        "there is no hiber.json, or one without hashes: damage is not seen, and flags are not remembered",
+        "pass the flags that the checkpoint was made with";
+    BUNDLE: "bundle", Restore, Error,
+        "the bundle cannot be used",
+        "give the bundle that the container was created from, or its like";
+    CONFIG: "config", Restore, Warning,
+        "config.json is not the one that the checkpoint was made with",
+        "use the original where the restore fails";
+    ID: "id", Restore, Error,
+        "there is a container of that id",
+        "delete it, or restore under another id";
+    CGROUP: "cgroup", Restore, Error,
+        "the container's cgroup has processes already",
+        "stop them, or give another linux.cgroupsPath";
+    ARCHITECTURE: "architecture", Restore, Error,
+        "the checkpoint was made on another architecture",
+        "restore on a machine of that architecture";
+    CPU: "cpu", Restore, Warning,
+        "the processor lacks features of the one that the checkpoint was made on, which its programs may use",
+        "restore on a machine with the same or a newer processor";
+    KERNEL: "kernel", Restore, Warning,
+        "the checkpoint was made on a newer kernel",
+        "restore on the same or a newer kernel where the restore fails";
+    CRIU_VERSION: "criu-version", Restore, Warning,
+        "the checkpoint was made by a newer CRIU",
+        "use a CRIU at least as new as the one that made it";
+    FLAG: "flag", Restore, Error,
+        "the images hold what needs a flag to be restored",
+        "pass the flag";
+    MOUNT_SOURCE: "mount-source", Restore, Error,
+        "the source of a bind mount is missing",
+        "make or mount it first";
+    MOUNT_MISSING: "mount-missing", Restore, Error,
+        "the checkpoint has a mount from outside that config.json does not supply",
+        "restore with the mounts of the configuration that the checkpoint was made with";
+    JOINED: "joined-namespace", Restore, Error,
+        "a namespace that config.json joins is not there",
+        "make it first";
+    ROOTFS: "rootfs", Restore, Error,
+        "a file that was open or mapped is missing or has changed",
+        "restore on the same root file system, as it was then";
+    PID: "pid", Restore, Error,
+        "a process number of the checkpoint is taken",
+        "restore into a pid namespace of its own, or stop the process that has the number";
+    ADDRESS: "address", Restore, Error,
+        "a saved connection's own address is not in the network namespace that is joined",
+        "give the address to an interface there, or pass --tcp-close";
+    PROFILE: "profile", Restore, Error,
+        "a security profile of the checkpoint or of --lsm-profile is not loaded here",
+        "load it, or restore on a machine with the same security module";
+    MEMORY_LIMIT: "memory-limit", Restore, Warning,
+        "the images hold more memory than config.json allows the container",
+        "raise linux.resources.memory.limit";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut names: Vec<_> = CHECKS.iter().map(|c| c.name).collect();
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CHECKS.len());
+    }
+
+    /// The rows of the documentation, between two comments.
+    fn rows() -> String {
+        let row = |c: &&Check| {
+            let when = match c.when {
+                When::Checkpoint => "checkpoint",
+                When::Restore => "restore",
+                When::Both => "both",
+            };
+            format!("| `{}` | {when} | {} | {} | {} |\n", c.name, c.severity, c.about, c.advice)
+        };
+        CHECKS.iter().map(row).collect()
+    }
+
+    #[test]
+    fn the_documentation_shows_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/limits.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, rest) = text.split_once("<!-- checks -->\n").unwrap();
+        let (table, _) = rest.split_once("<!-- end of checks -->").unwrap();
+        let written: String = table.lines().skip(2).map(|line| format!("{line}\n")).collect();
+        assert!(written == rows(), "docs/limits.md should have these rows:\n{}", rows());
+    }
+}

@@ -1,0 +1,157 @@
+//! The processes of a container, as /proc shows them.
+
+use std::path::PathBuf;
+
+use ::procfs::process::{Stat, Status};
+
+use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
+use super::{Findings, Process};
+use crate::error::{Error, Result};
+use crate::task::Task;
+
+/// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
+/// are part of the cgroups.
+const NOT_NESTED: [&str; 5] = ["pid", "user", "ipc", "uts", "time"];
+/// How long a command may be, in characters.
+const MAX_COMMAND: usize = 80;
+
+/// A process that was alive when it was looked at.
+pub(super) struct Proc {
+    /// In the runtime's pid namespace.
+    pub(super) pid: i32,
+    /// In the container's.
+    pub(super) inner: i32,
+    pub(super) command: String,
+    pub(super) stat: Stat,
+    pub(super) status: Status,
+}
+
+impl Proc {
+    /// `depth` is how many pid namespaces the container's is below the runtime's.
+    pub(super) fn read(pid: i32, depth: usize) -> Option<Self> {
+        let process = ::procfs::process::Process::new(pid).ok()?;
+        let (stat, status) = (process.stat().ok()?, process.status().ok()?);
+        let inner = status.nspid.as_ref().and_then(|all| all.get(depth)).copied().unwrap_or(pid);
+        Some(Self { pid, inner, command: command(pid, &stat.comm), stat, status })
+    }
+
+    /// `/proc/PID/NAME`
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid))
+    }
+
+    pub(super) fn process(&self) -> Process {
+        Process { pid: self.inner, command: self.command.clone() }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.stat.state, 'Z' | 'X')
+    }
+
+    fn namespace(&self, kind: &str) -> Option<PathBuf> {
+        std::fs::read_link(self.path(&format!("ns/{kind}"))).ok()
+    }
+}
+
+/// How many pid namespaces the container's is below the runtime's.
+pub(super) fn depth(init: i32) -> usize {
+    let status = ::procfs::process::Process::new(init).and_then(|p| p.status()).ok();
+    status.and_then(|s| s.nspid).map_or(0, |all| all.len().saturating_sub(1))
+}
+
+/// The command line on one line, else the name.
+pub(super) fn command(pid: i32, name: &str) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&line);
+    let words: Vec<_> = text.split('\0').filter(|word| !word.is_empty()).collect();
+    let whole = if words.is_empty() { name.to_owned() } else { words.join(" ") };
+    let plain: String = whole.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match plain.char_indices().nth(MAX_COMMAND) {
+        Some((end, _)) => format!("{}…", &plain[..end]),
+        None => plain,
+    }
+}
+
+/// A traced process makes CRIU try for ten seconds, in which the container is frozen: it is refused before.
+pub(crate) fn refuse_traced(task: &Task) -> Result<()> {
+    let mut findings = Findings::default();
+    let tasks = task.tasks()?;
+    tasks.iter().for_each(|task| traced(&mut findings, task));
+    match findings.0.first() {
+        Some(found) => Err(Error::Invalid(format!("{found}; {}", found.advice))),
+        None => Ok(()),
+    }
+}
+
+fn traced(findings: &mut Findings, task: &Proc) {
+    let tracer = task.status.tracerpid;
+    if tracer != 0 {
+        let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
+        let what = format!("it is traced by process {tracer} ({}) of the host", name.trim());
+        findings.of(task, &TRACED, what);
+    }
+}
+
+/// What each process is in the way by itself.
+pub(super) fn check(findings: &mut Findings, tasks: &[Proc], shell_job: bool, own_user_namespace: bool) {
+    let Some(first) = tasks.first() else { return };
+    for task in tasks {
+        match task.stat.state {
+            'Z' | 'X' if task.status.threads > 1 => {
+                findings.of(task, &ZOMBIE_THREADS, ZOMBIE_THREADS.about);
+            }
+            'Z' | 'X' => {
+                findings.of(task, &ZOMBIE, "it has ended and nobody has waited for it");
+            }
+            'T' => {
+                findings.of(task, &STOPPED, "it is stopped (SIGSTOP)");
+            }
+            'D' => {
+                findings.of(task, &WAITING, WAITING.about);
+            }
+            _ => {}
+        }
+        traced(findings, task);
+        session(findings, task, task.pid == first.pid, shell_job);
+        if task.is_dead() {
+            continue;
+        }
+        for kind in NOT_NESTED {
+            if let (Some(own), Some(of_first)) = (task.namespace(kind), first.namespace(kind))
+                && own != of_first
+            {
+                findings.of(task, &NAMESPACE, format!("it has a {kind} namespace of its own"));
+            }
+        }
+        other_user(findings, task, own_user_namespace);
+    }
+}
+
+/// CRIU wants each session's leader in the container's pid namespace, and without `--shell-job` the first process to be
+/// one.
+fn session(findings: &mut Findings, task: &Proc, is_first: bool, shell_job: bool) {
+    let inner = task.status.nssid.as_ref().and_then(|all| all.last()).copied();
+    if inner == Some(0) {
+        findings.of(task, &SESSION, "its session is that of a process outside the container's pid namespace");
+    } else if is_first && !shell_job && task.stat.session != task.pid {
+        let leader = task.stat.session;
+        findings.of(task, &SESSION, format!("its session is that of process {leader} of the host"));
+    }
+}
+
+/// prlimit(2) on a process with other ids needs CAP_SYS_RESOURCE over it; the owner of a user namespace has that.
+fn other_user(findings: &mut Findings, task: &Proc, own_user_namespace: bool) {
+    let able = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
+    if own_user_namespace || able.unwrap_or(true) {
+        return;
+    }
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let s = &task.status;
+    let same = [s.ruid, s.euid, s.suid].iter().all(|u| *u == uid)
+        && [s.rgid, s.egid, s.sgid].iter().all(|g| *g == gid);
+    if !same {
+        let what =
+            format!("it runs as user {} and group {}, and there is no CAP_SYS_RESOURCE", s.euid, s.egid);
+        findings.of(task, &OTHER_USER, what);
+    }
+}

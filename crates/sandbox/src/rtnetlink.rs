@@ -1,0 +1,96 @@
+//! rtnetlink(7): requests to the kernel about the network devices, addresses and routes of a network namespace.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::plan::NamespaceKind;
+use crate::sys::process::setns;
+use crate::{Error, Result, SysError};
+
+/// The network namespace of a process.
+pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/net");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", path, e.raw_os_error()).into())
+}
+
+/// Does `work` in another network namespace: in a thread that joins it and ends.
+pub(crate) fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let joined = || {
+        let flag = NamespaceKind::Network.clone_flag();
+        setns(namespace.as_fd(), flag, "into the container's network namespace")?;
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(joined).join())
+        .unwrap_or_else(|_| Err(SysError::new("setns", "in a thread that died", libc::ESRCH).into()))
+}
+
+/// An rtnetlink socket.
+pub(crate) struct Route(OwnedFd);
+
+impl Route {
+    pub(crate) fn open() -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        // The protocol that is 0 is NETLINK_ROUTE.
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
+            .map(Self)
+            .map_err(|e| SysError::new("socket", "NETLINK_ROUTE", e.raw_os_error()).into())
+    }
+
+    /// Sends a request and collects its answers up to the acknowledgement or the end of the dump.
+    pub(crate) fn request(&self, message: Message, flags: u16) -> Result<Vec<Message>> {
+        let mut header = NetlinkHeader::default();
+        let ends = if flags & NLM_F_DUMP == NLM_F_DUMP { 0 } else { NLM_F_ACK };
+        header.flags = NLM_F_REQUEST | ends | flags;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        let failed = |call: &str, e: rustix::io::Errno| SysError::new(call, "rtnetlink", e.raw_os_error());
+        rustix::net::send(&self.0, &bytes, SendFlags::empty()).map_err(|e| failed("send", e))?;
+        let mut answers = Vec::new();
+        let mut buffer = vec![0u8; 1 << 16];
+        loop {
+            let (length, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())
+                .map_err(|e| failed("recv", e))?;
+            if collect(&buffer[..length], &mut answers)? {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Takes the messages of one packet; true when the answer is complete.
+fn collect(packet: &[u8], answers: &mut Vec<Message>) -> Result<bool> {
+    let mut rest = packet;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<Message>::deserialize(rest).map_err(|e| {
+            Error::from(SysError::new(
+                "recv",
+                format!("an rtnetlink message that is none ({e})"),
+                libc::EPROTO,
+            ))
+        })?;
+        // Messages are padded to 4 bytes (netlink(7)).
+        let length = (message.header.length as usize).next_multiple_of(4).max(16);
+        match message.payload {
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(e) => {
+                return match e.raw_code() {
+                    0 => Ok(true),
+                    code => Err(SysError::new("rtnetlink", "request", -code).into()),
+                };
+            }
+            _ => {}
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(false)
+}

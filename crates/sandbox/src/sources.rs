@@ -1,0 +1,69 @@
+//! Sources of mounts and devices that init may not open itself: the parent opens them and hands them over.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::error::Context;
+use crate::plan::{MountPlan, MountSource, NamespaceKind, Plan, RootPlan};
+use crate::rootfs::clone_path;
+use crate::sys::process;
+use crate::wire::FdRole;
+use crate::{Error, Result, SysError, idmap};
+
+/// Opens what is there before init has mounted anything.
+pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
+    let mut fds = Vec::new();
+    let Some(root) = plan.init.root.as_ref() else { return Ok(fds) };
+    for (i, mount) in root.mounts.iter().enumerate() {
+        if !plan.init.needs_parent_for(mount) || is_in_root(root, mount) {
+            continue;
+        }
+        let MountSource::Bind { path, recursive } = &mount.source else { continue };
+        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
+        fds.push((FdRole::MountSource(i), map_ids(plan, i, mount, tree)?));
+    }
+    if plan.init.needs_parent_for_devices() {
+        for (i, device) in root.devices.iter().enumerate() {
+            let tree = clone_path(&device.path, false).context("open linux.devices")?;
+            fds.push((FdRole::Device(i), tree));
+        }
+    }
+    Ok(fds)
+}
+
+/// Opens the source of the `index`-th mount, which earlier ones of the container may cover, as init sees it now.
+pub(crate) fn open_in_namespace_of(plan: &Plan, init: BorrowedFd<'_>, index: usize) -> Result<OwnedFd> {
+    let asked = plan.init.root.as_ref().and_then(|root| root.mounts.get(index));
+    let Some((mount, MountSource::Bind { path, recursive })) = asked.map(|mount| (mount, &mount.source))
+    else {
+        let problem = format!("init asked for the source of mounts[{index}], which is no bind");
+        return Err(Error::invalid("mounts", problem));
+    };
+    // On a thread of its own, which leaves the caller's mount namespace for good.
+    let opened = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            process::unshare(libc::CLONE_FS as u64, "to enter a mount namespace")?;
+            process::setns(init, NamespaceKind::Mount.clone_flag(), "into the container's mount namespace")?;
+            clone_path(path, *recursive)
+        });
+        let panicked = |_| Err(SysError::new("clone", "a thread, which panicked", libc::EPROTO).into());
+        thread.join().unwrap_or_else(panicked)
+    });
+    map_ids(plan, index, mount, opened.context(format!("open mounts[{index}].source"))?)
+}
+
+fn map_ids(plan: &Plan, index: usize, mount: &MountPlan, tree: OwnedFd) -> Result<OwnedFd> {
+    if let Some(maps) = &mount.id_maps {
+        idmap::apply(tree.as_fd(), maps, &plan.namespaces)
+            .context(format!("map the ids of mounts[{index}]"))?;
+    }
+    Ok(tree)
+}
+
+/// Whether the source lies, or would lie, in the container's own root, where earlier mounts can cover or make it.
+fn is_in_root(root: &RootPlan, mount: &MountPlan) -> bool {
+    let MountSource::Bind { path, .. } = &mount.source else { return false };
+    #[expect(clippy::disallowed_methods, reason = "sources are paths of the host")]
+    let real = path.ancestors().find_map(|p: &Path| std::fs::canonicalize(p).ok());
+    real.is_some_and(|real| real.starts_with(&root.path))
+}

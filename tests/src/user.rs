@@ -1,0 +1,101 @@
+//! A plain user, known and with ids of its own to map only where its commands run.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::tools;
+
+/// The user's id.
+pub const UID: u32 = 23_456;
+/// The user's group.
+pub const GID: u32 = 23_457;
+/// The first of the 65536 ids, of users and of groups, that newuidmap(1) and newgidmap(1) let it map.
+pub const SUB_IDS: u32 = 400_000;
+
+/// A user with a copy of the runtime under test. Its commands run in a mount namespace whose /etc names it.
+#[derive(Debug)]
+pub struct PlainUser {
+    directory: TempDir,
+    program: PathBuf,
+    cgroup: String,
+    wrapper: Vec<OsString>,
+}
+
+/// Makes /etc what directory `$1` has, enters cgroup `$2` if there is one, and becomes the user.
+const BECOME: &str = r#"for file in passwd subuid subgid; do mount --bind "$1/$file" "/etc/$file"; done
+    [ -z "$2" ] || echo $$ >"/sys/fs/cgroup$2/cgroup.procs"
+    uid=$3 gid=$4; shift 4
+    exec setpriv --reuid "$uid" --regid "$gid" --clear-groups "$@""#;
+
+impl PlainUser {
+    /// A user in the test's own cgroup.
+    #[track_caller]
+    pub fn create() -> Self {
+        let program = tools::hiber().unwrap_or_else(|e| panic!("no runtime: {e}"));
+        let directory = tempfile::Builder::new().prefix("ht-user-").tempdir();
+        let directory = directory.unwrap_or_else(|e| panic!("no directory for a user: {e}"));
+        let copy = directory.path().join("hiber");
+        let user = Self { directory, program: copy, cgroup: String::new(), wrapper: Vec::new() };
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let own = format!("hiber-test:{SUB_IDS}:65536\n");
+        let files = [
+            ("passwd", format!("{passwd}hiber-test:x:{UID}:{GID}::/:/bin/sh\n")),
+            ("subuid", own.clone()),
+            ("subgid", own),
+        ];
+        for (name, text) in files {
+            std::fs::write(user.directory.path().join(name), text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        // The build's directory may be closed to others.
+        std::fs::copy(program, &user.program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        give(user.directory.path());
+        user
+    }
+
+    /// Lets its commands run in a cgroup2 directory, below the hierarchy's mount point.
+    #[must_use]
+    pub fn in_cgroup(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.cgroup);
+        self
+    }
+
+    /// Puts words before its command lines: `env PATH=/nowhere`.
+    #[must_use]
+    pub fn with(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Its copy of the runtime.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// A directory that is its own.
+    pub fn home(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    /// What runs a command as the user when put before it.
+    pub(crate) fn prefix(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> =
+            ["unshare", "--mount", "--propagation", "private", "sh", "-euc", BECOME, "sh"]
+                .map(OsString::from)
+                .into();
+        words.push(self.directory.path().into());
+        words.extend([self.cgroup.clone(), UID.to_string(), GID.to_string()].map(OsString::from));
+        words.extend(self.wrapper.iter().cloned());
+        words
+    }
+}
+
+/// Makes the user the owner of a directory and all in it.
+#[track_caller]
+pub fn give(path: &Path) {
+    let mut own = Command::new("chown");
+    own.args(["-hR", &format!("{UID}:{GID}")]).arg(path);
+    crate::command::run(own, b"").ok();
+}
