@@ -6,6 +6,7 @@ use containerd_shim_protos::api::*;
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, Extension};
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim::oci::Options;
+use containerd_shim_protos::types::introspection::RuntimeInfo;
 use hiber_tests::command::run;
 use hiber_tests::prelude::*;
 use rustix::process::{Pid, Signal, kill_process};
@@ -87,4 +88,20 @@ fn mistakes() {
     run(command(&bundle, "start"), b"").exited(1).fails("config.json: no such file");
     run(command(&bundle, "start"), b"\x0a\xff").exited(1).fails("standard input");
     run(command(&bundle, "stop"), b"").exited(1).fails("unknown action \"stop\"");
+}
+
+#[test]
+fn what_the_runtime_can_do() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    let mut info = command(&bundle, "-info");
+    let options = any(&Options { root: "/x".into(), ..Options::default() });
+    std::fs::write(bundle.join("options"), options.write_to_bytes().unwrap()).unwrap();
+    info.stdin(std::fs::File::open(bundle.join("options")).unwrap());
+    let output = info.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let info = RuntimeInfo::parse_from_bytes(&output.stdout).unwrap();
+    assert_eq!((info.name.as_str(), &info.options), ("io.containerd.hiber.v2", &options));
+    let features: Value = serde_json::from_slice(&info.features.value).unwrap();
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
 }

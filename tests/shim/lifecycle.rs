@@ -8,6 +8,7 @@ use containerd_shim_protos::cgroups_v2::metrics::Metrics as MetricsV2;
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim::oci::{CheckpointOptions, ProcessDetails};
 use hiber_tests::prelude::*;
+use std::io::{BufRead as _, Write as _};
 
 #[test]
 fn from_create_to_shutdown() {
@@ -157,6 +158,84 @@ fn a_checkpoint_ends_the_task_and_begins_another() {
     assert!((2..=3).contains(&exit), "{topics:?}");
     topics.remove(exit);
     assert_eq!(topics.join(" "), "create start checkpointed delete create start");
+    shim.end();
+}
+
+#[test]
+fn a_terminal_comes_back_with_a_restore() {
+    require!(Root, Criu);
+    // it answers what it reads, and how often it has
+    let script = "n=0; while read -r line; do n=$((n+1)); echo $n:$line; done";
+    let bundle = Bundle::busybox().edit(|c| c["process"]["terminal"] = json!(true)).shell(script);
+    let shim = Shim::start(bundle);
+    let [stdin, stdout] = ["in", "out"].map(|name| shim.bundle.join(name));
+    let fifo = |path: &std::path::Path| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    fifo(&stdin);
+    fifo(&stdout);
+    // both ways, so that nobody waits for the other side to be opened
+    let open = |path: &std::path::Path| std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let (mut input, output) = (open(&stdin), open(&stdout));
+    let mut lines = std::io::BufReader::new(output).lines();
+    let mut answer = |line: &str| {
+        writeln!(input, "{line}").unwrap();
+        lines.by_ref().map(Result::unwrap).find(|l| l.contains(':')).unwrap().trim_end().to_owned()
+    };
+    let request = CreateTaskRequest {
+        terminal: true,
+        stdin: stdin.display().to_string(),
+        stdout: stdout.display().to_string(),
+        stderr: String::new(),
+        ..shim.create_request()
+    };
+    shim.client.create(soon(), &request).unwrap();
+    shim.try_start("").unwrap();
+    assert_eq!(answer("one"), "1:one");
+    let resize = ResizePtyRequest { id: shim.id(), width: 90, height: 30, ..ResizePtyRequest::default() };
+    shim.client.resize_pty(soon(), &resize).unwrap();
+    let path = shim.bundle.join("images").display().to_string();
+    let options = any(&CheckpointOptions { exit: true, ..CheckpointOptions::default() });
+    let checkpoint = CheckpointTaskRequest {
+        id: shim.id(),
+        path: path.clone(),
+        options,
+        ..CheckpointTaskRequest::default()
+    };
+    shim.client.checkpoint(soon(), &checkpoint).unwrap();
+    shim.wait("");
+    shim.try_delete("").unwrap();
+    shim.client.create(soon(), &CreateTaskRequest { checkpoint: path, ..request }).unwrap();
+    shim.try_start("").unwrap();
+    assert_eq!(answer("two"), "2:two");
+    shim.end();
+}
+
+#[test]
+fn a_root_of_many_layers() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("cat /layer; exit 4"));
+    // paths of layers that do not fit into one page
+    let layers = shim.bundle.join("a-directory-with-a-name-that-is-rather-long/snapshots");
+    let layer = |number: usize| layers.join(format!("{number}/fs"));
+    for number in 0..60 {
+        std::fs::create_dir_all(layer(number)).unwrap();
+        std::fs::write(layer(number).join("layer"), number.to_string()).unwrap();
+    }
+    let rootfs = layers.join("60");
+    std::fs::rename(shim.bundle.rootfs(), &rootfs).unwrap();
+    let mut lower: Vec<_> = (0..60).map(|number| layer(number).display().to_string()).collect();
+    lower.push(rootfs.display().to_string());
+    let lower = format!("lowerdir={}", lower.join(":"));
+    assert!(lower.len() > 4096, "{}", lower.len());
+    let mount =
+        Mount { type_: "overlay".into(), source: "overlay".into(), options: vec![lower], ..Mount::default() };
+    let request = CreateTaskRequest { rootfs: vec![mount], ..shim.create_request() };
+    shim.client.create(soon(), &request).unwrap();
+    shim.try_start("").unwrap();
+    assert_eq!(shim.wait(""), 4);
+    assert_eq!(std::fs::read_to_string(shim.bundle.join("log")).unwrap(), "0");
     shim.end();
 }
 

@@ -9,6 +9,7 @@ mod args;
 mod bootstrap;
 mod checkpoint;
 mod error;
+mod info;
 mod io;
 mod log;
 mod metrics;
@@ -16,6 +17,7 @@ mod mount;
 mod options;
 mod process;
 mod publish;
+mod requests;
 mod rpc;
 mod serve;
 mod service;
@@ -51,7 +53,7 @@ fn run(args: &Args) -> Result<()> {
         Action::Delete => bootstrap::delete(args),
         Action::Serve => serve::serve(args),
         Action::Version => print(&format!("containerd-shim-hiber-v2 {}\n", env!("CARGO_PKG_VERSION"))),
-        Action::Info => print(""),
+        Action::Info => info::print(),
     }
 }
 

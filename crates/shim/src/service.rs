@@ -6,12 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use containerd_shim_protos::api::{self, Empty};
+use containerd_shim_protos::api;
 use containerd_shim_protos::events::task as events;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
-use containerd_shim_protos::ttrpc::{self, TtrpcContext};
-use containerd_shim_protos::{Task as TaskApi, topics};
+use containerd_shim_protos::topics;
 use hiber::{Ended, ExitStatus};
 use hiber_sandbox::sys::signal::Signal;
 
@@ -83,7 +82,7 @@ impl Service {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn task(&self, id: &str) -> Result<Arc<Task>> {
+    pub(crate) fn task(&self, id: &str) -> Result<Arc<Task>> {
         let missing = || Error::NotFound(format!("container {id:?} is not created"));
         self.tasks().by_id.get(id).cloned().flatten().ok_or_else(missing)
     }
@@ -185,7 +184,7 @@ impl Service {
         }
     }
 
-    fn create_task(&self, request: &api::CreateTaskRequest) -> Result<u32> {
+    pub(crate) fn create_task(&self, request: &api::CreateTaskRequest) -> Result<u32> {
         let id: hiber::id::ContainerId =
             request.id.parse().map_err(|e: hiber::id::InvalidId| Error::invalid("id", e.to_string()))?;
         {
@@ -240,7 +239,7 @@ impl Service {
         self.publisher.send(topics::TASK_CREATE_EVENT_TOPIC, &event);
     }
 
-    fn start_process(&self, request: &api::StartRequest) -> Result<u32> {
+    pub(crate) fn start_process(&self, request: &api::StartRequest) -> Result<u32> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
         process.begin_start()?;
@@ -284,7 +283,7 @@ impl Service {
         }
     }
 
-    fn delete_process(&self, request: &api::DeleteRequest) -> Result<api::DeleteResponse> {
+    pub(crate) fn delete_process(&self, request: &api::DeleteRequest) -> Result<api::DeleteResponse> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
         if process.spec.is_some() {
@@ -342,7 +341,7 @@ impl Service {
         Ok(())
     }
 
-    fn kill_process(&self, request: &api::KillRequest) -> Result<()> {
+    pub(crate) fn kill_process(&self, request: &api::KillRequest) -> Result<()> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
         let number = i32::try_from(request.signal).ok();
@@ -364,7 +363,7 @@ impl Service {
         }
     }
 
-    fn state_of(&self, request: &api::StateRequest) -> Result<api::StateResponse> {
+    pub(crate) fn state_of(&self, request: &api::StateRequest) -> Result<api::StateResponse> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
         let exit = process.exit();
@@ -384,7 +383,7 @@ impl Service {
         })
     }
 
-    fn pids_of(&self, id: &str) -> Result<api::PidsResponse> {
+    pub(crate) fn pids_of(&self, id: &str) -> Result<api::PidsResponse> {
         let task = self.task(id)?;
         let pids = task.running()?.pids().context(format!("list the processes of {id}"))?;
         let execs: HashMap<u32, String> =
@@ -401,7 +400,7 @@ impl Service {
         Ok(api::PidsResponse { processes, ..Default::default() })
     }
 
-    fn stats_of(&self, id: &str) -> Result<api::StatsResponse> {
+    pub(crate) fn stats_of(&self, id: &str) -> Result<api::StatsResponse> {
         let task = self.task(id)?;
         let cgroup = task.running()?.cgroup();
         if !cgroup.exists() {
@@ -413,14 +412,14 @@ impl Service {
         Ok(api::StatsResponse { stats: MessageField::some(stats), ..Default::default() })
     }
 
-    fn update_task(&self, request: &api::UpdateTaskRequest) -> Result<()> {
+    pub(crate) fn update_task(&self, request: &api::UpdateTaskRequest) -> Result<()> {
         let task = self.task(&request.id)?;
         let resources = serde_json::from_slice(&request.resources.value)
             .map_err(|e| Error::invalid("resources", e.to_string()))?;
         task.running()?.update(&resources).context(format!("update task {}", task.id))
     }
 
-    fn resize_process(&self, request: &api::ResizePtyRequest) -> Result<()> {
+    pub(crate) fn resize_process(&self, request: &api::ResizePtyRequest) -> Result<()> {
         let size = |field: &str, value: u32| {
             u16::try_from(value).map_err(|_| Error::invalid(field, format!("{value} is above {}", u16::MAX)))
         };
@@ -428,21 +427,21 @@ impl Service {
         self.task(&request.id)?.process(&request.exec_id)?.resize(columns, rows)
     }
 
-    fn pause_task(&self, id: &str) -> Result<()> {
+    pub(crate) fn pause_task(&self, id: &str) -> Result<()> {
         self.task(id)?.pause()?;
         let event = events::TaskPaused { container_id: id.into(), ..Default::default() };
         self.publisher.send(topics::TASK_PAUSED_EVENT_TOPIC, &event);
         Ok(())
     }
 
-    fn resume_task(&self, id: &str) -> Result<()> {
+    pub(crate) fn resume_task(&self, id: &str) -> Result<()> {
         self.task(id)?.running()?.resume().context("OCI runtime resume failed")?;
         let event = events::TaskResumed { container_id: id.into(), ..Default::default() };
         self.publisher.send(topics::TASK_RESUMED_EVENT_TOPIC, &event);
         Ok(())
     }
 
-    fn checkpoint_task(&self, request: &api::CheckpointTaskRequest) -> Result<()> {
+    pub(crate) fn checkpoint_task(&self, request: &api::CheckpointTaskRequest) -> Result<()> {
         let task = self.task(&request.id)?;
         let path = checkpoint::checkpoint(&task, request)?;
         let checkpoint = path.display().to_string();
@@ -451,102 +450,21 @@ impl Service {
         self.publisher.send(topics::TASK_CHECKPOINTED_EVENT_TOPIC, &event);
         Ok(())
     }
-}
 
-fn empty(result: Result<()>) -> ttrpc::Result<Empty> {
-    Ok(result.map(|()| Empty::default())?)
-}
-
-impl TaskApi for Service {
-    fn create(
-        &self,
-        _: &TtrpcContext,
-        request: api::CreateTaskRequest,
-    ) -> ttrpc::Result<api::CreateTaskResponse> {
-        let pid = self.create_task(&request)?;
-        Ok(api::CreateTaskResponse { pid, ..Default::default() })
-    }
-
-    fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
-        let pid = self.start_process(&request)?;
-        Ok(api::StartResponse { pid, ..Default::default() })
-    }
-
-    fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
-        Ok(self.delete_process(&request)?)
-    }
-
-    fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> ttrpc::Result<Empty> {
-        let add = || {
-            let task = self.task(&request.id)?;
-            task.add_exec(&request)?;
-            let (container_id, exec_id) = (request.id.clone(), request.exec_id.clone());
-            let event = events::TaskExecAdded { container_id, exec_id, ..Default::default() };
-            self.publisher.send(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &event);
-            Ok(())
-        };
-        empty(add())
-    }
-
-    fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
-        Ok(self.state_of(&request)?)
-    }
-
-    fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> ttrpc::Result<api::PidsResponse> {
-        Ok(self.pids_of(&request.id)?)
-    }
-
-    fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> ttrpc::Result<Empty> {
-        empty(self.pause_task(&request.id))
-    }
-
-    fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> ttrpc::Result<Empty> {
-        empty(self.resume_task(&request.id))
-    }
-
-    fn checkpoint(&self, _: &TtrpcContext, request: api::CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        empty(self.checkpoint_task(&request))
-    }
-
-    fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<Empty> {
-        empty(self.kill_process(&request))
-    }
-
-    fn resize_pty(&self, _: &TtrpcContext, request: api::ResizePtyRequest) -> ttrpc::Result<Empty> {
-        empty(self.resize_process(&request))
-    }
-
-    fn close_io(&self, _: &TtrpcContext, request: api::CloseIORequest) -> ttrpc::Result<Empty> {
-        let process = self.task(&request.id).and_then(|task| task.process(&request.exec_id));
-        empty(process.map(|process| {
-            if request.stdin {
-                process.close_stdin();
-            }
-        }))
-    }
-
-    fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        empty(self.update_task(&request))
-    }
-
-    fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
-        Ok(self.stats_of(&request.id)?)
-    }
-
-    /// Also of a task that is not there: containerd asks so whether the shim lives.
-    fn connect(&self, _: &TtrpcContext, request: api::ConnectRequest) -> ttrpc::Result<api::ConnectResponse> {
-        let task_pid = self.task(&request.id).map_or(0, |task| task.init.pid());
-        let version = env!("CARGO_PKG_VERSION").into();
-        Ok(api::ConnectResponse { shim_pid: std::process::id(), task_pid, version, ..Default::default() })
+    pub(crate) fn add_exec(&self, request: &api::ExecProcessRequest) -> Result<()> {
+        self.task(&request.id)?.add_exec(request)?;
+        let (container_id, exec_id) = (request.id.clone(), request.exec_id.clone());
+        let event = events::TaskExecAdded { container_id, exec_id, ..Default::default() };
+        self.publisher.send(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &event);
+        Ok(())
     }
 
     /// Does nothing as long as there are tasks: a pod's other containers need the shim.
-    fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> ttrpc::Result<Empty> {
+    pub(crate) fn shut_down(&self) {
         let mut tasks = self.tasks();
         if tasks.by_id.is_empty() {
             tasks.stopping = true;
             (self.stop)();
         }
-        Ok(Empty::default())
     }
 }
