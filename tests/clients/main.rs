@@ -14,6 +14,7 @@ mod docker;
 mod home;
 mod podman;
 mod podman_checkpoint;
+mod podman_rootless;
 
 use hiber_tests::prelude::*;
 use std::fs;

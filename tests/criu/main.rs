@@ -9,6 +9,7 @@ mod contents;
 mod crash;
 mod errors;
 mod failures;
+mod failures_restore;
 mod fresh_network;
 mod inspect;
 mod interchange;

@@ -58,7 +58,7 @@ fn lines_come_each_interval_until_the_container_ends() {
     }
     c.delete(&["--force"]).ok();
     assert!(child.wait().unwrap().success());
-    assert!(lines.all(|l| l["type"] == "stats"), "the end of the cgroup is no OOM");
+    assert!(lines.all(|l| l["type"] != "oom"), "the end of the cgroup is no OOM");
     c.call("events", &["--stats"]).fails("does not exist");
 }
 
@@ -71,8 +71,8 @@ fn running_out_of_memory_is_told_at_once() {
     // tail holds its input in memory until the end
     let output = c.exec(&["sh", "-c", "tail -c 209715200 /dev/zero"]);
     assert!(!output.status.success(), "{output}");
-    let event = lines.by_ref().take(100).find(|l| l["type"] != "stats").expect("an OOM event within 10 s");
-    assert_eq!(event, json!({"type": "oom", "id": c.id()}));
+    let event = lines.by_ref().take(100).find(|l| l["type"] == "oom").expect("an OOM event within 10 s");
+    assert_eq!(event["id"], c.id());
     c.kill("KILL").ok();
     assert!(child.wait().unwrap().success());
 }

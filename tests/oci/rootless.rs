@@ -27,6 +27,8 @@ fn more_ids(c: &mut Value) {
     }
 }
 
+type Edit = fn(&mut Value);
+
 fn fields(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
@@ -139,31 +141,31 @@ fn ids_that_cannot_be_mapped_are_refused_with_the_reason() {
 #[test]
 fn what_takes_more_rights_than_a_plain_user_has_is_refused_by_name() {
     require!(Root, UserNamespaces);
-    let maps = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
-    let refused: [(&str, fn(&mut Value, &Value)); 6] = [
-        ("rootless container requires user namespaces", |c, _| {
+    let refused: [(&str, Edit); 6] = [
+        ("rootless container requires user namespaces", |c| {
             c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "user");
             c["linux"]["uidMappings"] = Value::Null;
             c["linux"]["gidMappings"] = Value::Null;
         }),
-        ("mounts[2].options: cannot specify gid=5", |c, _| {
-            push(&mut c["mounts"][2]["options"], json!("gid=5"))
+        ("mounts[2].options: cannot specify gid=5", |c| {
+            push(&mut c["mounts"][2]["options"], json!("gid=5"));
         }),
-        ("mounts[7].uidMappings: not supported", |c, maps| {
+        ("mounts[7].uidMappings: not supported", |c| {
+            let maps = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
             push(
                 &mut c["mounts"],
                 json!({"destination": "/m", "source": "/tmp", "type": "bind",
                 "options": ["bind"], "uidMappings": maps, "gidMappings": maps}),
             );
         }),
-        ("process.user.uid: cannot setuid to unmapped uid 1000", |c, _| {
-            c["process"]["user"]["uid"] = json!(1000)
+        ("process.user.uid: cannot setuid to unmapped uid 1000", |c| {
+            c["process"]["user"]["uid"] = json!(1000);
         }),
-        ("process.user.additionalGids", |c, _| c["process"]["user"]["additionalGids"] = json!([5])),
-        ("set process.oomScoreAdj", |c, _| c["process"]["oomScoreAdj"] = json!(-1000)),
+        ("process.user.additionalGids", |c| c["process"]["user"]["additionalGids"] = json!([5])),
+        ("set process.oomScoreAdj", |c| c["process"]["oomScoreAdj"] = json!(-1000)),
     ];
     for (words, edit) in refused {
-        let bundle = Bundle::busybox().rootless().edit(|c| edit(c, &maps));
+        let bundle = Bundle::busybox().rootless().edit(edit);
         let c = Runtime::hiber_as(PlainUser::create(), false).container(bundle);
         c.create(&[]).fails(words);
         c.assert_clean();

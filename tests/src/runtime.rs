@@ -69,6 +69,12 @@ impl Runtime {
         Self::with(tools::runc(), false, true)
     }
 
+    /// A copy of the runtime under test, which a test may put at risk.
+    #[track_caller]
+    pub fn hiber_at(program: &Path) -> Self {
+        Self::of(Ok(program), false)
+    }
+
     /// The runtime under test in the hands of a plain user, on the host's cgroup layout or, if `unified`, on v2 alone.
     #[track_caller]
     pub fn hiber_as(user: PlainUser, unified: bool) -> Self {

@@ -79,6 +79,14 @@ impl PlainUser {
         self.directory.path().to_owned()
     }
 
+    /// A program as the user runs it, in a directory that is its own.
+    pub fn command(&self, program: &str) -> Command {
+        let words = self.prefix();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(program).current_dir(self.directory.path());
+        command
+    }
+
     /// What runs a command as the user when put before it.
     pub(crate) fn prefix(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> =

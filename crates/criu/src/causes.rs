@@ -35,6 +35,11 @@ const fn cause(words: &'static [&'static str], explanation: &'static str, advice
 pub(crate) static CAUSES: &[Cause] = &[
     // what needs a flag
     cause(
+        &["Connected TCP socket in image"],
+        "the checkpoint has an open TCP connection",
+        "pass --tcp-established or --tcp-close to restore",
+    ),
+    cause(
         &["Connected TCP socket"],
         "a process has an open TCP connection",
         "pass --tcp-established, to checkpoint and to restore",
@@ -93,6 +98,11 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Need to set the --tcp-close"],
         "the checkpoint was made with --tcp-close",
         "pass --tcp-close to restore too",
+    ),
+    cause(
+        &["Can't bind inet socket", "Cannot assign requested address"],
+        "the address of a saved connection is on no interface of the network namespace",
+        "give the address to an interface there, or pass --tcp-close",
     ),
     // mounts and files
     cause(

@@ -8,6 +8,7 @@ mod archive;
 mod checkpoint;
 mod container;
 mod create;
+pub mod docker;
 mod error;
 mod events;
 mod exec;

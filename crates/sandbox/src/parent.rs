@@ -381,3 +381,18 @@ pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
         .map_err(|e| SysError::new("write", format!("{value:?} to {path}"), e.raw_os_error()))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_makes_the_runtimes_binary_writable() {
+        let binary = own_binary().unwrap();
+        // A privileged container could, as long as the mount is in a namespace.
+        let writable = MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+        mount_setattr(binary.as_fd(), writable, false).unwrap_err();
+        let written = std::fs::OpenOptions::new().write(true).open(fd_path(binary.as_fd()));
+        written.and_then(|mut file| file.write_all(b"x")).unwrap_err();
+    }
+}

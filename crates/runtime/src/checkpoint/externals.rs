@@ -91,9 +91,12 @@ fn resolved(root: &Root, rootfs: &Path, destination: &Path) -> PathBuf {
     destination.to_owned()
 }
 
-/// On v1 without a cgroup namespace each hierarchy is a bind of the host's; else CRIU makes the mounts itself.
+/// On v1 without a cgroup namespace each hierarchy is a bind of the host's, as runc saves it; crun does so with one,
+/// too. Else CRIU makes the mounts itself, as it does on v2: but from within a user namespace the kernel takes no mount
+/// with systemd's release agent.
 fn cgroups(list: &mut List, destination: &Path, facts: &Facts) -> Result<()> {
-    if facts.namespaces.contains(&NamespaceKind::Cgroup) {
+    let has = |kind| facts.namespaces.contains(&kind);
+    if list.direction == Direction::Dump && has(NamespaceKind::Cgroup) && !has(NamespaceKind::User) {
         return Ok(());
     }
     let layout = Layout::detect()?;

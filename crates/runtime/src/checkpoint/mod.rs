@@ -37,7 +37,7 @@ use staging::{Seal, Staging};
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
-use crate::preflight::{explain, refuse_traced};
+use crate::preflight::{before_freezing, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -169,7 +169,14 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        refuse_traced(self)?;
+        let stopped = before_freezing(self)?.stopped;
+        if let (Some(process), Status::Paused) = (&stopped, status) {
+            let what = format!(
+                "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
+            );
+            return self.refuse(&what, status);
+        }
+        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
@@ -197,13 +204,14 @@ impl Task {
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
         if options.pre_dump {
-            return self.pre_dump(session, spec, options, (&mut staging, &mut seal));
+            return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
         let note = || {
             let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
-        let dumped = self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status);
+        let dumped =
+            self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status, freezer);
         #[cfg(feature = "archive")]
         drop(tar);
         if staging.is_published() && !options.leave_running {
@@ -220,7 +228,7 @@ impl Task {
     }
 
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.
-    fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
+    pub(crate) fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
         let criu = &options.criu;
         let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
         let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
@@ -238,6 +246,7 @@ impl Task {
         options: &CheckpointOptions,
         (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
         status: Status,
+        freezer: Option<PathBuf>,
     ) -> Result<()> {
         let cgroup = self.cgroup();
         let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
@@ -251,7 +260,8 @@ impl Task {
         dump.parent_img = options.parent_path.clone();
         dump.track_mem = options.parent_path.is_some();
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        dump.freeze_cgroup = freezer(cgroup);
+        let freezes = freezer.is_some();
+        dump.freeze_cgroup = freezer;
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
             && dump.common.config_file.is_none()
@@ -265,7 +275,7 @@ impl Task {
         let result = session.dump(&dump, |step| match step {
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                frozen = Some(Frozen::take(cgroup, status)?);
+                frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -293,17 +303,17 @@ impl Task {
         spec: &Spec,
         options: &CheckpointOptions,
         (staging, seal): (&mut Staging, &mut Seal<'_>),
+        freezer: Option<PathBuf>,
     ) -> Result<()> {
         if !session.features()?.mem_track {
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
-        let cgroup = self.cgroup();
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = "dump.log".into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
-        dump.freeze_cgroup = freezer(cgroup);
+        dump.freeze_cgroup = freezer;
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
     }
@@ -355,23 +365,18 @@ fn freezer(cgroup: &Cgroup) -> Option<PathBuf> {
 
 /// Keeps a container frozen that was running before: CRIU polls for a freeze in steps of up to 100 ms, the kernel
 /// tells us at once. Dropped, it lets go what it froze.
-struct Frozen<'a>(Option<&'a Cgroup>);
+struct Frozen<'a>(&'a Cgroup);
 
 impl<'a> Frozen<'a> {
-    fn take(cgroup: &'a Cgroup, status: Status) -> Result<Self> {
-        if status == Status::Paused || freezer(cgroup).is_none() {
-            return Ok(Self(None));
-        }
+    fn take(cgroup: &'a Cgroup) -> Result<Self> {
         cgroup.freeze().context("freeze the container")?;
-        Ok(Self(Some(cgroup)))
+        Ok(Self(cgroup))
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        if let Some(cgroup) = self.0
-            && let Err(e) = cgroup.thaw()
-        {
+        if let Err(e) = self.0.thaw() {
             tracing::error!("the container stays frozen: {}", chain(&e));
         }
     }

@@ -408,7 +408,7 @@ fn help_shows_every_flag_and_command() {
     let program = help::render("hiber", None);
     assert!(program.starts_with("NAME:\n   hiber - Open Container Initiative runtime"), "{program}");
     assert!(
-        COMMANDS.iter().all(|c| program.contains(&format!("\n   {:<10}  {}", c.name, c.summary))),
+        COMMANDS.iter().all(|c| program.contains(&format!("\n   {:<11}  {}", c.name, c.summary))),
         "{program}"
     );
     let unwrapped = program.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -427,6 +427,44 @@ fn help_shows_every_flag_and_command() {
     assert!(text.contains("   --bundle DIR, -b DIR "), "{text}");
 }
 
+#[test]
+fn checkpoints_by_name() {
+    let args = arguments!("checkpoints create --leave-running --tcp-established box before-1", Checkpoints);
+    let CheckpointsAction::Create { name, leave_running: true, criu } = args.action else {
+        panic!("{args:?}");
+    };
+    assert_eq!((name.as_str(), criu.tcp_established, args.id.as_str()), ("before-1", Some(true), "box"));
+    let args = arguments!("checkpoints ls --checkpoint-dir /c --format json box", Checkpoints);
+    assert_eq!((args.action, args.dir, args.format), (CheckpointsAction::List, path("/c"), Format::Json));
+    for (verb, action) in [
+        ("inspect", CheckpointsAction::Inspect("c1".parse().unwrap())),
+        ("rm", CheckpointsAction::Remove("c1".parse().unwrap())),
+    ] {
+        let args = arguments!(&format!("checkpoints {verb} --bundle /b box c1"), Checkpoints);
+        assert_eq!((args.action, args.bundle), (action, path("/b")));
+    }
+    let restore = arguments!("restore --checkpoint c1 --checkpoint-dir /c box", Restore);
+    assert_eq!((restore.checkpoint.unwrap().as_str(), restore.checkpoint_dir), ("c1", path("/c")));
+    for (line, why) in [
+        ("checkpoints create box", "checkpoints create: the name is missing"),
+        ("checkpoints ls box c1", "takes a container's id and nothing else"),
+        ("checkpoints make box c1", "expected create, ls, inspect or rm"),
+        ("checkpoints ls a/b", "invalid container ID format"),
+        (
+            "checkpoints create box c",
+            "Invalid checkpoint ID (c), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed",
+        ),
+        ("checkpoints create --empty-ns mount box c1", "expected network"),
+        ("restore --checkpoint c1 --image-path /i box", "exclude each other"),
+        ("restore --checkpoint-dir /c box", "--checkpoint-dir needs --checkpoint"),
+    ] {
+        let message = bad(line);
+        assert!(message.contains(why), "{line}: {message}");
+    }
+    // The word is not in the way of runc's.
+    assert_eq!(arguments!("checkpoint checkpoints", Checkpoint).id.as_str(), "checkpoints");
+}
+
 /// Whoever adds a flag to the table must give it a meaning, or this fails.
 #[test]
 fn every_flag_of_the_table_reaches_a_type() {
@@ -441,6 +479,7 @@ fn every_flag_of_the_table_reaches_a_type() {
         "NAMESPACE" => "network",
         "TYPE:NAME" => "a:b",
         "WHEN" => "true",
+        "NAME" => "c1",
         _ => "x",
     };
     let show = |line: &[&str]| format!("{:?}", words(line.iter().copied()).map_err(|e| e.message));
@@ -448,6 +487,7 @@ fn every_flag_of_the_table_reaches_a_type() {
         let arguments: &[&str] = match (command.name, command.count) {
             (_, Count::Exactly(0)) => &[],
             ("exec", _) => &["box", "sh"],
+            ("checkpoints", _) => &["create", "box", "c1"],
             _ => &["box"],
         };
         let plain = show(&[&[command.name], arguments].concat());
@@ -458,7 +498,11 @@ fn every_flag_of_the_table_reaches_a_type() {
                 Takes::One(metavar) | Takes::Many(metavar) => sample(metavar),
             };
             // -1 means "none" to --status-fd; any other needs lazy pages
-            let (value, more) = if flag.name == "status-fd" { ("5", "--lazy-pages") } else { (value, "--") };
+            let (value, more) = match (command.name, flag.name) {
+                (_, "status-fd") => ("5", "--lazy-pages"),
+                ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
+                _ => (value, "--"),
+            };
             for name in [Some(flag.name), flag.short].into_iter().flatten() {
                 let given = format!("--{name}={value}");
                 let with = show(&[&[command.name, &given, more], arguments].concat());

@@ -77,7 +77,14 @@ impl Task {
         let on = |switch: Option<bool>| switch.unwrap_or(false);
         let tasks = self.tasks()?;
         let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
-        tasks::check(findings, &tasks, on(criu.shell_job), facts.namespaces.contains(&NamespaceKind::User));
+        let paused = self.cgroup().frozen()?;
+        tasks::check(
+            findings,
+            &tasks,
+            paused,
+            on(criu.shell_job),
+            facts.namespaces.contains(&NamespaceKind::User),
+        );
         let mut size = Size::default();
         // CRIU's own configuration may allow what flags do not; it can say so in the log.
         let allowed = files::Allowed {
@@ -113,8 +120,9 @@ impl Task {
         let own_network = !options.pre_dump
             && !shared_network
             && facts.namespaces.contains(&NamespaceKind::Network)
-            && !on(criu.empty_network);
-        host::Programs { lock, own_network, tmpfs: size.tmpfs_mounts > 0 }.check(findings);
+            && !on(criu.empty_network)
+            && !self.has_fresh_network(options)?;
+        host::Programs { lock, own_network, tmpfs: size.tmpfs > host::PACKED_BY_US }.check(findings);
         for task in &tasks {
             let (private, shared) = memory(task);
             size.private += private;

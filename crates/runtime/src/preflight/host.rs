@@ -11,7 +11,10 @@ use crate::checkpoint::CriuOptions;
 /// What CRIU makes of its page pipes without CAP_SYS_RESOURCE: it wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
 const PIPE_WANTED: u64 = 4 << 20;
 
-/// The debian package of each program that CRIU runs.
+/// What a tmpfs may hold for hiber to pack it itself (checkpoint/tmpfs.rs), roughly.
+pub(super) const PACKED_BY_US: u64 = if cfg!(feature = "archive") { 64 << 10 } else { 0 };
+
+/// The Debian package of each program that CRIU runs.
 const PACKAGES: [(&str, &str); 5] = [
     ("iptables-restore", "iptables"),
     ("ip6tables-restore", "iptables"),

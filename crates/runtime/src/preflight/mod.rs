@@ -20,7 +20,7 @@ use serde::Serialize;
 pub(crate) use explain::explain;
 pub(crate) use restore::check_restore;
 pub use table::{CHECKS, Check, When};
-pub(crate) use tasks::refuse_traced;
+pub(crate) use tasks::before_freezing;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

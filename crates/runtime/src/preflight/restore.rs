@@ -14,7 +14,7 @@ use hiber_sandbox::sys::process::setns;
 
 use super::table::{
     ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, JOINED, KERNEL,
-    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
+    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Manifest};
@@ -252,7 +252,11 @@ impl Against<'_> {
         };
         let own_network = self.prepared.plan.namespaces.is_new(NamespaceKind::Network)
             && !self.criu.empty_network.unwrap_or(false);
-        let tmpfs = self.contents.mounts.iter().any(|m| m.filesystem == "tmpfs");
+        // A tmpfs's archive is small where hiber packed it itself.
+        let archives = std::fs::read_dir(&self.criu.image_path).into_iter().flatten().flatten();
+        let tmpfs = archives
+            .filter(|e| e.file_name().to_string_lossy().starts_with("tmpfs-"))
+            .any(|e| e.metadata().is_ok_and(|meta| meta.len() > host::PACKED_BY_US));
         host::Programs { lock: lock.filter(|l| *l != NetworkLock::Skip), own_network, tmpfs }
             .check(self.findings);
     }
@@ -260,11 +264,19 @@ impl Against<'_> {
     /// Sources of bind mounts, and mounts of the images that nobody supplies; gives the sources by key.
     fn mounts(&mut self, id: &ContainerId) -> Vec<(String, PathBuf)> {
         for mount in self.prepared.plan.init.root.iter().flat_map(|root| &root.mounts) {
-            if let MountSource::Bind { path, .. } = &mount.source
-                && !path.exists()
-            {
-                let what = format!("the source of {} is missing", mount.destination.display());
-                self.findings.add(&MOUNT_SOURCE, what).path = Some(path.display().to_string());
+            let MountSource::Bind { path, .. } = &mount.source else { continue };
+            let destination = mount.destination.display();
+            let Ok(source) = std::fs::metadata(path) else {
+                let finding =
+                    self.findings.add(&MOUNT_SOURCE, format!("the source of {destination} is missing"));
+                finding.path = Some(path.display().to_string());
+                continue;
+            };
+            let (is, expected) = if source.is_dir() { ("file", "directory") } else { ("directory", "file") };
+            if self.is_directory(&mount.destination).is_some_and(|dir| dir != source.is_dir()) {
+                let what =
+                    format!("{destination} is a {is} of the root file system, and its source a {expected}");
+                self.findings.add(&MOUNT_POINT, what).path = Some(path.display().to_string());
             }
         }
         let facts = self.prepared.facts(id);
@@ -292,6 +304,13 @@ impl Against<'_> {
             }
         }
         pairs
+    }
+
+    /// Whether a path of the root file system is one; none if it is not there.
+    fn is_directory(&self, path: &Path) -> Option<bool> {
+        let root = Root::open_path(&self.prepared.plan.init.root.as_ref()?.path).ok()?;
+        let stat = rustix::fs::fstat(root.find(path).ok()??).ok()?;
+        Some(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
     }
 
     fn namespaces(&mut self) {

@@ -177,6 +177,9 @@ checks! {
     MOUNT_SOURCE: "mount-source", Restore, Error,
         "the source of a bind mount is missing",
         "make or mount it first";
+    MOUNT_POINT: "mount-point", Restore, Error,
+        "a mount point is a file where a directory is needed, or the other way round",
+        "remove what is in its place from the root file system";
     MOUNT_MISSING: "mount-missing", Restore, Error,
         "the checkpoint has a mount from outside that config.json does not supply",
         "restore with the mounts of the configuration that the checkpoint was made with";

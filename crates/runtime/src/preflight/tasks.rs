@@ -72,15 +72,32 @@ pub(super) fn command(pid: i32, name: &str) -> String {
     }
 }
 
-/// A traced process makes CRIU try for ten seconds, in which the container is frozen: it is refused before.
-pub(crate) fn refuse_traced(task: &Task) -> Result<()> {
+/// What must be known of the processes before the container is frozen.
+pub(crate) struct BeforeFreezing {
+    /// A stopped one, where the cgroup's freezer is of v1: the kernel lets nobody trace a process that is stopped and
+    /// frozen there (ptrace_attach waits for it to move), so that CRIU would hang.
+    pub(crate) stopped: Option<Process>,
+}
+
+/// Looks at the processes that a dump could hang on. A traced one makes CRIU try for ten seconds, in which the container
+/// is frozen: it is refused.
+pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
     let mut findings = Findings::default();
     let tasks = task.tasks()?;
     tasks.iter().for_each(|task| traced(&mut findings, task));
-    match findings.0.first() {
-        Some(found) => Err(Error::Invalid(format!("{found}; {}", found.advice))),
-        None => Ok(()),
+    if let Some(found) = findings.0.first() {
+        return Err(Error::Invalid(format!("{found}; {}", found.advice)));
     }
+    let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
+    let stopped = tasks.iter().find(|task| v1 && is_stopped(task)).map(Proc::process);
+    Ok(BeforeFreezing { stopped })
+}
+
+/// Stopped by a signal. A process that is frozen as well shows the freezer's state, and where it waits.
+fn is_stopped(task: &Proc) -> bool {
+    let waits =
+        || std::fs::read_to_string(task.path("wchan")).is_ok_and(|place| place.contains("signal_stop"));
+    task.stat.state == 'T' || task.stat.state == 'D' && waits()
 }
 
 fn traced(findings: &mut Findings, task: &Proc) {
@@ -93,7 +110,13 @@ fn traced(findings: &mut Findings, task: &Proc) {
 }
 
 /// What each process is in the way by itself.
-pub(super) fn check(findings: &mut Findings, tasks: &[Proc], shell_job: bool, own_user_namespace: bool) {
+pub(super) fn check(
+    findings: &mut Findings,
+    tasks: &[Proc],
+    paused: bool,
+    shell_job: bool,
+    own_user_namespace: bool,
+) {
     let Some(first) = tasks.first() else { return };
     for task in tasks {
         match task.stat.state {
@@ -103,10 +126,10 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], shell_job: bool, ow
             'Z' | 'X' => {
                 findings.of(task, &ZOMBIE, "it has ended and nobody has waited for it");
             }
-            'T' => {
+            _ if is_stopped(task) => {
                 findings.of(task, &STOPPED, "it is stopped (SIGSTOP)");
             }
-            'D' => {
+            'D' if !paused => {
                 findings.of(task, &WAITING, WAITING.about);
             }
             _ => {}

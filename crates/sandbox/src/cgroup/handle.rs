@@ -16,7 +16,6 @@ use super::limits::{Limits, MemoryCheck, Write};
 use super::remove;
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::bpf;
-use crate::sys::signal::Signal;
 
 /// What to do where this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +84,8 @@ impl Cgroup {
         let made = self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid));
         if made.is_err() {
             // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
-            if let Err(e) = self.kill(Signal::KILL).and_then(|()| unit.stop()) {
+            kill_child(pid);
+            if let Err(e) = unit.stop() {
                 tracing::warn!("clean up after a failed create: {e}");
             }
             remove::roll_back(&self.created);
@@ -474,6 +474,13 @@ fn check_type(dir: &Dir, limits: &Limits) -> Result<()> {
         }
         None if kind == "domain invalid" => Ok(dir.write("cgroup.type", "threaded")?),
         None => Ok(()),
+    }
+}
+
+/// Kills a process that nobody but us can have reaped.
+fn kill_child(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 

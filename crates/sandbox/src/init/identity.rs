@@ -1,14 +1,18 @@
 //! Who the process is: limits, security modules, user, capabilities, system call filter.
 
+use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use rustix::fs::{FileType, Gid, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::seccomp::Filter;
 use super::write_proc;
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
+use crate::rootfs::devices::is_null;
+use crate::rootfs::resolve::Root;
 use crate::sys;
 use crate::{Error, Result, SysError};
 
@@ -120,15 +124,14 @@ fn own_standard_streams(uid: u32) -> Result<()> {
     Ok(())
 }
 
-fn is_null(stat: &rustix::fs::Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3)
-}
-
-/// A root filesystem without the real device keeps the host's.
+/// A root filesystem without the real device keeps the host's. A symbolic link is not followed: what it leads to would
+/// be opened for writing (CVE-2026-88265).
 fn reopen_null(number: usize) -> Result<()> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let Ok(null) = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()) else { return Ok(()) };
+    let (mode, resolve) = (Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let Ok(null) = rustix::fs::openat2(rustix::fs::CWD, "/dev/null", flags, mode, resolve) else {
+        return Ok(());
+    };
     if !rustix::fs::fstat(&null).is_ok_and(|stat| is_null(&stat)) {
         return Ok(());
     }
@@ -231,12 +234,26 @@ fn check_cwd() -> Result<()> {
 }
 
 fn home_of(uid: u32) -> String {
-    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    table
+    users()
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.get(2).and_then(|f| f.parse().ok()) == Some(uid))
         .and_then(|fields| fields.get(5).map(|home| (*home).to_owned()))
         .filter(|home| !home.is_empty())
         .unwrap_or_else(|| "/".to_owned())
+}
+
+/// The container's /etc/passwd; empty if there is none. It may be anything that the image or a process has made it: a
+/// pipe that nobody writes to, a device without end.
+fn users() -> String {
+    const ENOUGH: u64 = 16 << 20;
+    let file = Root::open_path(Path::new("/"))
+        .and_then(|root| Ok(root.open(Path::new("/etc/passwd"), OFlags::RDONLY | OFlags::NONBLOCK)?));
+    let Ok(file) = file.map(std::fs::File::from) else { return String::new() };
+    let mut text = String::new();
+    if file.metadata().is_ok_and(|m| m.is_file()) {
+        // What can be read of it counts.
+        let _ = file.take(ENOUGH).read_to_string(&mut text);
+    }
+    text
 }

@@ -75,9 +75,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     let (plan, mut inherited) = receive(channel)?;
     // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
     // can have replaced it.
-    let host_proc =
-        rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::new("open", "/proc", e.raw_os_error()))?;
+    let host_proc = open_proc()?;
     if !inherited.joins.is_empty() {
         // Processes of the container could look into this one from the moment it joins (CVE-2016-9962).
         hide()?;
@@ -108,6 +106,8 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     process::close_on_exec_from(3 + plan.preserve_fds)?;
     let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
     let prepared = identity::assume(&plan, &host_proc, &mut filter)?;
+    // Before a program is looked for: through /proc/self/fd it would lead out of the container (CVE-2024-21626).
+    drop(host_proc);
     let program = exec::Program::find(&plan.process, &prepared.home)?;
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
@@ -122,6 +122,15 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
         process::reset_signals()?;
     }
     program.exec().map(Some)
+}
+
+/// Opens /proc, which must be a procfs, and all of it: labels and sysctls are written there (CVE-2019-16884).
+fn open_proc() -> Result<OwnedFd> {
+    let fail = |call: &str, e: rustix::io::Errno| SysError::new(call, "/proc", e.raw_os_error());
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| fail("open", e))?;
+    rootfs::check_whole_procfs(&proc)?;
+    Ok(proc)
 }
 
 /// Keeps others from tracing this process and from its /proc files, until exec.

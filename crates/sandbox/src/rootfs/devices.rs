@@ -20,7 +20,7 @@ pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mu
                 Some(tree) => tree,
                 None => clone_path(&device.path, false)?,
             };
-            attach(private(tree)?, root.make_file(&device.path)?)?;
+            attach(private(tree)?, root.make_own_file(&device.path)?)?;
         } else {
             make_node(root, device)?;
         }
@@ -92,6 +92,7 @@ pub(super) fn links(root: &Root) -> Result<()> {
 /// Opens a new terminal of the container's devpts: the master and the slave.
 pub fn open_terminal(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
     let master = root.open(Path::new("/dev/ptmx"), OFlags::RDWR | OFlags::NOCTTY)?;
+    check_ptmx(&master)?;
     rustix::pty::unlockpt(&master).map_err(|e| SysError::new("unlockpt", "/dev/ptmx", e.raw_os_error()))?;
     let flags =
         rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
@@ -100,8 +101,30 @@ pub fn open_terminal(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
+/// Refuses what a container, or its image, has put where the terminals of its devpts come from (CVE-2025-52565).
+fn check_ptmx(master: &OwnedFd) -> Result<()> {
+    let fail = |call: &str, e: Errno| SysError::new(call, "/dev/ptmx", e.raw_os_error());
+    let stat = rustix::fs::fstat(master).map_err(|e| fail("fstat", e))?;
+    let fs = rustix::fs::fstatfs(master).map_err(|e| fail("fstatfs", e))?;
+    let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(5, 2)
+        && fs.f_type as u64 == libc::DEVPTS_SUPER_MAGIC as u64;
+    match is_ptmx {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid("process.terminal", "/dev/ptmx of the container is not that of a devpts"))
+        }
+    }
+}
+
+/// Whether a file is the null device.
+pub(crate) fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+}
+
 /// Shows the terminal as /dev/console.
 pub fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
-    let target = root.make_file(Path::new("/dev/console"))?;
+    let target = root.make_own_file(Path::new("/dev/console"))?;
     attach(clone_fd(slave.as_fd(), false)?, &target)
 }

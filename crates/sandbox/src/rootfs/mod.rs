@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::MsFlags;
+use rustix::fs::FileType;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
@@ -22,7 +23,7 @@ use crate::error::Context;
 use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::wire::FdRole;
-use crate::{Result, SysError};
+use crate::{Error, Result, SysError};
 
 /// Detached trees that the parent opens, for sources that init itself may not reach.
 pub struct Trees<'a> {
@@ -70,6 +71,24 @@ fn source_name(source: &MountSource) -> String {
         MountSource::Filesystem { fstype, .. } => fstype.clone(),
         MountSource::Cgroup => "cgroup".into(),
     }
+}
+
+/// Refuses what is no procfs, and a part of one.
+pub(crate) fn check_whole_procfs(dir: &OwnedFd) -> Result<()> {
+    /// The inode of every procfs's root (PROC_ROOT_INO in the kernel).
+    const ROOT: u64 = 1;
+    let inode = rustix::fs::fstat(dir).map_err(|e| SysError::new("fstat", "/proc", e.raw_os_error()))?.st_ino;
+    if is_procfs(dir)? && inode == ROOT {
+        return Ok(());
+    }
+    Err(Error::unsupported("/proc", "something else than a procfs is mounted there"))
+}
+
+/// Whether a file is one of a procfs.
+fn is_procfs(file: &OwnedFd) -> Result<bool> {
+    let stat =
+        rustix::fs::fstatfs(file).map_err(|e| SysError::new("fstatfs", "a mount", e.raw_os_error()))?;
+    Ok(stat.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
 }
 
 /// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
@@ -175,20 +194,26 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
     attach(&tree, &target)
 }
 
-/// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
-///
-/// The host's own node is used, never the one in the container's /dev, which the image may have replaced
-/// (CVE-2025-31133).
 /// What masked directories are covered with: one empty tmpfs for all, since each takes memory of the kernel's.
 #[derive(Default)]
 struct Covers(Option<OwnedFd>);
 
+/// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
+///
+/// The host's own node is used, never the one in the container's /dev, which the image may have replaced
+/// (CVE-2025-31133).
 fn mask(root: &Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let stat =
         rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-        return attach(private(clone_path("/dev/null".as_ref(), false)?)?, &target);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let null = clone_path("/dev/null".as_ref(), false)?;
+        let stat =
+            rustix::fs::fstat(&null).map_err(|e| SysError::new("fstat", "/dev/null", e.raw_os_error()))?;
+        if !devices::is_null(&stat) {
+            return Err(Error::unsupported("/dev/null", "something else than the device is there"));
+        }
+        return attach(private(null)?, &target);
     }
     if let Some(tmpfs) = &covers.0 {
         return attach(private(clone_path(&fd_path(tmpfs.as_fd()), false)?)?, &target);

@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::resolve::{Root, fd_path};
-use super::{attach, change_propagation, clone_path};
+use super::{attach, change_propagation, clone_path, is_procfs};
 use crate::plan::{CgroupMount, MountPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};
@@ -49,7 +49,10 @@ fn bind(root: &Root, step: &MountPlan, source: &Path, recursive: bool, tree: Opt
     } else {
         root.make_file(&step.destination)?
     };
-    check_not_in_proc(&target, &tree, step)?;
+    check_not_in_proc(&target, step)?;
+    if step.destination == Path::new("/proc") && !is_procfs(&tree)? {
+        return Err(Error::invalid("mounts", "/proc cannot be mounted because it is not of type proc"));
+    }
     if !step.attributes.is_empty() {
         mount_setattr(tree.as_fd(), step.attributes, false)?;
     }
@@ -60,17 +63,8 @@ fn bind(root: &Root, step: &MountPlan, source: &Path, recursive: bool, tree: Opt
 }
 
 /// The plan checked the destination as written; a symbolic link in the image may still lead into /proc
-/// (CVE-2019-19921). Only a procfs may be bound over a procfs's root.
-fn check_not_in_proc(target: &OwnedFd, tree: &OwnedFd, step: &MountPlan) -> Result<()> {
-    let is_procfs = |fd: &OwnedFd| -> Result<bool> {
-        let stat =
-            rustix::fs::fstatfs(fd).map_err(|e| SysError::new("fstatfs", "a mount", e.raw_os_error()))?;
-        Ok(stat.f_type as u64 == libc::PROC_SUPER_MAGIC as u64)
-    };
-    let on_proc = step.destination == Path::new("/proc");
-    if on_proc && !is_procfs(tree)? {
-        return Err(Error::invalid("mounts", "/proc cannot be mounted because it is not of type proc"));
-    }
+/// (CVE-2019-16884, CVE-2019-19921).
+fn check_not_in_proc(target: &OwnedFd, step: &MountPlan) -> Result<()> {
     if !step.destination.starts_with("/proc") && is_procfs(target)? {
         let problem = format!("{} cannot be mounted because it leads into /proc", step.destination.display());
         return Err(Error::invalid("mounts", problem));
@@ -89,6 +83,7 @@ fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &
     if fstype == "proc" || fstype == "sysfs" {
         check_no_symlink(root, step)?;
     }
+    check_not_in_proc(&target, step)?;
     let mut flags = step.flags;
     if fstype == "tmpfs" {
         flags &= !MsFlags::MS_RDONLY.bits(); // it still has to be filled: see finish_readonly
@@ -218,6 +213,7 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
 /// The container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host.
 fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
     let target = root.make_dir(&step.destination, DIR_MODE)?;
+    check_not_in_proc(&target, step)?;
     let flags = step.flags;
     if let [CgroupMount { name, host_path, .. }] = plan.cgroups.as_slice()
         && name.is_empty()

@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::{Result, SysError};
+use crate::{Error, Result, SysError};
 
 /// Links on one path that we follow ourselves; as many as the kernel does (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -128,6 +128,26 @@ impl Root {
                 }
                 Err(e) => return Err(SysError::new("openat", self.below(&path), e.raw_os_error()).into()),
             }
+        }
+    }
+
+    /// As [`make_file`](Self::make_file), for a place in which the runtime puts something of its own: a symbolic link
+    /// there would lead it elsewhere.
+    pub fn make_own_file(&self, path: &Path) -> Result<OwnedFd> {
+        let fail =
+            |call: &str, e: Errno| Error::from(SysError::new(call, self.below(path), e.raw_os_error()));
+        let (parent, name) = self.make_parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+        match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(fail("openat", e)),
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(|e| fail("openat", e))?;
+        let stat = rustix::fs::fstat(&file).map_err(|e| fail("fstat", e))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink | FileType::Directory => Err(fail("openat", Errno::LOOP)),
+            _ => Ok(file),
         }
     }
 

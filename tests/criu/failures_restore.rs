@@ -1,0 +1,298 @@
+//! Real failures of restores: preflight sees most before, the error names the cause, and nothing is left behind.
+
+use crate::failures::{finding, odd, run_odd};
+use crate::{Network, count, counter, counts_on};
+use hiber_tests::prelude::*;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A counter that was put to sleep, and how far it had counted.
+#[track_caller]
+fn asleep(bundle: Bundle) -> (Container, u64) {
+    let c = counter(&Runtime::hiber(), bundle);
+    c.checkpoint(&[]).ok();
+    let before = 3;
+    (c, before)
+}
+
+/// What `restore --check` finds, in JSON.
+#[track_caller]
+fn preflight(c: &Container, flags: &[&str]) -> Value {
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let first = ["--check", "--format", "json", "--image-path", &images, "--bundle", &bundle];
+    let output = c.call("restore", &[&first[..], flags].concat());
+    let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+    output.exited(i32::from(report["possible"] != json!(true)));
+    report
+}
+
+/// Checks that preflight finds `check` with `found`, that the restore fails with all of `words`, and leaves nothing.
+#[track_caller]
+fn fails(c: &Container, flags: &[&str], (check, found): (&str, &str), words: &[&str]) {
+    let report = preflight(c, flags);
+    let finding = finding(&report, check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
+    assert_eq!(finding["severity"], json!("error"), "{report:#}");
+    assert!(finding.to_string().contains(found), "{found:?} is not in {report:#}");
+    let output = c.restore(flags);
+    for word in words {
+        output.fails(word);
+    }
+    assert_eq!(c.status(), "gone", "{output}");
+    c.assert_clean();
+}
+
+/// What was broken is whole again: the container wakes.
+#[track_caller]
+fn wakes(c: &Container, before: u64) {
+    let report = preflight(c, &[]);
+    assert_eq!(report["possible"], json!(true), "{report:#}");
+    c.restore(&[]).ok();
+    counts_on(c, before);
+}
+
+fn change_config(c: &Container, change: impl FnOnce(&mut Value)) {
+    let path = c.bundle().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn a_bind_source_that_is_gone() {
+    require!(Root, Criu);
+    let bundle =
+        Bundle::busybox().mount(json!({"destination": "/data", "source": "data", "options": ["bind"]}));
+    fs::create_dir(bundle.join("data")).unwrap();
+    let (c, before) = asleep(bundle);
+    fs::remove_dir(c.bundle().join("data")).unwrap();
+    fails(&c, &[], ("mount-source", "the source of /data is missing"), &["/data", "no such file"]);
+    fs::create_dir(c.bundle().join("data")).unwrap();
+    wakes(&c, before);
+}
+
+#[test]
+fn a_mount_that_the_configuration_does_not_have() {
+    require!(Root, Criu);
+    let bundle =
+        Bundle::busybox().mount(json!({"destination": "/data", "source": "data", "options": ["bind"]}));
+    fs::create_dir(bundle.join("data")).unwrap();
+    let (c, _) = asleep(bundle);
+    change_config(&c, |v| {
+        v["mounts"].as_array_mut().unwrap().pop();
+    });
+    let found = ("mount-missing", "config.json has no mount for /data");
+    fails(&c, &[], found, &["/data", "mounts of the configuration that the checkpoint was made with"]);
+}
+
+#[test]
+fn a_mount_point_that_cannot_be_made() {
+    require!(Root, Criu);
+    let bundle =
+        Bundle::busybox().mount(json!({"destination": "/data", "source": "data", "options": ["bind"]}));
+    fs::create_dir(bundle.join("data")).unwrap();
+    let (c, _) = asleep(bundle);
+    fs::remove_dir(c.bundle().rootfs().join("data")).unwrap();
+    fs::write(c.bundle().rootfs().join("data"), "").unwrap();
+    fails(&c, &[], ("mount-point", "/data is a file"), &["/data", "not a directory"]);
+}
+
+#[test]
+fn a_program_of_another_size() {
+    require!(Root, Criu);
+    let (c, before) = asleep(Bundle::busybox());
+    let program = fs::canonicalize(c.bundle().rootfs().join("bin/sh")).unwrap();
+    let program = c.bundle().rootfs().join("bin").join(program.file_name().unwrap());
+    let kept = fs::read(&program).unwrap();
+    fs::write(&program, [&kept[..], b"more"].concat()).unwrap();
+    let found = format!("has {} bytes, and had {}", kept.len() + 4, kept.len());
+    fails(&c, &[], ("rootfs", &found), &["bad size", "busybox", "same root file system", "log: "]);
+    fs::write(&program, kept).unwrap();
+    wakes(&c, before);
+}
+
+#[test]
+fn an_open_file_that_is_gone() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().shell(&format!("exec 5</etc/kept; {}", crate::COUNT));
+    let file = bundle.rootfs().join("etc/kept");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "kept").unwrap();
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    c.checkpoint(&[]).ok();
+    fs::remove_file(&file).unwrap();
+    fails(&c, &[], ("rootfs", "/etc/kept"), &["etc/kept", "missing", "same root file system"]);
+    fs::write(&file, "kept").unwrap();
+    wakes(&c, 3);
+}
+
+#[test]
+fn images_that_are_missing_changed_or_cut() {
+    require!(Root, Criu);
+    let (c, before) = asleep(Bundle::busybox());
+    let image = |name: &str| c.images().join(name);
+    let with = |name: &str, broken: &dyn Fn(&Path, &[u8]), found: &str, words: &[&str], trusted: &[&str]| {
+        let path = image(name);
+        let kept = fs::read(&path).unwrap();
+        broken(&path, &kept);
+        fails(&c, &[], ("images", found), words);
+        if !trusted.is_empty() {
+            fails(&c, &["--trust-images"], ("images", found), trusted);
+        }
+        fs::write(&path, kept).unwrap();
+    };
+    let remove = |path: &Path, _: &[u8]| fs::remove_file(path).unwrap();
+    let cut = |path: &Path, bytes: &[u8]| fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    with(
+        "fs-1.img",
+        &remove,
+        "fs-1.img: is missing",
+        &["fs-1.img: is missing", "--trust-images"],
+        &["fs-1.img"],
+    );
+    with(
+        "pages-1.img",
+        &cut,
+        "pages-1.img: has",
+        &["pages-1.img: has", "expected"],
+        &["pages-1.img", "another copy"],
+    );
+    with("mm-1.img", &cut, "mm-1.img: has", &["mm-1.img: has", "expected"], &["mm-1.img"]);
+    // Of the same size: only the hash tells, and CRIU.
+    let magic = |path: &Path, bytes: &[u8]| fs::write(path, [&[0; 8], &bytes[8..]].concat()).unwrap();
+    with("fs-1.img", &magic, "not what was written", &["magic doesn't match", "another copy", "log: "], &[]);
+    wakes(&c, before);
+}
+
+#[test]
+fn an_id_or_a_cgroup_that_is_taken() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&["--leave-running"]).ok();
+    let report = preflight(&c, &[]);
+    assert!(finding(&report, "id").is_some(), "{report:#}");
+    let pids = finding(&report, "cgroup").unwrap_or_else(|| panic!("{report:#}"));
+    assert!(pids["what"].as_str().unwrap().contains("not empty"), "{report:#}");
+    c.restore(&[]).fails("already exists");
+    assert_eq!(c.status(), "running");
+}
+
+#[test]
+fn a_process_number_that_is_taken() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().without_namespace("pid");
+    let c = counter(&Runtime::hiber(), bundle);
+    let report = crate::failures::preflight(&c, &[]);
+    assert_eq!(report["possible"], json!(true), "{report:#}");
+    c.checkpoint(&["--leave-running"]).ok();
+    let pid = c.pid();
+    // Another container of the same numbers, in a cgroup and under an id of its own.
+    change_config(&c, |v| v["linux"]["cgroupsPath"] = json!(format!("{}/d", c.bundle().cgroup_parent())));
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let other = format!("{}-other", c.id());
+    let log = c.bundle().join("restore.log").display().to_string();
+    let run = |flags: &[&str]| {
+        let mut command = c.runtime().command();
+        command.args(["--log", &log, "restore", "--detach", "--image-path", &images, "--bundle", &bundle]);
+        command.args(flags).arg(&other);
+        hiber_tests::command::run(command, b"")
+    };
+    let check = run(&["--check"]);
+    assert!(check.exited(1).stdout.contains(&format!("pid: process number {pid} (sh) is taken")), "{check}");
+    run(&[]).exited(1);
+    let error = fs::read_to_string(&log).unwrap();
+    assert!(error.contains("a process number of the checkpoint is taken"), "{error}");
+    assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
+    counts_on(&c, 3);
+}
+
+#[test]
+fn a_connection_without_its_address() {
+    require!(Root, Criu, Program("cc"));
+    let network = Network::new();
+    let address = |action: &str| {
+        let mut command = Command::new("nsenter");
+        let net = format!("--net={}", network.path());
+        command.args([&net, "ip", "address", action, "198.18.9.1/32", "dev", "lo"]);
+        hiber_tests::command::run(command, b"").ok();
+    };
+    wait_for("loopback", || {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net={}", network.path()), "ip", "link", "show", "lo"]);
+        hiber_tests::command::run(command, b"").stdout.contains("LOOPBACK,UP")
+    });
+    address("add");
+    let bundle = odd("tcp=198.18.9.1").namespace("network", Some(&network.path()));
+    let c = run_odd(bundle).unwrap();
+    c.checkpoint(&["--tcp-established"]).ok();
+    address("del");
+    let found = ("address", "198.18.9.1, which a saved TCP connection has, is not there");
+    fails(&c, &[], found, &["Can't bind inet socket", "address of a saved connection", "log: "]);
+    address("add");
+    wakes(&c, 3);
+}
+
+#[test]
+fn a_namespace_to_join_that_is_gone() {
+    require!(Root, Criu);
+    let network = Network::new();
+    let (c, _) = asleep(Bundle::busybox().namespace("network", Some(&network.path())));
+    let path = network.path();
+    drop(network);
+    fails(&c, &[], ("joined-namespace", &path), &[&path, "no such file"]);
+}
+
+#[test]
+fn a_security_profile_that_is_not_there() {
+    require!(Root, Criu);
+    let (c, before) = asleep(Bundle::busybox());
+    let found = ("profile", "--lsm-profile apparmor:no-such-profile");
+    fails(&c, &["--lsm-profile", "apparmor:no-such-profile"], found, &["profile", "log: "]);
+    wakes(&c, before);
+}
+
+#[test]
+fn flags_that_say_no_to_what_the_images_hold() {
+    require!(Root, Criu, Program("cc"));
+    let c = run_odd(odd("tcp flock")).unwrap();
+    c.checkpoint(&["--tcp-established", "--file-locks"]).ok();
+    assert_eq!(preflight(&c, &[])["possible"], json!(true));
+    let found = ("flag", "the images have a TCP connection, 127.0.0.1:");
+    fails(&c, &["--tcp-established=false"], found, &["Connected TCP socket in image", "--tcp-established"]);
+    let report = preflight(&c, &["--file-locks=false"]);
+    assert_eq!(finding(&report, "flag").unwrap()["advice"], json!("pass --file-locks"), "{report:#}");
+    wakes(&c, 3);
+}
+
+#[test]
+fn a_checkpoint_without_a_manifest_is_warned_of() {
+    require!(Root, Criu);
+    let (c, before) = asleep(Bundle::busybox());
+    fs::remove_file(c.images().join("hiber.json")).unwrap();
+    let report = preflight(&c, &[]);
+    assert_eq!(finding(&report, "manifest").unwrap()["severity"], json!("warning"), "{report:#}");
+    wakes(&c, before);
+}
+
+#[test]
+fn another_machine_is_told() {
+    require!(Root, Criu);
+    let (c, _) = asleep(Bundle::busybox());
+    let path = c.images().join("hiber.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["cpu"]["features"].as_array_mut().unwrap().push(json!("zz9"));
+    manifest["kernel"] = json!("99.1.0");
+    manifest["criu"] = json!("99.0");
+    fs::write(&path, manifest.to_string()).unwrap();
+    let report = preflight(&c, &[]);
+    for (check, words) in [("cpu", "lacks zz9"), ("kernel", "Linux 99.1.0"), ("criu-version", "CRIU 99.0")] {
+        let found = finding(&report, check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
+        assert!(found["what"].as_str().unwrap().contains(words), "{report:#}");
+        assert_eq!(found["severity"], json!("warning"));
+    }
+    manifest["cpu"]["architecture"] = json!("s390x");
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert!(finding(&preflight(&c, &[]), "architecture").is_some());
+}
