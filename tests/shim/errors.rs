@@ -36,6 +36,23 @@ fn requests_that_cannot_be_decoded() {
 }
 
 #[test]
+fn what_is_no_ttrpc_at_all() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    shim.run();
+    // lengths that are too large, unknown types, half a header, half a body, text
+    let huge = [0xff; 10];
+    let unknown = [0, 0, 0, 0, 0, 0, 0, 1, 99, 0];
+    let body = [0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 7, 7];
+    for bytes in [&huge[..], &unknown, &unknown[..5], &body, b"GET / HTTP/1.1\r\n\r\n", b""] {
+        let mut stream = std::os::unix::net::UnixStream::connect(shim.socket()).unwrap();
+        std::io::Write::write_all(&mut stream, bytes).unwrap();
+    }
+    assert_eq!(shim.state("").status.enum_value(), Ok(Status::RUNNING));
+    shim.end();
+}
+
+#[test]
 fn tasks_and_processes_that_are_not_there() {
     require!(Root);
     let shim = Shim::start(Bundle::busybox().shell("sleep 100"));

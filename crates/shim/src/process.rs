@@ -17,6 +17,8 @@ enum Stage {
     /// Under way: an exit is told only after the start.
     Starting,
     Started,
+    /// Under way, of a process that was started or was not.
+    Deleting(bool),
 }
 
 #[derive(Debug)]
@@ -112,7 +114,33 @@ impl Process {
                 Ok(())
             }
             Stage::Starting | Stage::Started => refuse("running"),
+            Stage::Deleting(_) => refuse("deleted"),
         }
+    }
+
+    /// Claims its deletion, which excludes a start and other deletions until it is given up.
+    pub(crate) fn begin_delete(&self) -> Result<()> {
+        let mut life = self.lock();
+        let busy = |what: &str| Err(Error::State(format!("process {} is being {what}", self.id)));
+        life.stage = match life.stage {
+            Stage::New => Stage::Deleting(false),
+            Stage::Started => Stage::Deleting(true),
+            Stage::Starting => return busy("started"),
+            Stage::Deleting(_) => return busy("deleted"),
+        };
+        Ok(())
+    }
+
+    /// It is not deleted after all.
+    pub(crate) fn give_up_delete(&self) {
+        let mut life = self.lock();
+        if let Stage::Deleting(started) = life.stage {
+            life.stage = if started { Stage::Started } else { Stage::New };
+        }
+    }
+
+    pub(crate) fn is_starting(&self) -> bool {
+        self.lock().stage == Stage::Starting
     }
 
     /// The start has succeeded and is told, or it has failed for good. Returns the exit that came meanwhile.

@@ -286,22 +286,15 @@ impl Service {
     pub(crate) fn delete_process(&self, request: &api::DeleteRequest) -> Result<api::DeleteResponse> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
-        if process.spec.is_some() {
-            // What has ended is known to have within a moment.
-            let told = !process.is_alive() || (process.has_ended() && process.wait_here(DEATH).is_some());
-            if !told {
-                return Err(Error::State(format!("process {} is running: it cannot be deleted", process.id)));
-            }
-            process.finish();
-            task.remove_exec(&request.exec_id);
-        } else {
-            if task.deleting.swap(true, Ordering::AcqRel) {
-                return Err(Error::State(format!("task {} is being deleted", task.id)));
-            }
-            let deleted = self.delete_task(&task);
-            task.deleting.store(false, Ordering::Release);
-            deleted?;
+        process.begin_delete()?;
+        let deleted = match process.spec {
+            Some(_) => delete_exec(&task, &process),
+            None => self.delete_task(&task),
+        };
+        if deleted.is_err() {
+            process.give_up_delete();
         }
+        deleted?;
         let exit = process.exit();
         Ok(api::DeleteResponse {
             pid: process.pid(),
@@ -352,8 +345,11 @@ impl Service {
         if process.spec.is_some() {
             return process.signal(signal);
         }
-        // Nothing runs before a restore: clients that want it to end are content with that.
-        let Ok(running) = task.running() else { return Err(finished()) };
+        let Ok(running) = task.running() else {
+            let restoring = || Error::State(format!("task {} is being restored", task.id));
+            // Nothing runs before a restore: clients that want it to end are content with that.
+            return Err(if process.is_starting() { restoring() } else { finished() });
+        };
         if process.exit().is_some() {
             return Err(finished());
         }
@@ -467,4 +463,15 @@ impl Service {
             (self.stop)();
         }
     }
+}
+
+fn delete_exec(task: &Task, process: &Process) -> Result<()> {
+    // What has ended is known to have within a moment.
+    let told = !process.is_alive() || (process.has_ended() && process.wait_here(DEATH).is_some());
+    if !told {
+        return Err(Error::State(format!("process {} is running: it cannot be deleted", process.id)));
+    }
+    process.finish();
+    task.remove_exec(&process.id);
+    Ok(())
 }

@@ -36,8 +36,6 @@ pub(crate) struct Task {
     pub(crate) init: Arc<Process>,
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
     pausing: AtomicBool,
-    /// Held by the one Delete.
-    pub(crate) deleting: AtomicBool,
     /// The first process's exit, which is told after those of the others.
     held: Mutex<Option<ExitStatus>>,
     /// Whether containerd has been told that memory ran out.
@@ -74,7 +72,6 @@ impl Task {
             init: Arc::new(Process::new(id.to_string(), stdio, None)),
             execs: Mutex::default(),
             pausing: AtomicBool::new(false),
-            deleting: AtomicBool::new(false),
             held: Mutex::new(None),
             oom_told: AtomicBool::new(false),
             memory: Mutex::new(None),
