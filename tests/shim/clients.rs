@@ -49,6 +49,9 @@ fn clients_that_vanish_while_they_wait_are_forgotten() {
     require!(Root);
     let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
     shim.run();
+    // publishing takes descriptors, too
+    shim.wait_for_events("start", 1);
+    std::thread::sleep(std::time::Duration::from_millis(100));
     let open = shim.descriptors();
     let request = WaitRequest { id: shim.id(), ..WaitRequest::default() };
     let clients: Vec<_> = (0..20).map(|_| ask(&shim, "Wait", &request)).collect();
