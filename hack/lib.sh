@@ -128,12 +128,13 @@ unpack_debs() {
 
 # cargo_static COMMAND ARGUMENT...: cargo for statically linked programs. An explicit --target keeps the
 # flag away from proc-macros and build scripts, which cannot be static; so it is not in
-# .cargo/config.toml, where a plain `cargo build` would trip over it.
+# .cargo/config.toml, where a plain `cargo build` would trip over it. Relative relocations are packed: 20,000
+# of them are a tenth of the file otherwise, which every start would read.
 cargo_static() {
     local target variable command=$1
     shift
     target=$(static_target)
     variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
-    (cd "$REPO" && env "$variable=-C target-feature=+crt-static" cargo "$command" --locked --target "$target" "$@")
+    (cd "$REPO" && env "$variable=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo "$command" --locked --target "$target" "$@")
 }
 static_target() { rustc -vV | sed -n 's/^host: //p'; }

@@ -12,8 +12,7 @@ use std::process::Command;
 fn asleep(bundle: Bundle) -> (Container, u64) {
     let c = counter(&Runtime::hiber(), bundle);
     c.checkpoint(&[]).ok();
-    let before = 3;
-    (c, before)
+    (c, 3)
 }
 
 /// What `restore --check` finds, in JSON.
@@ -82,7 +81,16 @@ fn a_mount_that_the_configuration_does_not_have() {
         v["mounts"].as_array_mut().unwrap().pop();
     });
     let found = ("mount-missing", "config.json has no mount for /data");
-    fails(&c, &[], found, &["/data", "mounts of the configuration that the checkpoint was made with"]);
+    fails(
+        &c,
+        &[],
+        found,
+        &[
+            "No mapping for",
+            "mounts of the configuration that the checkpoint was made with",
+            "has no mount for /data",
+        ],
+    );
 }
 
 #[test]
@@ -101,8 +109,8 @@ fn a_mount_point_that_cannot_be_made() {
 fn a_program_of_another_size() {
     require!(Root, Criu);
     let (c, before) = asleep(Bundle::busybox());
-    let program = fs::canonicalize(c.bundle().rootfs().join("bin/sh")).unwrap();
-    let program = c.bundle().rootfs().join("bin").join(program.file_name().unwrap());
+    // a link to the one program
+    let program = c.bundle().rootfs().join("bin/busybox");
     let kept = fs::read(&program).unwrap();
     fs::write(&program, [&kept[..], b"more"].concat()).unwrap();
     let found = format!("has {} bytes, and had {}", kept.len() + 4, kept.len());
@@ -150,7 +158,7 @@ fn images_that_are_missing_changed_or_cut() {
         &remove,
         "fs-1.img: is missing",
         &["fs-1.img: is missing", "--trust-images"],
-        &["fs-1.img"],
+        &["inspect --verify", "fs-1.img: is missing"],
     );
     with(
         "pages-1.img",
@@ -225,7 +233,7 @@ fn a_connection_without_its_address() {
     });
     address("add");
     let bundle = odd("tcp=198.18.9.1").namespace("network", Some(&network.path()));
-    let c = run_odd(bundle).unwrap();
+    let c = run_odd(bundle);
     c.checkpoint(&["--tcp-established"]).ok();
     address("del");
     let found = ("address", "198.18.9.1, which a saved TCP connection has, is not there");
@@ -249,14 +257,19 @@ fn a_security_profile_that_is_not_there() {
     require!(Root, Criu);
     let (c, before) = asleep(Bundle::busybox());
     let found = ("profile", "--lsm-profile apparmor:no-such-profile");
-    fails(&c, &["--lsm-profile", "apparmor:no-such-profile"], found, &["profile", "log: "]);
+    fails(
+        &c,
+        &["--lsm-profile", "apparmor:no-such-profile"],
+        found,
+        &["LSM", "without --lsm-profile", "log: "],
+    );
     wakes(&c, before);
 }
 
 #[test]
 fn flags_that_say_no_to_what_the_images_hold() {
     require!(Root, Criu, Program("cc"));
-    let c = run_odd(odd("tcp flock")).unwrap();
+    let c = run_odd(odd("tcp flock"));
     c.checkpoint(&["--tcp-established", "--file-locks"]).ok();
     assert_eq!(preflight(&c, &[])["possible"], json!(true));
     let found = ("flag", "the images have a TCP connection, 127.0.0.1:");

@@ -22,6 +22,7 @@ mod output;
 mod process;
 mod resources;
 mod rootless;
+mod rootless_systemd;
 mod scheduling;
 mod seccomp_notify;
 mod security;

@@ -141,7 +141,7 @@ fn ids_that_cannot_be_mapped_are_refused_with_the_reason() {
 #[test]
 fn what_takes_more_rights_than_a_plain_user_has_is_refused_by_name() {
     require!(Root, UserNamespaces);
-    let refused: [(&str, Edit); 6] = [
+    let refused: [(&str, Edit); 8] = [
         ("rootless container requires user namespaces", |c| {
             c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "user");
             c["linux"]["uidMappings"] = Value::Null;
@@ -149,6 +149,12 @@ fn what_takes_more_rights_than_a_plain_user_has_is_refused_by_name() {
         }),
         ("mounts[2].options: cannot specify gid=5", |c| {
             push(&mut c["mounts"][2]["options"], json!("gid=5"));
+        }),
+        ("a new sysfs takes a network namespace", |c| {
+            c["mounts"][5] = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs"});
+        }),
+        ("a new procfs takes a pid namespace", |c| {
+            c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
         }),
         ("mounts[7].uidMappings: not supported", |c| {
             let maps = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
@@ -220,6 +226,46 @@ fn a_delegated_cgroup_is_used() {
 }
 
 #[test]
+fn delegated_v1_cgroups_are_used() {
+    require!(Root, UserNamespaces);
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless();
+    let parent = bundle.cgroup_parent();
+    let controllers = |h: &cgroup::Hierarchy| !h.v2 && h.controllers.iter().all(|c| !c.starts_with("name="));
+    let all: Vec<_> = cgroup::hierarchies().into_iter().filter(controllers).collect();
+    if all.is_empty() {
+        return; // cgroup2 alone: that is tested above
+    }
+    // As an administrator gives them, but for the hierarchies without controllers.
+    for hierarchy in &all {
+        let dir = hierarchy.mount.join(&parent[1..]);
+        fs::create_dir(&dir).unwrap();
+        if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(dir.join(file), fs::read(hierarchy.mount.join(file)).unwrap()).unwrap();
+            }
+        }
+        for name in ["", "cgroup.procs", "tasks"] {
+            chown(dir.join(name), Some(UID), Some(GID)).unwrap();
+        }
+    }
+    let own = bundle.cgroup();
+    let c = Runtime::hiber_as(PlainUser::create(), false).container(bundle.edit(|c| {
+        c["linux"]["cgroupsPath"] = json!(own);
+        c["linux"]["resources"] = json!({"pids": {"limit": 10}});
+    }));
+    c.run_detached().ok();
+    assert_eq!(cgroup::read("pids", &own, "pids.max", "pids.max"), "10");
+    c.sh("true");
+    c.call("pause", &[]).ok();
+    assert_eq!(c.status(), "paused");
+    c.call("resume", &[]).ok();
+    c.call("update", &["--pids-limit", "12"]).ok();
+    assert_eq!(cgroup::read("pids", &own, "pids.max", "pids.max"), "12");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
 fn a_cgroup_that_cannot_be_entered_is_refused() {
     require!(Root, UserNamespaces, CgroupV2);
     let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless();
@@ -280,6 +326,60 @@ fn root_of_a_user_namespace_is_no_more_than_its_user() {
         c["linux"]["gidMappings"] = Value::Null;
     }));
     assert_eq!(c.run(&[]).ok(), "1:3 nobody");
+    c.assert_clean();
+}
+
+#[test]
+fn a_delegated_cgroup_is_used_by_root_of_a_user_namespace() {
+    require!(Root, UserNamespaces, CgroupV2);
+    // podman names the cgroup, and device rules that nobody in a user namespace can load.
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless().without_namespace("user");
+    let delegated = Delegated::to_user(&bundle);
+    let own = bundle.cgroup();
+    let bundle = bundle.edit(|c| {
+        c["linux"]["uidMappings"] = Value::Null;
+        c["linux"]["gidMappings"] = Value::Null;
+        c["linux"]["cgroupsPath"] = json!(own);
+        c["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    let user = PlainUser::create().in_cgroup(&delegated.from);
+    let user = user.with(&["unshare", "--user", "--map-root-user", "--mount"]);
+    let c = Runtime::hiber_as(user, true).container(bundle);
+    c.run_detached().ok();
+    let procs = fs::read_to_string(delegated.directory.join("c/cgroup.procs")).unwrap();
+    assert_eq!(procs.lines().count(), 1);
+    c.delete(&["--force"]).ok();
+    drop(delegated);
+    c.assert_clean();
+}
+
+#[test]
+fn a_user_namespace_in_another_works_without_a_mount_namespace_between() {
+    require!(Root, UserNamespaces);
+    let user = PlainUser::create().with(&["unshare", "--user", "--map-root-user"]);
+    let bundle = Bundle::busybox().shell("cat /word && echo x >/dev/null").rootless();
+    fs::write(bundle.join("word"), "bound").unwrap();
+    let bundle =
+        bundle.mount(json!({"destination": "/word", "source": "word", "options": ["bind"]})).edit(|c| {
+            c["linux"]["uidMappings"][0]["hostID"] = json!(0);
+            c["linux"]["gidMappings"][0]["hostID"] = json!(0);
+        });
+    let c = Runtime::hiber_as(user, false).container(bundle);
+    assert_eq!(c.run(&[]).ok(), "bound");
+    c.assert_clean();
+}
+
+#[test]
+fn a_host_without_user_namespaces_is_told_of() {
+    require!(Root, UserNamespaces);
+    let limit = "echo 0 >/proc/sys/user/max_user_namespaces; exec \"$@\"";
+    let user = PlainUser::create().with(&["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh"]);
+    let bundle = Bundle::busybox().rootless().edit(|c| {
+        c["linux"]["uidMappings"][0]["hostID"] = json!(0);
+        c["linux"]["gidMappings"][0]["hostID"] = json!(0);
+    });
+    let c = Runtime::hiber_as(user, false).container(bundle);
+    c.create(&[]).fails("a limit in /proc/sys/user/max_*_namespaces is reached");
     c.assert_clean();
 }
 

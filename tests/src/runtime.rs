@@ -86,6 +86,15 @@ impl Runtime {
         Self(Arc::new(Inner { program, root, unified, systemd: false, user: Some(user) }))
     }
 
+    /// The runtime under test in the hands of a plain user, with `--systemd-cgroup`.
+    #[track_caller]
+    pub fn hiber_with_systemd_as(user: PlainUser) -> Self {
+        let Ok(inner) = Arc::try_unwrap(Self::hiber_as(user, false).0) else {
+            panic!("a new runtime is shared")
+        };
+        Self(Arc::new(Inner { systemd: true, ..inner }))
+    }
+
     #[track_caller]
     fn of(program: Result<&Path, &str>, unified: bool) -> Self {
         Self::with(program, unified, false)

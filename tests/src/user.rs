@@ -62,6 +62,17 @@ impl PlainUser {
         self
     }
 
+    /// Lets its commands reach the user's systemd, which runs from now on. Only where systemd knows the user, as in the
+    /// machines of hack/vm ([`require::Need::UserSystemd`](crate::require::Need::UserSystemd)).
+    #[must_use]
+    #[track_caller]
+    pub fn with_systemd(self) -> Self {
+        let mut start = Command::new("systemctl");
+        start.args(["start", &format!("user@{UID}.service")]);
+        crate::command::run(start, b"").ok();
+        self.with(&["env", &format!("XDG_RUNTIME_DIR=/run/user/{UID}")])
+    }
+
     /// Puts words before its command lines: `env PATH=/nowhere`.
     #[must_use]
     pub fn with(mut self, words: &[&str]) -> Self {

@@ -38,7 +38,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Connected TCP socket in image"],
         "the checkpoint has an open TCP connection",
         "pass --tcp-established or --tcp-close to restore",
-    ),
+    )
+    .found_by(&["flag"]),
     cause(
         &["Connected TCP socket"],
         "a process has an open TCP connection",
@@ -103,7 +104,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't bind inet socket", "Cannot assign requested address"],
         "the address of a saved connection is on no interface of the network namespace",
         "give the address to an interface there, or pass --tcp-close",
-    ),
+    )
+    .found_by(&["address"]),
     // mounts and files
     cause(
         &["is autodetected external mount"],
@@ -115,7 +117,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["No mapping for", "mountpoint"],
         "the checkpoint has an external mount that the restore does not supply",
         "restore with the mounts of the configuration that the checkpoint was made with",
-    ),
+    )
+    .found_by(&["mount-missing"]),
     cause(
         &["FS mnt", "unsupported id"],
         "a mount's file system cannot be saved",
@@ -161,12 +164,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["bad size", "(expect"],
         "a file's size is not what it was at the checkpoint",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["bad mode", "(expect"],
         "a file's mode is not what it was at the checkpoint",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["bad build-ID"],
         "a program or library is another build than at the checkpoint",
@@ -176,7 +181,8 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't open file", "No such file"],
         "a file that was open at the checkpoint is missing",
         "restore on the same root file system, as it was then",
-    ),
+    )
+    .found_by(&["rootfs"]),
     cause(
         &["io_uring"],
         "a process uses io_uring, which CRIU cannot save",
@@ -281,6 +287,12 @@ pub(crate) static CAUSES: &[Cause] = &[
         "give the path relative to the image directory",
     ),
     cause(
+        &["Can't connect to server"],
+        "the page server cannot be reached",
+        "start it first, and see that its address and port are those of --page-server",
+    )
+    .found_by(&["page-server"]),
+    cause(
         &["page-pipe: splice", "Bad file descriptor"],
         "CRIU could not make its pipes large enough for lazy pages",
         "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE",
@@ -307,12 +319,14 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["Can't fork for", "File exists"],
         "a process number of the checkpoint is taken",
         "restore into a pid namespace of its own, or stop the process that has the number",
-    ),
+    )
+    .found_by(&["pid"]),
     cause(
         &["Pid", "do not match expected"],
         "a process number of the checkpoint is taken",
         "restore into a pid namespace of its own, or stop the process that has the number",
-    ),
+    )
+    .found_by(&["pid"]),
     cause(
         &["found while seizing"],
         "a process could not be stopped, because it is traced or about to end",
@@ -376,8 +390,21 @@ pub(crate) static CAUSES: &[Cause] = &[
         &["mismatched lsm types"],
         "the checkpoint was made under another security module",
         "restore without a profile, or on a machine with the same module",
-    ),
+    )
+    .found_by(&["profile"]),
+    cause(
+        &["LSM specified but", "not supported by kernel"],
+        "the security module of the profile is not active in this kernel",
+        "restore without --lsm-profile, or on a machine with that module",
+    )
+    .found_by(&["profile"]),
     // images
+    cause(
+        &["stopped by signal"],
+        "a process died while it was restored; its images may be damaged",
+        "look with `hiber inspect --verify`, and restore from another copy of the checkpoint",
+    )
+    .found_by(&["images"]),
     cause(
         &["Not supported images version"],
         "the images are of another version than this CRIU knows",
@@ -411,66 +438,5 @@ pub(crate) static CAUSES: &[Cause] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use crate::diagnose::diagnose_text;
-
-    /// Lines as CRIU writes them, and a part of the advice that each must get.
-    const SAMPLES: &[(&str, &str)] = &[
-        ("inet: Connected TCP socket, consider using --tcp-established option.", "--tcp-established"),
-        ("Some file locks are hold by dumping tasks! You can try --file-locks to dump them.", "--file-locks"),
-        ("unix: External socket is used. Consider using --ext-unix-sk option.", "--ext-unix-sk"),
-        ("tty: Found dangling tty with sid 5 pgid 5 (pts) on peer fd 0.", "--shell-job"),
-        ("The root process 7 is not a session leader. Consider using --shell-job option", "--shell-job"),
-        ("A session leader of 91(12) is outside of its pid namespace", "setsid"),
-        ("inet: In-flight connection (l) for 563add", "--tcp-skip-in-flight"),
-        ("unix: Can't dump half of stream unix connection. name: ; peer name: /s", "datagram"),
-        ("parasite: send_fds failed (-22)", "io_uring_setup"),
-        ("inet: Unsupported proto 262 for socket 564740", "multipathtcp"),
-        ("sockets: BUG! Unknown socket collected (family 40)", "close the socket"),
-        ("zombie 19856 (comm odd) found while seizing", "debugger"),
-        (
-            "mnt: Mount 91:./data is autodetected external mount. Try \"--ext-mount-map auto\"",
-            "external mount",
-        ),
-        ("mnt: No mapping for 91:./data mountpoint", "mounts of the configuration"),
-        ("Can't lookup mount=29 for fd=1 path=/tmp/log", "pipes"),
-        ("Can't dump ghost file /a of 2097152 size, increase limit", "ghost-limit"),
-        ("Can't create link remap for /a. Use link-remap option.", "--link-remap"),
-        ("execvp(\"iptables-restore\", ...) failed: No such file or directory", "install iptables"),
-        ("execvp(\"ip\", ...) failed: No such file or directory", "iproute2"),
-        ("execvp(\"tar\", ...) failed: No such file or directory", "install tar"),
-        ("Tracking memory is not available. Consider omitting --track-mem option.", "full checkpoint"),
-        ("Can't dump file 9 of that type [0] (unknown anon_inode:[io_uring])", "io_uring_setup"),
-        ("Can't dump file 9 of that type [20000] (chr 10:229)", "close the device"),
-        ("Can't dump file 9 of that type [0] (anon anon_inode:[perf_event])", "close the file"),
-        ("Can't write pages: No space left on device", "free space"),
-        ("Can't get rlimit 7: Operation not permitted", "CAP_SYS_RESOURCE"),
-        ("vdso: Unexpected rt vDSO area bounds", "HIBER_CRIU"),
-        ("Can't dump nested pid namespace for 88", "nested pid"),
-        ("Can't fork for 12: File exists", "pid namespace of its own"),
-        ("Pid 13 do not match expected 12", "pid namespace of its own"),
-        ("page-pipe: splice: -1: Bad file descriptor", "pipe-max-size"),
-        ("files-reg: File lib/libc.so.6 has bad size 1 (expect 2)", "same root file system"),
-        ("CPU capabilities do not match run time", "processor"),
-        ("Unexpected EOF on (empty-image)", "complete checkpoint"),
-        ("Head magic doesn't match for pstree.img", "another copy"),
-    ];
-
-    #[test]
-    fn the_usual_failures_get_their_own_advice() {
-        for (message, advice) in SAMPLES {
-            let d = diagnose_text(&format!("(00.1) Error (criu/file.c:1): {message}\n"));
-            let cause = d.cause.unwrap_or_else(|| panic!("no cause for {message:?}"));
-            assert!(cause.advice.contains(advice), "{message:?}: {}", cause.advice);
-        }
-    }
-
-    #[test]
-    fn the_first_cause_counts() {
-        let d = diagnose_text(
-            "(00.1) Error (criu/x.c:1): No space left on device\n(00.2) Error (criu/y.c:2): Connected TCP socket\n",
-        );
-        assert_eq!(d.cause.unwrap().explanation, "a file system is full");
-        assert_eq!(d.lines.len(), 2);
-    }
-}
+#[path = "causes_tests.rs"]
+mod tests;

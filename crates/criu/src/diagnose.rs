@@ -25,6 +25,9 @@ const HARMLESS: [&str; 4] = [
     "RPC client reported script error",
 ];
 
+/// Causes that CRIU logs as information.
+const TELLING: [&str; 1] = ["Can't connect to server"];
+
 /// The explanation of a failure, as far as CRIU's words give one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnosis {
@@ -32,6 +35,8 @@ pub struct Diagnosis {
     pub lines: Vec<String>,
     /// What they mean, if it is one of the usual causes.
     pub cause: Option<&'static Cause>,
+    /// The line that says so.
+    pub told_by: Option<String>,
     /// The process that the first of those lines to name one is about: in CRIU's pid namespace at a dump, in the
     /// container's at a restore.
     pub pid: Option<i32>,
@@ -56,12 +61,16 @@ pub fn diagnose_text(text: &str) -> Diagnosis {
     // CRIU 3 pads early messages with zero bytes.
     for (stamp, line) in text.split(['\n', '\0']).filter_map(error_line) {
         diagnosis.pid = diagnosis.pid.or_else(|| pid_in(&stamp, line));
+        let text: String = line.chars().take(MAX_LINE).collect();
         // The first cause counts: later errors are mostly its consequences.
-        if diagnosis.cause.is_none() {
-            diagnosis.cause = CAUSES.iter().find(|cause| cause.matches(line));
+        if diagnosis.cause.is_none()
+            && let Some(cause) = CAUSES.iter().find(|cause| cause.matches(line))
+        {
+            diagnosis.cause = Some(cause);
+            diagnosis.told_by = Some(text.clone());
         }
         if diagnosis.lines.len() < MAX_LINES {
-            diagnosis.lines.push(line.chars().take(MAX_LINE).collect());
+            diagnosis.lines.push(text);
         }
     }
     diagnosis
@@ -74,7 +83,8 @@ pub(crate) fn is_harmless(message: &str) -> bool {
 
 /// `Error (FILE:LINE): …` of `(00.012345)     12: Error (FILE:LINE): …`, unless harmless.
 fn error_line(line: &str) -> Option<(String, &str)> {
-    let start = line.find("Error (")?;
+    let telling = || TELLING.iter().find_map(|words| line.find(words));
+    let start = line.find("Error (").or_else(telling)?;
     // Before it stand a time stamp, a pid, or both; other words are a message that quotes an error.
     let stamp = line[..start].replace("pie:", "");
     let error = line[start..].trim_end();
@@ -117,6 +127,9 @@ mod tests {
         );
         assert!(d.cause.unwrap().advice.contains("--tcp-established"));
         assert_eq!(d.pid, Some(12));
+        let refused =
+            diagnose_text("(00.1) Can't connect to server ::1:1\n(00.2) Error (a.c:1): Unable to detach\n");
+        assert_eq!(refused.told_by.as_deref(), Some("Can't connect to server ::1:1"));
         assert_eq!(diagnose_text("pie: 7: Error (criu/pie/restorer.c:1): x\n").pid, Some(7));
         assert_eq!(diagnose_text("(00.1) Error (criu/a.c:1): x\n").pid, None);
     }

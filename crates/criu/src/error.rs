@@ -143,7 +143,8 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.cr_errmsg.as_deref().or(self.diagnosis.lines.first().map(String::as_str));
+        let d = &self.diagnosis;
+        let message = d.told_by.as_ref().or(self.cr_errmsg.as_ref()).or(d.lines.first());
         match (message, self.cr_errno) {
             (Some(message), _) => f.write_str(message)?,
             (None, Some(errno)) => write!(f, "{}", io::Error::from_raw_os_error(errno))?,

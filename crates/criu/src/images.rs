@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::{CriuError, Result};
 use crate::image_file::{ImageFile, bad};
 
-/// Second magic of image files proper, after [`COMMON`].
+/// Second magic of image files proper, after the common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Magic(u32);
 
@@ -230,6 +230,14 @@ impl Images {
         }
     }
 
+    /// Checks that the memory of a checkpoint in a directory is all there: as much as its maps name.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`] naming the file of pages that is too short, or a map that is malformed.
+    pub fn check_pages(&self) -> Result<()> {
+        self.real_dir().map_or(Ok(()), |dir| crate::inspect::check_pages(self, dir))
+    }
+
     /// Statistics of the dump; none if they are elsewhere, as with a work directory.
     ///
     /// # Errors
@@ -286,6 +294,14 @@ impl Images {
         }
         file.expect_magic(magic.0, name)?;
         Ok(Entries { file, message: std::marker::PhantomData, failed: false })
+    }
+
+    /// The paths of files that had lost their names, as images have them: without their first slash or with it.
+    ///
+    /// # Errors
+    /// As [`Images::entries`].
+    pub fn deleted_files(&self) -> Result<Vec<String>> {
+        crate::inspect::deleted_files(self)
     }
 
     /// As [`Images::entries`]; `None` if there is no such file.

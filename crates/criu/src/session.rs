@@ -358,7 +358,9 @@ impl Session {
         let cr_errmsg = cr_errmsg.map(|m| m.trim_end().to_owned());
         let mut diagnosis = log.as_deref().and_then(|log| diagnose(log).ok()).unwrap_or_default();
         // Programs that CRIU runs print what is missing; its log then only says that they failed.
-        diagnosis.cause = printed.cause.or(diagnosis.cause);
+        if printed.cause.is_some() {
+            (diagnosis.cause, diagnosis.told_by) = (printed.cause, printed.told_by);
+        }
         diagnosis.lines.extend(printed.lines);
         if diagnosis.cause.is_none() {
             diagnosis.cause = cr_errmsg.as_deref().and_then(|m| diagnose_text(m).cause);

@@ -98,7 +98,7 @@ impl Prepared {
             plan.init.process.env.extend([count, "LISTEN_PID=1".to_owned()]);
         }
         let layout = Layout::detect()?;
-        let (cgroup, limits) = cgroup_of(&spec, &plan, &layout, id, options.systemd_cgroup)?;
+        let (cgroup, limits) = cgroup_of(&spec, &layout, id, options.systemd_cgroup)?;
         // A cgroup that was asked for by name must be there; the default one is a bonus for a rootless container.
         let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
         let named = given.is_some_and(|path| !path.as_os_str().is_empty());
@@ -181,16 +181,15 @@ pub(crate) fn on_denied(rootless: Option<bool>) -> OnDenied {
 
 fn cgroup_of(
     spec: &Spec,
-    plan: &Plan,
     layout: &Layout,
     id: &ContainerId,
     systemd: bool,
 ) -> Result<(hiber_sandbox::cgroup::CgroupPaths, Limits)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let resources = linux.resources().clone().unwrap_or_default();
-    // In a user namespace no device node can be made, and device rules need rights that rootless runtimes lack.
-    let devices =
-        (!plan.init.in_user_namespace || rustix::process::geteuid().is_root()).then(DeviceRule::defaults);
+    // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
+    let machines_root = rustix::process::geteuid().is_root() && !in_user_namespace();
+    let devices = machines_root.then(DeviceRule::defaults);
     let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
     let path = linux.cgroups_path().as_deref();
     let paths = match systemd {
@@ -217,8 +216,7 @@ impl Creation {
 pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
     let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
-    options.stdio.check(prepared.plan.init.process.terminal)?;
-    let wired = options.stdio.wire()?;
+    let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     if let Some(dir) = &notify_dir {

@@ -66,7 +66,7 @@ pub struct EventsOptions {
     pub until_deleted: bool,
 }
 
-/// The events of a container. Its descriptor is readable when there may be one to [take](Self::take), so that a loop of
+/// The events of a container. Its descriptor is readable when there may be one to [take](Self::try_next), so that a loop of
 /// the embedder's can watch many; statistics alone come by time.
 #[derive(Debug)]
 pub struct Events {
@@ -155,7 +155,7 @@ impl Events {
     /// Waits for the next event; none when there will be no more.
     pub fn wait(&mut self) -> Result<Option<Event>> {
         loop {
-            if let Some(event) = self.take()? {
+            if let Some(event) = self.try_next()? {
                 return Ok(Some(event));
             }
             if self.over {
@@ -172,7 +172,7 @@ impl Events {
     }
 
     /// The next event, if there is one already.
-    pub fn take(&mut self) -> Result<Option<Event>> {
+    pub fn try_next(&mut self) -> Result<Option<Event>> {
         if let Some(event) = self.queue.pop_front() {
             return Ok(Some(event));
         }

@@ -9,6 +9,7 @@ use hiber_sandbox::plan::{self, Plan};
 
 use crate::error::{Context, Result};
 use crate::lifecycle::Lifecycle;
+use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::{Claim, ProcessId, Record};
 use crate::procfs;
@@ -42,8 +43,7 @@ impl Task {
             }
             _ => {}
         }
-        options.stdio.check(process.terminal().unwrap_or(false))?;
-        let wired = options.stdio.wire()?;
+        let wired = options.stdio.fit(process.terminal().unwrap_or(false))?.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
         let plan_options = plan::Options {
@@ -80,7 +80,9 @@ impl Task {
         let record = claim.and_then(Claim::keep);
         let made =
             Made { id: options.id.clone(), record, kept: wired.keep()?, reaps: true, ..Made::default() };
-        Ok(Process::new(child, made))
+        let process = Process::new(child, made);
+        monitor::adopt(facts.pid, &process);
+        Ok(process)
     }
 }
 

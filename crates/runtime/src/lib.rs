@@ -92,14 +92,18 @@ impl Runtime {
         restore::restore(&self.store, id, options)
     }
 
-    /// Lists what would make [`restore`](Self::restore) with these options fail, or cost much. Nothing is made or
-    /// started.
+    /// Lists what would make [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) a
+    /// checkpoint, fail, or cost much. Nothing is made or started.
     pub fn check_restore(
         &self,
         id: &ContainerId,
-        options: &RestoreContainerOptions<'_>,
+        checkpoint: Option<&Checkpoint>,
+        mut options: RestoreContainerOptions<'_>,
     ) -> preflight::Report {
-        preflight::check_restore(&self.store, id, options)
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.choose(&mut options.criu);
+        }
+        preflight::check_restore(&self.store, id, &options)
     }
 
     /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so

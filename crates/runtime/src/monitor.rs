@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::inotify::{self, WatchFlags};
@@ -38,19 +39,59 @@ struct Watches {
 /// Waiters for a container's removal, each with its handle's first process.
 type Removal = Vec<(Option<Process>, Teller)>;
 
+static MONITOR: OnceLock<Monitor> = OnceLock::new();
+/// Children of this process that the library made and that may not have been reaped, each with its container's first
+/// process. A pid namespace does not end as long as there is a zombie in it, and so does its first process not: those
+/// that were executed in it must be reaped, even if nobody waits for them.
+static CHILDREN: Mutex<Vec<(i32, Process)>> = Mutex::new(Vec::new());
+
 /// The monitor of this process, made when the first one waits.
 pub(crate) fn shared() -> Result<&'static Monitor> {
-    static MONITOR: OnceLock<Monitor> = OnceLock::new();
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(monitor) = MONITOR.get() {
         return Ok(monitor);
     }
     let made = Monitor::new()?;
+    for (_, child) in children.iter() {
+        made.watch(child, None)?;
+    }
     let monitor = MONITOR.get_or_init(|| made);
     let thread = std::thread::Builder::new().name("hiber-wait".into());
     thread.spawn(|| monitor.run()).map_err(|e| Error::file("the waiting thread".as_ref(), &e))?;
     Ok(monitor)
+}
+
+/// Takes note of a child of this process in the container whose first process is `init`. Where there is a monitor, it
+/// reaps the child when that ends.
+pub(crate) fn adopt(init: i32, child: &Process) {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    children.retain(|(_, child)| child.is_alive() || child.exit_status().is_none());
+    children.push((init, child.clone()));
+    if let Some(Err(e)) = MONITOR.get().map(|monitor| monitor.watch(child, None)) {
+        tracing::debug!("process {} is not watched: {e}", child.pid());
+    }
+}
+
+/// The children of this process that were executed in a container.
+fn executed_in(init: i32) -> Vec<Process> {
+    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_it = children.iter().filter(|(i, child)| *i == init && child.pid() != init);
+    of_it.map(|(_, child)| child.clone()).collect()
+}
+
+/// Makes sure that the children in a container are reaped when they end, whoever ends them.
+pub(crate) fn reap_in_time(init: i32) -> Result<()> {
+    if executed_in(init).is_empty() { Ok(()) } else { shared().map(drop) }
+}
+
+/// Reaps the children in a container whose processes were killed, as they die.
+pub(crate) fn reap_killed(init: i32, patience: Duration) -> Result<()> {
+    for child in executed_in(init) {
+        if child.wait_for_death(patience)? {
+            child.exit_status();
+        }
+    }
+    Ok(())
 }
 
 impl Monitor {
@@ -70,18 +111,23 @@ impl Monitor {
     /// Waits for a process's end.
     pub(crate) fn on_exit(&self, process: &Process) -> Result<Wait> {
         let (wait, teller) = Wait::new();
+        self.watch(process, Some(teller))?;
+        Ok(wait)
+    }
+
+    fn watch(&self, process: &Process, teller: Option<Teller>) -> Result<()> {
         let key = process.key();
         let mut watches = self.lock();
         if let Some((_, tellers)) = watches.exits.get_mut(&key) {
             tellers.retain(|teller| !teller.is_idle());
-            tellers.push(teller);
-            return Ok(wait);
+            tellers.extend(teller);
+            return Ok(());
         }
         process.watch_memory();
         epoll::add(&self.epoll, process.pidfd(), EventData::new_u64(key), EventFlags::IN)
             .map_err(|e| Error::sys("epoll_ctl", "a pidfd", e))?;
-        watches.exits.insert(key, (process.clone(), vec![teller]));
-        Ok(wait)
+        watches.exits.insert(key, (process.clone(), teller.into_iter().collect()));
+        Ok(())
     }
 
     /// Waits for a container's removal; the result is that of its first process.

@@ -17,12 +17,13 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts, open_dir};
+use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, mounts, open_dir};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
+use crate::preflight::explain_restore;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -64,7 +65,11 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
-    let wired = options.stdio.wire()?;
+    let wired = match options.stdio {
+        Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
+        given => given,
+    }
+    .wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     let restoring = Restoring {
@@ -77,7 +82,11 @@ pub(crate) fn restore(
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
     let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
-    let (child, kept) = restored.inspect_err(|_| undo(&entry, &facts))?;
+    let (child, kept) = restored.map_err(|e| {
+        undo(&entry, &facts);
+        leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
+        explain_restore(store, id, options, e)
+    })?;
     entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
     drop(lock);
     Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)

@@ -66,8 +66,9 @@ impl Task {
             reaps: true,
             ..Made::default()
         };
-        let init = Some(Process::new(child, made));
-        Ok(Self { container, init, cgroup, started: Arc::default() })
+        let init = Process::new(child, made);
+        monitor::adopt(init.pid(), &init);
+        Ok(Self { container, init: Some(init), cgroup, started: Arc::default() })
     }
 
     /// The container.
@@ -328,6 +329,9 @@ impl Task {
         match self.kill(Signal::KILL) {
             Ok(()) | Err(Error::NotRunning) => {}
             Err(e) => return Err(e),
+        }
+        if let Some(init) = &self.init {
+            monitor::reap_killed(init.pid(), DEATH_PATIENCE)?;
         }
         match &self.init {
             Some(init) if !init.wait_for_death(DEATH_PATIENCE)? => {

@@ -76,6 +76,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
         wait_for_id_maps: new_user,
         stdio: options.stdio,
     })
+    .map_err(|e| explain(e, new_user))
     .context("create the container's first process")?;
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
@@ -90,6 +91,20 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop(fds);
     launched.follow(plan, steps)?;
     Ok(launched)
+}
+
+/// Why the kernel does not give a process new namespaces.
+fn explain(error: Error, new_user: bool) -> Error {
+    let what = match &error {
+        Error::Sys(SysError { errno: libc::ENOSPC, .. }) => {
+            "a limit in /proc/sys/user/max_*_namespaces is reached, or one of 32 nested user namespaces"
+        }
+        Error::Sys(SysError { errno: libc::EPERM, .. }) if new_user => {
+            "this host, its kernel.unprivileged_userns_clone or its security module, allows the caller no user namespaces"
+        }
+        _ => return error,
+    };
+    Error::While { what: what.into(), source: Box::new(error) }
 }
 
 impl Launched {

@@ -19,16 +19,28 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
             continue;
         }
         let MountSource::Bind { path, recursive } = &mount.source else { continue };
-        let tree = clone_path(path, *recursive).context(format!("open mounts[{i}].source"))?;
-        fds.push((FdRole::MountSource(i), map_ids(plan, i, mount, tree)?));
+        if let Some(tree) =
+            clone_if_permitted(path, *recursive).context(format!("open mounts[{i}].source"))?
+        {
+            fds.push((FdRole::MountSource(i), map_ids(plan, i, mount, tree)?));
+        }
     }
     if plan.init.needs_parent_for_devices() {
         for (i, device) in root.devices.iter().enumerate() {
-            let tree = clone_path(&device.path, false).context("open linux.devices")?;
-            fds.push((FdRole::Device(i), tree));
+            let tree = clone_if_permitted(&device.path, false).context("open linux.devices")?;
+            fds.extend(tree.map(|tree| (FdRole::Device(i), tree)));
         }
     }
     Ok(fds)
+}
+
+/// `None` where the caller is root of a user namespace that does not own its mount namespace: there nothing can be
+/// cloned, and init has to see for itself or to ask in its own.
+fn clone_if_permitted(path: &Path, recursive: bool) -> Result<Option<OwnedFd>> {
+    match clone_path(path, recursive) {
+        Err(Error::Sys(e)) if e.errno == libc::EPERM => Ok(None),
+        tree => tree.map(Some),
+    }
 }
 
 /// Opens the source of the `index`-th mount, which earlier ones of the container may cover, as init sees it now.

@@ -1,8 +1,10 @@
 //! Memory of tasks (mm-PID.img, pagemap-PID.img, pages-N.img).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use criu_proto::images::mm::{MmEntry, VmaEntry};
 use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
@@ -187,6 +189,35 @@ fn count_pages(
             if *end <= run.end {
                 rest = &rest[1..];
             }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the files of pages are as long as their maps say: CRIU reads a shorter one forever.
+///
+/// # Errors
+/// [`CriuError::Image`] naming the file.
+pub(crate) fn check_pages(images: &Images, dir: &Path) -> Result<()> {
+    let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
+    for name in images.names()?.iter().filter(|n| n.starts_with("pagemap-") && n.ends_with(".img")) {
+        let (id, runs) = runs(images, name)?;
+        for run in runs {
+            let run = run?;
+            if run.flags & PRESENT != 0 {
+                let sum = needed.entry(id).or_default();
+                *sum = sum.saturating_add(run.end - run.start);
+            }
+        }
+    }
+    for (id, needed) in needed.into_iter().filter(|(_, needed)| *needed > 0) {
+        let path = dir.join(format!("pages-{id}.img"));
+        let found = std::fs::metadata(&path).map(|meta| meta.len()).unwrap_or(0);
+        if found < needed {
+            return Err(bad(
+                &path,
+                format!("has {found} bytes, expected {needed}; restore from another copy"),
+            ));
         }
     }
     Ok(())

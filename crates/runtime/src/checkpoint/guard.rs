@@ -14,12 +14,16 @@ use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::leftovers;
 use crate::error::{Context, Error, Result};
+use crate::procfs;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
 /// What the runtime writes before it publishes the checkpoint.
 const PUBLISHING: u8 = b'p';
+/// What the runtime writes before CRIU locks the container's network.
+const LOCKING: u8 = b'l';
 /// What the runtime writes when nothing is left to guard.
 const DONE: u8 = b'd';
 
@@ -31,6 +35,12 @@ pub(super) struct Watch {
     pub(super) thaw: bool,
     /// Where the checkpoint is written.
     pub(super) staging: PathBuf,
+    /// The first process, and when it started.
+    pub(super) process: (i32, u64),
+    /// CRIU's log.
+    pub(super) log: PathBuf,
+    /// Whether CRIU may link files that have lost their name.
+    pub(super) links: bool,
     /// Whether a published checkpoint means the end of the container.
     pub(super) ends: bool,
 }
@@ -62,6 +72,11 @@ impl Guard {
         self.say(PUBLISHING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
     }
 
+    /// CRIU is about to lock the network: from now on its rules may be left.
+    pub(super) fn locking(&mut self) -> Result<()> {
+        self.say(LOCKING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+    }
+
     fn say(&mut self, word: u8) -> std::io::Result<()> {
         self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(&[word]))
     }
@@ -90,20 +105,21 @@ pub(crate) fn run_if_asked() {
     let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    let mut publishing = false;
+    let (mut publishing, mut locked) = (false, false);
     // Ends when it has heard all, or when everyone is gone.
     for word in std::io::stdin().lock().bytes().map_while(Result::ok) {
         match word {
             DONE => std::process::exit(0),
+            LOCKING => locked = true,
             _ => publishing = true,
         }
     }
-    let _ = watch.settle(publishing);
+    let _ = watch.settle(publishing, locked);
     std::process::exit(0);
 }
 
 impl Watch {
-    fn settle(&self, publishing: bool) -> hiber_sandbox::Result<()> {
+    fn settle(&self, publishing: bool, locked: bool) -> hiber_sandbox::Result<()> {
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
         let published = publishing && !self.staging.exists();
         if published && self.ends {
@@ -112,9 +128,21 @@ impl Watch {
         if self.thaw {
             cgroup.thaw()?;
         }
+        self.clear(&cgroup, locked);
         if !published {
             let _ = std::fs::remove_dir_all(&self.staging);
         }
         Ok(())
+    }
+
+    /// What CRIU had no time to undo. There is nobody to be told.
+    fn clear(&self, cgroup: &Cgroup, locked: bool) {
+        let (pid, since) = self.process;
+        if locked && procfs::alive_since(pid) == Some(since) {
+            leftovers::unlock_network(pid, &self.log);
+        }
+        if self.links {
+            leftovers::remove_links(&cgroup.pids().unwrap_or_default());
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod externals;
 mod guard;
+pub(crate) mod leftovers;
 mod links;
 pub mod manifest;
 pub(crate) mod named;
@@ -37,12 +38,16 @@ use staging::{Seal, Staging};
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
 use crate::lifecycle::Lifecycle;
+use crate::monitor;
 use crate::preflight::{before_freezing, explain};
 use crate::state::Status;
 use crate::task::Task;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
+
+/// CRIU's log of a dump.
+const DUMP_LOG: &str = "dump.log";
 
 /// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
 #[derive(Debug, Clone, Default)]
@@ -169,23 +174,14 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let stopped = before_freezing(self)?.stopped;
-        if let (Some(process), Status::Paused) = (&stopped, status) {
-            let what = format!(
-                "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
-            );
-            return self.refuse(&what, status);
-        }
-        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
+        let may_freeze = before_freezing(self, status)?;
+        let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
+        // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
+        monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
-        let mut guard = Guard::start(&Watch {
-            cgroup: self.facts()?.cgroup.clone(),
-            thaw: status == Status::Running,
-            staging: staging.path().to_owned(),
-            ends: !options.leave_running && !options.pre_dump,
-        })?;
+        let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
@@ -232,6 +228,20 @@ impl Task {
         dumped.inspect(|()| note())
     }
 
+    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging) -> Result<Watch> {
+        let facts = self.facts()?;
+        let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
+        Ok(Watch {
+            cgroup: facts.cgroup.clone(),
+            thaw: status == Status::Running,
+            staging: staging.path().to_owned(),
+            process: (facts.pid, facts.start_time),
+            log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
+            links: options.link_remap,
+            ends: !options.leave_running && !options.pre_dump,
+        })
+    }
+
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.
     pub(crate) fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
         let criu = &options.criu;
@@ -276,8 +286,12 @@ impl Task {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let mut frozen = None;
+        let (mut frozen, mut locked) = (None, false);
         let result = session.dump(&dump, |step| match step {
+            DumpNotify::NetworkLock => {
+                locked = true;
+                Ok(guard.locking()?)
+            }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
@@ -296,10 +310,24 @@ impl Task {
             Ok(()) if options.leave_running => staging.publish(seal),
             Ok(()) => Ok(()),
             Err(e) => {
+                self.clear_leftovers(options, locked, dump.common.log_path().as_deref());
                 let e = explain(self, options, e);
                 Err(staging.explain(e, options.criu.work_path.is_some()).into())
             }
         }
+    }
+
+    /// What a CRIU that died could not undo.
+    fn clear_leftovers(&self, options: &CheckpointOptions, locked: bool, log: Option<&Path>) {
+        let mut removed = Vec::new();
+        if let (true, Some(pid)) = (locked, self.pid()) {
+            removed.extend(leftovers::unlock_network(pid, log.unwrap_or(Path::new(""))));
+        }
+        if options.link_remap {
+            let pids = self.cgroup().pids().unwrap_or_default();
+            removed.extend(leftovers::remove_links(&pids));
+        }
+        leftovers::tell(&removed);
     }
 
     fn pre_dump(
@@ -315,7 +343,7 @@ impl Task {
             return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
         }
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
-        dump.common.log_file = "dump.log".into();
+        dump.common.log_file = DUMP_LOG.into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
         dump.freeze_cgroup = freezer;

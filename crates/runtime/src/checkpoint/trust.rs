@@ -36,6 +36,7 @@ pub(crate) fn check(dir: &Path, grant: Option<&Grant<'_>>) -> Result<Option<Mani
         check_writers(dir)?;
     }
     images.tasks()?;
+    images.check_pages()?;
     let manifest = Manifest::read(dir)?;
     if let Some(manifest) = &manifest {
         if manifest.kind == Kind::PreDump {

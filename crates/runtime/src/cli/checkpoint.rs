@@ -9,7 +9,7 @@ use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions,
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
 use super::checkpoints::checkpoints_of;
-use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
+use super::commands::{Session, connect_console, write_pid_file};
 use super::foreground::{self, Console, Signals};
 use super::preflight::show;
 
@@ -41,11 +41,12 @@ impl Session {
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+        let all = || checkpoints_of(&args.id, args.checkpoint_dir.as_deref(), bundle);
+        let named = args.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
         if let Some(format) = args.check {
-            return show(
-                &self.runtime.check_restore(&args.id, &self.restore_options(args, Stdio::Inherit)),
-                format,
-            );
+            let options = self.restore_options(args, Stdio::Inherit);
+            return show(&self.runtime.check_restore(&args.id, named.as_ref(), options), format);
         }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -55,17 +56,13 @@ impl Session {
         let given = args.console_socket.as_deref().map(connect_console).transpose()?;
         let stdio = match &given {
             Some(socket) => Stdio::Console(socket.as_fd()),
-            None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
+            None if !args.detach => Stdio::Attended,
             None => Stdio::Inherit,
         };
         let options = self.restore_options(args, stdio);
-        let task = match &args.checkpoint {
+        let task = match &named {
             None => self.runtime.restore(&args.id, &options)?,
-            Some(name) => {
-                let dir = args.checkpoint_dir.as_deref();
-                let checkpoint = checkpoints_of(&args.id, dir, &options.bundle).get(name)?;
-                self.runtime.start_from(&args.id, &checkpoint, options)?
-            }
+            Some(checkpoint) => self.runtime.start_from(&args.id, checkpoint, options)?,
         };
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;

@@ -318,6 +318,12 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
             "--pre-dump and --lazy-pages exclude each other: a pre-dump writes memory, lazy pages leave it",
         );
     }
+    // A restore may be given both: podman does.
+    if args.criu.tcp_established == Some(true) && args.criu.tcp_close == Some(true) {
+        return refuse(
+            "--tcp-established and --tcp-close exclude each other: connections are kept or closed",
+        );
+    }
     if args.status_fd.is_some() && !args.criu.lazy_pages {
         return refuse("--status-fd needs --lazy-pages: it tells when lazy pages can be fetched");
     }

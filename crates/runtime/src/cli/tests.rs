@@ -501,6 +501,7 @@ fn every_flag_of_the_table_reaches_a_type() {
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
+                ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
             };
             for name in [Some(flag.name), flag.short].into_iter().flatten() {

@@ -6,6 +6,7 @@ use crate::exit::Ended;
 use crate::wait::{Condition, Wait};
 
 type Cell = StateCell<&'static str, &'static str>;
+type Change<'a> = &'a dyn Fn(&Cell);
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -22,7 +23,7 @@ fn pid() -> NonZeroU32 {
 }
 
 /// A cell after some transitions.
-fn after(changes: &[&dyn Fn(&Cell)]) -> Cell {
+fn after(changes: &[Change<'_>]) -> Cell {
     let cell = Cell::default();
     changes.iter().for_each(|change| change(&cell));
     cell
@@ -57,8 +58,8 @@ fn words_and_lines() {
     let health = |health| move |cell: &Cell| cell.set_health(Some(health));
     let (starting, healthy, sick) =
         (health(Health::Starting), health(Health::Healthy), health(Health::Unhealthy));
-    let never_finished: &dyn Fn(&Cell) = &|_| {};
-    let table: &[(&[&dyn Fn(&Cell)], &str, &str)] = &[
+    let never_finished: Change<'_> = &|_| {};
+    let table: &[(&[Change<'_>], &str, &str)] = &[
         (&[never_finished], "created", "Created"),
         (&[&run], "running", "Up 3 minutes"),
         (&[&run, &starting], "running", "Up 3 minutes (health: starting)"),

@@ -1,22 +1,23 @@
-//! A failed dump in the container's terms: what preflight sees now, of what CRIU complained about.
+//! A failure of CRIU's in the container's terms: what preflight sees now, of what CRIU complained about.
 
-use hiber_criu::CriuError;
+use hiber_criu::{CriuError, Failure, Images};
 
-use super::{Severity, tasks};
+use super::{Finding, Severity, check_restore, tasks};
 use crate::checkpoint::CheckpointOptions;
+use crate::error::Error;
+use crate::id::ContainerId;
+use crate::restore::RestoreContainerOptions;
+use crate::store::Store;
 use crate::task::Task;
 
 /// Completes a dump's failure by the process that it is about, and what of it. The container runs on, so that it can
 /// be looked at.
 pub(crate) fn explain(task: &Task, options: &CheckpointOptions, mut error: CriuError) -> CriuError {
     let Some(failure) = error.failure_mut() else { return error };
-    let checks = failure.diagnosis.cause.map_or(&[][..], |cause| cause.checks);
-    if !checks.is_empty()
+    if has_checks(failure)
         && let Ok(findings) = task.findings_inside(options)
-        && let Some(found) =
-            findings.0.iter().find(|f| checks.contains(&f.check) && f.severity == Severity::Error)
+        && name(failure, &findings.0)
     {
-        failure.seen = Some(found.to_string());
         return error;
     }
     failure.seen = failure.diagnosis.pid.and_then(|pid| {
@@ -27,4 +28,35 @@ pub(crate) fn explain(task: &Task, options: &CheckpointOptions, mut error: CriuE
         Some(task.process().to_string())
     });
     error
+}
+
+/// Completes a restore's failure likewise, by what preflight finds in images and bundle; all of it was undone.
+pub(crate) fn explain_restore(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+    mut error: Error,
+) -> Error {
+    let Error::Criu(criu) = &mut error else { return error };
+    let Some(failure) = criu.failure_mut() else { return error };
+    if has_checks(failure) && name(failure, &check_restore(store, id, options).findings) {
+        return error;
+    }
+    failure.seen = failure.diagnosis.pid.and_then(|pid| {
+        let thread = Images::open(&options.criu.image_path).ok()?.thread(u32::try_from(pid).ok()?).ok()?;
+        Some(format!("process {pid} ({})", thread.name?))
+    });
+    error
+}
+
+fn has_checks(failure: &Failure) -> bool {
+    failure.diagnosis.cause.is_some_and(|cause| !cause.checks.is_empty())
+}
+
+/// Names what of `findings` is the failure's cause, if any is.
+fn name(failure: &mut Failure, findings: &[Finding]) -> bool {
+    let checks = failure.diagnosis.cause.map_or(&[][..], |cause| cause.checks);
+    let found = findings.iter().find(|f| checks.contains(&f.check) && f.severity == Severity::Error);
+    failure.seen = found.map(ToString::to_string);
+    found.is_some()
 }

@@ -1,10 +1,12 @@
 //! What CRIU needs of the machine.
 
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
+use ::procfs::net::TcpState;
 use hiber_criu::{NetworkLock, Session, find_program};
 
-use super::table::{CRIU, DIRTY_TRACKING, LAZY_PAGES, PIPE_SIZE, PROGRAMS, SPACE};
+use super::table::{CRIU, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, SPACE};
 use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
 
@@ -102,5 +104,26 @@ pub(super) fn space(findings: &mut Findings, path: &Path, needed: u64) {
     if free < needed {
         let what = format!("{} are free and about {} will be written", bytes(free), bytes(needed));
         findings.add(&SPACE, what).path = Some(there.display().to_string());
+    }
+}
+
+/// Whether somebody listens there. The connection is closed at once, without a word of the protocol: CRIU's page server
+/// takes one connection, which ends it, so it is asked of the kernel alone where it is this machine's.
+pub(super) fn page_server(findings: &mut Findings, address: &str, port: u16) {
+    let Ok(all) = (address, port).to_socket_addrs() else {
+        findings.add(&PAGE_SERVER, format!("{address} port {port}: no such host"));
+        return;
+    };
+    let Ok(own) = ::procfs::process::Process::myself() else { return };
+    let tables = own.tcp().into_iter().chain(own.tcp6()).flatten();
+    let listening: Vec<_> = tables.filter(|e| e.state == TcpState::Listen).map(|e| e.local_address).collect();
+    // Of another machine only a connection could tell.
+    let local = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    let answers = |at: &SocketAddr| {
+        let heard = |l: &SocketAddr| l.port() == at.port() && (l.ip() == at.ip() || l.ip().is_unspecified());
+        !local(at.ip()) || listening.iter().any(heard)
+    };
+    if !all.into_iter().any(|at| answers(&at)) {
+        findings.add(&PAGE_SERVER, format!("nobody listens at {address}:{port}"));
     }
 }

@@ -52,6 +52,9 @@ checks! {
     SPACE: "space", Checkpoint, Error,
         "the file system of the image path has less space than the memory to be written",
         "free space, or give an --image-path elsewhere";
+    PAGE_SERVER: "page-server", Checkpoint, Error,
+        "nobody listens at the address of --page-server",
+        "start the page server first, and see that its port can be reached";
     ARGUMENTS: "arguments", Both, Error,
         "flags contradict each other, or name what is not there",
         "correct the flag that is named";
@@ -59,6 +62,9 @@ checks! {
     STATE: "state", Checkpoint, Error,
         "the container is neither running nor paused",
         "start it first";
+    FROZEN_ABOVE: "frozen-above", Checkpoint, Error,
+        "a cgroup above the container's is frozen, so that CRIU could not let its processes move",
+        "thaw it";
     OUTSIDE_FILE: "outside-file", Checkpoint, Error,
         "a file is open that lies outside the container's mounts",
         "give standard streams as pipes, a terminal or /dev/null, and close other files of the host";

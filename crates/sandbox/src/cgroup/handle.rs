@@ -80,8 +80,11 @@ impl Cgroup {
         let Some(pending) = self.pending.take() else { return self.add_pid(pid) };
         let (layout, limits) = *pending;
         unit.start(pid, &limits, self.paths.v1.contains_key("devices"))?;
-        // systemd knows neither every hierarchy nor every limit.
-        let made = self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid));
+        // systemd knows neither every hierarchy nor every limit. A user may change nothing above its scope.
+        let made = match unit.of_user {
+            true => self.write(&limits),
+            false => self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid)),
+        };
         if made.is_err() {
             // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
             kill_child(pid);
@@ -169,8 +172,10 @@ impl Cgroup {
             let made_before = self.created.len();
             let made = self.make(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
+            // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
+            let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
-                Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied == OnDenied::Skip) => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
                     remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);

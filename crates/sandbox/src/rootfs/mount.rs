@@ -138,8 +138,24 @@ fn mount_on(target: BorrowedFd<'_>, source: &str, fstype: &str, flags: u64, data
     )
     .map_err(|e| {
         let options = if data.is_empty() { String::new() } else { format!(", data {data:?}") };
-        SysError::new("mount", format!("{fstype} from {source:?} (flags {flags:#x}{options})"), e as i32)
-            .into()
+        let what = format!("{fstype} from {source:?} (flags {flags:#x}{options})");
+        let error = Error::from(SysError::new("mount", what, e as i32));
+        match needs(fstype).filter(|_| e == nix::errno::Errno::EPERM) {
+            Some(what) => Error::While { what: what.into(), source: Box::new(error) },
+            None => error,
+        }
+    })
+}
+
+/// What a user namespace must own to mount a filesystem that shows another namespace; the kernel says EPERM alone.
+fn needs(fstype: &str) -> Option<&'static str> {
+    Some(match fstype {
+        "sysfs" => "a new sysfs takes a network namespace of the container's own",
+        "mqueue" => "a new mqueue takes an ipc namespace of the container's own",
+        "proc" => {
+            "a new procfs takes a pid namespace of the container's own, and one without masks around it"
+        }
+        _ => return None,
     })
 }
 

@@ -9,7 +9,7 @@ use super::resolve::Root;
 use super::{attach, attach_at_path, change_propagation, clone_path};
 use crate::error::Context;
 use crate::plan::{MountSource, RootPlan};
-use crate::{Result, SysError};
+use crate::{Error, Result, SysError};
 
 /// A root filesystem mounted at a place of its own, in the calling thread's mount namespace.
 #[derive(Debug)]
@@ -65,10 +65,23 @@ fn make_point(root: &Root, step: &crate::plan::MountPlan) -> Result<()> {
     let tree = clone_path(path, *recursive)?;
     let stat = rustix::fs::fstat(&tree)
         .map_err(|e| SysError::new("fstat", path.display().to_string(), e.raw_os_error()))?;
-    let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+    let is_dir = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let source_is_dir = is_dir(&stat);
+    let target = if source_is_dir {
         root.make_dir(&step.destination, mode)?
     } else {
         root.make_file(&step.destination)?
     };
+    let found = rustix::fs::fstat(&target)
+        .map_err(|e| SysError::new("fstat", step.destination.display().to_string(), e.raw_os_error()))?;
+    if is_dir(&found) != source_is_dir {
+        // The kernel's word for it is EINVAL.
+        let expected = if source_is_dir {
+            "is not a directory, as its source is"
+        } else {
+            "is a directory, its source is none"
+        };
+        return Err(Error::invalid("mounts", format!("{}: {expected}", step.destination.display())));
+    }
     attach(&tree, &target)
 }

@@ -1,0 +1,136 @@
+//! Events of a container, whoever causes them.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hiber::{Ended, Event, Events, EventsOptions, ExecOptions, Lifecycle, Stdio};
+use hiber_sandbox::sys::signal::Signal;
+use hiber_tests::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{Here, process};
+
+/// The next one within a while.
+#[track_caller]
+fn next(events: &mut Events) -> Option<Event> {
+    let end = std::time::Instant::now() + hiber_tests::PATIENCE;
+    loop {
+        if let Some(event) = events.try_next().unwrap() {
+            return Some(event);
+        }
+        assert!(std::time::Instant::now() < end, "no event");
+        let mut fds = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })).unwrap();
+    }
+}
+
+/// What was done, of an event that tells that.
+#[track_caller]
+fn done(event: Option<Event>) -> Lifecycle {
+    match event {
+        Some(Event::Lifecycle { what, .. }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn a_stream_tells_what_others_do() {
+    require!(Root);
+    let here = Here::sleeping();
+    let task = here.create();
+    let mut events = task.events(EventsOptions { until_deleted: true, ..Default::default() }).unwrap();
+    assert!(events.try_next().unwrap().is_none(), "the past is not asked for");
+    task.start().unwrap();
+    assert_eq!(done(next(&mut events)), Lifecycle::Start);
+    for (command, what) in [("pause", Lifecycle::Paused), ("resume", Lifecycle::Resumed)] {
+        here.call(&[command, here.bundle.name()]).ok();
+        assert_eq!(done(next(&mut events)), what);
+    }
+    here.call(&["exec", here.bundle.name(), "sh", "-c", "sleep 0.3; exit 6"]).exited(6);
+    assert_eq!(done(next(&mut events)), Lifecycle::ExecAdded { exec: None });
+    let Lifecycle::ExecStarted { exec: None, pid, .. } = done(next(&mut events)) else { panic!("started") };
+    match next(&mut events) {
+        Some(Event::Exit { exec: Some(exec), status }) => {
+            assert_eq!((exec.pid, exec.id), (pid, None));
+            assert!(matches!(status.ended, Ended::Exited(6) | Ended::Unknown), "{status:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let options =
+        ExecOptions { id: Some("job".parse().unwrap()), stdio: Stdio::Pipes, ..ExecOptions::default() };
+    let job = task.exec(&process(&task, &["sleep", "1000"]), &options).unwrap();
+    let id = Some("job".to_owned());
+    assert_eq!(done(next(&mut events)), Lifecycle::ExecAdded { exec: id.clone() });
+    assert!(matches!(done(next(&mut events)), Lifecycle::ExecStarted { exec, .. } if exec == id));
+    job.kill(Signal::KILL).unwrap();
+    match next(&mut events) {
+        Some(Event::Exit { exec: Some(exec), status }) => {
+            assert_eq!((exec.id, status.ended), (id, Ended::Signaled(9)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(job.wait().unwrap().get().ended, Ended::Signaled(9), "the stream leaves it to its handle");
+    here.call(&["delete", "--force", here.bundle.name()]).ok();
+    assert!(matches!(next(&mut events), Some(Event::Exit { exec: None, status }) if status.code() == 137));
+    assert!(matches!(next(&mut events), Some(Event::Deleted)));
+    assert!(events.wait().unwrap().is_none());
+}
+
+/// As `hiber events` shows it.
+pub(crate) fn the_past_and_the_end() {
+    require!(Root);
+    let here = Here::sleeping();
+    let task = here.run();
+    here.call(&["pause", here.bundle.name()]).ok();
+    here.call(&["resume", here.bundle.name()]).ok();
+    let follow = |flags: &[&str]| {
+        let mut command = here.command(&["events"]);
+        command.args(flags).arg(here.bundle.name()).stdout(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let whole = follow(&["--lifecycle"]);
+    let now = follow(&["--interval", "50ms"]);
+    std::thread::sleep(Duration::from_millis(300));
+    task.kill(Signal::KILL).unwrap();
+    task.wait(hiber::Condition::NotRunning).unwrap().within(hiber_tests::PATIENCE);
+    let types = |child: std::process::Child| -> Vec<(String, Value)> {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| (line["type"].as_str().unwrap().to_owned(), line)).collect()
+    };
+    let mut now = types(now);
+    let (last, exit) = now.pop().unwrap();
+    assert_eq!(
+        (last.as_str(), &exit["data"]["code"], &exit["data"]["signal"]),
+        ("exit", &json!(137), &json!(9))
+    );
+    assert!(now.len() >= 2 && now.iter().all(|(kind, _)| kind == "stats"), "{now:?}");
+    task.delete(false).unwrap();
+    let whole = types(whole);
+    let kinds: Vec<_> = whole.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["create", "start", "paused", "resumed", "exit", "deleted"]);
+    assert!(whole.iter().all(|(_, line)| line["id"] == here.bundle.name()));
+    assert!(whole[0].1["data"]["pid"].as_i64().unwrap() > 1);
+}
+
+/// Streams nest in a loop of the embedder's: their descriptors say which of them has something.
+pub(crate) fn many_streams_in_one_loop() {
+    require!(Root);
+    let (one, two) = (Here::sleeping(), Here::sleeping());
+    let tasks = [one.run(), two.run()];
+    let mut streams = tasks.each_ref().map(|task| task.events(EventsOptions::default()).unwrap());
+    let ready = |streams: &[Events; 2]| {
+        let mut fds = streams.each_ref().map(|s| PollFd::from_borrowed_fd(s.as_fd(), PollFlags::IN));
+        poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
+        fds.map(|fd| !fd.revents().is_empty())
+    };
+    tasks[1].pause().unwrap();
+    assert_eq!(ready(&streams), [false, true]);
+    assert_eq!(done(next(&mut streams[1])), Lifecycle::Paused);
+    assert!(streams[1].try_next().unwrap().is_none());
+    tasks[0].kill(Signal::KILL).unwrap();
+    assert_eq!(ready(&streams), [true, false]);
+    assert!(matches!(next(&mut streams[0]), Some(Event::Exit { exec: None, .. })));
+    assert!(streams[0].wait().unwrap().is_none());
+}
