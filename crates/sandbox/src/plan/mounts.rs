@@ -241,7 +241,9 @@ impl HostOptions {
             match effect(option) {
                 Some(Effect::Set(flag, _)) => all.flags |= flag.bits(),
                 Some(Effect::Clear(flag, _)) => all.flags &= !flag.bits(),
-                Some(Effect::Bind(all_below)) => all.flags |= (MsFlags::MS_BIND | recursive(all_below)).bits(),
+                Some(Effect::Bind(all_below)) => {
+                    all.flags |= (MsFlags::MS_BIND | recursive(all_below)).bits()
+                }
                 Some(Effect::Propagation(flag, all_below)) => {
                     all.propagation.push((flag | recursive(all_below)).bits());
                 }
