@@ -27,6 +27,8 @@ struct Life {
     child: Option<hiber::Process>,
     /// An exit that came while the process was being started.
     early: Option<ExitStatus>,
+    /// Whether its end is being told, or has been.
+    ending: bool,
     exit: Option<ExitStatus>,
     waiters: Vec<Waiter>,
     streams: Option<Streams>,
@@ -52,6 +54,7 @@ impl Process {
             stage: Stage::New,
             child: None,
             early: None,
+            ending: false,
             exit: None,
             waiters: Vec::new(),
             streams: None,
@@ -160,12 +163,14 @@ impl Process {
         Some(exit)
     }
 
-    /// Tells all who wait; false if they have been told already.
-    pub(crate) fn tell(&self, exit: ExitStatus) -> bool {
+    /// Claims the telling of its end; false if somebody has.
+    pub(crate) fn claim_end(&self) -> bool {
+        !std::mem::replace(&mut self.lock().ending, true)
+    }
+
+    /// Tells all who wait.
+    pub(crate) fn tell(&self, exit: ExitStatus) {
         let mut life = self.lock();
-        if life.exit.is_some() {
-            return false;
-        }
         life.exit = Some(exit.clone());
         let waiters = std::mem::take(&mut life.waiters);
         drop(life);
@@ -173,7 +178,6 @@ impl Process {
         for waiter in waiters {
             waiter.tell(&exit);
         }
-        true
     }
 
     /// Answers when it has ended.

@@ -159,6 +159,9 @@ impl Service {
 
     /// The one place where an end is told.
     fn tell(&self, task: &Arc<Task>, process: &Process, status: ExitStatus) {
+        if !process.claim_end() {
+            return;
+        }
         // The kernel's notice may come later than the end that it has caused.
         if status.oom_killed && !task.oom_told.load(Ordering::Relaxed) {
             self.out_of_memory(task);
@@ -171,9 +174,9 @@ impl Service {
             exited_at: MessageField::some(status.at.into()),
             ..Default::default()
         };
-        if process.tell(status) {
-            self.publisher.send(topics::TASK_EXIT_EVENT_TOPIC, &event);
-        }
+        // Before those who wait do what is told of afterwards, such as a deletion.
+        self.publisher.send(topics::TASK_EXIT_EVENT_TOPIC, &event);
+        process.tell(status);
     }
 
     /// Answers `waiter` when the process has ended.

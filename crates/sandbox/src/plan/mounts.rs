@@ -71,7 +71,7 @@ impl MountPlan {
 }
 
 /// What one mount option does.
-enum Effect {
+pub(super) enum Effect {
     /// Sets flags of mount(2), and the matching attribute of a bind mount.
     Set(MsFlags, u64),
     /// Clears them.
@@ -90,7 +90,7 @@ const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 
 /// The options that are not passed on to the filesystem (mount(8), runtime-spec "Linux mount options").
 #[rustfmt::skip]
-fn effect(option: &str) -> Option<Effect> {
+pub(super) fn effect(option: &str) -> Option<Effect> {
     use Effect::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagation, Set, SetRecursive};
     let e = MsFlags::empty();
     Some(match option {
@@ -220,40 +220,6 @@ pub const MOUNT_OPTIONS: &[&str] = &[
     "tmpcopyup",
     "unbindable",
 ];
-
-/// Options of a mount that the host itself makes, as mount(2) takes them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostOptions {
-    /// MS_* flags, MS_BIND and MS_REC among them.
-    pub flags: u64,
-    /// Propagation changes in order, to be made afterwards.
-    pub propagation: Vec<u64>,
-    /// What the filesystem itself is to be told.
-    pub data: Vec<String>,
-}
-
-impl HostOptions {
-    /// Sorts the options of one mount. Those that only containers have mean nothing here.
-    pub fn new<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut all = Self::default();
-        let recursive = |recursive: bool| if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
-        for option in options {
-            match effect(option) {
-                Some(Effect::Set(flag, _)) => all.flags |= flag.bits(),
-                Some(Effect::Clear(flag, _)) => all.flags &= !flag.bits(),
-                Some(Effect::Bind(all_below)) => {
-                    all.flags |= (MsFlags::MS_BIND | recursive(all_below)).bits()
-                }
-                Some(Effect::Propagation(flag, all_below)) => {
-                    all.propagation.push((flag | recursive(all_below)).bits());
-                }
-                Some(_) => {}
-                None => all.data.push(option.to_owned()),
-            }
-        }
-        all
-    }
-}
 
 impl MountPlan {
     /// Validates `mounts[index]`; relative bind sources start at the bundle, and what names the root filesystem's own
