@@ -4,6 +4,7 @@
 mod bootstrap;
 mod clients;
 mod errors;
+mod events;
 mod lifecycle;
 mod shim;
 

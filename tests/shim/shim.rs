@@ -70,13 +70,20 @@ pub(crate) fn command(bundle: &Bundle, action: &str) -> Command {
 }
 
 impl Shim {
+    /// Publishes by the script.
     #[track_caller]
     pub(crate) fn start(bundle: Bundle) -> Self {
+        let start = command(&bundle, "start");
+        Self::start_by(bundle, start)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_by(bundle: Bundle, start: Command) -> Self {
         let script = bundle.join("publish");
         // --address A publish --topic T --namespace N; the event itself is protobuf
         fs::write(&script, "#!/bin/sh\ncat >/dev/null\necho \"$5\" >>\"${0%/*}/events\"\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let output = command::run(command(&bundle, "start"), b"");
+        let output = command::run(start, b"");
         let address = output.ok().to_owned();
         let client = connect(&address);
         let connected = client.connect(soon(), &ConnectRequest::default()).unwrap();
