@@ -8,6 +8,7 @@ mod apparmor;
 mod cgroups;
 mod crash;
 mod devices;
+mod documents;
 mod errors;
 mod events;
 mod exec;

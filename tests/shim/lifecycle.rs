@@ -5,7 +5,7 @@ use crate::{COUNT, Shim, count};
 use containerd_shim_protos::api::*;
 use containerd_shim_protos::cgroups::metrics::Metrics as MetricsV1;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as MetricsV2;
-use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::protobuf::{Message as _, MessageField, well_known_types::any::Any};
 use containerd_shim_protos::shim::oci::{CheckpointOptions, ProcessDetails};
 use hiber_tests::prelude::*;
 use std::io::{BufRead as _, Write as _};
@@ -72,6 +72,35 @@ fn processes_and_metrics() {
     shim.try_kill("e", 15).unwrap();
     assert_eq!(shim.wait("e"), 143);
     shim.try_delete("e").unwrap();
+    shim.end();
+}
+
+#[test]
+fn what_an_exec_leaves_open_is_the_containers() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    shim.run();
+    let log = shim.bundle.join("exec.log");
+    let process = json!({
+        "args": ["grep", "CapBnd", "/proc/self/status", "/proc/1/status"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "env": ["PATH=/bin:/usr/bin"],
+    });
+    let spec = MessageField::some(Any { value: process.to_string().into(), ..Any::default() });
+    let stdout = format!("file://{}", log.display());
+    let request = ExecProcessRequest {
+        id: shim.id(),
+        exec_id: "e".into(),
+        spec,
+        stdout,
+        ..ExecProcessRequest::default()
+    };
+    shim.client.exec(soon(), &request).unwrap();
+    shim.try_start("e").unwrap();
+    assert_eq!(shim.wait("e"), 0);
+    shim.try_delete("e").unwrap();
+    let text = std::fs::read_to_string(log).unwrap();
+    let sets: Vec<_> = text.lines().map(|line| line.rsplit('\t').next().unwrap()).collect();
+    assert_eq!((sets.len(), sets[0]), (2, sets[1]), "{text}");
     shim.end();
 }
 

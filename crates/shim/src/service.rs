@@ -12,6 +12,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::topics;
 use hiber::{Ended, ExitStatus};
+use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 
 use crate::error::{Context, Error, Result, chain};
@@ -413,8 +414,7 @@ impl Service {
 
     pub(crate) fn update_task(&self, request: &api::UpdateTaskRequest) -> Result<()> {
         let task = self.task(&request.id)?;
-        let resources = serde_json::from_slice(&request.resources.value)
-            .map_err(|e| Error::invalid("resources", e.to_string()))?;
+        let resources = config::load_resources(request.resources.value.as_slice()).context("resources")?;
         task.running()?.update(&resources).context(format!("update task {}", task.id))
     }
 

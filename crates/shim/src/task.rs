@@ -11,6 +11,7 @@ use hiber::{
     CreateOptions, CriuOptions, ExecOptions, ExitStatus, ProcessId, RestoreContainerOptions, Runtime,
     Status as RuntimeStatus,
 };
+use hiber_sandbox::config;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use crate::error::{Context, Error, Result, chain};
@@ -189,9 +190,8 @@ impl Task {
         if self.init.exit().is_some() {
             return Err(Error::State("cannot exec in a stopped container".into()));
         }
-        let json = &request.spec.value;
-        let mut spec: oci_spec::runtime::Process =
-            serde_json::from_slice(json).map_err(|e| Error::invalid("spec", e.to_string()))?;
+        let (mut spec, warnings) = config::read_process(&request.spec.value).context("spec")?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         spec.set_terminal(Some(request.terminal));
         let stdio = Stdio {
             stdin: request.stdin.clone(),
