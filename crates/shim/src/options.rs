@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// Restore from there.
     pub(crate) criu_image_path: PathBuf,
     pub(crate) criu_work_path: PathBuf,
+    /// Of the message that carries the others; containerd 1.7 and newer pass them on.
+    pub(crate) type_url: String,
+    pub(crate) config_path: String,
     /// Of containerd 2's remote sandboxes, which this shim does not serve.
     pub(crate) task_api_address: String,
     pub(crate) task_api_version: u32,
@@ -114,6 +117,7 @@ impl From<oci::Options> for Options {
             criu_work_path: options.criu_work_path.into(),
             task_api_address: options.task_api_address,
             task_api_version: options.task_api_version,
+            ..Self::default()
         }
     }
 }
@@ -195,7 +199,9 @@ mod tests {
         std::fs::write(&file, "Root = \"/r\"\nNoPivotRoot = true\n").unwrap();
         let by_path = Options::from_any(Some(&any(url, string(2, file.to_str().unwrap())))).unwrap();
         assert_eq!((by_path.root.to_str(), by_path.no_pivot_root), (Some("/r"), true));
-        let by_body = Options::from_any(Some(&any(url, string(3, "IoUid = 5")))).unwrap();
+        let by_body =
+            Options::from_any(Some(&any(url, string(3, "IoUid = 5\nTypeUrl = \"x\"\nConfigPath = \"\""))))
+                .unwrap();
         assert_eq!(by_body.io_uid, 5);
         let error = |value| Options::from_any(Some(&any(url, value))).unwrap_err().to_string();
         assert!(
