@@ -235,6 +235,11 @@ impl Task {
             }
             note();
             self.destroy().context("remove the checkpointed container")?;
+            if let Some(init) = self.init() {
+                // How it ended is known to its waiters from then on.
+                let _ = init.exit_status();
+                init.reap();
+            }
             drop(lock);
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! config.json as a validated, serialisable plan: every mistake is found here, before the host is touched.
 
+mod host;
 mod mounts;
 mod namespace;
 mod netdevices;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, Hooks, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+pub use host::HostOptions;
 pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
