@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
 use oci_spec::runtime::Spec;
@@ -52,6 +53,7 @@ impl Task {
             id: self.container().id().as_str().into(),
             bundle: facts.bundle.clone(),
             preserve_fds: options.preserve_fds,
+            in_user_namespace: in_user_namespace(),
             ..plan::Options::default()
         };
         let spec = self.container().spec()?;

@@ -365,6 +365,15 @@ impl InitPlan {
         })
     }
 
+    /// Whether something is written or read below the host's /proc once namespaces are joined.
+    pub(crate) fn needs_host_proc(&self) -> bool {
+        let security = &self.process.security;
+        self.root.is_some()
+            || security.apparmor_profile.is_some()
+            || security.selinux_label.is_some()
+            || self.seccomp.as_ref().is_some_and(|program| program.notify)
+    }
+
     /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's
     /// directories, and mapping the ids of a mount takes rights over the filesystem itself.
     pub(crate) fn needs_parent_for(&self, mount: &MountPlan) -> bool {
