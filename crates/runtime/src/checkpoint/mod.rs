@@ -326,9 +326,9 @@ impl Task {
             DumpNotify::PostDump if lazy || !options.leave_running => {
                 // The destination needs the images before it can ask for memory.
                 if lazy {
-                    guard.lending()?
+                    guard.lending()?;
                 } else {
-                    guard.publishing()?
+                    guard.publishing()?;
                 }
                 Ok(staging.publish(seal)?)
             }
