@@ -21,6 +21,7 @@ mod leftovers;
 mod lifecycle;
 mod manifest;
 mod memory;
+mod named;
 mod network;
 mod objects;
 mod redis;

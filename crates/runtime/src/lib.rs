@@ -5,6 +5,7 @@
 
 #[cfg(feature = "archive")]
 mod archive;
+pub mod bundle;
 mod checkpoint;
 mod container;
 mod create;
@@ -14,6 +15,7 @@ mod events;
 mod exec;
 mod exit;
 pub mod features;
+mod fifos;
 pub mod id;
 mod inspect;
 mod lazy;
@@ -29,6 +31,7 @@ pub mod spec;
 mod state;
 mod stdio;
 mod store;
+mod summary;
 mod task;
 mod update;
 mod wait;
@@ -44,6 +47,7 @@ pub use error::{Error, Kind, Result};
 pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;
 pub use exit::{Ended, ExitStatus};
+pub use fifos::{DirectIo, Fifos};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use inspect::{Inspection, Verification, inspect, verify};
@@ -55,6 +59,7 @@ pub use processes::{INIT_ID, ProcessId};
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
 pub use stdio::Stdio;
+pub use summary::{ProcessDetails, ProcessSummary};
 pub use task::Task;
 pub use wait::{Condition, Wait};
 
@@ -71,6 +76,11 @@ pub fn run_init_if_asked() {
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
 }
+
+/// The program in docs/embedding.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct Embedding;
 
 /// All containers below one root directory.
 #[derive(Debug, Clone)]

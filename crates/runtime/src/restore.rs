@@ -17,7 +17,9 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, make_dir, mounts, open_dir};
+use crate::checkpoint::{
+    CriuOptions, Direction, absolute, entered, joined, leftovers, make_dir, mounts, open_dir,
+};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
@@ -92,7 +94,7 @@ pub(crate) fn restore(
         leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
         explain_restore(store, id, options, e)
     })?;
-    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
+    entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
     drop(lock);
     Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)?.with_memory(memory))
 }

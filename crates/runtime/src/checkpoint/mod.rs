@@ -120,7 +120,8 @@ impl CriuOptions {
         common.network_lock = self.network_lock;
         common.empty_network_ns = self.empty_network.unwrap_or(false);
         // A job of a shell takes the terminal of the restore instead.
-        let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
+        let terminal =
+            spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
         common.orphan_pts_master = terminal || !common.shell_job;
         Ok(())
     }
@@ -148,6 +149,11 @@ impl CriuOptions {
 pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     let annotated = spec.annotations().as_ref().and_then(|a| a.get("org.criu.config")).map(PathBuf::from);
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
+}
+
+/// A path that means the same to everybody.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
@@ -212,7 +218,7 @@ impl Task {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
         let note = || {
-            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
         let dumped = self.dump(
@@ -232,6 +238,11 @@ impl Task {
             }
             note();
             self.destroy().context("remove the checkpointed container")?;
+            if let Some(init) = self.init() {
+                // How it ended is known to its waiters from then on.
+                let _ = init.exit_status();
+                init.reap();
+            }
             drop(lock);
             return Ok(());
         }
