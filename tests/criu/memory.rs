@@ -79,3 +79,30 @@ fn a_chain_with_a_missing_link_is_refused() {
     c.restore(&[]).ok();
     counts_on(&c, 3);
 }
+
+#[test]
+fn a_chain_is_found_where_it_was_moved_to() {
+    require!(Root, Criu, DirtyTracking);
+    let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    for (n, parent) in [(1, None), (2, Some("../pre1"))] {
+        let images = c.bundle().join(&format!("pre{n}")).display().to_string();
+        let flags = ["--pre-dump", "--image-path", &images];
+        let parent: Vec<&str> = parent.into_iter().flat_map(|p| ["--parent-path", p]).collect();
+        c.call_detached("checkpoint", &[&flags[..], &parent].concat()).ok();
+    }
+    c.checkpoint(&["--parent-path", "../pre2"]).ok();
+    let moved = c.bundle().join("moved");
+    fs::create_dir(&moved).unwrap();
+    for name in ["pre1", "pre2", "images"] {
+        fs::rename(c.bundle().join(name), moved.join(name)).unwrap();
+    }
+    let images = moved.join("images").display().to_string();
+    // Each link is checked by its manifest.
+    let manifest = moved.join("pre1/hiber.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace(c.id(), "somebody-else")).unwrap();
+    c.restore(&["--image-path", &images]).fails("somebody-else");
+    fs::write(&manifest, text).unwrap();
+    c.restore(&["--image-path", &images]).ok();
+    counts_on(&c, 3);
+}
