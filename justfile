@@ -24,6 +24,10 @@ test-oci:
 test-criu:
     hack/test criu
 
+# the library's handles, and youki's containers through hiber-criu (root)
+test-library:
+    hack/test library
+
 # podman, containerd and Docker with hiber (root)
 test-clients:
     hack/test clients

@@ -108,6 +108,10 @@ pub(crate) enum Command {
     Spec(SpecArgs),
     /// `features`
     Features,
+    /// `completion`
+    Completion(Shell),
+    /// `man`, with the directory
+    Man(PathBuf),
     /// `--version`
     Version,
     /// `--help`, `help`, or no command at all; of one command or of the program.
@@ -190,6 +194,17 @@ pub(crate) struct ExecArgs {
     pub pidfd_socket: Option<PathBuf>,
     /// `--cgroup`: paths by controller, or one for all under "".
     pub cgroups: Option<BTreeMap<String, String>>,
+}
+
+/// A shell whose command lines can be completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// `--format`
@@ -389,6 +404,8 @@ pub(crate) struct RestoreArgs {
     pub no_subreaper: bool,
     /// `--no-pivot`
     pub no_pivot: bool,
+    /// `--page-server`; only with lazy pages
+    pub page_server: Option<PageServer>,
     /// `--lsm-profile`, as `TYPE:NAME`
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`

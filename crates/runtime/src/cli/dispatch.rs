@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use hiber::{Runtime, features, spec};
@@ -9,7 +10,7 @@ use hiber::{Runtime, features, spec};
 use super::args::{Command, Global, Invocation, SpecArgs};
 use super::commands::{self, Session};
 use super::root::{self, Origin, Surroundings};
-use super::{help, inspect, out};
+use super::{completion, help, inspect, man, out};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
         Command::Help(topic) => out::write(&help::render(&global.program, topic))?,
         Command::Features => out::write(&features::document(&features::built())?)?,
         Command::Spec(args) => write_spec(&args)?,
+        Command::Completion(shell) => out::write(&completion::script(shell, &global.program))?,
+        Command::Man(directory) => write_pages(&directory, &global.program)?,
         Command::Inspect(args) => return inspect::run(&args),
         command => return lifecycle(&global, command),
     }
@@ -85,7 +88,13 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Checkpoint(args) => return session.checkpoint(args),
         Command::Checkpoints(args) => session.checkpoints(&args)?,
         Command::Restore(args) => return session.restore(&args),
-        Command::Version | Command::Help(_) | Command::Features | Command::Spec(_) | Command::Inspect(_) => {}
+        Command::Version
+        | Command::Help(_)
+        | Command::Features
+        | Command::Spec(_)
+        | Command::Inspect(_)
+        | Command::Completion(_)
+        | Command::Man(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,6 +127,27 @@ fn write_spec(args: &SpecArgs) -> anyhow::Result<()> {
     let cgroup2 = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC);
     Ok(spec::write(bundle, &spec::default_config(kind, cgroup2))?)
 }
+
+/// Writes the manual pages, dated by `$SOURCE_DATE_EPOCH` (seconds; reproducible-builds.org) or today.
+fn write_pages(directory: &Path, program: &str) -> anyhow::Result<()> {
+    let date = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => {
+            let seconds = text.parse().ok().filter(|seconds| *seconds < YEAR_10000);
+            let seconds = seconds.with_context(|| format!("SOURCE_DATE_EPOCH {text:?}: expected seconds"))?;
+            UNIX_EPOCH + Duration::from_secs(seconds)
+        }
+        Err(_) => SystemTime::now(),
+    };
+    let date = humantime::format_rfc3339_seconds(date).to_string();
+    for (name, text) in man::pages(program, date.split('T').next().unwrap_or_default()) {
+        let file = directory.join(name);
+        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// In seconds since 1970: what RFC 3339 cannot write any more.
+const YEAR_10000: u64 = 253_402_300_800;
 
 /// linux/magic.h
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;

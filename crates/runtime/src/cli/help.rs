@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::table::{COMMANDS, CommandTable, Flag, GLOBAL, Takes};
 
-const OVERVIEW: &str = "\
+pub(super) const OVERVIEW: &str = "\
 Containers are made from bundles: a bundle is a directory with a config.json (see `spec`) and a root
 filesystem. A container made from it has an id, which must be unique below --root.
 
@@ -43,7 +43,7 @@ fn program_help(program: &str) -> String {
 }
 
 fn command_help(program: &str, command: &CommandTable) -> String {
-    let CommandTable { name, usage, summary, description, flags: table, .. } = command;
+    let CommandTable { name, usage, summary, description, examples, flags: table, .. } = command;
     let mut text = format!(
         "NAME:\n   {program} {name} - {summary}\n\nUSAGE:\n   {}\n",
         format!("{program} {name} [options] {usage}").trim_end()
@@ -52,6 +52,12 @@ fn command_help(program: &str, command: &CommandTable) -> String {
         let _ = write!(text, "\nDESCRIPTION:\n{}", indent(description));
     }
     let _ = write!(text, "\nOPTIONS:\n{}", flags(table));
+    if !examples.is_empty() {
+        text.push_str("\nEXAMPLES:\n");
+        for (line, what) in *examples {
+            let _ = writeln!(text, "   # {what}\n   {program} {line}");
+        }
+    }
     text
 }
 
@@ -61,7 +67,7 @@ fn flags(table: &[Flag]) -> String {
 }
 
 /// `--bundle DIR, -b DIR`
-fn spelled(flag: &Flag) -> String {
+pub(super) fn spelled(flag: &Flag) -> String {
     let value = match flag.takes {
         Takes::Nothing => String::new(),
         Takes::One(metavar) | Takes::Many(metavar) => format!(" {metavar}"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table ─┬─ scan ── parse ── Invocation ── dispatch ── the library
-//!        └─ help                              └─ output ── out
+//!        └─ help, man, completion             └─ output ── out
 //! ```
 //! Parsing looks at nothing but the arguments; [`root`] and [`dispatch`] look at the machine.
 
@@ -10,6 +10,7 @@ pub(crate) mod args;
 mod checkpoint;
 mod checkpoints;
 mod commands;
+mod completion;
 pub(crate) mod dispatch;
 mod events;
 mod exec_process;
@@ -17,6 +18,7 @@ mod foreground;
 mod help;
 mod inspect;
 pub(crate) mod log;
+mod man;
 pub(crate) mod out;
 pub(crate) mod output;
 mod parse;

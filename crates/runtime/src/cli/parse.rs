@@ -172,6 +172,7 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
     Ok(match topic.name {
         "checkpoint" => Command::Checkpoint(checkpoint(m)?),
         "checkpoints" => Command::Checkpoints(checkpoints(m)?),
+        "completion" => Command::Completion(value::shell(&m.positionals[0])?),
         "create" => Command::Create(create(m)?),
         "delete" => Command::Delete { id: id()?, force: m.switch("force") },
         "events" => Command::Events(EventsArgs {
@@ -196,6 +197,7 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
             all: m.switch("all"),
         }),
         "list" => Command::List(ListArgs { format: format(m)?, quiet: m.switch("quiet") }),
+        "man" => Command::Man(m.positionals.first().map(PathBuf::from).unwrap_or_default()),
         "pause" => Command::Pause { id: id()? },
         "ps" => Command::Ps(PsArgs { id: id()?, format: format(m)?, args: m.positionals[1..].to_vec() }),
         "restore" => Command::Restore(restore(m)?),
@@ -374,7 +376,13 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
     if checkpoint.is_none() && m.value("checkpoint-dir").is_some() {
         return Err(Refusal::Value("--checkpoint-dir needs --checkpoint".into()));
     }
+    if m.is_given("page-server") && !m.switch("lazy-pages") {
+        return Err(Refusal::Value(
+            "--page-server needs --lazy-pages: it is where memory is fetched from".into(),
+        ));
+    }
     Ok(RestoreArgs {
+        page_server: m.value("page-server").map(value::page_server).transpose()?,
         checkpoint,
         checkpoint_dir: path(m, "checkpoint-dir"),
         id: container_id(m)?,

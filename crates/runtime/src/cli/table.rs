@@ -1,8 +1,12 @@
-//! The table of commands and flags, from which parsing and help both come.
+//! The table of commands and flags, from which parsing, help, manual pages and shell completion come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
 //! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
 //! `--checkpoint` and `inspect` are our own.
+
+mod commands;
+
+pub(super) use commands::COMMANDS;
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub(crate) struct Flag {
     pub short: Option<&'static str>,
     /// What follows it.
     pub takes: Takes,
+    /// The values that it takes, where there are few.
+    pub words: &'static [&'static str],
     /// One line for help.
     pub help: &'static str,
     /// Understood, but not shown.
@@ -31,14 +37,21 @@ pub(crate) struct Flag {
 }
 
 impl Flag {
+    const fn new(name: &'static str, takes: Takes, help: &'static str) -> Self {
+        Self { name, short: None, takes, words: &[], help, hidden: false }
+    }
     const fn switch(name: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, takes: Takes::Nothing, help, hidden: false }
+        Self::new(name, Takes::Nothing, help)
     }
     const fn value(name: &'static str, metavar: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, takes: Takes::One(metavar), help, hidden: false }
+        Self::new(name, Takes::One(metavar), help)
     }
     const fn list(name: &'static str, metavar: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, takes: Takes::Many(metavar), help, hidden: false }
+        Self::new(name, Takes::Many(metavar), help)
+    }
+    const fn of(mut self, words: &'static [&'static str]) -> Self {
+        self.words = words;
+        self
     }
     const fn short(mut self, letter: &'static str) -> Self {
         self.short = Some(letter);
@@ -48,6 +61,34 @@ impl Flag {
         self.hidden = true;
         self
     }
+
+    /// What follows it, for shells to complete.
+    pub(super) fn argument(&self) -> Option<Argument> {
+        match self.takes {
+            Takes::Nothing => None,
+            _ if !self.words.is_empty() => Some(Argument::Words(self.words)),
+            Takes::One("DIR") => Some(Argument::Directory),
+            Takes::One("FILE" | "SOCKET") => Some(Argument::File),
+            Takes::One(_) | Takes::Many(_) => Some(Argument::Other),
+        }
+    }
+}
+
+/// What an argument is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Argument {
+    /// The id of a container that exists.
+    Container,
+    /// One of these.
+    Words(&'static [&'static str]),
+    /// The name of a command.
+    Command,
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// Something that only the user knows.
+    Other,
 }
 
 /// How many positional arguments a command takes.
@@ -72,10 +113,14 @@ pub(crate) struct CommandTable {
     pub summary: &'static str,
     /// Paragraphs for help; may be empty.
     pub description: &'static str,
+    /// Command lines without the program's name, each with what it does.
+    pub examples: &'static [(&'static str, &'static str)],
     /// Its flags.
     pub flags: &'static [Flag],
-    /// Its positional arguments.
+    /// How many positional arguments it takes.
     pub count: Count,
+    /// What the first of them are.
+    pub arguments: &'static [Argument],
     /// Whether everything after the first positional argument (the container's id) belongs to
     /// another program, flags included.
     pub verbatim: bool,
@@ -88,7 +133,7 @@ pub(super) const HELP: Flag = Flag::switch("help", "show help").short("h");
 pub(super) const GLOBAL: &[Flag] = &[
     Flag::switch("debug", "log what happens in detail"),
     Flag::value("log", "FILE", "append log lines to FILE (default: standard error)"),
-    Flag::value("log-format", "FORMAT", "text or json (default: text)"),
+    Flag::value("log-format", "FORMAT", "text or json (default: text)").of(&["text", "json"]),
     Flag::value(
         "root",
         "DIR",
@@ -100,7 +145,8 @@ pub(super) const GLOBAL: &[Flag] = &[
         "rootless",
         "WHEN",
         "go on where permission for cgroups is missing: true, false or auto (default: auto)",
-    ),
+    )
+    .of(&["auto", "true", "false"]),
     Flag::value("criu", "FILE", "the criu program (default: criu, looked up in PATH)"),
     HELP,
     Flag::switch("version", "show the version").short("v"),
@@ -125,7 +171,8 @@ const PIDFD_SOCKET: Flag =
     Flag::value("pidfd-socket", "SOCKET", "unix socket that receives a pidfd of the process");
 const PRESERVE_FDS: Flag =
     Flag::value("preserve-fds", "N", "pass N more file descriptors on, beside stdio and $LISTEN_FDS");
-const FORMAT: Flag = Flag::value("format", "FORMAT", "table or json (default: table)").short("f");
+const FORMATS: &[&str] = &["table", "json"];
+const FORMAT: Flag = Flag::value("format", "FORMAT", "table or json (default: table)").short("f").of(FORMATS);
 
 const IMAGE_PATH: Flag =
     Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)");
@@ -143,21 +190,24 @@ const MANAGE_CGROUPS: Flag = Flag::value(
     "manage-cgroups-mode",
     "MODE",
     "what CRIU does to cgroups: soft, full, strict or ignore (default: soft)",
-);
+)
+.of(&["soft", "full", "strict", "ignore"]);
 const NETWORK_LOCK: Flag = Flag::value(
     "network-lock",
     "METHOD",
     "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
-);
+)
+.of(&["iptables", "nftables", "skip"]);
 const EMPTY_NS: Flag =
-    Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported");
+    Flag::list("empty-ns", "NAMESPACE", "keep the namespace, not its contents; only network is supported")
+        .of(&["network"]);
 
 const CHECK: Flag = Flag::switch(
     "check",
     "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
 );
 const CHECK_FORMAT: Flag =
-    Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f");
+    Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f").of(FORMATS);
 const CHECKPOINT_DIR: Flag = Flag::value(
     "checkpoint-dir",
     "DIR",
@@ -215,7 +265,11 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
     SHELL_JOB,
     LAZY_PAGES,
     Flag::value("status-fd", "FD", "CRIU writes a NUL byte to FD when lazy pages can be fetched"),
-    Flag::value("page-server", "ADDRESS:PORT", "send memory to a page server; IPv6 as [ADDRESS]:PORT"),
+    Flag::value(
+        "page-server",
+        "ADDRESS:PORT",
+        "send memory to a page server, or with --lazy-pages serve it there; IPv6 as [ADDRESS]:PORT",
+    ),
     FILE_LOCKS,
     Flag::switch("pre-dump", "write memory only, and let the container run on"),
     MANAGE_CGROUPS,
@@ -276,6 +330,11 @@ const RESTORE_FLAGS: &[Flag] = &[
     EMPTY_NS,
     AUTO_DEDUP,
     LAZY_PAGES,
+    Flag::value(
+        "page-server",
+        "ADDRESS:PORT",
+        "fetch memory from there, where `checkpoint --lazy-pages --page-server` serves it; IPv6 as [ADDRESS]:PORT",
+    ),
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
     Flag::switch(
@@ -303,184 +362,13 @@ const UPDATE_FLAGS: &[Flag] = &[
     Flag::value("kernel-memory", "BYTES", "ignored: kernels have dropped it").hidden(),
     Flag::value("kernel-memory-tcp", "BYTES", "ignored: kernels have dropped it").hidden(),
     Flag::value("memory", "BYTES", "memory limit, such as 64M; -1 for none"),
-    Flag::value("cpu-idle", "0|1", "1 to run only when no one else wants to (SCHED_IDLE)"),
+    Flag::value("cpu-idle", "0|1", "1 to run only when no one else wants to (SCHED_IDLE)").of(&["0", "1"]),
     Flag::value("memory-reservation", "BYTES", "memory that is kept when memory is short"),
     Flag::value("memory-swap", "BYTES", "limit of memory and swap together; -1 for none"),
     Flag::value("pids-limit", "COUNT", "most processes and threads; -1 for no limit"),
     Flag::value("l3-cache-schema", "SCHEMA", "Intel RDT: share of the L3 cache"),
     Flag::value("mem-bw-schema", "SCHEMA", "Intel RDT: share of the memory bandwidth"),
     HELP,
-];
-
-const ID: &str = "<container-id>";
-
-const fn on_container(
-    name: &'static str,
-    summary: &'static str,
-    description: &'static str,
-    flags: &'static [Flag],
-) -> CommandTable {
-    CommandTable { name, usage: ID, summary, description, flags, count: Count::Exactly(1), verbatim: false }
-}
-
-/// All commands, in the order of help.
-pub(super) static COMMANDS: &[CommandTable] = &[
-    on_container(
-        "checkpoint",
-        "put a running container to sleep",
-        "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
-         afterwards, unless it is left running. What CRIU cannot save: --check, and docs/limits.md.",
-        CHECKPOINT_FLAGS,
-    ),
-    CommandTable {
-        name: "checkpoints",
-        usage: "create <container-id> <name>  or  ls <container-id>  or  inspect|rm <container-id> <name>",
-        summary: "keep checkpoints of a container by name",
-        description: "`checkpoint` (without s) is runc's command: it writes to any directory. This one keeps checkpoints\n\
-                      by name in a directory of the container's, as Docker and containerd do: create makes one, ls\n\
-                      shows them, inspect shows how one was made, rm removes it. `restore --checkpoint NAME` starts\n\
-                      the container from one.\n\n\
-                      A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. When and with which options a checkpoint\n\
-                      was made stands in config.json beside its images. A failed create leaves nothing.",
-        flags: CHECKPOINTS_FLAGS,
-        count: Count::Between(2, 3),
-        verbatim: false,
-    },
-    on_container(
-        "create",
-        "create a container",
-        "Sets a container up from a bundle: a directory with a config.json and a root filesystem. Its\n\
-         process waits until `start`. The id must be new below --root.",
-        CREATE_FLAGS,
-    ),
-    on_container(
-        "delete",
-        "delete a container and all that it holds",
-        "A running container is refused without --force.",
-        &[Flag::switch("force", "kill it first if it runs; no error if it does not exist").short("f"), HELP],
-    ),
-    on_container(
-        "events",
-        "show what happens in a container and what it uses, as JSON",
-        "A line of statistics every --interval, a line each time the kernel runs out of memory for the container,\n\
-         and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
-         exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
-         stats and oom are runc's.\n\n\
-         With --lifecycle all that was done to it since its creation comes first, and the lines go on until it is\n\
-         deleted; statistics come only with --interval.",
-        &[
-            Flag::value("interval", "TIME", "time between statistics, such as 1s or 100ms (default: 5s)"),
-            Flag::switch("lifecycle", "from its creation to its deletion, without statistics"),
-            Flag::switch("stats", "show statistics once, and leave"),
-            HELP,
-        ],
-    ),
-    CommandTable {
-        name: "exec",
-        usage: "<container-id> <command> [argument...]  or  --process FILE <container-id>",
-        summary: "run another process in a container",
-        description: "All that follows the container's id is the command, flags included.\n\n\
-                      The exit status is the command's; 255 if it could not be run.",
-        flags: EXEC_FLAGS,
-        count: Count::AtLeast(1),
-        verbatim: true,
-    },
-    CommandTable {
-        name: "features",
-        usage: "",
-        summary: "show what this runtime supports, as JSON",
-        description: "The document is defined by the OCI runtime specification (features.md).",
-        flags: &[HELP],
-        count: Count::Exactly(0),
-        verbatim: false,
-    },
-    CommandTable {
-        name: "inspect",
-        usage: "<directory or archive>",
-        summary: "show what a checkpoint holds",
-        description: "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
-                      hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
-                      With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
-                      if anything is wrong, or if there are no hashes to compare.",
-        flags: &[
-            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
-            Flag::switch("verify", "compare the files with the manifest"),
-            HELP,
-        ],
-        count: Count::Exactly(1),
-        verbatim: false,
-    },
-    CommandTable {
-        name: "kill",
-        usage: "<container-id> [signal]",
-        summary: "send a signal to a container's first process (default: SIGTERM)",
-        description: "The signal is a name, with or without SIG, or a number.",
-        flags: &[
-            Flag::switch("all", "no error if the container is not running (obsolete)").short("a").hidden(),
-            HELP,
-        ],
-        count: Count::Between(1, 2),
-        verbatim: false,
-    },
-    CommandTable {
-        name: "list",
-        usage: "",
-        summary: "list the containers below --root",
-        description: "",
-        flags: &[FORMAT, Flag::switch("quiet", "ids only").short("q"), HELP],
-        count: Count::Exactly(0),
-        verbatim: false,
-    },
-    on_container("pause", "freeze all processes of a container", "", &[HELP]),
-    CommandTable {
-        name: "ps",
-        usage: "<container-id> [ps option...]",
-        summary: "show the processes of a container",
-        description: "Options after the container's id are given to ps(1) (default: -ef); its output must have a\n\
-                      PID column. With --format json only the process ids are printed.",
-        flags: &[FORMAT, HELP],
-        count: Count::AtLeast(1),
-        verbatim: true,
-    },
-    on_container(
-        "restore",
-        "wake a container from a checkpoint",
-        "The bundle must be the one that the container was created from, or its like. What the checkpoint was\n\
-         told (TCP connections, file locks, cgroups and so on) is read from its hiber.json and holds here, too,\n\
-         unless a flag says otherwise: --tcp-established=false.",
-        RESTORE_FLAGS,
-    ),
-    on_container("resume", "let the processes of a paused container run on", "", &[HELP]),
-    on_container(
-        "run",
-        "create a container and start it",
-        "Without --detach it stays in the foreground, passes signals on, and exits with the status of the\n\
-         container's first process.",
-        RUN_FLAGS,
-    ),
-    CommandTable {
-        name: "spec",
-        usage: "",
-        summary: "write a config.json to start from",
-        description: "It runs `sh` on a read-only root filesystem in the directory rootfs. An existing config.json is\n\
-                      not overwritten.",
-        flags: &[
-            BUNDLE,
-            Flag::switch("rootless", "for the calling user, in a user namespace without network"),
-            HELP,
-        ],
-        count: Count::Exactly(0),
-        verbatim: false,
-    },
-    on_container("start", "start the process of a created container", "", &[HELP]),
-    on_container("state", "show the state of a container, as JSON", "", &[HELP]),
-    on_container(
-        "update",
-        "change the limits of a container",
-        "Limits that are not given stay as they are. With --resources all other flags are ignored; the\n\
-         format is that of linux.resources in config.json, in which members may be left out.",
-        UPDATE_FLAGS,
-    ),
 ];
 
 /// The command of that name.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::args::*;
 use super::help;
 use super::parse::{Help, UsageError, parse};
-use super::table::{self, COMMANDS, Count, Takes};
+use super::table::{self, COMMANDS, Count, Flag, Takes};
 
 /// Parses `hiber` and these words.
 fn words<'a>(line: impl IntoIterator<Item = &'a str>) -> Result<Invocation, UsageError> {
@@ -488,6 +488,7 @@ fn every_flag_of_the_table_reaches_a_type() {
             (_, Count::Exactly(0)) => &[],
             ("exec", _) => &["box", "sh"],
             ("checkpoints", _) => &["create", "box", "c1"],
+            ("completion", _) => &["bash"],
             _ => &["box"],
         };
         let plain = show(&[&[command.name], arguments].concat());
@@ -500,6 +501,7 @@ fn every_flag_of_the_table_reaches_a_type() {
             // -1 means "none" to --status-fd; any other needs lazy pages
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
+                ("restore", "page-server") => (value, "--lazy-pages"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
@@ -510,5 +512,30 @@ fn every_flag_of_the_table_reaches_a_type() {
                 assert!(with.starts_with("Ok") && with != plain, "{} {given}: {with}", command.name);
             }
         }
+    }
+}
+
+#[test]
+fn the_values_that_shells_offer_are_taken() {
+    let try_each = |table: &'static [Flag], line: &dyn Fn(String) -> Vec<String>| {
+        for (flag, word) in table.iter().flat_map(|flag| flag.words.iter().map(move |word| (flag, word))) {
+            let given = line(format!("--{}={word}", flag.name));
+            words(given.iter().map(String::as_str)).unwrap_or_else(|e| panic!("{given:?}: {e}"));
+        }
+    };
+    try_each(table::GLOBAL, &|flag| vec![flag, "list".into()]);
+    for command in COMMANDS {
+        let check = command.flags.iter().any(|f| f.name == "check");
+        let first: &[&str] = match (command.name, command.count) {
+            (_, Count::Exactly(0)) => &[],
+            ("checkpoints", _) => &["ls", "box"],
+            _ if check => &["--check", "box"],
+            _ => &["box"],
+        };
+        let line = |flag| [command.name].iter().chain(first).map(|&w| w.to_owned()).chain([flag]).collect();
+        try_each(command.flags, &line);
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(matches!(good(&format!("completion {shell}")), Command::Completion(_)));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::args::{CgroupsMode, Format, NetworkLock, PageServer};
+use super::args::{CgroupsMode, Format, NetworkLock, PageServer, Shell};
 use super::parse::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -39,6 +39,10 @@ fn word<T: Copy>(value: &OsStr, what: &str, words: &[(&str, T)]) -> Result<T> {
 
 pub(super) fn format(value: &OsStr) -> Result<Format> {
     word(value, "invalid format option", &[("table", Format::Table), ("json", Format::Json)])
+}
+
+pub(super) fn shell(value: &OsStr) -> Result<Shell> {
+    word(value, "unknown shell", &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)])
 }
 
 pub(super) fn cgroups_mode(value: &OsStr) -> Result<CgroupsMode> {

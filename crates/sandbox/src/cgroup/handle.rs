@@ -171,8 +171,10 @@ impl Cgroup {
             let made_before = self.created.len();
             let made = self.make(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
+            // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
+            let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
-                Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied == OnDenied::Skip) => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
                     remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
