@@ -27,6 +27,7 @@ use crate::id::ContainerId;
 use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
+use crate::preflight::restore::unloaded_profile;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -65,6 +66,11 @@ pub(crate) fn restore(
         ..CreateOptions::default()
     };
     let prepared = Prepared::new(id, &create)?;
+    // CRIU finds out in the restored process, and waits for it in vain.
+    let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
+    if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
+        return Err(Error::Invalid(problem));
+    }
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
