@@ -14,6 +14,7 @@ mod failures_restore;
 mod fresh_network;
 mod inspect;
 mod interchange;
+mod lazy;
 mod leftovers;
 mod lifecycle;
 mod manifest;

@@ -12,6 +12,7 @@ mod documents;
 mod errors;
 mod events;
 mod exec;
+mod foreign;
 mod hooks;
 mod idmap;
 mod lifecycle;

@@ -18,6 +18,7 @@ pub mod features;
 mod fifos;
 pub mod id;
 mod inspect;
+mod lazy;
 mod lifecycle;
 mod monitor;
 mod notify;
@@ -50,6 +51,7 @@ pub use fifos::{DirectIo, Fifos};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use inspect::{Inspection, Verification, inspect, verify};
+pub use lazy::Address;
 pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;
@@ -64,11 +66,13 @@ pub use wait::{Condition, Wait};
 use id::ContainerId;
 use store::Store;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar) if the arguments say so, and then
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar, what
+/// brings memory) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
     checkpoint::run_guard_if_asked();
+    lazy::run_if_asked();
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
 }

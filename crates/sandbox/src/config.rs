@@ -1,7 +1,7 @@
 //! config.json, process.json and resources as files, read as tolerantly as runc reads them.
 //!
 //! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore.
-//! So a file that does not fit is read a second time, as plain JSON, without them:
+//! So a file is read as plain JSON first, and rid of them:
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
@@ -13,6 +13,7 @@ use std::io::Read;
 use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -47,6 +48,14 @@ pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
     parse(&read_file(path)?, path, "process", Some(""))
 }
 
+/// As [`load_process`], of a process that is no file.
+///
+/// # Errors
+/// As [`load`], without a file's name.
+pub fn read_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
+    parse(json, Path::new("process"), "process", Some(""))
+}
+
 /// Reads the object that config.json has at `linux.resources`, for `update --resources`.
 ///
 /// # Errors
@@ -72,27 +81,14 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 /// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
 /// member `process` (empty: it is one). `file` is for messages.
-fn parse<T: DeserializeOwned>(
+fn parse<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     file: &Path,
     at: &str,
     process: Option<&str>,
 ) -> Result<(T, Vec<String>)> {
-    // serde takes an array for a structure's members in their order, too.
-    let object = bytes.trim_ascii_start().starts_with(b"{");
-    // oci-spec does without the member, and would not tell that it is there by another name.
-    let renamed = bytes.windows(PAGESIZE.len()).any(|w| w == PAGESIZE.as_bytes());
-    if object
-        && !renamed
-        && let Ok(value) = serde_json::from_slice(bytes)
-    {
-        return Ok((value, Vec::new()));
-    }
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
-    if value.is_array() {
-        return Err(Error::invalid(file.display().to_string(), "invalid type: sequence, expected an object"));
-    }
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
     rename_page_sizes(&mut value);
@@ -110,18 +106,44 @@ fn parse<T: DeserializeOwned>(
             rename_scheduler_flags(flags);
         }
     }
-    let value = serde_path_to_error::deserialize(value).map_err(|e| {
-        let field = match (at, e.path().to_string().as_str()) {
-            ("", ".") => file.display().to_string(),
-            (at, ".") => at.to_string(),
-            ("", path) => path.to_string(),
-            (at, path) => format!("{at}.{path}"),
-        };
+    let name = |path: &str| match (at, path) {
+        ("", "") => file.display().to_string(),
+        (at, "") => at.to_string(),
+        ("", path) => path.to_string(),
+        (at, path) => format!("{at}.{path}"),
+    };
+    let parsed: T = serde_path_to_error::deserialize(&value).map_err(|e| {
+        let field = name(e.path().to_string().trim_matches('.'));
         let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
         let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
         Error::invalid(field, format!("{words}{}", e.into_inner()))
     })?;
-    Ok((value, warnings))
+    let understood = serde_json::to_value(&parsed)
+        .map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
+    match list_for_object(&value, &understood) {
+        Some(path) => Err(Error::invalid(name(&path), "invalid type: sequence, expected an object")),
+        None => Ok((parsed, warnings)),
+    }
+}
+
+/// Where a list was given for an object, if anywhere: serde takes it for the members in their order.
+fn list_for_object(given: &Value, understood: &Value) -> Option<String> {
+    let below = |inner: String, step: String| match inner.starts_with(['[', '.']) || inner.is_empty() {
+        true => step + &inner,
+        false => format!("{step}.{inner}"),
+    };
+    match (given, understood) {
+        (Value::Array(_), Value::Object(_)) => Some(String::new()),
+        (Value::Array(given), Value::Array(understood)) => given
+            .iter()
+            .zip(understood)
+            .enumerate()
+            .find_map(|(at, (a, b))| list_for_object(a, b).map(|inner| below(inner, format!("[{at}]")))),
+        (Value::Object(given), Value::Object(understood)) => given.iter().find_map(|(name, a)| {
+            list_for_object(a, understood.get(name)?).map(|inner| below(inner, name.clone()))
+        }),
+        _ => None,
+    }
 }
 
 /// What runc's clients look for in its messages about a field.

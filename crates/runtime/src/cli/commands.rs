@@ -118,7 +118,6 @@ impl Session {
             }
             None => exec_process::from_flags(&spec, args)?,
         };
-        let process = exec_process::with_defaults(process, &spec);
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
             let process = task.exec(&process, &exec_options(args, stdio(socket.as_ref())))?;

@@ -52,8 +52,8 @@ impl Task {
         }
         if options.criu.lazy_pages {
             host::pipe_size(&mut findings);
-        } else if let Some((address, port)) = &options.page_server {
-            host::page_server(&mut findings, address, *port);
+        } else if let Some(at) = &options.page_server {
+            host::page_server(&mut findings, &at.host, at.port);
         }
         let (size, tasks) = self.look_inside(&mut findings, options)?;
         let total = size.private + size.shared + size.tmpfs + size.deleted;

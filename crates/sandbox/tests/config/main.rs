@@ -1,0 +1,6 @@
+//! config.json as people, programs and enemies write it: no reader of it ever panics, and each says which field is
+//! wrong.
+
+mod corpus;
+mod hostile;
+mod types;
