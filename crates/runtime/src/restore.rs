@@ -268,6 +268,12 @@ impl Restoring<'_> {
         let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let stdio = self.wired.files().unwrap_or(own);
+        if self.criu_options.shell_job == Some(true) {
+            // The terminal that CRIU gives to the tasks of such a job.
+            let copy =
+                stdio[0].try_clone_to_owned().map_err(|e| Error::file("standard input".as_ref(), &e))?;
+            launch.stdin(copy);
+        }
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.
