@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod arbitrary;
+mod bad_input;
 mod cgroups;
 mod crash;
 mod devices;

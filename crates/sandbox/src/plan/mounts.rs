@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
 
+use super::namespace::check_id_maps;
 use super::{IdMap, NamespaceKind, Namespaces};
 use crate::sys::mount::MountAttributes;
 use crate::{Error, Result};
@@ -314,6 +315,8 @@ impl MountPlan {
                 problem,
             ));
         }
+        check_id_maps(&field("uidMappings"), &uid)?;
+        check_id_maps(&field("gidMappings"), &gid)?;
         if !uid.is_empty() {
             let maps = self.id_maps.get_or_insert_default();
             (maps.uid, maps.gid) = (uid, gid);
