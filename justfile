@@ -24,6 +24,10 @@ test-oci:
 test-criu:
     hack/test criu
 
+# the library's handles, and youki's containers through hiber-criu (root)
+test-library:
+    hack/test library
+
 # podman, containerd and Docker with hiber (root)
 test-clients:
     hack/test clients
@@ -43,3 +47,11 @@ demo:
 # the release binary; prints its path
 build:
     hack/build
+
+# speed beside runc, crun and bare CRIU; writes docs/performance.md (root)
+bench:
+    hack/bench
+
+# counts of system calls, instructions and allocations against those on record (root)
+bench-check:
+    hack/bench-check

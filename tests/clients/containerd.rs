@@ -1,4 +1,4 @@
-//! containerd and its shim, through ctr.
+//! containerd and runc's shim, through ctr.
 
 use crate::home::{Home, IMAGE, Server};
 use crate::{COUNT, SECCOMP_AND_7, count, counted_to, counts_on};
@@ -6,15 +6,25 @@ use hiber_tests::prelude::*;
 use hiber_tests::{cgroup, command, pty, tools};
 use std::process::Command;
 
+/// What containerd starts for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shim {
+    /// runc's, with hiber as its binary.
+    Runc,
+    /// hiber's own.
+    Hiber,
+}
+
 /// A containerd that holds the busybox image.
-struct Containerd {
-    server: Server,
-    home: Home,
+pub(crate) struct Containerd {
+    server: Option<Server>,
+    shim: Shim,
+    pub(crate) home: Home,
 }
 
 impl Containerd {
     #[track_caller]
-    fn new() -> Self {
+    pub(crate) fn new(shim: Shim) -> Self {
         let home = Home::new();
         // CRI wants a network's configuration, and is not what ctr talks to
         let config = format!(
@@ -24,54 +34,84 @@ impl Containerd {
             home.path("run"),
             home.path("sock")
         );
-        let config = home.write("config.toml", &config);
-        let mut command = home.command("containerd");
-        command.args(["--config", &config]);
-        let server = Server::start(command, &home.join("sock"), &home.join("containerd.log"));
-        let containerd = Self { server, home };
+        home.write("config.toml", &config);
+        home.write("hiber.toml", &format!("Root = \"{}\"\n", home.path("state")));
+        let mut containerd = Self { server: None, shim, home };
+        containerd.serve();
         containerd.call(&["images", "import", "--snapshotter", "native", &containerd.home.image()]).ok();
         containerd
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// Starts the server, in place of one that runs.
+    #[track_caller]
+    pub(crate) fn serve(&mut self) {
+        drop(self.server.take());
+        let mut command = self.home.command("containerd");
+        command.args(["--config", &self.home.path("config.toml")]);
+        if self.shim == Shim::Hiber {
+            let shim = tools::shim().unwrap_or_else(|e| panic!("no shim: {e}"));
+            let directory = shim.parent().unwrap_or(shim);
+            let mut path = directory.as_os_str().to_owned();
+            path.push(":");
+            path.push(tools::path_with_criu());
+            command.env("PATH", path);
+        }
+        let log = self.home.join("containerd.log");
+        self.server = Some(Server::start(command, &self.home.join("sock"), &log));
+    }
+
+    /// Ends the server alone.
+    pub(crate) fn end_server(&mut self) {
+        drop(self.server.take());
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.home.command("ctr");
         command.args(["--address", &self.home.path("sock")]).args(args);
         command
     }
 
     #[track_caller]
-    fn call(&self, args: &[&str]) -> Output {
+    pub(crate) fn call(&self, args: &[&str]) -> Output {
         command::run(self.command(args), b"")
     }
 
-    /// `ctr run FLAGS IMAGE ID ARGS` with hiber as the runtime. ID is the unique name with `id`.
-    fn run_command(&self, flags: &[&str], id: &str, args: &[&str]) -> Command {
-        let hiber = tools::hiber().unwrap_or_else(|e| panic!("no runtime: {e}"));
-        let mut command = self.command(&["run", "--snapshotter", "native", "--runc-binary"]);
-        command.arg(hiber).args(["--runc-root", &self.home.path("state"), "--cgroup", &self.cgroup(id)]);
+    /// `ctr run FLAGS IMAGE ID ARGS` with hiber as the runtime.
+    pub(crate) fn run_command(&self, flags: &[&str], id: &str, args: &[&str]) -> Command {
+        let mut command = self.command(&["run", "--snapshotter", "native", "--cgroup", &self.cgroup(id)]);
+        match self.shim {
+            Shim::Runc => {
+                let hiber = tools::hiber().unwrap_or_else(|e| panic!("no runtime: {e}"));
+                command.arg("--runc-binary").arg(hiber).args(["--runc-root", &self.home.path("state")]);
+            }
+            Shim::Hiber => {
+                command.args(["--runtime", "io.containerd.hiber.v2"]);
+                command.args(["--runtime-config-path", &self.home.path("hiber.toml")]);
+            }
+        }
         command.args(flags).args([IMAGE, id]).args(args);
         command
     }
 
     #[track_caller]
-    fn run(&self, flags: &[&str], id: &str, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, flags: &[&str], id: &str, args: &[&str]) -> Output {
         command::run(self.run_command(flags, id, args), b"")
     }
 
     #[track_caller]
-    fn counter(&self, id: &str, flags: &[&str]) {
+    pub(crate) fn counter(&self, id: &str, flags: &[&str]) {
         let all: Vec<_> = ["--detach"].iter().chain(flags).copied().collect();
         self.run(&all, id, &["sh", "-c", COUNT]).ok();
         counted_to(self.pid(id), 3);
     }
 
-    fn cgroup(&self, id: &str) -> String {
+    pub(crate) fn cgroup(&self, id: &str) -> String {
         format!("{}/{id}", self.home.cgroup())
     }
 
     /// A line of `ctr tasks ls`: pid and status.
     #[track_caller]
-    fn task(&self, id: &str) -> (i32, String) {
+    pub(crate) fn task(&self, id: &str) -> (i32, String) {
         let list = self.call(&["tasks", "ls"]);
         let mut lines = list.ok().lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
         match lines.find(|words| words[0] == id).as_deref() {
@@ -81,19 +121,19 @@ impl Containerd {
     }
 
     #[track_caller]
-    fn pid(&self, id: &str) -> i32 {
+    pub(crate) fn pid(&self, id: &str) -> i32 {
         self.task(id).0
     }
 
     /// Runs a shell script in the container.
     #[track_caller]
-    fn exec(&self, id: &str, script: &str) -> Output {
+    pub(crate) fn exec(&self, id: &str, script: &str) -> Output {
         self.call(&["tasks", "exec", "--exec-id", "e", id, "sh", "-c", script])
     }
 
     /// Kills the container, and deletes task and container.
     #[track_caller]
-    fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         self.call(&["tasks", "kill", "--signal", "KILL", id]).ok();
         wait_for("the task to stop", || self.task(id).1 == "STOPPED");
         // tells of the exit status as its own
@@ -103,8 +143,8 @@ impl Containerd {
 
     /// Ends containerd and checks that hiber leaves nothing of these containers.
     #[track_caller]
-    fn end(self, ids: &[&str]) {
-        let Self { server, home } = self;
+    pub(crate) fn end(self, ids: &[&str]) {
+        let Self { server, home, .. } = self;
         drop(server);
         let ids: Vec<_> = ids.iter().map(|id| format!("default/{id}")).collect();
         home.assert_clean(&home.join("state"), &ids);
@@ -114,7 +154,7 @@ impl Containerd {
 #[test]
 fn run_shows_the_output_and_the_exit_code() {
     require!(Root, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new();
+    let containerd = Containerd::new(Shim::Runc);
     let output = containerd.run(&["--rm", "--seccomp"], "c", &["sh", "-c", SECCOMP_AND_7]);
     assert_eq!(output.exited(7).stdout, "Seccomp:\t2\n");
     containerd.run(&["--rm"], "c", &["nosuch"]).fails("executable file not found in $PATH");
@@ -125,7 +165,7 @@ fn run_shows_the_output_and_the_exit_code() {
 #[test]
 fn options_of_run() {
     require!(Root, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new();
+    let containerd = Containerd::new(Shim::Runc);
     std::fs::create_dir(containerd.home.join("host")).unwrap();
     let mount = format!("type=bind,src={},dst=/host,options=rbind:rw", containerd.home.path("host"));
     let tmpfs = "type=tmpfs,src=tmpfs,dst=/fast,options=size=1m";
@@ -143,7 +183,7 @@ fn options_of_run() {
 #[test]
 fn tasks() {
     require!(Root, Program("containerd"), Program("ctr"), Controller("memory"));
-    let containerd = Containerd::new();
+    let containerd = Containerd::new(Shim::Runc);
     containerd.counter("c", &["--memory-limit", "67108864"]);
     let own = containerd.cgroup("c");
     assert_eq!(cgroup::read("memory", &own, "memory.limit_in_bytes", "memory.max"), "67108864");
@@ -167,7 +207,7 @@ fn tasks() {
 #[test]
 fn a_terminal() {
     require!(Root, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new();
+    let containerd = Containerd::new(Shim::Runc);
     let (master, terminal) = pty::open();
     let stream = || terminal.try_clone().unwrap();
     let mut run =
@@ -185,7 +225,7 @@ fn a_terminal() {
 #[test]
 fn a_checkpoint_image_becomes_another_container() {
     require!(Root, Criu, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new();
+    let containerd = Containerd::new(Shim::Runc);
     containerd.counter("c", &[]);
     assert_eq!(containerd.exec("c", "echo changed >/etc/motd").ok(), "");
     let before = count(containerd.pid("c"));

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod containerd;
+mod containerd_shim;
 mod docker;
 mod home;
 mod podman;

@@ -196,3 +196,23 @@ fn a_stopped_process_does_not_hang_a_checkpoint() {
     c.call("resume", &[]).ok();
     counts_on(&c, 3);
 }
+
+#[test]
+fn a_cgroup_above_that_somebody_has_frozen() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let v1 = hiber_tests::cgroup::mount_of("freezer");
+    let (file, frozen, thawed) = match &v1 {
+        Some(_) => ("freezer.state", "FROZEN", "THAWED"),
+        None => ("cgroup.freeze", "1", "0"),
+    };
+    let hierarchy = v1.or_else(|| hiber_tests::cgroup::mount_of("pids")).unwrap();
+    let above = hierarchy.mount.join(c.bundle().cgroup_parent().trim_start_matches('/')).join(file);
+    fs::write(&above, frozen).unwrap();
+    let words = "a cgroup above the container's is frozen";
+    wait_for("the cgroup to freeze", || finding(&preflight(&c, &[]), "frozen-above").is_some());
+    c.checkpoint(&[]).fails(words).fails("thaw it");
+    fs::write(&above, thawed).unwrap();
+    counts_on(&c, 3);
+    c.checkpoint(&["--leave-running"]).ok();
+}

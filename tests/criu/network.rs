@@ -79,15 +79,15 @@ fn what_is_chosen_is_done() {
 }
 
 /// A container on a veth pair whose other end is ours, in a network namespace of its own.
-struct Linked {
-    network: Network,
+pub(crate) struct Linked {
+    pub(crate) network: Network,
     server: String,
 }
 
 impl Linked {
     /// `number` tells the pairs of tests that run side by side apart.
     #[track_caller]
-    fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let network = Network::new();
         let holder = network.path().split('/').nth(2).unwrap_or_default().to_owned();
         let outside = format!("ht{holder}");
@@ -174,20 +174,44 @@ fn with_the_lock_of_nftables() {
 fn memory_goes_to_a_page_server_over_the_network() {
     require!(Root, Criu);
     let linked = Linked::new(80);
+    memory_goes_to(&linked.network, &linked.server, &format!("{}:7070", linked.server));
+}
+
+#[test]
+fn memory_goes_to_a_page_server_over_ipv6() {
+    require!(Root, Criu);
+    let own = Network::new();
+    // hiber and the page server share a network of their own, so that the port is free.
+    memory_goes_to(&own, "::1", "[::1]:7070");
+}
+
+/// `network` is the page server's; hiber is in it, too, if it is not linked to ours.
+#[track_caller]
+fn memory_goes_to(network: &Network, address: &str, flag: &str) {
     let c = counter(&Runtime::hiber(), Bundle::busybox());
     let images = c.bundle().join("received");
     fs::create_dir(&images).unwrap();
     // The other machine: its network namespace and its directory.
+    let inside = format!("--net={}", network.path());
     let mut server = Command::new("nsenter");
-    server.arg(format!("--net={}", linked.network.path())).arg(hiber_tests::tools::criu().unwrap());
-    server.args(["page-server", "--port", "7070", "--address", &linked.server, "--images-dir"]).arg(&images);
+    server.arg(&inside).arg(hiber_tests::tools::criu().unwrap());
+    server.args(["page-server", "--port", "7070", "--address", address, "--images-dir"]).arg(&images);
     let mut server = server.spawn().unwrap();
     let listening = || {
-        let tcp = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).unwrap_or_default();
-        tcp.lines().any(|line| line.contains(":1B9E") && line.contains(" 0A "))
+        let table =
+            |name| fs::read_to_string(format!("/proc/{}/net/{name}", server.id())).unwrap_or_default();
+        [table("tcp"), table("tcp6")].concat().lines().any(|l| l.contains(":1B9E") && l.contains(" 0A "))
     };
     wait_for("the page server", listening);
-    c.checkpoint(&["--page-server", &format!("{}:7070", linked.server)]).ok();
+    let own = c.images().display().to_string();
+    let inner = c.command("checkpoint", &["--image-path", &own, "--page-server", flag]);
+    let mut command = if flag.starts_with('[') { Command::new("nsenter") } else { Command::new("env") };
+    if flag.starts_with('[') {
+        command.arg(&inside);
+    }
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    hiber_tests::command::run(command, b"").ok();
     assert!(server.wait().unwrap().success());
     assert_eq!(c.status(), "gone");
     let is_memory = |name: &str| name.starts_with("pages-") || name.starts_with("pagemap-");

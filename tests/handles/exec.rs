@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 
-use hiber::{Ended, ExecOptions, Kind, ProcessId, Stdio};
+use hiber::{Ended, ExecOptions, Fifos, Kind, ProcessId, Stdio};
 use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::prelude::*;
 
@@ -97,6 +97,29 @@ pub(crate) fn processes_are_found_again_by_their_ids() {
         process.kill(Signal::KILL).unwrap();
         assert_eq!(process.wait().unwrap().within(hiber_tests::PATIENCE).code(), 137);
     }
+}
+
+/// FIFOs as containerd's clients make them, and the processes as a manager lists them.
+pub(crate) fn fifos_and_summaries() {
+    require!(Root);
+    let here = Here::sleeping();
+    let task = here.run();
+    let id: ProcessId = "job".parse().unwrap();
+    let fifos = Fifos::create(here.bundle.path(), &here.id(), &id, true, false).unwrap();
+    let (files, mut client) = fifos.open().unwrap();
+    let stdio = Stdio::Files(files.each_ref().map(std::os::fd::AsFd::as_fd));
+    let options = ExecOptions { id: Some(id), stdio, ..ExecOptions::default() };
+    let cat = task.exec(&process(&task, &["cat"]), &options).unwrap();
+    // The process has its own; the pipe ends with it.
+    drop(files);
+    let summaries = task.summaries().unwrap();
+    let ids: Vec<_> = summaries.iter().map(|s| (s.exec_id.as_deref(), s.image_name.as_str())).collect();
+    assert_eq!(ids, [(Some("init"), "sleep"), (Some("job"), "cat")]);
+    assert!(summaries.iter().all(|s| s.memory_committed > 0), "{summaries:?}");
+    client.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(std::io::read_to_string(client.stdout).unwrap(), "through");
+    assert_eq!(cat.wait().unwrap().within(hiber_tests::PATIENCE).code(), 0);
+    fifos.remove().unwrap();
 }
 
 pub(crate) fn wrong_ids_and_streams_are_named() {

@@ -35,6 +35,7 @@ fn main() {
         exec::pipes_and_the_end_of_input,
         exec::a_terminal_and_its_size,
         exec::processes_are_found_again_by_their_ids,
+        exec::fifos_and_summaries,
         exec::wrong_ids_and_streams_are_named,
         lifecycle::from_create_to_delete,
         lifecycle::a_handle_stays_with_its_container,

@@ -226,6 +226,46 @@ fn a_delegated_cgroup_is_used() {
 }
 
 #[test]
+fn delegated_v1_cgroups_are_used() {
+    require!(Root, UserNamespaces);
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless();
+    let parent = bundle.cgroup_parent();
+    let controllers = |h: &cgroup::Hierarchy| !h.v2 && h.controllers.iter().all(|c| !c.starts_with("name="));
+    let all: Vec<_> = cgroup::hierarchies().into_iter().filter(controllers).collect();
+    if all.is_empty() {
+        return; // cgroup2 alone: that is tested above
+    }
+    // As an administrator gives them, but for the hierarchies without controllers.
+    for hierarchy in &all {
+        let dir = hierarchy.mount.join(&parent[1..]);
+        fs::create_dir(&dir).unwrap();
+        if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(dir.join(file), fs::read(hierarchy.mount.join(file)).unwrap()).unwrap();
+            }
+        }
+        for name in ["", "cgroup.procs", "tasks"] {
+            chown(dir.join(name), Some(UID), Some(GID)).unwrap();
+        }
+    }
+    let own = bundle.cgroup();
+    let c = Runtime::hiber_as(PlainUser::create(), false).container(bundle.edit(|c| {
+        c["linux"]["cgroupsPath"] = json!(own);
+        c["linux"]["resources"] = json!({"pids": {"limit": 10}});
+    }));
+    c.run_detached().ok();
+    assert_eq!(cgroup::read("pids", &own, "pids.max", "pids.max"), "10");
+    c.sh("true");
+    c.call("pause", &[]).ok();
+    assert_eq!(c.status(), "paused");
+    c.call("resume", &[]).ok();
+    c.call("update", &["--pids-limit", "12"]).ok();
+    assert_eq!(cgroup::read("pids", &own, "pids.max", "pids.max"), "12");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
 fn a_cgroup_that_cannot_be_entered_is_refused() {
     require!(Root, UserNamespaces, CgroupV2);
     let bundle = Bundle::busybox().args(["sleep", "1000"]).rootless();

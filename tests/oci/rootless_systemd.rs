@@ -1,22 +1,25 @@
 //! Containers of a plain user in scopes of the user's own systemd.
 
 use std::fs;
+use std::process::Command;
 
 use hiber_tests::bundle::push;
 use hiber_tests::cgroup::hierarchies;
 use hiber_tests::command;
 use hiber_tests::prelude::*;
-use hiber_tests::user::{SUB_IDS, UID};
+use hiber_tests::user::{GID, SUB_IDS, UID};
 
 fn bundle() -> Bundle {
     Bundle::busybox().args(["sleep", "1000"]).rootless()
 }
 
+/// A property of a unit, as the user's systemd tells it.
 #[track_caller]
 fn property(unit: &str, name: &str) -> String {
-    let user = PlainUser::create().with_systemd();
-    let mut show = user.command("systemctl");
-    show.args(["--user", "show", "--value", "--property", name, unit]);
+    let mut show = Command::new("setpriv");
+    show.args(["--reuid", &UID.to_string(), "--regid", &GID.to_string(), "--clear-groups"]);
+    show.args(["systemctl", "--user", "show", "--value", "--property", name, unit]);
+    show.env("XDG_RUNTIME_DIR", format!("/run/user/{UID}"));
     command::run(show, b"").ok().to_owned()
 }
 

@@ -24,13 +24,14 @@ fn write_program(path: &Path, text: &str) {
 const ATTACK: &str = r#"
 for i in $(seq 400); do
     for process in /proc/[0-9]*; do
-        case $(tr '\0' ' ' <$process/cmdline) in *"nonsense /evil"*) break 2 ;; esac
+        case $(tr '\0' ' ' <$process/cmdline) in *"nonsense /evil"*) found=$process && break 2 ;; esac
     done
     usleep 10000
 done
-exec 3<$process/exe && echo opened
+[ "$found" ] || exit 0
+exec 3<$found/exe && echo opened
 mount -o remount,rw,bind /proc/self/fd/3 && echo remounted
-kill -9 ${process#/proc/}
+kill -9 ${found#/proc/}
 for i in $(seq 20); do
     (echo attacked >/proc/self/fd/3) && echo written
     usleep 10000
@@ -227,21 +228,38 @@ fn no_secret_is_logged() {
     check(failing.edit(|c| c["hooks"] = json!({"createRuntime": hook})));
 }
 
-#[test]
-fn a_joining_process_shows_nothing_of_the_host() {
-    require!(Root);
-    // Looks at every process from before it has become the container's (CVE-2016-9962).
-    let script =
-        "while :; do ls -l /proc/[0-9]*/ /proc/[0-9]*/fd/; done 2>/dev/null | grep -o ' -> .*' >/seen";
-    let c = Runtime::hiber().container(Bundle::busybox().shell(script));
+/// Has a container look at all processes in it while others join, and returns what it saw.
+fn watched(script: &str, capabilities: &[&str]) -> (Container, String) {
+    let script = format!("while :; do {script}; done >/seen 2>/dev/null");
+    let bundle = Bundle::busybox().shell(&script).edit(|c| give_capabilities(c, capabilities));
+    let c = Runtime::hiber().container(bundle);
     c.run_detached().ok();
     for _ in 0..10 {
         c.exec(&["true"]).ok();
     }
     c.kill("KILL").ok();
     let seen = fs::read_to_string(c.bundle().rootfs().join("seen")).unwrap();
+    (c, seen)
+}
+
+#[test]
+fn a_joining_process_shows_nothing_of_the_host() {
+    require!(Root);
+    // Looks at every process from before it has become the container's (CVE-2016-9962).
+    let (c, seen) = watched("ls -l /proc/[0-9]*/ /proc/[0-9]*/fd/ | grep -o ' -> .*'", &["CAP_KILL"]);
     let host = c.runtime().root().display().to_string();
     assert!(seen.contains("/bin/busybox"), "{seen}");
     let foreign: Vec<_> = seen.lines().filter(|l| l.contains("hiber") || l.contains(&host)).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
+}
+
+#[test]
+fn a_joining_process_has_no_directory_of_the_host() {
+    require!(Root);
+    // Sees as much of it as whoever may trace it.
+    let script = "for f in /proc/[0-9]*/fd/*; do [ -d $f ] && readlink $f; done; echo looked";
+    let (_, seen) = watched(script, &["CAP_SYS_PTRACE"]);
+    assert!(seen.contains("looked"), "{seen}");
+    let directories: Vec<_> = seen.lines().filter(|line| *line != "looked").collect();
+    assert!(directories.is_empty(), "{directories:?}");
 }

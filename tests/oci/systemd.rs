@@ -238,21 +238,38 @@ fn failures_leave_nothing() {
     }
 }
 
+/// Runs `create` in a mount namespace of its own, after `change` there.
+#[track_caller]
+fn create_where(change: &str, c: &Container) -> command::Output {
+    let log = c.bundle().join("log");
+    let create = c.command("create", &["--bundle", &c.bundle_path()]);
+    let script = format!("{change}; exec \"$@\" </dev/null >/dev/null 2>\"$0\"");
+    let mut changed = Command::new("unshare");
+    changed.args(["--mount", "sh", "-euc", &script]).arg(&log);
+    changed.arg(create.get_program()).args(create.get_args());
+    command::run_detached(changed, &log)
+}
+
+#[test]
+fn the_message_bus_does_where_systemd_s_own_socket_cannot_be_had() {
+    require!(Root, Systemd);
+    let c = Runtime::hiber_with_systemd().container(in_slice("system.slice"));
+    create_where("mount --bind /dev/null /run/systemd/private", &c).ok();
+    assert_eq!(property(&scope(&c), "ActiveState"), "active");
+    c.start().ok();
+    c.delete(&["--force"]).ok();
+    assert_gone(&c, "system.slice", &scope(&c));
+    let both =
+        "for socket in systemd/private dbus/system_bus_socket; do mount --bind /dev/null /run/$socket; done";
+    create_where(both, &c).fails("no connection to systemd").fails("/run/dbus/system_bus_socket");
+    c.assert_clean();
+}
+
 #[test]
 fn where_systemd_does_not_run_that_is_said() {
     require!(Root);
-    let bundle = Bundle::busybox().edit(|c| c["linux"]["cgroupsPath"] = json!(""));
-    let c = Runtime::hiber_with_systemd().container(bundle);
-    let mut hidden = Command::new("unshare");
-    hidden.args([
-        "--mount",
-        "sh",
-        "-c",
-        "[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd; exec \"$@\"",
-        "sh",
-    ]);
-    let create = c.command("create", &["--bundle", &c.bundle_path()]);
-    hidden.arg(create.get_program()).args(create.get_args());
-    command::run(hidden, b"").fails("--systemd-cgroup: not supported: systemd does not run here");
+    let c = Runtime::hiber_with_systemd().container(in_slice("system.slice"));
+    let output = create_where("[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd", &c);
+    output.fails("--systemd-cgroup: not supported: systemd does not run here");
     c.assert_clean();
 }

@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod command;
 pub mod container;
 pub mod leaks;
+pub mod pipes;
 pub mod pty;
 pub mod require;
 pub mod runtime;

@@ -72,6 +72,10 @@ tool!(
     hiber, "HIBER_BIN", ["build"], ""
 );
 tool!(
+    /// The shim under test: `$HIBER_SHIM`, else a quick build.
+    shim, "HIBER_SHIM", ["build", "--quick", "--shim"], ""
+);
+tool!(
     /// A CRIU that works on the running kernel: `$HIBER_CRIU`, else hack/criu's.
     criu, "HIBER_CRIU", ["criu"], ""
 );

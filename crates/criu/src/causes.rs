@@ -298,6 +298,11 @@ pub(crate) static CAUSES: &[Cause] = &[
         "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE",
     ),
     cause(
+        &["Can't read pagemap from socket"],
+        "the destination did not fetch all memory, so that the container runs on here",
+        "see what the restore says, and make a new checkpoint",
+    ),
+    cause(
         &["userfaultfd", "Operation not permitted"],
         "userfaultfd is not permitted",
         "write 1 to /proc/sys/vm/unprivileged_userfaultfd, or run with CAP_SYS_PTRACE",

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::{CriuError, Result};
 use crate::image_file::{ImageFile, bad};
 
-/// Second magic of image files proper, after [`COMMON`].
+/// Second magic of image files proper, after the common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Magic(u32);
 

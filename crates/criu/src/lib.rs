@@ -1,23 +1,6 @@
-//! CRIU in process: its remote procedure calls over a socket pair to `criu swrk`, its image files, and
-//! what its logs mean.
-//!
-//! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use hiber_criu::{Criu, DumpNotify, DumpOptions};
-//!
-//! let criu = Criu::find(None)?;
-//! let mut options = DumpOptions::new(4242, std::fs::File::open("/var/lib/images")?.into());
-//! options.common.tcp_established = true;
-//! criu.start()?.dump(&options, |step| {
-//!     if let DumpNotify::PostDump = step {
-//!         // All images are written and the tasks frozen: an error here lets them run on.
-//!     }
-//!     Ok(())
-//! })?;
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 #![cfg_attr(
     test,
     allow(clippy::disallowed_methods, reason = "tests look at scratch directories of their own")
@@ -30,11 +13,13 @@ mod error;
 mod image_file;
 pub mod images;
 pub mod inspect;
+mod lazy_pages;
 mod locate;
 mod modes;
 mod notify;
 mod options;
 mod packet;
+pub mod page_relay;
 mod session;
 mod swrk;
 mod version;
@@ -44,6 +29,7 @@ pub use descriptors::Descriptors;
 pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
+pub use lazy_pages::LazyPages;
 pub use locate::{Criu, CriuInfo, ENV_VAR, find_program};
 pub use modes::{CgroupMode, NetworkLock, UnknownWord};
 pub use notify::{Answer, DumpNotify, RestoreNotify};

@@ -24,6 +24,12 @@ const CLONE_NEWNET: u32 = 0x4000_0000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwrkFd(pub(crate) i32);
 
+impl fmt::Display for SwrkFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// What all three operations can be told. Where dump and restore must agree, it says so.
 #[derive(Debug)]
 pub struct Common {

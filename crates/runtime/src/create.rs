@@ -216,8 +216,7 @@ impl Creation {
 pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
     let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
-    options.stdio.check(prepared.plan.init.process.terminal)?;
-    let wired = options.stdio.wire()?;
+    let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     if let Some(dir) = &notify_dir {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
+use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Result};
 use crate::lifecycle::Lifecycle;
@@ -33,7 +35,8 @@ pub struct ExecOptions<'a> {
 }
 
 impl Task {
-    /// Executes `process` in the container and returns it, running, as a child of the caller.
+    /// Executes `process` in the container and returns it, running, as a child of the caller. What it leaves open of
+    /// privileges and scheduling is as in the container's configuration.
     pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
         match self.status()? {
             Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
@@ -43,17 +46,19 @@ impl Task {
             }
             _ => {}
         }
-        options.stdio.check(process.terminal().unwrap_or(false))?;
-        let wired = options.stdio.wire()?;
+        let wired = options.stdio.fit(process.terminal().unwrap_or(false))?.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
         let plan_options = plan::Options {
             id: self.container().id().as_str().into(),
             bundle: facts.bundle.clone(),
             preserve_fds: options.preserve_fds,
+            in_user_namespace: in_user_namespace(),
             ..plan::Options::default()
         };
-        let mut plan = Plan::for_exec(&*self.container().spec()?, process, &namespaces, &plan_options)?;
+        let spec = self.container().spec()?;
+        let process = with_defaults(process.clone(), &spec);
+        let mut plan = Plan::for_exec(&spec, &process, &namespaces, &plan_options)?;
         plan.init.hook_state.pid = facts.pid;
         let pidfd = self.pidfd()?;
         let cgroup = match options.cgroups {
@@ -85,6 +90,30 @@ impl Task {
         monitor::adopt(facts.pid, &process);
         Ok(process)
     }
+}
+
+/// What a process leaves open is as in the container's configuration.
+fn with_defaults(mut process: oci_spec::runtime::Process, spec: &Spec) -> oci_spec::runtime::Process {
+    let Some(own) = spec.process() else { return process };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*own.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
+    process
 }
 
 struct Joining<'a> {

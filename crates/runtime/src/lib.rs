@@ -5,6 +5,7 @@
 
 #[cfg(feature = "archive")]
 mod archive;
+pub mod bundle;
 mod checkpoint;
 mod container;
 mod create;
@@ -14,8 +15,10 @@ mod events;
 mod exec;
 mod exit;
 pub mod features;
+mod fifos;
 pub mod id;
 mod inspect;
+mod lazy;
 mod lifecycle;
 mod monitor;
 mod notify;
@@ -28,6 +31,7 @@ pub mod spec;
 mod state;
 mod stdio;
 mod store;
+mod summary;
 mod task;
 mod update;
 mod wait;
@@ -43,9 +47,11 @@ pub use error::{Error, Kind, Result};
 pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;
 pub use exit::{Ended, ExitStatus};
+pub use fifos::{DirectIo, Fifos};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use inspect::{Inspection, Verification, inspect, verify};
+pub use lazy::Address;
 pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;
@@ -53,20 +59,28 @@ pub use processes::{INIT_ID, ProcessId};
 pub use restore::RestoreContainerOptions;
 pub use state::{Brief, Facts, Status};
 pub use stdio::Stdio;
+pub use summary::{ProcessDetails, ProcessSummary};
 pub use task::Task;
 pub use wait::{Condition, Wait};
 
 use id::ContainerId;
 use store::Store;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar) if the arguments say so, and then
+/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar, what
+/// brings memory) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
     checkpoint::run_guard_if_asked();
+    lazy::run_if_asked();
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
 }
+
+/// The program in docs/embedding.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct Embedding;
 
 /// All containers below one root directory.
 #[derive(Debug, Clone)]

@@ -59,6 +59,8 @@ pub enum Lifecycle {
         /// Whether that is its end.
         exit: bool,
     },
+    /// The memory of a restored container, which was to follow it, is all there.
+    MemoryArrived,
     /// It was made from a checkpoint, and runs.
     Restored {
         /// The directory with the images.

@@ -36,8 +36,8 @@ struct Watches {
     removals: HashMap<i32, Removal>,
 }
 
-/// Waiters for a container's removal, each with its handle's first process.
-type Removal = Vec<(Option<Process>, Teller)>;
+/// Waiters for a container's removal, each with the task that says how it ended.
+type Removal = Vec<(Task, Teller)>;
 
 static MONITOR: OnceLock<Monitor> = OnceLock::new();
 /// Children of this process that the library made and that may not have been reaped, each with its container's first
@@ -138,15 +138,14 @@ impl Monitor {
         let flags = WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         let watch = inotify::add_watch(&self.inotify, entry.proc_path(), flags)
             .map_err(|e| Error::sys("inotify_add_watch", entry.path().display().to_string(), e))?;
-        if entry.is_removed() {
-            // The kernel has nothing more to tell of it.
-            let _ = inotify::remove_watch(&self.inotify, watch);
-            teller.tell(&task.exit_status());
-            return Ok(wait);
-        }
         let removal = watches.removals.entry(watch).or_default();
         removal.retain(|(_, teller)| !teller.is_idle());
-        removal.push((task.init().cloned(), teller));
+        removal.push((task.clone(), teller));
+        drop(watches);
+        if entry.is_removed() {
+            // The kernel may have nothing more to tell of it.
+            self.removed(watch);
+        }
         Ok(wait)
     }
 
@@ -157,7 +156,7 @@ impl Monitor {
         loop {
             match epoll::wait(&self.epoll, &mut space, None) {
                 Ok((ready, _)) => ready.iter().for_each(|event| match event.data.u64() {
-                    INOTIFY => self.removed(),
+                    INOTIFY => self.read_inotify(),
                     process => self.exited(process),
                 }),
                 Err(Errno::INTR) => {}
@@ -177,17 +176,18 @@ impl Monitor {
         tellers.iter().for_each(|teller| teller.tell(&status));
     }
 
-    fn removed(&self) {
+    fn read_inotify(&self) {
         let mut space = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut space);
         // Until EAGAIN.
         while let Ok(event) = reader.next() {
-            let told = self.lock().removals.remove(&event.wd()).unwrap_or_default();
-            let _ = inotify::remove_watch(&self.inotify, event.wd());
-            for (process, teller) in told {
-                let status = process.and_then(|process| process.exit_status());
-                teller.tell(&status.unwrap_or_else(ExitStatus::unknown));
-            }
+            self.removed(event.wd());
         }
+    }
+
+    fn removed(&self, watch: i32) {
+        let told = self.lock().removals.remove(&watch).unwrap_or_default();
+        let _ = inotify::remove_watch(&self.inotify, watch);
+        told.iter().for_each(|(task, teller)| teller.tell(&task.exit_status()));
     }
 }

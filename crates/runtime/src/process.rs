@@ -226,7 +226,10 @@ impl Process {
             let code = status.exit_status().map(|code| Ended::Exited(code as u8));
             return code.or(status.terminating_signal().map(Ended::Signaled)).unwrap_or(Ended::Unknown);
         }
-        let zombie = procfs::stat(self.0.pid).filter(|stat| Some(stat.start_time) == self.0.made.start_time);
+        // A child that still has a tracer, as one that CRIU kills after a dump, is not yet for its parent to wait for.
+        // Until it is reaped its number is its own.
+        let own = |stat: &procfs::Stat| self.0.made.start_time.is_none_or(|time| time == stat.start_time);
+        let zombie = procfs::stat(self.0.pid).filter(own);
         let status = zombie.and_then(|stat| stat.exit_status);
         let status = status.or_else(|| sys::pidfd::exit_status(self.0.pidfd.as_fd()).ok().flatten());
         status.map_or(Ended::Unknown, Ended::from_wait_status)

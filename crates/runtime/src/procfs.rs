@@ -17,10 +17,49 @@ pub(crate) struct Stat {
 
 /// None if there is no such process.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    parse(&read(pid, "stat")?)
+}
+
+fn read(pid: i32, file: &str) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
+    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
     let text = hiber_sandbox::file::read(&file).ok()?;
-    parse(&String::from_utf8_lossy(&text))
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What a process is called and uses.
+pub(crate) struct Usage {
+    pub(crate) command: String,
+    /// In clock ticks since boot.
+    pub(crate) start_time: u64,
+    /// In clock ticks.
+    pub(crate) user_ticks: u64,
+    /// In clock ticks.
+    pub(crate) kernel_ticks: u64,
+    pub(crate) resident_pages: u64,
+    /// Of those: of files and of shared memory.
+    pub(crate) shared_pages: u64,
+    /// Data and stack.
+    pub(crate) data_pages: u64,
+}
+
+/// From stat and statm (proc_pid_statm(5)); none if there is no such process.
+pub(crate) fn usage(pid: i32) -> Option<Usage> {
+    let stat = read(pid, "stat")?;
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let field = |number: usize| fields.get(number - 3)?.parse().ok();
+    let statm = read(pid, "statm")?;
+    let pages: Vec<u64> = statm.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    Some(Usage {
+        command: head.split_once(" (")?.1.to_owned(),
+        user_ticks: field(14)?,
+        kernel_ticks: field(15)?,
+        start_time: field(22)?,
+        resident_pages: *pages.get(1)?,
+        shared_pages: *pages.get(2)?,
+        data_pages: *pages.get(5)?,
+    })
 }
 
 fn parse(stat: &str) -> Option<Stat> {

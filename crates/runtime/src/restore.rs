@@ -17,11 +17,14 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, leftovers, mounts, open_dir};
+use crate::checkpoint::{
+    CriuOptions, Direction, absolute, entered, joined, leftovers, make_dir, mounts, open_dir,
+};
 use crate::container::Container;
 use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
+use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::state::Facts;
@@ -45,6 +48,9 @@ pub struct RestoreContainerOptions<'a> {
     pub lsm_mount_context: Option<String>,
     /// Restore what others could have changed, and processes with more privilege than config.json grants.
     pub trust_images: bool,
+    /// Where memory is fetched from, by a daemon of CRIU's that is started and watched for that; with lazy pages alone
+    /// the caller runs one.
+    pub page_server: Option<Address>,
 }
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
@@ -65,7 +71,11 @@ pub(crate) fn restore(
         criu_options.follow(&manifest.options);
     }
     let criu = criu_options.find_criu()?;
-    let wired = options.stdio.wire()?;
+    let wired = match options.stdio {
+        Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
+        given => given,
+    }
+    .wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id);
     let restoring = Restoring {
@@ -77,15 +87,16 @@ pub(crate) fn restore(
         wired: &wired,
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
-    let restored = restoring.run(&mut facts).and_then(|()| Ok((first_process(&facts)?, wired.keep()?)));
-    let (child, kept) = restored.map_err(|e| {
+    let restored =
+        restoring.run(&mut facts).and_then(|memory| Ok((first_process(&facts)?, wired.keep()?, memory)));
+    let (child, kept, memory) = restored.map_err(|e| {
         undo(&entry, &facts);
         leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
         explain_restore(store, id, options, e)
     })?;
-    entry.note(Lifecycle::Restored { path: criu_options.image_path, pid: child.pid });
+    entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
     drop(lock);
-    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)
+    Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)?.with_memory(memory))
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
@@ -152,24 +163,42 @@ impl Network {
 }
 
 impl Restoring<'_> {
-    fn run(&self, facts: &mut Facts) -> Result<()> {
+    fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.prepared, facts)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
+        // Outside of that mount namespace, which it would keep alive.
+        let memory = self.fetch_memory()?;
         let restored = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup));
+            let thread =
+                scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup, memory.as_ref()));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
         let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
         restored?;
         removed?;
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
-        Ok(cgroup.thaw()?)
+        cgroup.thaw()?;
+        Ok(memory)
     }
 
-    fn in_private_mount_namespace(&self, root: &Path, facts: &mut Facts, cgroup: &mut Cgroup) -> Result<()> {
+    fn fetch_memory(&self) -> Result<Option<Arrival>> {
+        let criu = self.criu_options;
+        let work = criu.work_path.as_ref().unwrap_or(&criu.image_path);
+        let Some(source) = &self.options.page_server else { return Ok(None) };
+        make_dir(work)?;
+        Arrival::start(self.criu, &criu.image_path, work, source).map(Some)
+    }
+
+    fn in_private_mount_namespace(
+        &self,
+        root: &Path,
+        facts: &mut Facts,
+        cgroup: &mut Cgroup,
+        memory: Option<&Arrival>,
+    ) -> Result<()> {
         let host = namespace("mnt")?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -209,7 +238,10 @@ impl Restoring<'_> {
             RestoreNotify::PostSetupNamespaces => Ok(self.network.make(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
-            RestoreNotify::PostRestore { pid } => Ok(note_process(self.entry, facts, pid)?),
+            RestoreNotify::PostRestore { pid } => {
+                note_process(self.entry, facts, pid)?;
+                Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
+            }
             _ => Ok(()),
         });
         restored?;

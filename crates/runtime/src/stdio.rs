@@ -13,7 +13,7 @@ use rustix::pipe::PipeFlags;
 use crate::error::{Error, Result};
 
 /// Standard input, output and error of a new process. One whose configuration asks for a terminal takes one of the
-/// last two, all others one of the first three.
+/// last three, all others one of the first three or the last.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Stdio<'a> {
     /// The caller's own.
@@ -27,6 +27,8 @@ pub enum Stdio<'a> {
     Console(BorrowedFd<'a>),
     /// A new terminal, whose master the [`Process`](crate::Process) keeps.
     Terminal,
+    /// As the configuration asks: [`Terminal`](Self::Terminal) or [`Inherit`](Self::Inherit).
+    Attended,
 }
 
 /// The caller's ends.
@@ -51,8 +53,8 @@ pub(crate) struct Wired<'a> {
 }
 
 impl<'a> Stdio<'a> {
-    /// Whether they fit a process that has a terminal, or none.
-    pub(crate) fn check(self, terminal: bool) -> Result<()> {
+    /// What they are for a process that has a terminal, or none.
+    pub(crate) fn fit(self, terminal: bool) -> Result<Self> {
         let what = match (terminal, self) {
             (true, Self::Inherit | Self::Files(_) | Self::Pipes) => {
                 "cannot allocate tty if hiber will detach without setting console socket"
@@ -60,7 +62,9 @@ impl<'a> Stdio<'a> {
             (false, Self::Console(_) | Self::Terminal) => {
                 "cannot use console socket if hiber will not detach or allocate tty"
             }
-            _ => return Ok(()),
+            (true, Self::Attended) => return Ok(Self::Terminal),
+            (false, Self::Attended) => return Ok(Self::Inherit),
+            _ => return Ok(self),
         };
         Err(Error::Invalid(what.into()))
     }
@@ -70,7 +74,7 @@ impl<'a> Stdio<'a> {
         let mut wired =
             Wired { given: self, pipes: None, console: None, receiver: None, kept: Kept::default() };
         match self {
-            Self::Inherit | Self::Files(_) | Self::Console(_) => {}
+            Self::Inherit | Self::Attended | Self::Files(_) | Self::Console(_) => {}
             Self::Terminal => {
                 let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
                 let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)

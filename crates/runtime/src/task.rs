@@ -14,6 +14,7 @@ use crate::container::{Container, chain};
 use crate::create::on_denied;
 use crate::error::{Context, Error, Result};
 use crate::exit::ExitStatus;
+use crate::lazy::arrival::Arrival;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::process::{Made, Process};
@@ -35,6 +36,8 @@ pub struct Task {
     cgroup: Cgroup,
     /// Whether it was seen to have executed its program: that cannot change any more.
     started: Arc<AtomicBool>,
+    /// What brings the memory of a restored one, if that comes later.
+    memory: Option<Arc<Arrival>>,
 }
 
 fn cgroup_of(container: &Container) -> Result<Cgroup> {
@@ -53,7 +56,7 @@ impl Task {
             Ok(facts) => Process::open(facts.pid, facts.start_time, made)?,
             Err(_) => None,
         };
-        Ok(Self { container, init, cgroup, started: Arc::default() })
+        Ok(Self { container, init, cgroup, started: Arc::default(), memory: None })
     }
 
     /// The task of a container that was just made, with its first process.
@@ -68,7 +71,27 @@ impl Task {
         };
         let init = Process::new(child, made);
         monitor::adopt(init.pid(), &init);
-        Ok(Self { container, init: Some(init), cgroup, started: Arc::default() })
+        Ok(Self { container, init: Some(init), cgroup, started: Arc::default(), memory: None })
+    }
+
+    pub(crate) fn with_memory(self, memory: Option<Arrival>) -> Self {
+        Self { memory: memory.map(Arc::new), ..self }
+    }
+
+    /// Waits until all memory of a container that was restored with lazy pages from a page server is there; returns at
+    /// once for others. It runs meanwhile.
+    ///
+    /// # Errors
+    /// If memory does not come any more, with the reason. The container has been killed then: what is missing would
+    /// read as zeros.
+    pub fn wait_for_memory(&self) -> Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let arrived = memory.wait();
+        match &arrived {
+            Ok(()) => self.entry().note(Lifecycle::MemoryArrived),
+            Err(_) => self.cgroup.kill(Signal::KILL)?,
+        }
+        arrived
     }
 
     /// The container.

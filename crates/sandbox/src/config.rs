@@ -48,6 +48,14 @@ pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
     parse(&read_file(path)?, path, "process", Some(""))
 }
 
+/// As [`load_process`], of a process that is no file.
+///
+/// # Errors
+/// As [`load`], without a file's name.
+pub fn read_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
+    parse(json, Path::new("process"), "process", Some(""))
+}
+
 /// Reads the object that config.json has at `linux.resources`, for `update --resources`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The maps of user namespaces: a container's, and those that id-mapped mounts take theirs from.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
@@ -13,11 +14,14 @@ use crate::sys::mount::map_ids;
 use crate::{Error, Result, SysError};
 
 /// Whether this process is in another user namespace than the machine's first, which alone maps all ids to themselves
-/// (user_namespaces(7)).
+/// (user_namespaces(7)). The kernel is asked once: a runtime stays in its own.
 pub fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let fields: Vec<_> = map.split_ascii_whitespace().collect();
-    !map.is_empty() && fields != ["0", "0", "4294967295"]
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let fields: Vec<_> = map.split_ascii_whitespace().collect();
+        !map.is_empty() && fields != ["0", "0", "4294967295"]
+    })
 }
 
 /// Writes the maps of process `pid`'s new user namespace, for a plain user with the setuid programs newuidmap(1) and

@@ -1,4 +1,5 @@
 //! What counts as a network namespace with nothing but loopback, in namespaces of the tests' own.
+#![allow(clippy::print_stderr)]
 
 use std::path::Path;
 use std::process::Command;

@@ -25,6 +25,7 @@ const MAX_TARGETS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
+    /// Its number in the process.
     pub fd: u32,
     /// Equal numbers are one open file, shared (dup(2), fork(2)).
     pub file: u32,
@@ -62,6 +63,7 @@ pub struct Socket {
     /// `stream`, `datagram`, `seqpacket`, `raw`.
     #[serde(rename = "type")]
     pub type_: &'static str,
+    /// `listen`, `established` and so on.
     pub state: &'static str,
     /// Its own address or name; empty if it has none.
     pub local: String,
@@ -77,7 +79,9 @@ pub struct Socket {
 /// A descriptor of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Holder {
+    /// The process.
     pub pid: u32,
+    /// Its number in the process.
     pub fd: u32,
 }
 

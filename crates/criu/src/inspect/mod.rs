@@ -39,12 +39,16 @@ pub struct Contents {
     /// The memory of processes in a pre-dump, which knows no more of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pre_dumped: Vec<Segment>,
+    /// Memory that processes share (shm_overview(7), shared anonymous mappings).
     pub shared_memory: Vec<Segment>,
+    /// Each socket once.
     pub sockets: Vec<Socket>,
     /// Files that a restore opens by name.
     #[serde(skip)]
     pub files: Vec<RegularFile>,
+    /// Of all mount namespaces.
     pub mounts: Vec<Mount>,
+    /// The cgroups that the processes were in.
     pub cgroups: Vec<CgroupSet>,
     /// Absent where CRIU wrote them elsewhere.
     pub statistics: Option<DumpStats>,
@@ -54,13 +58,17 @@ pub struct Contents {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
+    /// Its number.
     pub pid: u32,
     /// 0 for the first one.
     pub ppid: u32,
+    /// Its process group.
     pub pgid: u32,
+    /// Its session.
     pub sid: u32,
     /// Its threads, itself included.
     pub threads: Vec<u32>,
+    /// How it was.
     pub state: State,
     /// Its name (proc_pid_comm(5)).
     pub name: String,
@@ -68,9 +76,13 @@ pub struct Process {
     pub executable: Option<String>,
     /// Absent where its memory is not at hand: in archives, lazy or incremental checkpoints.
     pub arguments: Option<Vec<String>>,
+    /// In the container, absolute.
     pub working_directory: Option<String>,
+    /// What its first thread may do; absent for a zombie.
     pub credentials: Option<Credentials>,
+    /// Its mappings.
     pub memory: Vec<Memory>,
+    /// Its open files.
     pub files: Vec<Descriptor>,
     /// The process that it shares all its descriptors with, where they are listed.
     #[serde(skip_serializing_if = "Option::is_none")]

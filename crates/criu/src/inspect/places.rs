@@ -14,6 +14,7 @@ use crate::images::{Images, Magic};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
+    /// Its number in the images.
     pub id: u32,
     /// The mount that it is on; that of the root is not in the list.
     pub parent: u32,
@@ -21,6 +22,7 @@ pub struct Mount {
     pub mountpoint: String,
     /// `proc`, `tmpfs` and so on.
     pub filesystem: String,
+    /// What is mounted, as mountinfo calls it.
     pub source: String,
     /// What of the filesystem is mounted.
     pub root: String,

@@ -27,12 +27,15 @@ pub struct Thread {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// Running or sleeping.
     Alive,
     /// A zombie, whose parent has not waited for it.
     Dead,
+    /// By a signal.
     Stopped,
     /// Made by CRIU to restore what belonged to tasks that are gone.
     Helper,
+    /// A state that this crate does not know.
     Unknown,
 }
 
@@ -46,12 +49,19 @@ pub struct Credentials {
     pub gids: [u32; 4],
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// What it can ever gain by execve(2).
     pub bounding: CapabilitySet,
+    /// What it can make effective.
     pub permitted: CapabilitySet,
+    /// What counts.
     pub effective: CapabilitySet,
+    /// What programs with file capabilities inherit.
     pub inheritable: CapabilitySet,
+    /// What other programs inherit.
     pub ambient: CapabilitySet,
+    /// Whether execve(2) can give it no more.
     pub no_new_privileges: bool,
+    /// How its system calls are filtered.
     pub seccomp: Seccomp,
     /// AppArmor profile or SELinux label.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,8 +76,11 @@ pub struct CapabilitySet(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Seccomp {
+    /// Not at all.
     Disabled,
+    /// To read, write, exit and sigreturn.
     Strict,
+    /// By programs.
     Filter,
 }
 

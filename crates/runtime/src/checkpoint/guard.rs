@@ -20,8 +20,10 @@ use crate::procfs;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
-/// What the runtime writes before it publishes the checkpoint.
-const PUBLISHING: u8 = b'p';
+/// What is written before the checkpoint is published for good: the container is to end.
+pub(crate) const PUBLISHING: u8 = b'p';
+/// What the runtime writes before it publishes a checkpoint whose memory is still in the container.
+const LENDING: u8 = b'm';
 /// What the runtime writes before CRIU locks the container's network.
 const LOCKING: u8 = b'l';
 /// What the runtime writes when nothing is left to guard.
@@ -33,8 +35,9 @@ pub(super) struct Watch {
     pub(super) cgroup: CgroupPaths,
     /// Whether the container was running, so that it must not stay frozen.
     pub(super) thaw: bool,
-    /// Where the checkpoint is written.
+    /// Where the checkpoint is written, and where it is published.
     pub(super) staging: PathBuf,
+    pub(super) target: PathBuf,
     /// The first process, and when it started.
     pub(super) process: (i32, u64),
     /// CRIU's log.
@@ -72,6 +75,12 @@ impl Guard {
         self.say(PUBLISHING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
     }
 
+    /// As [`publishing`](Self::publishing), but until someone says that, the container is to run on and the checkpoint
+    /// to be withdrawn.
+    pub(super) fn lending(&mut self) -> Result<()> {
+        self.say(LENDING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+    }
+
     /// CRIU is about to lock the network: from now on its rules may be left.
     pub(super) fn locking(&mut self) -> Result<()> {
         self.say(LOCKING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
@@ -105,32 +114,43 @@ pub(crate) fn run_if_asked() {
     let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    let (mut publishing, mut locked) = (false, false);
+    let mut said = Said::default();
     // Ends when it has heard all, or when everyone is gone.
     for word in std::io::stdin().lock().bytes().map_while(Result::ok) {
         match word {
             DONE => std::process::exit(0),
-            LOCKING => locked = true,
-            _ => publishing = true,
+            LOCKING => said.locking = true,
+            LENDING => said.lending = true,
+            _ => said.publishing = true,
         }
     }
-    let _ = watch.settle(publishing, locked);
+    let _ = watch.settle(said);
     std::process::exit(0);
 }
 
+/// What the guard has heard.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    publishing: bool,
+    lending: bool,
+    locking: bool,
+}
+
 impl Watch {
-    fn settle(&self, publishing: bool, locked: bool) -> hiber_sandbox::Result<()> {
+    fn settle(&self, said: Said) -> hiber_sandbox::Result<()> {
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
-        let published = publishing && !self.staging.exists();
-        if published && self.ends {
+        let published = (said.publishing || said.lending) && !self.staging.exists();
+        if published && said.publishing && self.ends {
             return cgroup.kill(Signal::KILL);
         }
         if self.thaw {
             cgroup.thaw()?;
         }
-        self.clear(&cgroup, locked);
+        self.clear(&cgroup, said.locking);
         if !published {
             let _ = std::fs::remove_dir_all(&self.staging);
+        } else if !said.publishing {
+            let _ = std::fs::remove_dir_all(&self.target);
         }
         Ok(())
     }

@@ -232,7 +232,7 @@ impl Options {
             cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
             network_lock: criu.network_lock,
             parent_path: options.parent_path.clone(),
-            page_server: options.page_server.as_ref().map(|(address, port)| format!("{address} port {port}")),
+            page_server: options.page_server.as_ref().map(ToString::to_string),
         }
     }
 }

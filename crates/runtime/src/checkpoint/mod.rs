@@ -19,8 +19,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, NetworkLock, PageServer, PreDumpOptions,
-    Session, Version,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, Launch, NetworkLock, PageServer,
+    PreDumpOptions, Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::loopback;
@@ -28,8 +28,8 @@ use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
 pub(crate) use externals::{Direction, entered, joined, mounts};
-pub(crate) use guard::run_if_asked as run_guard_if_asked;
 use guard::{Guard, Watch};
+pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
 use named::Named;
 pub(crate) use network::needs_no_lock;
@@ -37,9 +37,10 @@ use staging::{Seal, Staging};
 
 use crate::container::chain;
 use crate::error::{Context, Error, Result};
+use crate::lazy::{Address, departure::Departure};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{before_freezing, explain};
+use crate::preflight::{before_freezing, check_pipe_size, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -87,8 +88,8 @@ pub struct CheckpointOptions {
     pub link_remap: bool,
     /// CRIU writes a NUL byte here when lazy pages can be fetched.
     pub status_fd: Option<OwnedFd>,
-    /// Send pages there instead of to disk: address and port.
-    pub page_server: Option<(String, u16)>,
+    /// Send pages there instead of to disk; with lazy pages, serve them there.
+    pub page_server: Option<Address>,
     /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
     pub no_hash: bool,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
@@ -147,6 +148,11 @@ pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
 
+/// A path that means the same to everybody.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(|e| Error::file(path, &e))
 }
@@ -174,34 +180,18 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let stopped = before_freezing(self)?.stopped;
-        if let (Some(process), Status::Paused) = (&stopped, status) {
-            let what = format!(
-                "{process} is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup: resume the container first"
-            );
-            return self.refuse(&what, status);
-        }
-        let freezer = freezer(self.cgroup()).filter(|_| stopped.is_none());
+        let may_freeze = before_freezing(self, status)?;
+        let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
-        let mut guard = Guard::start(&Watch {
-            cgroup: self.facts()?.cgroup.clone(),
-            thaw: status == Status::Running,
-            staging: staging.path().to_owned(),
-            process: (self.facts()?.pid, self.facts()?.start_time),
-            log: std::path::absolute(
-                options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG),
-            )
-            .unwrap_or_default(),
-            links: options.link_remap,
-            ends: !options.leave_running && !options.pre_dump,
-        })?;
+        let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
+        let departure = self.departure(&mut launch, &guard, options)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
@@ -216,15 +206,26 @@ impl Task {
         };
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
+        if (options.pre_dump || options.parent_path.is_some()) && !session.features()?.mem_track {
+            let what = if options.pre_dump { "--pre-dump" } else { "--parent-path" };
+            let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
+            return Err(hiber_sandbox::Error::unsupported(what, why).into());
+        }
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
         }
         let note = || {
-            let (path, exit) = (options.criu.image_path.clone(), !options.leave_running);
+            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
-        let dumped =
-            self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard), status, freezer);
+        let dumped = self.dump(
+            session,
+            spec,
+            options,
+            (&mut staging, &mut seal, &mut guard, departure),
+            status,
+            freezer,
+        );
         #[cfg(feature = "archive")]
         drop(tar);
         if staging.is_published() && !options.leave_running {
@@ -234,10 +235,30 @@ impl Task {
             }
             note();
             self.destroy().context("remove the checkpointed container")?;
+            if let Some(init) = self.init() {
+                // How it ended is known to its waiters from then on.
+                let _ = init.exit_status();
+                init.reap();
+            }
             drop(lock);
             return Ok(());
         }
         dumped.inspect(|()| note())
+    }
+
+    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging) -> Result<Watch> {
+        let facts = self.facts()?;
+        let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
+        Ok(Watch {
+            cgroup: facts.cgroup.clone(),
+            thaw: status == Status::Running,
+            staging: staging.path().to_owned(),
+            target: staging.target().to_owned(),
+            process: (facts.pid, facts.start_time),
+            log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
+            links: options.link_remap,
+            ends: !options.leave_running && !options.pre_dump,
+        })
     }
 
     /// Whether the network namespace need not be saved, nor CRIU be outside of it.
@@ -257,7 +278,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard): (&mut Staging, &mut Seal<'_>, &mut Guard),
+        (staging, seal, guard, departure): (&mut Staging, &mut Seal<'_>, &mut Guard, Option<Departure>),
         status: Status,
         freezer: Option<PathBuf>,
     ) -> Result<()> {
@@ -283,6 +304,11 @@ impl Task {
         {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
+        if let Some(departure) = &departure {
+            dump.common.page_server = None;
+            dump.common.config_file = Some(departure.config().to_owned());
+        }
+        let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
         let (mut frozen, mut locked) = (None, false);
         let result = session.dump(&dump, |step| match step {
@@ -297,18 +323,30 @@ impl Task {
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
             // need not wait for hashes and the disk.
-            DumpNotify::PostDump if !options.leave_running => {
-                guard.publishing()?;
+            DumpNotify::PostDump if lazy || !options.leave_running => {
+                // The destination needs the images before it can ask for memory.
+                if lazy {
+                    guard.lending()?
+                } else {
+                    guard.publishing()?
+                }
                 Ok(staging.publish(seal)?)
+            }
+            // CRIU would serve memory also after a refusal.
+            DumpNotify::StatusReady if lazy && !staging.is_published() => {
+                Err(Error::Invalid("there is no checkpoint to serve memory for".into()).into())
             }
             _ => Ok(()),
         });
         drop(frozen);
         match result {
-            Ok(()) if options.leave_running => staging.publish(seal),
+            Ok(()) if options.leave_running && !lazy => staging.publish(seal),
             Ok(()) => Ok(()),
             Err(e) => {
                 self.clear_leftovers(options, locked, dump.common.log_path().as_deref());
+                if lazy {
+                    staging.withdraw();
+                }
                 let e = explain(self, options, e);
                 Err(staging.explain(e, options.criu.work_path.is_some()).into())
             }
@@ -330,16 +368,12 @@ impl Task {
 
     fn pre_dump(
         &self,
-        mut session: Session,
+        session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
         (staging, seal): (&mut Staging, &mut Seal<'_>),
         freezer: Option<PathBuf>,
     ) -> Result<()> {
-        if !session.features()?.mem_track {
-            let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
-            return Err(hiber_sandbox::Error::unsupported("--pre-dump", why).into());
-        }
         let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
         dump.common.log_file = DUMP_LOG.into();
         self.describe(&mut dump.common, spec, options)?;
@@ -347,6 +381,23 @@ impl Task {
         dump.freeze_cgroup = freezer;
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
+    }
+
+    /// Memory that is fetched later is served by us, unless a configuration of CRIU's own may have it served otherwise.
+    fn departure(
+        &self,
+        launch: &mut Launch<'_>,
+        guard: &Guard,
+        options: &CheckpointOptions,
+    ) -> Result<Option<Departure>> {
+        let container = self.container();
+        match &options.page_server {
+            Some(address) if options.criu.lazy_pages && config_file(&*container.spec()?).is_none() => {
+                check_pipe_size()?;
+                Departure::start(address, launch, &guard.share()?, container.entry().path()).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What CRIU must know of the container, in its own terms.
@@ -361,9 +412,9 @@ impl Task {
             .map(OwnedFd::try_clone)
             .transpose()
             .map_err(|e| Error::Invalid(format!("invalid --status-fd: {e}")))?;
-        common.page_server = options.page_server.as_ref().map(|(address, port)| PageServer {
-            address: Some(address.clone()),
-            port: *port,
+        common.page_server = options.page_server.as_ref().map(|at| PageServer {
+            address: Some(at.host.clone()),
+            port: at.port,
             connection: None,
         });
         if !options.pre_dump {
@@ -381,6 +432,11 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
     }
     if options.status_fd.is_some() && !options.criu.lazy_pages {
         return refuse("--status-fd needs --lazy-pages");
+    }
+    if options.criu.lazy_pages && options.page_server.is_none() {
+        return refuse(
+            "--lazy-pages needs --page-server ADDRESS:PORT: where the container's memory is served",
+        );
     }
     if let Some(parent) = &options.parent_path {
         let path = parents::named(&options.criu.image_path, parent)?;

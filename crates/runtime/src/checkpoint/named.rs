@@ -259,6 +259,10 @@ impl Checkpoints {
     ) -> Result<Checkpoint> {
         let path = self.dir.join(name.as_str());
         options.criu.image_path.clone_from(&path);
+        if options.pre_dump {
+            let why = format!("checkpoint {name}: a pre-dump cannot be restored, and so gets no name");
+            return Err(Error::Invalid(why));
+        }
         let config = CheckpointConfig::new(name, &options);
         let named = Named { config: &config, checkpoints: self };
         match task.checkpoint_as(&options, Some(&named)) {

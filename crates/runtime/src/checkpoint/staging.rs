@@ -73,6 +73,20 @@ impl Staging {
         if self.published { &self.target } else { &self.path }
     }
 
+    /// Where it is when it is published.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Takes a published checkpoint back, whose memory was to follow and does not.
+    pub(super) fn withdraw(&mut self) {
+        if std::mem::take(&mut self.published)
+            && let Err(e) = std::fs::rename(&self.target, &self.path)
+        {
+            tracing::warn!("a checkpoint without memory stays in {}: {e}", self.target.display());
+        }
+    }
+
     pub(super) fn is_published(&self) -> bool {
         self.published
     }

@@ -404,6 +404,8 @@ pub(crate) struct RestoreArgs {
     pub no_subreaper: bool,
     /// `--no-pivot`
     pub no_pivot: bool,
+    /// `--page-server`; only with lazy pages
+    pub page_server: Option<PageServer>,
     /// `--lsm-profile`, as `TYPE:NAME`
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
+use hiber::{Address, CgroupMode, CheckpointOptions, CriuOptions, RestoreContainerOptions, Stdio};
 
-use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, RestoreArgs};
+use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, PageServer, RestoreArgs};
 use super::checkpoints::checkpoints_of;
-use super::commands::{Session, connect_console, wants_terminal, write_pid_file};
+use super::commands::{Session, connect_console, write_pid_file};
 use super::foreground::{self, Console, Signals};
 use super::preflight::show;
 
@@ -28,7 +28,7 @@ impl Session {
             tcp_skip_in_flight: args.tcp_skip_in_flight,
             link_remap: args.link_remap,
             status_fd: args.status_fd.map(status_fd).transpose()?,
-            page_server: args.page_server.map(|s| (s.address, s.port)),
+            page_server: args.page_server.map(address),
             no_hash: args.no_hash,
             no_sync: args.no_sync,
         };
@@ -56,7 +56,7 @@ impl Session {
         let given = args.console_socket.as_deref().map(connect_console).transpose()?;
         let stdio = match &given {
             Some(socket) => Stdio::Console(socket.as_fd()),
-            None if !args.detach && wants_terminal(args.bundle.as_deref())? => Stdio::Terminal,
+            None if !args.detach => Stdio::Attended,
             None => Stdio::Inherit,
         };
         let options = self.restore_options(args, stdio);
@@ -66,8 +66,20 @@ impl Session {
         };
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
-        let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+        let Some(signals) = signals else {
+            self.or_undo(&args.id, task.wait_for_memory().map_err(Into::into))?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        // In the background; a container whose memory stays away is killed, which ends our attendance.
+        let memory = std::thread::spawn({
+            let task = task.clone();
+            move || task.wait_for_memory()
+        });
         let status = foreground::attend(init, &signals, Console::of(init)?)?;
+        if let Ok(Err(e)) = memory.join() {
+            self.delete(&args.id, true)?;
+            return Err(e.into());
+        }
         self.delete(&args.id, true)?;
         Ok(status.into())
     }
@@ -81,6 +93,7 @@ impl Session {
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),
             trust_images: args.trust_images,
+            page_server: args.page_server.clone().map(address),
         }
     }
 
@@ -110,6 +123,10 @@ impl Session {
             empty_network: flags.empty_network,
         }
     }
+}
+
+fn address(server: PageServer) -> Address {
+    Address { host: server.address, port: server.port }
 }
 
 /// Opens the caller's descriptor anew, which also shows that it is open and may be written.

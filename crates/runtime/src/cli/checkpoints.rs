@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use hiber::id::ContainerId;
 use hiber::{CheckpointConfig, CheckpointOptions, Checkpoints};
 
@@ -54,6 +54,13 @@ impl Session {
             }
         }
         let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+        // Or a list would make a directory in a place that has nothing to do with the container.
+        if args.dir.is_none() && !bundle.join("config.json").exists() {
+            match &args.bundle {
+                Some(bundle) => bail!("--bundle {}: has no config.json", bundle.display()),
+                None => bail!(hiber::Error::NotFound),
+            }
+        }
         Ok(checkpoints_of(&args.id, args.dir.as_deref(), bundle))
     }
 }

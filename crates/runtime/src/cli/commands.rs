@@ -88,18 +88,18 @@ impl Session {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         }
         let signals = Signals::block()?;
-        let terminal = wants_terminal(args.create.bundle.as_deref())?;
         if args.create.console_socket.is_some() {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
-        let stdio = if terminal { Stdio::Terminal } else { Stdio::Inherit };
-        let task = self.runtime.create(&args.create.id, &self.create_options(&args.create, stdio))?;
+        let task =
+            self.runtime.create(&args.create.id, &self.create_options(&args.create, Stdio::Attended))?;
         let attended = attend_new(args, &task, &signals);
         if attended.is_err() || !args.keep {
-            // A checkpoint may have taken it down meanwhile.
-            let deleted = self.runtime.force_delete(&args.create.id);
-            if attended.is_ok() {
-                deleted?;
+            match task.delete(true) {
+                // A checkpoint may have taken it down meanwhile.
+                Ok(_) | Err(hiber::Error::NotFound) => {}
+                Err(e) if attended.is_ok() => return Err(e.into()),
+                Err(_) => {}
             }
         }
         attended.map(ExitCode::from)
@@ -118,7 +118,6 @@ impl Session {
             }
             None => exec_process::from_flags(&spec, args)?,
         };
-        let process = exec_process::with_defaults(process, &spec);
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
             let process = task.exec(&process, &exec_options(args, stdio(socket.as_ref())))?;
@@ -289,11 +288,6 @@ fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
         preserve_fds: args.preserve_fds,
         stdio,
     }
-}
-
-pub(crate) fn wants_terminal(bundle: Option<&Path>) -> anyhow::Result<bool> {
-    let loaded = config::load(&bundle.unwrap_or(Path::new(".")).join("config.json"))?;
-    Ok(loaded.spec.process().as_ref().is_some_and(|p| p.terminal().unwrap_or(false)))
 }
 
 /// Sends a pidfd over a unix stream socket, as a console is sent.

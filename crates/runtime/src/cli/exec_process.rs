@@ -46,30 +46,6 @@ pub(crate) fn from_flags(spec: &Spec, args: &ExecArgs) -> anyhow::Result<Process
     Ok(process)
 }
 
-/// What a process leaves open is as in the container's configuration.
-pub(crate) fn with_defaults(mut process: Process, spec: &Spec) -> Process {
-    let Some(own) = spec.process() else { return process };
-    if process.capabilities().is_none() {
-        process.set_capabilities(own.capabilities().clone());
-    }
-    if process.apparmor_profile().is_none() {
-        process.set_apparmor_profile(own.apparmor_profile().clone());
-    }
-    if process.selinux_label().is_none() {
-        process.set_selinux_label(own.selinux_label().clone());
-    }
-    if process.scheduler().is_none() {
-        process.set_scheduler(own.scheduler().clone());
-    }
-    if process.io_priority().is_none() {
-        process.set_io_priority(*own.io_priority());
-    }
-    if process.exec_cpu_affinity().is_none() {
-        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
-    }
-    process
-}
-
 /// `--cap` adds to all sets but the ambient one, which it enters only where it is inheritable already (runc
 /// since CVE-2022-29162).
 fn add_capabilities(caps: LinuxCapabilities, names: &[String]) -> anyhow::Result<LinuxCapabilities> {

@@ -376,7 +376,13 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
     if checkpoint.is_none() && m.value("checkpoint-dir").is_some() {
         return Err(Refusal::Value("--checkpoint-dir needs --checkpoint".into()));
     }
+    if m.is_given("page-server") && !m.switch("lazy-pages") {
+        return Err(Refusal::Value(
+            "--page-server needs --lazy-pages: it is where memory is fetched from".into(),
+        ));
+    }
     Ok(RestoreArgs {
+        page_server: m.value("page-server").map(value::page_server).transpose()?,
         checkpoint,
         checkpoint_dir: path(m, "checkpoint-dir"),
         id: container_id(m)?,

@@ -265,7 +265,11 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
     SHELL_JOB,
     LAZY_PAGES,
     Flag::value("status-fd", "FD", "CRIU writes a NUL byte to FD when lazy pages can be fetched"),
-    Flag::value("page-server", "ADDRESS:PORT", "send memory to a page server; IPv6 as [ADDRESS]:PORT"),
+    Flag::value(
+        "page-server",
+        "ADDRESS:PORT",
+        "send memory to a page server, or with --lazy-pages serve it there; IPv6 as [ADDRESS]:PORT",
+    ),
     FILE_LOCKS,
     Flag::switch("pre-dump", "write memory only, and let the container run on"),
     MANAGE_CGROUPS,
@@ -326,6 +330,11 @@ const RESTORE_FLAGS: &[Flag] = &[
     EMPTY_NS,
     AUTO_DEDUP,
     LAZY_PAGES,
+    Flag::value(
+        "page-server",
+        "ADDRESS:PORT",
+        "fetch memory from there, where `checkpoint --lazy-pages --page-server` serves it; IPv6 as [ADDRESS]:PORT",
+    ),
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
     Flag::switch(

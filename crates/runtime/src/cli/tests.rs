@@ -501,6 +501,7 @@ fn every_flag_of_the_table_reaches_a_type() {
             // -1 means "none" to --status-fd; any other needs lazy pages
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
+                ("restore", "page-server") => (value, "--lazy-pages"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hiber_criu::NetworkLock;
 use hiber_sandbox::plan::NamespaceKind;
 
-use super::table::{ARGUMENTS, MEMORY, SHARED_NETWORK, STATE};
+use super::table::{ARGUMENTS, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
 use super::{Findings, Report, bytes, files, host, mounts, sockets};
 use crate::checkpoint::{self, CheckpointOptions, Direction, joined};
@@ -52,8 +52,8 @@ impl Task {
         }
         if options.criu.lazy_pages {
             host::pipe_size(&mut findings);
-        } else if let Some((address, port)) = &options.page_server {
-            host::page_server(&mut findings, address, *port);
+        } else if let Some(at) = &options.page_server {
+            host::page_server(&mut findings, &at.host, at.port);
         }
         let (size, tasks) = self.look_inside(&mut findings, options)?;
         let total = size.private + size.shared + size.tmpfs + size.deleted;
@@ -79,7 +79,11 @@ impl Task {
         let on = |switch: Option<bool>| switch.unwrap_or(false);
         let tasks = self.tasks()?;
         let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
-        let paused = self.cgroup().frozen()?;
+        let above = tasks::frozen_above(self.cgroup());
+        if let Some(cgroup) = &above {
+            findings.add(&FROZEN_ABOVE, FROZEN_ABOVE.about).path = Some(cgroup.display().to_string());
+        }
+        let paused = above.is_some() || self.cgroup().frozen()?;
         tasks::check(
             findings,
             &tasks,
@@ -112,6 +116,18 @@ impl Task {
             let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
             (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
         }
+        self.network(findings, options, size.tmpfs)?;
+        for task in &tasks {
+            let (private, shared) = memory(task);
+            size.private += private;
+            size.shared += shared;
+        }
+        Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
+    }
+
+    /// What saving the network takes, and the programs for it and for `tmpfs` bytes in tmpfs mounts.
+    fn network(&self, findings: &mut Findings, options: &CheckpointOptions, tmpfs: u64) -> Result<()> {
+        let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         // CRIU neither locks nor saves a network namespace that it is started in.
         let saved = !options.pre_dump && !self.has_fresh_network(options)?;
         let locks = saved && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
@@ -123,14 +139,9 @@ impl Task {
         let own_network = saved
             && !shared_network
             && facts.namespaces.contains(&NamespaceKind::Network)
-            && !on(criu.empty_network);
-        host::Programs { lock, own_network, tmpfs: size.tmpfs > host::PACKED_BY_US }.check(findings);
-        for task in &tasks {
-            let (private, shared) = memory(task);
-            size.private += private;
-            size.shared += shared;
-        }
-        Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
+            && !criu.empty_network.unwrap_or(false);
+        host::Programs { lock, own_network, tmpfs: tmpfs > host::PACKED_BY_US }.check(findings);
+        Ok(())
     }
 
     /// The container's processes, its first one first.

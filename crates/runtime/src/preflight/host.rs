@@ -9,6 +9,7 @@ use hiber_criu::{NetworkLock, Session, find_program};
 use super::table::{CRIU, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, SPACE};
 use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
+use crate::error::{Error, Result};
 
 /// What CRIU makes of its page pipes without CAP_SYS_RESOURCE: it wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
 const PIPE_WANTED: u64 = 4 << 20;
@@ -50,14 +51,23 @@ pub(super) fn features(findings: &mut Findings, session: &mut Session, lazy_page
 
 /// The page server of lazy pages makes its pipes larger than others may.
 pub(super) fn pipe_size(findings: &mut Findings) {
+    if let Some(what) = small_pipes() {
+        findings.add(&PIPE_SIZE, what);
+    }
+}
+
+/// As [`pipe_size`], for a checkpoint that is about to be made.
+pub(crate) fn check_pipe_size() -> Result<()> {
+    let refuse = |what| Err(Error::Invalid(format!("--lazy-pages: {what}; {}", PIPE_SIZE.advice)));
+    small_pipes().map_or(Ok(()), refuse)
+}
+
+fn small_pipes() -> Option<String> {
     const PATH: &str = "/proc/sys/fs/pipe-max-size";
     let able = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE);
     let most = std::fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    if let (false, Some(most)) = (able.unwrap_or(true), most)
-        && most < PIPE_WANTED
-    {
-        findings.add(&PIPE_SIZE, format!("{PATH} is {most}, and there is no CAP_SYS_RESOURCE"));
-    }
+    let most = most.filter(|most| *most < PIPE_WANTED && !able.unwrap_or(true))?;
+    Some(format!("{PATH} is {most}, and there is no CAP_SYS_RESOURCE"))
 }
 
 /// Programs that CRIU runs for a container's network and for what is in a tmpfs.

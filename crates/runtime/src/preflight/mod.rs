@@ -18,6 +18,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub(crate) use explain::{explain, explain_restore};
+pub(crate) use host::check_pipe_size;
 pub(crate) use restore::check_restore;
 pub use table::{CHECKS, Check, When};
 pub(crate) use tasks::before_freezing;

@@ -54,7 +54,11 @@ fn check(
         findings.add(&ID, format!("container {id} exists")).path = Some(store.path(id).display().to_string());
     }
     let session = host::start(findings, &options.criu);
-    let create = CreateOptions { bundle: options.bundle.clone(), ..CreateOptions::default() };
+    let create = CreateOptions {
+        bundle: options.bundle.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        ..CreateOptions::default()
+    };
     let prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
     let dir = &options.criu.image_path;
     let Ok(images) = Images::open(dir).map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };

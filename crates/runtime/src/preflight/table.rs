@@ -62,6 +62,9 @@ checks! {
     STATE: "state", Checkpoint, Error,
         "the container is neither running nor paused",
         "start it first";
+    FROZEN_ABOVE: "frozen-above", Checkpoint, Error,
+        "a cgroup above the container's is frozen, so that CRIU could not let its processes move",
+        "thaw it";
     OUTSIDE_FILE: "outside-file", Checkpoint, Error,
         "a file is open that lies outside the container's mounts",
         "give standard streams as pipes, a terminal or /dev/null, and close other files of the host";

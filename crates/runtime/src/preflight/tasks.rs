@@ -1,12 +1,16 @@
 //! The processes of a container, as /proc shows them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::procfs::process::{Stat, Status};
+use hiber_sandbox::cgroup::Cgroup;
 
-use super::table::{NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS};
+use super::table::{
+    FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
+};
 use super::{Findings, Process};
 use crate::error::{Error, Result};
+use crate::state::Status as ContainerStatus;
 use crate::task::Task;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
@@ -72,25 +76,56 @@ pub(super) fn command(pid: i32, name: &str) -> String {
     }
 }
 
-/// What must be known of the processes before the container is frozen.
-pub(crate) struct BeforeFreezing {
-    /// A stopped one, where the cgroup's freezer is of v1: the kernel lets nobody trace a process that is stopped and
-    /// frozen there (ptrace_attach waits for it to move), so that CRIU would hang.
-    pub(crate) stopped: Option<Process>,
+/// Refuses what a dump would hang on, and tells whether the container may be frozen for it.
+///
+/// A traced process, or a cgroup above that is frozen, makes CRIU try for ten seconds, in which the container is frozen.
+/// On a v1 freezer the kernel lets nobody trace a process that is stopped and frozen (ptrace_attach waits for it to
+/// move), so that CRIU would hang for ever.
+///
+/// Every checkpoint does this: of each process it reads one file.
+pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bool> {
+    let init = task.facts()?.pid;
+    let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
+    if let Some(cgroup) = frozen_above(task.cgroup()) {
+        let (what, advice) = (FROZEN_ABOVE.about, FROZEN_ABOVE.advice);
+        return Err(Error::Invalid(format!("{what}: {}; {advice}", cgroup.display())));
+    }
+    let mut may_freeze = true;
+    for pid in task.pids()? {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+        let (traced_by, state) = (field("TracerPid:"), field("State:"));
+        let may_be_stopped = v1 && state.starts_with(['T', 'D']);
+        if traced_by == "0" && !may_be_stopped {
+            continue;
+        }
+        let Some(process) = Proc::read(pid, depth(init)) else { continue };
+        let mut findings = Findings::default();
+        traced(&mut findings, &process);
+        if let Some(found) = findings.0.first() {
+            return Err(Error::Invalid(format!("{found}; {}", found.advice)));
+        }
+        if v1 && is_stopped(&process) {
+            may_freeze = false;
+            if status == ContainerStatus::Paused {
+                let what = "is stopped (SIGSTOP), and CRIU cannot save it from a frozen v1 cgroup";
+                return task
+                    .refuse(&format!("{} {what}: resume the container first", process.process()), status);
+            }
+        }
+    }
+    Ok(may_freeze)
 }
 
-/// Looks at the processes that a dump could hang on. A traced one makes CRIU try for ten seconds, in which the container
-/// is frozen: it is refused.
-pub(crate) fn before_freezing(task: &Task) -> Result<BeforeFreezing> {
-    let mut findings = Findings::default();
-    let tasks = task.tasks()?;
-    tasks.iter().for_each(|task| traced(&mut findings, task));
-    if let Some(found) = findings.0.first() {
-        return Err(Error::Invalid(format!("{found}; {}", found.advice)));
+/// The container's cgroup, if it is frozen but not by itself.
+pub(super) fn frozen_above(cgroup: &Cgroup) -> Option<PathBuf> {
+    let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    if let Some(dir) = cgroup.paths().v1.get("freezer") {
+        return (read(dir, "freezer.parent_freezing").trim() == "1").then(|| dir.clone());
     }
-    let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
-    let stopped = tasks.iter().find(|task| v1 && is_stopped(task)).map(Proc::process);
-    Ok(BeforeFreezing { stopped })
+    let dir = cgroup.paths().v2.as_ref()?;
+    let frozen = read(dir, "cgroup.events").lines().any(|line| line == "frozen 1");
+    (frozen && read(dir, "cgroup.freeze").trim() == "0").then(|| dir.clone())
 }
 
 /// Stopped by a signal. A process that is frozen as well shows the freezer's state, and where it waits.

@@ -8,12 +8,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::delegate::check_movable;
-use super::devices::{DeviceSet, FIELD as DEVICES};
+use super::devices::FIELD as DEVICES;
 use super::dir::{Dir, if_there};
 use super::filter::device_filter;
 use super::layout::{CgroupPaths, Layout, Version};
 use super::limits::{Limits, MemoryCheck, Write};
 use super::remove;
+use super::write::{set_devices_v1, write_group};
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::bpf;
 
@@ -86,8 +87,6 @@ impl Cgroup {
             false => self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid)),
         };
         if made.is_err() {
-            // systemd would ask nicely first, and wait: the first process of a pid namespace takes no SIGTERM.
-            kill_child(pid);
             if let Err(e) = unit.stop() {
                 tracing::warn!("clean up after a failed create: {e}");
             }
@@ -172,8 +171,10 @@ impl Cgroup {
             let made_before = self.created.len();
             let made = self.make(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
+            // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
+            let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
-                Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied == OnDenied::Skip) => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
                     remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
@@ -347,79 +348,6 @@ impl Cgroup {
     }
 }
 
-/// Writes in order; what the kernel refuses with EINVAL is tried again as long as another write
-/// of the group has gone through since.
-fn write_group(dir: &Dir, writes: &[&Write]) -> Result<()> {
-    let mut left = writes.to_vec();
-    loop {
-        let mut refused = Vec::new();
-        let mut first = None;
-        for write in &left {
-            match write_one(dir, write) {
-                Err(e) if e.errno == libc::EINVAL => {
-                    refused.push(*write);
-                    first.get_or_insert(e);
-                }
-                other => other.or_else(|e| explain(dir, write, e))?,
-            }
-        }
-        match first {
-            None => return Ok(()),
-            Some(e) if refused.len() == left.len() => return explain(dir, refused[0], e),
-            Some(_) => left = refused,
-        }
-    }
-}
-
-fn write_one(dir: &Dir, write: &Write) -> Result<(), SysError> {
-    let missing = |e: &SysError| e.errno == libc::ENOENT;
-    match (dir.write(&write.file, &write.value), &write.instead) {
-        (Err(e), Some((file, value))) if missing(&e) => dir.write(file, value),
-        (Err(e), _) if missing(&e) && write.optional => Ok(()),
-        (other, _) => other,
-    }
-}
-
-/// An error that says what the person who wrote the field can do about it.
-fn explain(dir: &Dir, write: &Write, e: SysError) -> Result<()> {
-    let Write { field, file, controller, .. } = write;
-    if e.errno == libc::ENOENT {
-        let place = dir.path().display();
-        let enabled = || dir.read("cgroup.controllers").is_ok_and(|t| t.split(' ').any(|c| c == controller));
-        let why = match write.version {
-            Version::V2 if controller != "cgroup" && !enabled() => {
-                format!("controller {controller:?} is not available in cgroup {place}")
-            }
-            _ => format!("the kernel has no {file} in cgroup {place}"),
-        };
-        return Err(Error::unsupported(field, why));
-    }
-    if e.errno == libc::EBUSY && file == "memory.limit_in_bytes" {
-        let usage = dir.read_number("memory.usage_in_bytes").context(field)?;
-        let peak = dir.read_number("memory.max_usage_in_bytes").context(field)?;
-        let limit = &write.value;
-        let problem =
-            format!("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})");
-        return Err(Error::invalid(field, problem));
-    }
-    Err(e).context(field)
-}
-
-fn set_devices_v1(dir: &Dir, rules: &[super::DeviceRule]) -> Result<()> {
-    let target = DeviceSet::from_rules(rules)?;
-    let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
-    for write in now.changes_to(&target) {
-        dir.write(&write.file, &write.value)?;
-    }
-    // The kernel ignores some writes in silence, and this one keeps containers in.
-    let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
-    if !target.is_shown_by(&now) {
-        let problem = format!("the kernel did not take the rules over: {now:?} instead of {target:?}");
-        return Err(Error::invalid("devices.list", problem));
-    }
-    Ok(())
-}
-
 /// Copies `cpuset.cpus` and `cpuset.mems` from the parent where they are empty: no process can
 /// enter a v1 cpuset without.
 fn fill_cpuset(dir: &Dir) -> Result<()> {
@@ -477,13 +405,6 @@ fn check_type(dir: &Dir, limits: &Limits) -> Result<()> {
         }
         None if kind == "domain invalid" => Ok(dir.write("cgroup.type", "threaded")?),
         None => Ok(()),
-    }
-}
-
-/// Kills a process that nobody but us can have reaped.
-fn kill_child(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 

@@ -32,6 +32,7 @@ mod stats;
 mod sub;
 mod systemd;
 mod usage;
+mod write;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
 pub use filter::device_filter;

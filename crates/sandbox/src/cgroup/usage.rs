@@ -118,6 +118,9 @@ pub struct MemoryUsage {
     pub raw: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
+    /// The lines of `memory.events`, on v1 of `memory.oom_control`. Not part of the interface.
+    #[serde(skip)]
+    pub events: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -361,6 +364,7 @@ fn memory_v1(dir: &Dir) -> Read<MemoryUsage> {
         kernel_tcp: entry("kmem.tcp.")?,
         raw,
         psi: None,
+        events: table(dir, "memory.oom_control")?,
     })
 }
 
@@ -381,6 +385,7 @@ fn memory_v2(dir: &Dir) -> Read<MemoryUsage> {
         swap,
         raw,
         psi: pressure(dir, "memory.pressure")?,
+        events: table(dir, "memory.events")?,
         ..MemoryUsage::default()
     })
 }

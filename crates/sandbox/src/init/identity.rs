@@ -1,14 +1,13 @@
 //! Who the process is: limits, security modules, user, capabilities, system call filter.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::seccomp::Filter;
-use super::write_proc;
+use super::{HostProc, write_proc};
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::rootfs::devices::is_null;
@@ -24,7 +23,7 @@ pub(super) struct Prepared {
 
 /// Gives up everything that the container's process does not have, but for what
 /// a filter that is loaded later takes away.
-pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, filter: &mut Filter<'_>) -> Result<Prepared> {
+pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc, filter: &mut Filter<'_>) -> Result<Prepared> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
     if !plan.in_user_namespace {
@@ -49,7 +48,7 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &OwnedFd, filter: &mut Filter<'
     }
     // Once before the change of user, who may lack the right, and once after, who may have it alone.
     let before = chdir(process);
-    change_user(process, host_proc)?;
+    change_user(process, plan.in_user_namespace || plan.bind_devices)?;
     if before.is_err() {
         chdir(process)?;
     }
@@ -77,7 +76,7 @@ fn scheduling(wanted: &Scheduling) -> Result<()> {
     Ok(())
 }
 
-fn security_labels(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
+fn security_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<()> {
     if let Some(profile) = &process.security.apparmor_profile {
         let value = format!("exec {profile}");
         // Linux 5.8 gave AppArmor a directory of its own, for stacked security modules.
@@ -143,7 +142,7 @@ fn reopen_null(number: usize) -> Result<()> {
     .map_err(|e| SysError::new("dup2", "/dev/null", e.raw_os_error()).into())
 }
 
-fn change_user(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
+fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
     let fail = |call: &'static str, args: &'static str| {
         move |e: rustix::io::Errno| Error::from(SysError::new(call, args, e.raw_os_error()))
     };
@@ -155,12 +154,17 @@ fn change_user(process: &ProcessPlan, host_proc: &OwnedFd) -> Result<()> {
         }
     }
     rustix::thread::set_keep_capabilities(true).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
-    let groups = setgroups_allowed(host_proc).then_some(process.additional_gids.as_slice());
-    if groups.is_none() && !process.additional_gids.is_empty() {
-        let why = "the user namespace does not allow setgroups(2)";
-        return Err(Error::unsupported("process.user.additionalGids", why));
+    match sys::process::set_groups(&process.additional_gids) {
+        // Root of a user namespace may, unless nobody there may (setgroups in user_namespaces(7)).
+        Err(Error::Sys(SysError { errno: libc::EPERM, .. })) if in_user_namespace => {
+            if !process.additional_gids.is_empty() {
+                let why = "the user namespace does not allow setgroups(2)";
+                return Err(Error::unsupported("process.user.additionalGids", why));
+            }
+        }
+        set => set?,
     }
-    sys::process::become_user(process.uid, process.gid, groups).map_err(|e| match e {
+    sys::process::become_user(process.uid, process.gid).map_err(|e| match e {
         Error::Sys(SysError { call, errno: libc::EINVAL, .. }) => {
             let (field, kind, ids) = match call.as_str() {
                 "setresuid" => ("uid", "uid", vec![process.uid]),
@@ -200,19 +204,6 @@ fn set_capabilities(process: &ProcessPlan) -> Result<()> {
         let _ = sys::process::raise_ambient(bit);
     }
     Ok(())
-}
-
-fn setgroups_allowed(host_proc: &OwnedFd) -> bool {
-    let Ok(fd) = rustix::fs::openat(
-        host_proc,
-        "self/setgroups",
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    ) else {
-        return true;
-    };
-    let mut answer = [0u8; 8];
-    !matches!(rustix::io::read(&fd, &mut answer), Ok(n) if answer[..n].starts_with(b"deny"))
 }
 
 fn chdir(process: &ProcessPlan) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::error::Context;
 use crate::plan::{InitPlan, NamespaceKind};
 use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Trees};
-use crate::sys::clone::{Sibling, fork_sibling};
+use crate::sys::clone::{Sibling, SingleThreaded, fork_sibling};
 use crate::sys::{ioctl, process};
 use crate::wire::{Channel, Failure, FdRole, FromInit, ToInit};
 use crate::{Result, SysError, hooks};
@@ -81,8 +81,10 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
         hide()?;
     }
     join(&inherited.joins)?;
-    if let Some(flags) = plan.second_stage {
-        if let Sibling::Parent(pid) = fork_sibling(host_proc.as_fd(), flags)? {
+    let alone = plan.second_stage.map(|_| SingleThreaded::check(host_proc.as_fd())).transpose()?;
+    let host_proc = HostProc(plan.needs_host_proc().then_some(host_proc));
+    if let (Some(flags), Some(alone)) = (plan.second_stage, alone) {
+        if let Sibling::Parent(pid) = fork_sibling(alone, flags)? {
             channel.send(&FromInit::Forked(pid), &[])?;
             return Ok(None);
         }
@@ -124,6 +126,16 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     program.exec().map(Some)
 }
 
+/// The host's procfs, where it is needed. A process of the container that may trace this one could reach the host by it
+/// from the moment at which it joins.
+struct HostProc(Option<OwnedFd>);
+
+impl HostProc {
+    fn fd(&self) -> Result<&OwnedFd> {
+        self.0.as_ref().ok_or_else(|| SysError::new("openat", "/proc, which was let go", libc::EBADF).into())
+    }
+}
+
 /// Opens /proc, which must be a procfs, and all of it: labels and sysctls are written there (CVE-2019-16884).
 fn open_proc() -> Result<OwnedFd> {
     let fail = |call: &str, e: rustix::io::Errno| SysError::new(call, "/proc", e.raw_os_error());
@@ -146,7 +158,7 @@ fn become_root(channel: &Channel, plan: &InitPlan) -> Result<()> {
     // that stage's own, and would follow the wrong process.
     proceed(channel, "the second stage's turn")?;
     if plan.in_user_namespace {
-        process::become_user(0, 0, None).context("become root of the user namespace")?;
+        process::become_user(0, 0).context("become root of the user namespace")?;
     }
     Ok(())
 }
@@ -232,7 +244,7 @@ fn join_one((role, fd): &(FdRole, OwnedFd)) -> Result<()> {
     }
 }
 
-fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+fn namespaces(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     for kind in &plan.unshare {
         process::unshare(kind.clone_flag(), &format!("for a new {} namespace", kind.as_str()))?;
         if *kind == NamespaceKind::Time {
@@ -246,14 +258,14 @@ fn namespaces(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
 }
 
 /// Offsets can be set only while no process is in the new namespace (time_namespaces(7)).
-fn enter_time_namespace(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+fn enter_time_namespace(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     let lines: String =
         plan.time_offsets.iter().map(|(clock, s, ns)| format!("{clock} {s} {ns}\n")).collect();
     if !lines.is_empty() {
         write_proc(host_proc, "self/timens_offsets", &lines).context("set linux.timeOffsets")?;
     }
     let path = "self/ns/time_for_children";
-    let fd = rustix::fs::openat(host_proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let fd = rustix::fs::openat(host_proc.fd()?, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("openat", path, e.raw_os_error()))?;
     process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")
 }
@@ -328,7 +340,7 @@ fn make_cwd(root: &Root, plan: &InitPlan) -> Result<()> {
     }
 }
 
-fn names_and_sysctl(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
+fn names_and_sysctl(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(|e| SysError::new("sethostname", hostname, e.raw_os_error()))?;
@@ -345,8 +357,8 @@ fn names_and_sysctl(plan: &InitPlan, host_proc: &OwnedFd) -> Result<()> {
 }
 
 /// Writes a file below the host's /proc.
-fn write_proc(host_proc: &OwnedFd, path: &str, value: &str) -> Result<()> {
-    let fd = rustix::fs::openat(host_proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+fn write_proc(host_proc: &HostProc, path: &str, value: &str) -> Result<()> {
+    let fd = rustix::fs::openat(host_proc.fd()?, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("openat", format!("/proc/{path}"), e.raw_os_error()))?;
     rustix::io::write(&fd, value.as_bytes())
         .map_err(|e| SysError::new("write", format!("{value:?} to /proc/{path}"), e.raw_os_error()))?;

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Serialize;
 
+use super::HostProc;
 use crate::error::Context;
 use crate::plan::{HookState, InitPlan};
 use crate::seccomp::Program;
@@ -31,7 +32,7 @@ struct ProcessState<'a> {
 }
 
 impl<'a> Filter<'a> {
-    pub(super) fn new(plan: &'a InitPlan, host_proc: &OwnedFd, agent: Option<OwnedFd>) -> Result<Self> {
+    pub(super) fn new(plan: &'a InitPlan, host_proc: &HostProc, agent: Option<OwnedFd>) -> Result<Self> {
         let program = plan.seccomp.as_ref();
         let agent = agent.map(|socket| -> Result<_> { Ok((Channel::from(socket), told(plan, host_proc)?)) });
         Ok(Self { program, agent: agent.transpose()? })
@@ -52,8 +53,8 @@ impl<'a> Filter<'a> {
 }
 
 /// The state that goes with the listener; pids are the runtime's.
-fn told(plan: &InitPlan, host_proc: &OwnedFd) -> Result<Vec<u8>> {
-    let own = rustix::fs::readlinkat(host_proc, "self", Vec::new())
+fn told(plan: &InitPlan, host_proc: &HostProc) -> Result<Vec<u8>> {
+    let own = rustix::fs::readlinkat(host_proc.fd()?, "self", Vec::new())
         .map_err(|e| SysError::new("readlinkat", "/proc/self", e.raw_os_error()))?;
     let pid = own.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let mut state = plan.hook_state.clone();

@@ -1,5 +1,6 @@
 //! config.json as a validated, serialisable plan: every mistake is found here, before the host is touched.
 
+mod host;
 mod mounts;
 mod namespace;
 mod netdevices;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, Hooks, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+pub use host::HostOptions;
 pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
@@ -373,6 +375,15 @@ impl InitPlan {
             start_container_hooks: Vec::new(),
             hook_state: HookState::default(),
         })
+    }
+
+    /// Whether something is written or read below the host's /proc once namespaces are joined.
+    pub(crate) fn needs_host_proc(&self) -> bool {
+        let security = &self.process.security;
+        self.root.is_some()
+            || security.apparmor_profile.is_some()
+            || security.selinux_label.is_some()
+            || self.seccomp.as_ref().is_some_and(|program| program.notify)
     }
 
     /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's

@@ -72,7 +72,7 @@ impl MountPlan {
 }
 
 /// What one mount option does.
-enum Effect {
+pub(super) enum Effect {
     /// Sets flags of mount(2), and the matching attribute of a bind mount.
     Set(MsFlags, u64),
     /// Clears them.
@@ -91,7 +91,7 @@ const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 
 /// The options that are not passed on to the filesystem (mount(8), runtime-spec "Linux mount options").
 #[rustfmt::skip]
-fn effect(option: &str) -> Option<Effect> {
+pub(super) fn effect(option: &str) -> Option<Effect> {
     use Effect::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagation, Set, SetRecursive};
     let e = MsFlags::empty();
     Some(match option {

@@ -120,3 +120,13 @@ fn mounts_need_a_mount_namespace() {
     });
     assert!(message.contains("MNT namespace"), "{message}");
 }
+
+#[test]
+fn options_of_the_hosts_own_mounts() {
+    use nix::mount::MsFlags;
+    let sorted =
+        HostOptions::new(["rbind", "ro", "nosuid", "suid", "index=off", "rprivate", "lowerdir=/a:/b"]);
+    assert_eq!(sorted.flags, (MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY).bits());
+    assert_eq!(sorted.propagation, [(MsFlags::MS_PRIVATE | MsFlags::MS_REC).bits()]);
+    assert_eq!(sorted.data, ["index=off", "lowerdir=/a:/b"]);
+}

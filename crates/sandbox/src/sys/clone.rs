@@ -174,27 +174,36 @@ pub enum Sibling {
     Child,
 }
 
-/// Forks a process with new namespaces whose parent is the caller's own parent (CLONE_PARENT).
-///
-/// Fails with EBUSY if the caller has more than one thread: the copy would hold locks of threads it has not.
-///
-/// `proc` is a procfs on which the caller can be seen.
-pub fn fork_sibling(proc: BorrowedFd<'_>, namespaces: u64) -> Result<Sibling> {
-    let path = "self/stat";
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let mut stat = String::new();
-    rustix::fs::openat(proc, path, flags, rustix::fs::Mode::empty())
-        .map_err(std::io::Error::from)
-        .and_then(|fd| std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut stat))
-        .map_err(|e| SysError::io("read", path, &e))?;
-    // Field 20, num_threads; what follows the command starts with field 3 (proc_pid_stat(5)).
-    if stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(17)) != Some("1") {
-        return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
+/// That the calling process has one thread: a copy of it by fork holds no lock of a thread that it has not.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Fails with EBUSY if it has more. `proc` is a procfs on which the caller can be seen.
+    ///
+    /// To be made by a process that makes no threads afterwards.
+    pub fn check(proc: BorrowedFd<'_>) -> Result<Self> {
+        let path = "self/stat";
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let mut stat = String::new();
+        rustix::fs::openat(proc, path, flags, rustix::fs::Mode::empty())
+            .map_err(std::io::Error::from)
+            .and_then(|fd| std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut stat))
+            .map_err(|e| SysError::io("read", path, &e))?;
+        // Field 20, num_threads; what follows the command starts with field 3 (proc_pid_stat(5)).
+        if stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(17)) != Some("1") {
+            return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
+        }
+        Ok(Self(()))
     }
+}
+
+/// Forks a process with new namespaces whose parent is the caller's own parent (CLONE_PARENT).
+pub fn fork_sibling(_: SingleThreaded, namespaces: u64) -> Result<Sibling> {
     // SAFETY: all zeroes is a valid clone_args.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PARENT as u64;
-    // SAFETY: the process has one thread (checked above) and the child gets its own memory, so it may go on
+    // SAFETY: the process has one thread, which the argument shows, and the child gets its own memory, so it may go on
     // in ordinary Rust, as after fork(2).
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match pid {

@@ -20,7 +20,7 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// How a process ended that somebody has reaped, whoever that was: its status as of waitpid(2).
 ///
-/// `None` if the kernel does not know it (before Linux 6.15, commit 7477d7dce48a), or nobody has reaped it yet.
+/// `None` if the kernel does not know it (before Linux 6.15, "pidfs: provide information after task has been reaped"), or nobody has reaped it yet.
 ///
 /// # Errors
 /// The descriptor is no pidfd.

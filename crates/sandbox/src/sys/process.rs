@@ -98,14 +98,17 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallib
     Err(SysError::new("exec", path.to_string_lossy(), nix::errno::Errno::last_raw()))
 }
 
-/// setgroups(2), setresgid(2), setresuid(2) of the calling, single-threaded process.
-pub fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<()> {
-    if let Some(groups) = groups {
-        // SAFETY: the pointer and the length belong to one slice.
-        if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } < 0 {
-            return Err(last("setgroups", format!("{groups:?}")));
-        }
+/// setgroups(2) of the calling, single-threaded process.
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    // SAFETY: the pointer and the length belong to one slice.
+    if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } < 0 {
+        return Err(last("setgroups", format!("{groups:?}")));
     }
+    Ok(())
+}
+
+/// setresgid(2), setresuid(2) of the calling, single-threaded process.
+pub fn become_user(uid: u32, gid: u32) -> Result<()> {
     // SAFETY: integers only.
     if unsafe { libc::setresgid(gid, gid, gid) } < 0 {
         return Err(last("setresgid", gid.to_string()));

@@ -133,14 +133,20 @@ impl Unit {
             let _ = bus.call("ResetFailedUnit", vec![Value::str(&self.name)]);
             result = bus.job("StartTransientUnit", arguments);
         }
-        match result.map_err(|e| self.failed(e))?.as_str() {
-            "done" => Ok(()),
-            other => {
-                let _ = bus.call("ResetFailedUnit", vec![Value::str(&self.name)]);
+        let error = match result.as_deref() {
+            Ok("done") => return Ok(()),
+            Ok(other) => {
                 let why = format!("its start ended as {other:?}; see journalctl --unit {}", self.name);
-                Err(Error::Systemd { what: format!("unit {}", self.name), why })
+                Error::Systemd { what: format!("unit {}", self.name), why }
             }
+            // Nothing was made, and a unit of that name is another's.
+            Err(BusError::Refused { .. }) => return result.map(drop).map_err(|e| self.failed(e)),
+            Err(e) => Error::Systemd { what: format!("unit {}", self.name), why: e.to_string() },
+        };
+        if let Err(e) = self.stop() {
+            tracing::debug!("after a failed start: {e}");
         }
+        Err(error)
     }
 
     /// What every container's scope has.
@@ -189,9 +195,12 @@ impl Unit {
         self.bus()?.call("AttachProcessesToUnit", arguments).map(drop).map_err(|e| self.failed(e))
     }
 
-    /// Ends the unit, with the processes that are still in it. One that is gone already is fine.
+    /// Kills what is still in the unit, and ends it. One that is gone already is fine.
     pub(super) fn stop(&self) -> Result<()> {
         let mut bus = self.bus()?;
+        // Its end alone would be asked for with SIGTERM, which the first process of a pid namespace may not take.
+        let _ =
+            bus.call("KillUnit", vec![Value::str(&self.name), Value::str("all"), Value::I32(libc::SIGKILL)]);
         let stopped = bus.job("StopUnit", vec![Value::str(&self.name), Value::str("replace")]);
         let stopped = match stopped {
             Err(e) if e.is("NoSuchUnit") => return Ok(()),

@@ -1,0 +1,90 @@
+//! Memory that follows a container later (`--lazy-pages`), between a dump that serves it and a restore that fetches it.
+//!
+//! ```text
+//!   hiber checkpoint                                          hiber restore
+//!     criu swrk <--socket--> departure <--- TCP ---> arrival <--socket--> criu lazy-pages
+//! ```
+//!
+//! CRIU alone would lose containers here (see [`hiber_criu::page_relay`]): so the connection is made by us, and each end
+//! has a process of its own, which outlives a runtime that is killed. Only when the destination has everything, the
+//! source's container ends; in every other case it runs on, its checkpoint is withdrawn, and the restored half of it is
+//! killed, since memory that does not come any more would read as zeros.
+
+pub(crate) mod arrival;
+pub(crate) mod departure;
+
+use std::fmt;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hiber_sandbox::wire::Channel;
+use rustix::net::sockopt;
+
+use crate::error::{Context, Error, Result};
+
+/// Where memory is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// An address or a name of the host.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Finds a peer that is gone without a word within half a minute, and sends requests at once.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    Ok(sockopt::set_tcp_keepcnt(stream, 4)?)
+}
+
+/// Starts this program as one of the two processes; `argument` says which.
+fn spawn(argument: &str) -> Result<(Child, Channel)> {
+    let (ours, theirs) = Channel::pair()?;
+    let theirs: OwnedFd =
+        theirs.as_fd().try_clone_to_owned().map_err(|e| Error::file("socket pair".as_ref(), &e))?;
+    let child = Command::new("/proc/self/exe")
+        .arg(argument)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
+        .context(format!("start the process for {argument}"))?;
+    Ok((child, ours))
+}
+
+/// The other end of [`spawn`]'s channel, if this process was started by it with `argument`.
+fn asked(argument: &str) -> Option<Channel> {
+    if std::env::args().nth(1).as_deref() != Some(argument) {
+        return None;
+    }
+    // What is sent to the runtime's process group is not meant for us.
+    let _ = rustix::process::setsid();
+    rustix::stdio::stdin().try_clone_to_owned().ok().map(Channel::from)
+}
+
+/// Acts as one of the processes if the arguments say so, and then does not return.
+pub(crate) fn run_if_asked() {
+    if let Some(channel) = asked(departure::ARGUMENT) {
+        departure::run(channel);
+        std::process::exit(0);
+    }
+    if let Some(channel) = asked(arrival::ARGUMENT) {
+        arrival::run(&channel);
+        std::process::exit(0);
+    }
+}

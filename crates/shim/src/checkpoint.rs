@@ -1,0 +1,120 @@
+//! Checkpoint: containerd's options in the runtime's words.
+
+use std::path::{Path, PathBuf};
+
+use containerd_shim_protos::api::CheckpointTaskRequest;
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::shim::oci::CheckpointOptions as Asked;
+use hiber::{CgroupMode, CheckpointOptions, CriuOptions};
+
+use crate::error::{Context, Error, Result};
+use crate::options::type_name;
+use crate::task::Task;
+
+/// Where CRIU's log of a failed dump is kept in the bundle, as runc's shim has it.
+const LOG: &str = "criu-dump.log";
+
+/// Checkpoints a task; returns where the images are.
+pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result<PathBuf> {
+    let asked = asked(request)?;
+    let images = images(request, &asked)?;
+    let own_work = task.bundle.join("criu-work");
+    let work = if asked.work_path.is_empty() { own_work.clone() } else { PathBuf::from(&asked.work_path) };
+    let on = |flag: bool| flag.then_some(true);
+    let options = CheckpointOptions {
+        criu: CriuOptions {
+            criu: task.criu(),
+            image_path: images.clone(),
+            work_path: Some(work.clone()),
+            tcp_established: on(asked.open_tcp),
+            ext_unix_sk: on(asked.external_unix_sockets),
+            shell_job: on(asked.terminal),
+            file_locks: on(asked.file_locks),
+            cgroups_mode: cgroups_mode(&asked.cgroups_mode)?,
+            empty_network: on(empty_network(&asked.empty_namespaces)?),
+            ..CriuOptions::default()
+        },
+        leave_running: !asked.exit,
+        ..CheckpointOptions::default()
+    };
+    let done = task.running()?.clone().checkpoint(&options).context("OCI runtime checkpoint failed");
+    if work == own_work {
+        if done.is_err() {
+            // Of a dump that never began there is none.
+            let _ = std::fs::copy(work.join("dump.log"), task.bundle.join(LOG));
+        }
+        let _ = std::fs::remove_dir_all(&own_work);
+    }
+    done.map(|()| images)
+}
+
+fn asked(request: &CheckpointTaskRequest) -> Result<Asked> {
+    let Some(any) = request.options.as_ref().filter(|any| !any.type_url.is_empty()) else {
+        return Ok(Asked::default());
+    };
+    if type_name(any) != "containerd.runc.v1.CheckpointOptions" {
+        let problem = format!("{:?}: expected containerd.runc.v1.CheckpointOptions", any.type_url);
+        return Err(Error::invalid("options", problem));
+    }
+    Asked::parse_from_bytes(&any.value).map_err(|e| Error::invalid("options", e.to_string()))
+}
+
+/// The option counts before the request's own field: containerd puts it there itself for runc alone.
+fn images(request: &CheckpointTaskRequest, asked: &Asked) -> Result<PathBuf> {
+    let (field, path) = if asked.image_path.is_empty() {
+        ("path", &request.path)
+    } else {
+        ("options.image_path", &asked.image_path)
+    };
+    if !Path::new(path).is_absolute() {
+        return Err(Error::invalid(field, format!("{path:?} is not an absolute path")));
+    }
+    Ok(path.into())
+}
+
+fn cgroups_mode(mode: &str) -> Result<Option<CgroupMode>> {
+    Ok(Some(match mode {
+        "" => return Ok(None),
+        "soft" => CgroupMode::Soft,
+        "full" => CgroupMode::Full,
+        "strict" => CgroupMode::Strict,
+        "ignore" => CgroupMode::Ignore,
+        _ => {
+            let problem = format!("{mode:?}: expected soft, full, strict or ignore");
+            return Err(Error::invalid("options.cgroups_mode", problem));
+        }
+    }))
+}
+
+fn empty_network(namespaces: &[String]) -> Result<bool> {
+    match namespaces.iter().find(|kind| *kind != "network") {
+        Some(kind) => {
+            let problem = format!("{kind:?} cannot be empty after a restore: expected network");
+            Err(Error::invalid("options.empty_namespaces", problem))
+        }
+        None => Ok(!namespaces.is_empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_name_the_option() {
+        let mode = cgroups_mode("hard").unwrap_err().to_string();
+        assert_eq!(mode, "options.cgroups_mode: \"hard\": expected soft, full, strict or ignore");
+        let kinds = ["network", "pid"].map(String::from);
+        let kind = empty_network(&kinds).unwrap_err().to_string();
+        assert_eq!(
+            kind,
+            "options.empty_namespaces: \"pid\" cannot be empty after a restore: expected network"
+        );
+        assert!(empty_network(&kinds[..1]).unwrap());
+        let request = CheckpointTaskRequest { path: "x".into(), ..Default::default() };
+        let path = images(&request, &Asked::default()).unwrap_err().to_string();
+        assert_eq!(path, "path: \"x\" is not an absolute path");
+        let asked = Asked { image_path: "/i".into(), ..Default::default() };
+        assert_eq!(images(&request, &asked).unwrap(), PathBuf::from("/i"));
+    }
+}

@@ -1,0 +1,480 @@
+//! containerd's task service: its requests, and the events that it tells of.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::events::task as events;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::ProcessDetails;
+use containerd_shim_protos::topics;
+use hiber::{Ended, ExitStatus};
+use hiber_sandbox::config;
+use hiber_sandbox::sys::signal::Signal;
+
+use crate::error::{Context, Error, Result, chain};
+use crate::process::{Process, finished};
+use crate::publish::{Publisher, to_any};
+use crate::rpc::Waiter;
+use crate::task::Task;
+use crate::watch::{MemoryWatch, when_ended};
+use crate::{checkpoint, metrics};
+
+/// How long a killed process may take until its end is known.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// What happened without being asked for.
+enum Heard {
+    Exit(Arc<Task>, Arc<Process>, ExitStatus),
+    Oom(Arc<Task>),
+}
+
+/// The tasks.
+#[derive(Default)]
+struct Tasks {
+    /// By id; `None` while one is being created.
+    by_id: HashMap<String, Option<Arc<Task>>>,
+    /// The shim ends: there will be no other.
+    stopping: bool,
+}
+
+/// The service. Everything that its requests share.
+pub(crate) struct Service {
+    namespace: String,
+    tasks: Mutex<Tasks>,
+    publisher: Publisher,
+    memory: Arc<MemoryWatch>,
+    heard: Mutex<Sender<Heard>>,
+    /// Told when the last client has no more use for the shim.
+    stop: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Service {
+    /// Starts the threads of a service for a namespace.
+    pub(crate) fn start(
+        namespace: &str,
+        publisher: Publisher,
+        stop: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Arc<Self>> {
+        let (heard, all) = channel();
+        let service = Arc::new(Self {
+            namespace: namespace.into(),
+            tasks: Mutex::default(),
+            publisher,
+            memory: MemoryWatch::start()?,
+            heard: Mutex::new(heard),
+            stop: Box::new(stop),
+        });
+        let own = Arc::clone(&service);
+        let thread = std::thread::Builder::new().name("events".into());
+        thread.spawn(move || own.hear(&all)).context("start a thread")?;
+        Ok(service)
+    }
+
+    /// Waits until containerd has taken all events, but not for ever.
+    pub(crate) fn finish(&self) {
+        self.publisher.finish();
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn task(&self, id: &str) -> Result<Arc<Task>> {
+        let missing = || Error::NotFound(format!("container {id:?} is not created"));
+        self.tasks().by_id.get(id).cloned().flatten().ok_or_else(missing)
+    }
+
+    fn hear(&self, all: &Receiver<Heard>) {
+        for heard in all {
+            match heard {
+                Heard::Exit(task, process, status) => {
+                    if let Some(status) = process.ended(status) {
+                        self.exited(&task, &process, status);
+                    }
+                }
+                // A notice that comes late was told with the end that it has caused.
+                Heard::Oom(task) if task.init.exit().is_some() && task.oom_told.load(Ordering::Relaxed) => {}
+                Heard::Oom(task) => self.out_of_memory(&task),
+            }
+        }
+    }
+
+    fn sender(&self) -> Sender<Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hears of the end of a process that exists.
+    fn watch(&self, task: &Arc<Task>, process: &Arc<Process>) -> Result<()> {
+        let Some(child) = process.child() else { return Ok(()) };
+        let wait = child.wait().context(format!("wait for process {}", process.id))?;
+        let (sender, task, process) = (self.sender(), Arc::clone(task), Arc::clone(process));
+        // The receiver lives as long as the service.
+        when_ended(wait, move |status| drop(sender.send(Heard::Exit(task, process, status))));
+        Ok(())
+    }
+
+    /// Hears of memory that runs out in a container that exists. Without a memory controller it never does.
+    fn watch_memory(&self, task: &Arc<Task>) {
+        let watch = || -> Result<()> {
+            let watch = task.running()?.cgroup().watch_oom().context("watch for OOM")?;
+            let Some(watch) = watch else { return Ok(()) };
+            let (sender, own) = (self.sender(), Arc::clone(task));
+            let token = self.memory.add(watch, move || drop(sender.send(Heard::Oom(Arc::clone(&own)))))?;
+            *task.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+            Ok(())
+        };
+        if let Err(e) = watch() {
+            tracing::warn!("OOM events of {} are not seen: {}", task.id, chain(&e));
+        }
+    }
+
+    fn forget_memory(&self, task: &Task) {
+        if let Some(token) = task.memory.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.memory.remove(token);
+        }
+    }
+
+    fn out_of_memory(&self, task: &Task) {
+        task.oom_told.store(true, Ordering::Relaxed);
+        let event = events::TaskOOM { container_id: task.id.to_string(), ..Default::default() };
+        self.publisher.send(topics::TASK_OOM_EVENT_TOPIC, &event);
+    }
+
+    /// A process has ended, and its start has been told.
+    fn exited(&self, task: &Arc<Task>, process: &Arc<Process>, status: ExitStatus) {
+        if Arc::ptr_eq(process, &task.init)
+            && !task.ends_with_init()
+            && let Ok(running) = task.running()
+            && let Err(e) = running.kill_all(Signal::KILL)
+        {
+            tracing::warn!("end what {} has left: {}", task.id, chain(&e));
+        }
+        for (process, status) in task.in_order(process, status) {
+            self.tell(task, &process, status);
+        }
+    }
+
+    /// The one place where an end is told.
+    fn tell(&self, task: &Arc<Task>, process: &Process, status: ExitStatus) {
+        if !process.claim_end() {
+            return;
+        }
+        // The kernel's notice may come later than the end that it has caused.
+        if status.oom_killed && !task.oom_told.load(Ordering::Relaxed) {
+            self.out_of_memory(task);
+        }
+        let event = events::TaskExit {
+            container_id: task.id.to_string(),
+            id: process.id.clone(),
+            pid: process.pid(),
+            exit_status: status.code().unsigned_abs(),
+            exited_at: MessageField::some(status.at.into()),
+            ..Default::default()
+        };
+        // Before those who wait do what is told of afterwards, such as a deletion.
+        self.publisher.send(topics::TASK_EXIT_EVENT_TOPIC, &event);
+        process.tell(status);
+    }
+
+    /// Answers `waiter` when the process has ended.
+    pub(crate) fn wait_for(&self, request: &api::WaitRequest, waiter: Waiter) {
+        match self.task(&request.id).and_then(|task| task.process(&request.exec_id)) {
+            Ok(process) => process.wait(waiter),
+            Err(e) => waiter.refuse(e),
+        }
+    }
+
+    pub(crate) fn create_task(&self, request: &api::CreateTaskRequest) -> Result<u32> {
+        let id: hiber::id::ContainerId =
+            request.id.parse().map_err(|e: hiber::id::InvalidId| Error::invalid("id", e.to_string()))?;
+        {
+            let mut tasks = self.tasks();
+            if tasks.stopping {
+                return Err(Error::Unavailable("the shim is ending".into()));
+            }
+            if tasks.by_id.contains_key(&request.id) {
+                return Err(Error::Exists(format!("task {id} already exists")));
+            }
+            tasks.by_id.insert(request.id.clone(), None);
+        }
+        let created = Task::create(id, &self.namespace, request).map(Arc::new);
+        let mut tasks = self.tasks();
+        let task = match created {
+            Ok(task) => task,
+            Err(e) => {
+                tasks.by_id.remove(&request.id);
+                return Err(e);
+            }
+        };
+        tasks.by_id.insert(request.id.clone(), Some(Arc::clone(&task)));
+        drop(tasks);
+        let pid = task.init.pid();
+        self.tell_created(request, pid);
+        if pid != 0 {
+            self.watch_memory(&task);
+            self.watch(&task, &task.init)?;
+        }
+        Ok(pid)
+    }
+
+    fn tell_created(&self, request: &api::CreateTaskRequest, pid: u32) {
+        // The same message, which is generated twice.
+        let mount = |mount: &api::Mount| Message::parse_from_bytes(&mount.write_to_bytes().ok()?).ok();
+        let io = events::TaskIO {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+            ..Default::default()
+        };
+        let event = events::TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.iter().filter_map(mount).collect(),
+            io: MessageField::some(io),
+            checkpoint: request.checkpoint.clone(),
+            pid,
+            ..Default::default()
+        };
+        self.publisher.send(topics::TASK_CREATE_EVENT_TOPIC, &event);
+    }
+
+    pub(crate) fn start_process(&self, request: &api::StartRequest) -> Result<u32> {
+        let task = self.task(&request.id)?;
+        let process = task.process(&request.exec_id)?;
+        process.begin_start()?;
+        let restored = task.running().is_err();
+        let started = match &process.spec {
+            Some(spec) => task.start_exec(&process, spec),
+            None => task.start(),
+        };
+        let new = process.spec.is_some() || restored;
+        let started = started.and_then(|()| {
+            self.tell_started(&task, &process);
+            if new { self.watch(&task, &process) } else { Ok(()) }
+        });
+        if restored && task.running().is_ok() {
+            self.watch_memory(&task);
+        }
+        if started.is_err() && process.spec.is_some() && process.child().is_some() {
+            // Its streams could not be joined, and it was killed.
+            self.watch(&task, &process)?;
+        } else if started.is_err() && process.spec.is_some() {
+            // It never was: those who wait for it hear of that, and nobody else.
+            let failed = Ended::Exited(u8::MAX);
+            let at = std::time::SystemTime::now();
+            process.tell(ExitStatus { ended: failed, oom_killed: false, at, error: None });
+        }
+        if let Some(status) = process.end_start() {
+            self.exited(&task, &process, status);
+        }
+        started.map(|()| process.pid())
+    }
+
+    fn tell_started(&self, task: &Task, process: &Process) {
+        let (container_id, pid) = (task.id.to_string(), process.pid());
+        if process.spec.is_none() {
+            let event = events::TaskStart { container_id, pid, ..Default::default() };
+            self.publisher.send(topics::TASK_START_EVENT_TOPIC, &event);
+        } else {
+            let exec_id = process.id.clone();
+            let event = events::TaskExecStarted { container_id, exec_id, pid, ..Default::default() };
+            self.publisher.send(topics::TASK_EXEC_STARTED_EVENT_TOPIC, &event);
+        }
+    }
+
+    pub(crate) fn delete_process(&self, request: &api::DeleteRequest) -> Result<api::DeleteResponse> {
+        let task = self.task(&request.id)?;
+        let process = task.process(&request.exec_id)?;
+        process.begin_delete()?;
+        let deleted = match process.spec {
+            Some(_) => delete_exec(&task, &process),
+            None => self.delete_task(&task),
+        };
+        if deleted.is_err() {
+            process.give_up_delete();
+        }
+        deleted?;
+        let exit = process.exit();
+        Ok(api::DeleteResponse {
+            pid: process.pid(),
+            exit_status: exit.as_ref().map_or(0, |exit| exit.code().unsigned_abs()),
+            exited_at: exit.map(|exit| exit.at.into()).into(),
+            ..Default::default()
+        })
+    }
+
+    fn delete_task(&self, task: &Task) -> Result<()> {
+        let init = &task.init;
+        if init.is_alive() {
+            match task.status(init)? {
+                api::Status::CREATED => {
+                    // A process that was never started; its end is told before it is gone.
+                    init.signal(Signal::KILL)?;
+                }
+                api::Status::RUNNING if init.has_ended() => {}
+                _ => return Err(Error::State(format!("task {} is running: it cannot be deleted", task.id))),
+            }
+            if init.wait_here(DEATH).is_none() {
+                return Err(Error::State(format!("the end of task {} is not known", task.id)));
+            }
+        }
+        self.forget_memory(task);
+        task.delete()?;
+        self.tasks().by_id.remove(task.id.as_str());
+        let exit = init.exit();
+        let event = events::TaskDelete {
+            container_id: task.id.to_string(),
+            pid: init.pid(),
+            exit_status: exit.as_ref().map_or(0, |exit| exit.code().unsigned_abs()),
+            exited_at: exit.map(|exit| exit.at.into()).into(),
+            ..Default::default()
+        };
+        self.publisher.send(topics::TASK_DELETE_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    pub(crate) fn kill_process(&self, request: &api::KillRequest) -> Result<()> {
+        let task = self.task(&request.id)?;
+        let process = task.process(&request.exec_id)?;
+        let number = i32::try_from(request.signal).ok();
+        let signal = number.and_then(Signal::new).ok_or_else(|| {
+            let limit = hiber_sandbox::sys::signal::SIGNALS;
+            Error::invalid("signal", format!("{} is none: expected 1 to {limit}", request.signal))
+        })?;
+        if process.spec.is_some() {
+            return process.signal(signal);
+        }
+        let Ok(running) = task.running() else {
+            let restoring = || Error::State(format!("task {} is being restored", task.id));
+            // Nothing runs before a restore: clients that want it to end are content with that.
+            return Err(if process.is_starting() { restoring() } else { finished() });
+        };
+        if process.exit().is_some() {
+            return Err(finished());
+        }
+        match if request.all { running.kill_all(signal) } else { running.kill(signal) } {
+            Err(hiber::Error::NotRunning | hiber::Error::NotFound) => Err(finished()),
+            sent => sent.context(format!("signal task {}", task.id)),
+        }
+    }
+
+    pub(crate) fn state_of(&self, request: &api::StateRequest) -> Result<api::StateResponse> {
+        let task = self.task(&request.id)?;
+        let process = task.process(&request.exec_id)?;
+        let exit = process.exit();
+        Ok(api::StateResponse {
+            id: process.id.clone(),
+            bundle: task.bundle.display().to_string(),
+            pid: process.pid(),
+            status: task.status(&process)?.into(),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
+            terminal: process.stdio.terminal,
+            exit_status: exit.as_ref().map_or(0, |exit| exit.code().unsigned_abs()),
+            exited_at: exit.map(|exit| exit.at.into()).into(),
+            exec_id: request.exec_id.clone(),
+            ..Default::default()
+        })
+    }
+
+    pub(crate) fn pids_of(&self, id: &str) -> Result<api::PidsResponse> {
+        let task = self.task(id)?;
+        let pids = task.running()?.pids().context(format!("list the processes of {id}"))?;
+        let execs: HashMap<u32, String> =
+            task.execs().values().map(|exec| (exec.pid(), exec.id.clone())).collect();
+        let info = |pid: i32| {
+            let pid = pid.unsigned_abs();
+            let details = execs
+                .get(&pid)
+                .map(|exec_id| to_any(&ProcessDetails { exec_id: exec_id.clone(), ..Default::default() }));
+            let info = details.transpose().map_err(|e| Error::invalid("info", e.to_string()))?;
+            Ok(api::ProcessInfo { pid, info: info.into(), ..Default::default() })
+        };
+        let processes = pids.into_iter().map(info).collect::<Result<_>>()?;
+        Ok(api::PidsResponse { processes, ..Default::default() })
+    }
+
+    pub(crate) fn stats_of(&self, id: &str) -> Result<api::StatsResponse> {
+        let task = self.task(id)?;
+        let cgroup = task.running()?.cgroup();
+        if !cgroup.exists() {
+            return Err(Error::NotFound(format!("the cgroup of {id} does not exist")));
+        }
+        let usage = cgroup.usage().context(format!("read what {id} uses"))?;
+        let stats =
+            metrics::metrics(&usage, cgroup.paths()).map_err(|e| Error::invalid("stats", e.to_string()))?;
+        Ok(api::StatsResponse { stats: MessageField::some(stats), ..Default::default() })
+    }
+
+    pub(crate) fn update_task(&self, request: &api::UpdateTaskRequest) -> Result<()> {
+        let task = self.task(&request.id)?;
+        let resources = config::load_resources(request.resources.value.as_slice()).context("resources")?;
+        task.running()?.update(&resources).context(format!("update task {}", task.id))
+    }
+
+    pub(crate) fn resize_process(&self, request: &api::ResizePtyRequest) -> Result<()> {
+        let size = |field: &str, value: u32| {
+            u16::try_from(value).map_err(|_| Error::invalid(field, format!("{value} is above {}", u16::MAX)))
+        };
+        let (columns, rows) = (size("width", request.width)?, size("height", request.height)?);
+        self.task(&request.id)?.process(&request.exec_id)?.resize(columns, rows)
+    }
+
+    pub(crate) fn pause_task(&self, id: &str) -> Result<()> {
+        self.task(id)?.pause()?;
+        let event = events::TaskPaused { container_id: id.into(), ..Default::default() };
+        self.publisher.send(topics::TASK_PAUSED_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    pub(crate) fn resume_task(&self, id: &str) -> Result<()> {
+        self.task(id)?.running()?.resume().context("OCI runtime resume failed")?;
+        let event = events::TaskResumed { container_id: id.into(), ..Default::default() };
+        self.publisher.send(topics::TASK_RESUMED_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    pub(crate) fn checkpoint_task(&self, request: &api::CheckpointTaskRequest) -> Result<()> {
+        let task = self.task(&request.id)?;
+        let path = checkpoint::checkpoint(&task, request)?;
+        let checkpoint = path.display().to_string();
+        let event =
+            events::TaskCheckpointed { container_id: request.id.clone(), checkpoint, ..Default::default() };
+        self.publisher.send(topics::TASK_CHECKPOINTED_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    pub(crate) fn add_exec(&self, request: &api::ExecProcessRequest) -> Result<()> {
+        self.task(&request.id)?.add_exec(request)?;
+        let (container_id, exec_id) = (request.id.clone(), request.exec_id.clone());
+        let event = events::TaskExecAdded { container_id, exec_id, ..Default::default() };
+        self.publisher.send(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    /// Does nothing as long as there are tasks: a pod's other containers need the shim.
+    pub(crate) fn shut_down(&self) {
+        let mut tasks = self.tasks();
+        if tasks.by_id.is_empty() {
+            tasks.stopping = true;
+            (self.stop)();
+        }
+    }
+}
+
+fn delete_exec(task: &Task, process: &Process) -> Result<()> {
+    // What has ended is known to have within a moment.
+    let told = !process.is_alive() || (process.has_ended() && process.wait_here(DEATH).is_some());
+    if !told {
+        return Err(Error::State(format!("process {} is running: it cannot be deleted", process.id)));
+    }
+    process.finish();
+    task.remove_exec(&process.id);
+    Ok(())
+}
