@@ -18,6 +18,7 @@ mod foreign;
 mod hooks;
 mod idmap;
 mod lifecycle;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod netdevices;
