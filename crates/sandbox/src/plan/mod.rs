@@ -167,11 +167,18 @@ impl Plan {
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;
         let mut init = InitPlan::new(process, &linux, options)?;
+        namespaces.check_user(&init.process)?;
+        // those of later processes, which `exec` takes from here
+        Affinity::new(process.exec_cpu_affinity())?;
         init.place(&namespaces);
         init.root = Some(root);
         init.hostname = spec.hostname().clone().filter(|h| !h.is_empty());
         init.domainname = spec.domainname().clone().filter(|d| !d.is_empty());
         for (name, field) in [(&init.hostname, "hostname"), (&init.domainname, "domainname")] {
+            if let Some(long) = name.as_ref().filter(|name| name.len() > UTS_LEN) {
+                let problem = format!("{long:?} is longer than {UTS_LEN} bytes");
+                return Err(Error::invalid(field, problem));
+            }
             if name.is_some() && !namespaces.has(NamespaceKind::Uts) {
                 return Err(Error::invalid(
                     field,
@@ -297,7 +304,9 @@ fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
 }
 
 fn check_hooks(hooks: &Hooks) -> Result<()> {
+    #[allow(deprecated)] // still what NVIDIA's toolkit installs
     let kinds = [
+        ("prestart", hooks.prestart()),
         ("createRuntime", hooks.create_runtime()),
         ("createContainer", hooks.create_container()),
         ("startContainer", hooks.start_container()),
@@ -322,6 +331,9 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
     }
     Ok(())
 }
+
+/// linux/utsname.h: __NEW_UTS_LEN.
+const UTS_LEN: usize = 64;
 
 /// linux/personality.h; libc has it not for glibc.
 const PER_LINUX32: u64 = 0x0008;
