@@ -120,7 +120,7 @@ impl CriuOptions {
         common.network_lock = self.network_lock;
         common.empty_network_ns = self.empty_network.unwrap_or(false);
         // A job of a shell takes the terminal of the restore instead.
-        let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
+        let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
         common.orphan_pts_master = terminal || !common.shell_job;
         Ok(())
     }
