@@ -162,3 +162,35 @@ fn zsh_reads_its_completion_which_has_every_flag() {
     }
     run(hiber(&["completion", "csh"]), b"").fails("bash or zsh or fish");
 }
+
+/// What stands under these words of a help text: `--name` of each flag, or the names of commands.
+fn listed(help: &str, title: &str) -> Vec<String> {
+    let part = help.split(&format!("{title}:\n")).nth(1).unwrap_or_default();
+    let lines = part.lines().take_while(|line| line.starts_with(' ') || title == "OPTIONS");
+    let word = |line: &str| line.split_whitespace().next().map(|w| w.trim_end_matches([',', '.']).to_owned());
+    lines.filter_map(word).filter(|w| title == "COMMANDS" || w.starts_with("--")).collect()
+}
+
+#[test]
+fn every_command_and_flag_of_runc_is_there() {
+    require!(Runc);
+    let help = |runtime: Runtime, args: &[&str]| {
+        let mut command = runtime.bare_command();
+        command.args(args);
+        run(command, b"").ok().to_owned()
+    };
+    let (own, runcs) = (help(Runtime::hiber(), &["--help"]), help(Runtime::runc(), &["--help"]));
+    let commands = listed(&runcs, "COMMANDS");
+    assert!(commands.len() > 15, "{runcs}");
+    let missing = |theirs: &str, ours: &str, title: &str| {
+        let ours = listed(ours, title);
+        listed(theirs, title).into_iter().filter(|name| !ours.contains(name)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&runcs, &own, "COMMANDS"), [""; 0]);
+    assert_eq!(missing(&runcs, &own, "GLOBAL OPTIONS"), [""; 0]);
+    for command in commands.iter().filter(|c| *c != "help") {
+        let args = [command, "--help"];
+        let (own, runcs) = (help(Runtime::hiber(), &args), help(Runtime::runc(), &args));
+        assert_eq!(missing(&runcs, &own, "OPTIONS"), [""; 0], "{command}");
+    }
+}

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod arbitrary;
+mod bad_input;
 mod cgroups;
 mod crash;
 mod devices;
@@ -16,6 +18,7 @@ mod foreign;
 mod hooks;
 mod idmap;
 mod lifecycle;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod netdevices;

@@ -268,3 +268,60 @@ fn an_ambient_capability_that_cannot_be_is_warned_of() {
     assert_eq!(output.ok(), "CapAmb:\t0000000000000020");
     assert!(output.stderr.contains("can't raise ambient capability CAP_CHOWN: "), "{output}");
 }
+
+#[test]
+fn a_personality_is_the_containers_and_its_execs() {
+    require!(Root);
+    for (domain, machine) in [("LINUX", "x86_64"), ("LINUX32", "i686")] {
+        let bundle = Bundle::busybox().args(["sleep", "1000"]);
+        let bundle = bundle.edit(|c| c["linux"]["personality"] = json!({"domain": domain}));
+        let c = Runtime::hiber().container(bundle);
+        c.run_detached().ok();
+        assert_eq!(c.sh("uname -m"), machine);
+        let own = std::fs::read_to_string(format!("/proc/{}/personality", c.pid())).unwrap();
+        assert_eq!(own.trim() == "00000008", domain == "LINUX32", "{own}");
+    }
+}
+
+/// By their titles in /proc/PID/limits.
+const RLIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "CPU"),
+    ("Max file size", "FSIZE"),
+    ("Max data size", "DATA"),
+    ("Max stack size", "STACK"),
+    ("Max core file size", "CORE"),
+    ("Max resident set", "RSS"),
+    ("Max processes", "NPROC"),
+    ("Max open files", "NOFILE"),
+    ("Max locked memory", "MEMLOCK"),
+    ("Max address space", "AS"),
+    ("Max file locks", "LOCKS"),
+    ("Max pending signals", "SIGPENDING"),
+    ("Max msgqueue size", "MSGQUEUE"),
+    ("Max nice priority", "NICE"),
+    ("Max realtime priority", "RTPRIO"),
+    ("Max realtime timeout", "RTTIME"),
+];
+
+#[test]
+fn every_resource_limit_can_be_set() {
+    require!(Root);
+    let hard_limits = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        RLIMITS.map(|(title, _)| {
+            let line = text.lines().find_map(|line| line.strip_prefix(title)).unwrap();
+            let mut numbers = line.split_whitespace().map(|n| n.parse::<u64>().unwrap_or(u64::MAX));
+            (numbers.next().unwrap(), numbers.next().unwrap())
+        })
+    };
+    // not over what this process may give, and each another
+    let own = hard_limits("self").into_iter().enumerate();
+    let wanted: Vec<(u64, u64)> =
+        own.map(|(n, (_, hard))| (hard.min(1 << 23), hard.min((1 << 40) + n as u64))).collect();
+    let limit = |((_, name), (soft, hard)): (&(&str, &str), &(u64, u64))| json!({"type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard});
+    let all: Vec<Value> = RLIMITS.iter().zip(&wanted).map(limit).collect();
+    let bundle = Bundle::busybox().args(["sleep", "1000"]).edit(|c| c["process"]["rlimits"] = json!(all));
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    assert_eq!(hard_limits(&c.pid().to_string()).to_vec(), wanted);
+}

@@ -42,6 +42,8 @@ pub enum Need {
     TimeNamespaces,
     /// A kernel with nftables, and the program for them.
     Nftables,
+    /// The program of tests/criu/odd.c, `$HIBER_ODD`, or a compiler for it.
+    OddProgram,
     /// This program, in PATH.
     Program(&'static str),
 }
@@ -94,6 +96,8 @@ impl Need {
             Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
             Self::TimeNamespaces => Err("time namespaces".to_owned()),
             Self::Nftables => nftables(),
+            Self::OddProgram if std::env::var_os("HIBER_ODD").is_some() => Ok(()),
+            Self::OddProgram => Self::Program("cc").check(),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
         }

@@ -27,6 +27,7 @@ use crate::id::ContainerId;
 use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
+use crate::preflight::restore::unloaded_profile;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -65,6 +66,11 @@ pub(crate) fn restore(
         ..CreateOptions::default()
     };
     let prepared = Prepared::new(id, &create)?;
+    // CRIU finds out in the restored process, and waits for it in vain.
+    let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
+    if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
+        return Err(Error::Invalid(problem));
+    }
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
@@ -188,6 +194,11 @@ impl Restoring<'_> {
         let criu = self.criu_options;
         let work = criu.work_path.as_ref().unwrap_or(&criu.image_path);
         let Some(source) = &self.options.page_server else { return Ok(None) };
+        if !criu.lazy_pages {
+            return Err(Error::Invalid(
+                "a page server without lazy pages: nothing would be fetched from it".into(),
+            ));
+        }
         make_dir(work)?;
         Arrival::start(self.criu, &criu.image_path, work, source).map(Some)
     }

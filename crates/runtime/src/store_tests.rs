@@ -20,6 +20,7 @@ fn facts() -> Facts {
         created: SystemTime::now(),
         cgroup: Default::default(),
         namespaces: Vec::new(),
+        resctrl: Default::default(),
         streams: vec!["pipe:[1]".into()],
     }
 }
@@ -88,4 +89,51 @@ fn sockets_work_below_paths_longer_than_an_address() {
     assert!(entry.connect(START_SOCKET).unwrap().is_some() && entry.connect(INIT_SOCKET).unwrap().is_none());
     drop(listener);
     assert!(entry.connect(START_SOCKET).unwrap().is_none());
+}
+
+/// A container whose files are damaged is told of, or described: reading never panics.
+#[test]
+fn damaged_files_are_read_or_refused() {
+    let (_dir, store, id) = store();
+    let (entry, _lock) = store.create(&id).unwrap();
+    entry.write_facts(&facts()).unwrap();
+    let config =
+        r#"{"ociVersion": "1.2.0", "annotations": {"a": "b"}, "hooks": {"poststop": [{"path": "/x"}]}}"#;
+    std::fs::write(entry.path().join(CONFIG), config).unwrap();
+    // xorshift64*: the same numbers each time
+    let mut state = 20_261_122_u64;
+    let mut below = |end: usize| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    };
+    let (mut good, mut bad) = (0, 0);
+    for name in [STATE, CONFIG] {
+        let file = entry.path().join(name);
+        let original = std::fs::read(&file).unwrap();
+        for _ in 0..500 {
+            let mut bytes = original.clone();
+            let at = below(bytes.len());
+            match below(4) {
+                0 => bytes.truncate(at),
+                1 => bytes[at] ^= 1 << below(8),
+                2 => bytes[at] = b"\"{}[],:9"[below(8)],
+                _ => bytes.splice(at..at, *b"9999999999").for_each(drop),
+            }
+            std::fs::write(&file, bytes).unwrap();
+            let results = [entry.facts().map(drop), entry.brief().map(drop), entry.config().map(drop)];
+            for result in results {
+                match result {
+                    Ok(()) => good += 1,
+                    Err(e) => {
+                        assert!(e.to_string().contains(name) || name == CONFIG, "{e}");
+                        bad += 1;
+                    }
+                }
+            }
+        }
+        std::fs::write(&file, original).unwrap();
+    }
+    assert!(good > 100 && bad > 100, "{good}, {bad}");
 }

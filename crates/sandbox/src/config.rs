@@ -92,6 +92,7 @@ fn parse<T: DeserializeOwned + Serialize>(
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
     rename_page_sizes(&mut value);
+    drop_empty_pids(&mut value);
     let process = match process {
         Some("") => Some(&mut value),
         Some(member) => value.get_mut(member),
@@ -112,6 +113,9 @@ fn parse<T: DeserializeOwned + Serialize>(
         ("", path) => path.to_string(),
         (at, path) => format!("{at}.{path}"),
     };
+    if let Some((path, text)) = text_with_nul(&value) {
+        return Err(Error::invalid(name(&path), format!("{text:?} contains a NUL byte")));
+    }
     let parsed: T = serde_path_to_error::deserialize(&value).map_err(|e| {
         let field = name(e.path().to_string().trim_matches('.'));
         let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
@@ -126,12 +130,34 @@ fn parse<T: DeserializeOwned + Serialize>(
     }
 }
 
-/// Where a list was given for an object, if anywhere: serde takes it for the members in their order.
-fn list_for_object(given: &Value, understood: &Value) -> Option<String> {
-    let below = |inner: String, step: String| match inner.starts_with(['[', '.']) || inner.is_empty() {
+/// A path below another: `linux` and `devices[0]`.
+fn below(inner: String, step: String) -> String {
+    match inner.is_empty() || inner.starts_with('[') {
         true => step + &inner,
         false => format!("{step}.{inner}"),
-    };
+    }
+}
+
+/// The first text with a NUL byte, which no system call takes, and where it is. What only other programs read may have
+/// one.
+fn text_with_nul(value: &Value) -> Option<(String, &str)> {
+    match value {
+        Value::String(text) => text.contains('\0').then(|| (String::new(), text.as_str())),
+        Value::Array(all) => all.iter().enumerate().find_map(|(at, element)| {
+            text_with_nul(element).map(|(inner, text)| (below(inner, format!("[{at}]")), text))
+        }),
+        Value::Object(members) => members
+            .iter()
+            .filter(|(name, _)| !["annotations", "listenerMetadata"].contains(&name.as_str()))
+            .find_map(|(name, member)| {
+                text_with_nul(member).map(|(inner, text)| (below(inner, name.clone()), text))
+            }),
+        _ => None,
+    }
+}
+
+/// Where a list was given for an object, if anywhere: serde takes it for the members in their order.
+fn list_for_object(given: &Value, understood: &Value) -> Option<String> {
     match (given, understood) {
         (Value::Array(_), Value::Object(_)) => Some(String::new()),
         (Value::Array(given), Value::Array(understood)) => given
@@ -178,6 +204,13 @@ fn rename_page_sizes(value: &mut Value) {
             None => rename_page_sizes(member),
         }
     }
+}
+
+/// `"pids": {}` limits nothing; oci-spec takes it for a limit of 0.
+fn drop_empty_pids(value: &mut Value) {
+    let Value::Object(members) = value else { return };
+    members.retain(|name, member| name != "pids" || *member != json!({}));
+    members.values_mut().for_each(drop_empty_pids);
 }
 
 fn drop_nulls(value: &mut Value) {

@@ -315,17 +315,7 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
         fds.push((FdRole::JoinProcess(flags), dup(pidfd)?));
     }
     for join in &plan.namespaces.join {
-        let path = &join.path;
-        let what = || format!("open the {} namespace of linux.namespaces", join.kind.as_str());
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::new("open", path.display().to_string(), e.raw_os_error()))
-            .context(what())?;
-        let actual = namespace_kind(&fd).context(what())?;
-        if actual != join.kind.clone_flag() {
-            let problem = format!("{} is no {} namespace", path.display(), join.kind.as_str());
-            return Err(Error::invalid("linux.namespaces", problem));
-        }
-        fds.push((FdRole::Join(join.kind.clone_flag()), fd));
+        fds.push((FdRole::Join(join.kind.clone_flag()), join.open("linux.namespaces")?));
     }
     if let Some(listener) = options.start_listener {
         fds.push((FdRole::StartListener, dup(listener)?));
@@ -342,10 +332,6 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     }
     fds.extend(sources::open(plan)?);
     Ok(fds)
-}
-
-fn namespace_kind(fd: &OwnedFd) -> Result<u64> {
-    crate::sys::ioctl::namespace_kind(fd.as_fd())
 }
 
 /// This program, on a mount of its own that can only be read: no process that gets hold of /proc/PID/exe can

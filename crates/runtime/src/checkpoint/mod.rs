@@ -286,27 +286,14 @@ impl Task {
         freezer: Option<PathBuf>,
     ) -> Result<()> {
         let cgroup = self.cgroup();
-        let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
-        self.describe(&mut dump.common, spec, options)?;
+        let mut dump = self.dump_options(&mut session, spec, options, staging)?;
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
             _ => yard::make(self.container().entry().path().join("cgroups"))?,
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
-        dump.leave_running = options.leave_running;
-        dump.parent_img = options.parent_path.clone();
-        dump.track_mem = options.parent_path.is_some();
-        dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
         let freezes = freezer.is_some();
         dump.freeze_cgroup = freezer;
-        // CRIU's own configuration could have it save connections that we know nothing of.
-        if dump.common.network_lock.is_none()
-            && dump.common.config_file.is_none()
-            && session.version()? >= SKIPS_NETWORK_LOCK
-            && needs_no_lock(self.facts()?, spec, &options.criu)
-        {
-            dump.common.network_lock = Some(NetworkLock::Skip);
-        }
         if let Some(departure) = &departure {
             dump.common.page_server = None;
             dump.common.config_file = Some(departure.config().to_owned());
@@ -354,6 +341,31 @@ impl Task {
                 Err(staging.explain(e, options.criu.work_path.is_some()).into())
             }
         }
+    }
+
+    /// What CRIU must know of a dump but for what is made for it.
+    fn dump_options(
+        &self,
+        session: &mut Session,
+        spec: &Spec,
+        options: &CheckpointOptions,
+        staging: &Staging,
+    ) -> Result<DumpOptions> {
+        let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
+        self.describe(&mut dump.common, spec, options)?;
+        dump.leave_running = options.leave_running;
+        dump.parent_img = options.parent_path.clone();
+        dump.track_mem = options.parent_path.is_some();
+        dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
+        // CRIU's own configuration could have it save connections that we know nothing of.
+        if dump.common.network_lock.is_none()
+            && dump.common.config_file.is_none()
+            && session.version()? >= SKIPS_NETWORK_LOCK
+            && needs_no_lock(self.facts()?, spec, &options.criu)
+        {
+            dump.common.network_lock = Some(NetworkLock::Skip);
+        }
+        Ok(dump)
     }
 
     /// What a CRIU that died could not undo.

@@ -134,7 +134,7 @@ impl DeviceRule {
     /// The rule of `linux.resources.devices[index]`.
     ///
     /// # Errors
-    /// Unknown type or access, a number beyond 32 bits, or an allow rule of type `a` that looks
+    /// Unknown type or access, a number that is neither -1 nor of 32 bits, or an allow rule of type `a` that looks
     /// narrower than the everything it would open on every kernel.
     pub fn from_spec(rule: &LinuxDeviceCgroup, index: usize) -> Result<Self> {
         let invalid = |name, problem: String| Error::invalid(format!("{FIELD}[{index}].{name}"), problem);
@@ -147,10 +147,12 @@ impl DeviceRule {
             }
         };
         let number = |name, value: Option<i64>| match value {
-            None | Some(i64::MIN..0) => Ok(None),
+            None | Some(-1) => Ok(None),
             Some(n) => match u32::try_from(n) {
                 Ok(n) => Ok(Some(n)),
-                Err(_) => Err(invalid(name, format!("{n}: expected a number of at most 32 bits"))),
+                Err(_) => {
+                    Err(invalid(name, format!("{n}: expected a number of at most 32 bits, or -1 for all")))
+                }
             },
         };
         let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
@@ -402,7 +404,7 @@ mod tests {
             (r#"{"allow":true,"type":"c","access":"rx"}"#, r#"access: "rx": expected some of r, w and m"#),
             (
                 r#"{"allow":true,"type":"b","minor":4294967296,"access":"r"}"#,
-                "minor: 4294967296: expected a number of at most 32 bits",
+                "minor: 4294967296: expected a number of at most 32 bits, or -1 for all",
             ),
             (r#"{"allow":true,"type":"a","major":1,"access":"rwm"}"#, "type: \"a\" allows every access"),
         ] {

@@ -166,10 +166,14 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
     }
     sys::process::become_user(process.uid, process.gid).map_err(|e| match e {
         Error::Sys(SysError { call, errno: libc::EINVAL, .. }) => {
-            let kind = call.trim_start_matches("setres");
-            let id = if kind == "uid" { process.uid } else { process.gid };
-            let problem = format!("cannot set{kind} to unmapped {kind} {id} in user namespace");
-            Error::invalid(format!("process.user.{kind}"), problem)
+            let (field, kind, ids) = match call.as_str() {
+                "setresuid" => ("uid", "uid", vec![process.uid]),
+                "setresgid" => ("gid", "gid", vec![process.gid]),
+                _ => ("additionalGids", "gid", process.additional_gids.clone()),
+            };
+            let ids = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+            let problem = format!("cannot set{kind} to unmapped {kind} {ids} in user namespace");
+            Error::invalid(format!("process.user.{field}"), problem)
         }
         e => {
             Error::While { what: format!("become user {}:{}", process.uid, process.gid), source: Box::new(e) }

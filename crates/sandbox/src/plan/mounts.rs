@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
 
+use super::namespace::check_id_maps;
 use super::{IdMap, NamespaceKind, Namespaces};
 use crate::sys::mount::MountAttributes;
 use crate::{Error, Result};
@@ -94,7 +95,7 @@ pub(super) fn effect(option: &str) -> Option<Effect> {
     use Effect::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagation, Set, SetRecursive};
     let e = MsFlags::empty();
     Some(match option {
-        "defaults" | "loud" | "nomand" | "nolazytime" | "noiversion" | "async" => Nothing,
+        "defaults" => Nothing,
         "ro" => Set(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
         "rw" => Clear(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
         "nosuid" => Set(MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
@@ -114,11 +115,16 @@ pub(super) fn effect(option: &str) -> Option<Effect> {
         "nosymfollow" => Set(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
         "symfollow" => Clear(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
         "sync" => Set(MsFlags::MS_SYNCHRONOUS, 0),
+        "async" => Clear(MsFlags::MS_SYNCHRONOUS, 0),
         "dirsync" => Set(MsFlags::MS_DIRSYNC, 0),
         "mand" => Set(MsFlags::MS_MANDLOCK, 0),
+        "nomand" => Clear(MsFlags::MS_MANDLOCK, 0),
         "silent" => Set(MsFlags::MS_SILENT, 0),
+        "loud" => Clear(MsFlags::MS_SILENT, 0),
         "lazytime" => Set(MsFlags::MS_LAZYTIME, 0),
+        "nolazytime" => Clear(MsFlags::MS_LAZYTIME, 0),
         "iversion" => Set(MsFlags::MS_I_VERSION, 0),
+        "noiversion" => Clear(MsFlags::MS_I_VERSION, 0),
         "remount" => Set(MsFlags::MS_REMOUNT, 0),
         "rro" => SetRecursive(libc::MOUNT_ATTR_RDONLY),
         "rrw" => ClearRecursive(libc::MOUNT_ATTR_RDONLY),
@@ -314,6 +320,8 @@ impl MountPlan {
                 problem,
             ));
         }
+        check_id_maps(&field("uidMappings"), &uid)?;
+        check_id_maps(&field("gidMappings"), &gid)?;
         if !uid.is_empty() {
             let maps = self.id_maps.get_or_insert_default();
             (maps.uid, maps.gid) = (uid, gid);

@@ -1,11 +1,15 @@
 //! Namespaces of a container: which are new, which are joined, and the maps of a user namespace.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::ProcessPlan;
+use crate::sys::ioctl::namespace_kind;
+use crate::{Error, Result, SysError};
 
 /// A kind of namespace (namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +94,23 @@ pub struct Join {
     pub path: PathBuf,
 }
 
+impl Join {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// With the field's name: the path cannot be opened, or is no namespace of that kind.
+    pub(crate) fn open(&self, field: &str) -> Result<OwnedFd> {
+        let path = self.path.display();
+        let fd = rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SysError::new("open", path.to_string(), e.raw_os_error()))
+            .map_err(|e| Error::invalid(field, e.to_string()))?;
+        if namespace_kind(fd.as_fd()).ok() != Some(self.kind.clone_flag()) {
+            return Err(Error::invalid(field, format!("{path} is no {} namespace", self.kind.as_str())));
+        }
+        Ok(fd)
+    }
+}
+
 /// A range of a uid_map or gid_map (user_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
@@ -137,6 +158,8 @@ impl Namespaces {
         all.join.sort_by_key(|j| j.kind);
         all.uid_maps = linux.uid_mappings().iter().flatten().map(IdMap::from).collect();
         all.gid_maps = linux.gid_mappings().iter().flatten().map(IdMap::from).collect();
+        check_id_maps("linux.uidMappings", &all.uid_maps)?;
+        check_id_maps("linux.gidMappings", &all.gid_maps)?;
         all.check_maps()?;
         if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) && !all.is_new(NamespaceKind::Time) {
             return Err(Error::invalid(
@@ -157,13 +180,38 @@ impl Namespaces {
         }
         match namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) {
             None => self.new.push(kind),
-            Some(path) if path.is_absolute() => self.join.push(Join { kind, path: path.clone() }),
+            Some(path) if path.is_absolute() => {
+                let join = Join { kind, path: path.clone() };
+                join.open(&format!("linux.namespaces[{index}].path"))?;
+                self.join.push(join);
+            }
             Some(path) => {
                 return Err(Error::invalid(
                     format!("linux.namespaces[{index}].path"),
                     format!("{} is not an absolute path", path.display()),
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What the kernel says no more of than EINVAL (user_namespaces(7)): ids that a new user namespace does not map.
+    pub(super) fn check_user(&self, process: &ProcessPlan) -> Result<()> {
+        if !self.is_new(NamespaceKind::User) {
+            return Ok(());
+        }
+        let check =
+            |maps: &[IdMap], id: u32, kind: &str, field: String| match maps.iter().any(|m| m.contains(id)) {
+                true => Ok(()),
+                false => {
+                    let problem = format!("cannot set{kind} to unmapped {kind} {id} in user namespace");
+                    Err(Error::invalid(format!("process.user.{field}"), problem))
+                }
+            };
+        check(&self.uid_maps, process.uid, "uid", "uid".into())?;
+        check(&self.gid_maps, process.gid, "gid", "gid".into())?;
+        for (i, gid) in process.additional_gids.iter().enumerate() {
+            check(&self.gid_maps, *gid, "gid", format!("additionalGids[{i}]"))?;
         }
         Ok(())
     }
@@ -206,4 +254,28 @@ impl Namespaces {
     pub fn flags(&self) -> u64 {
         NamespaceKind::ALL.into_iter().filter(|k| self.has(*k)).map(NamespaceKind::clone_flag).sum()
     }
+}
+
+/// Ranges that the kernel would refuse with EINVAL.
+pub(super) fn check_id_maps(field: &str, maps: &[IdMap]) -> Result<()> {
+    let overlap = |a: u32, b: u32, (m, n): (&IdMap, &IdMap)| {
+        u64::from(a) < u64::from(b) + u64::from(n.size) && u64::from(b) < u64::from(a) + u64::from(m.size)
+    };
+    for (i, map) in maps.iter().enumerate() {
+        let last = map.container.max(map.host).checked_add(map.size.saturating_sub(1));
+        if map.size == 0 || last.is_none() {
+            let problem = format!("{}: expected 1 or more ids, none over {}", map.size, u32::MAX);
+            return Err(Error::invalid(format!("{field}[{i}].size"), problem));
+        }
+        for (j, other) in maps[..i].iter().enumerate() {
+            let pair = (map, other);
+            if overlap(map.container, other.container, pair) || overlap(map.host, other.host, pair) {
+                return Err(Error::invalid(
+                    format!("{field}[{i}]"),
+                    format!("maps ids that {field}[{j}] maps, too"),
+                ));
+            }
+        }
+    }
+    Ok(())
 }

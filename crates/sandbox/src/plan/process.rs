@@ -66,11 +66,14 @@ impl ProcessPlan {
                 if cwd.as_os_str().is_empty() { "is empty".into() } else { format!("{}", cwd.display()) };
             return Err(Error::invalid("process.cwd", format!("{given}: Cwd must be an absolute path")));
         }
-        let strings = [("process.args", &args)];
-        for (field, list) in strings.into_iter().chain(process.env().iter().map(|e| ("process.env", e))) {
-            if let Some(bad) = list.iter().find(|s| s.contains('\0')) {
-                return Err(Error::invalid(field, format!("{bad:?} contains a NUL byte")));
-            }
+        for (i, variable) in process.env().iter().flatten().enumerate() {
+            let problem = match variable.split_once('=') {
+                None => "missing '='",
+                Some(("", _)) => "name cannot be empty",
+                Some(_) => continue,
+            };
+            let problem = format!("{variable:?}: invalid environment variable: {problem}");
+            return Err(Error::invalid(format!("process.env[{i}]"), problem));
         }
         let capabilities = process.capabilities().as_ref().map(capability_sets).unwrap_or_default();
         warn_of_ambient(&capabilities);

@@ -67,6 +67,9 @@ impl RootPlan {
         options: &Options,
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
+        if root.path().as_os_str().is_empty() {
+            return Err(Error::invalid("root.path", "is empty; expected the root filesystem's directory"));
+        }
         let given = options.bundle.join(root.path());
         #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
         let path = std::fs::canonicalize(&given).map_err(|e| {
@@ -196,14 +199,16 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         LinuxDeviceType::P => libc::S_IFIFO,
         LinuxDeviceType::A => return Err(Error::invalid(field("type"), "\"a\" is none of c, b, u, p")),
     };
-    let number = |name: &str, n: i64| {
-        u32::try_from(n).map_err(|_| Error::invalid(field(name), format!("{n} is no device number")))
+    // linux/kdev_t.h: 12 and 20 bits; more would be cut off
+    let number = |name: &str, n: i64, bits: u32| {
+        let fits = u32::try_from(n).ok().filter(|n| n >> bits == 0);
+        fits.ok_or_else(|| Error::invalid(field(name), format!("{n} is no device number")))
     };
     Ok(DeviceNode {
         path: device.path().clone(),
         kind,
-        major: number("major", device.major())?,
-        minor: number("minor", device.minor())?,
+        major: number("major", device.major(), 12)?,
+        minor: number("minor", device.minor(), 20)?,
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),

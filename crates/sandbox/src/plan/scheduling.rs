@@ -90,6 +90,15 @@ impl CpuScheduler {
             return Err(Error::invalid("process.scheduler", problem));
         }
         let [runtime, deadline, period] = times;
+        // sched(7); no period is the deadline's
+        if runtime > deadline {
+            let problem = format!("{runtime} is more than deadline, {deadline}");
+            return Err(Error::invalid("process.scheduler.runtime", problem));
+        }
+        if period != 0 && deadline > period {
+            let problem = format!("{deadline} is more than period, {period}");
+            return Err(Error::invalid("process.scheduler.deadline", problem));
+        }
         let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| bits | scheduler_flag(*flag));
         Ok(Self { policy: policy_number(policy), flags, nice, priority, runtime, deadline, period })
     }

@@ -49,7 +49,7 @@ fn the_cgroup_namespace_is_made_from_inside() {
 
 #[test]
 fn a_joined_pid_namespace_needs_a_second_stage() {
-    let plan = plan(|c| c["linux"]["namespaces"][0]["path"] = json!("/proc/1/ns/pid")).unwrap();
+    let plan = plan(|c| c["linux"]["namespaces"][0]["path"] = json!("/proc/self/ns/pid")).unwrap();
     assert_eq!(plan.clone_flags(), 0);
     let expected = NamespaceKind::Mount.clone_flag() | NamespaceKind::Network.clone_flag();
     assert_eq!(plan.init.second_stage, Some(expected));
