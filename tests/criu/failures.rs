@@ -10,22 +10,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Puts `odd.c`, a process with something that checkpoints stumble over, into a root filesystem. It is compiled once
-/// for each of its versions.
+/// for each of its versions, or was before: `$HIBER_ODD`.
 #[track_caller]
 fn install_odd(bundle: &Bundle) {
     let mut version = DefaultHasher::new();
     include_str!("odd.c").hash(&mut version);
     let compiled = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("odd-{:x}", version.finish()));
     let program = bundle.rootfs().join("bin/odd");
-    if fs::copy(&compiled, &program).is_ok() {
+    let before = std::env::var_os("HIBER_ODD").map(Into::into);
+    if before.iter().chain([&compiled]).any(|odd: &std::path::PathBuf| fs::copy(odd, &program).is_ok()) {
         return;
     }
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/odd.c");
     let mut compiler = Command::new("cc");
     compiler.args(["-static", "-O1", "-pthread", "-o"]).arg(&program).arg(source);
     hiber_tests::command::run(compiler, b"").ok();
-    // Tests run side by side: each makes the file under a name of its own. Where there is no such directory, as in a
-    // virtual machine, each compiles.
+    // Tests run side by side: each makes the file under a name of its own.
     let own = compiled.with_extension(bundle.name());
     let _ = fs::copy(&program, &own).and_then(|_| fs::rename(&own, &compiled));
 }
@@ -134,7 +134,7 @@ macro_rules! odd_failures {
     ($($name:ident: $kinds:literal, $check:literal, [$($word:literal),+];)*) => {
         $(#[test]
         fn $name() {
-            require!(Root, Criu, Program("cc"));
+            require!(Root, Criu, OddProgram);
             odd_fails($kinds, &[], $check, &[$($word),+]);
         })*
     };
@@ -181,7 +181,7 @@ odd_failures! {
 
 #[test]
 fn a_socket_of_a_kind_that_is_not_known() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     let (c, kind) = first_odd(&["vsock", "alg", "sctp"]);
     fails(
         &c,
@@ -193,7 +193,7 @@ fn a_socket_of_a_kind_that_is_not_known() {
 
 #[test]
 fn a_device_with_state_of_its_own() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     // fuse, loop-control, kvm, snapshot
     let (c, kind) = first_odd(&["device=229", "device=237", "device=232", "device=231"]);
     let number = kind.replace("device=", "chr 10:");
@@ -207,7 +207,7 @@ fn a_device_with_state_of_its_own() {
 
 #[test]
 fn a_traced_process_is_refused_at_once() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     let c = run_odd(odd("traced"));
     let start = std::time::Instant::now();
     fails(
@@ -235,7 +235,7 @@ fn with_outside<S>(
 
 #[test]
 fn a_stream_to_a_socket_outside() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     let (c, listener) = with_outside("unix-stream", |b| b, |path| UnixListener::bind(path).unwrap());
     let _connection = listener.accept().unwrap();
     fails(
@@ -254,7 +254,7 @@ fn a_stream_to_a_socket_outside() {
 
 #[test]
 fn a_datagram_socket_outside() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     // CRIU sees sockets of the container's network namespace only.
     let (c, _socket) = with_outside("unix-datagram", |b| b, |path| UnixDatagram::bind(path).unwrap());
     fails(
@@ -322,7 +322,7 @@ fn a_mount_that_the_configuration_does_not_name() {
 
 #[test]
 fn a_process_of_another_user_without_the_capability() {
-    require!(Root, Criu, Program("cc"), Program("setpriv"));
+    require!(Root, Criu, OddProgram, Program("setpriv"));
     let bundle = odd("user=1000");
     // where it writes that it is ready
     fs::set_permissions(bundle.rootfs(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -375,7 +375,7 @@ fn a_network_lock_without_its_program() {
 
 #[test]
 fn deleted_stopped_and_ended_is_no_failure() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, OddProgram);
     let c = run_odd(odd("deleted=70000 stopped packet"));
     let report = preflight(&c, &[]);
     assert_eq!(report["possible"], json!(true), "{report:#}");
@@ -389,7 +389,7 @@ fn deleted_stopped_and_ended_is_no_failure() {
 
 #[test]
 fn memory_is_told_and_its_space_needed() {
-    require!(Root, Criu, Program("cc"), Program("mount"));
+    require!(Root, Criu, OddProgram, Program("mount"));
     let c = run_odd(odd("memory=20000000"));
     let small = c.bundle().join("small");
     fs::create_dir(&small).unwrap();

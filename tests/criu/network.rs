@@ -108,7 +108,7 @@ impl Linked {
     }
 
     #[track_caller]
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let mut peer = None;
         wait_for("the server", || {
             peer = TcpStream::connect(format!("{}:7077", self.server)).ok();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::{counter, counts_on, sleep_and_wake};
+use hiber_tests::cgroup::places;
 use hiber_tests::command;
 use hiber_tests::prelude::*;
 
@@ -36,8 +37,8 @@ fn a_scope_is_made_again_for_the_restored() {
             (property(&scope, "ActiveState"), property(&scope, "TasksMax")),
             ("active".into(), "50".into())
         );
-        let all = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-        assert!(all.lines().all(|l| l.ends_with(&format!(":/system.slice/{scope}"))), "{all}");
+        let all = places(c.pid());
+        assert!(all.iter().all(|place| *place == format!("/system.slice/{scope}")), "{all:?}");
         counts_on(&c, 3);
         c.exec(&["true"]).ok();
         fs::remove_dir_all(c.images()).unwrap();

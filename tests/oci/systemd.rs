@@ -1,10 +1,9 @@
 //! The systemd cgroup manager: scopes, slices, properties.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use hiber_tests::cgroup::hierarchies;
+use hiber_tests::cgroup::{hierarchies, places};
 use hiber_tests::command;
 use hiber_tests::prelude::*;
 
@@ -70,8 +69,8 @@ fn a_scope_in_the_slice_that_is_asked_for() {
     assert_eq!(property(&scope, "Slice"), "system.slice");
     assert_eq!(property(&scope, "Delegate"), "yes");
     assert_eq!(property(&scope, "Description"), format!("hiber container {}", c.id()));
-    let all = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-    assert!(all.lines().all(|l| l.ends_with(&format!(":/system.slice/{scope}"))), "{all}");
+    let all = places(c.pid());
+    assert!(all.iter().all(|place| *place == format!("/system.slice/{scope}")), "{all:?}");
     assert!(c.sh("cat /proc/self/cgroup").lines().all(|l| l.ends_with(":/")), "exec is in the scope, too");
     c.call("pause", &[]).ok();
     assert_eq!(c.status(), "paused");
@@ -95,9 +94,8 @@ fn nested_slices() {
     require!(Root, Systemd);
     let c = running(in_slice("hibertest-a-b.slice"));
     let slice = "hibertest.slice/hibertest-a.slice/hibertest-a-b.slice";
-    let all = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-    let end = format!(":/{slice}/{}", scope(&c));
-    assert!(all.lines().all(|l| l.ends_with(&end)), "{all}");
+    let all = places(c.pid());
+    assert!(all.iter().all(|place| *place == format!("/{slice}/{}", scope(&c))), "{all:?}");
     c.delete(&["--force"]).ok();
     assert_gone(&c, slice, &scope(&c));
     systemctl(&["stop", "hibertest.slice"]);

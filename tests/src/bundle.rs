@@ -36,6 +36,13 @@ impl Bundle {
         ])
     }
 
+    /// A bundle with the root filesystem that `hack/rootfs` makes by this name.
+    #[track_caller]
+    pub fn with_program(name: &str) -> Self {
+        let rootfs = tools::rootfs(name);
+        Self::of(rootfs.as_deref().map_err(String::as_str))
+    }
+
     #[track_caller]
     fn of(rootfs: Result<&Path, &str>) -> Self {
         let rootfs = rootfs.unwrap_or_else(|e| panic!("no root filesystem: {e}"));

@@ -42,6 +42,20 @@ fn parse(line: &str) -> Option<Hierarchy> {
     Some(Hierarchy { mount, v2, controllers })
 }
 
+/// Where process `pid` is in each mounted hierarchy: `/system.slice/x.scope`. The kernel also shows a cgroup2 hierarchy
+/// that somebody had mounted once.
+///
+/// # Panics
+/// If the process is gone.
+#[track_caller]
+pub fn places(pid: i32) -> Vec<String> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let v2 = hierarchies().iter().any(|h| h.v2);
+    let lines = text.lines().filter(|line| v2 || !line.starts_with("0::"));
+    lines.filter_map(|line| line.splitn(3, ':').nth(2)).map(str::to_owned).collect()
+}
+
 /// The hierarchy that has `controller`, if any.
 pub fn mount_of(controller: &str) -> Option<Hierarchy> {
     hierarchies().into_iter().find(|h| h.controllers.iter().any(|c| c == controller))

@@ -20,6 +20,8 @@ pub enum Need {
     Crun,
     /// The root filesystem with redis.
     Redis,
+    /// The root filesystem that `hack/rootfs` makes by this name.
+    Rootfs(&'static str),
     /// A kernel and a configuration that let root make user namespaces.
     UserNamespaces,
     /// A mounted cgroup v2 hierarchy that has a controller.
@@ -40,6 +42,8 @@ pub enum Need {
     TimeNamespaces,
     /// A kernel with nftables, and the program for them.
     Nftables,
+    /// The program of tests/criu/odd.c, `$HIBER_ODD`, or a compiler for it.
+    OddProgram,
     /// This program, in PATH.
     Program(&'static str),
 }
@@ -63,6 +67,7 @@ impl Need {
             Self::Runc => tools::runc().map(drop).map_err(|e| format!("runc: {e}")),
             Self::Crun => tools::crun().map(drop).map_err(|e| format!("crun: {e}")),
             Self::Redis => tools::rootfs_redis().map(drop).map_err(|e| format!("redis: {e}")),
+            Self::Rootfs(name) => tools::rootfs(name).map(drop).map_err(|e| format!("{name}: {e}")),
             Self::UserNamespaces => match std::fs::read_to_string("/proc/sys/user/max_user_namespaces") {
                 Ok(max) if max.trim() != "0" => Ok(()),
                 Ok(_) => Err("user namespaces (/proc/sys/user/max_user_namespaces is 0)".to_owned()),
@@ -91,6 +96,8 @@ impl Need {
             Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
             Self::TimeNamespaces => Err("time namespaces".to_owned()),
             Self::Nftables => nftables(),
+            Self::OddProgram if std::env::var_os("HIBER_ODD").is_some() => Ok(()),
+            Self::OddProgram => Self::Program("cc").check(),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
         }

@@ -95,3 +95,8 @@ tool!(
     /// A root filesystem with redis-server, redis-cli and busybox.
     rootfs_redis, "HIBER_ROOTFS_REDIS", ["rootfs", "redis"], ""
 );
+
+/// What `hack/rootfs NAME` makes: a root filesystem with a program of Debian's and busybox.
+pub fn rootfs(name: &str) -> Result<PathBuf, String> {
+    find(&format!("HIBER_ROOTFS_{}", name.to_uppercase()), &["rootfs", name], "")
+}

@@ -143,7 +143,10 @@ impl Events {
         events.init.as_ref().map_or(Ok(()), |init| events.watch(init.pidfd(), INIT))?;
         events.oom.as_ref().map_or(Ok(()), |oom| events.watch(oom, OOM))?;
         // What was removed before it was watched says nothing more.
-        events.look(events.task.container().entry().is_removed())?;
+        events.read_log()?;
+        if events.task.container().entry().is_removed() {
+            events.end();
+        }
         Ok(events)
     }
 
@@ -201,10 +204,8 @@ impl Events {
             Err(Errno::INTR) => Vec::new(),
             Err(e) => return Err(Error::sys("epoll_wait", "for events of the container", e)),
         };
-        if ready.contains(&INOTIFY) || ready.contains(&INIT) {
-            let removed = self.read_inotify();
-            self.look(removed)?;
-        }
+        let removed = ready.contains(&INOTIFY) && self.read_inotify();
+        self.read_log()?;
         if let Some(oom) = self.oom.as_mut().filter(|_| ready.contains(&OOM) || ready.contains(&INIT)) {
             // Before the end that it may have been.
             let count = oom.take()?;
@@ -226,7 +227,23 @@ impl Events {
             self.next_stats = None;
             self.over |= !self.options.until_deleted;
         }
+        if removed {
+            self.end();
+        }
         Ok(())
+    }
+
+    /// The container was removed, and so its processes have ended before, whoever is heard first.
+    fn end(&mut self) {
+        let mut ended: Vec<_> =
+            self.execs.drain().map(|(_, (exec, process))| (Some(exec), process)).collect();
+        ended.extend(self.init.take().map(|init| (None, init)));
+        for (exec, process) in ended {
+            let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
+            self.queue.push_back(Event::Exit { exec, status });
+        }
+        self.queue.push_back(Event::Deleted);
+        self.over = true;
     }
 
     /// Takes what inotify has to say: whether the container was removed.
@@ -242,7 +259,7 @@ impl Events {
     }
 
     /// Reads what was written down since the last time.
-    fn look(&mut self, removed: bool) -> Result<()> {
+    fn read_log(&mut self) -> Result<()> {
         for Line { time, what } in self.log.read() {
             let time = humantime::parse_rfc3339(&time).unwrap_or(SystemTime::UNIX_EPOCH);
             let started = match &what {
@@ -255,15 +272,6 @@ impl Events {
             if let Some((exec, start_time)) = started {
                 self.follow(exec, start_time)?;
             }
-        }
-        if removed {
-            // Its end is before its removal, whoever is heard first.
-            if let Some(init) = self.init.take() {
-                let status = init.exit_status().unwrap_or_else(ExitStatus::unknown);
-                self.queue.push_back(Event::Exit { exec: None, status });
-            }
-            self.queue.push_back(Event::Deleted);
-            self.over = true;
         }
         Ok(())
     }

@@ -74,3 +74,28 @@ impl ExitStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_as_a_shell_counts() {
+        let code = |ended| ExitStatus::new(ended, None).code();
+        let cases = [
+            (Ended::from_wait_status(0), Ended::Exited(0), 0),
+            (Ended::from_wait_status(7 << 8), Ended::Exited(7), 7),
+            (Ended::from_wait_status(9), Ended::Signaled(9), 137),
+            (Ended::from_wait_status(11 | 0x80), Ended::Signaled(11), 139),
+            (Ended::NotYet, Ended::NotYet, 0),
+            (Ended::Unknown, Ended::Unknown, 255),
+        ];
+        for (ended, expected, shell) in cases {
+            assert_eq!((ended, code(ended)), (expected, shell));
+        }
+        let cancelled = ExitStatus::cancelled("enough");
+        assert_eq!((cancelled.code(), cancelled.error.as_deref()), (-1, Some("enough")));
+        let json = serde_json::to_string(&cancelled).unwrap();
+        assert_eq!(serde_json::from_str::<ExitStatus>(&json).unwrap(), cancelled);
+    }
+}

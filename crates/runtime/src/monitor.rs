@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::inotify::{self, WatchFlags};
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -39,26 +39,27 @@ struct Watches {
 /// Waiters for a container's removal, each with the task that says how it ended.
 type Removal = Vec<(Task, Teller)>;
 
-static MONITOR: OnceLock<Monitor> = OnceLock::new();
+static MONITOR: OnceLock<Arc<Monitor>> = OnceLock::new();
 /// Children of this process that the library made and that may not have been reaped, each with its container's first
 /// process. A pid namespace does not end as long as there is a zombie in it, and so does its first process not: those
 /// that were executed in it must be reaped, even if nobody waits for them.
 static CHILDREN: Mutex<Vec<(i32, Process)>> = Mutex::new(Vec::new());
 
 /// The monitor of this process, made when the first one waits.
-pub(crate) fn shared() -> Result<&'static Monitor> {
+pub(crate) fn shared() -> Result<&'static Arc<Monitor>> {
     let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(monitor) = MONITOR.get() {
         return Ok(monitor);
     }
-    let made = Monitor::new()?;
+    let made = Arc::new(Monitor::new()?);
     for (_, child) in children.iter() {
         made.watch(child, None)?;
     }
-    let monitor = MONITOR.get_or_init(|| made);
+    // A monitor without its thread would let everybody wait in vain: the thread comes first.
+    let running = Arc::clone(&made);
     let thread = std::thread::Builder::new().name("hiber-wait".into());
-    thread.spawn(|| monitor.run()).map_err(|e| Error::file("the waiting thread".as_ref(), &e))?;
-    Ok(monitor)
+    thread.spawn(move || running.run()).map_err(|e| Error::file("the waiting thread".as_ref(), &e))?;
+    Ok(MONITOR.get_or_init(|| made))
 }
 
 /// Takes note of a child of this process in the container whose first process is `init`. Where there is a monitor, it
@@ -181,8 +182,22 @@ impl Monitor {
         let mut reader = inotify::Reader::new(&self.inotify, &mut space);
         // Until EAGAIN.
         while let Ok(event) = reader.next() {
-            self.removed(event.wd());
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                self.look_at_all();
+            } else {
+                self.removed(event.wd());
+            }
         }
+    }
+
+    /// The kernel could not keep all that it had to tell.
+    fn look_at_all(&self) {
+        let gone = |tasks: &Removal| tasks.iter().any(|(task, _)| task.container().entry().is_removed());
+        let watches = self.lock();
+        let removed: Vec<i32> =
+            watches.removals.iter().filter(|(_, tasks)| gone(tasks)).map(|(watch, _)| *watch).collect();
+        drop(watches);
+        removed.into_iter().for_each(|watch| self.removed(watch));
     }
 
     fn removed(&self, watch: i32) {

@@ -27,6 +27,7 @@ use crate::id::ContainerId;
 use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
+use crate::preflight::restore::unloaded_profile;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -65,6 +66,11 @@ pub(crate) fn restore(
         ..CreateOptions::default()
     };
     let prepared = Prepared::new(id, &create)?;
+    // CRIU finds out in the restored process, and waits for it in vain.
+    let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
+    if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
+        return Err(Error::Invalid(problem));
+    }
     let manifest = check_images(&prepared, options)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
@@ -262,6 +268,12 @@ impl Restoring<'_> {
         let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let stdio = self.wired.files().unwrap_or(own);
+        if self.criu_options.shell_job == Some(true) {
+            // The terminal that CRIU gives to the tasks of such a job.
+            let copy =
+                stdio[0].try_clone_to_owned().map_err(|e| Error::file("standard input".as_ref(), &e))?;
+            launch.stdin(copy);
+        }
         for (number, key) in streams.pipes() {
             let Some(fd) = stdio.get(number) else { continue };
             // Above 2, and an open file description of its own number in CRIU.

@@ -119,7 +119,9 @@ impl CriuOptions {
         common.cgroups = Some(self.cgroups_mode.unwrap_or_default());
         common.network_lock = self.network_lock;
         common.empty_network_ns = self.empty_network.unwrap_or(false);
-        common.orphan_pts_master = true;
+        // A job of a shell takes the terminal of the restore instead.
+        let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+        common.orphan_pts_master = terminal || !common.shell_job;
         Ok(())
     }
 }
@@ -326,9 +328,9 @@ impl Task {
             DumpNotify::PostDump if lazy || !options.leave_running => {
                 // The destination needs the images before it can ask for memory.
                 if lazy {
-                    guard.lending()?
+                    guard.lending()?;
                 } else {
-                    guard.publishing()?
+                    guard.publishing()?;
                 }
                 Ok(staging.publish(seal)?)
             }

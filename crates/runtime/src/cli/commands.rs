@@ -344,6 +344,10 @@ pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> anyhow::Result<()
     let name = path.file_name().with_context(|| format!("--pid-file {}: is no file name", path.display()))?;
     let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
     let write = || -> std::io::Result<()> {
+        // A device or a pipe is written to, not replaced.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return File::options().write(true).open(path)?.write_all(pid.to_string().as_bytes());
+        }
         let mut file = File::options().write(true).create(true).truncate(true).open(&temporary)?;
         file.write_all(pid.to_string().as_bytes())?;
         std::fs::rename(&temporary, path)

@@ -118,7 +118,7 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         if !self.released.load(Ordering::Relaxed) {
             let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
-            let _ = self.child.get_mut().map(|child| child.wait());
+            let _ = self.child.get_mut().map(Child::wait);
         }
     }
 }

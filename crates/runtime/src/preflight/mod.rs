@@ -8,7 +8,7 @@ mod explain;
 mod files;
 mod host;
 mod mounts;
-mod restore;
+pub(crate) mod restore;
 mod sockets;
 mod table;
 mod tasks;

@@ -186,13 +186,19 @@ fn profile(findings: &mut Findings, asked: Option<&str>, of_images: &str) {
     let Some((module, name)) = asked.and_then(|profile| profile.split_once(':')) else { return };
     if !has(module) {
         findings.add(&PROFILE, format!("--lsm-profile {module}:{name}: {module} is not active here"));
-    } else if module == "apparmor"
-        && let Ok(loaded) = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles")
-        && !loaded.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name))
-    {
-        findings.add(&PROFILE, format!("--lsm-profile {module}:{name}: no such profile is loaded"));
+    } else if let Some(problem) = unloaded_profile(module, name) {
+        findings.add(&PROFILE, problem);
     }
 }
+
+/// What is wrong with an AppArmor profile that the kernel does not know, where it can tell.
+pub(crate) fn unloaded_profile(module: &str, name: &str) -> Option<String> {
+    let loaded = (module == "apparmor").then(|| std::fs::read_to_string(LOADED_PROFILES).ok()).flatten()?;
+    let known = loaded.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name));
+    (!known).then(|| format!("--lsm-profile {module}:{name}: no such profile is loaded"))
+}
+
+const LOADED_PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 
 /// Memory to be read, and about how long a restore takes.
 fn memory(
