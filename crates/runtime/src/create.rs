@@ -12,7 +12,7 @@ use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::{config, hooks, in_user_namespace};
+use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::Spec;
 
 use crate::container::{Container, chain};
@@ -129,6 +129,7 @@ impl Prepared {
             rootfs,
             created: SystemTime::now(),
             cgroup: self.cgroup.clone(),
+            resctrl: self.plan.resctrl.as_ref().map(|plan| plan.group().clone()).unwrap_or_default(),
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams: Vec::new(),
         }
@@ -294,6 +295,12 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgro
     }
     let cgroup = made?;
     facts.cgroup = cgroup.paths().clone();
+    let grouped = prepared.plan.resctrl.as_ref().map_or(Ok(()), resctrl::Plan::make);
+    if grouped.is_err() {
+        // As for the cgroup.
+        facts.resctrl = Default::default();
+    }
+    grouped?;
     Ok(cgroup)
 }
 
@@ -321,7 +328,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
         if cgroup.exists() {
             cgroup.kill(Signal::KILL)?;
         }
-        cgroup.remove()
+        cgroup.remove().and_then(|()| facts.resctrl.remove())
     });
     if let Err(e) = removed {
         tracing::warn!("after a failed creation: {}", chain(&e));
@@ -349,6 +356,7 @@ impl Steps for Creating<'_> {
         if !self.placed {
             adopt(&mut self.cgroup, self.facts, pid.unsigned_abs())?;
         }
+        self.facts.resctrl.add(pid.unsigned_abs())?;
         self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))
     }
 

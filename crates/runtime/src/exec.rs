@@ -7,6 +7,7 @@ use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
+use hiber_sandbox::resctrl::Group;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Result};
@@ -73,7 +74,7 @@ impl Task {
             stdio: wired.files(),
             ..Launch::default()
         };
-        let mut steps = Joining { cgroup: &cgroup, placed: born_in.is_some() };
+        let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
         let entry = self.container().entry();
         let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
         let launched = launch(&plan, &launch_options, &mut steps)?;
@@ -118,12 +119,17 @@ fn with_defaults(mut process: oci_spec::runtime::Process, spec: &Spec) -> oci_sp
 
 struct Joining<'a> {
     cgroup: &'a Cgroup,
+    resctrl: &'a Group,
     placed: bool,
 }
 
 impl Steps for Joining<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
-        if self.placed { Ok(()) } else { self.cgroup.add_pid(pid.unsigned_abs()) }
+        let pid = pid.unsigned_abs();
+        if !self.placed {
+            self.cgroup.add_pid(pid)?;
+        }
+        self.resctrl.add(pid)
     }
 
     fn run_hooks(&mut self, _pid: i32) -> hiber_sandbox::Result<()> {

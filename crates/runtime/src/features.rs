@@ -95,7 +95,7 @@ pub fn built() -> Built {
         }),
         apparmor: Some(true),
         selinux: Some(true),
-        intel_rdt: Some(false),
+        intel_rdt: Some(true),
         idmap_mounts: Some(true),
         net_devices: Some(true),
         memory_policy: None,
@@ -205,7 +205,7 @@ mod tests {
                 supported_flags: vec![],
             }),
             apparmor: Some(true),
-            intel_rdt: Some(false),
+            intel_rdt: Some(true),
             idmap_mounts: Some(true),
             memory_policy: Some((words(&["MPOL_BIND"]), vec![])),
             checkpoint: true,
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(seccomp.known_flags().as_ref().unwrap().len(), 1);
         assert_eq!(linux.apparmor().as_ref().unwrap().enabled(), &Some(true));
         assert!(linux.selinux().is_none());
-        assert_eq!(linux.intel_rdt().as_ref().unwrap().monitoring(), &Some(false));
+        assert_eq!(linux.intel_rdt().as_ref().unwrap().monitoring(), &Some(true));
         assert_eq!(linux.memory_policy().as_ref().unwrap().modes().as_ref().unwrap().len(), 1);
         assert_eq!(
             linux.mount_extensions().as_ref().unwrap().idmap().as_ref().unwrap().enabled(),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
+use hiber_sandbox::resctrl::Group;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,9 @@ pub struct Facts {
     pub created: SystemTime,
     /// Its cgroups.
     pub cgroup: CgroupPaths,
+    /// Its group in resctrl.
+    #[serde(default)]
+    pub resctrl: Group,
     /// Namespaces that are not the runtime's own.
     pub namespaces: Vec<NamespaceKind>,
     /// What the first process had as standard input, output and error at its start: targets of the links in

@@ -20,6 +20,7 @@ fn facts() -> Facts {
         created: SystemTime::now(),
         cgroup: Default::default(),
         namespaces: Vec::new(),
+        resctrl: Default::default(),
         streams: vec!["pipe:[1]".into()],
     }
 }

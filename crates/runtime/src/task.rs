@@ -371,8 +371,10 @@ impl Task {
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let killed = if cgroup.exists() { cgroup.kill(Signal::KILL) } else { Ok(()) };
         let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
+        let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
         let hooks = self.run_poststop();
         removed?;
+        ungrouped?;
         self.entry().remove()?;
         if let Err(e) = hooks {
             // The container is gone whatever they say (runtime-spec "Lifecycle", step 13).

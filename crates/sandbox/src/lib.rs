@@ -13,6 +13,7 @@ pub mod loopback;
 mod netdevices;
 pub mod parent;
 pub mod plan;
+pub mod resctrl;
 pub mod rootfs;
 mod rtnetlink;
 pub mod seccomp;

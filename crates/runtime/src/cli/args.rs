@@ -277,8 +277,8 @@ pub(crate) struct UpdateArgs {
     pub id: ContainerId,
     /// Where the new limits come from.
     pub source: UpdateSource,
-    /// Whether `--l3-cache-schema` or `--mem-bw-schema` was given.
-    pub intel_rdt: bool,
+    /// `--l3-cache-schema` and `--mem-bw-schema`.
+    pub intel_rdt: Vec<String>,
 }
 
 /// Where `update` has its limits from; a file wins over flags.

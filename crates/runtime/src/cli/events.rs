@@ -83,7 +83,7 @@ impl Session {
     pub(crate) fn update(&self, args: &UpdateArgs) -> anyhow::Result<()> {
         let task = self.task(&args.id)?;
         // Intel RDT, a group of resctrl, is no cgroup.
-        if args.intel_rdt {
+        if !args.intel_rdt.is_empty() && !task.container().facts()?.resctrl.update(&args.intel_rdt)? {
             bail!("updating a non-existent Intel RDT configuration is not supported");
         }
         let resources = match &args.source {

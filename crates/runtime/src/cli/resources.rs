@@ -44,7 +44,8 @@ pub(super) fn update(id: ContainerId, m: &Matches) -> Result<UpdateArgs> {
         Some(path) => UpdateSource::File(path.into()),
         None => UpdateSource::Flags(Box::new(from_flags(m)?)),
     };
-    let intel_rdt = given("l3-cache-schema").or(given("mem-bw-schema")).is_some();
+    let schemata = [given("l3-cache-schema"), given("mem-bw-schema")].into_iter().flatten();
+    let intel_rdt = schemata.map(|line| line.to_string_lossy().into_owned()).collect();
     Ok(UpdateArgs { id, source, intel_rdt })
 }
 

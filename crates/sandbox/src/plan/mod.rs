@@ -23,6 +23,7 @@ pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan};
 pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
+use crate::resctrl;
 use crate::seccomp::{self, Program};
 use crate::{Error, Result};
 
@@ -56,6 +57,8 @@ pub struct Plan {
     pub init: InitPlan,
     /// Network devices to move in.
     pub net_devices: Vec<NetDevice>,
+    /// The group in resctrl.
+    pub resctrl: Option<resctrl::Plan>,
     /// The CPUs of a joining process.
     pub affinity: Affinity,
 }
@@ -162,7 +165,8 @@ impl Plan {
             let why = "rootless container requires user namespaces: expected one of type user";
             return Err(Error::invalid("linux.namespaces", why));
         }
-        refuse_unbuilt(&linux)?;
+        let resctrl = linux.intel_rdt().as_ref();
+        let resctrl = resctrl.map(|rdt| resctrl::Plan::new(rdt, &options.id)).transpose()?;
         let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;
@@ -209,7 +213,7 @@ impl Plan {
         init.hook_state = hook_state(spec, options);
         let net_devices = netdevices::check(&linux, &namespaces)?;
         init.net_devices = !net_devices.is_empty();
-        Ok(Self { namespaces, hooks, init, net_devices, affinity: Affinity::default() })
+        Ok(Self { namespaces, hooks, init, net_devices, resctrl, affinity: Affinity::default() })
     }
 
     /// A further process for a container whose config is `spec`: it joins the namespaces of `namespaces`.
@@ -234,6 +238,7 @@ impl Plan {
             hooks: Hooks::default(),
             init,
             net_devices: Vec::new(),
+            resctrl: None,
             affinity,
         })
     }
@@ -290,17 +295,6 @@ fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> 
         tracing::debug!("seccomp filter flags: {}", program.flags);
     }
     Ok(program)
-}
-
-fn refuse_unbuilt(linux: &oci_spec::runtime::Linux) -> Result<()> {
-    let not_built = "is not built yet";
-    if linux.intel_rdt().is_some() {
-        let here = Path::new("/sys/fs/resctrl/info").exists();
-        let why =
-            if here { not_built } else { "intelRdt is specified in config, but Intel RDT is not enabled" };
-        return Err(Error::unsupported("linux.intelRdt", why));
-    }
-    Ok(())
 }
 
 fn check_hooks(hooks: &Hooks) -> Result<()> {
