@@ -114,12 +114,12 @@ fn change(c: &mut Value, r: &mut Random) {
         6 => process["oomScoreAdj"] = number(r),
         7 => {
             process["scheduler"] =
-                json!({"policy": r.one_of(&["SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE"]), "nice": number(r)})
+                json!({"policy": r.one_of(&["SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE"]), "nice": number(r)});
         }
         8 => process["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": number(r)}),
         9 => process["noNewPrivileges"] = json!(r.below(2) == 0),
         10 | 11 => hiber_tests::bundle::push(&mut c["mounts"], mount(r)),
-        12 => drop(c["mounts"].as_array_mut().map(|all| all.pop())),
+        12 => drop(c["mounts"].as_array_mut().map(std::vec::Vec::pop)),
         13 => c["hostname"] = json!(r.one_of(&TEXTS)),
         14 => {
             let kinds =
@@ -167,7 +167,7 @@ fn change(c: &mut Value, r: &mut Random) {
         }
         24 => {
             c["linux"]["sysctl"] =
-                json!({r.one_of(&["net.ipv4.ip_forward", "kernel.msgmax", "kernel.panic", "../x"]): "1"})
+                json!({r.one_of(&["net.ipv4.ip_forward", "kernel.msgmax", "kernel.panic", "../x"]): "1"});
         }
         _ => c["root"]["readonly"] = json!(r.below(2) == 0),
     }

@@ -58,6 +58,11 @@ fn process() -> Vec<Row> {
             json!({"initial": "a"}),
             "process.execCPUAffinity.initial: Invalid execCPUAffinity format: a",
         ),
+        (
+            "/selinuxLabel",
+            json!("system_u:system_r:x:s0"),
+            "process.selinuxLabel: not supported: selinux label",
+        ),
         ("/execCPUAffinity", json!({"final": "3-1"}), "process.execCPUAffinity.final: 3-1"),
     ]
 }

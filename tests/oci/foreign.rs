@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/oci/configs");
-
 /// Bind mounts on these are of files; on all others, of directories.
 const FILES: [&str; 6] =
     ["hosts", "hostname", "resolv.conf", ".containerenv", "termination-log", "docker-init"];
@@ -78,8 +76,8 @@ fn capability_set(pid: i32, key: &str) -> u64 {
 
 /// A foreign configuration in a bundle here; `pod` is the first process of the pod that it joins.
 fn adapted(name: &str, pod: Option<i32>) -> Bundle {
-    let text = fs::read_to_string(format!("{CONFIGS}/{name}.json")).unwrap();
-    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let (_, text) = CONFIGS.iter().find(|(n, _)| *n == name).unwrap();
+    let mut config: Value = serde_json::from_str(text).unwrap();
     let mut bundle = Bundle::busybox();
     if let Some(host) = config["linux"]["uidMappings"][0]["hostID"].as_u64() {
         bundle = bundle.user_namespace(u32::try_from(host).unwrap());
@@ -308,9 +306,14 @@ fn end(c: &Container) {
     c.assert_clean();
 }
 
-macro_rules! alone {
-    ($($test:ident: $file:literal),+ $(,)?) => {
-        const ALONE: &[&str] = &[$($file),+];
+/// The texts are in the test's program, so that it runs where the repository is not; each configuration that needs no
+/// other container has a test of its own.
+macro_rules! configs {
+    (alone: $($test:ident: $file:literal),+; in_pods: $($member:literal),+ $(,)?) => {
+        const CONFIGS: &[(&str, &str)] = &[
+            $(($file, include_str!(concat!("configs/", $file, ".json"))),)+
+            $(($member, include_str!(concat!("configs/", $member, ".json"))),)+
+        ];
         $(#[test]
         fn $test() {
             require!(Root, UserNamespaces);
@@ -319,7 +322,8 @@ macro_rules! alone {
     };
 }
 
-alone! {
+configs! {
+    alone:
     buildah_run: "buildah-run",
     containerd_ctr: "containerd-ctr",
     docker_run: "docker-run",
@@ -331,22 +335,23 @@ alone! {
     podman_systemd: "podman-systemd",
     podman_userns: "podman-userns",
     podman_v2_run: "podman-v2-run",
-    podman_v2_restricted: "podman-v2-restricted",
+    podman_v2_restricted: "podman-v2-restricted";
+    in_pods:
+    "kubernetes-pod-sandbox",
+    "kubernetes-pod-app",
+    "kubernetes-pod-restricted",
+    "kubernetes-hostnetwork-sandbox",
+    "kubernetes-hostnetwork-app",
 }
-
-const PODS: [(&str, &[&str]); 2] = [
-    ("kubernetes-pod-sandbox", &["kubernetes-pod-app", "kubernetes-pod-restricted"]),
-    ("kubernetes-hostnetwork-sandbox", &["kubernetes-hostnetwork-app"]),
-];
 
 #[test]
 fn kubernetes_pods() {
     require!(Root);
-    for (sandbox, containers) in PODS {
-        let sandbox = running(sandbox, None);
+    for (pod, containers) in [("pod", &["app", "restricted"][..]), ("hostnetwork", &["app"])] {
+        let sandbox = running(&format!("kubernetes-{pod}-sandbox"), None);
         check(&sandbox);
         for name in containers {
-            run(name, Some(sandbox.pid()));
+            run(&format!("kubernetes-{pod}-{name}"), Some(sandbox.pid()));
         }
         end(&sandbox);
     }
@@ -354,10 +359,10 @@ fn kubernetes_pods() {
 
 #[test]
 fn every_configuration_is_run() {
-    let of_pods = PODS.iter().flat_map(|(sandbox, all)| [*sandbox].into_iter().chain(all.iter().copied()));
-    let mut tested: Vec<_> = ALONE.iter().copied().chain(of_pods).map(|n| format!("{n}.json")).collect();
+    require!(Repository);
+    let mut tested: Vec<_> = CONFIGS.iter().map(|(name, _)| format!("{name}.json")).collect();
     tested.sort_unstable();
-    let mut kept: Vec<_> = fs::read_dir(CONFIGS)
+    let mut kept: Vec<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/oci/configs"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name != "README.md")

@@ -46,6 +46,8 @@ pub enum Need {
     OddProgram,
     /// This program, in PATH.
     Program(&'static str),
+    /// The repository that the tests were built from, which a virtual machine has not.
+    Repository,
 }
 
 impl Need {
@@ -100,6 +102,8 @@ impl Need {
             Self::OddProgram => Self::Program("cc").check(),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
+            Self::Repository if Path::new(env!("CARGO_MANIFEST_DIR")).is_dir() => Ok(()),
+            Self::Repository => Err("the repository".to_owned()),
         }
     }
 }

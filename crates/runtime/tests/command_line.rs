@@ -99,7 +99,7 @@ fn spec_writes_once() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("File config.json exists. Remove it first"));
     let (status, _, err) = run(&["spec", "-b", "/nonexistent"]);
     assert_eq!(status, Some(1));
-    assert!(err.contains("cannot write /nonexistent/config.json: No such file or directory"), "{err}");
+    assert!(err.contains("cannot write /nonexistent/config.json: no such file or directory"), "{err}");
 }
 
 #[test]
@@ -113,5 +113,5 @@ fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = hiber(&["--help"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no space left on device"), "{output:?}");
 }

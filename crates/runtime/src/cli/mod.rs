@@ -36,6 +36,15 @@ use std::process::ExitCode;
 
 use parse::Help;
 
+/// An error and its causes, in the kernel's words and Go's spelling of them: `open /a: no such file or directory`.
+fn chain(error: &anyhow::Error) -> String {
+    let text = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(e) => hiber_sandbox::error::plain(e),
+        None => cause.to_string(),
+    };
+    error.chain().map(text).collect::<Vec<_>>().join(": ")
+}
+
 /// The whole program but for the process's end.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let parsed = parse::parse(args);
@@ -50,7 +59,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let global_log_is_stderr = global.log.is_none();
     match parsed {
         Ok(invocation) => dispatch::run(invocation).unwrap_or_else(|failure| {
-            let message = format!("{:#}", failure.error);
+            let message = chain(&failure.error);
             if message.starts_with("exec /") && global_log_is_stderr {
                 // What execve(2) refuses the container's process says itself, on its standard error, as runc's does.
                 log::plain(&message);

@@ -164,6 +164,9 @@ fn corrupt_files_are_read_or_refused() {
 /// Without what the machine that it was captured on had.
 fn foreign(mut config: Value) -> Value {
     config["root"]["path"] = json!("rootfs");
+    for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+        namespace.as_object_mut().unwrap().remove("path");
+    }
     config
 }
 

@@ -40,29 +40,49 @@ fn others(value: &Value) -> Vec<Value> {
     }
 }
 
+/// What a reader does not refuse by the field's name, of all values of wrong types in `original`. `at` is where
+/// config.json has it.
+fn unnamed(original: &Value, at: &str, read: impl Fn(&Value) -> Result<(), String>) -> Vec<String> {
+    read(original).unwrap();
+    let mut all = Vec::new();
+    places(original, at, "", &mut all);
+    assert!(all.len() > 20, "{}", all.len());
+    let mut wrong = Vec::new();
+    for (path, pointer) in all {
+        for other in others(original.pointer(&pointer).unwrap()) {
+            let mut changed = original.clone();
+            *changed.pointer_mut(&pointer).unwrap() = other.clone();
+            match read(&changed) {
+                Err(e) if e.starts_with(&format!("{path}: ")) => {}
+                result => wrong.push(format!("{path} = {other}: {result:?}")),
+            }
+        }
+    }
+    wrong
+}
+
 #[test]
 fn a_value_of_a_wrong_type_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.json");
-    let load = |config: &Value| {
+    let wrong = unnamed(&complete(), "", |config| {
         std::fs::write(&file, config.to_string()).unwrap();
-        config::load(&file).map_err(|e| e.to_string())
-    };
-    let original = complete();
-    load(&original).unwrap();
-    let mut all = Vec::new();
-    places(&original, "", "", &mut all);
-    assert!(all.len() > 250, "{}", all.len());
-    let mut wrong = Vec::new();
-    for (path, pointer) in all {
-        for other in others(original.pointer(&pointer).unwrap()) {
-            let mut config = original.clone();
-            *config.pointer_mut(&pointer).unwrap() = other.clone();
-            match load(&config) {
-                Err(e) if e.starts_with(&format!("{path}: ")) => {}
-                result => wrong.push(format!("{path} = {other}: {:?}", result.map(drop))),
-            }
-        }
-    }
+        config::load(&file).map(drop).map_err(|e| e.to_string())
+    });
+    assert!(wrong.is_empty(), "{} are not named:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// `exec --process` and `update --resources` read parts.
+#[test]
+fn parts_are_named_as_in_the_whole() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), complete());
+    let file = dir.path().join("process.json");
+    let mut wrong = unnamed(&whole["process"], "process", |process| {
+        std::fs::write(&file, process.to_string()).unwrap();
+        config::load_process(&file).map(drop).map_err(|e| e.to_string())
+    });
+    wrong.extend(unnamed(&whole["linux"]["resources"], "linux.resources", |resources| {
+        config::load_resources(resources.to_string().as_bytes()).map(drop).map_err(|e| e.to_string())
+    }));
     assert!(wrong.is_empty(), "{} are not named:\n{}", wrong.len(), wrong.join("\n"));
 }
