@@ -316,7 +316,7 @@ macro_rules! configs {
         ];
         $(#[test]
         fn $test() {
-            require!(Root, UserNamespaces);
+            require!(Root, UserNamespaces, Controller("memory"), Controller("cpu"), Controller("pids"));
             run($file, None);
         })+
     };
@@ -346,7 +346,7 @@ configs! {
 
 #[test]
 fn kubernetes_pods() {
-    require!(Root);
+    require!(Root, Controller("memory"), Controller("cpu"));
     for (pod, containers) in [("pod", &["app", "restricted"][..]), ("hostnetwork", &["app"])] {
         let sandbox = running(&format!("kubernetes-{pod}-sandbox"), None);
         check(&sandbox);
