@@ -251,7 +251,7 @@ fn a_namespace_to_join_that_is_gone() {
     let (c, _) = asleep(Bundle::busybox().namespace("network", Some(&network.path())));
     let path = network.path();
     drop(network);
-    fails(&c, &[], ("joined-namespace", &path), &[&path, "no such file"]);
+    fails(&c, &[], ("bundle", &path), &[&path, "no such file"]);
 }
 
 #[test]

@@ -13,12 +13,12 @@ use hiber_sandbox::rootfs::resolve::Root;
 use hiber_sandbox::sys::process::setns;
 
 use super::table::{
-    ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, JOINED, KERNEL,
-    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
+    ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL, MANIFEST,
+    MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Manifest};
-use crate::checkpoint::{CriuOptions, Direction, entered, joined, mounts};
+use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::{CreateOptions, Prepared};
 use crate::id::ContainerId;
 use crate::restore::{RestoreContainerOptions, check_images};
@@ -251,7 +251,6 @@ impl Against<'_> {
             self.findings.failed(&CGROUP, &e);
         }
         let external = self.mounts(id);
-        self.namespaces();
         self.pids();
         self.addresses();
         self.files(&external);
@@ -321,17 +320,6 @@ impl Against<'_> {
         let root = Root::open_path(&self.prepared.plan.init.root.as_ref()?.path).ok()?;
         let stat = rustix::fs::fstat(root.find(path).ok()??).ok()?;
         Some(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
-    }
-
-    fn namespaces(&mut self) {
-        let joined = joined(&self.prepared.spec).map(|(kind, _, path)| (kind, path));
-        for (kind, path) in joined.chain(entered(&self.prepared.spec)) {
-            if let Err(e) = std::fs::metadata(&path) {
-                let what =
-                    format!("the {kind} namespace of linux.namespaces: {}", hiber_sandbox::error::plain(&e));
-                self.findings.add(&JOINED, what).path = Some(path.display().to_string());
-            }
-        }
     }
 
     /// Outside a pid namespace of its own, the container's numbers must be free.

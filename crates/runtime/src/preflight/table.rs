@@ -154,7 +154,7 @@ checks! {
         "there is no hiber.json, or one without hashes: damage is not seen, and flags are not remembered",
         "pass the flags that the checkpoint was made with";
     BUNDLE: "bundle", Restore, Error,
-        "the bundle cannot be used",
+        "the bundle cannot be used, or a namespace that config.json joins is not there",
         "give the bundle that the container was created from, or its like";
     CONFIG: "config", Restore, Warning,
         "config.json is not the one that the checkpoint was made with",
@@ -189,9 +189,6 @@ checks! {
     MOUNT_MISSING: "mount-missing", Restore, Error,
         "the checkpoint has a mount from outside that config.json does not supply",
         "restore with the mounts of the configuration that the checkpoint was made with";
-    JOINED: "joined-namespace", Restore, Error,
-        "a namespace that config.json joins is not there",
-        "make it first";
     ROOTFS: "rootfs", Restore, Error,
         "a file that was open or mapped is missing or has changed",
         "restore on the same root file system, as it was then";
