@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -272,6 +272,10 @@ impl Entry {
 
     /// Connects to a socket of the container; `None` if nobody listens.
     pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
+        // Most that are asked are running, and have none: one call instead of three.
+        if rustix::fs::accessat(&self.dir, name, Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT) {
+            return Ok(None);
+        }
         let socket = unix_socket()?;
         match rustix::net::connect(&socket, &self.address(name)?) {
             Ok(()) => Ok(Some(socket)),

@@ -40,7 +40,7 @@ impl Cgroup {
             (None, Some(path)) => (path, "memory.events"),
             (None, None) => return Ok(0),
         };
-        let count = if_there(Dir::open(path).and_then(|dir| dir.read_key(file, "oom_kill")))?;
+        let count = if_there(self.dir(path).and_then(|dir| dir.read_key(file, "oom_kill")))?;
         Ok(count.unwrap_or(0))
     }
 
