@@ -304,14 +304,16 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgro
     Ok(cgroup)
 }
 
-/// Puts the first process into the cgroup; that can be what makes it.
+/// Puts the first process, or what it is born of, into the cgroup, which can be what makes that, and into the resctrl
+/// group.
 pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_sandbox::Result<()> {
     let adopted = cgroup.adopt(pid);
     if adopted.is_err() && facts.cgroup.systemd.is_some() {
         // As of make_cgroup: a unit of that name is another container's.
         facts.cgroup = Default::default();
     }
-    adopted
+    adopted?;
+    facts.resctrl.add(pid)
 }
 
 /// Writes a process down as the container's first.
@@ -353,10 +355,12 @@ impl Steps for Creating<'_> {
         // Written before it is let go: an orphaned init can be found and killed.
         let noted = note_process(self.entry, self.facts, pid);
         noted.map_err(|e| hiber_sandbox::Error::invalid("state.json", chain(&e)))?;
-        if !self.placed {
-            adopt(&mut self.cgroup, self.facts, pid.unsigned_abs())?;
+        let pid = pid.unsigned_abs();
+        if self.placed {
+            self.facts.resctrl.add(pid)?;
+        } else {
+            adopt(&mut self.cgroup, self.facts, pid)?;
         }
-        self.facts.resctrl.add(pid.unsigned_abs())?;
         self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))
     }
 
