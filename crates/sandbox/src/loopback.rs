@@ -52,10 +52,7 @@ pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a
         for (name, value) in sysctls {
             let path = Path::new("/proc/sys").join(name);
             std::fs::write(&path, value)
-                .map_err(|e| {
-                    let what = format!("{value:?} to {}", path.display());
-                    SysError::new("write", what, e.raw_os_error().unwrap_or(libc::EIO))
-                })
+                .map_err(|e| SysError::io("write", format!("{value:?} to {}", path.display()), &e))
                 .context(format!("set linux.sysctl {}", name.display()))?;
         }
         Ok(())

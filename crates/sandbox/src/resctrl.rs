@@ -104,21 +104,17 @@ impl Plan {
         if exists && !self.schemata.is_empty() {
             return self.check(class).and_then(|()| self.make_monitor());
         }
-        let made = make_dir(class, exists)
-            .and_then(|()| self.write_schemata(class))
-            .and_then(|()| self.make_monitor());
+        let made = if exists { Ok(()) } else { make_dir(class) }
+            .and_then(|()| self.group.update(&self.schemata))
+            .and_then(|_| self.make_monitor());
         if made.is_err() && !exists {
             let _ = remove_dir(class);
         }
         made.context("make the container's resctrl group (linux.intelRdt)")
     }
 
-    fn write_schemata(&self, class: &Path) -> Result<()> {
-        self.schemata.iter().try_for_each(|line| write(&class.join("schemata"), &format!("{line}\n")))
-    }
-
     fn make_monitor(&self) -> Result<()> {
-        self.group.monitor.as_ref().map_or(Ok(()), |monitor| make_dir(monitor, false))
+        self.group.monitor.as_deref().map_or(Ok(()), make_dir)
     }
 
     /// Whether a class that is there has the schemata asked for: each line of ours is one of its, but for spaces.
@@ -194,13 +190,10 @@ fn mounted() -> Result<Option<PathBuf>> {
 }
 
 fn failed(call: &'static str, path: &Path, e: &std::io::Error) -> Error {
-    SysError::new(call, path.display().to_string(), e.raw_os_error().unwrap_or(libc::EIO)).into()
+    SysError::io(call, path.display().to_string(), e).into()
 }
 
-fn make_dir(path: &Path, exists: bool) -> Result<()> {
-    if exists {
-        return Ok(());
-    }
+fn make_dir(path: &Path) -> Result<()> {
     std::fs::create_dir(path).map_err(|e| failed("mkdir", path, &e))
 }
 

@@ -3,15 +3,13 @@
 //! CRIU undoes its work when it fails, not when it is killed, and sometimes fails at that (its issue 2828: a container
 //! without network after a failed dump). What is removed here is CRIU's by its name and the container's by its place.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hiber_criu::{Images, find_program};
-use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::sys::process::setns;
+use hiber_sandbox::loopback;
 
 /// CRIU's chain of the tables `filter` of iptables and ip6tables (net.c, iptables_network_lock_internal).
 const CHAIN: &str = "CRIU";
@@ -39,17 +37,11 @@ pub(super) fn unlock_network(pid: i32, log: &Path) -> Vec<String> {
         let number = name.strip_prefix(TABLE).filter(|n| !n.is_empty());
         number.is_some_and(|n| runs.is_empty() || of_run(n))
     };
-    let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return Vec::new() };
     let unlock = || {
-        let flag = NamespaceKind::Network.clone_flag();
-        if setns(namespace.as_fd(), flag, "into the container's network namespace").is_err() {
-            return Vec::new();
-        }
         let chains = ["iptables", "ip6tables"].into_iter().filter(|program| remove_chain(program));
         chains.map(|program| format!("chain {CHAIN} of {program}")).chain(remove_tables(is_ours)).collect()
     };
-    // A thread of its own, whose children are born in that namespace.
-    std::thread::scope(|scope| scope.spawn(unlock).join().unwrap_or_default())
+    loopback::inside(pid, unlock).unwrap_or_default()
 }
 
 /// Runs a program without a word of its own; what it prints, if it succeeds.
