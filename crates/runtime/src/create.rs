@@ -15,8 +15,8 @@ use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::Spec;
 
-use crate::container::{Container, chain};
-use crate::error::{Error, Result};
+use crate::container::Container;
+use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
 use crate::notify;

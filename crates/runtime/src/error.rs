@@ -7,6 +7,8 @@ use hiber_sandbox::SysError;
 use crate::checkpoint::named::CheckpointError;
 use crate::state::Status;
 
+pub(crate) use hiber_sandbox::error::chain;
+
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

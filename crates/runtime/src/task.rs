@@ -10,9 +10,9 @@ use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 
-use crate::container::{Container, chain};
+use crate::container::Container;
 use crate::create::on_denied;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::lazy::arrival::Arrival;
 use crate::lifecycle::Lifecycle;

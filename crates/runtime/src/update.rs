@@ -4,8 +4,7 @@ use hiber_sandbox::cgroup::{Layout, Limits};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Map, Value, json};
 
-use crate::container::chain;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::state::Status;
 use crate::task::Task;
 

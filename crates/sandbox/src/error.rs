@@ -124,6 +124,17 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// An error with its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        text = format!("{text}: {e}");
+        source = e.source();
+    }
+    text
+}
+
 /// An I/O error without std's "(os error N)", in the words of [`SysError`].
 pub fn plain(e: &std::io::Error) -> String {
     e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())

@@ -230,9 +230,7 @@ mod tests {
     }
 
     fn said(result: Result<impl std::fmt::Debug>) -> String {
-        let error = result.unwrap_err();
-        let all = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        crate::error::chain(&result.unwrap_err())
     }
 
     #[test]

@@ -66,8 +66,7 @@ fn anything_added_is_seen() {
 fn a_sysctl_that_does_not_exist_is_named() {
     in_namespace(|tid| {
         let error = make(tid, false, [(Path::new("net/no/such"), "1")].into_iter()).unwrap_err();
-        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let text = hiber_sandbox::error::chain(&error);
         assert!(text.contains("net/no/such"), "{text}");
     });
 }

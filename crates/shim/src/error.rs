@@ -2,6 +2,8 @@
 
 use containerd_shim_protos::ttrpc::{self, Code};
 
+pub(crate) use hiber_sandbox::error::chain;
+
 /// The crate's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -97,15 +99,4 @@ impl<T> Context<T> for rustix::io::Result<T> {
     fn context(self, what: impl Into<String>) -> Result<T> {
         self.map_err(std::io::Error::from).context(what)
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        text = format!("{text}: {e}");
-        source = e.source();
-    }
-    text
 }

@@ -35,8 +35,7 @@ use named::Named;
 pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 
-use crate::container::chain;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, chain};
 use crate::lazy::{Address, departure::Departure};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;

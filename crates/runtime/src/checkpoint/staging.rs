@@ -185,7 +185,7 @@ impl Drop for Staging {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::chain;
+    use crate::error::chain;
 
     fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();

@@ -19,8 +19,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Address, spawn, tune};
-use crate::container::chain;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to watch over a daemon of CRIU's.
 pub(super) const ARGUMENT: &str = "memory-arrival";

@@ -142,7 +142,7 @@ impl Findings {
 
     /// An operation that fails as a whole.
     fn failed(&mut self, check: &'static Check, error: &dyn std::error::Error) {
-        self.add(check, crate::container::chain(error));
+        self.add(check, crate::error::chain(error));
     }
 
     /// The report; `bytes` and `milliseconds` are what the memory costs.
