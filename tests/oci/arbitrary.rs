@@ -4,23 +4,15 @@ use hiber_tests::prelude::*;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// xorshift64*: the same numbers each time.
-struct Random(u64);
+use fastrand::Rng;
 
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end.max(1)
-    }
-    fn one_of<T: Clone>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())].clone()
-    }
-    /// Some of them, in any order and more than once.
-    fn some_of<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
-        (0..self.below(4)).map(|_| self.one_of(all)).collect()
-    }
+fn one_of<T: Clone>(r: &mut Rng, all: &[T]) -> T {
+    all[r.usize(..all.len())].clone()
+}
+
+/// Some of them, in any order and more than once.
+fn some_of<T: Clone>(r: &mut Rng, all: &[T]) -> Vec<T> {
+    (0..r.usize(..4)).map(|_| one_of(r, all)).collect()
 }
 
 /// Text that is a path, a number, a name or none of them.
@@ -68,115 +60,117 @@ const CAPABILITIES: [&str; 6] =
     ["CAP_KILL", "CAP_SYS_ADMIN", "CAP_CHOWN", "CAP_SETUID", "CAP_SETPCAP", "CAP_FLY"];
 
 /// A value for a member; mostly of the type that it should have.
-fn number(r: &mut Random) -> Value {
-    match r.below(8) {
-        0 => json!(TEXTS[r.below(TEXTS.len())]),
-        1 => json!(r.one_of(&[i64::MIN, i64::MAX, -2, 4_294_967_296])),
-        n => json!(r.below(10_usize.pow(u32::try_from(n).unwrap()))),
+fn number(r: &mut Rng) -> Value {
+    match r.usize(..8) {
+        0 => json!(TEXTS[r.usize(..TEXTS.len())]),
+        1 => json!(one_of(r, &[i64::MIN, i64::MAX, -2, 4_294_967_296])),
+        n => json!(r.usize(..10_usize.pow(u32::try_from(n).unwrap()))),
     }
 }
 
-fn mount(r: &mut Random) -> Value {
+fn mount(r: &mut Rng) -> Value {
     let kinds = [
         "tmpfs", "bind", "proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "ext4", "none",
         "",
     ];
     let sources = ["tmpfs", "proc", "rootfs", "config.json", "/dev/null", "/etc/passwd", "/no/such"];
     json!({
-        "destination": r.one_of(&PLACES), "type": r.one_of(&kinds), "source": r.one_of(&sources),
-        "options": r.some_of(&OPTIONS),
+        "destination": one_of(r, &PLACES), "type": one_of(r, &kinds), "source": one_of(r, &sources),
+        "options": some_of(r, &OPTIONS),
     })
 }
 
-fn hook(r: &mut Random) -> Value {
+fn hook(r: &mut Rng) -> Value {
     let paths = ["/bin/true", "/bin/false", "/no/such", "/etc/passwd", "true"];
-    json!({"path": r.one_of(&paths), "args": r.some_of(&TEXTS), "env": ["A=b"], "timeout": 1 + r.below(2)})
+    json!({"path": one_of(r, &paths), "args": some_of(r, &TEXTS), "env": ["A=b"], "timeout": 1 + r.usize(..2)})
 }
 
 /// Changes one part. Nothing here reaches what is the host's: the root filesystem is the bundle's, the cgroup below the
 /// test's, namespaces are new or missing.
-fn change(c: &mut Value, r: &mut Random) {
+fn change(c: &mut Value, r: &mut Rng) {
     let process = &mut c["process"];
-    match r.below(26) {
+    match r.usize(..26) {
         0 => process["user"] = json!({"uid": number(r), "gid": number(r), "umask": number(r)}),
-        1 => process["args"] = json!(r.some_of(&["true", "false", "sh", "/etc/passwd", "/no/such", ""])),
-        2 => process["env"] = json!(r.some_of(&["PATH=", "PATH=/bin", "A=b", "A", "=", "LISTEN_FDS=9"])),
-        3 => process["cwd"] = json!(r.one_of(&PLACES)),
+        1 => process["args"] = json!(some_of(r, &["true", "false", "sh", "/etc/passwd", "/no/such", ""])),
+        2 => process["env"] = json!(some_of(r, &["PATH=", "PATH=/bin", "A=b", "A", "=", "LISTEN_FDS=9"])),
+        3 => process["cwd"] = json!(one_of(r, &PLACES)),
         4 => {
-            let set = r.one_of(&["bounding", "effective", "permitted", "inheritable", "ambient"]);
-            process["capabilities"][set] = json!(r.some_of(&CAPABILITIES));
+            let set = one_of(r, &["bounding", "effective", "permitted", "inheritable", "ambient"]);
+            process["capabilities"][set] = json!(some_of(r, &CAPABILITIES));
         }
         5 => {
             let kind =
-                r.one_of(&["RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS", "RLIMIT_NPROC", "RLIMIT_STACK"]);
-            process["rlimits"] = json!([{"type": kind, "soft": r.below(100), "hard": number(r)}]);
+                one_of(r, &["RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS", "RLIMIT_NPROC", "RLIMIT_STACK"]);
+            process["rlimits"] = json!([{"type": kind, "soft": r.usize(..100), "hard": number(r)}]);
         }
         6 => process["oomScoreAdj"] = number(r),
         7 => {
-            process["scheduler"] =
-                json!({"policy": r.one_of(&["SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE"]), "nice": number(r)});
+            process["scheduler"] = json!({"policy": one_of(r, &["SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE"]), "nice": number(r)});
         }
         8 => process["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": number(r)}),
-        9 => process["noNewPrivileges"] = json!(r.below(2) == 0),
+        9 => process["noNewPrivileges"] = json!(r.usize(..2) == 0),
         10 | 11 => hiber_tests::bundle::push(&mut c["mounts"], mount(r)),
         12 => drop(c["mounts"].as_array_mut().map(std::vec::Vec::pop)),
-        13 => c["hostname"] = json!(r.one_of(&TEXTS)),
+        13 => c["hostname"] = json!(one_of(r, &TEXTS)),
         14 => {
             let kinds =
                 ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-            c["hooks"][r.one_of(&kinds)] = json!([hook(r)]);
+            c["hooks"][one_of(r, &kinds)] = json!([hook(r)]);
         }
         15 => {
             let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
             if !namespaces.is_empty() {
-                namespaces.remove(r.below(namespaces.len()));
+                namespaces.remove(r.usize(..namespaces.len()));
             }
         }
         16 => {
-            let kind = r.one_of(&["time", "user", "pid", "galaxy"]);
+            let kind = one_of(r, &["time", "user", "pid", "galaxy"]);
             hiber_tests::bundle::push(&mut c["linux"]["namespaces"], json!({"type": kind}));
         }
         17 => {
             let map =
-                json!([{"containerID": 0, "hostID": 100_000 + r.below(10), "size": 1 + r.below(70_000)}]);
+                json!([{"containerID": 0, "hostID": 100_000 + r.usize(..10), "size": 1 + r.usize(..70_000)}]);
             (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
         }
         18 => {
-            let node = json!({"path": r.one_of(&PLACES), "type": r.one_of(&["c", "b", "p", "u"]), "major": number(r), "minor": 3});
+            let node = json!({"path": one_of(r, &PLACES), "type": one_of(r, &["c", "b", "p", "u"]), "major": number(r), "minor": 3});
             hiber_tests::bundle::push(&mut c["linux"]["devices"], node);
         }
-        19 => c["linux"]["maskedPaths"] = json!(r.some_of(&PLACES)),
-        20 => c["linux"]["readonlyPaths"] = json!(r.some_of(&PLACES)),
-        21 => c["linux"]["rootfsPropagation"] = json!(r.one_of(&["private", "rslave", "unbindable", "x"])),
+        19 => c["linux"]["maskedPaths"] = json!(some_of(r, &PLACES)),
+        20 => c["linux"]["readonlyPaths"] = json!(some_of(r, &PLACES)),
+        21 => c["linux"]["rootfsPropagation"] = json!(one_of(r, &["private", "rslave", "unbindable", "x"])),
         22 => {
-            let action = r.one_of(&[
-                "SCMP_ACT_ERRNO",
-                "SCMP_ACT_KILL",
-                "SCMP_ACT_KILL_PROCESS",
-                "SCMP_ACT_ALLOW",
-                "SCMP_ACT_TRAP",
-            ]);
-            let names = r.some_of(&["execve", "mmap", "write", "exit_group", "bogus", "socket"]);
+            let action = one_of(
+                r,
+                &[
+                    "SCMP_ACT_ERRNO",
+                    "SCMP_ACT_KILL",
+                    "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_ALLOW",
+                    "SCMP_ACT_TRAP",
+                ],
+            );
+            let names = some_of(r, &["execve", "mmap", "write", "exit_group", "bogus", "socket"]);
             let rule = json!({"names": names, "action": action});
             c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
         }
         23 => {
             let (controller, member) =
-                r.one_of(&[("memory", "limit"), ("pids", "limit"), ("cpu", "shares"), ("cpu", "quota")]);
+                one_of(r, &[("memory", "limit"), ("pids", "limit"), ("cpu", "shares"), ("cpu", "quota")]);
             c["linux"]["resources"][controller][member] = number(r);
         }
         24 => {
             c["linux"]["sysctl"] =
-                json!({r.one_of(&["net.ipv4.ip_forward", "kernel.msgmax", "kernel.panic", "../x"]): "1"});
+                json!({one_of(r, &["net.ipv4.ip_forward", "kernel.msgmax", "kernel.panic", "../x"]): "1"});
         }
-        _ => c["root"]["readonly"] = json!(r.below(2) == 0),
+        _ => c["root"]["readonly"] = json!(r.usize(..2) == 0),
     }
 }
 
 #[test]
 fn nothing_crashes_hangs_or_leaks() {
     require!(Root, UserNamespaces);
-    let (mut random, began) = (Random(20_261_122), Instant::now());
+    let (mut random, began) = (Rng::with_seed(20_261_122), Instant::now());
     let mut bundle = Bundle::busybox();
     std::os::unix::fs::symlink("/etc", bundle.rootfs().join("tmp/link")).unwrap();
     let (good, runtime) = (bundle.config().clone(), Runtime::hiber());
@@ -187,7 +181,7 @@ fn nothing_crashes_hangs_or_leaks() {
         }
         bundle = bundle.edit(|config| {
             *config = good.clone();
-            (0..=random.below(4)).for_each(|_| change(config, &mut random));
+            (0..=random.usize(..4)).for_each(|_| change(config, &mut random));
         });
         let path = bundle.path().display().to_string();
         let log = bundle.join("log");

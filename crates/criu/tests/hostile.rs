@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use hiber_criu::Images;
 use hiber_criu::inspect::{Contents, State};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -26,36 +27,24 @@ fn read(files: Files) -> Result<Contents, String> {
     Contents::read(&images).map_err(|e| e.to_string())
 }
 
-/// xorshift64*: the same numbers each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end.max(1)
-    }
-}
-
 /// Changes a file as bad disks, broken copies and bad people do.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    let at = random.below(bytes.len());
-    match random.below(7) {
+fn mutate(bytes: &mut Vec<u8>, random: &mut Rng) {
+    let at = random.usize(..bytes.len().max(1));
+    match random.usize(..7) {
         0 => bytes.truncate(at),
-        1 => bytes[at] ^= 1 << random.below(8),
-        2 => bytes[at] = [0, 0x7f, 0x80, 0xff][random.below(4)],
+        1 => bytes[at] ^= 1 << random.usize(..8),
+        2 => bytes[at] = [0, 0x7f, 0x80, 0xff][random.usize(..4)],
         // an entry's length, or a number in it
         3 => {
-            let number = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.below(5)];
+            let number = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX][random.usize(..5)];
             for (place, byte) in bytes[at..].iter_mut().zip(number.to_le_bytes()) {
                 *place = byte;
             }
         }
-        4 => drop(bytes.drain(at..(at + 1 + random.below(8)).min(bytes.len()))),
+        4 => drop(bytes.drain(at..(at + 1 + random.usize(..8)).min(bytes.len()))),
         5 => {
             let part = bytes[at..(at + 64).min(bytes.len())].to_vec();
-            for _ in 0..=random.below(50) {
+            for _ in 0..=random.usize(..50) {
                 bytes.splice(at..at, part.iter().copied());
             }
         }
@@ -87,13 +76,13 @@ fn the_corpus_is_read_whole() {
 #[test]
 fn mutated_images_give_an_error_or_a_description() {
     limit_memory();
-    let (original, mut random) = (corpus(), Random(20_261_122));
+    let (original, mut random) = (corpus(), Rng::with_seed(20_261_122));
     let names: Vec<_> = original.keys().cloned().collect();
     let (mut good, mut bad) = (0, 0);
     for _ in 0..3000 {
         let mut files = original.clone();
-        for _ in 0..=random.below(3) {
-            let name = &names[random.below(names.len())];
+        for _ in 0..=random.usize(..3) {
+            let name = &names[random.usize(..names.len())];
             let mut bytes = files[name].to_vec();
             mutate(&mut bytes, &mut random);
             files.insert(name.clone(), bytes.into());

@@ -2,22 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::corpus::{Bundle, all};
-
-/// xorshift64*: the same numbers each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end.max(1)
-    }
-}
 
 /// What asks for more memory than this is killed, and so seen.
 fn limit_memory() {
@@ -26,7 +15,7 @@ fn limit_memory() {
 }
 
 /// What values are changed into.
-fn odd(random: &mut Random) -> Value {
+fn odd(random: &mut Rng) -> Value {
     let values = [
         json!(null),
         json!(true),
@@ -58,20 +47,20 @@ fn odd(random: &mut Random) -> Value {
         json!({"": ""}),
         json!(["rbind", "idmap", "remount", "shared"]),
     ];
-    values[random.below(values.len())].clone()
+    values[random.usize(..values.len())].clone()
 }
 
 /// A random place below `value`, itself included.
-fn place<'a>(value: &'a mut Value, random: &mut Random) -> &'a mut Value {
+fn place<'a>(value: &'a mut Value, random: &mut Rng) -> &'a mut Value {
     let size = match &*value {
         Value::Object(members) => members.len(),
         Value::Array(elements) => elements.len(),
         _ => 0,
     };
-    if size == 0 || random.below(6) == 0 {
+    if size == 0 || random.usize(..6) == 0 {
         return value;
     }
-    let at = random.below(size);
+    let at = random.usize(..size);
     let inner = match value {
         Value::Object(members) => members.values_mut().nth(at),
         Value::Array(elements) => elements.get_mut(at),
@@ -81,12 +70,12 @@ fn place<'a>(value: &'a mut Value, random: &mut Random) -> &'a mut Value {
 }
 
 /// Changes a configuration so that it is still JSON.
-fn rearrange(config: &mut Value, random: &mut Random) {
+fn rearrange(config: &mut Value, random: &mut Rng) {
     let taken = place(&mut config.clone(), random).clone();
     let at = place(config, random);
-    match (random.below(5), &mut *at) {
+    match (random.usize(..5), &mut *at) {
         (0, Value::Object(members)) => {
-            let key = members.keys().nth(random.below(members.len())).cloned();
+            let key = members.keys().nth(random.usize(..members.len().max(1))).cloned();
             members.remove(&key.unwrap_or_default());
         }
         (1, Value::Array(elements)) => {
@@ -100,13 +89,13 @@ fn rearrange(config: &mut Value, random: &mut Random) {
 }
 
 /// Changes the text as bad disks do.
-fn corrupt(bytes: &mut Vec<u8>, random: &mut Random) {
-    let at = random.below(bytes.len());
-    match random.below(5) {
+fn corrupt(bytes: &mut Vec<u8>, random: &mut Rng) {
+    let at = random.usize(..bytes.len().max(1));
+    match random.usize(..5) {
         0 => bytes.truncate(at),
-        1 => bytes[at] ^= 1 << random.below(8),
-        2 => bytes[at] = b"\"{}[],:\\-0"[random.below(10)],
-        3 => drop(bytes.drain(at..(at + 1 + random.below(40)).min(bytes.len()))),
+        1 => bytes[at] ^= 1 << random.usize(..8),
+        2 => bytes[at] = b"\"{}[],:\\-0"[random.usize(..10)],
+        3 => drop(bytes.drain(at..(at + 1 + random.usize(..40)).min(bytes.len()))),
         _ => {
             let part = bytes[at..(at + 100).min(bytes.len())].to_vec();
             bytes.splice(at..at, part);
@@ -129,13 +118,13 @@ fn read(bundle: &Bundle, text: &[u8]) -> bool {
 #[test]
 fn rearranged_configurations_are_read_or_refused() {
     limit_memory();
-    let (bundle, mut random) = (Bundle::new(), Random(20_261_122));
+    let (bundle, mut random) = (Bundle::new(), Rng::with_seed(20_261_122));
     let corpus: Vec<Value> =
         all().iter().map(|(_, text)| foreign(serde_json::from_slice(text).unwrap())).collect();
     let (mut good, mut bad) = (0, 0);
     for _ in 0..1000 {
-        let mut config = corpus[random.below(corpus.len())].clone();
-        for _ in 0..=random.below(3) {
+        let mut config = corpus[random.usize(..corpus.len())].clone();
+        for _ in 0..=random.usize(..3) {
             rearrange(&mut config, &mut random);
         }
         if read(&bundle, config.to_string().as_bytes()) { good += 1 } else { bad += 1 }
@@ -146,11 +135,11 @@ fn rearranged_configurations_are_read_or_refused() {
 #[test]
 fn corrupt_files_are_read_or_refused() {
     limit_memory();
-    let (bundle, mut random) = (Bundle::new(), Random(20_261_123));
+    let (bundle, mut random) = (Bundle::new(), Rng::with_seed(20_261_123));
     let corpus = all();
     for _ in 0..1000 {
-        let mut bytes = corpus[random.below(corpus.len())].1.clone();
-        for _ in 0..=random.below(3) {
+        let mut bytes = corpus[random.usize(..corpus.len())].1.clone();
+        for _ in 0..=random.usize(..3) {
             corrupt(&mut bytes, &mut random);
         }
         read(&bundle, &bytes);
