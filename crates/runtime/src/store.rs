@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -96,6 +96,12 @@ impl Store {
         Entry::open(self.root.join(id))
     }
 
+    /// Looks at containers without opening each one's directory.
+    pub(crate) fn overview(&self) -> Overview {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Overview { root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(), store: self.clone() }
+    }
+
     /// The ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
         let entries = match std::fs::read_dir(&self.root) {
@@ -114,6 +120,43 @@ impl Store {
         }
         ids.sort();
         Ok(ids)
+    }
+}
+
+/// The open directory of all containers. What it cannot say without doubt is [`Entry`]'s to say, or to refuse.
+#[derive(Debug)]
+pub(crate) struct Overview {
+    root: Option<OwnedFd>,
+    pub(crate) store: Store,
+}
+
+impl Overview {
+    /// The facts of a container, and who made it.
+    pub(crate) fn facts(&self, id: &ContainerId) -> Option<(Facts, u32)> {
+        let file = self.open(id, STATE)?;
+        let owner = rustix::fs::fstat(&file).ok()?.st_uid;
+        let facts: Facts = serde_json::from_slice(&hiber_sandbox::file::read_record(&file).ok()?).ok()?;
+        (facts.version == FACTS_VERSION).then_some((facts, owner))
+    }
+
+    /// What of the configuration is needed to show it.
+    pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
+        serde_json::from_slice(&hiber_sandbox::file::read_record(self.open(id, CONFIG)?).ok()?).ok()
+    }
+
+    /// A file of a container's own directory: nothing on the way may be a link.
+    fn open(&self, id: &ContainerId, name: &str) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let path = Path::new(id.as_str()).join(name);
+        rustix::fs::openat2(self.root.as_ref()?, path, flags, Mode::empty(), way).ok()
+    }
+
+    /// Whether a container's directory has a file of that name.
+    pub(crate) fn has(&self, id: &ContainerId, name: &str) -> Result<bool> {
+        let Some(root) = &self.root else { return self.store.open(id)?.has(name) };
+        let path = Path::new(id.as_str()).join(name);
+        exists(root, &path).map_err(|e| Error::sys("faccessat", path.display().to_string(), e))
     }
 }
 
@@ -230,7 +273,7 @@ impl Entry {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(Error::sys("openat", self.path.join(name).display().to_string(), e)),
         };
-        let bytes = hiber_sandbox::file::read(&fd)
+        let bytes = hiber_sandbox::file::read_record(&fd)
             .map_err(|e| Error::sys("read", self.path.join(name).display().to_string(), e))?;
         Ok(Some(bytes))
     }
@@ -270,12 +313,14 @@ impl Entry {
         let _ = rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty());
     }
 
+    /// Whether there is a file of that name.
+    pub(crate) fn has(&self, name: &str) -> Result<bool> {
+        exists(&self.dir, name.as_ref())
+            .map_err(|e| Error::sys("faccessat", self.path.join(name).display().to_string(), e))
+    }
+
     /// Connects to a socket of the container; `None` if nobody listens.
     pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
-        // Most that are asked are running, and have none: one call instead of three.
-        if rustix::fs::accessat(&self.dir, name, Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT) {
-            return Ok(None);
-        }
         let socket = unix_socket()?;
         match rustix::net::connect(&socket, &self.address(name)?) {
             Ok(()) => Ok(Some(socket)),
@@ -309,6 +354,14 @@ fn remove_tree(path: &Path) -> Result<()> {
             Err(Error::file(path, &e)).context("remove the container's state")
         }
         _ => Ok(()),
+    }
+}
+
+fn exists(at: &OwnedFd, name: &Path) -> rustix::io::Result<bool> {
+    match rustix::fs::accessat(at, name, Access::EXISTS, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -20,9 +20,9 @@ use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::ProcessId;
 use crate::procfs;
-use crate::state::{Brief, Facts, Status};
+use crate::state::{Brief, Facts, Observe, Status};
 use crate::stdio::Kept;
-use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
+use crate::store::{Entry, START_SOCKET};
 use crate::wait::{Condition, Wait};
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
@@ -133,26 +133,14 @@ impl Task {
 
     /// Asks the kernel how the container is.
     pub fn status(&self) -> Result<Status> {
-        let Some(init) = &self.init else {
+        if self.init.is_none() {
             return if self.facts().is_ok_and(|f| f.pid != 0) { Ok(Status::Stopped) } else { self.unborn() };
-        };
-        if !init.is_alive() {
-            return Ok(Status::Stopped);
         }
-        if self.cgroup.frozen()? {
-            return Ok(Status::Paused);
+        let status = self.observe()?;
+        if status == Status::Running {
+            self.started.store(true, Ordering::Relaxed);
         }
-        if self.started.load(Ordering::Relaxed) {
-            return Ok(Status::Running);
-        }
-        if self.entry().connect(START_SOCKET)?.is_some() {
-            return Ok(Status::Created);
-        }
-        if self.entry().connect(INIT_SOCKET)?.is_some() {
-            return Ok(Status::Creating);
-        }
-        self.started.store(true, Ordering::Relaxed);
-        Ok(Status::Running)
+        Ok(status)
     }
 
     /// No process yet: either somebody is at it, or was interrupted.
@@ -369,7 +357,7 @@ impl Task {
     pub(crate) fn destroy(&self) -> Result<()> {
         let cgroup = &self.cgroup;
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
-        let killed = if cgroup.exists() { cgroup.kill(Signal::KILL) } else { Ok(()) };
+        let killed = cgroup.kill(Signal::KILL);
         let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
         let hooks = self.run_poststop();
@@ -388,5 +376,23 @@ impl Task {
         let (Ok(brief), Ok(_)) = (self.container.brief(), self.facts()) else { return Ok(()) };
         let Some(all) = &brief.hooks else { return Ok(()) };
         Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
+    }
+}
+
+impl Observe for Task {
+    fn is_alive(&self) -> Result<bool> {
+        Ok(self.living().is_ok())
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        Ok(self.cgroup.frozen()?)
+    }
+
+    fn has_socket(&self, name: &str) -> Result<bool> {
+        Ok(!self.started.load(Ordering::Relaxed) && self.entry().has(name)?)
+    }
+
+    fn awaits_start(&self) -> Result<bool> {
+        Ok(self.entry().connect(START_SOCKET)?.is_some())
     }
 }

@@ -1,6 +1,7 @@
 //! The lifecycle commands.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CreateOptions, ExecOptions, Runtime, Status, Stdio, Task};
+use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Status, Stdio, Task};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
@@ -17,7 +18,7 @@ use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
-use super::output::{self, ContainerState};
+use super::output::{self, ContainerState, List};
 use super::{exec_process, out};
 use hiber::id::ContainerId;
 
@@ -129,26 +130,34 @@ impl Session {
 
     /// `state`
     pub(crate) fn state(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(out::write(&output::state(&describe(&self.task(id)?)?)?)?)
+        Ok(out::write(&output::state(&describe(&self.runtime.glance(id)?, String::new())?)?)?)
     }
 
     /// `list`
     pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
-        let mut containers = Vec::new();
+        let mut list = List::new(args);
         let mut names = BTreeMap::new();
-        for id in self.runtime.ids()? {
-            let described = self.task(&id).and_then(|task| {
-                let uid = task.container().owner()?;
-                let owner = names.entry(uid).or_insert_with(|| user_name(uid)).clone();
-                Ok(ContainerState { owner, ..describe(&task)? })
+        for (id, glance) in self.runtime.glances()? {
+            let added = glance.map_err(anyhow::Error::from).and_then(|glance| {
+                let mut owner = || {
+                    let uid = glance.owner();
+                    names.entry(uid).or_insert_with(|| user_name(uid)).clone()
+                };
+                match &mut list {
+                    List::Ids(text) => writeln!(text, "{}", glance.facts().id)?,
+                    List::Table(rows) => {
+                        rows.push(output::row(glance.facts(), glance.status()?, owner()));
+                    }
+                    List::Json(all) => all.push(describe(&glance, owner())?),
+                }
+                Ok(())
             });
-            match described {
-                Ok(state) => containers.push(state),
+            if let Err(e) = added {
                 // Deleted meanwhile, or its creation was interrupted: not what was asked for.
-                Err(e) => tracing::debug!("load container {id}: {e:#}"),
+                tracing::debug!("load container {id}: {e:#}");
             }
         }
-        Ok(out::write(&output::list(&containers, args)?)?)
+        Ok(out::write(&list.finish()?)?)
     }
 
     /// `kill`
@@ -248,31 +257,35 @@ fn start_and_notify(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `state` and `list` show; only `list` shows an owner.
-fn describe(task: &Task) -> anyhow::Result<ContainerState> {
-    let container = task.container();
-    let brief = container.brief()?;
-    // Its creator has not come to them yet: as without a configuration.
-    let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
-    let status = task.status()?;
+/// What `state` and `list --format json` show; only `list` shows an owner.
+fn describe(glance: &Glance, owner: String) -> anyhow::Result<ContainerState> {
+    let (facts, brief) = (glance.facts(), glance.brief()?);
+    let status = glance.status()?;
     Ok(ContainerState {
         oci_version: brief.oci_version,
         id: facts.id.clone(),
-        pid: if status == Status::Stopped { 0 } else { facts.pid },
+        pid: output::shown_pid(facts, status),
         status: status.to_string(),
         bundle: facts.bundle.clone(),
         rootfs: facts.rootfs.clone(),
         created: facts.created,
         annotations: brief.annotations,
-        owner: String::new(),
-        // not worth to be the reason of a failure
-        oom_killed: task.oom_killed().unwrap_or(false),
+        owner,
+        oom_killed: glance.oom_killed(),
     })
 }
 
 fn user_name(uid: u32) -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| format!("#{uid}"), |user| user.name)
+    let local = std::fs::read("/etc/passwd").ok().and_then(|text| {
+        String::from_utf8_lossy(&text).lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+    });
+    // Whom that does not know a directory service may.
+    let remote = || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    local.or_else(|| Some(remote()?.name)).unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// The streams of a detached process.

@@ -262,7 +262,11 @@ impl Cgroup {
             {
                 Ok(None)
             }
-            Some(path) if self.paths.v1.is_empty() => Ok(Some(Dir::open(path)?.into())),
+            Some(path) if self.paths.v1.is_empty() => {
+                let dir = self.dir(path)?;
+                let fd = dir.as_fd().try_clone_to_owned();
+                Ok(Some(fd.map_err(|e| SysError::io("dup", path.display().to_string(), &e))?))
+            }
             _ => Ok(None),
         }
     }
@@ -448,9 +452,9 @@ impl Cgroup {
 }
 
 fn collect_pids(dir: &Dir, pids: &mut Vec<u32>) -> Result<(), SysError> {
-    let text = match dir.read("cgroup.procs") {
+    let text = match dir.read_list("cgroup.procs") {
         // A threaded cgroup has threads alone.
-        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read("cgroup.threads"),
+        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read_list("cgroup.threads"),
         other => other,
     }?;
     // 0 stands for a process that this pid namespace does not see.
