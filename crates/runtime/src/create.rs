@@ -173,10 +173,11 @@ impl Prepared {
 }
 
 /// What to do where a cgroup is denied: `rootless` is the caller's choice.
-pub(crate) fn on_denied(rootless: Option<bool>) -> OnDenied {
-    match rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace()) {
-        true => OnDenied::Skip,
-        false => OnDenied::Fail,
+fn on_denied(rootless: Option<bool>) -> OnDenied {
+    match rootless {
+        Some(true) => OnDenied::Skip,
+        Some(false) => OnDenied::Fail,
+        None => OnDenied::ByRights,
     }
 }
 

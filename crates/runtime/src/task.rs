@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hiber_sandbox::cgroup::{Cgroup, Usage};
+use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::{hooks, parent, plan};
 
 use crate::container::Container;
-use crate::create::on_denied;
 use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::lazy::arrival::Arrival;
@@ -42,7 +41,7 @@ pub struct Task {
 
 fn cgroup_of(container: &Container) -> Result<Cgroup> {
     let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
-    Ok(Cgroup::open(paths, on_denied(None))?)
+    Ok(Cgroup::open(paths, OnDenied::ByRights)?)
 }
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
