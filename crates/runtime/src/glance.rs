@@ -27,7 +27,7 @@ pub struct Glance {
 enum Source {
     Overview(Arc<Overview>),
     /// A handle, where a look does not settle it: someone is making the container, or was interrupted.
-    Task(Task),
+    Task(Box<Task>),
 }
 
 impl Runtime {
@@ -39,14 +39,14 @@ impl Runtime {
         Glance::new(&Arc::new(self.store.overview()), id.clone())
     }
 
-    /// Looks at all containers, by their ids in order. One that is deleted meanwhile, or of which nothing is written
-    /// down yet, is [`Error::NotFound`].
-    ///
-    /// # Errors
-    /// The root directory cannot be read.
-    pub fn glances(&self) -> Result<impl Iterator<Item = (ContainerId, Result<Glance>)>> {
+    /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
+    /// deleted meanwhile, or of which nothing is written down yet, is [`Error::NotFound`].
+    pub fn glances<'a>(
+        &self,
+        ids: &'a [ContainerId],
+    ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
         let overview = Arc::new(self.store.overview());
-        Ok(self.ids()?.into_iter().map(move |id| (id.clone(), Glance::new(&overview, id))))
+        ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
     }
 }
 
@@ -60,7 +60,7 @@ impl Glance {
         }
         let task = Container::open(&overview.store, &id)?.task()?;
         let facts = task.facts().map_err(|_| Error::NotFound)?.clone();
-        Ok(Self { id, facts, owner: task.container().owner()?, source: Source::Task(task) })
+        Ok(Self { id, facts, owner: task.container().owner()?, source: Source::Task(Box::new(task)) })
     }
 
     /// What was written down when it was created.

@@ -1,7 +1,6 @@
 //! The lifecycle commands.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +20,9 @@ use super::foreground::{self, Console, Signals};
 use super::output::{self, ContainerState, List};
 use super::{exec_process, out};
 use hiber::id::ContainerId;
+
+/// From how many containers on two threads list them: starting one takes as long as asking for a few.
+const MANY: usize = 32;
 
 /// Where the containers are, and under which name they are shown.
 pub(crate) struct Session {
@@ -135,16 +137,40 @@ impl Session {
 
     /// `list`
     pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
+        let ids = self.runtime.ids()?;
+        // Asking the kernel is all that takes time, and many can be asked for at once.
+        let (first, second) = ids.split_at(if ids.len() < MANY { ids.len() } else { ids.len() / 2 });
+        let list = std::thread::scope(|scope| {
+            let list = || self.list_of(second, args);
+            let thread = match second {
+                [] => None,
+                _ => std::thread::Builder::new().spawn_scoped(scope, list).ok(),
+            };
+            let mut all = self.list_of(first, args);
+            match thread {
+                Some(thread) => {
+                    all.append(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                }
+                None if second.is_empty() => {}
+                // There may be no more threads: then one does it all.
+                None => all.append(list()),
+            }
+            all
+        });
+        Ok(out::write(&list.finish()?)?)
+    }
+
+    fn list_of(&self, ids: &[ContainerId], args: ListArgs) -> List {
         let mut list = List::new(args);
         let mut names = BTreeMap::new();
-        for (id, glance) in self.runtime.glances()? {
+        for (id, glance) in self.runtime.glances(ids) {
             let added = glance.map_err(anyhow::Error::from).and_then(|glance| {
                 let mut owner = || {
                     let uid = glance.owner();
                     names.entry(uid).or_insert_with(|| user_name(uid)).clone()
                 };
                 match &mut list {
-                    List::Ids(text) => writeln!(text, "{}", glance.facts().id)?,
+                    List::Ids(ids) => ids.push(glance.facts().id.clone()),
                     List::Table(rows) => {
                         rows.push(output::row(glance.facts(), glance.status()?, owner()));
                     }
@@ -157,7 +183,7 @@ impl Session {
                 tracing::debug!("load container {id}: {e:#}");
             }
         }
-        Ok(out::write(&list.finish()?)?)
+        list
     }
 
     /// `kill`

@@ -56,8 +56,8 @@ pub(crate) fn state(container: &ContainerState) -> serde_json::Result<String> {
 
 /// What `list` prints, as it comes together.
 pub(crate) enum List {
-    /// `--quiet`: a line each.
-    Ids(String),
+    /// `--quiet`
+    Ids(Vec<String>),
     Table(Vec<[String; 6]>),
     Json(Vec<ContainerState>),
 }
@@ -65,11 +65,19 @@ pub(crate) enum List {
 impl List {
     pub(crate) fn new(args: ListArgs) -> Self {
         match args.format {
-            _ if args.quiet => Self::Ids(String::new()),
+            _ if args.quiet => Self::Ids(Vec::new()),
             Format::Json => Self::Json(Vec::new()),
-            Format::Table => {
-                Self::Table(vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)])
-            }
+            Format::Table => Self::Table(Vec::new()),
+        }
+    }
+
+    /// Adds what another list of that kind has.
+    pub(crate) fn append(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Ids(all), Self::Ids(more)) => all.extend(more),
+            (Self::Table(all), Self::Table(more)) => all.extend(more),
+            (Self::Json(all), Self::Json(more)) => all.extend(more),
+            _ => {}
         }
     }
 
@@ -79,8 +87,11 @@ impl List {
     /// If a path is not valid UTF-8 (json only).
     pub(crate) fn finish(self) -> serde_json::Result<String> {
         match self {
-            Self::Ids(text) => Ok(text),
-            Self::Table(rows) => Ok(table(&rows)),
+            Self::Ids(ids) => Ok(ids.into_iter().map(|id| id + "\n").collect()),
+            Self::Table(mut rows) => {
+                rows.insert(0, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned));
+                Ok(table(&rows))
+            }
             Self::Json(all) => serde_json::to_string(&all).map(|json| json + "\n"),
         }
     }
@@ -238,9 +249,10 @@ mod tests {
     fn tables_line_up() {
         let args = ListArgs { format: Format::Table, quiet: false };
         let table = |rows: &[(&str, Status)]| {
-            let List::Table(mut all) = List::new(args) else { panic!("no table") };
-            all.extend(rows.iter().map(|(id, status)| row(&facts(id), *status, "root".into())));
-            List::Table(all).finish().unwrap()
+            let row = |(id, status): &(&str, Status)| row(&facts(id), *status, "root".into());
+            let mut list = List::new(args);
+            rows.iter().for_each(|cells| list.append(List::Table(vec![row(cells)])));
+            list.finish().unwrap()
         };
         assert_eq!(
             table(&[("a", Status::Running), ("a-long-name", Status::Stopped)]),
@@ -254,7 +266,9 @@ mod tests {
     #[test]
     fn quiet_is_stronger_than_a_format() {
         let args = ListArgs { format: Format::Json, quiet: true };
-        assert!(matches!(List::new(args), List::Ids(text) if text.is_empty()));
+        let mut list = List::new(args);
+        list.append(List::Ids(vec!["a".into(), "b".into()]));
+        assert_eq!(list.finish().unwrap(), "a\nb\n");
     }
 
     #[test]

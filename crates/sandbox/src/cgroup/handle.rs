@@ -271,9 +271,7 @@ impl Cgroup {
             _ if self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user) => {
                 Ok(None)
             }
-            Some(path)
-                if self.on_denied.skips() && check_movable(&Layout::detect()?, path).is_err() =>
-            {
+            Some(path) if self.on_denied.skips() && check_movable(&Layout::detect()?, path).is_err() => {
                 Ok(None)
             }
             Some(path) if self.paths.v1.is_empty() => {
