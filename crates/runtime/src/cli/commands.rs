@@ -138,8 +138,9 @@ impl Session {
     /// `list`
     pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
         let ids = self.runtime.ids()?;
-        // Asking the kernel is all that takes time, and many can be asked for at once.
-        let (first, second) = ids.split_at(if ids.len() < MANY { ids.len() } else { ids.len() / 2 });
+        // Asking the kernel is what takes time, and many can be asked for at once.
+        let alone = args.quiet || ids.len() < MANY;
+        let (first, second) = ids.split_at(if alone { ids.len() } else { ids.len() / 2 });
         let list = std::thread::scope(|scope| {
             let list = || self.list_of(second, args);
             let thread = match second {
