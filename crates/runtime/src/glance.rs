@@ -9,7 +9,7 @@ use crate::id::ContainerId;
 use crate::process::{Made, Process};
 use crate::procfs;
 use crate::state::{Brief, Facts, Observe, Status};
-use crate::store::{Overview, START_SOCKET};
+use crate::store::Overview;
 use crate::task::Task;
 
 /// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
@@ -120,17 +120,10 @@ impl Observe for Glance {
         Ok(self.facts.cgroup.frozen()?)
     }
 
-    fn has_socket(&self, name: &str) -> Result<bool> {
+    fn listens(&self, socket: &str) -> Result<bool> {
         match &self.source {
-            Source::Overview(overview) => overview.has(&self.id, name),
-            Source::Task(task) => task.has_socket(name),
-        }
-    }
-
-    fn awaits_start(&self) -> Result<bool> {
-        match &self.source {
-            Source::Overview(overview) => Ok(overview.store.open(&self.id)?.connect(START_SOCKET)?.is_some()),
-            Source::Task(task) => task.awaits_start(),
+            Source::Overview(overview) => overview.listens(&self.id, socket),
+            Source::Task(task) => task.listens(socket),
         }
     }
 }

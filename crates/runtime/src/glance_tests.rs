@@ -61,6 +61,8 @@ fn the_sockets_tell_how_far_init_is() {
     assert_eq!(made.status(), Status::Created);
     drop(listener);
     assert_eq!(made.status(), Status::Running, "nobody listens any more");
+    drop(made.entry.listen().unwrap());
+    assert_eq!(made.status(), Status::Running, "nor on what a start that was killed has left");
     let glance = made.runtime.glance(&made.id).unwrap();
     assert_eq!(glance.owner(), rustix::process::geteuid().as_raw());
     assert!(!glance.oom_killed());

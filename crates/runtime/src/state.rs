@@ -91,10 +91,8 @@ pub(crate) trait Observe {
     fn is_alive(&self) -> Result<bool>;
     /// Whether the cgroup is frozen.
     fn is_frozen(&self) -> Result<bool>;
-    /// Whether the container's directory has a socket of that name.
-    fn has_socket(&self, name: &str) -> Result<bool>;
-    /// Whether somebody listens on [`START_SOCKET`].
-    fn awaits_start(&self) -> Result<bool>;
+    /// Whether somebody listens on the socket of that name in the container's directory.
+    fn listens(&self, socket: &str) -> Result<bool>;
 
     /// The status of a container that has had a first process. No more is asked than it takes.
     fn observe(&self) -> Result<Status> {
@@ -102,10 +100,10 @@ pub(crate) trait Observe {
             Status::Stopped
         } else if self.is_frozen()? {
             Status::Paused
-        } else if self.has_socket(INIT_SOCKET)? {
+        } else if self.listens(INIT_SOCKET)? {
             // It gets the other's name when init is ready: asked for in this order, one of the two is seen.
             Status::Creating
-        } else if self.has_socket(START_SOCKET)? && self.awaits_start()? {
+        } else if self.listens(START_SOCKET)? {
             Status::Created
         } else {
             Status::Running

@@ -152,11 +152,14 @@ impl Overview {
         rustix::fs::openat2(self.root.as_ref()?, path, flags, Mode::empty(), way).ok()
     }
 
-    /// Whether a container's directory has a file of that name.
-    pub(crate) fn has(&self, id: &ContainerId, name: &str) -> Result<bool> {
-        let Some(root) = &self.root else { return self.store.open(id)?.has(name) };
-        let path = Path::new(id.as_str()).join(name);
-        exists(root, &path).map_err(|e| Error::sys("faccessat", path.display().to_string(), e))
+    /// As [`Entry::listens`] of a container.
+    pub(crate) fn listens(&self, id: &ContainerId, socket: &str) -> Result<bool> {
+        let path = Path::new(id.as_str()).join(socket);
+        // Most have none. What cannot be asked so, the handle is asked.
+        match &self.root {
+            Some(root) if !may_exist(root, &path) => Ok(false),
+            _ => self.store.open(id)?.listens(socket),
+        }
     }
 }
 
@@ -294,7 +297,7 @@ impl Entry {
 
     /// Listens on [`INIT_SOCKET`].
     pub(crate) fn listen(&self) -> Result<OwnedFd> {
-        let socket = unix_socket()?;
+        let socket = unix_socket(SocketFlags::empty())?;
         let fail = |call: &str, e| Error::sys(call, self.path.join(INIT_SOCKET).display().to_string(), e);
         rustix::net::bind(&socket, &self.address(INIT_SOCKET)?).map_err(|e| fail("bind", e))?;
         rustix::net::listen(&socket, 16).map_err(|e| fail("listen", e))?;
@@ -307,23 +310,33 @@ impl Entry {
             .map_err(|e| Error::sys("renameat", self.path.join(START_SOCKET).display().to_string(), e))
     }
 
-    /// Removes the socket of an init that was started.
-    pub(crate) fn remove_start_socket(&self) {
+    /// Removes the socket of an init that was started: it has one or the other.
+    pub(crate) fn remove_sockets(&self) {
         // Left behind it misleads nobody: no one listens there any more.
-        let _ = rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty());
+        if rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()).is_err() {
+            let _ = rustix::fs::unlinkat(&self.dir, INIT_SOCKET, AtFlags::empty());
+        }
     }
 
-    /// Whether there is a file of that name.
-    pub(crate) fn has(&self, name: &str) -> Result<bool> {
-        exists(&self.dir, name.as_ref())
-            .map_err(|e| Error::sys("faccessat", self.path.join(name).display().to_string(), e))
+    /// Whether somebody listens on a socket of the container; waits for nobody.
+    pub(crate) fn listens(&self, name: &str) -> Result<bool> {
+        // Most that are asked are running, and have none: one call instead of three.
+        if !may_exist(&self.dir, name.as_ref()) {
+            return Ok(false);
+        }
+        Ok(self.connect_with(name, SocketFlags::NONBLOCK)?.is_some())
     }
 
-    /// Connects to a socket of the container; `None` if nobody listens.
+    /// Connects to a socket of the container, waiting for its turn; `None` if nobody listens.
     pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
-        let socket = unix_socket()?;
+        self.connect_with(name, SocketFlags::empty())
+    }
+
+    fn connect_with(&self, name: &str, flags: SocketFlags) -> Result<Option<OwnedFd>> {
+        let socket = unix_socket(flags)?;
         match rustix::net::connect(&socket, &self.address(name)?) {
-            Ok(()) => Ok(Some(socket)),
+            // Again: somebody listens, and has not yet accepted those who came before.
+            Ok(()) | Err(Errno::AGAIN) => Ok(Some(socket)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
             Err(e) => Err(Error::sys("connect", self.path.join(name).display().to_string(), e)),
         }
@@ -357,16 +370,13 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-fn exists(at: &OwnedFd, name: &Path) -> rustix::io::Result<bool> {
-    match rustix::fs::accessat(at, name, Access::EXISTS, AtFlags::empty()) {
-        Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(e),
-    }
+/// False if there is surely no such file.
+fn may_exist(at: &OwnedFd, path: &Path) -> bool {
+    rustix::fs::accessat(at, path, Access::EXISTS, AtFlags::empty()) != Err(Errno::NOENT)
 }
 
-fn unix_socket() -> Result<OwnedFd> {
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+fn unix_socket(flags: SocketFlags) -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags | SocketFlags::CLOEXEC, None)
         .map_err(|e| Error::sys("socket", "AF_UNIX", e))
 }
 
