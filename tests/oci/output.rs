@@ -41,6 +41,36 @@ fn list_shows_every_container_in_three_formats() {
     runtime.run(&["list", "--format", "xml"]).fails("format");
 }
 
+/// Enough for two threads; what is listed is in order all the same.
+#[test]
+fn list_of_many_containers_is_in_order() {
+    require!(Root);
+    let runtime = Runtime::hiber();
+    let c = sleeper(&runtime);
+    let ids: Vec<String> = (10..99).map(|n| format!("z{n}")).collect();
+    for id in &ids {
+        let (from, to) = (runtime.root().join(c.id()), runtime.root().join(id));
+        fs::create_dir(&to).unwrap();
+        fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+        let state = fs::read_to_string(from.join("state.json")).unwrap();
+        fs::write(to.join("state.json"), state.replace(c.id(), id)).unwrap();
+    }
+    // Of one nothing is known.
+    fs::create_dir(runtime.root().join("z50-interrupted")).unwrap();
+    let expected: Vec<&str> = std::iter::once(c.id()).chain(ids.iter().map(String::as_str)).collect();
+    assert_eq!(runtime.run(&["list", "--quiet"]).ok().lines().collect::<Vec<_>>(), expected);
+    let all = runtime.run(&["list", "--format", "json"]).json();
+    let all: Vec<_> = all.as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
+    assert_eq!(all, expected);
+    let table = runtime.run(&["list"]).ok().to_owned();
+    let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows.iter().map(|cells| cells[0]).collect::<Vec<_>>(), expected);
+    assert!(rows.iter().all(|cells| cells[2] == "running" && cells[5] == "root"), "{table}");
+    for id in ids.iter().map(String::as_str).chain(["z50-interrupted"]) {
+        fs::remove_dir_all(runtime.root().join(id)).unwrap();
+    }
+}
+
 #[test]
 fn list_of_a_root_that_does_not_exist_says_so_and_makes_nothing() {
     require!(Root);

@@ -177,10 +177,11 @@ impl Prepared {
 }
 
 /// What to do where a cgroup is denied: `rootless` is the caller's choice.
-pub(crate) fn on_denied(rootless: Option<bool>) -> OnDenied {
-    match rootless.unwrap_or_else(|| !rustix::process::geteuid().is_root() || in_user_namespace()) {
-        true => OnDenied::Skip,
-        false => OnDenied::Fail,
+fn on_denied(rootless: Option<bool>) -> OnDenied {
+    match rootless {
+        Some(true) => OnDenied::Skip,
+        Some(false) => OnDenied::Fail,
+        None => OnDenied::ByRights,
     }
 }
 
@@ -377,6 +378,8 @@ struct Creating<'a> {
 impl Steps for Creating<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
         let told = |e: Error| hiber_sandbox::Error::invalid("the container's state", chain(&e));
+        // There before the process is: who finds that finds it in the making.
+        let listener = self.entry.listen().map_err(told)?;
         // Written before it is let go: an orphaned init can be found and killed.
         note_process(self.entry, self.facts, pid).map_err(told)?;
         self.cgroup.limit(&self.prepared.limits)?;
@@ -388,7 +391,7 @@ impl Steps for Creating<'_> {
         }
         self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
         self.entry.write_config(&self.prepared.spec).map_err(told)?;
-        Ok(vec![(self.listener.clone(), self.entry.listen().map_err(told)?)])
+        Ok(vec![(self.listener.clone(), listener)])
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

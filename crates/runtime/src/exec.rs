@@ -77,7 +77,6 @@ impl Task {
             join_process: Some((pidfd, namespaces.flags())),
             console_socket: wired.console(),
             stdio: wired.files(),
-            ..Launch::default()
         };
         let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
         let entry = self.container().entry();

@@ -60,7 +60,7 @@ impl Process {
 
     /// The process of that number that started then, zombies included; none if it is gone.
     pub(crate) fn open(pid: i32, start_time: u64, made: Made) -> Result<Option<Self>> {
-        let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Ok(None) };
+        let Some(number) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
         let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
             Ok(fd) => fd,
             Err(Errno::SRCH) => return Ok(None),

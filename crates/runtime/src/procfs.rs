@@ -23,8 +23,7 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 fn read(pid: i32, file: &str) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
-    let text = hiber_sandbox::file::read(&file).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
+    hiber_sandbox::file::read_record(&file).ok().map(hiber_sandbox::file::text)
 }
 
 /// What a process is called and uses.
@@ -64,14 +63,14 @@ pub(crate) fn usage(pid: i32) -> Option<Usage> {
 
 fn parse(stat: &str) -> Option<Stat> {
     // The command in parentheses may hold anything, also parentheses.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.trim_end().split(' ').collect();
+    let mut fields = stat.rsplit_once(") ")?.1.trim_end().split(' ');
     // They begin with field 3, the state.
-    let field = |number: usize| fields.get(number - 3).copied();
-    let dead = matches!(field(3)?, "Z" | "X" | "x");
+    let dead = matches!(fields.next()?, "Z" | "X" | "x");
+    let start_time = fields.nth(22 - 4)?.parse().ok()?;
     // 0 is also what those see who may not trace it.
     let told = |status: &i32| *status != 0 || rustix::process::geteuid().is_root();
-    let exit_status = field(52).filter(|_| dead).and_then(|f| f.parse().ok()).filter(told);
-    Some(Stat { start_time: field(22)?.parse().ok()?, dead, exit_status })
+    let exit_status = if dead { fields.nth(52 - 23).and_then(|f| f.parse().ok()).filter(told) } else { None };
+    Some(Stat { start_time, dead, exit_status })
 }
 
 /// The process's start time in clock ticks since boot, if it is alive: neither gone nor a zombie.

@@ -10,6 +10,9 @@ use hiber_sandbox::resctrl::Group;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+use crate::store::{INIT_SOCKET, START_SOCKET};
+
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
 /// nothing in it can become untrue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,32 @@ pub enum Status {
     Paused,
     /// Its first process is gone.
     Stopped,
+}
+
+/// What a status is read off, asked of the kernel by whoever can.
+pub(crate) trait Observe {
+    /// Whether the first process is there and has not ended.
+    fn is_alive(&self) -> Result<bool>;
+    /// Whether the cgroup is frozen.
+    fn is_frozen(&self) -> Result<bool>;
+    /// Whether somebody listens on the socket of that name in the container's directory.
+    fn listens(&self, socket: &str) -> Result<bool>;
+
+    /// The status of a container that has had a first process. No more is asked than it takes.
+    fn observe(&self) -> Result<Status> {
+        Ok(if !self.is_alive()? {
+            Status::Stopped
+        } else if self.is_frozen()? {
+            Status::Paused
+        } else if self.listens(INIT_SOCKET)? {
+            // It gets the other's name when init is ready: asked for in this order, one of the two is seen.
+            Status::Creating
+        } else if self.listens(START_SOCKET)? {
+            Status::Created
+        } else {
+            Status::Running
+        })
+    }
 }
 
 impl std::fmt::Display for Status {

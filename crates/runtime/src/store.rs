@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -96,6 +96,12 @@ impl Store {
         Entry::open(self.root.join(id))
     }
 
+    /// Looks at containers without opening each one's directory.
+    pub(crate) fn overview(&self) -> Overview {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Overview { root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(), store: self.clone() }
+    }
+
     /// The ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
         let entries = match std::fs::read_dir(&self.root) {
@@ -114,6 +120,46 @@ impl Store {
         }
         ids.sort();
         Ok(ids)
+    }
+}
+
+/// The open directory of all containers. What it cannot say without doubt is [`Entry`]'s to say, or to refuse.
+#[derive(Debug)]
+pub(crate) struct Overview {
+    root: Option<OwnedFd>,
+    pub(crate) store: Store,
+}
+
+impl Overview {
+    /// The facts of a container, and who made it.
+    pub(crate) fn facts(&self, id: &ContainerId) -> Option<(Facts, u32)> {
+        let file = self.open(id, STATE)?;
+        let owner = rustix::fs::fstat(&file).ok()?.st_uid;
+        let facts: Facts = serde_json::from_slice(&hiber_sandbox::file::read_record(&file).ok()?).ok()?;
+        (facts.version == FACTS_VERSION).then_some((facts, owner))
+    }
+
+    /// What of the configuration is needed to show it.
+    pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
+        serde_json::from_slice(&hiber_sandbox::file::read_record(self.open(id, CONFIG)?).ok()?).ok()
+    }
+
+    /// A file of a container's own directory: nothing on the way may be a link.
+    fn open(&self, id: &ContainerId, name: &str) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let path = Path::new(id.as_str()).join(name);
+        rustix::fs::openat2(self.root.as_ref()?, path, flags, Mode::empty(), way).ok()
+    }
+
+    /// As [`Entry::listens`] of a container.
+    pub(crate) fn listens(&self, id: &ContainerId, socket: &str) -> Result<bool> {
+        let path = Path::new(id.as_str()).join(socket);
+        // Most have none. What cannot be asked so, the handle is asked.
+        match &self.root {
+            Some(root) if !may_exist(root, &path) => Ok(false),
+            _ => self.store.open(id)?.listens(socket),
+        }
     }
 }
 
@@ -230,7 +276,7 @@ impl Entry {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(Error::sys("openat", self.path.join(name).display().to_string(), e)),
         };
-        let bytes = hiber_sandbox::file::read(&fd)
+        let bytes = hiber_sandbox::file::read_record(&fd)
             .map_err(|e| Error::sys("read", self.path.join(name).display().to_string(), e))?;
         Ok(Some(bytes))
     }
@@ -251,7 +297,7 @@ impl Entry {
 
     /// Listens on [`INIT_SOCKET`].
     pub(crate) fn listen(&self) -> Result<OwnedFd> {
-        let socket = unix_socket()?;
+        let socket = unix_socket(SocketFlags::empty())?;
         let fail = |call: &str, e| Error::sys(call, self.path.join(INIT_SOCKET).display().to_string(), e);
         rustix::net::bind(&socket, &self.address(INIT_SOCKET)?).map_err(|e| fail("bind", e))?;
         rustix::net::listen(&socket, 16).map_err(|e| fail("listen", e))?;
@@ -272,15 +318,25 @@ impl Entry {
         }
     }
 
-    /// Connects to a socket of the container; `None` if nobody listens.
-    pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
+    /// Whether somebody listens on a socket of the container; waits for nobody.
+    pub(crate) fn listens(&self, name: &str) -> Result<bool> {
         // Most that are asked are running, and have none: one call instead of three.
-        if rustix::fs::accessat(&self.dir, name, Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT) {
-            return Ok(None);
+        if !may_exist(&self.dir, name.as_ref()) {
+            return Ok(false);
         }
-        let socket = unix_socket()?;
+        Ok(self.connect_with(name, SocketFlags::NONBLOCK)?.is_some())
+    }
+
+    /// Connects to a socket of the container, waiting for its turn; `None` if nobody listens.
+    pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
+        self.connect_with(name, SocketFlags::empty())
+    }
+
+    fn connect_with(&self, name: &str, flags: SocketFlags) -> Result<Option<OwnedFd>> {
+        let socket = unix_socket(flags)?;
         match rustix::net::connect(&socket, &self.address(name)?) {
-            Ok(()) => Ok(Some(socket)),
+            // Again: somebody listens, and has not yet accepted those who came before.
+            Ok(()) | Err(Errno::AGAIN) => Ok(Some(socket)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
             Err(e) => Err(Error::sys("connect", self.path.join(name).display().to_string(), e)),
         }
@@ -314,8 +370,13 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-fn unix_socket() -> Result<OwnedFd> {
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+/// False if there is surely no such file.
+fn may_exist(at: &OwnedFd, path: &Path) -> bool {
+    rustix::fs::accessat(at, path, Access::EXISTS, AtFlags::empty()) != Err(Errno::NOENT)
+}
+
+fn unix_socket(flags: SocketFlags) -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags | SocketFlags::CLOEXEC, None)
         .map_err(|e| Error::sys("socket", "AF_UNIX", e))
 }
 

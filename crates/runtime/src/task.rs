@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hiber_sandbox::cgroup::{Cgroup, Usage};
+use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
 use hiber_sandbox::{hooks, parent, plan};
 
 use crate::container::Container;
-use crate::create::{Built, on_denied};
+use crate::create::Built;
 use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::lazy::arrival::Arrival;
@@ -20,8 +20,8 @@ use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::ProcessId;
 use crate::procfs;
-use crate::state::{Brief, Facts, Status};
-use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
+use crate::state::{Brief, Facts, Observe, Status};
+use crate::store::{Entry, START_SOCKET};
 use crate::wait::{Condition, Wait};
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
@@ -43,7 +43,7 @@ pub struct Task {
 
 fn cgroup_of(container: &Container) -> Result<Cgroup> {
     let paths = container.facts().map(|f| f.cgroup.clone()).unwrap_or_default();
-    Ok(Cgroup::open(paths, on_denied(None))?)
+    Ok(Cgroup::open(paths, OnDenied::ByRights)?)
 }
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
@@ -65,7 +65,7 @@ impl Task {
     pub(crate) fn made(container: Container, built: Built, cgroup: Option<Cgroup>) -> Result<Self> {
         let Built { child, starter, kept } = built;
         let cgroup = match cgroup {
-            Some(cgroup) => cgroup.with(on_denied(None)),
+            Some(cgroup) => cgroup.with(OnDenied::ByRights),
             None => cgroup_of(&container)?,
         };
         let made = Made {
@@ -140,26 +140,14 @@ impl Task {
 
     /// Asks the kernel how the container is.
     pub fn status(&self) -> Result<Status> {
-        let Some(init) = &self.init else {
+        if self.init.is_none() {
             return if self.facts().is_ok_and(|f| f.pid != 0) { Ok(Status::Stopped) } else { self.unborn() };
-        };
-        if !init.is_alive() {
-            return Ok(Status::Stopped);
         }
-        if self.cgroup.frozen()? {
-            return Ok(Status::Paused);
+        let status = self.observe()?;
+        if status == Status::Running {
+            self.started.store(true, Ordering::Relaxed);
         }
-        if self.started.load(Ordering::Relaxed) {
-            return Ok(Status::Running);
-        }
-        if self.starter().is_some() || self.entry().connect(START_SOCKET)?.is_some() {
-            return Ok(Status::Created);
-        }
-        if self.entry().connect(INIT_SOCKET)?.is_some() {
-            return Ok(Status::Creating);
-        }
-        self.started.store(true, Ordering::Relaxed);
-        Ok(Status::Running)
+        Ok(status)
     }
 
     /// No process yet: either somebody is at it, or was interrupted.
@@ -383,7 +371,7 @@ impl Task {
     pub(crate) fn destroy(&self) -> Result<()> {
         let cgroup = &self.cgroup;
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
-        let killed = if cgroup.exists() { cgroup.kill(Signal::KILL) } else { Ok(()) };
+        let killed = cgroup.kill(Signal::KILL);
         let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
         let hooks = self.run_poststop();
@@ -402,5 +390,26 @@ impl Task {
         let (Ok(brief), Ok(_)) = (self.container.brief(), self.facts()) else { return Ok(()) };
         let Some(all) = &brief.hooks else { return Ok(()) };
         Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
+    }
+}
+
+impl Observe for Task {
+    fn is_alive(&self) -> Result<bool> {
+        Ok(self.living().is_ok())
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        Ok(self.cgroup.frozen()?)
+    }
+
+    fn listens(&self, socket: &str) -> Result<bool> {
+        if self.started.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match *self.starter() {
+            // Who can start it has not it in the making.
+            Some(_) => Ok(socket == START_SOCKET),
+            None => self.entry().listens(socket),
+        }
     }
 }

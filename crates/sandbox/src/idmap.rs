@@ -18,7 +18,8 @@ use crate::{Error, Result, SysError};
 pub fn in_user_namespace() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let map = rustix::fs::open("/proc/self/uid_map", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let map = map.and_then(crate::file::read).map(crate::file::text).unwrap_or_default();
         let fields: Vec<_> = map.split_ascii_whitespace().collect();
         !map.is_empty() && fields != ["0", "0", "4294967295"]
     })

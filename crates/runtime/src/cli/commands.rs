@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CreateOptions, ExecOptions, Runtime, Status, Stdio, Task};
+use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Status, Stdio, Task};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
@@ -17,9 +17,12 @@ use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
-use super::output::{self, ContainerState};
+use super::output::{self, ContainerState, List};
 use super::{exec_process, out};
 use hiber::id::ContainerId;
+
+/// From how many containers on two threads list them: starting one takes as long as asking for a few.
+const MANY: usize = 32;
 
 /// Where the containers are, and under which name they are shown.
 pub(crate) struct Session {
@@ -135,26 +138,59 @@ impl Session {
 
     /// `state`
     pub(crate) fn state(&self, id: &ContainerId) -> anyhow::Result<()> {
-        Ok(out::write(&output::state(&describe(&self.task(id)?)?)?)?)
+        Ok(out::write(&output::state(&describe(&self.runtime.glance(id)?, String::new())?)?)?)
     }
 
     /// `list`
     pub(crate) fn list(&self, args: ListArgs) -> anyhow::Result<()> {
-        let mut containers = Vec::new();
+        let ids = self.runtime.ids()?;
+        // Asking the kernel is what takes time, and many can be asked for at once.
+        let alone = args.quiet || ids.len() < MANY;
+        let (first, second) = ids.split_at(if alone { ids.len() } else { ids.len() / 2 });
+        let list = std::thread::scope(|scope| {
+            let list = || self.list_of(second, args);
+            let thread = match second {
+                [] => None,
+                _ => std::thread::Builder::new().spawn_scoped(scope, list).ok(),
+            };
+            let mut all = self.list_of(first, args);
+            match thread {
+                Some(thread) => {
+                    all.append(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                }
+                None if second.is_empty() => {}
+                // There may be no more threads: then one does it all.
+                None => all.append(list()),
+            }
+            all
+        });
+        Ok(out::write(&list.finish()?)?)
+    }
+
+    fn list_of(&self, ids: &[ContainerId], args: ListArgs) -> List {
+        let mut list = List::new(args);
         let mut names = BTreeMap::new();
-        for id in self.runtime.ids()? {
-            let described = self.task(&id).and_then(|task| {
-                let uid = task.container().owner()?;
-                let owner = names.entry(uid).or_insert_with(|| user_name(uid)).clone();
-                Ok(ContainerState { owner, ..describe(&task)? })
+        for (id, glance) in self.runtime.glances(ids) {
+            let added = glance.map_err(anyhow::Error::from).and_then(|glance| {
+                let mut owner = || {
+                    let uid = glance.owner();
+                    names.entry(uid).or_insert_with(|| user_name(uid)).clone()
+                };
+                match &mut list {
+                    List::Ids(ids) => ids.push(glance.facts().id.clone()),
+                    List::Table(rows) => {
+                        rows.push(output::row(glance.facts(), glance.status()?, owner()));
+                    }
+                    List::Json(all) => all.push(describe(&glance, owner())?),
+                }
+                Ok(())
             });
-            match described {
-                Ok(state) => containers.push(state),
+            if let Err(e) = added {
                 // Deleted meanwhile, or its creation was interrupted: not what was asked for.
-                Err(e) => tracing::debug!("load container {id}: {e:#}"),
+                tracing::debug!("load container {id}: {e:#}");
             }
         }
-        Ok(out::write(&output::list(&containers, args)?)?)
+        list
     }
 
     /// `kill`
@@ -254,31 +290,35 @@ fn start_and_notify(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `state` and `list` show; only `list` shows an owner.
-fn describe(task: &Task) -> anyhow::Result<ContainerState> {
-    let container = task.container();
-    let brief = container.brief()?;
-    // Its creator has not come to them yet: as without a configuration.
-    let facts = container.facts().map_err(|_| hiber::Error::NotFound)?;
-    let status = task.status()?;
+/// What `state` and `list --format json` show; only `list` shows an owner.
+fn describe(glance: &Glance, owner: String) -> anyhow::Result<ContainerState> {
+    let (facts, brief) = (glance.facts(), glance.brief()?);
+    let status = glance.status()?;
     Ok(ContainerState {
         oci_version: brief.oci_version,
         id: facts.id.clone(),
-        pid: if status == Status::Stopped { 0 } else { facts.pid },
+        pid: output::shown_pid(facts, status),
         status: status.to_string(),
         bundle: facts.bundle.clone(),
         rootfs: facts.rootfs.clone(),
         created: facts.created,
         annotations: brief.annotations,
-        owner: String::new(),
-        // not worth to be the reason of a failure
-        oom_killed: task.oom_killed().unwrap_or(false),
+        owner,
+        oom_killed: glance.oom_killed(),
     })
 }
 
 fn user_name(uid: u32) -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| format!("#{uid}"), |user| user.name)
+    let local = std::fs::read("/etc/passwd").ok().and_then(|text| {
+        String::from_utf8_lossy(&text).lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+    });
+    // Whom that does not know a directory service may.
+    let remote = || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    local.or_else(|| Some(remote()?.name)).unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// The streams of a detached process.

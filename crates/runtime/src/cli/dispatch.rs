@@ -50,20 +50,22 @@ fn command(Invocation { global, command }: Invocation) -> anyhow::Result<ExitCod
 /// Commands on containers.
 fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     let root =
-        root::resolve(global.root.as_deref(), &Surroundings::of_this_process()?).map_err(|e| anyhow!(e))?;
+        root::resolve(global.root.as_deref(), &Surroundings::of_this_process()).map_err(|e| anyhow!(e))?;
     if let Command::List(_) = command
         && root.origin == Origin::Flag
     {
         std::fs::metadata(&root.path).with_context(|| format!("--root {}", root.path.display()))?;
     }
     root.prepare().with_context(|| format!("--root {}", root.path.display()))?;
-    // What the caller left open is not for CRIU or hooks.
     let listen_fds = match command {
         Command::Create(_) | Command::Run(_) => commands::listen_fds()?,
         _ => 0,
     };
     let inherited = preserved(&command).saturating_add(listen_fds);
-    hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
+    // What the caller left open is not for CRIU, hooks or ps(1); these start none.
+    if !matches!(command, Command::State { .. } | Command::List(_) | Command::Kill(_)) {
+        hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
+    }
     let session = Session {
         runtime: Runtime::new(&root.path),
         criu: global.criu.clone(),

@@ -35,7 +35,6 @@ pub(crate) fn init(global: &Global) -> Result<(), String> {
     ON_STDERR.store(file.is_none(), Ordering::Relaxed);
     let form = match global.log_format {
         LogFormat::Json => Form::Json,
-        LogFormat::Text if file.is_none() && io::stderr().is_terminal() => Form::Terminal,
         LogFormat::Text => Form::Text,
     };
     let max = if global.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
@@ -94,7 +93,12 @@ impl Subscriber for Logger {
         if let (LevelFilter::DEBUG, Some(file), Some(line)) = (self.max, metadata.file(), metadata.line()) {
             fields.rest.insert("file", format!("{file}:{line}").into());
         }
-        let line = render(self.form, SystemTime::now(), *metadata.level(), &fields);
+        let form = match self.form {
+            // Asked when there is a line: most commands have none.
+            Form::Text if self.file.is_none() && io::stderr().is_terminal() => Form::Terminal,
+            form => form,
+        };
+        let line = render(form, SystemTime::now(), *metadata.level(), &fields);
         // One write per line, so that processes that append to one file do not mix their lines.
         // A log that cannot be written must not stop the work.
         let _ = match &self.file {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use hiber::CheckpointConfig;
+use hiber::{CheckpointConfig, Facts, Status};
 use serde::{Serialize, Serializer};
 
 use super::args::{Format, ListArgs, PsArgs};
@@ -54,31 +54,64 @@ pub(crate) fn state(container: &ContainerState) -> serde_json::Result<String> {
     serde_json::to_string_pretty(container).map(|json| json + "\n")
 }
 
-/// What `list` prints.
-///
-/// # Errors
-/// If a path is not valid UTF-8 (json only).
-pub(crate) fn list(containers: &[ContainerState], args: ListArgs) -> serde_json::Result<String> {
-    if args.quiet {
-        return Ok(containers.iter().map(|c| format!("{}\n", c.id)).collect());
-    }
-    match args.format {
-        Format::Json => serde_json::to_string(containers).map(|json| json + "\n"),
-        Format::Table => {
-            let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
-            let rows = containers.iter().map(|c| {
-                [
-                    c.id.clone(),
-                    c.pid.to_string(),
-                    c.status.clone(),
-                    c.bundle.display().to_string(),
-                    humantime::format_rfc3339_nanos(c.created).to_string(),
-                    c.owner.clone(),
-                ]
-            });
-            Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
+/// What `list` prints, as it comes together.
+pub(crate) enum List {
+    /// `--quiet`
+    Ids(Vec<String>),
+    Table(Vec<[String; 6]>),
+    Json(Vec<ContainerState>),
+}
+
+impl List {
+    pub(crate) fn new(args: ListArgs) -> Self {
+        match args.format {
+            _ if args.quiet => Self::Ids(Vec::new()),
+            Format::Json => Self::Json(Vec::new()),
+            Format::Table => Self::Table(Vec::new()),
         }
     }
+
+    /// Adds what another list of that kind has.
+    pub(crate) fn append(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Ids(all), Self::Ids(more)) => all.extend(more),
+            (Self::Table(all), Self::Table(more)) => all.extend(more),
+            (Self::Json(all), Self::Json(more)) => all.extend(more),
+            _ => {}
+        }
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// If a path is not valid UTF-8 (json only).
+    pub(crate) fn finish(self) -> serde_json::Result<String> {
+        match self {
+            Self::Ids(ids) => Ok(ids.into_iter().map(|id| id + "\n").collect()),
+            Self::Table(mut rows) => {
+                rows.insert(0, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned));
+                Ok(table(&rows))
+            }
+            Self::Json(all) => serde_json::to_string(&all).map(|json| json + "\n"),
+        }
+    }
+}
+
+/// A container's line in the table.
+pub(crate) fn row(facts: &Facts, status: Status, owner: String) -> [String; 6] {
+    [
+        facts.id.clone(),
+        shown_pid(facts, status).to_string(),
+        status.to_string(),
+        facts.bundle.display().to_string(),
+        humantime::format_rfc3339_nanos(facts.created).to_string(),
+        owner,
+    ]
+}
+
+/// The first process; 0 if it is gone.
+pub(crate) fn shown_pid(facts: &Facts, status: Status) -> i32 {
+    if status == Status::Stopped { 0 } else { facts.pid }
 }
 
 /// What `checkpoints ls` prints.
@@ -195,37 +228,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn tables_line_up() {
-        let args = ListArgs { format: Format::Table, quiet: false };
-        assert_eq!(
-            list(&[container("a", &[]), container("a-long-name", &[])], args).unwrap(),
-            "ID            PID         STATUS      BUNDLE               CREATED                          OWNER\n\
-             a             4321        running     /srv/a/long/bundle   2026-01-02T03:04:05.000060007Z   root\n\
-             a-long-name   4321        running     /srv/a/long/bundle   2026-01-02T03:04:05.000060007Z   root\n"
-        );
-        assert_eq!(
-            list(&[], args).unwrap(),
-            "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n"
-        );
+    fn facts(id: &str) -> Facts {
+        let shown = container(id, &[]);
+        Facts {
+            version: 1,
+            id: shown.id,
+            pid: shown.pid,
+            start_time: 0,
+            bundle: shown.bundle,
+            rootfs: shown.rootfs,
+            created: shown.created,
+            cgroup: Default::default(),
+            resctrl: Default::default(),
+            namespaces: Vec::new(),
+            streams: Vec::new(),
+        }
     }
 
     #[test]
-    fn ids_only() {
+    fn tables_line_up() {
+        let args = ListArgs { format: Format::Table, quiet: false };
+        let table = |rows: &[(&str, Status)]| {
+            let row = |(id, status): &(&str, Status)| row(&facts(id), *status, "root".into());
+            let mut list = List::new(args);
+            rows.iter().for_each(|cells| list.append(List::Table(vec![row(cells)])));
+            list.finish().unwrap()
+        };
+        assert_eq!(
+            table(&[("a", Status::Running), ("a-long-name", Status::Stopped)]),
+            "ID            PID         STATUS      BUNDLE               CREATED                          OWNER\n\
+             a             4321        running     /srv/a/long/bundle   2026-01-02T03:04:05.000060007Z   root\n\
+             a-long-name   0           stopped     /srv/a/long/bundle   2026-01-02T03:04:05.000060007Z   root\n"
+        );
+        assert_eq!(table(&[]), "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
+    }
+
+    #[test]
+    fn quiet_is_stronger_than_a_format() {
         let args = ListArgs { format: Format::Json, quiet: true };
-        assert_eq!(list(&[container("a", &[]), container("b", &[])], args).unwrap(), "a\nb\n");
+        let mut list = List::new(args);
+        list.append(List::Ids(vec!["a".into(), "b".into()]));
+        assert_eq!(list.finish().unwrap(), "a\nb\n");
     }
 
     #[test]
     fn json_keeps_the_order_of_runc() {
-        let args = ListArgs { format: Format::Json, quiet: false };
         assert_eq!(
-            list(&[container("a", &[("k", "v")])], args).unwrap(),
+            List::Json(vec![container("a", &[("k", "v")])]).finish().unwrap(),
             "[{\"ociVersion\":\"1.3.0\",\"id\":\"a\",\"pid\":4321,\"status\":\"running\",\
              \"bundle\":\"/srv/a/long/bundle\",\"rootfs\":\"/srv/a/long/bundle/rootfs\",\
              \"created\":\"2026-01-02T03:04:05.000060007Z\",\"annotations\":{\"k\":\"v\"},\"owner\":\"root\"}]\n"
         );
-        assert_eq!(list(&[], args).unwrap(), "[]\n");
+        assert_eq!(List::Json(Vec::new()).finish().unwrap(), "[]\n");
         let state = state(&container("a", &[])).unwrap();
         assert!(state.starts_with("{\n  \"ociVersion\": \"1.3.0\",\n  \"id\": \"a\",\n"), "{state}");
         assert!(!state.contains("annotations"), "{state}");

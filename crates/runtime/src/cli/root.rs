@@ -5,40 +5,45 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-/// What the choice of a default depends on.
+/// What the choice depends on. What takes a question to the kernel is asked only where it matters.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// The effective user id.
-    pub euid: u32,
+    pub euid: fn() -> u32,
     /// Whether this process is in a user namespace other than the initial one.
-    pub in_user_namespace: bool,
+    pub in_user_namespace: fn() -> bool,
     /// `$USER`
     pub user: Option<std::ffi::OsString>,
     /// `$XDG_RUNTIME_DIR`
     pub xdg_runtime_dir: Option<PathBuf>,
-    /// The working directory.
-    pub cwd: PathBuf,
+    /// The working directory; fails if it is gone.
+    pub cwd: fn() -> io::Result<PathBuf>,
 }
 
 impl Surroundings {
     /// Those of this process.
-    ///
-    /// # Errors
-    /// If the working directory is gone.
-    pub(crate) fn of_this_process() -> io::Result<Self> {
-        Ok(Self {
-            euid: rustix::process::geteuid().as_raw(),
-            in_user_namespace: hiber_sandbox::in_user_namespace(),
+    pub(crate) fn of_this_process() -> Self {
+        Self {
+            euid: || rustix::process::geteuid().as_raw(),
+            in_user_namespace: hiber_sandbox::in_user_namespace,
             user: std::env::var_os("USER"),
             xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from),
-            cwd: std::env::current_dir()?,
-        })
+            cwd: std::env::current_dir,
+        }
+    }
+
+    /// The path from the working directory.
+    fn absolute(&self, path: &Path) -> Result<PathBuf, String> {
+        match path.is_absolute() {
+            true => Ok(clean(path)),
+            false => (self.cwd)().map(|cwd| clean(&cwd.join(path))).map_err(|e| e.to_string()),
+        }
     }
 
     /// Whether the caller is somebody else than the machine's root: root in a user namespace counts
     /// as such unless `$USER` says root, as with runc.
     fn is_rootless(&self) -> bool {
-        self.euid != 0 || (self.in_user_namespace && self.user.as_deref() != Some(OsStr::new("root")))
+        (self.euid)() != 0 || (self.user.as_deref() != Some(OsStr::new("root")) && (self.in_user_namespace)())
     }
 }
 
@@ -84,18 +89,18 @@ impl Root {
 /// The directory to use: `given` by `--root`, or the default.
 ///
 /// # Errors
-/// If it would be `/`; the text is runc's.
+/// If it would be `/`, in runc's words; a relative one, if the working directory is gone.
 pub(crate) fn resolve(given: Option<&Path>, around: &Surroundings) -> Result<Root, String> {
     match (given, &around.xdg_runtime_dir) {
         (Some(given), _) => {
-            let path = clean(&around.cwd.join(given));
+            let path = around.absolute(given)?;
             if path == Path::new("/") {
                 return Err("Option --root argument should not be set to /".into());
             }
             Ok(Root { path, origin: Origin::Flag })
         }
         (None, Some(xdg)) if around.is_rootless() => {
-            Ok(Root { path: clean(&around.cwd.join(xdg).join("hiber")), origin: Origin::Xdg })
+            Ok(Root { path: around.absolute(&xdg.join("hiber"))?, origin: Origin::Xdg })
         }
         _ => Ok(Root { path: "/run/hiber".into(), origin: Origin::Default }),
     }
@@ -121,11 +126,11 @@ mod tests {
 
     fn around(euid: u32, in_user_namespace: bool, user: Option<&str>, xdg: Option<&str>) -> Surroundings {
         Surroundings {
-            euid,
-            in_user_namespace,
+            euid: if euid == 0 { || 0 } else { || 7 },
+            in_user_namespace: if in_user_namespace { || true } else { || false },
             user: user.map(Into::into),
             xdg_runtime_dir: xdg.map(Into::into),
-            cwd: "/here".into(),
+            cwd: || Ok("/here".into()),
         }
     }
 
@@ -144,9 +149,9 @@ mod tests {
 
     #[test]
     fn this_process() {
-        let me = Surroundings::of_this_process().unwrap();
-        assert_eq!(me.euid, rustix::process::geteuid().as_raw());
-        assert_eq!(me.cwd, std::env::current_dir().unwrap());
+        let me = Surroundings::of_this_process();
+        assert_eq!((me.euid)(), rustix::process::geteuid().as_raw());
+        assert_eq!((me.cwd)().unwrap(), std::env::current_dir().unwrap());
         assert!(resolve(None, &me).is_ok_and(|root| root.path.ends_with("hiber")));
     }
 
@@ -161,6 +166,9 @@ mod tests {
         for root in ["/", "/..", "..", "../../.."] {
             assert!(given(root).is_err_and(|e| e.contains("--root")), "{root}");
         }
+        let lost = Surroundings { cwd: || Err(io::Error::from_raw_os_error(2)), ..around };
+        assert!(resolve(Some(Path::new("/a")), &lost).is_ok());
+        assert!(resolve(Some(Path::new("a")), &lost).is_err());
     }
 
     #[test]

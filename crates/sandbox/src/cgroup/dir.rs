@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::layout::Version;
 use crate::error::SysError;
+use crate::file;
 
 /// `statfs` types, linux/magic.h.
 const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
@@ -53,14 +54,31 @@ pub(super) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
 pub(super) fn read_file(path: &Path) -> Result<String> {
     let fd = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| error("open", path.display(), e))?;
-    read_text(&fd).map_err(|e| error("read", path.display(), e))
+    file::read(&fd).map(file::text).map_err(|e| error("read", path.display(), e))
 }
 
-fn read_text(fd: &OwnedFd) -> rustix::io::Result<String> {
-    // The kernel's text is ASCII but for names that people gave to cgroups and mount points.
-    Ok(match String::from_utf8(crate::file::read(fd)?) {
-        Ok(text) => text,
-        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+/// Reads a file of the cgroup at `dir` without opening that: for who asks for nothing else. None if that does not work:
+/// [`Dir::open`] then says why.
+pub(super) fn read_by_path(dir: &Path, version: Version, name: &str) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = fs::open(dir.join(name), flags, Mode::empty()).ok()?;
+    let here = version_of(&fd).ok()? == Some(version);
+    let text = file::read_record(&fd).ok().filter(|_| here)?;
+    Some(trimmed(file::text(text)))
+}
+
+fn trimmed(mut text: String) -> String {
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Of which hierarchy a file or directory is; none for another filesystem's.
+fn version_of(fd: &OwnedFd) -> rustix::io::Result<Option<Version>> {
+    #[allow(clippy::useless_conversion)] // narrower on some architectures
+    Ok(match i64::from(fs::fstatfs(fd)?.f_type) {
+        CGROUP_SUPER_MAGIC => Some(Version::V1),
+        CGROUP2_SUPER_MAGIC => Some(Version::V2),
+        _ => None,
     })
 }
 
@@ -74,14 +92,10 @@ impl Dir {
     fn open_at(at: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat(at, name, flags, Mode::empty()).map_err(|e| error("open", path.display(), e))?;
-        let magic = fs::fstatfs(&fd).map_err(|e| error("fstatfs", path.display(), e))?.f_type;
-        #[allow(clippy::useless_conversion)] // narrower on some architectures
-        let version = match i64::from(magic) {
-            CGROUP_SUPER_MAGIC => Version::V1,
-            CGROUP2_SUPER_MAGIC => Version::V2,
-            _ => return Err(error("open", format!("{} as a cgroup", path.display()), Errno::XDEV)),
-        };
-        Ok(Self { fd, path, version, kept: OnceLock::new() })
+        match version_of(&fd).map_err(|e| error("fstatfs", path.display(), e))? {
+            Some(version) => Ok(Self { fd, path, version, kept: OnceLock::new() }),
+            None => Err(error("open", format!("{} as a cgroup", path.display()), Errno::XDEV)),
+        }
     }
 
     /// Opens the child cgroup `name`.
@@ -114,10 +128,18 @@ impl Dir {
 
     /// Reads a file of this cgroup, without the newline at its end.
     pub(super) fn read(&self, name: &str) -> Result<String> {
+        self.read_by(name, |fd| file::read_record(fd))
+    }
+
+    /// Reads `cgroup.procs` or `cgroup.threads`, which the kernel gives page by page.
+    pub(super) fn read_list(&self, name: &str) -> Result<String> {
+        self.read_by(name, |fd| file::read(fd))
+    }
+
+    fn read_by(&self, name: &str, read: impl Fn(&OwnedFd) -> rustix::io::Result<Vec<u8>>) -> Result<String> {
         let fd = self.file(name, OFlags::RDONLY)?;
-        let mut text = read_text(&fd).map_err(|e| error("read", self.path.join(name).display(), e))?;
-        text.truncate(text.trim_end().len());
-        Ok(text)
+        let bytes = read(&fd).map_err(|e| error("read", self.path.join(name).display(), e))?;
+        Ok(trimmed(file::text(bytes)))
     }
 
     /// Reads a short file that is asked for again and again, always the same one of a directory: it stays open.
@@ -144,8 +166,7 @@ impl Dir {
     /// Reads the value of `key` in a file of `KEY VALUE` lines.
     pub(super) fn read_key(&self, name: &str, key: &str) -> Result<u64> {
         let text = self.read(name)?;
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        value.and_then(number).ok_or_else(|| self.malformed(&format!("{name} ({key})")))
+        value_of(&text, key).ok_or_else(|| self.malformed(&format!("{name} ({key})")))
     }
 
     fn malformed(&self, name: &str) -> SysError {
@@ -186,10 +207,9 @@ impl AsFd for Dir {
     }
 }
 
-impl From<Dir> for OwnedFd {
-    fn from(dir: Dir) -> Self {
-        dir.fd
-    }
+/// The value of `key` in `KEY VALUE` lines.
+pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).and_then(number)
 }
 
 fn number(text: &str) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! Freezing, thawing and killing every process of a cgroup.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,20 +11,46 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::dir::{Dir, if_there};
-use super::handle::Cgroup;
-use super::layout::Version;
+use super::dir::{Dir, if_there, read_by_path};
+use super::handle::{Cgroup, OnDenied};
+use super::layout::{CgroupPaths, Version};
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::signal::Signal;
 
 /// How long freezing and killing may take; a process in an uninterruptible call delays both.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The file that says "1" of a cgroup that is itself frozen, or is about to be.
+fn state_file(version: Version) -> &'static str {
+    match version {
+        Version::V1 => "freezer.self_freezing",
+        Version::V2 => "cgroup.freeze",
+    }
+}
+
+impl CgroupPaths {
+    fn freezer(&self) -> Option<(&Path, Version)> {
+        let v1 = self.v1.get("freezer").map(|path| (path.as_path(), Version::V1));
+        v1.or(self.v2.as_deref().map(|path| (path, Version::V2)))
+    }
+
+    /// As [`Cgroup::frozen`], for who asks once: nothing is kept open.
+    ///
+    /// # Errors
+    /// As of [`Cgroup::open`] and [`Cgroup::frozen`].
+    pub fn frozen(&self) -> Result<bool> {
+        let Some((dir, version)) = self.freezer() else { return Ok(false) };
+        match read_by_path(dir, version, state_file(version)) {
+            Some(text) => Ok(text == "1"),
+            None => Cgroup::open(self.clone(), OnDenied::Fail)?.frozen(),
+        }
+    }
+}
+
 impl Cgroup {
     /// The directory with a freezer; None if there is none or the cgroup is gone.
     fn freezer(&self) -> Result<Option<Arc<Dir>>, SysError> {
-        let path = self.paths().v1.get("freezer").or(self.paths().v2.as_ref());
-        path.map_or(Ok(None), |path| if_there(self.dir(path)))
+        self.paths().freezer().map_or(Ok(None), |(path, _)| if_there(self.dir(path)))
     }
 
     /// Stops every process of the cgroup, children included, and returns when all have stopped.
@@ -60,10 +87,7 @@ impl Cgroup {
     /// The state cannot be read.
     pub fn frozen(&self) -> Result<bool> {
         let Some(dir) = self.freezer()? else { return Ok(false) };
-        let frozen = match dir.version() {
-            Version::V1 => dir.read_again("freezer.self_freezing"),
-            Version::V2 => dir.read_again("cgroup.freeze"),
-        };
+        let frozen = dir.read_again(state_file(dir.version()));
         Ok(if_there(frozen)?.is_some_and(|text| text == "1"))
     }
 

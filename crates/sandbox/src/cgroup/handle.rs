@@ -16,6 +16,7 @@ use super::limits::{Limits, MemoryCheck, Write};
 use super::remove;
 use super::write::{set_devices_v1, write_group};
 use crate::error::{Context, Error, Result, SysError};
+use crate::idmap::in_user_namespace;
 use crate::sys::bpf;
 
 /// What to do where this process may not make or enter a cgroup.
@@ -25,6 +26,19 @@ pub enum OnDenied {
     Fail,
     /// Do without that hierarchy, for rootless containers. A limit that needs it still fails.
     Skip,
+    /// Skip for who is not the machine's root.
+    ByRights,
+}
+
+impl OnDenied {
+    /// Whether to skip; the kernel is asked who this is when it comes to that.
+    fn skips(self) -> bool {
+        match self {
+            Self::Fail => false,
+            Self::Skip => true,
+            Self::ByRights => !rustix::process::geteuid().is_root() || in_user_namespace(),
+        }
+    }
 }
 
 /// The cgroup of one container, in every hierarchy. What it says is what the kernel says at that moment; directories
@@ -207,7 +221,7 @@ impl Cgroup {
             // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
             let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
-                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied == OnDenied::Skip) => {
+                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied.skips()) => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
                     remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
@@ -271,7 +285,7 @@ impl Cgroup {
     fn move_into(&self, pid: u32) -> Result<()> {
         for (path, _) in self.paths.directories() {
             match self.dir(path).and_then(|dir| add_pid(&dir, pid)) {
-                Err(e) if denied(&e) && self.on_denied == OnDenied::Skip => {
+                Err(e) if denied(&e) && self.on_denied.skips() => {
                     tracing::debug!("leave process {pid} out of cgroup {}: {e}", path.display());
                 }
                 other => other.context(format!("error adding pid {pid} to cgroups: {}", path.display()))?,
@@ -292,9 +306,7 @@ impl Cgroup {
             _ if self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user) => {
                 Ok(None)
             }
-            Some(path)
-                if self.on_denied == OnDenied::Skip && check_movable(&Layout::detect()?, path).is_err() =>
-            {
+            Some(path) if self.on_denied.skips() && check_movable(&Layout::detect()?, path).is_err() => {
                 Ok(None)
             }
             Some(path) if self.paths.v1.is_empty() => {
@@ -356,13 +368,13 @@ impl Cgroup {
             self.dir(path)
                 .and_then(|dir| bpf::set_device_filter(dir.as_fd(), &device_filter(rules)))
                 .map_err(Error::from)
-        } else if self.on_denied == OnDenied::Skip {
+        } else if self.on_denied.skips() {
             return Ok(());
         } else {
             return Err(Error::unsupported(DEVICES, "there is no cgroup to keep the container from devices"));
         };
         match result {
-            Err(Error::Sys(e)) if denied(&e) && self.on_denied == OnDenied::Skip => {
+            Err(Error::Sys(e)) if denied(&e) && self.on_denied.skips() => {
                 tracing::debug!("go on without device rules: {e}");
                 Ok(())
             }
@@ -487,9 +499,9 @@ impl Cgroup {
 }
 
 fn collect_pids(dir: &Dir, pids: &mut Vec<u32>) -> Result<(), SysError> {
-    let text = match dir.read("cgroup.procs") {
+    let text = match dir.read_list("cgroup.procs") {
         // A threaded cgroup has threads alone.
-        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read("cgroup.threads"),
+        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read_list("cgroup.threads"),
         other => other,
     }?;
     // 0 stands for a process that this pid namespace does not see.

@@ -366,7 +366,7 @@ impl CgroupPaths {
     ///
     /// # Errors
     /// A path is not absolute or has `..` in it.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         for (path, _) in self.directories() {
             let ok = path.is_absolute() && path.components().all(|c| c.as_os_str() != OsStr::new(".."));
             if !ok {

@@ -1,16 +1,20 @@
 //! Notices of the OOM killer.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 
-use super::dir::{Dir, if_there};
+use super::dir::{Dir, if_there, read_by_path, value_of};
 use super::handle::Cgroup;
+use super::layout::{CgroupPaths, Version};
 use crate::error::{Result, SysError};
+
+/// The line of the kernel's counts that tells of kills.
+const OOM_KILL: &str = "oom_kill";
 
 /// A descriptor that becomes readable when the kernel runs out of memory for the container.
 #[derive(Debug)]
@@ -28,6 +32,20 @@ impl AsFd for OomWatch {
     }
 }
 
+impl CgroupPaths {
+    /// Where the OOM killer's victims are counted.
+    fn oom_counter(&self) -> Option<(&Path, Version, &'static str)> {
+        let v1 = self.v1.get("memory").map(|path| (path.as_path(), Version::V1, "memory.oom_control"));
+        v1.or(self.v2.as_deref().map(|path| (path, Version::V2, "memory.events")))
+    }
+
+    /// As [`Cgroup::oom_kills`], for who asks once: nothing is kept open. What cannot be read counts as 0.
+    pub fn oom_kills(&self) -> u64 {
+        let text = self.oom_counter().and_then(|(dir, version, file)| read_by_path(dir, version, file));
+        text.and_then(|text| value_of(&text, OOM_KILL)).unwrap_or(0)
+    }
+}
+
 impl Cgroup {
     /// How many processes of the cgroup the kernel has killed for want of memory (on v1 since Linux 4.13); 0 if the
     /// cgroup is gone or has no memory controller.
@@ -35,12 +53,8 @@ impl Cgroup {
     /// # Errors
     /// The count cannot be read.
     pub fn oom_kills(&self) -> Result<u64> {
-        let (path, file) = match (self.paths().v1.get("memory"), &self.paths().v2) {
-            (Some(path), _) => (path, "memory.oom_control"),
-            (None, Some(path)) => (path, "memory.events"),
-            (None, None) => return Ok(0),
-        };
-        let count = if_there(self.dir(path).and_then(|dir| dir.read_key(file, "oom_kill")))?;
+        let Some((path, _, file)) = self.paths().oom_counter() else { return Ok(0) };
+        let count = if_there(self.dir(path).and_then(|dir| dir.read_key(file, OOM_KILL)))?;
         Ok(count.unwrap_or(0))
     }
 
@@ -54,7 +68,7 @@ impl Cgroup {
         }
         let Some(path) = &self.paths().v2 else { return Ok(None) };
         let Some(dir) = if_there(self.dir(path))? else { return Ok(None) };
-        let Some(count) = if_there(dir.read_key("memory.events", "oom_kill"))? else { return Ok(None) };
+        let Some(count) = if_there(dir.read_key("memory.events", OOM_KILL))? else { return Ok(None) };
         let failed = |call: &str, e: rustix::io::Errno| {
             SysError::new(call, path.join("memory.events").display().to_string(), e.raw_os_error())
         };
@@ -89,7 +103,7 @@ impl OomWatch {
         };
         match &mut self.v2 {
             Some((dir, seen)) => {
-                let now = if_there(dir.read_key("memory.events", "oom_kill"))?.unwrap_or(*seen);
+                let now = if_there(dir.read_key("memory.events", OOM_KILL))?.unwrap_or(*seen);
                 Ok(now.saturating_sub(std::mem::replace(seen, now)))
             }
             None if self.v1.as_ref().is_some_and(|(path, _)| !path.exists()) => Ok(0),

@@ -1,0 +1,133 @@
+//! A look at containers that keeps nothing of them: for who shows them and does nothing to them.
+
+use std::sync::Arc;
+
+use crate::Runtime;
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+use crate::process::{Made, Process};
+use crate::procfs;
+use crate::state::{Brief, Facts, Observe, Status};
+use crate::store::Overview;
+use crate::task::Task;
+
+/// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
+/// time, so it is no handle: one that has got a successor of the same id is not told from that.
+#[derive(Debug)]
+pub struct Glance {
+    id: ContainerId,
+    facts: Facts,
+    owner: u32,
+    source: Source,
+}
+
+/// Who answers.
+#[derive(Debug)]
+enum Source {
+    Overview(Arc<Overview>),
+    /// A handle, where a look does not settle it: someone is making the container, or was interrupted.
+    Task(Box<Task>),
+}
+
+impl Runtime {
+    /// Looks at a container.
+    ///
+    /// # Errors
+    /// As of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
+    pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
+        Glance::new(&Arc::new(self.store.overview()), id.clone())
+    }
+
+    /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
+    /// deleted meanwhile, or of which nothing is written down yet, is [`Error::NotFound`].
+    pub fn glances<'a>(
+        &self,
+        ids: &'a [ContainerId],
+    ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
+        let overview = Arc::new(self.store.overview());
+        ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
+    }
+}
+
+impl Glance {
+    fn new(overview: &Arc<Overview>, id: ContainerId) -> Result<Self> {
+        if let Some((facts, owner)) = overview.facts(&id)
+            && facts.pid != 0
+            && facts.cgroup.check().is_ok()
+        {
+            return Ok(Self { id, facts, owner, source: Source::Overview(Arc::clone(overview)) });
+        }
+        let task = Container::open(&overview.store, &id)?.task()?;
+        let facts = task.facts().map_err(|_| Error::NotFound)?.clone();
+        Ok(Self { id, facts, owner: task.container().owner()?, source: Source::Task(Box::new(task)) })
+    }
+
+    /// What was written down when it was created.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The user who made it.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Asks the kernel how it is.
+    ///
+    /// # Errors
+    /// As of [`Task::status`].
+    pub fn status(&self) -> Result<Status> {
+        match &self.source {
+            Source::Overview(_) => self.observe(),
+            Source::Task(task) => task.status(),
+        }
+    }
+
+    /// What of its configuration is needed to show it.
+    ///
+    /// # Errors
+    /// As of [`Container::brief`].
+    pub fn brief(&self) -> Result<Brief> {
+        match &self.source {
+            Source::Overview(overview) => {
+                overview.brief(&self.id).map_or_else(|| overview.store.open(&self.id)?.brief(), Ok)
+            }
+            Source::Task(task) => task.container().brief(),
+        }
+    }
+
+    /// Whether the kernel has killed a process of it for want of memory, as far as that can be seen.
+    pub fn oom_killed(&self) -> bool {
+        self.facts.cgroup.oom_kills() > 0
+    }
+}
+
+impl Observe for Glance {
+    fn is_alive(&self) -> Result<bool> {
+        let (pid, start_time) = (self.facts.pid, self.facts.start_time);
+        match procfs::stat(pid).filter(|stat| stat.start_time == start_time) {
+            // A first thread that has ended is not the process's end; the pidfd tells that.
+            Some(stat) if stat.dead => {
+                let process = Process::open(pid, start_time, Made::default())?;
+                Ok(process.is_some_and(|process| process.is_alive()))
+            }
+            same => Ok(same.is_some()),
+        }
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        Ok(self.facts.cgroup.frozen()?)
+    }
+
+    fn listens(&self, socket: &str) -> Result<bool> {
+        match &self.source {
+            Source::Overview(overview) => overview.listens(&self.id, socket),
+            Source::Task(task) => task.listens(socket),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "glance_tests.rs"]
+mod tests;

@@ -1,0 +1,141 @@
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use super::*;
+use crate::state::FACTS_VERSION;
+use crate::store::Entry;
+
+/// A container that has process `pid` for its first one.
+struct Made {
+    root: tempfile::TempDir,
+    runtime: Runtime,
+    id: ContainerId,
+    entry: Entry,
+}
+
+fn made(pid: i32) -> Made {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new(root.path());
+    let id: ContainerId = "box".parse().unwrap();
+    let (entry, _lock) = runtime.store.create(&id).unwrap();
+    entry.write_facts(&facts(pid)).unwrap();
+    Made { root, runtime, id, entry }
+}
+
+fn facts(pid: i32) -> Facts {
+    Facts {
+        version: FACTS_VERSION,
+        id: "box".into(),
+        pid,
+        start_time: procfs::stat(pid).map_or(0, |stat| stat.start_time),
+        bundle: "/b".into(),
+        rootfs: "/b/rootfs".into(),
+        created: SystemTime::UNIX_EPOCH,
+        cgroup: Default::default(),
+        resctrl: Default::default(),
+        namespaces: Vec::new(),
+        streams: Vec::new(),
+    }
+}
+
+impl Made {
+    /// What a look says, which must be what a handle says.
+    fn status(&self) -> Status {
+        let status = self.runtime.glance(&self.id).unwrap().status().unwrap();
+        assert_eq!(self.runtime.open(&self.id).unwrap().task().unwrap().status().unwrap(), status);
+        status
+    }
+}
+
+#[test]
+fn the_sockets_tell_how_far_init_is() {
+    let made = made(std::process::id() as i32);
+    assert_eq!(made.status(), Status::Running);
+    let listener = made.entry.listen().unwrap();
+    for _ in 0..40 {
+        assert_eq!(made.status(), Status::Creating, "however often it is asked, while nobody accepts");
+    }
+    made.entry.publish_start_socket().unwrap();
+    assert_eq!(made.status(), Status::Created);
+    drop(listener);
+    assert_eq!(made.status(), Status::Running, "nobody listens any more");
+    drop(made.entry.listen().unwrap());
+    assert_eq!(made.status(), Status::Running, "nor on what a start that was killed has left");
+    let glance = made.runtime.glance(&made.id).unwrap();
+    assert_eq!(glance.owner(), rustix::process::geteuid().as_raw());
+    assert!(!glance.oom_killed());
+}
+
+#[test]
+fn another_process_of_that_number_is_not_it() {
+    let me = std::process::id() as i32;
+    let made = made(me);
+    made.entry.write_facts(&Facts { start_time: facts(me).start_time + 1, ..facts(me) }).unwrap();
+    assert_eq!(made.status(), Status::Stopped);
+    for pid in [i32::MAX, -1] {
+        made.entry.write_facts(&facts(pid)).unwrap();
+        assert_eq!(made.status(), Status::Stopped);
+    }
+}
+
+/// Its line in procfs says that it is a zombie then.
+#[test]
+fn a_process_lives_on_without_its_first_thread() {
+    const SCRIPT: &str = "import ctypes, threading, time\n\
+        threading.Thread(target=time.sleep, args=(100,)).start()\n\
+        print('.', flush=True)\n\
+        ctypes.CDLL(None).syscall(ctypes.c_long(60 if __import__('os').uname().machine == 'x86_64' else 93), 0)\n";
+    let mut child =
+        Command::new("python3").args(["-c", SCRIPT]).stdout(Stdio::piped()).spawn().expect("python3");
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = child.id() as i32;
+    for _ in 0..1000 {
+        if procfs::stat(pid).unwrap().dead {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(procfs::stat(pid).unwrap().dead, "its first thread has ended");
+    let made = made(pid);
+    let alive = made.status();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((alive, made.status()), (Status::Running, Status::Stopped));
+}
+
+#[test]
+fn what_is_broken_is_refused_in_the_same_words() {
+    let made = made(std::process::id() as i32);
+    let (dir, state) = (made.entry.path(), made.entry.path().join("state.json"));
+    let words = |id: &ContainerId| {
+        let looked = made.runtime.glance(id).map(drop).unwrap_err().to_string();
+        let opened = made.runtime.open(id).and_then(|container| container.task()?.facts().map(drop));
+        (looked, opened.unwrap_err().to_string())
+    };
+    let same = |id: &ContainerId| {
+        let (looked, opened) = words(id);
+        assert_eq!(looked, opened);
+        looked
+    };
+    assert_eq!(same(&"other".parse().unwrap()), Error::NotFound.to_string());
+    let relative = |facts: &mut Facts| facts.cgroup.v2 = Some("a".into());
+    let version = |facts: &mut Facts| facts.version += 1;
+    for (change, expected) in [(relative as fn(&mut Facts), "cgroup"), (version, "version")] {
+        let mut changed = facts(std::process::id() as i32);
+        change(&mut changed);
+        made.entry.write_facts(&changed).unwrap();
+        assert!(same(&made.id).contains(expected), "{}", same(&made.id));
+    }
+    std::fs::write(&state, "{").unwrap();
+    assert!(same(&made.id).contains("cannot be understood"));
+    let moved = made.root.path().join("moved");
+    std::fs::rename(&state, &moved).unwrap();
+    assert_eq!(words(&made.id).0, Error::NotFound.to_string(), "nothing is written down");
+    symlink(&moved, &state).unwrap();
+    same(&made.id);
+    symlink(dir, made.root.path().join("link")).unwrap();
+    same(&"link".parse().unwrap());
+    assert_eq!(made.runtime.ids().unwrap(), std::slice::from_ref(&made.id));
+}
