@@ -87,7 +87,7 @@ fn a_refused_limit_leaves_everything_as_it_was() {
 
 #[test]
 fn a_paused_container_stays_paused_and_a_stopped_one_is_refused() {
-    require!(Root, Controller("pids"));
+    require!(Root, Controller("memory"), Controller("pids"));
     let c = sleeper(&Runtime::hiber());
     c.call("pause", &[]).ok();
     c.call("update", &["--pids-limit", "30"]).ok();
