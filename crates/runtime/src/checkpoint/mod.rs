@@ -1,6 +1,7 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
 mod externals;
+mod follower;
 mod guard;
 pub(crate) mod leftovers;
 mod links;
@@ -28,6 +29,7 @@ use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
 pub(crate) use externals::{Direction, entered, joined, mounts};
+use follower::Follower;
 use guard::{Guard, Watch};
 pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
@@ -205,6 +207,7 @@ impl Task {
             sync: !options.no_sync,
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
             config: named.map(|named| named.config),
+            follower: None,
         };
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
@@ -308,6 +311,9 @@ impl Task {
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
+                // Where the tasks are let go first, nobody waits for hashes.
+                seal.follower = (seal.hash && !options.leave_running)
+                    .then(|| Follower::start(staging.path(), seal.sync));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on

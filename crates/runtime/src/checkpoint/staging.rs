@@ -8,6 +8,7 @@ use hiber_criu::CriuError;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::follower::Follower;
 use super::manifest::Manifest;
 use super::named::{CheckpointConfig, CheckpointError};
 use super::{make_dir, open_dir};
@@ -33,6 +34,8 @@ pub(super) struct Seal<'a> {
     pub(super) in_user_namespace: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
+    /// Whoever reads the images while they are written.
+    pub(super) follower: Option<Follower>,
 }
 
 impl Staging {
@@ -98,7 +101,8 @@ impl Staging {
         if seal.manifest.options.loopback {
             hiber_criu::images::separate_network(&self.path)?;
         }
-        seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
+        let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
+        seal.manifest.write(&self.path, seal.hash, heads).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
         }
@@ -190,7 +194,14 @@ mod tests {
     fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();
         let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
-        Seal { manifest: manifest.unwrap(), hash: true, sync: true, in_user_namespace: false, config: None }
+        Seal {
+            manifest: manifest.unwrap(),
+            hash: true,
+            sync: true,
+            in_user_namespace: false,
+            config: None,
+            follower: None,
+        }
     }
 
     #[test]
