@@ -18,7 +18,7 @@ use std::time::Duration;
 use hiber_sandbox::sys::writeback::begin_writeback;
 
 /// Between two looks at what CRIU has written.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(2);
 /// Bytes that are read at once: few enough to stay in the processor's cache.
 const READ: usize = 256 << 10;
 /// Bytes that are sent to the disk at once.

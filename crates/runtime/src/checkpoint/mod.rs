@@ -1,5 +1,6 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
+mod awake;
 mod externals;
 mod follower;
 mod guard;
@@ -28,6 +29,7 @@ use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
+use awake::Awake;
 pub(crate) use externals::{Direction, entered, joined, mounts};
 use follower::Follower;
 use guard::{Guard, Watch};
@@ -302,7 +304,7 @@ impl Task {
         }
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let (mut frozen, mut locked) = (None, false);
+        let (mut frozen, mut locked, mut awake) = (None, false, None);
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -310,10 +312,11 @@ impl Task {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
+                awake = Awake::request();
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
-                seal.follower = (seal.hash && !options.leave_running)
-                    .then(|| Follower::start(staging.path(), seal.sync));
+                seal.follower =
+                    (seal.hash && !options.leave_running).then(|| Follower::start(staging.path(), seal.sync));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -333,7 +336,7 @@ impl Task {
             }
             _ => Ok(()),
         });
-        drop(frozen);
+        drop((frozen, awake));
         match result {
             Ok(()) if options.leave_running && !lazy => staging.publish(seal),
             Ok(()) => Ok(()),
