@@ -12,6 +12,7 @@ use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::wire::{Channel, FdRole};
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::Spec;
 
@@ -47,6 +48,9 @@ pub struct CreateOptions<'a> {
     pub rootless: Option<bool>,
     /// Give the process a socket for sd_notify(3); see [`Task::notify`].
     pub notify: bool,
+    /// Only the [`Task`] that is returned can start it; dropped before, it takes the container's process with it. Others
+    /// see the container as [`Creating`](crate::Status::Creating) until then.
+    pub own_start: bool,
     /// Standard input, output and error.
     pub stdio: Stdio<'a>,
 }
@@ -116,8 +120,8 @@ impl Prepared {
         hooks::run("createRuntime", plan::hook_list(all.create_runtime()), &state)
     }
 
-    /// The facts of a container that has no process yet.
-    pub(crate) fn facts(&self, id: &ContainerId) -> Facts {
+    /// The facts of a container that has no process yet, whose streams will be `streams`.
+    pub(crate) fn facts(&self, id: &ContainerId, streams: Vec<String>) -> Facts {
         let rootfs = self.plan.init.root.as_ref().map(|r| r.path.clone()).unwrap_or_default();
         let namespaces = &self.plan.namespaces;
         Facts {
@@ -131,7 +135,7 @@ impl Prepared {
             cgroup: self.cgroup.clone(),
             resctrl: self.plan.resctrl.as_ref().map(|plan| plan.group().clone()).unwrap_or_default(),
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
-            streams: Vec::new(),
+            streams,
         }
     }
 
@@ -219,22 +223,32 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
     let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
     let (entry, lock) = store.create(id)?;
-    let mut facts = prepared.facts(id);
+    let mut facts = prepared.facts(id, wired.names());
     if let Some(dir) = &notify_dir {
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
-    match build(&entry, &mut prepared, &mut facts, wired) {
-        Ok((child, kept)) => {
-            entry.note(Lifecycle::Create { pid: child.pid });
+    let mut made = None;
+    match build(&entry, &mut prepared, &mut facts, wired, options.own_start, &mut made) {
+        Ok(built) => {
+            entry.note(Lifecycle::Create { pid: built.child.pid });
             let container = Container::made(id.clone(), entry, facts, prepared.spec);
-            Ok(Creation { task: Task::made(container, child, kept)?, _lock: lock })
+            Ok(Creation { task: Task::made(container, built, made)?, _lock: lock })
         }
         Err(e) => {
             // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
             undo(&entry, &facts);
+            made.iter().for_each(Cgroup::roll_back);
             Err(e)
         }
     }
+}
+
+/// What a new container's task is made of.
+pub(crate) struct Built {
+    pub(crate) child: Child,
+    /// Over which alone it can be started, if so.
+    pub(crate) starter: Option<Channel>,
+    pub(crate) kept: Kept,
 }
 
 fn build(
@@ -242,11 +256,12 @@ fn build(
     prepared: &mut Prepared,
     facts: &mut Facts,
     wired: Wired<'_>,
-) -> Result<(Child, Kept)> {
-    entry.write_config(&prepared.spec)?;
+    own_start: bool,
+    made: &mut Option<Cgroup>,
+) -> Result<Built> {
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
-    let cgroup = make_cgroup(prepared, facts)?;
+    let cgroup = made.insert(make_cgroup(prepared, facts)?);
     let paths = cgroup.paths();
     let no_cgroup = paths.directories().is_empty() && paths.systemd.is_none();
     if no_cgroup && !prepared.plan.namespaces.is_new(NamespaceKind::Pid) {
@@ -255,26 +270,34 @@ fn build(
              discouraged, as it is impossible to properly kill all container's processes"
         );
     }
-    let mounts = prepared.cgroup_mounts(&cgroup);
+    let mounts = prepared.cgroup_mounts(cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;
     }
-    let listener = entry.listen()?;
     let born_in: Option<OwnedFd> = cgroup.v2_dir_fd()?;
     let launch_options = Launch {
         cgroup: born_in.as_ref().map(AsFd::as_fd),
-        start_listener: Some(listener.as_fd()),
         console_socket: wired.console(),
         stdio: wired.files(),
         ..Launch::default()
     };
-    let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared };
+    let listener = if own_start { FdRole::InitListener } else { FdRole::StartListener };
+    let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared, listener };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
-    // A second stage has another pid than the first, which was written down at once.
-    note_process(entry, facts, launched.pid())?;
+    if launched.pid() != facts.pid {
+        // A second stage.
+        note_process(entry, facts, launched.pid())?;
+    }
     let kept = wired.keep()?;
-    entry.publish_start_socket()?;
-    Ok((launched.detach()?, kept))
+    if prepared.plan.init.process.terminal {
+        facts.streams = procfs::streams(launched.pid(), [0, 1, 2]);
+        entry.write_facts(facts)?;
+    }
+    if !own_start {
+        entry.publish_start_socket()?;
+    }
+    let (child, channel) = launched.detach()?;
+    Ok(Built { child, starter: own_start.then_some(channel), kept })
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
@@ -286,9 +309,9 @@ fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
-/// Makes the cgroup; the facts name what is to be removed if this is interrupted.
+/// Makes the cgroup, without its limits; the facts name what is to be removed if this is interrupted.
 pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgroup> {
-    let made = Cgroup::create(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
+    let made = Cgroup::make(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
     if made.is_err() {
         // It has undone what it did; what is there is not ours, and nothing of ours is in it.
         facts.cgroup = Default::default();
@@ -320,7 +343,6 @@ pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_s
 pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
     facts.pid = pid;
     facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
-    facts.streams = procfs::streams(pid);
     entry.write_facts(facts)
 }
 
@@ -340,28 +362,33 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     }
 }
 
-/// What the parent does while init waits.
+/// What the parent does while init is on its way.
 struct Creating<'a> {
     entry: &'a Entry,
     facts: &'a mut Facts,
-    cgroup: Cgroup,
+    cgroup: &'a mut Cgroup,
     /// Whether the process was born in its cgroup.
     placed: bool,
     prepared: &'a Prepared,
+    /// What init's listening socket is for.
+    listener: FdRole,
 }
 
 impl Steps for Creating<'_> {
-    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
+        let told = |e: Error| hiber_sandbox::Error::invalid("the container's state", chain(&e));
         // Written before it is let go: an orphaned init can be found and killed.
-        let noted = note_process(self.entry, self.facts, pid);
-        noted.map_err(|e| hiber_sandbox::Error::invalid("state.json", chain(&e)))?;
+        note_process(self.entry, self.facts, pid).map_err(told)?;
+        self.cgroup.limit(&self.prepared.limits)?;
         let pid = pid.unsigned_abs();
         if self.placed {
             self.facts.resctrl.add(pid)?;
         } else {
-            adopt(&mut self.cgroup, self.facts, pid)?;
+            adopt(self.cgroup, self.facts, pid)?;
         }
-        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))
+        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
+        self.entry.write_config(&self.prepared.spec).map_err(told)?;
+        Ok(vec![(self.listener.clone(), self.entry.listen().map_err(told)?)])
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

@@ -1,13 +1,14 @@
 //! Running a further process in a container.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, Plan};
 use hiber_sandbox::resctrl::Group;
+use hiber_sandbox::wire::FdRole;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Result};
@@ -41,6 +42,10 @@ impl Task {
     pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
         match self.status()? {
             Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
+            // Its first process may still see the host's root.
+            Status::Creating => {
+                return self.refuse("cannot exec in a container that is being created", Status::Creating);
+            }
             Status::Paused if !options.ignore_paused => {
                 let what = "cannot exec in a paused container (use --ignore-paused to override)";
                 return self.refuse(what, Status::Paused);
@@ -124,12 +129,13 @@ struct Joining<'a> {
 }
 
 impl Steps for Joining<'_> {
-    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
         let pid = pid.unsigned_abs();
         if !self.placed {
             self.cgroup.add_pid(pid)?;
         }
-        self.resctrl.add(pid)
+        self.resctrl.add(pid)?;
+        Ok(Vec::new())
     }
 
     fn run_hooks(&mut self, _pid: i32) -> hiber_sandbox::Result<()> {

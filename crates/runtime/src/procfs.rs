@@ -87,11 +87,11 @@ pub(crate) fn in_pid_namespace_of(pid: i32) -> Vec<i32> {
     all.filter(|pid| namespace(*pid).as_ref() == Some(&wanted)).collect()
 }
 
-/// Targets of the process's first three descriptors; `/dev/null` for one that is closed.
-pub(crate) fn streams(pid: i32) -> Vec<String> {
-    (0..3)
+/// Targets of three descriptors of a process; `/dev/null` for one that is closed.
+pub(crate) fn streams(process: impl std::fmt::Display, fds: [i32; 3]) -> Vec<String> {
+    fds.iter()
         .map(|fd| {
-            let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"));
+            let target = std::fs::read_link(format!("/proc/{process}/fd/{fd}"));
             target.unwrap_or_else(|_| PathBuf::from("/dev/null")).to_string_lossy().into_owned()
         })
         .collect()

@@ -21,13 +21,14 @@ use crate::checkpoint::{
     CriuOptions, Direction, absolute, entered, joined, leftovers, make_dir, mounts, open_dir,
 };
 use crate::container::Container;
-use crate::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
+use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::lazy::{Address, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
+use crate::procfs;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
@@ -83,7 +84,7 @@ pub(crate) fn restore(
     }
     .wire()?;
     let (entry, lock) = store.create(id)?;
-    let mut facts = prepared.facts(id);
+    let mut facts = prepared.facts(id, Vec::new());
     let restoring = Restoring {
         entry: &entry,
         prepared: &prepared,
@@ -102,7 +103,8 @@ pub(crate) fn restore(
     })?;
     entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
     drop(lock);
-    Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), child, kept)?.with_memory(memory))
+    let built = Built { child, starter: None, kept };
+    Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), built, None)?.with_memory(memory))
 }
 
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
@@ -173,6 +175,7 @@ impl Restoring<'_> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.prepared, facts)?;
+        cgroup.limit(&self.prepared.limits).inspect_err(|_| cgroup.roll_back())?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         // Outside of that mount namespace, which it would keep alive.
@@ -250,6 +253,7 @@ impl Restoring<'_> {
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
+                facts.streams = procfs::streams(pid, [0, 1, 2]);
                 note_process(self.entry, facts, pid)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }

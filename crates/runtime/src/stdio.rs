@@ -2,7 +2,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::net::{
@@ -11,6 +11,7 @@ use rustix::net::{
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Error, Result};
+use crate::procfs;
 
 /// Standard input, output and error of a new process. One whose configuration asks for a terminal takes one of the
 /// last three, all others one of the first three or the last.
@@ -105,6 +106,12 @@ impl Wired<'_> {
             (None, Stdio::Files(files)) => Some(files),
             _ => None,
         }
+    }
+
+    /// What the streams are: targets of links in /proc/PID/fd. Of a terminal init knows, who opens it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+        procfs::streams("self", self.files().unwrap_or(own).map(|fd| fd.as_raw_fd()))
     }
 
     /// The socket that receives the terminal's master.

@@ -264,10 +264,12 @@ impl Entry {
             .map_err(|e| Error::sys("renameat", self.path.join(START_SOCKET).display().to_string(), e))
     }
 
-    /// Removes the socket of an init that was started.
-    pub(crate) fn remove_start_socket(&self) {
+    /// Removes the socket of an init that was started: it has one or the other.
+    pub(crate) fn remove_sockets(&self) {
         // Left behind it misleads nobody: no one listens there any more.
-        let _ = rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty());
+        if rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()).is_err() {
+            let _ = rustix::fs::unlinkat(&self.dir, INIT_SOCKET, AtFlags::empty());
+        }
     }
 
     /// Connects to a socket of the container; `None` if nobody listens.

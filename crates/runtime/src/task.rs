@@ -1,17 +1,17 @@
 //! What runs in a container: look at it, signal it, stop it for a while, delete it.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hiber_sandbox::cgroup::{Cgroup, Usage};
-use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
+use hiber_sandbox::wire::Channel;
 use hiber_sandbox::{hooks, parent, plan};
 
 use crate::container::Container;
-use crate::create::on_denied;
+use crate::create::{Built, on_denied};
 use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::lazy::arrival::Arrival;
@@ -21,7 +21,6 @@ use crate::process::{Made, Process};
 use crate::processes::ProcessId;
 use crate::procfs;
 use crate::state::{Brief, Facts, Status};
-use crate::stdio::Kept;
 use crate::store::{Entry, INIT_SOCKET, START_SOCKET};
 use crate::wait::{Condition, Wait};
 
@@ -34,6 +33,8 @@ pub struct Task {
     /// None if it was gone when the task was opened, or was never there.
     init: Option<Process>,
     cgroup: Cgroup,
+    /// What alone starts it, if it was made so.
+    starter: Arc<Mutex<Option<Channel>>>,
     /// Whether it was seen to have executed its program: that cannot change any more.
     started: Arc<AtomicBool>,
     /// What brings the memory of a restored one, if that comes later.
@@ -56,12 +57,17 @@ impl Task {
             Ok(facts) => Process::open(facts.pid, facts.start_time, made)?,
             Err(_) => None,
         };
-        Ok(Self { container, init, cgroup, started: Arc::default(), memory: None })
+        let (starter, started) = Default::default();
+        Ok(Self { container, init, cgroup, starter, started, memory: None })
     }
 
     /// The task of a container that was just made, with its first process.
-    pub(crate) fn made(container: Container, child: Child, kept: Kept) -> Result<Self> {
-        let cgroup = cgroup_of(&container)?;
+    pub(crate) fn made(container: Container, built: Built, cgroup: Option<Cgroup>) -> Result<Self> {
+        let Built { child, starter, kept } = built;
+        let cgroup = match cgroup {
+            Some(cgroup) => cgroup.with(on_denied(None)),
+            None => cgroup_of(&container)?,
+        };
         let made = Made {
             id: Some(ProcessId::init()),
             cgroup: Some(cgroup.clone()),
@@ -71,7 +77,8 @@ impl Task {
         };
         let init = Process::new(child, made);
         monitor::adopt(init.pid(), &init);
-        Ok(Self { container, init: Some(init), cgroup, started: Arc::default(), memory: None })
+        let starter = Arc::new(Mutex::new(starter));
+        Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default(), memory: None })
     }
 
     pub(crate) fn with_memory(self, memory: Option<Arrival>) -> Self {
@@ -145,7 +152,7 @@ impl Task {
         if self.started.load(Ordering::Relaxed) {
             return Ok(Status::Running);
         }
-        if self.entry().connect(START_SOCKET)?.is_some() {
+        if self.starter().is_some() || self.entry().connect(START_SOCKET)?.is_some() {
             return Ok(Status::Created);
         }
         if self.entry().connect(INIT_SOCKET)?.is_some() {
@@ -201,8 +208,11 @@ impl Task {
     /// Executes the program of a created container.
     pub fn start(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
-        let socket = match self.status()? {
-            Status::Created => self.entry().connect(START_SOCKET)?,
+        let starter = match self.status()? {
+            Status::Created => match self.starter().take() {
+                Some(channel) => Some(channel),
+                None => self.entry().connect(START_SOCKET)?.map(Channel::from),
+            },
             Status::Stopped => {
                 return self.refuse("cannot start a container that has stopped", Status::Stopped);
             }
@@ -211,11 +221,15 @@ impl Task {
             }
             status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
         };
-        let Some(socket) = socket else { return Err(Error::NotRunning) };
-        parent::start_over(socket)?;
-        self.entry().remove_start_socket();
+        let Some(starter) = starter else { return Err(Error::NotRunning) };
+        parent::start_over(&starter)?;
+        self.entry().remove_sockets();
         self.entry().note(Lifecycle::Start);
         self.run_poststart()
+    }
+
+    fn starter(&self) -> MutexGuard<'_, Option<Channel>> {
+        self.starter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A poststart hook that fails ends the container (runtime-spec "Lifecycle", step 9, as runc reads it).

@@ -116,17 +116,74 @@ fn parse<T: DeserializeOwned + Serialize>(
     if let Some((path, text)) = text_with_nul(&value) {
         return Err(Error::invalid(name(&path), format!("{text:?} contains a NUL byte")));
     }
-    let parsed: T = serde_path_to_error::deserialize(&value).map_err(|e| {
-        let field = name(e.path().to_string().trim_matches('.'));
-        let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
-        let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
-        Error::invalid(field, format!("{words}{}", e.into_inner()))
-    })?;
+    // Where nothing is wrong nobody asks for the field.
+    let parsed: T =
+        T::deserialize(&value).or_else(|_| serde_path_to_error::deserialize(&value)).map_err(|e| {
+            let field = name(e.path().to_string().trim_matches('.'));
+            let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
+            let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
+            Error::invalid(field, format!("{words}{}", e.into_inner()))
+        })?;
+    if !has_unusual_list(&value) {
+        return Ok((parsed, warnings));
+    }
     let understood = serde_json::to_value(&parsed)
         .map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
     match list_for_object(&value, &understood) {
         Some(path) => Err(Error::invalid(name(&path), "invalid type: sequence, expected an object")),
         None => Ok((parsed, warnings)),
+    }
+}
+
+/// What the specification has lists at, and never an object.
+const LISTS: [&str; 34] = [
+    "additionalGids",
+    "ambient",
+    "architectures",
+    "args",
+    "bounding",
+    "createContainer",
+    "createRuntime",
+    "devices",
+    "effective",
+    "env",
+    "flags",
+    "gidMappings",
+    "hugepageLimits",
+    "inheritable",
+    "maskedPaths",
+    "mounts",
+    "names",
+    "namespaces",
+    "options",
+    "permitted",
+    "poststart",
+    "poststop",
+    "prestart",
+    "priorities",
+    "readonlyPaths",
+    "rlimits",
+    "schemata",
+    "startContainer",
+    "syscalls",
+    "throttleReadBpsDevice",
+    "throttleReadIOPSDevice",
+    "throttleWriteBpsDevice",
+    "throttleWriteIOPSDevice",
+    "uidMappings",
+];
+
+/// Whether there is a list anywhere but in the known places: then it takes a closer look.
+fn has_unusual_list(value: &Value) -> bool {
+    match value {
+        Value::Array(_) => true,
+        Value::Object(members) => members.iter().any(|(name, member)| match member {
+            Value::Array(all) if LISTS.binary_search(&name.as_str()).is_ok() => {
+                all.iter().any(has_unusual_list)
+            }
+            other => has_unusual_list(other),
+        }),
+        _ => false,
     }
 }
 
@@ -362,6 +419,14 @@ mod tests {
         assert!(error.contains("config.json: invalid type: null"), "{error}");
         let error = load_text("[]").unwrap_err().to_string();
         assert!(error.ends_with("config.json: invalid type: sequence, expected an object"), "{error}");
+    }
+
+    #[test]
+    fn lists_are_searched_in_their_order() {
+        assert!(LISTS.is_sorted());
+        assert!(!has_unusual_list(&json!({ "mounts": [{ "options": ["ro"] }] })));
+        assert!(has_unusual_list(&json!({ "mounts": [["/proc", "proc"]] })));
+        assert!(has_unusual_list(&json!({ "process": { "user": [0, 0] } })));
     }
 
     #[test]

@@ -31,8 +31,6 @@ pub struct Launch<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// A process whose namespaces of these `CLONE_NEW*` kinds are joined.
     pub join_process: Option<(BorrowedFd<'a>, u64)>,
-    /// The listening socket over which `start` will come; without one it comes over the channel.
-    pub start_listener: Option<BorrowedFd<'a>>,
     /// The socket that receives the terminal's master.
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error; the caller's own if absent.
@@ -41,8 +39,9 @@ pub struct Launch<'a> {
 
 /// What the parent does while init waits for it.
 pub trait Steps {
-    /// The process exists and has done nothing yet: put it into its cgroups.
-    fn cloned(&mut self, pid: i32) -> Result<()>;
+    /// The process exists and executes the runtime's binary: put it into its cgroups, and do all else that can be done
+    /// meanwhile. It does nothing with the container before it has its plan. Returns what it gets beside that.
+    fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
     /// Namespaces and mounts exist: run the hooks of the runtime namespace.
     fn run_hooks(&mut self, pid: i32) -> Result<()>;
     /// Something is worth telling.
@@ -52,14 +51,17 @@ pub trait Steps {
 /// A process that is set up and waits to be started. Dropped before [`detach`](Self::detach) it is killed.
 #[derive(Debug)]
 pub struct Launched {
-    child: Option<Child>,
+    child: Guarded,
     channel: Channel,
 }
+
+/// A child that is killed with what holds it.
+#[derive(Debug)]
+struct Guarded(Option<Child>);
 
 /// Clones init and follows it until it is `Ready`. On failure nothing of it is left.
 pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {
     let program = own_binary().context("open the runtime's own binary")?;
-    let fds = descriptors(plan, options)?;
     let (ours, theirs) = Channel::pair()?;
     let number = theirs.as_fd().as_raw_fd().to_string();
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
@@ -81,12 +83,13 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
     tracing::debug!("nsexec container setup");
-    let mut launched = Launched { child: Some(child), channel: ours };
-    launched.prepare(plan, steps)?;
+    let mut launched = Launched { child: Guarded(Some(child)), channel: ours };
+    let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
         launched.channel.send_bytes(b"m", &[])?;
     }
+    fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
     drop(fds);
     launched.follow(plan, steps)?;
@@ -109,23 +112,22 @@ fn explain(error: Error, new_user: bool) -> Error {
 
 impl Launched {
     fn child(&self) -> Result<&Child> {
-        self.child
-            .as_ref()
-            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        let child = self.child.0.as_ref();
+        child.ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
     }
 
     /// The process's id as the runtime sees it.
     pub fn pid(&self) -> i32 {
-        self.child.as_ref().map_or(0, |c| c.pid)
+        self.child.0.as_ref().map_or(0, |c| c.pid)
     }
 
     /// Everything about the process from outside that must precede its own work.
-    fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
+    fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<Vec<(FdRole, OwnedFd)>> {
         let pid = self.child()?.pid;
         if plan.affinity.initial.is_some() {
             tracing::debug!("nsexec: affinity: {}", mask(&affinity(Some(pid))?));
         }
-        steps.cloned(pid)?;
+        let fds = steps.cloned(pid)?;
         match &plan.affinity.last {
             Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
                 .context("set process.execCPUAffinity.final")?,
@@ -137,7 +139,7 @@ impl Launched {
             let path = format!("/proc/{pid}/oom_score_adj");
             write_file(&path, &score.to_string()).context("set process.oomScoreAdj")?;
         }
-        Ok(())
+        Ok(fds)
     }
 
     fn send_plan(&self, plan: &Plan, fds: &[(FdRole, OwnedFd)]) -> Result<()> {
@@ -200,7 +202,7 @@ impl Launched {
             .ok_or_else(|| SysError::new("pidfd_open", format!("second stage {pid}"), libc::ESRCH))?;
         let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())
             .map_err(|e| SysError::new("pidfd_open", format!("second stage {pid}"), e.raw_os_error()))?;
-        if let Some(first) = self.child.replace(Child { pid, pidfd }) {
+        if let Some(first) = self.child.0.replace(Child { pid, pidfd }) {
             reap(first.pid);
         }
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
@@ -211,7 +213,7 @@ impl Launched {
 
     /// Why a child that said nothing is gone.
     fn died(&mut self) -> Error {
-        let how = self.child.take().and_then(|child| reap(child.pid)).map_or_else(
+        let how = self.child.0.take().and_then(|child| reap(child.pid)).map_or_else(
             || "it vanished".to_owned(),
             |status| match (status.exit_status(), status.terminating_signal()) {
                 (_, Some(signal)) => format!("killed by signal {signal}"),
@@ -222,30 +224,25 @@ impl Launched {
         Error::Init(crate::wire::Failure { chain, errno: None })
     }
 
-    /// Lets the process execute its program (where no listening socket was given) and reports what failed.
-    pub fn start(mut self) -> Result<Child> {
+    /// Lets the process execute its program, and reports what failed.
+    pub fn start(self) -> Result<Child> {
         tracing::debug!("setns_init: about to exec");
-        self.send(&ToInit::Start, &[])?;
-        if let Some((FromInit::Failed(failure), _)) = self.channel.recv::<FromInit>()? {
-            return Err(Error::Init(failure));
-        }
-        self.child
-            .take()
-            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        start_over(&self.channel)?;
+        self.detach().map(|(child, _)| child)
     }
 
-    /// Leaves the process waiting for a call on its listening socket.
-    pub fn detach(mut self) -> Result<Child> {
+    /// Leaves the process waiting for its start: for a call on the listening socket that it was given, else for
+    /// [`start_over`] the channel, without which it ends.
+    pub fn detach(mut self) -> Result<(Child, Channel)> {
         tracing::debug!("init: closing the pipe to signal completion");
-        self.child
-            .take()
-            .ok_or_else(|| SysError::new("kill", "a process that was let go", libc::ESRCH).into())
+        let gone = || SysError::new("kill", "a process that was let go", libc::ESRCH);
+        Ok((self.child.0.take().ok_or_else(gone)?, self.channel))
     }
 }
 
-impl Drop for Launched {
+impl Drop for Guarded {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
+        if let Some(child) = self.0.take() {
             let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
             reap(child.pid);
         }
@@ -296,9 +293,8 @@ fn mask(cpus: &CpuSet) -> String {
     format!("0x{}", digits.trim_start_matches('0'))
 }
 
-/// Asks a container that waits on `listener`'s address to start; `socket` is connected to it.
-pub fn start_over(socket: OwnedFd) -> Result<()> {
-    let channel = Channel::from(socket);
+/// Lets a process that waits at the other end execute its program.
+pub fn start_over(channel: &Channel) -> Result<()> {
     channel.send(&ToInit::Start, &[])?;
     match channel.recv::<FromInit>()? {
         Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
@@ -316,9 +312,6 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     }
     for join in &plan.namespaces.join {
         fds.push((FdRole::Join(join.kind.clone_flag()), join.open("linux.namespaces")?));
-    }
-    if let Some(listener) = options.start_listener {
-        fds.push((FdRole::StartListener, dup(listener)?));
     }
     if let Some(socket) = options.console_socket {
         fds.push((FdRole::ConsoleSocket, dup(socket)?));

@@ -59,6 +59,8 @@ pub enum FdRole {
     JoinProcess(u64),
     /// The socket on which `start` will call.
     StartListener,
+    /// A socket to be kept until exec: that it listens tells others that the container is being made.
+    InitListener,
     /// The socket to which the terminal's master end is sent.
     ConsoleSocket,
     /// The connected socket of the seccomp agent.

@@ -40,17 +40,22 @@ impl Session {
     }
 
     /// `create`
-    pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<Task> {
+    pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
+        self.make(args, false).map(drop)
+    }
+
+    fn make(&self, args: &CreateArgs, own_start: bool) -> anyhow::Result<Task> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let options = self.create_options(args, stdio(socket.as_ref()));
+        let options = self.create_options(args, own_start, stdio(socket.as_ref()));
         let task = self.runtime.create(&args.id, &options)?;
         self.or_undo(&args.id, tell_of_container(&task, args))?;
         Ok(task)
     }
 
-    fn create_options<'a>(&self, args: &CreateArgs, stdio: Stdio<'a>) -> CreateOptions<'a> {
+    fn create_options<'a>(&self, args: &CreateArgs, own_start: bool, stdio: Stdio<'a>) -> CreateOptions<'a> {
         CreateOptions {
+            own_start,
             notify: notify_host().is_some(),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
             systemd_cgroup: self.systemd_cgroup,
@@ -80,7 +85,7 @@ impl Session {
     pub(crate) fn run(&self, args: &RunArgs) -> anyhow::Result<ExitCode> {
         check_preserved(self.listen_fds.saturating_add(args.create.preserve_fds))?;
         if args.detach {
-            let task = self.create(&args.create)?;
+            let task = self.make(&args.create, true)?;
             self.or_undo(&args.create.id, start_and_notify(&task))?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -91,8 +96,9 @@ impl Session {
         if args.create.console_socket.is_some() {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
-        let task =
-            self.runtime.create(&args.create.id, &self.create_options(&args.create, Stdio::Attended))?;
+        let task = self
+            .runtime
+            .create(&args.create.id, &self.create_options(&args.create, true, Stdio::Attended))?;
         let attended = attend_new(args, &task, &signals);
         if attended.is_err() || !args.keep {
             match task.delete(true) {

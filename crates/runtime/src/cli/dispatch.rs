@@ -72,7 +72,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         listen_fds,
     };
     match command {
-        Command::Create(args) => drop(session.create(&args)?),
+        Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,
         Command::Run(args) => return session.run(&args),
         Command::Exec(args) => return session.exec(&args),

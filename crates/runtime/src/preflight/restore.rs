@@ -288,7 +288,7 @@ impl Against<'_> {
                 self.findings.add(&MOUNT_POINT, what).path = Some(path.display().to_string());
             }
         }
-        let facts = self.prepared.facts(id);
+        let facts = self.prepared.facts(id, Vec::new());
         let supplied = match mounts(Direction::Restore, &self.prepared.spec, &facts) {
             Ok(supplied) => supplied,
             Err(e) => {

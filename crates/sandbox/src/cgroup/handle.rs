@@ -47,28 +47,56 @@ fn denied(e: &SysError) -> bool {
 
 impl Cgroup {
     /// Makes the cgroup's directories, and parents that are missing, and writes `limits`, before
-    /// any process is in it. On v1 empty cpusets are filled from the parent's; on v2 controllers
-    /// are enabled on the way down. On failure what was made is removed. Of a unit nothing is made
-    /// before [`Self::adopt`].
+    /// any process is in it: [`Self::make`] and [`Self::limit`]. On failure what was made is removed.
     ///
     /// # Errors
-    /// The cgroup has processes or is frozen (a container must have one for itself); a directory
-    /// cannot be made; a limit is refused or its controller missing, with the field's name.
+    /// As of those two.
     pub fn create(
         layout: &Layout,
         paths: &CgroupPaths,
         limits: &Limits,
         on_denied: OnDenied,
     ) -> Result<Self> {
+        let cgroup = Self::make(layout, paths, limits, on_denied)?;
+        match cgroup.limit(limits) {
+            Ok(()) => Ok(cgroup),
+            Err(e) => {
+                remove::roll_back(&cgroup.created);
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes the cgroup's directories, and parents that are missing; on v2 the controllers that `limits` need are
+    /// enabled on the way down. On failure what was made is removed. Of a unit nothing is made before [`Self::adopt`].
+    ///
+    /// # Errors
+    /// The cgroup has processes or is frozen (a container must have one for itself); a directory cannot be made.
+    pub fn make(layout: &Layout, paths: &CgroupPaths, limits: &Limits, on_denied: OnDenied) -> Result<Self> {
         let mut cgroup = Self::at(paths.clone(), on_denied);
         cgroup.check_unused()?;
         if paths.systemd.is_some() {
             cgroup.pending = Some(Box::new((layout.clone(), limits.clone())));
-        } else if let Err(e) = cgroup.make_whole(layout, limits) {
+        } else if let Err(e) = cgroup.make_all(layout, limits) {
             remove::roll_back(&cgroup.created);
             return Err(e);
         }
         Ok(cgroup)
+    }
+
+    /// Writes the limits of a cgroup that was just made, but for a unit's, which has them from [`Self::adopt`]. On v1
+    /// empty cpusets are filled from the parent's.
+    ///
+    /// # Errors
+    /// A limit is refused or its controller missing, with the field's name.
+    pub fn limit(&self, limits: &Limits) -> Result<()> {
+        if self.pending.is_some() {
+            return Ok(());
+        }
+        self.write(limits)?;
+        // After the limits: what they leave open comes from the parent.
+        let cpuset = self.paths.v1.get("cpuset").map(|p| self.dir(p)).transpose()?;
+        cpuset.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
     }
 
     /// Puts the container's first process into the new cgroup. A unit is made by that, with its limits.
@@ -84,7 +112,10 @@ impl Cgroup {
         // systemd knows neither every hierarchy nor every limit. A user may change nothing above its scope.
         let made = match unit.of_user {
             true => self.write(&limits),
-            false => self.make_whole(&layout, &limits).and_then(|()| self.move_into(pid)),
+            false => self
+                .make_all(&layout, &limits)
+                .and_then(|()| self.limit(&limits))
+                .and_then(|()| self.move_into(pid)),
         };
         if made.is_err() {
             if let Err(e) = unit.stop() {
@@ -93,14 +124,6 @@ impl Cgroup {
             remove::roll_back(&self.created);
         }
         made
-    }
-
-    fn make_whole(&mut self, layout: &Layout, limits: &Limits) -> Result<()> {
-        self.make_all(layout, limits)?;
-        self.write(limits)?;
-        // After the limits: what they leave open comes from the parent.
-        let cpuset = self.paths.v1.get("cpuset").map(|p| self.dir(p)).transpose()?;
-        cpuset.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
     }
 
     /// The cgroup at `paths`, from a state file; it need not be there any more.
@@ -132,11 +155,21 @@ impl Cgroup {
         &self.paths
     }
 
+    /// The same cgroup with another answer to what is denied.
+    pub fn with(self, on_denied: OnDenied) -> Self {
+        Self { on_denied, ..self }
+    }
+
     pub(super) fn on_denied(&self) -> OnDenied {
         self.on_denied
     }
 
-    /// The directories that [`Self::create`] made, parents first.
+    /// Removes what [`Self::make`] made, parents, too. What others use meanwhile stays.
+    pub fn roll_back(&self) {
+        remove::roll_back(&self.created);
+    }
+
+    /// The directories that [`Self::make`] made, parents first.
     pub fn created(&self) -> &[PathBuf] {
         &self.created
     }
@@ -169,7 +202,7 @@ impl Cgroup {
             let outside = || Error::invalid("cgroup path", format!("{path:?} is in no mounted hierarchy"));
             let mount = layout.mount_of(path).ok_or_else(outside)?;
             let made_before = self.created.len();
-            let made = self.make(&mount.point, path, &controllers, layout, limits);
+            let made = self.make_one(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
             // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
             let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
@@ -190,7 +223,7 @@ impl Cgroup {
         Ok(())
     }
 
-    fn make(
+    fn make_one(
         &mut self,
         mount: &Path,
         path: &Path,
@@ -217,6 +250,8 @@ impl Cgroup {
         if dir.version() == Version::V2 {
             check_movable(layout, dir.path())?;
         }
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.insert(path.to_owned(), Arc::new(dir));
         Ok(())
     }
 
@@ -262,7 +297,11 @@ impl Cgroup {
             {
                 Ok(None)
             }
-            Some(path) if self.paths.v1.is_empty() => Ok(Some(Dir::open(path)?.into())),
+            Some(path) if self.paths.v1.is_empty() => {
+                let dir = self.dir(path)?;
+                let copy = dir.as_fd().try_clone_to_owned();
+                copy.map(Some).map_err(|e| SysError::io("dup", path.display().to_string(), &e).into())
+            }
             _ => Ok(None),
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-use super::dir::read_file;
+use super::dir::{Dir, if_there, read_file};
 use super::systemd::Unit;
 use crate::error::{Context, Error, Result};
 
@@ -66,7 +66,8 @@ pub struct Layout {
     own: BTreeMap<String, PathBuf>,
 }
 
-/// Where distributions mount cgroups; a mount elsewhere (a container's own) is a second choice.
+/// Where distributions mount cgroups. Mounts elsewhere count only where none is here: they are a container's own, or
+/// CRIU's for the time of a dump.
 const USUAL: &str = "/sys/fs/cgroup";
 
 impl Layout {
@@ -75,6 +76,9 @@ impl Layout {
     /// # Errors
     /// No cgroup hierarchy is mounted, or procfs cannot be read.
     pub fn detect() -> Result<Self> {
+        if let Some(layout) = Self::detect_v2()? {
+            return Ok(layout);
+        }
         let mountinfo = read_file(Path::new("/proc/thread-self/mountinfo"))?;
         let mountinfo: String =
             mountinfo.lines().filter(|l| !is_covered(l)).flat_map(|l| [l, "\n"]).collect();
@@ -87,6 +91,24 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The layout where the usual place is the root of the cgroup2 hierarchy, as on most hosts: that is seen without
+    /// mountinfo, which is long where many containers run.
+    fn detect_v2() -> Result<Option<Self>> {
+        /// The inode of a hierarchy's root: the first one of each (fs/kernfs/mount.c).
+        const ROOT: u64 = 1;
+        let Some(dir) = if_there(Dir::open(Path::new(USUAL))).unwrap_or_default() else { return Ok(None) };
+        if dir.version() != Version::V2 || !rustix::fs::fstat(&dir).is_ok_and(|stat| stat.st_ino == ROOT) {
+            return Ok(None);
+        }
+        let mount = Mount { point: USUAL.into(), root: "/".into() };
+        Ok(Some(Self {
+            v1: BTreeMap::new(),
+            v2: Some(mount),
+            v2_controllers: words(&dir.read("cgroup.controllers")?),
+            own: parse_own(&read_file(Path::new("/proc/thread-self/cgroup"))?),
+        }))
+    }
+
     /// The layout that these texts describe: `mountinfo` as in proc_pid_mountinfo(5), `own` as
     /// `/proc/self/cgroup`, `v2_controllers` as the `cgroup.controllers` of the cgroup2 mount.
     ///
@@ -97,8 +119,10 @@ impl Layout {
         let mut v1 = BTreeMap::new();
         let mut v2 = None;
         let mut mounts: Vec<_> = mountinfo.lines().filter_map(parse_mount).collect();
-        // Stable: within each group the oldest mount wins.
-        mounts.sort_by_key(|(_, mount, _)| !mount.point.starts_with(USUAL));
+        if mounts.iter().any(|(_, mount, _)| mount.point.starts_with(USUAL)) {
+            mounts.retain(|(_, mount, _)| mount.point.starts_with(USUAL));
+        }
+        // The oldest mount wins.
         for (version, mount, options) in mounts {
             match version {
                 Version::V2 => {

@@ -53,6 +53,8 @@ struct Inherited {
     trees: Vec<(FdRole, OwnedFd)>,
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
+    /// Only to be kept.
+    _init_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
     seccomp_agent: Option<OwnedFd>,
 }
@@ -186,6 +188,7 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
                     match role {
                         FdRole::Join(_) | FdRole::JoinProcess(_) => inherited.joins.push((role, fd)),
                         FdRole::StartListener => inherited.start_listener = Some(fd),
+                        FdRole::InitListener => inherited._init_listener = Some(fd),
                         FdRole::ConsoleSocket => inherited.console_socket = Some(fd),
                         FdRole::SeccompAgent => inherited.seccomp_agent = Some(fd),
                         FdRole::MountSource(_) | FdRole::Device(_) => inherited.trees.push((role, fd)),

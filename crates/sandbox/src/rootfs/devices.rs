@@ -14,6 +14,15 @@ use crate::{Error, Result, SysError};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
 pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'_>) -> Result<()> {
+    // mknod(2) heeds it; hooks get the caller's back.
+    let umask = rustix::process::umask(Mode::empty());
+    let made = make_all(root, devices, bind, trees);
+    rustix::process::umask(umask);
+    made
+}
+
+fn make_all(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'_>) -> Result<()> {
+    let mut parent: Option<(&Path, OwnedFd)> = None;
     for (i, device) in devices.iter().enumerate() {
         if bind {
             let tree = match trees.take(&FdRole::Device(i)) {
@@ -22,30 +31,36 @@ pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mu
             };
             attach(private(tree)?, root.make_own_file(&device.path)?)?;
         } else {
-            make_node(root, device)?;
+            // All but always /dev.
+            let path = device.path.parent().unwrap_or(Path::new("/"));
+            let dir = match parent.take() {
+                Some((last, dir)) if last == path => dir,
+                _ => root.make_dir(path, Mode::from_raw_mode(0o755))?,
+            };
+            make_node(root, device, &dir)?;
+            parent = Some((path, dir));
         }
     }
     Ok(())
 }
 
-fn make_node(root: &Root, device: &DeviceNode) -> Result<()> {
-    let (parent, name) = root.make_parent(&device.path)?;
+fn make_node(root: &Root, device: &DeviceNode, parent: &OwnedFd) -> Result<()> {
+    let no_name = || SysError::new("mknodat", root.below(&device.path), libc::EINVAL);
+    let name = device.path.file_name().ok_or_else(no_name)?;
     let fail = |call: &str, e: Errno| {
         let args = format!("{} ({}:{})", root.below(&device.path), device.major, device.minor);
         Error::from(SysError::new(call, args, e.raw_os_error()))
     };
     let dev = rustix::fs::makedev(device.major, device.minor);
     let kind = FileType::from_raw_mode(device.kind);
-    match rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(device.mode), dev) {
+    match rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(device.mode), dev) {
         Ok(()) => {}
-        Err(Errno::EXIST) => return check_node(root, device, &parent, name),
+        Err(Errno::EXIST) => return check_node(root, device, parent, name),
         Err(e) => return Err(fail("mknodat", e)),
     }
-    rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(device.mode), AtFlags::empty())
-        .map_err(|e| fail("fchmodat", e))?;
     if (device.uid, device.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| fail("fchownat", e))?;
     }
     Ok(())

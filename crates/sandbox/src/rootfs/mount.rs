@@ -74,11 +74,12 @@ fn check_not_in_proc(target: &OwnedFd, step: &MountPlan) -> Result<()> {
 
 fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &str) -> Result<()> {
     let remount = step.flags & MsFlags::MS_REMOUNT.bits() != 0;
-    let existed = root.open(&step.destination, OFlags::PATH).is_ok();
-    let target = if remount {
-        root.open(&step.destination, OFlags::PATH)?
-    } else {
-        root.make_dir(&step.destination, DIR_MODE)?
+    let found = root.find(&step.destination)?;
+    let existed = found.is_some();
+    let target = match found {
+        Some(target) => target,
+        None if remount => root.open(&step.destination, OFlags::PATH)?,
+        None => root.make_dir(&step.destination, DIR_MODE)?,
     };
     if fstype == "proc" || fstype == "sysfs" {
         check_no_symlink(root, step)?;

@@ -64,9 +64,16 @@ impl Root {
             return Ok(fd);
         }
         let mut links = 0;
-        let mut reached = PathBuf::new();
-        let mut current = self.open(Path::new("."), OFlags::PATH)?;
         let mut ahead: VecDeque<OsString> = components(path).collect();
+        // Most often the last name alone is missing.
+        let parent: PathBuf = ahead.iter().take(ahead.len().saturating_sub(1)).collect();
+        let (mut current, mut reached) = match self.find(&parent)? {
+            Some(fd) => {
+                ahead.drain(..ahead.len().saturating_sub(1));
+                (fd, parent)
+            }
+            None => (self.open(Path::new("."), OFlags::PATH)?, PathBuf::new()),
+        };
         while let Some(component) = ahead.pop_front() {
             let next = reached.join(&component);
             if let Some(fd) = self.find(&next)? {
