@@ -24,6 +24,15 @@ const READ: usize = 256 << 10;
 /// Bytes that are sent to the disk at once.
 const WRITEBACK: u64 = 8 << 20;
 
+/// What is done to images while they are written.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    /// They are hashed.
+    pub(super) hash: bool,
+    /// They are sent to the disk.
+    pub(super) sync: bool,
+}
+
 /// A thread that follows the images of memory in a directory. Dropped, it ends.
 pub(super) struct Follower {
     /// Closed when nothing more will be written.
@@ -47,18 +56,19 @@ struct Current {
     name: String,
     file: File,
     head: Head,
+    /// Bytes that were there.
+    seen: u64,
     /// Bytes that are on their way to the disk.
     sent: u64,
 }
 
 impl Follower {
-    /// Follows the images that will be in `dir`, and sends them to the disk if `sync`. Where there cannot be another
-    /// thread, everything is left for later.
-    pub(super) fn start(dir: &Path, sync: bool) -> Self {
+    /// Follows the images that will be in `dir`. Where there cannot be another thread, everything is left for later.
+    pub(super) fn start(dir: &Path, work: Work) -> Self {
         let (going, stop) = mpsc::channel();
         let dir = dir.to_owned();
         let thread = std::thread::Builder::new().name("hiber-hash".into());
-        let thread = thread.spawn(move || follow(&dir, sync, &stop)).ok();
+        let thread = thread.spawn(move || follow(&dir, work, &stop)).ok();
         Self { going: Some(going), thread }
     }
 
@@ -105,31 +115,37 @@ impl Current {
         let file = File::open(dir.join(&name))?;
         let meta = file.metadata()?;
         let head = Head { device: meta.dev(), inode: meta.ino(), hasher: blake3::Hasher::new() };
-        Ok(Self { name, file, head, sent: 0 })
+        Ok(Self { name, file, head, seen: 0, sent: 0 })
     }
 
-    /// Reads once; whether there was something to read.
-    fn read_on(&mut self, buffer: &mut [u8], sync: bool) -> std::io::Result<bool> {
-        let read = self.file.read(buffer)?;
-        self.head.hasher.update(&buffer[..read]);
-        let unsent = self.head.hasher.count() - self.sent;
-        if sync && unsent >= WRITEBACK {
+    /// Goes on once; whether there was something new.
+    fn go_on(&mut self, buffer: &mut [u8], work: Work) -> std::io::Result<bool> {
+        let new = if work.hash {
+            let read = self.file.read(buffer)?;
+            self.head.hasher.update(&buffer[..read]);
+            read as u64
+        } else {
+            self.file.metadata()?.len().saturating_sub(self.seen)
+        };
+        self.seen += new;
+        let unsent = self.seen - self.sent;
+        if work.sync && unsent >= WRITEBACK {
             // Where it cannot be begun early, it is done at the end.
             let _ = begin_writeback(self.file.as_fd(), self.sent, unsent);
             self.sent += unsent;
         }
-        Ok(read > 0)
+        Ok(new > 0)
     }
 }
 
-fn follow(dir: &Path, sync: bool, stop: &Receiver<()>) -> Heads {
+fn follow(dir: &Path, work: Work, stop: &Receiver<()>) -> Heads {
     let (mut heads, mut buffer) = (Heads::default(), vec![0; READ]);
     let mut keep = |current: Option<Current>| {
         heads.0.extend(current.map(|current| (current.name, current.head)));
     };
     let (mut current, mut number) = (None::<Current>, 1);
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        match current.as_mut().map(|current| current.read_on(&mut buffer, sync)) {
+        match current.as_mut().map(|current| current.go_on(&mut buffer, work)) {
             Some(Ok(true)) => continue,
             // It is read again later, and what is wrong is said then.
             Some(Err(_)) => current = None,
@@ -156,6 +172,8 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    const ALL: Work = Work { hash: true, sync: true };
+
     /// Waits until a follower must have read everything.
     fn settle() {
         std::thread::sleep(PAUSE * 100);
@@ -173,7 +191,7 @@ mod tests {
     fn files_are_read_while_they_grow() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [1, 2].map(|number| dir.path().join(format!("pages-{number}.img")));
-        let follower = Follower::start(dir.path(), true);
+        let follower = Follower::start(dir.path(), ALL);
         for path in &paths {
             let mut file = File::create(path).unwrap();
             for part in 0..20_u8 {
@@ -207,7 +225,7 @@ mod tests {
         ];
         for (what, change) in changes {
             std::fs::write(&path, "content of it").unwrap();
-            let follower = Follower::start(dir.path(), false);
+            let follower = Follower::start(dir.path(), ALL);
             settle();
             change();
             let (found, before) = hash(&mut follower.finish(), &path);
@@ -218,8 +236,8 @@ mod tests {
     #[test]
     fn it_ends_unasked() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Follower::start(dir.path(), true));
-        let mut heads = Follower::start(Path::new("/nowhere"), true).finish();
+        drop(Follower::start(dir.path(), ALL));
+        let mut heads = Follower::start(Path::new("/nowhere"), ALL).finish();
         std::fs::write(dir.path().join("x"), "x").unwrap();
         assert_eq!(hash(&mut heads, &dir.path().join("x")), (blake3::hash(b"x"), 0));
     }

@@ -31,7 +31,7 @@ use oci_spec::runtime::Spec;
 
 use awake::Awake;
 pub(crate) use externals::{Direction, entered, joined, mounts};
-use follower::Follower;
+use follower::{Follower, Work};
 use guard::{Guard, Watch};
 pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
@@ -205,8 +205,7 @@ impl Task {
             if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
             manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
-            hash: !options.no_hash,
-            sync: !options.no_sync,
+            work: Work { hash: !options.no_hash, sync: !options.no_sync },
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
             config: named.map(|named| named.config),
             follower: None,
@@ -315,8 +314,7 @@ impl Task {
                 awake = Awake::request();
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
-                seal.follower =
-                    (seal.hash && !options.leave_running).then(|| Follower::start(staging.path(), seal.sync));
+                seal.follower = (!options.leave_running).then(|| Follower::start(staging.path(), seal.work));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on

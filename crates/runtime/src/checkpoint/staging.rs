@@ -8,7 +8,7 @@ use hiber_criu::CriuError;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::follower::Follower;
+use super::follower::{Follower, Work};
 use super::manifest::Manifest;
 use super::named::{CheckpointConfig, CheckpointError};
 use super::{make_dir, open_dir};
@@ -26,10 +26,8 @@ pub(super) struct Staging {
 /// What is done to a checkpoint whose images are all written.
 pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
-    /// Whether the manifest has hashes.
-    pub(super) hash: bool,
-    /// Whether the disk has it all before it is published.
-    pub(super) sync: bool,
+    /// Whether the manifest has hashes, and whether the disk has it all before it is published.
+    pub(super) work: Work,
     /// Whether the container has a user namespace, whose root must reach a file.
     pub(super) in_user_namespace: bool,
     /// Of a checkpoint with a name.
@@ -102,18 +100,18 @@ impl Staging {
             hiber_criu::images::separate_network(&self.path)?;
         }
         let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
-        seal.manifest.write(&self.path, seal.hash, heads).context("write the checkpoint's manifest")?;
+        seal.manifest.write(&self.path, seal.work.hash, heads).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
         }
-        if seal.sync {
+        if seal.work.sync {
             let dir = open_dir(&self.path)?;
             // One call for all the images: each fsync would be a commit of the journal of its own.
             rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
         }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
-        if let Some(parent) = self.target.parent().filter(|_| seal.sync) {
+        if let Some(parent) = self.target.parent().filter(|_| seal.work.sync) {
             let parent_dir = open_dir(parent)?;
             rustix::fs::fsync(&parent_dir)
                 .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
@@ -196,8 +194,7 @@ mod tests {
         let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
         Seal {
             manifest: manifest.unwrap(),
-            hash: true,
-            sync: true,
+            work: Work { hash: true, sync: true },
             in_user_namespace: false,
             config: None,
             follower: None,
