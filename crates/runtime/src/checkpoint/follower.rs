@@ -19,6 +19,8 @@ use hiber_sandbox::sys::writeback::begin_writeback;
 
 /// Between two looks at what CRIU has written.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How much less urgent it is than CRIU, as of nice(2).
+const NICER: i32 = 10;
 /// Bytes that are read at once: few enough to stay in the processor's cache.
 const READ: usize = 256 << 10;
 /// Bytes that are sent to the disk at once.
@@ -139,6 +141,9 @@ impl Current {
 }
 
 fn follow(dir: &Path, work: Work, stop: &Receiver<()>) -> Heads {
+    // CRIU and the tasks, which call each other for each megabyte, do not wait for a processor that is used here. On Linux this
+    // is of the thread.
+    let _ = rustix::process::nice(NICER);
     let (mut heads, mut buffer) = (Heads::default(), vec![0; READ]);
     let mut keep = |current: Option<Current>| {
         heads.0.extend(current.map(|current| (current.name, current.head)));
