@@ -141,8 +141,8 @@ impl Current {
 }
 
 fn follow(dir: &Path, work: Work, stop: &Receiver<()>) -> Heads {
-    // CRIU and the tasks, which call each other for each megabyte, do not wait for a processor that is used here. On Linux this
-    // is of the thread.
+    // CRIU and the tasks call each other for each megabyte and must not wait for this processor. On Linux it is the thread
+    // alone that gives way.
     let _ = rustix::process::nice(NICER);
     let (mut heads, mut buffer) = (Heads::default(), vec![0; READ]);
     let mut keep = |current: Option<Current>| {
