@@ -67,7 +67,9 @@ fn bash(script: &Path, words: &[&str]) -> Vec<String> {
         r#". "$0"; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _hiber; printf '%s\n' "${COMPREPLY[@]}""#;
     let mut command = program("bash", &["--norc", "-uc", ASK]);
     command.arg(script).args(words);
-    run(command, b"").ok().lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()
+    let output = run(command, b"");
+    assert_eq!(output.stderr, "");
+    output.ok().lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }
 
 #[test]
