@@ -10,6 +10,9 @@
  *       a child's ru_maxrss starts with the size of the process that it was forked from.
  *   bench-floor tick FILE
  *       looks at the clock once a millisecond and keeps the longest pause, in microseconds, in FILE.
+ *   bench-floor hold MIB PROCESSES FILE
+ *       holds MIB MiB of noise, which nothing can compress, and is PROCESSES processes. Writes "DIGEST CHILDREN" to FILE
+ *       when that is so, and again, of what is there then, whenever it gets SIGUSR1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -355,10 +359,52 @@ __attribute__((noreturn)) static void tick(const char *path) {
     }
 }
 
+/* Writes what is held, whole or not at all. */
+static void report(const char *path, const uint64_t *words, size_t count, int children) {
+    char new[4200], text[40];
+    uint64_t digest = 0xcbf29ce484222325; /* FNV-1a, of words */
+    for (size_t i = 0; i < count; i++) digest = (digest ^ words[i]) * 0x100000001b3;
+    for (int i = children; i > 0; i--) children -= waitpid(-1, NULL, WNOHANG) > 0;
+    int n = snprintf(text, sizeof text, "%016llx %d\n", (unsigned long long)digest, children);
+    snprintf(new, sizeof new, "%s.new", path);
+    int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    check(fd, new);
+    check(write(fd, text, n), new);
+    close(fd);
+    check(rename(new, path), path);
+}
+
+__attribute__((noreturn)) static void hold(size_t mib, int processes, const char *path) {
+    const size_t size = mib << 20, count = size / sizeof(uint64_t);
+    sigset_t usr1;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    check(sigprocmask(SIG_BLOCK, &usr1, NULL), "sigprocmask");
+    for (int i = 1; i < processes; i++) {
+        pid_t pid = fork();
+        check(pid, "fork");
+        while (pid == 0) pause();
+    }
+    uint64_t *words = size ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
+    check(words == MAP_FAILED ? -1 : 0, "mmap");
+    uint64_t noise = now_ns() | 1; /* xorshift64 */
+    for (size_t i = 0; i < count; i++) {
+        noise ^= noise << 13, noise ^= noise >> 7, noise ^= noise << 17;
+        words[i] = noise;
+    }
+    for (;;) {
+        int signal;
+        report(path, words, count, processes - 1);
+        while (sigwait(&usr1, &signal) != 0) {}
+    }
+}
+
 int main(int argc, char *argv[]) {
     if (argc >= 5 && !strcmp(argv[1], "run")) return run(argv[2], argv[3], argv + 4);
     if (argc >= 4 && !strcmp(argv[1], "time")) return time_program(argv[2], argv + 3);
     if (argc == 3 && !strcmp(argv[1], "tick")) tick(argv[2]);
-    fprintf(stderr, "usage: bench-floor run ROOTFS CGROUP[,CGROUP...] PROGRAM... | time RESULT PROGRAM... | tick FILE\n");
+    if (argc == 5 && !strcmp(argv[1], "hold")) hold(strtoul(argv[2], NULL, 10), atoi(argv[3]), argv[4]);
+    fprintf(stderr, "usage: bench-floor run ROOTFS CGROUP[,CGROUP...] PROGRAM... | time RESULT PROGRAM... | tick FILE | "
+                    "hold MIB PROCESSES FILE\n");
     return 2;
 }

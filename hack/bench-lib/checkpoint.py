@@ -1,17 +1,19 @@
-"""Checkpoints and restores of one small container: by each runtime, and by CRIU itself as runc would ask it."""
+"""Checkpoints and restores of containers, small and large: by each runtime, and by CRIU itself as runc would ask it."""
 
 import json
 import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass
 
-from tools import Failed, Tool
+from tools import Failed, Tool, run_quiet
 
 # CRIU sees the cgroups of the whole machine: crun cannot restore where those are of both versions, and others that come
 # and go meanwhile would fail the dump. The runtimes make the container's own cgroup themselves.
 CGROUPS = ["--manage-cgroups-mode", "ignore"]
-TICKER = "/bin/bench-tick"  # bench-floor in the root filesystem
+HOLDER = "/bin/bench-hold"  # bench-floor in the root filesystem
+HELD = "/dev/shm/held"
 
 
 class Bare(Tool):
@@ -47,11 +49,11 @@ class Bare(Tool):
     def common(self, images):
         return ["--images-dir", images, "--work-dir", work_of(images), "-v4", "--manage-cgroups=ignore", "--root", self.maker.rootfs]
 
-    def checkpoint(self, pid, images, leave_running):
+    def checkpoint(self, pid, images, *more):
         self.restoring = self.externals(pid, True)
         command = [self.program, "dump", "--tree", str(pid), *self.common(images), "--log-file", "dump.log",
                    "--freeze-cgroup", self.freezer(pid), *self.externals(pid, False)]
-        return self.timed(command + ["--leave-running"] * leave_running)
+        return self.timed([*command, *more])
 
     def restore(self, bundle, images):
         # CRIU wants the root to be a mount point
@@ -78,9 +80,9 @@ class ByRuntime:
         self.runtime.command("run", "--detach", "--bundle", bundle, "--pid-file", self.runtime.pid_file(), self.id)
         return self.runtime.pid()
 
-    def checkpoint(self, _pid, images, leave_running):
+    def checkpoint(self, _pid, images, *more):
         options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS]
-        return self.runtime.command("checkpoint", *options, *["--leave-running"] * leave_running, self.id)
+        return self.runtime.command("checkpoint", *options, *more, self.id)
 
     def restore(self, bundle, images):
         options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS, "--bundle", bundle]
@@ -91,56 +93,143 @@ class ByRuntime:
         self.runtime.clear()
 
 
-def measure(bench, runtimes):
-    tools = [Bare(runtimes[0]), *map(ByRuntime, runtimes)]
+@dataclass
+class Case:
+    """A container to save, and where to. Its quantities have `label` in their names."""
 
-    def bundle_of(tool, *arguments):
+    label: str = ""
+    mib: int = 0
+    processes: int = 1
+    place: str = ""
+    disk: bool = False
+
+    @property
+    def payload(self):
+        return [HOLDER, "hold", str(self.mib), str(self.processes), HELD]
+
+
+class Saving:
+    """Checkpoints and restores by all tools."""
+
+    def __init__(self, bench, runtimes):
+        self.bench, self.runtimes = bench, runtimes
+        self.tools = [Bare(runtimes[0]), *map(ByRuntime, runtimes)]
+
+    def bundle(self, tool, name, payload):
         # crun cannot restore masked paths: it gives CRIU no key for them
         change = (lambda config: config["linux"].update(maskedPaths=[])) if tool.name == "crun" else None
-        maker = next((r for r in runtimes if r.name == tool.name), runtimes[0])
-        return maker.bundle(f"saved-{arguments[0]}", *arguments[1:], change=change)
+        maker = next((r for r in self.runtimes if r.name == tool.name), self.runtimes[0])
+        return maker.bundle(name, *payload, change=change)
 
-    def cycle(tool):
+    def cycle(self, tool, case):
         """Checkpoint and restore; whoever cannot restore still has a checkpoint that counts."""
-        bundle, images = bundle_of(tool, "sleep", "/bin/sleep", "100000"), fresh(bench)
-        pid = tool.start(bundle)
+        bundle = self.bundle(tool, f"hold-{case.mib}-{case.processes}", case.payload)
         try:
-            before = look(pid)
-            usage = tool.checkpoint(pid, images, False)
-            if os.path.exists(f"/proc/{pid}/root/bin"):
-                raise Failed("the container runs on after its checkpoint")
-            bench.note("checkpoint", tool.name, usage.wall_ms)
-            bench.note("checkpoint: CPU time", tool.name, usage.cpu_ms)
-            stats = dump_stats(os.path.join(work_of(images), "stats-dump"))
-            bench.note("checkpoint: frozen (CRIU's count)", tool.name, (stats[1] + stats[2]) / 1e3)
-            bench.note("checkpoint: KiB", tool.name, size(images) / 1024)
-            bench.attempt("restore", tool, lambda tool: wake(tool, bundle, images, before))
+            before, held, images = self.save(tool, case, bundle)
+            self.bench.attempt(f"restore{case.label.replace(' to ', ' from ')}", tool,
+                               lambda tool: self.wake(tool, case, bundle, images, before, held))
         finally:
             tool.clear()
 
-    def wake(tool, bundle, images, before):
+    def save(self, tool, case, bundle, *options):
+        """Checkpoints a new container; what it was, what it held, and where the images are."""
+        images, label, note = fresh(case.place or self.bench.work), case.label, self.bench.note
+        pid = tool.start(bundle)
+        held, before = wait_held(pid), look(pid)
+        if case.disk:
+            synced(images)
+        usage = tool.checkpoint(pid, images, *options)
+        if os.path.exists(f"/proc/{pid}/root/bin"):
+            raise Failed("the container runs on after its checkpoint")
+        if not options:
+            stats = dump_stats(os.path.join(work_of(images), "stats-dump"))
+            note(f"checkpoint{label}", tool.name, usage.wall_ms)
+            note(f"checkpoint{label}: CPU time", tool.name, usage.cpu_ms)
+            note(f"checkpoint{label}: frozen (CRIU's count)", tool.name, (stats[1] + stats[2]) / 1e3)
+            note(f"checkpoint{label}: KiB", tool.name, size(images) / 1024)
+        if case.disk and not options:
+            note(f"checkpoint{label}, then synced", tool.name, usage.wall_ms + synced(images))
+        if case.disk and (options or tool.name != "hiber"):
+            note(f"checkpoint{label}, not synced", tool.name, usage.wall_ms)
+        return before, held, images
+
+    def wake(self, tool, case, bundle, images, before, held):
         usage, pid = tool.restore(bundle, images)
         after = look(pid)
+        os.remove(held_path(pid))
+        os.kill(pid, signal.SIGUSR1)
+        now = wait_held(pid)
         end(pid)
         if before != after:
             raise Failed(f"the restored container differs: {before} and {after}")
-        bench.note("restore", tool.name, usage.wall_ms)
-        bench.note("restore: CPU time", tool.name, usage.cpu_ms)
+        if held != now:
+            raise Failed(f"the restored container holds {now}, not {held}")
+        label = case.label.replace(" to ", " from ")
+        self.bench.note(f"restore{label}", tool.name, usage.wall_ms)
+        self.bench.note(f"restore{label}: CPU time", tool.name, usage.cpu_ms)
 
-    def pause(tool):
+    def pause(self, tool):
         """How long a process inside stands still while its memory is saved."""
-        bundle, images = bundle_of(tool, "tick", TICKER, "tick", "/dev/shm/pause"), fresh(bench)
+        bundle, images = self.bundle(tool, "tick", [HOLDER, "tick", "/dev/shm/pause"]), fresh(self.bench.work)
         pid = tool.start(bundle)
         try:
             time.sleep(0.05)
-            tool.checkpoint(pid, images, True)
+            tool.checkpoint(pid, images, "--leave-running")
             with open(f"/proc/{pid}/root/dev/shm/pause") as file:
-                bench.note("checkpoint: pause seen inside", tool.name, int(file.read()) / 1e3)
+                self.bench.note("checkpoint: pause seen inside", tool.name, int(file.read()) / 1e3)
             end(pid)
         finally:
             tool.clear()
 
-    bench.each_round({"checkpoint": cycle, "pause": pause}, tools)
+    def unsynced(self, tool, case):
+        """What hiber does beyond the others is left out: to wait for the disk."""
+        if tool.name == "hiber":
+            try:
+                self.save(tool, case, self.bundle(tool, f"hold-{case.mib}-{case.processes}", case.payload), "--no-sync")
+            finally:
+                tool.clear()
+
+    # --- what hack/bench measures ---
+
+    def small(self):
+        self.bench.each_round({"checkpoint": lambda tool: self.cycle(tool, Case()), "pause": self.pause}, self.tools)
+
+    def trees(self):
+        cases = [Case(f" of {count} processes", processes=count) for count in (10, 100)]
+        self.bench.each_round(self.cycles(cases), self.tools, most=5)
+
+    def large(self):
+        places = {"tmpfs": os.environ["BENCH_STATE"], "disk": self.bench.work}
+        for mib, amount in (256, "256 MiB"), (1024, "1 GiB"):
+            cases = [Case(f" of {amount} to {name}", mib, 1, place, name == "disk") for name, place in places.items()]
+            unsynced = {f"checkpoint{case.label}, not synced": lambda tool, case=case: self.unsynced(tool, case)
+                        for case in cases if case.disk}
+            self.bench.each_round(self.cycles(cases) | unsynced, self.tools, most=3)
+
+    def cycles(self, cases):
+        return {f"checkpoint{case.label}": lambda tool, case=case: self.cycle(tool, case) for case in cases}
+
+
+def held_path(pid):
+    return f"/proc/{pid}/root{HELD}"
+
+
+def wait_held(pid):
+    """What the container says that it holds, when it does."""
+    for _ in range(6000):
+        try:
+            with open(held_path(pid)) as file:
+                return file.read()
+        except FileNotFoundError:
+            time.sleep(0.01)
+    raise Failed("the container does not say what it holds")
+
+
+def synced(directory):
+    """Waits until the disk has a directory's filesystem; for how long, in ms."""
+    began = time.monotonic()
+    run_quiet(["sync", "-f", directory])
+    return (time.monotonic() - began) * 1e3
 
 
 def work_of(images):
@@ -148,9 +237,9 @@ def work_of(images):
     return f"{images}-work"
 
 
-def fresh(bench):
+def fresh(place):
     """An empty image directory."""
-    images = os.path.join(bench.work, "images")
+    images = os.path.join(place, "images")
     for directory in images, work_of(images):
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)

@@ -1,4 +1,4 @@
-"""Measures runtimes against each other: measure.py LAYOUT ROUNDS WORK RESULT.json, started by hack/bench.
+"""Measures runtimes against each other: measure.py LAYOUT ROUNDS PARTS WORK RESULT.json, started by hack/bench.
 
 Every quantity is a list with one number per round and tool; rounds are interleaved, so that what else the machine does
 hits all tools alike. A tool that fails an operation is reported once and has no number for it.
@@ -16,10 +16,14 @@ import subprocess
 import sys
 import time
 
-import checkpoint
+from checkpoint import Saving
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
 
-OTHERS = 100  # live containers for `list` and for the cost of company
+OTHERS = [0, 100, 250, 500]  # live containers of each tool beside the one that is measured
+
+
+# fails where no filter is
+IS_FILTERED = ["/bin/grep", "-q", "^Seccomp:.2", "/proc/self/status"]
 
 
 class Bench:
@@ -48,9 +52,9 @@ class Bench:
             self.problems[quantity, tool.name] = str(failed)
             print(f"  {tool.name}: {quantity}: {failed}", file=sys.stderr)
 
-    def each_round(self, quantities, tools):
+    def each_round(self, quantities, tools, most=None):
         """quantities: name -> function of a tool. The order of tools rotates from round to round."""
-        for number in range(self.rounds):
+        for number in range(min(self.rounds, most or self.rounds)):
             turn = number % len(tools)
             for quantity, work in quantities.items():
                 for tool in tools[turn:] + tools[:turn]:
@@ -104,32 +108,74 @@ class Bench:
         self.note("state: system calls", tool.name, tool.count(["state", tool.resident]))
         self.note("list: system calls", tool.name, tool.count(["list"]))
 
-    def company(self, tool):
-        """With many others alive in the same root."""
-        self.note(f"list, {OTHERS} containers", tool.name, tool.command("list").wall_ms)
-        self.note(f"run, {OTHERS} others alive", tool.name, tool.run_true().wall_ms)
+    def filtered(self, tool):
+        """With podman's default seccomp profile, and without."""
+        bundle = tool.bundle("filtered", "/bin/true", change=filtered)
+        tool.command("run", "--bundle", tool.bundle("is-filtered", *IS_FILTERED, change=filtered), tool.id)
+        plain, with_filter = tool.run_true(), tool.command("run", "--bundle", bundle, tool.id)
+        self.note("run: podman's seccomp profile adds", tool.name, with_filter.wall_ms - plain.wall_ms)
+        self.note("run: podman's seccomp profile adds CPU time", tool.name, with_filter.cpu_ms - plain.cpu_ms)
 
-    def measure(self):
+    def company(self, tool, others):
+        """With others alive in the same root."""
+        self.note(f"run, {others} others alive", tool.name, tool.run_true().wall_ms)
+        if isinstance(tool, Floor):
+            return
+        self.note(f"create, {others} others alive", tool.name, tool.create("true").wall_ms)
+        tool.command("delete", "--force", tool.id)
+        reap()
+        self.note(f"state, {others} others alive", tool.name, tool.command("state", tool.resident).wall_ms)
+        if others:
+            self.note(f"list, {others} containers", tool.name, tool.command("list").wall_ms)
+
+    # --- parts ---
+
+    def commands_part(self):
+        tools = [self.floor, *self.runtimes]
+        self.each_round({"complete": self.check, "run": self.run}, tools)
+        self.each_round({"create": self.cycle, "commands": self.commands}, self.runtimes)
+        for tool in tools:
+            self.attempt("system calls", tool, self.syscalls)
+        for tool in self.runtimes:
+            self.note("binary, MiB", tool.name, os.stat(os.path.realpath(tool.program)).st_size / 2**20)
+
+    def seccomp_part(self):
+        self.each_round({"seccomp": self.filtered}, self.runtimes)
+
+    def growth_part(self):
+        for others in OTHERS:
+            for tool in self.runtimes:
+                self.attempt(f"{others} containers", tool, lambda tool: tool.start_others(others))
+            quantity = {f"{others} others alive": lambda tool: self.company(tool, others)}
+            self.each_round(quantity, [self.floor, *self.runtimes], most=20)
+        for tool in self.runtimes:
+            tool.clear()
+
+    def measure(self, parts):
         reap_orphans()
         for tool in self.runtimes:
             self.attempt("run --detach", tool, lambda tool: tool.start_resident())
         # crun refuses hosts whose v1 and v2 hierarchies both have controllers
         self.runtimes = [tool for tool in self.runtimes if ("run --detach", tool.name) not in self.problems]
-        tools = [self.floor, *self.runtimes]
-        say(f"{self.layout.name}: run, create, start, delete, exec, state, kill, list")
-        self.each_round({"complete": self.check, "run": self.run}, tools)
-        self.each_round({"create": self.cycle, "commands": self.commands}, self.runtimes)
-        for tool in tools:
-            self.attempt("system calls", tool, self.syscalls)
-        say(f"{self.layout.name}: with {OTHERS} containers alive")
-        for tool in self.runtimes:
-            self.attempt("company", tool, lambda tool: tool.start_others(OTHERS))
-        self.each_round({"company": self.company}, self.runtimes)
-        for tool in self.runtimes:
-            tool.clear()
-            self.note("binary, MiB", tool.name, os.stat(os.path.realpath(tool.program)).st_size / 2**20)
-        say(f"{self.layout.name}: checkpoint and restore")
-        checkpoint.measure(self, self.runtimes)
+        saving = Saving(self, self.runtimes)
+        every = {
+            "commands": (self.commands_part, "run, create, start, delete, exec, state, kill, list"),
+            "seccomp": (self.seccomp_part, "run with a seccomp profile"),
+            "growth": (self.growth_part, f"with up to {OTHERS[-1]} others alive"),
+            "checkpoint": (saving.small, "checkpoint and restore"),
+            "trees": (saving.trees, "checkpoint and restore of many processes"),
+            "large": (saving.large, "checkpoint and restore of much memory"),
+        }
+        for part, (work, what) in every.items():
+            if part in parts:
+                say(f"{self.layout.name}: {what}")
+                work()
+
+
+def filtered(config):
+    """Adds podman's default seccomp profile, as podman hands it to a runtime."""
+    with open(os.environ["BENCH_PODMAN"]) as file:
+        config["linux"]["seccomp"] = json.load(file)["linux"]["seccomp"]
 
 
 def say(text):
@@ -166,11 +212,11 @@ def machine():
 
 
 def main():
-    layout, rounds, work, result = sys.argv[1:]
+    layout, rounds, parts, work, result = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(int(rounds), work)
     try:
-        bench.measure()
+        bench.measure(parts.split(","))
     finally:
         for tool in bench.runtimes:
             tool.clear()

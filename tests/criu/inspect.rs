@@ -1,10 +1,12 @@
 //! `hiber inspect` on real checkpoints: hiber's, runc's, crun's, and archives of podman's form.
 
 use crate::counter;
+use crate::failures::{odd, run_odd};
 use hiber_tests::command::Output;
 use hiber_tests::prelude::*;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn inspect(path: &Path, flags: &[&str]) -> Output {
@@ -107,6 +109,23 @@ fn verify_notices_one_changed_byte() {
     fs::write(&core, &fs::read(&core).unwrap()[..40]).unwrap();
     inspect(&images, &[]).fails("core-1.img: truncated");
     inspect(&c.bundle().join("nothing"), &[]).fails("nothing");
+}
+
+#[test]
+fn memory_that_was_hashed_while_it_was_written_is_verified() {
+    require!(Root, Criu);
+    let c = run_odd(odd("memory=67108864"));
+    c.checkpoint(&[]).ok();
+    assert!(inspect(&c.images(), &["--verify"]).ok().contains("all as they were written"));
+    let size = |path: &PathBuf| path.metadata().unwrap().len();
+    let images = fs::read_dir(c.images()).unwrap().map(|entry| entry.unwrap().path());
+    let largest = images.max_by_key(size).unwrap();
+    assert!(size(&largest) >= 67_108_864, "{}", largest.display());
+    let file = fs::File::options().write(true).open(&largest).unwrap();
+    file.write_all_at(b"!", size(&largest) / 2).unwrap();
+    let output = inspect(&c.images(), &["--verify"]);
+    output.exited(1);
+    assert!(output.stdout.contains("its content is not what was written"), "{output}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::CheckpointOptions;
+use super::follower::Heads;
 use crate::error::{Error, Result};
 
 /// The file's name in a checkpoint's directory.
@@ -129,9 +130,10 @@ impl Manifest {
         })
     }
 
-    /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there.
-    pub(crate) fn write(&mut self, dir: &Path, hash: bool) -> Result<()> {
-        self.files = sums(dir, hash)?;
+    /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there. Files of which `heads` has
+    /// the beginning are read from there on.
+    pub(crate) fn write(&mut self, dir: &Path, hash: bool, heads: Heads) -> Result<()> {
+        self.files = sums_from(dir, hash, heads)?;
         let path = dir.join(FILE_NAME);
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
         json.push(b'\n');
@@ -269,6 +271,10 @@ pub(crate) fn is_listed(name: &str) -> bool {
 
 /// The files of a checkpoint's directory, with their hashes if `hash`.
 pub(crate) fn sums(dir: &Path, hash: bool) -> Result<BTreeMap<String, FileSum>> {
+    sums_from(dir, hash, Heads::default())
+}
+
+fn sums_from(dir: &Path, hash: bool, mut heads: Heads) -> Result<BTreeMap<String, FileSum>> {
     let fail = |e: std::io::Error| Error::file(dir, &e);
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(dir).map_err(fail)? {
@@ -278,24 +284,32 @@ pub(crate) fn sums(dir: &Path, hash: bool) -> Result<BTreeMap<String, FileSum>> 
         if !entry.file_type().map_err(fail)?.is_file() || !is_listed(&name) {
             continue;
         }
-        let sum = sum(&entry.path(), hash).map_err(|e| Error::file(&entry.path(), &e))?;
+        let path = entry.path();
+        let sum = if hash { hashed(&path, &name, &mut heads) } else { sized(&path) };
+        let sum = sum.map_err(|e| Error::file(&path, &e))?;
         files.insert(name, sum);
     }
     Ok(files)
 }
 
-fn sum(path: &Path, hash: bool) -> std::io::Result<FileSum> {
-    if !hash {
-        return Ok(FileSum { size: std::fs::symlink_metadata(path)?.len(), blake3: None });
-    }
-    FileSum::of(File::open(path)?)
+fn sized(path: &Path) -> std::io::Result<FileSum> {
+    Ok(FileSum { size: std::fs::symlink_metadata(path)?.len(), blake3: None })
+}
+
+fn hashed(path: &Path, name: &str, heads: &mut Heads) -> std::io::Result<FileSum> {
+    let mut file = File::open(path)?;
+    FileSum::go_on(heads.of(name, &mut file)?, file)
 }
 
 impl FileSum {
     /// Size and hash of all that a reader gives.
     pub(crate) fn of(reader: impl Read) -> std::io::Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(reader)?;
+        Self::go_on(blake3::Hasher::new(), reader)
+    }
+
+    /// Of what a hasher has read already, and of the rest.
+    fn go_on(mut hasher: blake3::Hasher, rest: impl Read) -> std::io::Result<Self> {
+        hasher.update_reader(rest)?;
         Ok(Self { size: hasher.count(), blake3: Some(hasher.finalize().to_hex().to_string()) })
     }
 }

@@ -15,7 +15,9 @@ fn checkpoint(hash: bool) -> tempfile::TempDir {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     std::os::unix::fs::symlink("../parent", dir.path().join("parent")).unwrap();
-    manifest(&Spec::default(), &CheckpointOptions::default()).write(dir.path(), hash).unwrap();
+    manifest(&Spec::default(), &CheckpointOptions::default())
+        .write(dir.path(), hash, Heads::default())
+        .unwrap();
     dir
 }
 

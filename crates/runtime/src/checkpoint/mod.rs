@@ -1,6 +1,8 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
+mod awake;
 mod externals;
+mod follower;
 mod guard;
 pub(crate) mod leftovers;
 mod links;
@@ -27,7 +29,9 @@ use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
+use awake::Awake;
 pub(crate) use externals::{Direction, entered, joined, mounts};
+use follower::{Follower, Work};
 use guard::{Guard, Watch};
 pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
@@ -201,10 +205,10 @@ impl Task {
             if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
         let mut seal = Seal {
             manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
-            hash: !options.no_hash,
-            sync: !options.no_sync,
+            work: Work { hash: !options.no_hash, sync: !options.no_sync },
             in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
             config: named.map(|named| named.config),
+            follower: None,
         };
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
@@ -299,7 +303,7 @@ impl Task {
         }
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let (mut frozen, mut locked) = (None, false);
+        let (mut frozen, mut locked, mut awake) = (None, false, None);
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -307,7 +311,10 @@ impl Task {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
+                awake = Awake::request();
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
+                // Where the tasks are let go first, nobody waits for hashes.
+                seal.follower = (!options.leave_running).then(|| Follower::start(staging.path(), seal.work));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -327,7 +334,7 @@ impl Task {
             }
             _ => Ok(()),
         });
-        drop(frozen);
+        drop((frozen, awake));
         match result {
             Ok(()) if options.leave_running && !lazy => staging.publish(seal),
             Ok(()) => Ok(()),

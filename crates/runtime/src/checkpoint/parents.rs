@@ -85,7 +85,10 @@ mod tests {
     fn manifest(dir: &Path, container: &str) {
         let spec = oci_spec::runtime::Spec::default();
         let version = hiber_criu::Version::new(4, 2, 0);
-        Manifest::new(container, version, &spec, &Default::default()).unwrap().write(dir, true).unwrap();
+        Manifest::new(container, version, &spec, &Default::default())
+            .unwrap()
+            .write(dir, true, Default::default())
+            .unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hiber_criu::CriuError;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::follower::{Follower, Work};
 use super::manifest::Manifest;
 use super::named::{CheckpointConfig, CheckpointError};
 use super::{make_dir, open_dir};
@@ -25,14 +26,14 @@ pub(super) struct Staging {
 /// What is done to a checkpoint whose images are all written.
 pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
-    /// Whether the manifest has hashes.
-    pub(super) hash: bool,
-    /// Whether the disk has it all before it is published.
-    pub(super) sync: bool,
+    /// Whether the manifest has hashes, and whether the disk has it all before it is published.
+    pub(super) work: Work,
     /// Whether the container has a user namespace, whose root must reach a file.
     pub(super) in_user_namespace: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
+    /// Whoever reads the images while they are written.
+    pub(super) follower: Option<Follower>,
 }
 
 impl Staging {
@@ -98,18 +99,19 @@ impl Staging {
         if seal.manifest.options.loopback {
             hiber_criu::images::separate_network(&self.path)?;
         }
-        seal.manifest.write(&self.path, seal.hash).context("write the checkpoint's manifest")?;
+        let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
+        seal.manifest.write(&self.path, seal.work.hash, heads).context("write the checkpoint's manifest")?;
         if seal.in_user_namespace {
             self.open_to_mapped_root()?;
         }
-        if seal.sync {
+        if seal.work.sync {
             let dir = open_dir(&self.path)?;
             // One call for all the images: each fsync would be a commit of the journal of its own.
             rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
         }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
-        if let Some(parent) = self.target.parent().filter(|_| seal.sync) {
+        if let Some(parent) = self.target.parent().filter(|_| seal.work.sync) {
             let parent_dir = open_dir(parent)?;
             rustix::fs::fsync(&parent_dir)
                 .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;
@@ -190,7 +192,13 @@ mod tests {
     fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();
         let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
-        Seal { manifest: manifest.unwrap(), hash: true, sync: true, in_user_namespace: false, config: None }
+        Seal {
+            manifest: manifest.unwrap(),
+            work: Work { hash: true, sync: true },
+            in_user_namespace: false,
+            config: None,
+            follower: None,
+        }
     }
 
     #[test]

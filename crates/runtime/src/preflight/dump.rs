@@ -18,7 +18,8 @@ const FIXED: u64 = 60;
 const PER_TASK: u64 = 6;
 const PER_TMPFS: u64 = 8;
 const PER_GIB_WRITTEN: u64 = 750;
-const PER_GIB_HASHED: u64 = 500;
+/// Of what is no memory: that is hashed while it is written.
+const PER_GIB_HASHED: u64 = 220;
 
 /// What the container's memory comes to.
 #[derive(Debug, Default)]
@@ -170,7 +171,8 @@ fn frozen(size: &Size, tasks: u64, total: u64, options: &CheckpointOptions) -> u
     let per_gib = |bytes: u64, cost: u64| bytes.saturating_mul(cost) >> 30;
     let base = FIXED + PER_TASK * tasks.saturating_sub(1) + PER_TMPFS * size.tmpfs_mounts;
     let copied = if options.criu.lazy_pages { total.saturating_sub(size.private) } else { total };
-    let hashed = if options.no_hash || options.leave_running { 0 } else { copied };
+    let unhashed = options.no_hash || options.leave_running;
+    let hashed = if unhashed { 0 } else { size.tmpfs + size.deleted };
     base + per_gib(copied, PER_GIB_WRITTEN) + per_gib(hashed, PER_GIB_HASHED)
 }
 
