@@ -1,6 +1,5 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
-mod awake;
 mod externals;
 mod follower;
 mod guard;
@@ -29,7 +28,6 @@ use hiber_sandbox::loopback;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
-use awake::Awake;
 pub(crate) use externals::{Direction, entered, joined, mounts};
 use follower::{Follower, Work};
 use guard::{Guard, Watch};
@@ -303,7 +301,7 @@ impl Task {
         }
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let (mut frozen, mut locked, mut awake) = (None, false, None);
+        let (mut frozen, mut locked) = (None, false);
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -311,7 +309,6 @@ impl Task {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                awake = Awake::request();
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
                 seal.follower = (!options.leave_running).then(|| Follower::start(staging.path(), seal.work));
@@ -334,7 +331,7 @@ impl Task {
             }
             _ => Ok(()),
         });
-        drop((frozen, awake));
+        drop(frozen);
         match result {
             Ok(()) if options.leave_running && !lazy => staging.publish(seal),
             Ok(()) => Ok(()),
