@@ -95,7 +95,8 @@ impl Container {
 
     /// What of the configuration is needed to show the container and to run its hooks.
     pub fn brief(&self) -> Result<Brief> {
-        self.entry().brief()
+        let spec = self.0.spec.lock().unwrap_or_else(PoisonError::into_inner);
+        spec.as_ref().map_or_else(|| self.entry().brief(), |spec| Ok(Brief::of(spec)))
     }
 
     /// The user who made it.

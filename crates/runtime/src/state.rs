@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
 use hiber_sandbox::resctrl::Group;
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -68,6 +68,18 @@ pub struct Brief {
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
     pub hooks: Option<Hooks>,
+}
+
+impl Brief {
+    /// Of a configuration that is there.
+    pub(crate) fn of(spec: &Spec) -> Self {
+        let annotations = spec.annotations().iter().flatten();
+        Self {
+            oci_version: spec.version().clone(),
+            annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            hooks: spec.hooks().clone(),
+        }
+    }
 }
 
 /// A container's status (runtime-spec "State"; `paused` is runc's).
