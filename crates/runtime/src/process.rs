@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::sys::poll::readable_within;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::sys::{self, clone::Child};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;
@@ -94,25 +94,12 @@ impl Process {
 
     /// Whether it has not ended; a zombie has.
     pub fn is_alive(&self) -> bool {
-        !matches!(self.poll(Duration::ZERO), Ok(true))
+        !matches!(readable_within(&self.0.pidfd, Duration::ZERO), Ok(true))
     }
 
     /// Waits until it has ended, at most so long; whether it has.
     pub(crate) fn wait_for_death(&self, patience: Duration) -> Result<bool> {
-        self.poll(patience).map_err(|e| Error::sys("poll", "a pidfd", e))
-    }
-
-    fn poll(&self, patience: Duration) -> rustix::io::Result<bool> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match rustix::event::poll(&mut [PollFd::new(&self.0.pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
+        readable_within(&self.0.pidfd, patience).map_err(|e| Error::sys("poll", "a pidfd", e))
     }
 
     /// Sends it a signal.

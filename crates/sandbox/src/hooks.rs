@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Hook;
 
 use crate::plan::HookState;
+use crate::sys::poll::readable_within;
 use crate::{Error, Result};
 
 /// Where hooks run, beside what they say themselves.
@@ -116,17 +117,9 @@ fn wait(
     let Some(limit) = limit else { return child.wait().map(Some) };
     let pid = rustix::process::Pid::from_child(child);
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-    loop {
-        let left = limit.saturating_duration_since(Instant::now());
-        let timeout =
-            rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return child.wait().map(Some),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+    match readable_within(&pidfd, limit.saturating_duration_since(Instant::now()))? {
+        true => child.wait().map(Some),
+        false => Ok(None),
     }
 }
 

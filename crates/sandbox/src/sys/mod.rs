@@ -7,6 +7,7 @@ pub mod clone;
 pub mod ioctl;
 pub mod mount;
 pub mod pidfd;
+pub mod poll;
 pub mod process;
 pub mod scheduling;
 pub mod seccomp;

@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use hiber_sandbox::sys::poll::readable_within;
 use hiber_sandbox::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::Owner;
@@ -56,7 +55,7 @@ impl Logger {
         drop(command);
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let logger = Self { pidfd: pidfd.context("pidfd_open")? };
-        if !readable(&ready, READY) {
+        if readable_within(&ready, READY) != Ok(true) {
             let what =
                 format!("the logging program {} is not ready after {} s", path.display(), READY.as_secs());
             return Err(Error::State(what));
@@ -66,10 +65,10 @@ impl Logger {
 
     /// Waits for its end; it is asked to if it does not end with its input.
     pub(super) fn finish(self) {
-        if !readable(&self.pidfd, END) {
+        if readable_within(&self.pidfd, END) != Ok(true) {
             // It may be gone by now.
             let _ = Signal::from(rustix::process::Signal::TERM).send(self.pidfd.as_fd());
-            if !readable(&self.pidfd, FLUSH) {
+            if readable_within(&self.pidfd, FLUSH) != Ok(true) {
                 tracing::warn!("a logging program does not end after SIGTERM and is killed");
             }
         }
@@ -81,17 +80,5 @@ impl Drop for Logger {
         let _ = Signal::KILL.send(self.pidfd.as_fd());
         // Reaped by the shim's orphanage at the latest.
         let _ = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-    }
-}
-
-fn readable(fd: &OwnedFd, patience: Duration) -> bool {
-    let end = std::time::Instant::now() + patience;
-    loop {
-        let left = end.saturating_duration_since(std::time::Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)) {
-            Err(Errno::INTR) => {}
-            ready => return ready.is_ok_and(|count| count > 0),
-        }
     }
 }
