@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::delegate::check_movable;
 use super::devices::FIELD as DEVICES;
-use super::dir::{Dir, if_there};
+use super::dir::Dir;
 use super::filter::device_filter;
 use super::layout::{CgroupPaths, Layout, Version};
 use super::limits::{Limits, MemoryCheck, Write};
@@ -323,6 +323,7 @@ impl Cgroup {
     /// # Errors
     /// The kernel refuses a value, or the controller is missing: with the field's name.
     pub fn apply(&self, limits: &Limits) -> Result<()> {
+        self.enable_further(limits)?;
         if let Some(check) = limits.memory_check {
             self.check_memory(check)?;
         }
@@ -330,6 +331,22 @@ impl Cgroup {
             unit.set(limits)?;
         }
         self.write(limits)
+    }
+
+    /// On a hybrid host the container has only those controllers of cgroup2 that its first limits needed.
+    fn enable_further(&self, limits: &Limits) -> Result<()> {
+        let Some(path) = self.paths.v2.as_ref().filter(|_| !self.paths.v1.is_empty()) else { return Ok(()) };
+        if self.paths.systemd.is_some() || limits.v2_controllers().next().is_none() {
+            return Ok(());
+        }
+        let layout = Layout::detect()?;
+        let Some(mount) = layout.mount_of(path) else { return Ok(()) };
+        let mut dir = Dir::open(&mount.point)?;
+        for name in path.strip_prefix(&mount.point).unwrap_or(path) {
+            enable_controllers(&dir, &layout, limits)?;
+            dir = dir.child(name)?;
+        }
+        Ok(())
     }
 
     /// Writes `limits` to cgroupfs.
@@ -468,47 +485,4 @@ fn add_pid(dir: &Dir, pid: u32) -> Result<(), SysError> {
         }
     }
     dir.write("cgroup.procs", &pid.to_string())
-}
-
-impl Cgroup {
-    /// The directory that stands for the whole container: the one that freezes it, else any.
-    pub(super) fn main_dir(&self) -> Result<Option<Arc<Dir>>, SysError> {
-        let v1 = &self.paths.v1;
-        let by_rank =
-            v1.get("freezer").into_iter().chain(&self.paths.v2).chain(v1.get("devices")).chain(v1.values());
-        for path in by_rank {
-            if let Some(dir) = if_there(self.dir(path))? {
-                return Ok(Some(dir));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The processes in the cgroup and below it, as this process's pid namespace numbers them;
-    /// none if it does not exist. Not sorted; zombies are not among them.
-    ///
-    /// # Errors
-    /// The cgroup cannot be read.
-    pub fn pids(&self) -> Result<Vec<u32>> {
-        let mut pids = Vec::new();
-        if let Some(dir) = self.main_dir()? {
-            if_there(collect_pids(&dir, &mut pids))?;
-        }
-        Ok(pids)
-    }
-}
-
-fn collect_pids(dir: &Dir, pids: &mut Vec<u32>) -> Result<(), SysError> {
-    let text = match dir.read_list("cgroup.procs") {
-        // A threaded cgroup has threads alone.
-        Err(e) if e.errno == libc::EOPNOTSUPP => dir.read_list("cgroup.threads"),
-        other => other,
-    }?;
-    // 0 stands for a process that this pid namespace does not see.
-    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
-    for name in dir.children()? {
-        // A child may go while we walk.
-        if_there(dir.child(&name).and_then(|child| collect_pids(&child, pids)))?;
-    }
-    Ok(())
 }

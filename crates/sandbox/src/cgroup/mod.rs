@@ -26,6 +26,7 @@ mod freezer;
 mod handle;
 mod layout;
 mod limits;
+mod members;
 mod oom;
 mod remove;
 mod stats;
