@@ -207,7 +207,12 @@ fn tasks() {
 #[test]
 fn a_terminal() {
     require!(Root, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new(Shim::Runc);
+    a_terminal_by(Shim::Runc);
+}
+
+#[track_caller]
+pub(crate) fn a_terminal_by(shim: Shim) {
+    let containerd = Containerd::new(shim);
     let (master, terminal) = pty::open();
     let stream = || terminal.try_clone().unwrap();
     let mut run =
@@ -225,7 +230,12 @@ fn a_terminal() {
 #[test]
 fn a_checkpoint_image_becomes_another_container() {
     require!(Root, Criu, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new(Shim::Runc);
+    a_checkpoint_image_by(Shim::Runc);
+}
+
+#[track_caller]
+pub(crate) fn a_checkpoint_image_by(shim: Shim) {
+    let containerd = Containerd::new(shim);
     containerd.counter("c", &[]);
     assert_eq!(containerd.exec("c", "echo changed >/etc/motd").ok(), "");
     let before = count(containerd.pid("c"));
@@ -236,7 +246,7 @@ fn a_checkpoint_image_becomes_another_container() {
     containerd.remove("c");
     containerd.call(&["containers", "restore", "--live", "--rw", "d", "bb-checkpoint"]).ok();
     counts_on(containerd.pid("d"), before);
-    assert_eq!(containerd.exec("d", "cat /etc/motd; hostname >/dev/null").ok(), "changed");
+    assert_eq!(containerd.exec("d", "cat /etc/motd").ok(), "changed");
     containerd.call(&["tasks", "pause", "d"]).ok();
     containerd.call(&["tasks", "resume", "d"]).ok();
     containerd.remove("d");

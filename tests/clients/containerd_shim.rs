@@ -1,7 +1,7 @@
 //! containerd and hiber's own shim, through ctr.
 
-use crate::containerd::{Containerd, Shim};
-use crate::{SECCOMP_AND_7, count, counted_to, counts_on};
+use crate::containerd::{Containerd, Shim, a_checkpoint_image_by, a_terminal_by};
+use crate::{SECCOMP_AND_7, count, counted_to};
 use hiber_tests::prelude::*;
 use hiber_tests::{cgroup, command, pty};
 use rustix::process::{Pid, Signal};
@@ -149,40 +149,13 @@ fn tasks() {
 #[test]
 fn a_terminal() {
     require!(Root, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new(Shim::Hiber);
-    let (master, terminal) = pty::open();
-    let stream = || terminal.try_clone().unwrap();
-    let mut run =
-        containerd.run_command(&["--rm", "--tty"], "c", &["sh", "-c", "tty; read -r l; echo got $l; exit 4"]);
-    run.stdin(stream()).stdout(stream()).stderr(stream());
-    let mut child = run.spawn().unwrap();
-    drop(run);
-    pty::read_until(&master, "/dev/pts/0");
-    pty::write_all(&master, "hello\n");
-    pty::read_until(&master, "got hello");
-    assert_eq!(command::wait(&mut child, "ctr run --tty").code(), Some(4));
-    containerd.end(&["c"]);
+    a_terminal_by(Shim::Hiber);
 }
 
 #[test]
 fn a_checkpoint_image_becomes_another_container() {
     require!(Root, Criu, Program("containerd"), Program("ctr"));
-    let containerd = Containerd::new(Shim::Hiber);
-    containerd.counter("c", &[]);
-    assert_eq!(containerd.exec("c", "echo changed >/etc/motd").ok(), "");
-    let before = count(containerd.pid("c"));
-    containerd.call(&["containers", "checkpoint", "--image", "--task", "--rw", "c", "bb-checkpoint"]).ok();
-    // containerd lets the first one run on
-    let pid = containerd.pid("c");
-    counted_to(pid, count(pid) + 1);
-    containerd.remove("c");
-    containerd.call(&["containers", "restore", "--live", "--rw", "d", "bb-checkpoint"]).ok();
-    counts_on(containerd.pid("d"), before);
-    assert_eq!(containerd.exec("d", "cat /etc/motd").ok(), "changed");
-    containerd.call(&["tasks", "pause", "d"]).ok();
-    containerd.call(&["tasks", "resume", "d"]).ok();
-    containerd.remove("d");
-    containerd.end(&["c", "d"]);
+    a_checkpoint_image_by(Shim::Hiber);
 }
 
 #[test]
