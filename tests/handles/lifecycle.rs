@@ -4,7 +4,7 @@ use hiber::{Condition, Ended, Error, Kind, Status};
 use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::prelude::*;
 
-use crate::Here;
+use crate::{Here, null};
 
 pub(crate) fn from_create_to_delete() {
     require!(Root);
@@ -47,6 +47,31 @@ pub(crate) fn from_create_to_delete() {
 }
 
 /// Another container of the same id is none of an old handle's business.
+pub(crate) fn a_start_of_ones_own() {
+    require!(Root);
+    let here = Here::sleeping();
+    let name = here.bundle.name();
+    let task = here.create_with(null(), true);
+    assert_eq!(task.status().unwrap(), Status::Created);
+    // For others it is not there yet, however often they ask, and nobody gets in.
+    for _ in 0..30 {
+        assert_eq!(here.call(&["state", name]).json()["status"], "creating");
+    }
+    here.call(&["start", name]).fails("cannot start a container in the creating state");
+    here.call(&["exec", name, "true"]).fails("cannot exec in a container that is being created");
+    task.start().unwrap();
+    assert_eq!(here.call(&["state", name]).json()["status"], "running");
+    here.call(&["exec", name, "true"]).ok();
+    task.delete(true).unwrap();
+
+    // Who could start it is gone: so is it.
+    drop(here.create_with(null(), true));
+    let stopped = || here.call(&["state", name]).json()["status"] == "stopped";
+    wait_for("the end of what nobody can start", stopped);
+    here.call(&["delete", name]).ok();
+    here.assert_clean();
+}
+
 pub(crate) fn a_handle_stays_with_its_container() {
     require!(Root);
     let here = Here::sleeping();

@@ -38,6 +38,7 @@ fn main() {
         exec::fifos_and_summaries,
         exec::wrong_ids_and_streams_are_named,
         lifecycle::from_create_to_delete,
+        lifecycle::a_start_of_ones_own,
         lifecycle::a_handle_stays_with_its_container,
         lifecycle::limits_change_and_show,
         lifecycle::operations_are_refused_by_state,
@@ -80,10 +81,14 @@ impl Here {
         self.create_on(null())
     }
 
-    fn create_on(&self, [input, output, errors]: [std::fs::File; 3]) -> Task {
+    fn create_on(&self, files: [std::fs::File; 3]) -> Task {
+        self.create_with(files, false)
+    }
+
+    fn create_with(&self, [input, output, errors]: [std::fs::File; 3], own_start: bool) -> Task {
         let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
-        let options =
-            CreateOptions { bundle: self.bundle.path().to_owned(), stdio, ..CreateOptions::default() };
+        let bundle = self.bundle.path().to_owned();
+        let options = CreateOptions { bundle, stdio, own_start, ..CreateOptions::default() };
         self.runtime.create(&self.id(), &options).unwrap()
     }
 
