@@ -328,8 +328,8 @@ fn a_shell_on_a_terminal() {
     write_all(&master, "cat; echo after\n");
     std::thread::sleep(std::time::Duration::from_millis(300));
     write_all(&master, "\x03");
+    // The prompt may come with it, or after.
     read_until(&master, "^C");
-    read_until(&master, "# ");
     write_all(&master, "echo still=$number\n");
     read_until(&master, "still=41");
 }
