@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hiber_sandbox::cgroup::{Cgroup, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
 use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::clone::Child;
@@ -61,7 +61,7 @@ pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     pub(crate) bundle: PathBuf,
     pub(crate) layout: Layout,
-    pub(crate) cgroup: hiber_sandbox::cgroup::CgroupPaths,
+    pub(crate) cgroup: CgroupPaths,
     pub(crate) limits: Limits,
     pub(crate) on_denied: OnDenied,
 }
@@ -185,12 +185,7 @@ fn on_denied(rootless: Option<bool>) -> OnDenied {
     }
 }
 
-fn cgroup_of(
-    spec: &Spec,
-    layout: &Layout,
-    id: &ContainerId,
-    systemd: bool,
-) -> Result<(hiber_sandbox::cgroup::CgroupPaths, Limits)> {
+fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> Result<(CgroupPaths, Limits)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let resources = linux.resources().clone().unwrap_or_default();
     // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
@@ -262,7 +257,7 @@ fn build(
 ) -> Result<Built> {
     check_cgroup_unused(prepared, facts)?;
     entry.write_facts(facts)?;
-    let cgroup = made.insert(make_cgroup(prepared, facts)?);
+    let cgroup = made.insert(make_cgroup(prepared, facts, Cgroup::make)?);
     let paths = cgroup.paths();
     let no_cgroup = paths.directories().is_empty() && paths.systemd.is_none();
     if no_cgroup && !prepared.plan.namespaces.is_new(NamespaceKind::Pid) {
@@ -310,9 +305,12 @@ fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
-/// Makes the cgroup, without its limits; the facts name what is to be removed if this is interrupted.
-pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts) -> Result<Cgroup> {
-    let made = Cgroup::make(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
+/// [`Cgroup::create`] or [`Cgroup::make`].
+type MakeCgroup = fn(&Layout, &CgroupPaths, &Limits, OnDenied) -> hiber_sandbox::Result<Cgroup>;
+
+/// Makes the cgroup by `make`; the facts name what is to be removed if this is interrupted.
+pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts, make: MakeCgroup) -> Result<Cgroup> {
+    let made = make(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
     if made.is_err() {
         // It has undone what it did; what is there is not ours, and nothing of ours is in it.
         facts.cgroup = Default::default();

@@ -174,8 +174,7 @@ impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
         self.entry.write_config(&self.prepared.spec)?;
         self.entry.write_facts(facts)?;
-        let mut cgroup = make_cgroup(self.prepared, facts)?;
-        cgroup.limit(&self.prepared.limits).inspect_err(|_| cgroup.roll_back())?;
+        let mut cgroup = make_cgroup(self.prepared, facts, Cgroup::create)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         // Outside of that mount namespace, which it would keep alive.

@@ -72,13 +72,8 @@ impl Cgroup {
         on_denied: OnDenied,
     ) -> Result<Self> {
         let cgroup = Self::make(layout, paths, limits, on_denied)?;
-        match cgroup.limit(limits) {
-            Ok(()) => Ok(cgroup),
-            Err(e) => {
-                remove::roll_back(&cgroup.created);
-                Err(e)
-            }
-        }
+        cgroup.limit(limits).inspect_err(|_| cgroup.roll_back())?;
+        Ok(cgroup)
     }
 
     /// Makes the cgroup's directories, and parents that are missing; on v2 the controllers that `limits` need are
@@ -92,7 +87,7 @@ impl Cgroup {
         if paths.systemd.is_some() {
             cgroup.pending = Some(Box::new((layout.clone(), limits.clone())));
         } else if let Err(e) = cgroup.make_all(layout, limits) {
-            remove::roll_back(&cgroup.created);
+            cgroup.roll_back();
             return Err(e);
         }
         Ok(cgroup)
