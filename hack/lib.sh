@@ -126,15 +126,29 @@ unpack_debs() {
     done
 }
 
-# cargo_static COMMAND ARGUMENT...: cargo for statically linked programs. An explicit --target keeps the
+# cargo_static TARGET COMMAND ARGUMENT...: cargo for statically linked programs. An explicit --target keeps the
 # flag away from proc-macros and build scripts, which cannot be static; so it is not in
 # .cargo/config.toml, where a plain `cargo build` would trip over it. Relative relocations are packed: 20,000
-# of them are a tenth of the file otherwise, which every start would read.
+# of them are a tenth of the file otherwise, which every start would read. C's objects that go into it need no C
+# library, and so no compiler of musl's.
 cargo_static() {
-    local target variable command=$1
-    shift
-    target=$(static_target)
+    local target=$1 command=$2 variable
+    shift 2
     variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
-    (cd "$REPO" && env "$variable=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo "$command" --locked --target "$target" "$@")
+    (cd "$REPO" && env "$variable=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+        "CC_${target//-/_}=${CC:-cc}" cargo "$command" --locked --target "$target" "$@")
 }
-static_target() { rustc -vV | sed -n 's/^host: //p'; }
+host_target() { rustc -vV | sed -n 's/^host: //p'; }
+# release_target: that of musl, if Rust's standard library for it is there or can be had, else the host's. A program of
+# glibc starts later: it asks the processor for all that it can do, which a virtual machine's has to ask its host for.
+release_target() {
+    local host musl
+    host=$(host_target)
+    musl=${host%-*}-musl
+    if [[ -d $(rustc --print target-libdir --target "$musl") ]] || timeout 300 rustup target add "$musl" >/dev/null 2>&1; then
+        printf '%s\n' "$musl"
+    else
+        say "building for $host, whose programs start later: Rust's standard library for $musl is missing (rustup target add $musl)"
+        printf '%s\n' "$host"
+    fi
+}

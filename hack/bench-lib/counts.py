@@ -1,4 +1,4 @@
-"""Counts of hiber's commands, compared with those on record: counts.py RECORD WORK NOTE (see hack/bench-check)."""
+"""Counts of hiber's commands, compared with those on record: counts.py RECORD TARGET WORK NOTE (see hack/bench-check)."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
 
 TOLERANCE = 1.05
-ALLOCATORS = ("malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc")
+ALLOCATORS = tuple(f"__rustc::__rust_{name}" for name in ("alloc", "alloc_zeroed", "realloc"))
 
 
 def strace(tool, name, command):
@@ -90,7 +90,7 @@ def compare(counts, record):
 
 
 def main():
-    path, work, note = sys.argv[1:4]
+    path, target, work, note = sys.argv[1:5]
     layout = layout_of()
     floor = Floor(os.environ["BENCH_FLOOR"], os.environ["BENCH_ROOTFS"], layout, work)
     tool = Runtime("hiber", os.environ["BENCH_HIBER"], floor, work)
@@ -99,15 +99,18 @@ def main():
     finally:
         tool.clear()
     rustc = run_quiet(["rustc", "--version"]).strip()
-    record = {"note": note, "rustc": rustc, "counts": counts}
-    if note:
-        with open(path, "w") as file:
-            json.dump(record, file, indent=2)
-            file.write("\n")
-        print(f"recorded {len(counts)} counts")
-        return 0
     with open(path) as file:
-        record = json.load(file)
+        records = json.load(file)
+    if note:
+        records[target] = {"note": note, "rustc": rustc, "counts": counts}
+        with open(path, "w") as file:
+            json.dump(records, file, indent=2, sort_keys=True)
+            file.write("\n")
+        print(f"recorded {len(counts)} counts of {target}")
+        return 0
+    record = records.get(target)
+    if not record:
+        raise Failed(f"{target} is not on record: hack/bench-check --record NOTE")
     grown = compare(counts, record)
     if grown:
         print(f"\nmore than 5 % above the record of {record['rustc']} ({record['note']}): {', '.join(grown)}")

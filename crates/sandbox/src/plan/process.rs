@@ -166,24 +166,26 @@ fn rlimits(process: &Process) -> Result<Vec<Rlimit>> {
 
 fn rlimit_number(kind: PosixRlimitType) -> u32 {
     use PosixRlimitType::*;
-    match kind {
-        RlimitCpu => libc::RLIMIT_CPU,
-        RlimitFsize => libc::RLIMIT_FSIZE,
-        RlimitData => libc::RLIMIT_DATA,
-        RlimitStack => libc::RLIMIT_STACK,
-        RlimitCore => libc::RLIMIT_CORE,
-        RlimitRss => libc::RLIMIT_RSS,
-        RlimitNproc => libc::RLIMIT_NPROC,
-        RlimitNofile => libc::RLIMIT_NOFILE,
-        RlimitMemlock => libc::RLIMIT_MEMLOCK,
-        RlimitAs => libc::RLIMIT_AS,
-        RlimitLocks => libc::RLIMIT_LOCKS,
-        RlimitSigpending => libc::RLIMIT_SIGPENDING,
-        RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-        RlimitNice => libc::RLIMIT_NICE,
-        RlimitRtprio => libc::RLIMIT_RTPRIO,
-        RlimitRttime => libc::RLIMIT_RTTIME,
-    }
+    use rustix::process::Resource;
+    let resource = match kind {
+        RlimitCpu => Resource::Cpu,
+        RlimitFsize => Resource::Fsize,
+        RlimitData => Resource::Data,
+        RlimitStack => Resource::Stack,
+        RlimitCore => Resource::Core,
+        RlimitRss => Resource::Rss,
+        RlimitNproc => Resource::Nproc,
+        RlimitNofile => Resource::Nofile,
+        RlimitMemlock => Resource::Memlock,
+        RlimitAs => Resource::As,
+        RlimitLocks => Resource::Locks,
+        RlimitSigpending => Resource::Sigpending,
+        RlimitMsgqueue => Resource::Msgqueue,
+        RlimitNice => Resource::Nice,
+        RlimitRtprio => Resource::Rtprio,
+        RlimitRttime => Resource::Rttime,
+    };
+    resource as u32
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ pub fn become_user(uid: u32, gid: u32) -> Result<()> {
 pub fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the new limit is a live structure and the old one is not asked for.
-    let r = unsafe { libc::prlimit64(pid.unwrap_or(0), resource, &raw const limit, ptr::null_mut()) };
+    let r = unsafe { libc::prlimit64(pid.unwrap_or(0), resource as _, &raw const limit, ptr::null_mut()) };
     if r < 0 {
         return Err(last("prlimit", format!("resource {resource} to {soft} (hard {hard})")));
     }
