@@ -130,14 +130,17 @@ unpack_debs() {
 # flag away from proc-macros and build scripts, which cannot be static; so it is not in
 # .cargo/config.toml, where a plain `cargo build` would trip over it. Relative relocations are packed: 20,000
 # of them are a tenth of the file otherwise, which every start would read. C's objects that go into it need no C
-# library, and so no compiler of musl's.
+# library, and so no compiler of musl's. More of rustc's flags are taken from the array `static_flags`.
+static_flags=(-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs)
 cargo_static() {
     local target=$1 command=$2 variable
     shift 2
     variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
-    (cd "$REPO" && env "$variable=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+    (cd "$REPO" && env "$variable=${static_flags[*]}" \
         "CC_${target//-/_}=${CC:-cc}" cargo "$command" --locked --target "$target" "$@")
 }
+# names of functions that tell all, for hack/order.ld
+named_flags=(-C symbol-mangling-version=v0)
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 # release_target: that of musl, if Rust's standard library for it is there or can be had, else the host's. A program of
 # glibc starts later: it asks the processor for all that it can do, which a virtual machine's has to ask its host for.
@@ -151,4 +154,16 @@ release_target() {
         say "building for $host, whose programs start later: Rust's standard library for $musl is missing (rustup target add $musl)"
         printf '%s\n' "$host"
     fi
+}
+
+# as_read_from_disk PROGRAM...: has them in the page cache as programs are that were read from a disk; a linker leaves
+# pages that are mapped otherwise.
+as_read_from_disk() {
+    local program
+    for program; do
+        program=$(realpath "$program")
+        sync "$program"
+        dd of="$program" oflag=nocache conv=notrunc,fdatasync count=0 status=none
+        cat "$program" >/dev/null
+    done
 }
