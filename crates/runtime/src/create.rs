@@ -58,6 +58,8 @@ pub struct CreateOptions<'a> {
 /// A configuration, checked and planned: nothing of it is on the host yet.
 pub(crate) struct Prepared {
     pub(crate) spec: Spec,
+    /// What `spec` was read from, if that is all there is to it.
+    json: Option<Vec<u8>>,
     pub(crate) plan: Plan,
     pub(crate) bundle: PathBuf,
     pub(crate) layout: Layout,
@@ -80,9 +82,10 @@ impl Prepared {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let mut spec = loaded.spec;
+        let (mut spec, mut json) = (loaded.spec, loaded.json);
         if let Some(dir) = notify {
             notify::add_to(&mut spec, dir)?;
+            json = None;
         }
         let mut plan = Plan::new(
             &spec,
@@ -107,7 +110,15 @@ impl Prepared {
         let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
         let named = given.is_some_and(|path| !path.as_os_str().is_empty());
         let on_denied = if named { OnDenied::Fail } else { on_denied(options.rootless) };
-        Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
+        Ok(Self { spec, json, plan, bundle, layout, cgroup, limits, on_denied })
+    }
+
+    /// Keeps the configuration in the container's directory.
+    pub(crate) fn write_config(&self, entry: &Entry) -> Result<()> {
+        match &self.json {
+            Some(json) => entry.write_config_as_read(json),
+            None => entry.write_config(&self.spec),
+        }
     }
 
     /// Runs the hooks of the runtime namespace, prestart and createRuntime.
@@ -388,7 +399,7 @@ impl Steps for Creating<'_> {
             adopt(self.cgroup, self.facts, pid)?;
         }
         self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
-        self.entry.write_config(&self.prepared.spec).map_err(told)?;
+        self.prepared.write_config(self.entry).map_err(told)?;
         Ok(vec![(self.listener.clone(), listener)])
     }
 

@@ -1,7 +1,7 @@
 //! config.json, process.json and resources as files, read as tolerantly as runc reads them.
 //!
-//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore.
-//! So a file is read as plain JSON first, and rid of them:
+//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore, and take some that these
+//! refuse. Most files have neither, and are read as they are; else a file is read as plain JSON first, and rid of:
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
@@ -9,12 +9,13 @@
 //! - scheduler flags under the specification's names, where oci-spec has others;
 //! - `hugepageLimits` whose members are `pagesize`, as some write them: Go takes a name in any case.
 
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 
 use crate::{Error, Result, SysError};
@@ -24,6 +25,8 @@ use crate::{Error, Result, SysError};
 pub struct Loaded {
     /// The configuration.
     pub spec: Spec,
+    /// The file as it was read, if that is to be understood without this module.
+    pub json: Option<Vec<u8>>,
     /// What has no effect, one sentence each, with its field.
     pub warnings: Vec<String>,
 }
@@ -34,9 +37,16 @@ pub struct Loaded {
 /// The file cannot be read (`JSON specification file config.json not found`, as runc says), is no
 /// JSON (with line and column), or has a field (named by its path) that does not fit.
 pub fn load(path: &Path) -> Result<Loaded> {
-    let (spec, warnings): (Spec, _) = parse(&read_file(path)?, path, "", Some("process"))?;
-    check_version(spec.version())?;
-    Ok(Loaded { spec, warnings })
+    let json = read_file(path)?;
+    let loaded = match as_it_is::<Spec>(&json) {
+        Some(spec) => Loaded { spec, json: Some(json), warnings: Vec::new() },
+        None => {
+            let (spec, warnings) = tolerantly(&json, path, "", Some("process"))?;
+            Loaded { spec, json: None, warnings }
+        }
+    };
+    check_version(loaded.spec.version())?;
+    Ok(loaded)
 }
 
 /// Reads the file of `exec --process`: the object that config.json has at `process`. Returns
@@ -79,9 +89,89 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// Reads JSON as [`tolerantly`] does.
+fn parse<T: DeserializeOwned + Serialize>(
+    bytes: &[u8],
+    file: &Path,
+    at: &str,
+    process: Option<&str>,
+) -> Result<(T, Vec<String>)> {
+    match as_it_is(bytes) {
+        Some(parsed) => Ok((parsed, Vec::new())),
+        None => tolerantly(bytes, file, at, process),
+    }
+}
+
+/// Reads JSON that oci-spec understands as [`tolerantly`] does; `None` if there is any doubt.
+fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let text = str::from_utf8(bytes).ok()?;
+    Plain(None).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;
+    serde_json::from_str(text).ok()
+}
+
+/// JSON, and the name of the member that it is, in which nothing is to be dropped, renamed or refused before its types
+/// are known. Anything else is an error, and so is a name with an escape. Returns whether it is an empty object.
+struct Plain<'a>(Option<&'a str>);
+
+impl<'de> DeserializeSeed<'de> for Plain<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> std::result::Result<bool, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Plain<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON that is read as it is")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> std::result::Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> std::result::Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> std::result::Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<bool, E> {
+        if text.contains('\0') { Err(E::custom("NUL")) } else { Ok(false) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<bool, A::Error> {
+        if !self.0.is_some_and(|name| LISTS.binary_search(&name).is_ok()) {
+            return Err(A::Error::custom("a list in an unknown place"));
+        }
+        while elements.next_element_seed(Plain(None))?.is_some() {}
+        Ok(false)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> std::result::Result<bool, A::Error> {
+        let mut empty = true;
+        while let Some(name) = members.next_key::<&str>()? {
+            let nothing = members.next_value_seed(Plain(Some(name)))?;
+            if name == PAGESIZE || (name == "pids" && nothing) {
+                return Err(A::Error::custom(name));
+            }
+            empty = false;
+        }
+        Ok(empty)
+    }
+}
+
 /// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
 /// member `process` (empty: it is one). `file` is for messages.
-fn parse<T: DeserializeOwned + Serialize>(
+fn tolerantly<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     file: &Path,
     at: &str,
@@ -116,17 +206,12 @@ fn parse<T: DeserializeOwned + Serialize>(
     if let Some((path, text)) = text_with_nul(&value) {
         return Err(Error::invalid(name(&path), format!("{text:?} contains a NUL byte")));
     }
-    // Where nothing is wrong nobody asks for the field.
-    let parsed: T =
-        T::deserialize(&value).or_else(|_| serde_path_to_error::deserialize(&value)).map_err(|e| {
-            let field = name(e.path().to_string().trim_matches('.'));
-            let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
-            let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
-            Error::invalid(field, format!("{words}{}", e.into_inner()))
-        })?;
-    if !has_unusual_list(&value) {
-        return Ok((parsed, warnings));
-    }
+    let parsed: T = serde_path_to_error::deserialize(&value).map_err(|e| {
+        let field = name(e.path().to_string().trim_matches('.'));
+        let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
+        let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
+        Error::invalid(field, format!("{words}{}", e.into_inner()))
+    })?;
     let understood = serde_json::to_value(&parsed)
         .map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
     match list_for_object(&value, &understood) {
@@ -172,20 +257,6 @@ const LISTS: [&str; 34] = [
     "throttleWriteIOPSDevice",
     "uidMappings",
 ];
-
-/// Whether there is a list anywhere but in the known places: then it takes a closer look.
-fn has_unusual_list(value: &Value) -> bool {
-    match value {
-        Value::Array(_) => true,
-        Value::Object(members) => members.iter().any(|(name, member)| match member {
-            Value::Array(all) if LISTS.binary_search(&name.as_str()).is_ok() => {
-                all.iter().any(has_unusual_list)
-            }
-            other => has_unusual_list(other),
-        }),
-        _ => false,
-    }
-}
 
 /// A path below another: `linux` and `devices[0]`.
 fn below(inner: String, step: String) -> String {
@@ -422,11 +493,31 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_searched_in_their_order() {
+    fn what_is_read_as_it_is() {
         assert!(LISTS.is_sorted());
-        assert!(!has_unusual_list(&json!({ "mounts": [{ "options": ["ro"] }] })));
-        assert!(has_unusual_list(&json!({ "mounts": [["/proc", "proc"]] })));
-        assert!(has_unusual_list(&json!({ "process": { "user": [0, 0] } })));
+        let plain = |text: &str| as_it_is::<Spec>(text.as_bytes()).is_some();
+        for text in [
+            r#"{ "mounts": [{ "destination": "/a", "options": ["ro"] }], "linux": { "resources": { "pids": { "limit": 1 } } } }"#,
+            r#"{ "annotations": { "a": "\u003c\"\n" }, "unheard": { "args": [-1, 1e3, true, ""] } }"#,
+        ] {
+            assert!(plain(text), "{text}");
+        }
+        for text in [
+            r#"{ "mounts": [["/proc", "proc"]] }"#,
+            r#"{ "process": { "cwd": "/", "user": [0, 0] } }"#,
+            r#"{ "process": { "cwd": "/" } }"#,
+            r#"{ "linux": { "namespaces": [{ "type": { "network": null } }] } }"#,
+            r#"{ "hostname": "a\u0000" }"#,
+            r#"{ "unheard": "\u0000" }"#,
+            r#"{ "unheard": 1e999 }"#,
+            r#"{ "linux": { "resources": { "pids": {} } } }"#,
+            r#"{ "linux": { "resources": { "p\u0069ds": {} } } }"#,
+            r#"{ "linux": { "resources": { "hugepageLimits": [{ "pageSize": "2MB", "pagesize": "1GB", "limit": 1 }] } } }"#,
+            r#"{ "hostname": "a", "hostname": "b" }"#,
+            r#"{ "hostname": "a" } x"#,
+        ] {
+            assert!(!plain(text), "{text}");
+        }
     }
 
     #[test]
