@@ -14,7 +14,7 @@ use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::{Channel, FdRole};
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::container::Container;
 use crate::error::{Error, Result, chain};
@@ -197,12 +197,13 @@ fn on_denied(rootless: Option<bool>) -> OnDenied {
 }
 
 fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> Result<(CgroupPaths, Limits)> {
-    let linux = spec.linux().clone().unwrap_or_default();
-    let resources = linux.resources().clone().unwrap_or_default();
+    let linux = plan::linux_of(spec);
+    let none = LinuxResources::default();
+    let resources = linux.resources().as_ref().unwrap_or(&none);
     // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
     let machines_root = rustix::process::geteuid().is_root() && !in_user_namespace();
     let devices = machines_root.then(DeviceRule::defaults);
-    let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
+    let limits = Limits::from_spec(resources, layout, devices.as_deref())?;
     let path = linux.cgroups_path().as_deref();
     let paths = match systemd {
         true => Unit::new(path, id.as_str(), spec.annotations().as_ref())?.resolve(layout)?,
