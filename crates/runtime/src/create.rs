@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
@@ -57,7 +58,7 @@ pub struct CreateOptions<'a> {
 
 /// A configuration, checked and planned: nothing of it is on the host yet.
 pub(crate) struct Prepared {
-    pub(crate) spec: Spec,
+    pub(crate) spec: Arc<Spec>,
     /// What `spec` was read from, if that is all there is to it.
     json: Option<Vec<u8>>,
     pub(crate) plan: Plan,
@@ -84,7 +85,7 @@ impl Prepared {
         }
         let (mut spec, mut json) = (loaded.spec, loaded.json);
         if let Some(dir) = notify {
-            notify::add_to(&mut spec, dir)?;
+            notify::add_to(Arc::make_mut(&mut spec), dir)?;
             json = None;
         }
         let mut plan = Plan::new(

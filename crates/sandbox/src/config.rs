@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde::Serialize;
@@ -24,7 +25,7 @@ use crate::{Error, Result, SysError};
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// The file as it was read, if that is to be understood without this module.
     pub json: Option<Vec<u8>>,
     /// What has no effect, one sentence each, with its field.
@@ -39,10 +40,10 @@ pub struct Loaded {
 pub fn load(path: &Path) -> Result<Loaded> {
     let json = read_file(path)?;
     let loaded = match as_it_is::<Spec>(&json) {
-        Some(spec) => Loaded { spec, json: Some(json), warnings: Vec::new() },
+        Some(spec) => Loaded { spec: Arc::new(spec), json: Some(json), warnings: Vec::new() },
         None => {
             let (spec, warnings) = tolerantly(&json, path, "", Some("process"))?;
-            Loaded { spec, json: None, warnings }
+            Loaded { spec: Arc::new(spec), json: None, warnings }
         }
     };
     check_version(loaded.spec.version())?;
