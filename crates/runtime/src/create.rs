@@ -154,7 +154,10 @@ impl Prepared {
     fn cgroup_mounts(&self, cgroup: &Cgroup) -> Vec<CgroupMount> {
         if self.layout.kind() == Kind::V2 {
             let host_path = cgroup.paths().v2.clone().unwrap_or_default();
-            return vec![CgroupMount { name: String::new(), data: String::new(), host_path }];
+            let namespaces = &self.plan.namespaces;
+            let strange = namespaces.has(NamespaceKind::Cgroup) || namespaces.has(NamespaceKind::User);
+            let whole = self.layout.v2().filter(|_| !strange).map(|mount| mount.point.clone());
+            return vec![CgroupMount { name: String::new(), data: String::new(), host_path, whole }];
         }
         let mut mounts: Vec<CgroupMount> = Vec::new();
         for (controller, host_path) in &cgroup.paths().v1 {
@@ -169,6 +172,7 @@ impl Prepared {
                 name: name.into(),
                 data: together.join(","),
                 host_path: host_path.clone(),
+                whole: None,
             });
         }
         mounts
