@@ -35,6 +35,9 @@ pub struct Launch<'a> {
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error; the caller's own if absent.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Let it execute its program as soon as it is set up, where the parent is not needed between; what is left to
+    /// [`Starter::start`] is to hear of failures.
+    pub at_once: bool,
 }
 
 /// What the parent does while init waits for it.
@@ -53,6 +56,40 @@ pub trait Steps {
 pub struct Launched {
     child: Guarded,
     channel: Channel,
+    /// Whether `Start` was sent before it is `Ready`.
+    told: bool,
+}
+
+/// What alone can start a process that was let go, which ends if this is dropped before.
+#[derive(Debug)]
+pub struct Starter {
+    channel: Channel,
+    told: bool,
+}
+
+/// A connection to the socket on which a created container's first process listens.
+impl From<Channel> for Starter {
+    fn from(channel: Channel) -> Self {
+        Self { channel, told: false }
+    }
+}
+
+impl Starter {
+    /// Whether the process starts without being told once more.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// Lets the process execute its program, and reports what failed.
+    pub fn start(&self) -> Result<()> {
+        if !self.told {
+            self.channel.send(&ToInit::Start, &[])?;
+        }
+        match self.channel.recv::<FromInit>()? {
+            Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A child that is killed with what holds it.
@@ -83,7 +120,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
     tracing::debug!("nsexec container setup");
-    let mut launched = Launched { child: Guarded(Some(child)), channel: ours };
+    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, told: false };
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
@@ -91,8 +128,12 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     }
     fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
-    drop(fds);
-    launched.follow(plan, steps)?;
+    let at_once = options.at_once && plan.init.sets_up_alone();
+    if at_once && plan.init.second_stage.is_none() {
+        launched.tell()?;
+    }
+    drop((fds, program));
+    launched.follow(plan, steps, at_once)?;
     Ok(launched)
 }
 
@@ -168,11 +209,22 @@ impl Launched {
         sent
     }
 
-    fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
+    /// `Start`, which waits in the channel until it is asked for.
+    fn tell(&mut self) -> Result<()> {
+        self.told = true;
+        self.send(&ToInit::Start, &[])
+    }
+
+    fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps, at_once: bool) -> Result<()> {
         loop {
             let Some((message, _)) = self.channel.recv::<FromInit>()? else { return Err(self.died()) };
             match message {
-                FromInit::Forked(pid) => self.second_stage(plan, pid)?,
+                FromInit::Forked(pid) => {
+                    self.second_stage(plan, pid)?;
+                    if at_once {
+                        self.tell()?;
+                    }
+                }
                 FromInit::RunHooks => {
                     steps.run_hooks(self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
@@ -227,16 +279,23 @@ impl Launched {
     /// Lets the process execute its program, and reports what failed.
     pub fn start(self) -> Result<Child> {
         tracing::debug!("setns_init: about to exec");
-        start_over(&self.channel)?;
-        self.detach().map(|(child, _)| child)
+        let (child, starter) = self.detach()?;
+        match starter.start() {
+            Ok(()) => Ok(child),
+            Err(e) => {
+                drop(Guarded(Some(child)));
+                Err(e)
+            }
+        }
     }
 
-    /// Leaves the process waiting for its start: for a call on the listening socket that it was given, else for
-    /// [`start_over`] the channel, without which it ends.
-    pub fn detach(mut self) -> Result<(Child, Channel)> {
+    /// Leaves the process waiting for its start: for a call on the listening socket that it was given, else for the
+    /// [`Starter`].
+    pub fn detach(mut self) -> Result<(Child, Starter)> {
         tracing::debug!("init: closing the pipe to signal completion");
         let gone = || SysError::new("kill", "a process that was let go", libc::ESRCH);
-        Ok((self.child.0.take().ok_or_else(gone)?, self.channel))
+        let child = self.child.0.take().ok_or_else(gone)?;
+        Ok((child, Starter { channel: self.channel, told: self.told }))
     }
 }
 
@@ -291,15 +350,6 @@ fn mask(cpus: &CpuSet) -> String {
     let digits: String =
         (0..CpuSet::MAX_CPU / 4).rev().filter_map(|n| char::from_digit(digit(n), 16)).collect();
     format!("0x{}", digits.trim_start_matches('0'))
-}
-
-/// Lets a process that waits at the other end execute its program.
-pub fn start_over(channel: &Channel) -> Result<()> {
-    channel.send(&ToInit::Start, &[])?;
-    match channel.recv::<FromInit>()? {
-        Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
-        _ => Ok(()),
-    }
 }
 
 /// Opens what init may not reach itself, or may reach only by descriptor.
