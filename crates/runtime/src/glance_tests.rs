@@ -63,9 +63,17 @@ fn the_sockets_tell_how_far_init_is() {
     assert_eq!(made.status(), Status::Running, "nobody listens any more");
     drop(made.entry.listen().unwrap());
     assert_eq!(made.status(), Status::Running, "nor on what a start that was killed has left");
+    // It removes one of the two sockets: there is never more than one but in this test.
+    made.entry.started();
+    made.entry.started();
+    assert_eq!(made.status(), Status::Running);
     let glance = made.runtime.glance(&made.id).unwrap();
     assert_eq!(glance.owner(), rustix::process::geteuid().as_raw());
     assert!(!glance.oom_killed());
+    let _listener = made.entry.listen().unwrap();
+    assert_eq!(glance.status().unwrap(), Status::Running, "it was started: nobody is asked");
+    made.entry.write_facts(&facts(std::process::id() as i32)).unwrap();
+    assert_eq!(made.status(), Status::Creating, "a new state.json has to be marked again");
 }
 
 #[test]

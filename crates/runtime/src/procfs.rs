@@ -17,13 +17,17 @@ pub(crate) struct Stat {
 
 /// None if there is no such process.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    parse(&read(pid, "stat")?)
+    record(pid, "stat", |stat| parse(&String::from_utf8_lossy(stat)))?
+}
+
+fn record<T>(pid: i32, file: &str, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
+    hiber_sandbox::file::with_record(&file, take).ok()
 }
 
 fn read(pid: i32, file: &str) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
-    hiber_sandbox::file::read_record(&file).ok().map(hiber_sandbox::file::text)
+    record(pid, file, |text| String::from_utf8_lossy(text).into_owned())
 }
 
 /// What a process is called and uses.

@@ -211,7 +211,7 @@ impl Task {
         };
         let Some(starter) = starter else { return Err(Error::NotRunning) };
         parent::start_over(&starter)?;
-        self.entry().remove_sockets();
+        self.entry().started();
         self.entry().note(Lifecycle::Start);
         self.run_poststart()
     }
