@@ -6,7 +6,7 @@ use crate::Runtime;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
-use crate::process::{Made, Process};
+use crate::process::{self, Made, Process};
 use crate::procfs;
 use crate::state::{Brief, Facts, Observe, Status};
 use crate::store::{Look, Overview};
@@ -106,6 +106,11 @@ impl Glance {
 impl Observe for Glance {
     fn is_alive(&self) -> Result<bool> {
         let (pid, start_time) = (self.facts().pid, self.facts().start_time);
+        if let (Some(inode), Source::Overview(overview)) = (self.facts().pidfd_inode, &self.source)
+            && overview.is_of_this_boot()
+        {
+            return process::lives(pid, inode);
+        }
         match procfs::stat(pid).filter(|stat| stat.start_time == start_time) {
             // A first thread that has ended is not the process's end; the pidfd tells that.
             Some(stat) if stat.dead => {

@@ -67,7 +67,7 @@ pub(crate) fn usage(pid: i32) -> Option<Usage> {
 
 fn parse(stat: &str) -> Option<Stat> {
     // The command in parentheses may hold anything, also parentheses.
-    let mut fields = stat.rsplit_once(") ")?.1.trim_end().split(' ');
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.trim_end().split(' ');
     // They begin with field 3, the state.
     let dead = matches!(fields.next()?, "Z" | "X" | "x");
     let start_time = fields.nth(22 - 4)?.parse().ok()?;

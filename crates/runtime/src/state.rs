@@ -27,6 +27,9 @@ pub struct Facts {
     /// When that process started, in clock ticks since boot (proc_pid_stat(5), field 22): tells it from a later
     /// process of the same number.
     pub start_time: u64,
+    /// The inode of that process's pidfd (pidfs, Linux 6.9), which no other has until the next boot; none on older kernels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pidfd_inode: Option<u64>,
     /// The bundle, absolute.
     pub bundle: PathBuf,
     /// The root filesystem, absolute.

@@ -101,6 +101,7 @@ impl Store {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Overview {
             root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(),
+            of_this_boot: OnceLock::new(),
             freezers: many.then(Freezers::default),
             store: self.clone(),
         }
@@ -131,6 +132,7 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Overview {
     root: Option<OwnedFd>,
+    of_this_boot: OnceLock<bool>,
     /// Where many are looked at.
     freezers: Option<Freezers>,
     pub(crate) store: Store,
@@ -147,6 +149,13 @@ pub(crate) struct Look {
 }
 
 impl Overview {
+    /// Whether nothing in it can be of an earlier boot: it is in memory.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        const TMPFS_MAGIC: u64 = 0x0102_1994; // linux/magic.h
+        let in_memory = |root| rustix::fs::fstatfs(root).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
+        *self.of_this_boot.get_or_init(|| self.root.as_ref().is_some_and(in_memory))
+    }
+
     /// What there is to know of a container without asking the kernel how it is.
     pub(crate) fn look(&self, id: &ContainerId) -> Option<Look> {
         let file = self.open(id, STATE)?;

@@ -15,6 +15,7 @@ fn facts() -> Facts {
         id: "box".into(),
         pid: 42,
         start_time: 4711,
+        pidfd_inode: Some(1 << 40),
         bundle: "/b".into(),
         rootfs: "/b/rootfs".into(),
         created: SystemTime::now(),

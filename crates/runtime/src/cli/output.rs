@@ -235,6 +235,7 @@ mod tests {
             id: shown.id,
             pid: shown.pid,
             start_time: 0,
+            pidfd_inode: None,
             bundle: shown.bundle,
             rootfs: shown.rootfs,
             created: shown.created,
