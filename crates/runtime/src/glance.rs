@@ -68,6 +68,11 @@ impl Glance {
         &self.look.facts
     }
 
+    /// Its facts alone.
+    pub fn into_facts(self) -> Facts {
+        self.look.facts
+    }
+
     /// The user who made it.
     pub fn owner(&self) -> u32 {
         self.look.owner
