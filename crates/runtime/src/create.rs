@@ -21,6 +21,7 @@ use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
 use crate::notify;
+use crate::process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
 use crate::stdio::{Kept, Stdio, Wired};
@@ -128,6 +129,7 @@ impl Prepared {
             id: id.as_str().into(),
             pid: 0,
             start_time: 0,
+            pidfd_inode: None,
             bundle: self.bundle.clone(),
             rootfs,
             created: SystemTime::now(),
@@ -363,6 +365,7 @@ pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_s
 pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
     facts.pid = pid;
     facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
+    facts.pidfd_inode = process::pidfd_inode(pid);
     entry.write_facts(facts)
 }
 
