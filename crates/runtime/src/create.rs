@@ -22,6 +22,7 @@ use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
 use crate::notify;
+use crate::process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
 use crate::stdio::{Kept, Stdio, Wired};
@@ -140,6 +141,7 @@ impl Prepared {
             id: id.as_str().into(),
             pid: 0,
             start_time: 0,
+            pidfd_inode: None,
             bundle: self.bundle.clone(),
             rootfs,
             created: SystemTime::now(),
@@ -376,6 +378,7 @@ pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_s
 pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
     facts.pid = pid;
     facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
+    facts.pidfd_inode = process::pidfd_inode(pid);
     entry.write_facts(facts)
 }
 
@@ -395,6 +398,11 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     }
 }
 
+/// A failure to note something down, as one of the set-up.
+fn told(e: Error) -> hiber_sandbox::Error {
+    hiber_sandbox::Error::invalid("the container's state", chain(&e))
+}
+
 /// What the parent does while init is on its way.
 struct Creating<'a> {
     entry: &'a Entry,
@@ -409,21 +417,27 @@ struct Creating<'a> {
 
 impl Steps for Creating<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
-        let told = |e: Error| hiber_sandbox::Error::invalid("the container's state", chain(&e));
         // There before the process is: who finds that finds it in the making.
         let listener = self.entry.listen().map_err(told)?;
         // Written before it is let go: an orphaned init can be found and killed.
         note_process(self.entry, self.facts, pid).map_err(told)?;
-        self.cgroup.limit(&self.prepared.limits)?;
         let pid = pid.unsigned_abs();
         if self.placed {
             self.facts.resctrl.add(pid)?;
         } else {
+            // cgroup v1 takes a process only into a cpuset that has CPUs.
+            self.cgroup.limit(&self.prepared.limits)?;
             adopt(self.cgroup, self.facts, pid)?;
         }
-        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
-        self.prepared.write_config(self.entry).map_err(told)?;
         Ok(vec![(self.listener.clone(), listener)])
+    }
+
+    fn beside(&mut self) -> hiber_sandbox::Result<()> {
+        if self.placed {
+            self.cgroup.limit(&self.prepared.limits)?;
+        }
+        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
+        self.prepared.write_config(self.entry).map_err(told)
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

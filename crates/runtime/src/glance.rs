@@ -6,10 +6,10 @@ use crate::Runtime;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
-use crate::process::{Made, Process};
+use crate::process::{self, Made, Process};
 use crate::procfs;
 use crate::state::{Brief, Facts, Observe, Status};
-use crate::store::Overview;
+use crate::store::{Look, Overview};
 use crate::task::Task;
 
 /// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
@@ -17,8 +17,7 @@ use crate::task::Task;
 #[derive(Debug)]
 pub struct Glance {
     id: ContainerId,
-    facts: Facts,
-    owner: u32,
+    look: Look,
     source: Source,
 }
 
@@ -36,7 +35,7 @@ impl Runtime {
     /// # Errors
     /// As of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
     pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
-        Glance::new(&Arc::new(self.store.overview()), id.clone())
+        Glance::new(&Arc::new(self.store.overview(false)), id.clone())
     }
 
     /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
@@ -45,32 +44,38 @@ impl Runtime {
         &self,
         ids: &'a [ContainerId],
     ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
-        let overview = Arc::new(self.store.overview());
+        let overview = Arc::new(self.store.overview(ids.len() > 1));
         ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
     }
 }
 
 impl Glance {
     fn new(overview: &Arc<Overview>, id: ContainerId) -> Result<Self> {
-        if let Some((facts, owner)) = overview.facts(&id)
-            && facts.pid != 0
-            && facts.cgroup.check().is_ok()
+        if let Some(look) = overview.look(&id)
+            && look.facts.pid != 0
+            && look.facts.cgroup.check().is_ok()
         {
-            return Ok(Self { id, facts, owner, source: Source::Overview(Arc::clone(overview)) });
+            return Ok(Self { id, look, source: Source::Overview(Arc::clone(overview)) });
         }
         let task = Container::open(&overview.store, &id)?.task()?;
         let facts = task.facts().map_err(|_| Error::NotFound)?.clone();
-        Ok(Self { id, facts, owner: task.container().owner()?, source: Source::Task(Box::new(task)) })
+        let look = Look { facts, owner: task.container().owner()?, started: false };
+        Ok(Self { id, look, source: Source::Task(Box::new(task)) })
     }
 
     /// What was written down when it was created.
     pub fn facts(&self) -> &Facts {
-        &self.facts
+        &self.look.facts
+    }
+
+    /// Its facts alone.
+    pub fn into_facts(self) -> Facts {
+        self.look.facts
     }
 
     /// The user who made it.
     pub fn owner(&self) -> u32 {
-        self.owner
+        self.look.owner
     }
 
     /// Asks the kernel how it is.
@@ -99,13 +104,18 @@ impl Glance {
 
     /// Whether the kernel has killed a process of it for want of memory, as far as that can be seen.
     pub fn oom_killed(&self) -> bool {
-        self.facts.cgroup.oom_kills() > 0
+        self.facts().cgroup.oom_kills() > 0
     }
 }
 
 impl Observe for Glance {
     fn is_alive(&self) -> Result<bool> {
-        let (pid, start_time) = (self.facts.pid, self.facts.start_time);
+        let (pid, start_time) = (self.facts().pid, self.facts().start_time);
+        if let (Some(inode), Source::Overview(overview)) = (self.facts().pidfd_inode, &self.source)
+            && overview.is_of_this_boot()
+        {
+            return process::lives(pid, inode);
+        }
         match procfs::stat(pid).filter(|stat| stat.start_time == start_time) {
             // A first thread that has ended is not the process's end; the pidfd tells that.
             Some(stat) if stat.dead => {
@@ -117,11 +127,15 @@ impl Observe for Glance {
     }
 
     fn is_frozen(&self) -> Result<bool> {
-        Ok(self.facts.cgroup.frozen()?)
+        match &self.source {
+            Source::Overview(overview) => overview.frozen(&self.facts().cgroup),
+            Source::Task(task) => task.is_frozen(),
+        }
     }
 
     fn listens(&self, socket: &str) -> Result<bool> {
         match &self.source {
+            Source::Overview(_) if self.look.started => Ok(false),
             Source::Overview(overview) => overview.listens(&self.id, socket),
             Source::Task(task) => task.listens(socket),
         }

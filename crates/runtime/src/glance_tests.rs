@@ -16,7 +16,8 @@ struct Made {
 }
 
 fn made(pid: i32) -> Made {
-    let root = tempfile::tempdir().unwrap();
+    // in memory, as below /run: of this boot
+    let root = tempfile::tempdir_in("/dev/shm").unwrap();
     let runtime = Runtime::new(root.path());
     let id: ContainerId = "box".parse().unwrap();
     let (entry, _lock) = runtime.store.create(&id).unwrap();
@@ -30,6 +31,7 @@ fn facts(pid: i32) -> Facts {
         id: "box".into(),
         pid,
         start_time: procfs::stat(pid).map_or(0, |stat| stat.start_time),
+        pidfd_inode: process::pidfd_inode(pid),
         bundle: "/b".into(),
         rootfs: "/b/rootfs".into(),
         created: SystemTime::UNIX_EPOCH,
@@ -63,17 +65,33 @@ fn the_sockets_tell_how_far_init_is() {
     assert_eq!(made.status(), Status::Running, "nobody listens any more");
     drop(made.entry.listen().unwrap());
     assert_eq!(made.status(), Status::Running, "nor on what a start that was killed has left");
+    // It removes one of the two sockets: there is never more than one but in this test.
+    made.entry.started();
+    made.entry.started();
+    assert_eq!(made.status(), Status::Running);
     let glance = made.runtime.glance(&made.id).unwrap();
     assert_eq!(glance.owner(), rustix::process::geteuid().as_raw());
     assert!(!glance.oom_killed());
+    let _listener = made.entry.listen().unwrap();
+    assert_eq!(glance.status().unwrap(), Status::Running, "it was started: nobody is asked");
+    made.entry.write_facts(&facts(std::process::id() as i32)).unwrap();
+    assert_eq!(made.status(), Status::Creating, "a new state.json has to be marked again");
 }
 
 #[test]
 fn another_process_of_that_number_is_not_it() {
     let me = std::process::id() as i32;
     let made = made(me);
-    made.entry.write_facts(&Facts { start_time: facts(me).start_time + 1, ..facts(me) }).unwrap();
-    assert_eq!(made.status(), Status::Stopped);
+    // What no pidfd tells of, its start does.
+    let first = facts(1).pidfd_inode;
+    assert!(first.is_none() || first != facts(me).pidfd_inode);
+    for pidfd_inode in [first, None] {
+        let other = Facts { start_time: facts(me).start_time + 1, pidfd_inode, ..facts(me) };
+        made.entry.write_facts(&other).unwrap();
+        assert_eq!(made.status(), Status::Stopped);
+    }
+    made.entry.write_facts(&Facts { pidfd_inode: None, ..facts(me) }).unwrap();
+    assert_eq!(made.status(), Status::Running);
     for pid in [i32::MAX, -1] {
         made.entry.write_facts(&facts(pid)).unwrap();
         assert_eq!(made.status(), Status::Stopped);
@@ -98,11 +116,20 @@ fn a_process_lives_on_without_its_first_thread() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert!(procfs::stat(pid).unwrap().dead, "its first thread has ended");
-    let made = made(pid);
-    let alive = made.status();
+    let (known, unknown) = (made(pid), made(pid));
+    unknown.entry.write_facts(&Facts { pidfd_inode: None, ..facts(pid) }).unwrap();
+    let status = || [known.status(), unknown.status()];
+    let alive = status();
     child.kill().unwrap();
+    for _ in 0..1000 {
+        if unknown.status() == Status::Stopped {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let zombie = status();
     child.wait().unwrap();
-    assert_eq!((alive, made.status()), (Status::Running, Status::Stopped));
+    assert_eq!([alive, zombie, status()], [[Status::Running; 2], [Status::Stopped; 2], [Status::Stopped; 2]]);
 }
 
 #[test]

@@ -53,6 +53,36 @@ pub(crate) struct Made {
     pub(crate) start_time: Option<u64>,
 }
 
+/// None if there is no such process.
+fn open_pidfd(pid: i32) -> Result<Option<OwnedFd>> {
+    let Some(number) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
+    match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::SRCH) => Ok(None),
+        Err(e) => Err(Error::sys("pidfd_open", pid.to_string(), e)),
+    }
+}
+
+/// The inode of a process's pidfd, if the kernel gives each process one (Linux 6.9); before that all pidfds share one.
+pub(crate) fn pidfd_inode(pid: i32) -> Option<u64> {
+    const PID_FS_MAGIC: u64 = 0x5049_4446; // linux/magic.h
+    let pidfd = open_pidfd(pid).ok()??;
+    let pidfs = rustix::fs::fstatfs(&pidfd).is_ok_and(|fs| fs.f_type as u64 == PID_FS_MAGIC);
+    pidfs.then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
+}
+
+/// Whether the process of this number whose pidfd has this inode is there and has not ended: what reading /proc/PID/stat
+/// tells at twice the price. Inodes are comparable only between two pidfds of the same boot.
+pub(crate) fn lives(pid: i32, inode: u64) -> Result<bool> {
+    let Some(pidfd) = open_pidfd(pid)? else { return Ok(false) };
+    let same = rustix::fs::fstat(&pidfd).is_ok_and(|stat| stat.st_ino == inode);
+    Ok(same && !has_ended(&pidfd))
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    matches!(readable_within(pidfd, Duration::ZERO), Ok(true))
+}
+
 impl Process {
     pub(crate) fn new(child: Child, made: Made) -> Self {
         Self(Arc::new(Inner { pid: child.pid, pidfd: child.pidfd, made, exit: Mutex::new(None) }))
@@ -60,12 +90,7 @@ impl Process {
 
     /// The process of that number that started then, zombies included; none if it is gone.
     pub(crate) fn open(pid: i32, start_time: u64, made: Made) -> Result<Option<Self>> {
-        let Some(number) = Pid::from_raw(pid.max(0)) else { return Ok(None) };
-        let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::SRCH) => return Ok(None),
-            Err(e) => return Err(Error::sys("pidfd_open", pid.to_string(), e)),
-        };
+        let Some(pidfd) = open_pidfd(pid)? else { return Ok(None) };
         // The number may have been given to another process before we had it open.
         let same = procfs::stat(pid).is_some_and(|stat| stat.start_time == start_time);
         let made = Made { start_time: Some(start_time), ..made };
@@ -94,7 +119,7 @@ impl Process {
 
     /// Whether it has not ended; a zombie has.
     pub fn is_alive(&self) -> bool {
-        !matches!(readable_within(&self.0.pidfd, Duration::ZERO), Ok(true))
+        !has_ended(&self.0.pidfd)
     }
 
     /// Waits until it has ended, at most so long; whether it has.

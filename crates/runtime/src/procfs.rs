@@ -17,13 +17,17 @@ pub(crate) struct Stat {
 
 /// None if there is no such process.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    parse(&read(pid, "stat")?)
+    record(pid, "stat", |stat| parse(&String::from_utf8_lossy(stat)))?
+}
+
+fn record<T>(pid: i32, file: &str, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
+    hiber_sandbox::file::with_record(&file, take).ok()
 }
 
 fn read(pid: i32, file: &str) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
-    hiber_sandbox::file::read_record(&file).ok().map(hiber_sandbox::file::text)
+    record(pid, file, |text| String::from_utf8_lossy(text).into_owned())
 }
 
 /// What a process is called and uses.
@@ -63,7 +67,7 @@ pub(crate) fn usage(pid: i32) -> Option<Usage> {
 
 fn parse(stat: &str) -> Option<Stat> {
     // The command in parentheses may hold anything, also parentheses.
-    let mut fields = stat.rsplit_once(") ")?.1.trim_end().split(' ');
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.trim_end().split(' ');
     // They begin with field 3, the state.
     let dead = matches!(fields.next()?, "Z" | "X" | "x");
     let start_time = fields.nth(22 - 4)?.parse().ok()?;

@@ -27,6 +27,9 @@ pub struct Facts {
     /// When that process started, in clock ticks since boot (proc_pid_stat(5), field 22): tells it from a later
     /// process of the same number.
     pub start_time: u64,
+    /// The inode of that process's pidfd (pidfs, Linux 6.9), which no other has until the next boot; none on older kernels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pidfd_inode: Option<u64>,
     /// The bundle, absolute.
     pub bundle: PathBuf,
     /// The root filesystem, absolute.
@@ -123,14 +126,21 @@ pub(crate) trait Observe {
     }
 }
 
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Status {
+    /// Its name, as JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopped => "stopped",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }

@@ -15,20 +15,28 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use hiber_sandbox::cgroup::{CgroupPaths, Freezers};
+use hiber_sandbox::file::with_record;
 use oci_spec::runtime::Spec;
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+/// The mode of [`STATE`], whose owner may write it until the container was started: from then on nobody listens for it,
+/// and nobody need ask.
+const UNSTARTED: Mode = Mode::from_raw_mode(0o600);
+const STARTED: Mode = Mode::from_raw_mode(0o400);
 /// Follows the id in the name of a directory that is being removed; no id has it.
-const REMOVED: char = '~';
+const REMOVED: &str = "~";
+/// How often a removal begins anew because somebody else has put something there.
+const REMOVALS: u32 = 16;
 /// Where init listens while it is set up.
 pub(crate) const INIT_SOCKET: &str = "init.sock";
 /// Where it listens once it can be started.
@@ -73,18 +81,10 @@ impl Store {
         Ok((entry, lock))
     }
 
-    /// Removes what a removal that was killed half-way has left of a container.
+    /// Removes what a removal that was killed half-way has left of a container. It is looked for by its name: reading
+    /// the whole root takes 1 µs for each other container.
     pub(crate) fn sweep(&self, id: &ContainerId) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(&self.root) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let removed =
-                name.to_str().and_then(|n| n.split_once(REMOVED)).is_some_and(|(n, _)| n == id.as_str());
-            if removed {
-                remove_tree(&entry.path())?;
-            }
-        }
-        Ok(())
+        remove_tree(&removed(&self.path(id)))
     }
 
     /// Where a container's directory is or would be.
@@ -97,10 +97,15 @@ impl Store {
         Entry::open(self.root.join(id))
     }
 
-    /// Looks at containers without opening each one's directory.
-    pub(crate) fn overview(&self) -> Overview {
+    /// Looks at containers without opening each one's directory; `many` at more than one.
+    pub(crate) fn overview(&self, many: bool) -> Overview {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Overview { root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(), store: self.clone() }
+        Overview {
+            root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(),
+            of_this_boot: OnceLock::new(),
+            freezers: many.then(Freezers::default),
+            store: self.clone(),
+        }
     }
 
     /// The ids of all containers, sorted.
@@ -128,16 +133,45 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Overview {
     root: Option<OwnedFd>,
+    of_this_boot: OnceLock<bool>,
+    /// Where many are looked at.
+    freezers: Option<Freezers>,
     pub(crate) store: Store,
 }
 
+/// A container as its directory shows it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) facts: Facts,
+    /// The user who made it.
+    pub(crate) owner: u32,
+    /// Whether it surely was started.
+    pub(crate) started: bool,
+}
+
 impl Overview {
-    /// The facts of a container, and who made it.
-    pub(crate) fn facts(&self, id: &ContainerId) -> Option<(Facts, u32)> {
+    /// Whether nothing in it can be of an earlier boot: it is in memory.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        const TMPFS_MAGIC: u64 = 0x0102_1994; // linux/magic.h
+        let in_memory = |root| rustix::fs::fstatfs(root).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
+        *self.of_this_boot.get_or_init(|| self.root.as_ref().is_some_and(in_memory))
+    }
+
+    /// What there is to know of a container without asking the kernel how it is.
+    pub(crate) fn look(&self, id: &ContainerId) -> Option<Look> {
         let file = self.open(id, STATE)?;
-        let owner = rustix::fs::fstat(&file).ok()?.st_uid;
-        let facts: Facts = serde_json::from_slice(&hiber_sandbox::file::read_record(&file).ok()?).ok()?;
-        (facts.version == FACTS_VERSION).then_some((facts, owner))
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let started = Mode::from_raw_mode(stat.st_mode) == STARTED;
+        let facts: Facts = with_record(&file, |json| serde_json::from_slice(json)).ok()?.ok()?;
+        (facts.version == FACTS_VERSION).then_some(Look { facts, owner: stat.st_uid, started })
+    }
+
+    /// As of the container's cgroup.
+    pub(crate) fn frozen(&self, cgroup: &CgroupPaths) -> Result<bool> {
+        Ok(match &self.freezers {
+            Some(freezers) => freezers.frozen(cgroup)?,
+            None => cgroup.frozen()?,
+        })
     }
 
     /// What of the configuration is needed to show it.
@@ -302,7 +336,7 @@ impl Entry {
         let path = self.path.join(name);
         let temporary = format!(".{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
+        let fd = rustix::fs::openat(&self.dir, &temporary, flags, UNSTARTED)
             .map_err(|e| Error::sys("openat", path.display().to_string(), e))?;
         File::from(fd).write_all(bytes).map_err(|e| Error::file(&path, &e))?;
         rustix::fs::renameat(&self.dir, &temporary, &self.dir, name)
@@ -324,8 +358,10 @@ impl Entry {
             .map_err(|e| Error::sys("renameat", self.path.join(START_SOCKET).display().to_string(), e))
     }
 
-    /// Removes the socket of an init that was started: it has one or the other.
-    pub(crate) fn remove_sockets(&self) {
+    /// Writes down that it was started, and removes the socket of its init, which has one or the other.
+    pub(crate) fn started(&self) {
+        // Without this it takes longer to see.
+        let _ = rustix::fs::chmodat(&self.dir, STATE, STARTED, AtFlags::empty());
         // Left behind it misleads nobody: no one listens there any more.
         if rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()).is_err() {
             let _ = rustix::fs::unlinkat(&self.dir, INIT_SOCKET, AtFlags::empty());
@@ -364,24 +400,44 @@ impl Entry {
 
     /// Removes the directory with all in it. It first takes a name that is no id, so that nobody sees half of it.
     pub(crate) fn remove(&self) -> Result<()> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!("{REMOVED}{}", std::process::id()));
-        match std::fs::rename(&self.path, &name) {
-            Ok(()) => remove_tree(Path::new(&name)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(Error::file(&self.path, &e)).context("remove the container's state"),
+        let name = removed(&self.path);
+        for _ in 0..REMOVALS {
+            match rustix::fs::rename(&self.path, &name) {
+                Ok(()) => return remove_tree(&name),
+                Err(Errno::NOENT) => return Ok(()),
+                // An earlier container of this id is still being removed, or was when its remover was killed.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => remove_tree(&name)?,
+                Err(e) => return Err(removal(&name, &e.into())),
+            }
+        }
+        Err(removal(&name, &Errno::NOTEMPTY.into()))
+    }
+}
+
+/// What a container's directory is called while it is removed.
+fn removed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(REMOVED);
+    name.into()
+}
+
+/// Removes a directory; others may be at it, too, and put a later one in its place: that goes as well.
+fn remove_tree(path: &Path) -> Result<()> {
+    use std::io::ErrorKind;
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty && tried < REMOVALS => {}
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(removal(path, &e)),
+            _ => return Ok(()),
         }
     }
 }
 
-/// Removes a directory; another may be at it, too.
-fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file(path, &e)).context("remove the container's state")
-        }
-        _ => Ok(()),
-    }
+fn removal(path: &Path, e: &std::io::Error) -> Error {
+    let source = Box::new(Error::file(path, e));
+    Error::While { what: "remove the container's state".into(), source }
 }
 
 /// False if there is surely no such file.

@@ -15,6 +15,7 @@ fn facts() -> Facts {
         id: "box".into(),
         pid: 42,
         start_time: 4711,
+        pidfd_inode: Some(1 << 40),
         bundle: "/b".into(),
         rootfs: "/b/rootfs".into(),
         created: SystemTime::now(),
@@ -136,4 +137,36 @@ fn damaged_files_are_read_or_refused() {
         std::fs::write(&file, original).unwrap();
     }
     assert!(good > 100 && bad > 100, "{good}, {bad}");
+}
+
+/// Of a removal that was killed, and of one that somebody is still at.
+#[test]
+fn what_a_removal_left_stands_in_nobodys_way() {
+    let (_dir, store, id) = store();
+    let other: ContainerId = "box2".parse().unwrap();
+    let left = |id: &ContainerId| removed(&store.path(id));
+    for id in [&id, &other] {
+        std::fs::create_dir_all(left(id).join("below")).unwrap();
+        std::fs::write(left(id).join("state.json"), "{").unwrap();
+    }
+    let (entry, _lock) = store.create(&id).unwrap();
+    assert!(!left(&id).exists() && left(&other).exists(), "that of another id is another's");
+    assert_eq!(store.ids().unwrap(), std::slice::from_ref(&id));
+    std::fs::create_dir_all(left(&id).join("below")).unwrap();
+    entry.remove().unwrap();
+    assert!(!left(&id).exists() && !store.path(&id).exists());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    match store.create(&id) {
+                        Ok((entry, _lock)) => entry.remove().unwrap(),
+                        Err(e) => assert!(matches!(e, Error::Exists | Error::NotFound), "{e}"),
+                    }
+                }
+            });
+        }
+    });
+    store.sweep(&id).unwrap();
+    assert!(!left(&id).exists() && !store.path(&id).exists());
 }

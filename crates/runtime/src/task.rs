@@ -203,7 +203,7 @@ impl Task {
             Some(starter) => starter.start()?,
             None => self.startable()?.start()?,
         }
-        self.entry().remove_sockets();
+        self.entry().started();
         self.entry().note(Lifecycle::Start);
         self.run_poststart()
     }

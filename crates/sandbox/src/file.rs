@@ -19,6 +19,21 @@ pub fn read_record(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_until(fd, |length, room| length < room)
 }
 
+/// What [`read_record`] reads, for who keeps nothing of it: what is small needs no memory of its own.
+///
+/// # Errors
+/// As of read(2).
+pub fn with_record<T>(fd: impl AsFd, take: impl FnOnce(&[u8]) -> T) -> Result<T, Errno> {
+    let mut room = [0; 2048];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut room))?;
+    if length < room.len() {
+        return Ok(take(&room[..length]));
+    }
+    let mut all = room.to_vec();
+    all.append(&mut read_record(&fd)?);
+    Ok(take(&all))
+}
+
 /// Reads until `last` says so of a read: how many bytes it gave, and how many it might have given.
 fn read_until(fd: impl AsFd, last: impl Fn(usize, usize) -> bool) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(4096);
@@ -46,12 +61,13 @@ mod tests {
 
     #[test]
     fn files_of_all_sizes_are_read_whole() {
-        for size in [0, 1, 511, 3584, 3585, 4095, 4096, 4097, 8192, 100_000] {
+        for size in [0, 1, 511, 2047, 2048, 2049, 3584, 3585, 4095, 4096, 4097, 8192, 100_000] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&content).unwrap();
-            for read in [super::read, super::read_record] {
-                assert_eq!(read(std::fs::File::open(file.path()).unwrap()).unwrap(), content, "{size}");
+            let open = || std::fs::File::open(file.path()).unwrap();
+            for read in [super::read, super::read_record, |file| super::with_record(file, <[u8]>::to_vec)] {
+                assert_eq!(read(open()).unwrap(), content, "{size}");
             }
         }
     }

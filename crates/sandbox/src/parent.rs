@@ -42,9 +42,13 @@ pub struct Launch<'a> {
 
 /// What the parent does while init waits for it.
 pub trait Steps {
-    /// The process exists and executes the runtime's binary: put it into its cgroups, and do all else that can be done
-    /// meanwhile. It does nothing with the container before it has its plan. Returns what it gets beside that.
+    /// The process exists and executes the runtime's binary: put it into its cgroups, and note it. It does nothing with
+    /// the container before it has its plan. Returns what it gets beside that.
     fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
+    /// It has its plan: do all else that has to be done before it may start, beside it.
+    fn beside(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Namespaces and mounts exist: run the hooks of the runtime namespace.
     fn run_hooks(&mut self, pid: i32) -> Result<()>;
     /// Something is worth telling.
@@ -98,7 +102,9 @@ struct Guarded(Option<Child>);
 
 /// Clones init and follows it until it is `Ready`. On failure nothing of it is left.
 pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {
-    let program = own_binary().context("open the runtime's own binary")?;
+    let OwnBinary { program, mount } = OwnBinary::open().context("open the runtime's own binary")?;
+    // To give the mount up takes its time. Until it has its plan, init is alone in a new pid namespace.
+    let mount = mount.filter(|_| plan.namespaces.is_new(NamespaceKind::Pid));
     let (ours, theirs) = Channel::pair()?;
     let number = theirs.as_fd().as_raw_fd().to_string();
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
@@ -128,11 +134,12 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     }
     fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
+    drop((mount, program, fds));
+    steps.beside()?;
     let at_once = options.at_once && plan.init.sets_up_alone();
     if at_once && plan.init.second_stage.is_none() {
         launched.tell()?;
     }
-    drop((fds, program));
     launched.follow(plan, steps, at_once)?;
     Ok(launched)
 }
@@ -379,21 +386,31 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
 
 /// This program, on a mount of its own that can only be read: no process that gets hold of /proc/PID/exe can
 /// write the host's file (CVE-2019-5736). Where such a mount may not be made, a sealed copy in memory.
-fn own_binary() -> Result<OwnedFd> {
-    let read_only = || -> Result<OwnedFd> {
-        let tree = clone_path(Path::new("/proc/self/exe"), false)?;
+struct OwnBinary {
+    program: OwnedFd,
+    /// The mount, for as long as it is one. When it is given up it is in no namespace, and takes no other attributes; until
+    /// then whoever has CAP_SYS_ADMIN in a container could make it writable.
+    mount: Option<OwnedFd>,
+}
+
+impl OwnBinary {
+    fn open() -> Result<Self> {
+        let binary =
+            Self::read_only().or_else(|_| sealed_copy().map(|program| Self { program, mount: None }))?;
+        tracing::debug!("runc exeseal: using /proc/self/exe clone");
+        Ok(binary)
+    }
+
+    fn read_only() -> Result<Self> {
+        let mount = clone_path(Path::new("/proc/self/exe"), false)?;
         mount_setattr(
-            tree.as_fd(),
+            mount.as_fd(),
             MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
             false,
         )?;
-        // Opened once more, because the mount is dissolved when `tree` is closed. One that is in no namespace takes
-        // no other attributes; until then whoever has CAP_SYS_ADMIN in a container could make it writable.
-        reopen_as_path(&tree, "the runtime's own binary")
-    };
-    let binary = read_only().or_else(|_| sealed_copy())?;
-    tracing::debug!("runc exeseal: using /proc/self/exe clone");
-    Ok(binary)
+        let program = reopen_as_path(&mount, "the runtime's own binary")?;
+        Ok(Self { program, mount: Some(mount) })
+    }
 }
 
 fn reopen_as_path(fd: &OwnedFd, what: &str) -> Result<OwnedFd> {
@@ -434,7 +451,8 @@ mod tests {
 
     #[test]
     fn nobody_makes_the_runtimes_binary_writable() {
-        let binary = own_binary().unwrap();
+        let OwnBinary { program: binary, mount } = OwnBinary::open().unwrap();
+        drop(mount);
         // A privileged container could, as long as the mount is in a namespace.
         let writable = MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
         mount_setattr(binary.as_fd(), writable, false).unwrap_err();

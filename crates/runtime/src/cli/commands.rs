@@ -180,7 +180,8 @@ impl Session {
                 match &mut list {
                     List::Ids(ids) => ids.push(glance.facts().id.clone()),
                     List::Table(rows) => {
-                        rows.push(output::row(glance.facts(), glance.status()?, owner()));
+                        let (status, owner) = (glance.status()?, owner());
+                        rows.push((glance.into_facts(), status, owner));
                     }
                     List::Json(all) => all.push(describe(&glance, owner())?),
                 }

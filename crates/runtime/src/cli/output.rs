@@ -1,5 +1,6 @@
 //! What `list`, `state` and `ps` print: runc's tables and documents.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -58,7 +59,8 @@ pub(crate) fn state(container: &ContainerState) -> serde_json::Result<String> {
 pub(crate) enum List {
     /// `--quiet`
     Ids(Vec<String>),
-    Table(Vec<[String; 6]>),
+    /// With the owner's name. Cells are made at the end: threads that make a list together wait for each other's allocations.
+    Table(Vec<(Facts, Status, String)>),
     Json(Vec<ContainerState>),
 }
 
@@ -88,9 +90,10 @@ impl List {
     pub(crate) fn finish(self) -> serde_json::Result<String> {
         match self {
             Self::Ids(ids) => Ok(ids.into_iter().map(|id| id + "\n").collect()),
-            Self::Table(mut rows) => {
-                rows.insert(0, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned));
-                Ok(table(&rows))
+            Self::Table(all) => {
+                let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(Cow::Borrowed);
+                let rows = all.iter().map(|(facts, status, owner)| row(facts, *status, owner));
+                Ok(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()))
             }
             Self::Json(all) => serde_json::to_string(&all).map(|json| json + "\n"),
         }
@@ -98,14 +101,14 @@ impl List {
 }
 
 /// A container's line in the table.
-pub(crate) fn row(facts: &Facts, status: Status, owner: String) -> [String; 6] {
+fn row<'a>(facts: &'a Facts, status: Status, owner: &'a str) -> [Cow<'a, str>; 6] {
     [
-        facts.id.clone(),
-        shown_pid(facts, status).to_string(),
-        status.to_string(),
-        facts.bundle.display().to_string(),
-        humantime::format_rfc3339_nanos(facts.created).to_string(),
-        owner,
+        facts.id.as_str().into(),
+        shown_pid(facts, status).to_string().into(),
+        status.as_str().into(),
+        facts.bundle.to_string_lossy(),
+        humantime::format_rfc3339_nanos(facts.created).to_string().into(),
+        owner.into(),
     ]
 }
 
@@ -130,15 +133,17 @@ pub(crate) fn checkpoints(all: &[CheckpointConfig], format: Format) -> serde_jso
 }
 
 /// Columns at least 12 wide and 3 apart, the last one as it is.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count() + 3).max().unwrap_or(0).max(12);
+fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+    let width = |column: usize| {
+        rows.iter().map(|r| r[column].as_ref().chars().count() + 3).max().unwrap_or(0).max(12)
+    };
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for row in rows {
         for (cell, width) in row.iter().zip(widths).take(N - 1) {
-            let _ = write!(text, "{cell:width$}");
+            let _ = write!(text, "{:width$}", cell.as_ref());
         }
-        let _ = writeln!(text, "{}", row[N - 1]);
+        let _ = writeln!(text, "{}", row[N - 1].as_ref());
     }
     text
 }
@@ -235,6 +240,7 @@ mod tests {
             id: shown.id,
             pid: shown.pid,
             start_time: 0,
+            pidfd_inode: None,
             bundle: shown.bundle,
             rootfs: shown.rootfs,
             created: shown.created,
@@ -249,7 +255,7 @@ mod tests {
     fn tables_line_up() {
         let args = ListArgs { format: Format::Table, quiet: false };
         let table = |rows: &[(&str, Status)]| {
-            let row = |(id, status): &(&str, Status)| row(&facts(id), *status, "root".into());
+            let row = |(id, status): &(&str, Status)| (facts(id), *status, "root".into());
             let mut list = List::new(args);
             rows.iter().for_each(|cells| list.append(List::Table(vec![row(cells)])));
             list.finish().unwrap()

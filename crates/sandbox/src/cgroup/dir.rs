@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{self, CWD, Mode, OFlags, RawDir};
+use rustix::fs::{self, CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use super::layout::Version;
@@ -87,6 +87,13 @@ impl Dir {
     /// with ENOTDIR or EXDEV.
     pub(super) fn open(path: &Path) -> Result<Self> {
         Self::open_at(CWD, path.as_os_str(), path.to_owned())
+    }
+
+    /// Takes what a read of a file at a relative path gives; none if there is no such file in the same hierarchy.
+    pub(super) fn with_record_below<T>(&self, path: &Path, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let fd = fs::openat2(&self.fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), way).ok()?;
+        file::with_record(&fd, take).ok()
     }
 
     fn open_at(at: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<Self> {

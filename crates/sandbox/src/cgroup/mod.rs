@@ -37,6 +37,7 @@ mod write;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
 pub use filter::device_filter;
+pub use freezer::Freezers;
 pub use handle::{Cgroup, OnDenied};
 pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
 pub use limits::{Limits, MemoryCheck, Write};
