@@ -1,8 +1,10 @@
 //! What a container's handle does from its creation to its deletion.
 
-use hiber::{Condition, Ended, Error, Kind, Status};
+use hiber::{Condition, Ended, Error, Kind, Start, Status};
 use hiber_sandbox::sys::signal::Signal;
+use hiber_tests::PATIENCE;
 use hiber_tests::prelude::*;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::{Here, null};
 
@@ -30,7 +32,7 @@ pub(crate) fn from_create_to_delete() {
     assert_eq!(task.status().unwrap(), Status::Running);
     let (exit, removed) = (task.wait(Condition::NextExit).unwrap(), task.wait(Condition::Removed).unwrap());
     task.kill(Signal::KILL).unwrap();
-    let status = exit.within(hiber_tests::PATIENCE);
+    let status = exit.within(PATIENCE);
     assert_eq!((status.ended, status.code(), status.oom_killed), (Ended::Signaled(9), 137, false));
     assert_eq!((task.status().unwrap(), task.pid()), (Status::Stopped, None));
     assert!(matches!(task.kill(Signal::KILL), Err(Error::NotRunning)));
@@ -38,8 +40,8 @@ pub(crate) fn from_create_to_delete() {
     let next = task.wait(Condition::NextExit).unwrap();
     assert_eq!((removed.try_get(), next.try_get()), (None, None), "there is no other exit, and it is there");
     assert_eq!(task.clone().delete(false).unwrap(), status);
-    assert_eq!(removed.within(hiber_tests::PATIENCE), status);
-    assert_eq!(next.within(hiber_tests::PATIENCE), status);
+    assert_eq!(removed.within(PATIENCE), status);
+    assert_eq!(next.within(PATIENCE), status);
     assert_eq!(task.wait(Condition::Removed).unwrap().try_get(), Some(status));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "reaped");
     assert!(matches!(here.runtime.open(&here.id()), Err(Error::NotFound)));
@@ -51,7 +53,7 @@ pub(crate) fn a_start_of_ones_own() {
     require!(Root);
     let here = Here::sleeping();
     let name = here.bundle.name();
-    let task = here.create_with(null(), true);
+    let task = here.create_with(null(), Start::ByMaker);
     assert_eq!(task.status().unwrap(), Status::Created);
     // For others it is not there yet, however often they ask, and nobody gets in.
     for _ in 0..30 {
@@ -65,11 +67,38 @@ pub(crate) fn a_start_of_ones_own() {
     task.delete(true).unwrap();
 
     // Who could start it is gone: so is it.
-    drop(here.create_with(null(), true));
+    drop(here.create_with(null(), Start::ByMaker));
     let stopped = || here.call(&["state", name]).json()["status"] == "stopped";
     wait_for("the end of what nobody can start", stopped);
     here.call(&["delete", name]).ok();
     here.assert_clean();
+}
+
+/// It does not wait for its start, which tells how it went.
+pub(crate) fn a_start_at_once() {
+    require!(Root);
+    let here = Here::sleeping();
+    let name = here.bundle.name();
+    let task = here.create_with(null(), Start::AtOnce);
+    wait_for("the program", || here.call(&["state", name]).json()["status"] == "running");
+    task.start().unwrap();
+    task.delete(true).unwrap();
+
+    let ended = Here::new(Bundle::busybox().shell("exit 7"));
+    let task = ended.create_with(null(), Start::AtOnce);
+    let status = task.wait(Condition::NotRunning).unwrap().within(PATIENCE);
+    task.start().unwrap();
+    assert_eq!(status.ended, Ended::Exited(7));
+    task.delete(false).unwrap();
+
+    let program = Bundle::busybox().args(["/text"]);
+    std::fs::write(program.rootfs().join("text"), "no program").unwrap();
+    std::fs::set_permissions(program.rootfs().join("text"), PermissionsExt::from_mode(0o755)).unwrap();
+    let broken = Here::new(program);
+    let error = broken.create_with(null(), Start::AtOnce).start().unwrap_err();
+    assert!(format!("{error:#?}").contains("xec"), "{error:#?}");
+    broken.runtime.force_delete(&broken.id()).unwrap();
+    broken.assert_clean();
 }
 
 pub(crate) fn a_handle_stays_with_its_container() {
@@ -123,7 +152,7 @@ pub(crate) fn operations_are_refused_by_state() {
     refused(task.pause(), "cannot pause in the paused state");
     refused(task.start(), "in the paused state");
     task.kill(Signal::KILL).unwrap();
-    task.wait(Condition::NotRunning).unwrap().within(hiber_tests::PATIENCE);
+    task.wait(Condition::NotRunning).unwrap().within(PATIENCE);
     refused(task.pause(), "cannot pause in the stopped state");
     refused(task.start(), "cannot start a container that has stopped");
     refused(task.stats().map(drop), "is not running");

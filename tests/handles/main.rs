@@ -12,7 +12,7 @@ mod waits;
 use std::path::Path;
 
 use hiber::id::ContainerId;
-use hiber::{CreateOptions, Stdio, Task};
+use hiber::{CreateOptions, Start, Stdio, Task};
 use hiber_tests::prelude::*;
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +39,7 @@ fn main() {
         exec::wrong_ids_and_streams_are_named,
         lifecycle::from_create_to_delete,
         lifecycle::a_start_of_ones_own,
+        lifecycle::a_start_at_once,
         lifecycle::a_handle_stays_with_its_container,
         lifecycle::limits_change_and_show,
         lifecycle::operations_are_refused_by_state,
@@ -82,13 +83,13 @@ impl Here {
     }
 
     fn create_on(&self, files: [std::fs::File; 3]) -> Task {
-        self.create_with(files, false)
+        self.create_with(files, Start::ByAnybody)
     }
 
-    fn create_with(&self, [input, output, errors]: [std::fs::File; 3], own_start: bool) -> Task {
+    fn create_with(&self, [input, output, errors]: [std::fs::File; 3], start: Start) -> Task {
         let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
         let bundle = self.bundle.path().to_owned();
-        let options = CreateOptions { bundle, stdio, own_start, ..CreateOptions::default() };
+        let options = CreateOptions { bundle, stdio, start, ..CreateOptions::default() };
         self.runtime.create(&self.id(), &options).unwrap()
     }
 

@@ -162,6 +162,34 @@ fn exec_follows_init_into_a_sub_cgroup() {
     c.assert_clean();
 }
 
+/// As a bind of what the host has: mounted anew it would set the whole machine's options back, such as nsdelegate.
+#[test]
+fn the_hosts_cgroup_namespace_shows_the_whole_hierarchy() {
+    require!(Root);
+    let options = || -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let of_v2 = mounts.lines().filter_map(|line| line.split_once(" - cgroup2 "));
+        of_v2.map(|(_, rest)| rest.to_owned()).collect()
+    };
+    let before = options();
+    let bundle = Bundle::busybox().without_namespace("cgroup").args(["sleep", "1000"]);
+    let c = Runtime::hiber_on_v2().container(bundle);
+    c.run_detached().ok();
+    assert_eq!(options(), before);
+    let own = c.sh("sed -n 's/^0:://p' /proc/self/cgroup");
+    assert_eq!(own, c.bundle().cgroup());
+    assert_eq!(c.sh(&format!("grep -c . /sys/fs/cgroup{own}/cgroup.procs")), "2");
+    let mount = c.sh("grep ' /sys/fs/cgroup .* cgroup2 ' /proc/self/mountinfo");
+    let fields: Vec<&str> = mount.split(' ').collect();
+    assert_eq!(fields[3], "/");
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(fields[5].split(',').any(|o| o == option), "{mount}");
+    }
+    c.sh("! mkdir /sys/fs/cgroup/new 2>/dev/null");
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
 #[test]
 fn a_container_that_wants_anothers_cgroup_is_refused_and_does_it_no_harm() {
     require!(Root);

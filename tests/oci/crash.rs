@@ -93,3 +93,29 @@ fn a_runtime_that_is_killed_in_a_hook_leaves_what_can_be_deleted() {
         killed_by_hook(kind);
     }
 }
+
+/// `run` lets its process start without a word more; not once it is dead, though.
+#[test]
+fn a_run_that_is_killed_during_the_set_up_starts_nothing() {
+    require!(Root);
+    let bundle = Bundle::busybox().shell("touch /ran; sleep 1000");
+    let (hooked, ran) = (bundle.join("hooked"), bundle.rootfs().join("ran"));
+    let script = format!("touch {}; sleep 0.3", hooked.display());
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+    let c = Runtime::hiber().container(bundle.edit(|config| {
+        config["hooks"] = json!({"createContainer": [hook]});
+        config["root"]["readonly"] = json!(false);
+    }));
+    let mut child = quiet(c.command("run", &["--detach", "--bundle", &c.bundle_path()])).spawn().unwrap();
+    wait_for("the hook", || hooked.exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("the end of what nobody follows", || c.status() == "stopped");
+    assert!(!ran.exists());
+    assert_deletable(&c);
+    // The same, left alone, does start it.
+    std::fs::remove_file(&hooked).unwrap();
+    c.run_detached().ok();
+    wait_for("the program", || ran.exists());
+    assert_deletable(&c);
+}

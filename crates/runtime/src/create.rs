@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
-use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
+use hiber_sandbox::parent::{Launch, Launched, Starter, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::wire::{Channel, FdRole};
+use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::Spec;
 
@@ -49,9 +49,8 @@ pub struct CreateOptions<'a> {
     pub rootless: Option<bool>,
     /// Give the process a socket for sd_notify(3); see [`Task::notify`].
     pub notify: bool,
-    /// Only the [`Task`] that is returned can start it; dropped before, it takes the container's process with it. Others
-    /// see the container as [`Creating`](crate::Status::Creating) until then.
-    pub own_start: bool,
+    /// What starts its process.
+    pub start: Start,
     /// Standard input, output and error.
     pub stdio: Stdio<'a>,
 }
@@ -157,7 +156,10 @@ impl Prepared {
     fn cgroup_mounts(&self, cgroup: &Cgroup) -> Vec<CgroupMount> {
         if self.layout.kind() == Kind::V2 {
             let host_path = cgroup.paths().v2.clone().unwrap_or_default();
-            return vec![CgroupMount { name: String::new(), data: String::new(), host_path }];
+            let namespaces = &self.plan.namespaces;
+            let strange = namespaces.has(NamespaceKind::Cgroup) || namespaces.has(NamespaceKind::User);
+            let whole = self.layout.v2().filter(|_| !strange).map(|mount| mount.point.clone());
+            return vec![CgroupMount { name: String::new(), data: String::new(), host_path, whole }];
         }
         let mut mounts: Vec<CgroupMount> = Vec::new();
         for (controller, host_path) in &cgroup.paths().v1 {
@@ -172,6 +174,7 @@ impl Prepared {
                 name: name.into(),
                 data: together.join(","),
                 host_path: host_path.clone(),
+                whole: None,
             });
         }
         mounts
@@ -202,6 +205,20 @@ fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> R
     Ok((paths, limits))
 }
 
+/// What starts a new container's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Any task of it, anybody's.
+    #[default]
+    ByAnybody,
+    /// Only the [`Task`] that is returned can start it; dropped before, it takes the container's process with it. Others
+    /// see the container as [`Creating`](crate::Status::Creating) until then.
+    ByMaker,
+    /// As [`ByMaker`](Self::ByMaker), by a maker who has nothing to do before: the process need not wait for
+    /// [`Task::start`], which still must follow and tells whether it worked.
+    AtOnce,
+}
+
 /// A container whose init waits for `start`, still locked by its creator.
 pub(crate) struct Creation {
     task: Task,
@@ -226,7 +243,7 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
     let mut made = None;
-    match build(&entry, &mut prepared, &mut facts, wired, options.own_start, &mut made) {
+    match build(&entry, &mut prepared, &mut facts, wired, options.start, &mut made) {
         Ok(built) => {
             entry.note(Lifecycle::Create { pid: built.child.pid });
             let container = Container::made(id.clone(), entry, facts, prepared.spec);
@@ -245,7 +262,7 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
 pub(crate) struct Built {
     pub(crate) child: Child,
     /// Over which alone it can be started, if so.
-    pub(crate) starter: Option<Channel>,
+    pub(crate) starter: Option<Starter>,
     pub(crate) kept: Kept,
 }
 
@@ -254,7 +271,7 @@ fn build(
     prepared: &mut Prepared,
     facts: &mut Facts,
     wired: Wired<'_>,
-    own_start: bool,
+    start: Start,
     made: &mut Option<Cgroup>,
 ) -> Result<Built> {
     check_cgroup_unused(prepared, facts)?;
@@ -273,13 +290,17 @@ fn build(
         root.cgroups = mounts;
     }
     let born_in: Option<OwnedFd> = cgroup.v2_dir_fd()?;
+    // What is noted of these is read from the process when it is set up.
+    let noted_late = prepared.plan.init.process.terminal || prepared.plan.init.second_stage.is_some();
     let launch_options = Launch {
         cgroup: born_in.as_ref().map(AsFd::as_fd),
         console_socket: wired.console(),
         stdio: wired.files(),
+        at_once: start == Start::AtOnce && !noted_late,
         ..Launch::default()
     };
-    let listener = if own_start { FdRole::InitListener } else { FdRole::StartListener };
+    let by_anybody = start == Start::ByAnybody;
+    let listener = if by_anybody { FdRole::StartListener } else { FdRole::InitListener };
     let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared, listener };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
     if launched.pid() != facts.pid {
@@ -291,11 +312,11 @@ fn build(
         facts.streams = procfs::streams(launched.pid(), [0, 1, 2]);
         entry.write_facts(facts)?;
     }
-    if !own_start {
+    if by_anybody {
         entry.publish_start_socket()?;
     }
-    let (child, channel) = launched.detach()?;
-    Ok(Built { child, starter: own_start.then_some(channel), kept })
+    let (child, starter) = launched.detach()?;
+    Ok(Built { child, starter: (!by_anybody).then_some(starter), kept })
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
@@ -364,6 +385,11 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     }
 }
 
+/// A failure to note something down, as one of the set-up.
+fn told(e: Error) -> hiber_sandbox::Error {
+    hiber_sandbox::Error::invalid("the container's state", chain(&e))
+}
+
 /// What the parent does while init is on its way.
 struct Creating<'a> {
     entry: &'a Entry,
@@ -378,21 +404,27 @@ struct Creating<'a> {
 
 impl Steps for Creating<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
-        let told = |e: Error| hiber_sandbox::Error::invalid("the container's state", chain(&e));
         // There before the process is: who finds that finds it in the making.
         let listener = self.entry.listen().map_err(told)?;
         // Written before it is let go: an orphaned init can be found and killed.
         note_process(self.entry, self.facts, pid).map_err(told)?;
-        self.cgroup.limit(&self.prepared.limits)?;
         let pid = pid.unsigned_abs();
         if self.placed {
             self.facts.resctrl.add(pid)?;
         } else {
+            // cgroup v1 takes a process only into a cpuset that has CPUs.
+            self.cgroup.limit(&self.prepared.limits)?;
             adopt(self.cgroup, self.facts, pid)?;
         }
-        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
-        self.entry.write_config(&self.prepared.spec).map_err(told)?;
         Ok(vec![(self.listener.clone(), listener)])
+    }
+
+    fn beside(&mut self) -> hiber_sandbox::Result<()> {
+        if self.placed {
+            self.cgroup.limit(&self.prepared.limits)?;
+        }
+        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
+        self.entry.write_config(&self.prepared.spec).map_err(told)
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

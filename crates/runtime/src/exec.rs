@@ -77,13 +77,16 @@ impl Task {
             join_process: Some((pidfd, namespaces.flags())),
             console_socket: wired.console(),
             stdio: wired.files(),
+            // The record of one with an id names it before it runs.
+            at_once: options.id.is_none(),
         };
         let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
         let entry = self.container().entry();
         let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
         let launched = launch(&plan, &launch_options, &mut steps)?;
         let id = options.id.as_ref().map(ProcessId::to_string);
-        let (pid, start_time) = (launched.pid(), procfs::alive_since(launched.pid()).unwrap_or(0));
+        let (pid, start_time) =
+            (launched.pid(), procfs::stat(launched.pid()).map_or(0, |stat| stat.start_time));
         entry.note(Lifecycle::ExecAdded { exec: id.clone() });
         claim.as_ref().map_or(Ok(()), |claim| claim.write(pid, start_time))?;
         let child = launched.start()?;

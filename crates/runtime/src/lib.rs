@@ -43,7 +43,7 @@ pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
-pub use create::CreateOptions;
+pub use create::{CreateOptions, Start};
 pub use error::{Error, Kind, Result};
 pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;

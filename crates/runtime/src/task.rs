@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
+use hiber_sandbox::parent::Starter;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
-use hiber_sandbox::{hooks, parent, plan};
+use hiber_sandbox::{hooks, plan};
 
 use crate::container::Container;
 use crate::create::Built;
@@ -34,7 +35,7 @@ pub struct Task {
     init: Option<Process>,
     cgroup: Cgroup,
     /// What alone starts it, if it was made so.
-    starter: Arc<Mutex<Option<Channel>>>,
+    starter: Arc<Mutex<Option<Starter>>>,
     /// Whether it was seen to have executed its program: that cannot change any more.
     started: Arc<AtomicBool>,
     /// What brings the memory of a restored one, if that comes later.
@@ -196,10 +197,23 @@ impl Task {
     /// Executes the program of a created container.
     pub fn start(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
+        // One that starts at once may have ended by now.
+        let told = self.starter().take_if(|starter| starter.is_told());
+        match told {
+            Some(starter) => starter.start()?,
+            None => self.startable()?.start()?,
+        }
+        self.entry().started();
+        self.entry().note(Lifecycle::Start);
+        self.run_poststart()
+    }
+
+    /// What starts a container that waits for it.
+    fn startable(&self) -> Result<Starter> {
         let starter = match self.status()? {
             Status::Created => match self.starter().take() {
-                Some(channel) => Some(channel),
-                None => self.entry().connect(START_SOCKET)?.map(Channel::from),
+                Some(starter) => Some(starter),
+                None => self.entry().connect(START_SOCKET)?.map(|socket| Channel::from(socket).into()),
             },
             Status::Stopped => {
                 return self.refuse("cannot start a container that has stopped", Status::Stopped);
@@ -209,14 +223,10 @@ impl Task {
             }
             status => return self.refuse(&format!("cannot start a container in the {status} state"), status),
         };
-        let Some(starter) = starter else { return Err(Error::NotRunning) };
-        parent::start_over(&starter)?;
-        self.entry().started();
-        self.entry().note(Lifecycle::Start);
-        self.run_poststart()
+        starter.ok_or(Error::NotRunning)
     }
 
-    fn starter(&self) -> MutexGuard<'_, Option<Channel>> {
+    fn starter(&self) -> MutexGuard<'_, Option<Starter>> {
         self.starter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -406,10 +416,10 @@ impl Observe for Task {
         if self.started.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        match *self.starter() {
+        match &*self.starter() {
             // Who can start it has not it in the making.
-            Some(_) => Ok(socket == START_SOCKET),
-            None => self.entry().listens(socket),
+            Some(starter) if !starter.is_told() => Ok(socket == START_SOCKET),
+            _ => self.entry().listens(socket),
         }
     }
 }

@@ -35,13 +35,20 @@ pub struct Launch<'a> {
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error; the caller's own if absent.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Let it execute its program as soon as it is set up, where the parent is not needed between; what is left to
+    /// [`Starter::start`] is to hear of failures.
+    pub at_once: bool,
 }
 
 /// What the parent does while init waits for it.
 pub trait Steps {
-    /// The process exists and executes the runtime's binary: put it into its cgroups, and do all else that can be done
-    /// meanwhile. It does nothing with the container before it has its plan. Returns what it gets beside that.
+    /// The process exists and executes the runtime's binary: put it into its cgroups, and note it. It does nothing with
+    /// the container before it has its plan. Returns what it gets beside that.
     fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
+    /// It has its plan: do all else that has to be done before it may start, beside it.
+    fn beside(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Namespaces and mounts exist: run the hooks of the runtime namespace.
     fn run_hooks(&mut self, pid: i32) -> Result<()>;
     /// Something is worth telling.
@@ -53,6 +60,40 @@ pub trait Steps {
 pub struct Launched {
     child: Guarded,
     channel: Channel,
+    /// Whether `Start` was sent before it is `Ready`.
+    told: bool,
+}
+
+/// What alone can start a process that was let go, which ends if this is dropped before.
+#[derive(Debug)]
+pub struct Starter {
+    channel: Channel,
+    told: bool,
+}
+
+/// A connection to the socket on which a created container's first process listens.
+impl From<Channel> for Starter {
+    fn from(channel: Channel) -> Self {
+        Self { channel, told: false }
+    }
+}
+
+impl Starter {
+    /// Whether the process starts without being told once more.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// Lets the process execute its program, and reports what failed.
+    pub fn start(&self) -> Result<()> {
+        if !self.told {
+            self.channel.send(&ToInit::Start, &[])?;
+        }
+        match self.channel.recv::<FromInit>()? {
+            Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A child that is killed with what holds it.
@@ -61,7 +102,9 @@ struct Guarded(Option<Child>);
 
 /// Clones init and follows it until it is `Ready`. On failure nothing of it is left.
 pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {
-    let program = own_binary().context("open the runtime's own binary")?;
+    let OwnBinary { program, mount } = OwnBinary::open().context("open the runtime's own binary")?;
+    // To give the mount up takes its time. Until it has its plan, init is alone in a new pid namespace.
+    let mount = mount.filter(|_| plan.namespaces.is_new(NamespaceKind::Pid));
     let (ours, theirs) = Channel::pair()?;
     let number = theirs.as_fd().as_raw_fd().to_string();
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
@@ -83,7 +126,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
     tracing::debug!("nsexec container setup");
-    let mut launched = Launched { child: Guarded(Some(child)), channel: ours };
+    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, told: false };
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
@@ -91,8 +134,13 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     }
     fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
-    drop(fds);
-    launched.follow(plan, steps)?;
+    drop((mount, program, fds));
+    steps.beside()?;
+    let at_once = options.at_once && plan.init.sets_up_alone();
+    if at_once && plan.init.second_stage.is_none() {
+        launched.tell()?;
+    }
+    launched.follow(plan, steps, at_once)?;
     Ok(launched)
 }
 
@@ -168,11 +216,22 @@ impl Launched {
         sent
     }
 
-    fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps) -> Result<()> {
+    /// `Start`, which waits in the channel until it is asked for.
+    fn tell(&mut self) -> Result<()> {
+        self.told = true;
+        self.send(&ToInit::Start, &[])
+    }
+
+    fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps, at_once: bool) -> Result<()> {
         loop {
             let Some((message, _)) = self.channel.recv::<FromInit>()? else { return Err(self.died()) };
             match message {
-                FromInit::Forked(pid) => self.second_stage(plan, pid)?,
+                FromInit::Forked(pid) => {
+                    self.second_stage(plan, pid)?;
+                    if at_once {
+                        self.tell()?;
+                    }
+                }
                 FromInit::RunHooks => {
                     steps.run_hooks(self.pid())?;
                     self.send(&ToInit::Proceed, &[])?;
@@ -227,16 +286,23 @@ impl Launched {
     /// Lets the process execute its program, and reports what failed.
     pub fn start(self) -> Result<Child> {
         tracing::debug!("setns_init: about to exec");
-        start_over(&self.channel)?;
-        self.detach().map(|(child, _)| child)
+        let (child, starter) = self.detach()?;
+        match starter.start() {
+            Ok(()) => Ok(child),
+            Err(e) => {
+                drop(Guarded(Some(child)));
+                Err(e)
+            }
+        }
     }
 
-    /// Leaves the process waiting for its start: for a call on the listening socket that it was given, else for
-    /// [`start_over`] the channel, without which it ends.
-    pub fn detach(mut self) -> Result<(Child, Channel)> {
+    /// Leaves the process waiting for its start: for a call on the listening socket that it was given, else for the
+    /// [`Starter`].
+    pub fn detach(mut self) -> Result<(Child, Starter)> {
         tracing::debug!("init: closing the pipe to signal completion");
         let gone = || SysError::new("kill", "a process that was let go", libc::ESRCH);
-        Ok((self.child.0.take().ok_or_else(gone)?, self.channel))
+        let child = self.child.0.take().ok_or_else(gone)?;
+        Ok((child, Starter { channel: self.channel, told: self.told }))
     }
 }
 
@@ -293,15 +359,6 @@ fn mask(cpus: &CpuSet) -> String {
     format!("0x{}", digits.trim_start_matches('0'))
 }
 
-/// Lets a process that waits at the other end execute its program.
-pub fn start_over(channel: &Channel) -> Result<()> {
-    channel.send(&ToInit::Start, &[])?;
-    match channel.recv::<FromInit>()? {
-        Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
-        _ => Ok(()),
-    }
-}
-
 /// Opens what init may not reach itself, or may reach only by descriptor.
 fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd)>> {
     let dup =
@@ -329,21 +386,31 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
 
 /// This program, on a mount of its own that can only be read: no process that gets hold of /proc/PID/exe can
 /// write the host's file (CVE-2019-5736). Where such a mount may not be made, a sealed copy in memory.
-fn own_binary() -> Result<OwnedFd> {
-    let read_only = || -> Result<OwnedFd> {
-        let tree = clone_path(Path::new("/proc/self/exe"), false)?;
+struct OwnBinary {
+    program: OwnedFd,
+    /// The mount, for as long as it is one. When it is given up it is in no namespace, and takes no other attributes; until
+    /// then whoever has CAP_SYS_ADMIN in a container could make it writable.
+    mount: Option<OwnedFd>,
+}
+
+impl OwnBinary {
+    fn open() -> Result<Self> {
+        let binary =
+            Self::read_only().or_else(|_| sealed_copy().map(|program| Self { program, mount: None }))?;
+        tracing::debug!("runc exeseal: using /proc/self/exe clone");
+        Ok(binary)
+    }
+
+    fn read_only() -> Result<Self> {
+        let mount = clone_path(Path::new("/proc/self/exe"), false)?;
         mount_setattr(
-            tree.as_fd(),
+            mount.as_fd(),
             MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
             false,
         )?;
-        // Opened once more, because the mount is dissolved when `tree` is closed. One that is in no namespace takes
-        // no other attributes; until then whoever has CAP_SYS_ADMIN in a container could make it writable.
-        reopen_as_path(&tree, "the runtime's own binary")
-    };
-    let binary = read_only().or_else(|_| sealed_copy())?;
-    tracing::debug!("runc exeseal: using /proc/self/exe clone");
-    Ok(binary)
+        let program = reopen_as_path(&mount, "the runtime's own binary")?;
+        Ok(Self { program, mount: Some(mount) })
+    }
 }
 
 fn reopen_as_path(fd: &OwnedFd, what: &str) -> Result<OwnedFd> {
@@ -382,7 +449,8 @@ mod tests {
 
     #[test]
     fn nobody_makes_the_runtimes_binary_writable() {
-        let binary = own_binary().unwrap();
+        let OwnBinary { program: binary, mount } = OwnBinary::open().unwrap();
+        drop(mount);
         // A privileged container could, as long as the mount is in a namespace.
         let writable = MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
         mount_setattr(binary.as_fd(), writable, false).unwrap_err();

@@ -20,6 +20,7 @@
 //!    | ToInit::Start -----------------------> | startContainer hooks, seccomp, exec: the socket closes
 //! ```
 //!
+//! Where the parent has nothing to say between, it sends `Start` right after `Setup` or the last `Proceed` (`run`, `exec`).
 //! At `create` the parent leaves after `Ready`; `Start` then comes over a connection to the container's
 //! listening socket, from whoever runs `start`. A failure at any point is `FromInit::Failed`.
 
@@ -225,10 +226,11 @@ impl Channel {
     }
 }
 
+/// An end that is closed before all was read makes the other's next call fail once; what it has sent still lies there.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             other => return other,
         }
     }

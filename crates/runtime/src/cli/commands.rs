@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Status, Stdio, Task};
+use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Start, Status, Stdio, Task};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
@@ -44,21 +44,21 @@ impl Session {
 
     /// `create`
     pub(crate) fn create(&self, args: &CreateArgs) -> anyhow::Result<()> {
-        self.make(args, false).map(drop)
+        self.make(args, Start::ByAnybody).map(drop)
     }
 
-    fn make(&self, args: &CreateArgs, own_start: bool) -> anyhow::Result<Task> {
+    fn make(&self, args: &CreateArgs, start: Start) -> anyhow::Result<Task> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-        let options = self.create_options(args, own_start, stdio(socket.as_ref()));
+        let options = self.create_options(args, start, stdio(socket.as_ref()));
         let task = self.runtime.create(&args.id, &options)?;
         self.or_undo(&args.id, tell_of_container(&task, args))?;
         Ok(task)
     }
 
-    fn create_options<'a>(&self, args: &CreateArgs, own_start: bool, stdio: Stdio<'a>) -> CreateOptions<'a> {
+    fn create_options<'a>(&self, args: &CreateArgs, start: Start, stdio: Stdio<'a>) -> CreateOptions<'a> {
         CreateOptions {
-            own_start,
+            start,
             notify: notify_host().is_some(),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
             systemd_cgroup: self.systemd_cgroup,
@@ -88,7 +88,7 @@ impl Session {
     pub(crate) fn run(&self, args: &RunArgs) -> anyhow::Result<ExitCode> {
         check_preserved(self.listen_fds.saturating_add(args.create.preserve_fds))?;
         if args.detach {
-            let task = self.make(&args.create, true)?;
+            let task = self.make(&args.create, start_of_run(&args.create))?;
             self.or_undo(&args.create.id, start_and_notify(&task))?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -99,9 +99,10 @@ impl Session {
         if args.create.console_socket.is_some() {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
-        let task = self
-            .runtime
-            .create(&args.create.id, &self.create_options(&args.create, true, Stdio::Attended))?;
+        let task = self.runtime.create(
+            &args.create.id,
+            &self.create_options(&args.create, start_of_run(&args.create), Stdio::Attended),
+        )?;
         let attended = attend_new(args, &task, &signals);
         if attended.is_err() || !args.keep {
             match task.delete(true) {
@@ -274,6 +275,12 @@ fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<
 fn tell_of_container(task: &Task, args: &CreateArgs) -> anyhow::Result<()> {
     let init = task.init().context("the container has no process")?;
     tell_of(init, args.pidfd_socket.as_deref(), args.pid_file.as_deref())
+}
+
+/// A container of `run` starts at once, unless somebody is to be told of it before.
+fn start_of_run(args: &CreateArgs) -> Start {
+    let told = args.pid_file.is_some() || args.pidfd_socket.is_some() || notify_host().is_some();
+    if told { Start::ByMaker } else { Start::AtOnce }
 }
 
 /// Where the caller wants to hear that the service is ready (sd_notify(3)).

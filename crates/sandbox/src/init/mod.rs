@@ -25,6 +25,7 @@ use crate::plan::{InitPlan, NamespaceKind};
 use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Trees};
 use crate::sys::clone::{Sibling, SingleThreaded, fork_sibling};
+use crate::sys::poll::readable_within;
 use crate::sys::{ioctl, process};
 use crate::wire::{Channel, Failure, FdRole, FromInit, ToInit};
 use crate::{Result, SysError, hooks};
@@ -380,7 +381,7 @@ fn hook_state(plan: &InitPlan, status: &str) -> crate::plan::HookState {
 fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()> {
     let Some(listener) = listener else {
         return match channel.expect::<ToInit>("waiting for the start")? {
-            (ToInit::Start, _) => Ok(()),
+            (ToInit::Start, _) => still_followed(channel),
             (other, _) => {
                 Err(SysError::new("recvmsg", format!("{other:?} instead of Start"), libc::EPROTO).into())
             }
@@ -402,6 +403,16 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
             return Ok(());
         }
     }
+}
+
+/// `Start` may have been sent long ago, by a parent that has died since.
+fn still_followed(channel: &Channel) -> Result<()> {
+    let over = readable_within(channel, std::time::Duration::ZERO)
+        .map_err(|e| SysError::new("poll", "the channel", e.raw_os_error()))?;
+    if over {
+        return Err(SysError::new("poll", "the channel: the other end is gone", libc::ECONNRESET).into());
+    }
+    Ok(())
 }
 
 /// The signals that end a container which was created and not started. They are blocked, so that the first process of a

@@ -380,6 +380,13 @@ impl InitPlan {
             || self.seccomp.as_ref().is_some_and(|program| program.notify)
     }
 
+    /// Whether the parent has nothing to do between the plan and the start, but to follow a second stage.
+    pub(crate) fn sets_up_alone(&self) -> bool {
+        let asks_for_sources =
+            || self.root.iter().flat_map(|root| &root.mounts).any(|mount| self.needs_parent_for(mount));
+        !self.in_user_namespace && !self.net_devices && !self.runtime_hooks && !asks_for_sources()
+    }
+
     /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's
     /// directories, and mapping the ids of a mount takes rights over the filesystem itself.
     pub(crate) fn needs_parent_for(&self, mount: &MountPlan) -> bool {

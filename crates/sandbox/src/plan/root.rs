@@ -43,6 +43,10 @@ pub struct CgroupMount {
     pub data: String,
     /// The container's directory on the host.
     pub host_path: PathBuf,
+    /// Of v2: the host's mount, for a container in the host's cgroup namespace, which sees the whole hierarchy. To mount it
+    /// anew there sets the options of the whole machine's (nsdelegate) back, and waits for RCU from Linux 6.18 on
+    /// (`cgroup_get_tree`, kernel/cgroup/cgroup.c).
+    pub whole: Option<PathBuf>,
 }
 
 /// A device node.

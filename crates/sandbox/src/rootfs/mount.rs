@@ -232,9 +232,17 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
     let target = root.make_dir(&step.destination, DIR_MODE)?;
     check_not_in_proc(&target, step)?;
     let flags = step.flags;
-    if let [CgroupMount { name, host_path, .. }] = plan.cgroups.as_slice()
+    let bind = |path: &Path| -> Result<()> {
+        let tree = clone_path(path, true)?;
+        set_mount_flags(&tree, flags)?;
+        attach(&tree, &target)
+    };
+    if let [CgroupMount { name, host_path, whole, .. }] = plan.cgroups.as_slice()
         && name.is_empty()
     {
+        if let Some(whole) = whole {
+            return bind(whole);
+        }
         return match mount_on(target.as_fd(), "cgroup", "cgroup2", flags, "") {
             // Not the owner of the cgroup namespace, or a /sys that is bound from the host has one there: show what is
             // there from the container's cgroup down; and nothing where it has none, for what it is in is the host's.
@@ -243,9 +251,7 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
                     let flags = flags | MsFlags::MS_RDONLY.bits();
                     return mount_on(target.as_fd(), "tmpfs", "tmpfs", flags, "mode=755");
                 }
-                let tree = clone_path(host_path, true)?;
-                set_mount_flags(&tree, flags)?;
-                attach(&tree, &target)
+                bind(host_path)
             }
             other => other,
         };
