@@ -34,8 +34,8 @@ impl Container {
     }
 
     /// A container that was just made from `spec`.
-    pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Spec) -> Self {
-        Self::new(id, entry, Some(facts), Some(Arc::new(spec)))
+    pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Arc<Spec>) -> Self {
+        Self::new(id, entry, Some(facts), Some(spec))
     }
 
     fn new(id: ContainerId, entry: Entry, facts: Option<Facts>, spec: Option<Arc<Spec>>) -> Self {

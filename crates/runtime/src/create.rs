@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
@@ -14,7 +15,7 @@ use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::container::Container;
 use crate::error::{Error, Result, chain};
@@ -57,7 +58,9 @@ pub struct CreateOptions<'a> {
 
 /// A configuration, checked and planned: nothing of it is on the host yet.
 pub(crate) struct Prepared {
-    pub(crate) spec: Spec,
+    pub(crate) spec: Arc<Spec>,
+    /// What `spec` was read from, if that is all there is to it.
+    json: Option<Vec<u8>>,
     pub(crate) plan: Plan,
     pub(crate) bundle: PathBuf,
     pub(crate) layout: Layout,
@@ -80,9 +83,10 @@ impl Prepared {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let mut spec = loaded.spec;
+        let (mut spec, mut json) = (loaded.spec, loaded.json);
         if let Some(dir) = notify {
-            notify::add_to(&mut spec, dir)?;
+            notify::add_to(Arc::make_mut(&mut spec), dir)?;
+            json = None;
         }
         let mut plan = Plan::new(
             &spec,
@@ -107,7 +111,15 @@ impl Prepared {
         let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
         let named = given.is_some_and(|path| !path.as_os_str().is_empty());
         let on_denied = if named { OnDenied::Fail } else { on_denied(options.rootless) };
-        Ok(Self { spec, plan, bundle, layout, cgroup, limits, on_denied })
+        Ok(Self { spec, json, plan, bundle, layout, cgroup, limits, on_denied })
+    }
+
+    /// Keeps the configuration in the container's directory.
+    pub(crate) fn write_config(&self, entry: &Entry) -> Result<()> {
+        match &self.json {
+            Some(json) => entry.write_config_as_read(json),
+            None => entry.write_config(&self.spec),
+        }
     }
 
     /// Runs the hooks of the runtime namespace, prestart and createRuntime.
@@ -191,12 +203,13 @@ fn on_denied(rootless: Option<bool>) -> OnDenied {
 }
 
 fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> Result<(CgroupPaths, Limits)> {
-    let linux = spec.linux().clone().unwrap_or_default();
-    let resources = linux.resources().clone().unwrap_or_default();
+    let linux = plan::linux_of(spec);
+    let none = LinuxResources::default();
+    let resources = linux.resources().as_ref().unwrap_or(&none);
     // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
     let machines_root = rustix::process::geteuid().is_root() && !in_user_namespace();
     let devices = machines_root.then(DeviceRule::defaults);
-    let limits = Limits::from_spec(&resources, layout, devices.as_deref())?;
+    let limits = Limits::from_spec(resources, layout, devices.as_deref())?;
     let path = linux.cgroups_path().as_deref();
     let paths = match systemd {
         true => Unit::new(path, id.as_str(), spec.annotations().as_ref())?.resolve(layout)?,
@@ -424,7 +437,7 @@ impl Steps for Creating<'_> {
             self.cgroup.limit(&self.prepared.limits)?;
         }
         self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
-        self.entry.write_config(&self.prepared.spec).map_err(told)
+        self.prepared.write_config(self.entry).map_err(told)
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {

@@ -73,8 +73,10 @@ use store::Store;
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::init::run_if_asked();
-    checkpoint::run_guard_if_asked();
-    lazy::run_if_asked();
+    // Each look at the arguments copies all of them.
+    let argument = std::env::args_os().nth(1);
+    checkpoint::run_guard_if_asked(argument.as_deref());
+    lazy::run_if_asked(argument.as_deref());
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
 }

@@ -172,7 +172,7 @@ impl Network {
 
 impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
-        self.entry.write_config(&self.prepared.spec)?;
+        self.prepared.write_config(self.entry)?;
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.prepared, facts, Cgroup::create)?;
         let root = self.entry.path().join("root");

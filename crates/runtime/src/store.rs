@@ -21,6 +21,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -175,7 +176,8 @@ impl Overview {
 
     /// What of the configuration is needed to show it.
     pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
-        serde_json::from_slice(&hiber_sandbox::file::read_record(self.open(id, CONFIG)?).ok()?).ok()
+        let bytes = hiber_sandbox::file::read_record(self.open(id, CONFIG)?).ok()?;
+        serde_json::from_str(str::from_utf8(&bytes).ok()?).ok()
     }
 
     /// A file of a container's own directory: nothing on the way may be a link.
@@ -286,21 +288,29 @@ impl Entry {
 
     /// The configuration that the container was created from; without one it does not exist yet.
     pub(crate) fn config(&self) -> Result<Spec> {
-        let bytes = self.read(CONFIG)?.ok_or(Error::NotFound)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::File { path: self.path.join(CONFIG), why: e.to_string() })
+        self.read_config()
     }
 
     /// What of the configuration is needed after a creation, read without the rest.
     pub(crate) fn brief(&self) -> Result<Brief> {
+        self.read_config()
+    }
+
+    fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
         let bytes = self.read(CONFIG)?.ok_or(Error::NotFound)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::File { path: self.path.join(CONFIG), why: e.to_string() })
+        let bad = |why: String| Error::File { path: self.path.join(CONFIG), why };
+        let text = str::from_utf8(&bytes).map_err(|e| bad(e.to_string()))?;
+        serde_json::from_str(text).map_err(|e| bad(e.to_string()))
     }
 
     /// Keeps the configuration.
     pub(crate) fn write_config(&self, spec: &Spec) -> Result<()> {
         self.replace(CONFIG, spec)
+    }
+
+    /// Keeps the configuration, by the bytes that [`config`](Self::config) reads as the same.
+    pub(crate) fn write_config_as_read(&self, json: &[u8]) -> Result<()> {
+        self.replace_bytes(CONFIG, json)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -315,16 +325,20 @@ impl Entry {
         Ok(Some(bytes))
     }
 
-    /// A reader sees the old file or the new one, never a part.
     fn replace(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|e| Error::File { path: self.path.join(name), why: e.to_string() })?;
+        self.replace_bytes(name, &bytes)
+    }
+
+    /// A reader sees the old file or the new one, never a part.
+    fn replace_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        let bytes =
-            serde_json::to_vec(value).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         let temporary = format!(".{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&self.dir, &temporary, flags, UNSTARTED)
             .map_err(|e| Error::sys("openat", path.display().to_string(), e))?;
-        File::from(fd).write_all(&bytes).map_err(|e| Error::file(&path, &e))?;
+        File::from(fd).write_all(bytes).map_err(|e| Error::file(&path, &e))?;
         rustix::fs::renameat(&self.dir, &temporary, &self.dir, name)
             .map_err(|e| Error::sys("renameat", path.display().to_string(), e))
     }

@@ -1,7 +1,7 @@
 //! config.json, process.json and resources as files, read as tolerantly as runc reads them.
 //!
-//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore.
-//! So a file is read as plain JSON first, and rid of them:
+//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore, and take some that these
+//! refuse. Most files have neither, and are read as they are; else a file is read as plain JSON first, and rid of:
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning for each: they may be newer than hiber;
@@ -11,6 +11,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde::Serialize;
@@ -19,11 +20,17 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result, SysError};
 
+mod plain;
+
+use plain::as_it_is;
+
 /// A configuration and what of it was left out.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
+    /// The file as it was read, if that is to be understood without this module.
+    pub json: Option<Vec<u8>>,
     /// What has no effect, one sentence each, with its field.
     pub warnings: Vec<String>,
 }
@@ -34,9 +41,16 @@ pub struct Loaded {
 /// The file cannot be read (`JSON specification file config.json not found`, as runc says), is no
 /// JSON (with line and column), or has a field (named by its path) that does not fit.
 pub fn load(path: &Path) -> Result<Loaded> {
-    let (spec, warnings): (Spec, _) = parse(&read_file(path)?, path, "", Some("process"))?;
-    check_version(spec.version())?;
-    Ok(Loaded { spec, warnings })
+    let json = read_file(path)?;
+    let loaded = match as_it_is::<Spec>(&json) {
+        Some(spec) => Loaded { spec: Arc::new(spec), json: Some(json), warnings: Vec::new() },
+        None => {
+            let (spec, warnings) = tolerantly(&json, path, "", Some("process"))?;
+            Loaded { spec: Arc::new(spec), json: None, warnings }
+        }
+    };
+    check_version(loaded.spec.version())?;
+    Ok(loaded)
 }
 
 /// Reads the file of `exec --process`: the object that config.json has at `process`. Returns
@@ -79,9 +93,22 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// Reads JSON as [`tolerantly`] does.
+fn parse<T: DeserializeOwned + Serialize>(
+    bytes: &[u8],
+    file: &Path,
+    at: &str,
+    process: Option<&str>,
+) -> Result<(T, Vec<String>)> {
+    match as_it_is(bytes) {
+        Some(parsed) => Ok((parsed, Vec::new())),
+        None => tolerantly(bytes, file, at, process),
+    }
+}
+
 /// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
 /// member `process` (empty: it is one). `file` is for messages.
-fn parse<T: DeserializeOwned + Serialize>(
+fn tolerantly<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     file: &Path,
     at: &str,
@@ -116,74 +143,17 @@ fn parse<T: DeserializeOwned + Serialize>(
     if let Some((path, text)) = text_with_nul(&value) {
         return Err(Error::invalid(name(&path), format!("{text:?} contains a NUL byte")));
     }
-    // Where nothing is wrong nobody asks for the field.
-    let parsed: T =
-        T::deserialize(&value).or_else(|_| serde_path_to_error::deserialize(&value)).map_err(|e| {
-            let field = name(e.path().to_string().trim_matches('.'));
-            let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
-            let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
-            Error::invalid(field, format!("{words}{}", e.into_inner()))
-        })?;
-    if !has_unusual_list(&value) {
-        return Ok((parsed, warnings));
-    }
+    let parsed: T = serde_path_to_error::deserialize(&value).map_err(|e| {
+        let field = name(e.path().to_string().trim_matches('.'));
+        let known = KNOWN_WORDS.iter().find(|(prefix, _)| field.starts_with(prefix));
+        let words = known.map_or(String::new(), |(_, words)| format!("{words}: "));
+        Error::invalid(field, format!("{words}{}", e.into_inner()))
+    })?;
     let understood = serde_json::to_value(&parsed)
         .map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
     match list_for_object(&value, &understood) {
         Some(path) => Err(Error::invalid(name(&path), "invalid type: sequence, expected an object")),
         None => Ok((parsed, warnings)),
-    }
-}
-
-/// What the specification has lists at, and never an object.
-const LISTS: [&str; 34] = [
-    "additionalGids",
-    "ambient",
-    "architectures",
-    "args",
-    "bounding",
-    "createContainer",
-    "createRuntime",
-    "devices",
-    "effective",
-    "env",
-    "flags",
-    "gidMappings",
-    "hugepageLimits",
-    "inheritable",
-    "maskedPaths",
-    "mounts",
-    "names",
-    "namespaces",
-    "options",
-    "permitted",
-    "poststart",
-    "poststop",
-    "prestart",
-    "priorities",
-    "readonlyPaths",
-    "rlimits",
-    "schemata",
-    "startContainer",
-    "syscalls",
-    "throttleReadBpsDevice",
-    "throttleReadIOPSDevice",
-    "throttleWriteBpsDevice",
-    "throttleWriteIOPSDevice",
-    "uidMappings",
-];
-
-/// Whether there is a list anywhere but in the known places: then it takes a closer look.
-fn has_unusual_list(value: &Value) -> bool {
-    match value {
-        Value::Array(_) => true,
-        Value::Object(members) => members.iter().any(|(name, member)| match member {
-            Value::Array(all) if LISTS.binary_search(&name.as_str()).is_ok() => {
-                all.iter().any(has_unusual_list)
-            }
-            other => has_unusual_list(other),
-        }),
-        _ => false,
     }
 }
 
@@ -419,14 +389,6 @@ mod tests {
         assert!(error.contains("config.json: invalid type: null"), "{error}");
         let error = load_text("[]").unwrap_err().to_string();
         assert!(error.ends_with("config.json: invalid type: sequence, expected an object"), "{error}");
-    }
-
-    #[test]
-    fn lists_are_searched_in_their_order() {
-        assert!(LISTS.is_sorted());
-        assert!(!has_unusual_list(&json!({ "mounts": [{ "options": ["ro"] }] })));
-        assert!(has_unusual_list(&json!({ "mounts": [["/proc", "proc"]] })));
-        assert!(has_unusual_list(&json!({ "process": { "user": [0, 0] } })));
     }
 
     #[test]

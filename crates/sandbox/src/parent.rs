@@ -1,8 +1,8 @@
 //! The runtime's side of a container's birth: clone init, give it its plan, follow it to `Ready`.
 
 use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -196,12 +196,12 @@ impl Launched {
             let fds: Vec<_> = chunk.iter().map(|(_, fd)| fd.as_fd()).collect();
             self.send(&ToInit::Fds(roles), &fds)?;
         }
-        let bytes = serde_json::to_vec(&plan.init)
-            .map_err(|e| SysError::new("write", format!("the plan ({e})"), libc::EINVAL))?;
+        let bytes = plan.init.encode()?;
         let memfd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)
             .map_err(|e| SysError::new("memfd_create", "for the plan", e.raw_os_error()))?;
-        let mut file = std::fs::File::from(memfd);
-        file.write_all(&bytes).map_err(|e| SysError::io("write", "the plan", &e))?;
+        let file = std::fs::File::from(memfd);
+        // Init reads from the offset on, which is still 0.
+        file.write_all_at(&bytes, 0).map_err(|e| SysError::io("write", "the plan", &e))?;
         self.send(&ToInit::Setup, &[file.as_fd()])
     }
 
@@ -445,6 +445,8 @@ pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]

@@ -43,7 +43,7 @@ use crate::{Error, Result, SysError};
 pub enum ToInit {
     /// Descriptors that come with this packet, and what each is for.
     Fds(Vec<FdRole>),
-    /// The plan comes with this packet as a memfd that holds an `InitPlan` in JSON: set the container up.
+    /// The plan comes with this packet as a memfd that holds an encoded `InitPlan`: set the container up.
     Setup,
     /// The second stage is known and has its id maps, or the hooks of the runtime namespace have run.
     Proceed,

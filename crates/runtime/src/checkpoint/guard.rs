@@ -5,6 +5,7 @@
 //! gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
 //! the checkpoint, and if not it lets the container run on and removes what was written.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -105,13 +106,14 @@ impl Drop for Guard {
     }
 }
 
-/// Acts as guard if the arguments say so, and then does not return.
-pub(crate) fn run_if_asked() {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() != Some(ARGUMENT) {
+/// Acts as guard if the first argument says so, and then does not return.
+pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
+    if argument != Some(ARGUMENT.as_ref()) {
         return;
     }
-    let Some(Ok(watch)) = args.next().map(|json| serde_json::from_str::<Watch>(&json)) else { return };
+    let Some(Ok(watch)) = std::env::args().nth(2).map(|json| serde_json::from_str::<Watch>(&json)) else {
+        return;
+    };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
     let mut said = Said::default();

@@ -13,6 +13,7 @@
 pub(crate) mod arrival;
 pub(crate) mod departure;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
@@ -67,9 +68,9 @@ fn spawn(argument: &str) -> Result<(Child, Channel)> {
     Ok((child, ours))
 }
 
-/// The other end of [`spawn`]'s channel, if this process was started by it with `argument`.
-fn asked(argument: &str) -> Option<Channel> {
-    if std::env::args().nth(1).as_deref() != Some(argument) {
+/// The other end of [`spawn`]'s channel, if this process was started by it with `name`.
+fn asked(argument: Option<&OsStr>, name: &str) -> Option<Channel> {
+    if argument != Some(name.as_ref()) {
         return None;
     }
     // What is sent to the runtime's process group is not meant for us.
@@ -77,13 +78,13 @@ fn asked(argument: &str) -> Option<Channel> {
     rustix::stdio::stdin().try_clone_to_owned().ok().map(Channel::from)
 }
 
-/// Acts as one of the processes if the arguments say so, and then does not return.
-pub(crate) fn run_if_asked() {
-    if let Some(channel) = asked(departure::ARGUMENT) {
+/// Acts as one of the processes if the first argument says so, and then does not return.
+pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
+    if let Some(channel) = asked(argument, departure::ARGUMENT) {
         departure::run(channel);
         std::process::exit(0);
     }
-    if let Some(channel) = asked(arrival::ARGUMENT) {
+    if let Some(channel) = asked(argument, arrival::ARGUMENT) {
         arrival::run(&channel);
         std::process::exit(0);
     }

@@ -211,13 +211,9 @@ fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
 }
 
 fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
-    let rewound = rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0));
-    let bytes = rewound
-        .and_then(|_| crate::file::read(&memfd))
-        .map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
-    })
+    let bytes =
+        crate::file::read_record(&memfd).map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
+    InitPlan::decode(&bytes)
 }
 
 /// Joins namespaces. Those that the joined user namespace does not own take the rights of before it is entered, and

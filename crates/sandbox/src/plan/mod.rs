@@ -9,10 +9,11 @@ mod root;
 mod scheduling;
 mod sysctl;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, Hooks, Process, Spec};
+use oci_spec::runtime::{Hook, Hooks, Linux, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use host::HostOptions;
@@ -25,7 +26,7 @@ pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
 
 use crate::resctrl;
 use crate::seccomp::{self, Program};
-use crate::{Error, Result};
+use crate::{Error, Result, SysError};
 
 /// Choices that come from the command line or the embedder, not from config.json.
 #[derive(Debug, Clone, Default)]
@@ -100,11 +101,31 @@ pub struct InitPlan {
     pub preserve_fds: u32,
     /// Whether prestart or createRuntime hooks are to be asked for.
     pub runtime_hooks: bool,
+    #[serde(with = "as_json")]
     pub create_container_hooks: Vec<Hook>,
+    #[serde(with = "as_json")]
     pub start_container_hooks: Vec<Hook>,
     /// The state that hooks and the seccomp agent read, but for status and pid; of a process that joins a container, with
     /// that container's pid.
+    #[serde(with = "as_json")]
     pub hook_state: HookState,
+}
+
+/// Text within postcard, for types that leave out what they do not have: it cannot tell.
+mod as_json {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Serialize, to: S) -> Result<S::Ok, S::Error> {
+        serde_json::to_string(value).map_err(S::Error::custom)?.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<T, D::Error> {
+        serde_json::from_str(<&str>::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// What hooks are told of the container on standard input (runtime-spec "State").
@@ -158,19 +179,19 @@ pub fn apparmor_enabled() -> bool {
 impl Plan {
     /// Validates a whole config.json.
     pub fn new(spec: &Spec, options: &Options) -> Result<Self> {
-        let linux = spec.linux().clone().unwrap_or_default();
+        let linux = &*linux_of(spec);
         let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
-        let namespaces = Namespaces::from_spec(&linux)?;
+        let namespaces = Namespaces::from_spec(linux)?;
         if options.rootless && !namespaces.has(NamespaceKind::User) {
             let why = "rootless container requires user namespaces: expected one of type user";
             return Err(Error::invalid("linux.namespaces", why));
         }
         let resctrl = linux.intel_rdt().as_ref();
         let resctrl = resctrl.map(|rdt| resctrl::Plan::new(rdt, &options.id)).transpose()?;
-        let root = RootPlan::from_spec(spec, &linux, &namespaces, options)?;
+        let root = RootPlan::from_spec(spec, linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;
-        let mut init = InitPlan::new(process, &linux, options)?;
+        let mut init = InitPlan::new(process, linux, options)?;
         namespaces.check_user(&init.process)?;
         // those of later processes, which `exec` takes from here
         Affinity::new(process.exec_cpu_affinity())?;
@@ -205,13 +226,13 @@ impl Plan {
             ));
         }
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
-        init.seccomp = compile_seccomp(&linux)?;
+        init.seccomp = compile_seccomp(linux)?;
         init.runtime_hooks =
             hook_list(hooks.create_runtime()).next().is_some() || prestart(&hooks).next().is_some();
         init.create_container_hooks = hook_list(hooks.create_container()).cloned().collect();
         init.start_container_hooks = hook_list(hooks.start_container()).cloned().collect();
         init.hook_state = hook_state(spec, options);
-        let net_devices = netdevices::check(&linux, &namespaces)?;
+        let net_devices = netdevices::check(linux, &namespaces)?;
         init.net_devices = !net_devices.is_empty();
         Ok(Self { namespaces, hooks, init, net_devices, resctrl, affinity: Affinity::default() })
     }
@@ -223,14 +244,14 @@ impl Plan {
         namespaces: &Namespaces,
         options: &Options,
     ) -> Result<Self> {
-        let linux = spec.linux().clone().unwrap_or_default();
-        let mut init = InitPlan::new(process, &linux, options)?;
+        let linux = &*linux_of(spec);
+        let mut init = InitPlan::new(process, linux, options)?;
         init.keyring = None;
         init.in_user_namespace = namespaces.has(NamespaceKind::User);
         init.second_stage =
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
         init.personality = linux.personality().as_ref().map(personality).transpose()?;
-        init.seccomp = compile_seccomp(&linux)?;
+        init.seccomp = compile_seccomp(linux)?;
         init.hook_state = hook_state(spec, options);
         let affinity = Affinity::new(process.exec_cpu_affinity())?;
         Ok(Self {
@@ -254,6 +275,11 @@ impl Plan {
         }
         self.namespaces.new.iter().filter(|k| !late(**k)).map(|k| k.clone_flag()).sum()
     }
+}
+
+/// A configuration's `linux`, or what it is where there is none.
+pub fn linux_of(spec: &Spec) -> Cow<'_, Linux> {
+    spec.linux().as_ref().map_or_else(|| Cow::Owned(Linux::default()), Cow::Borrowed)
 }
 
 fn late(kind: NamespaceKind) -> bool {
@@ -285,7 +311,7 @@ fn hook_state(spec: &Spec, options: &Options) -> HookState {
     }
 }
 
-fn compile_seccomp(linux: &oci_spec::runtime::Linux) -> Result<Option<Program>> {
+fn compile_seccomp(linux: &Linux) -> Result<Option<Program>> {
     let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     for warning in program.iter().flat_map(|p| &p.warnings) {
         // Clients' profiles name calls of every kernel and machine: nothing that a person must hear of.
@@ -343,7 +369,20 @@ fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
 }
 
 impl InitPlan {
-    fn new(process: &Process, linux: &oci_spec::runtime::Linux, options: &Options) -> Result<Self> {
+    /// For init, which is this very program and needs no names of fields.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        postcard::to_extend(self, Vec::with_capacity(4096))
+            .map_err(|e| SysError::new("write", format!("the plan ({e})"), libc::EINVAL).into())
+    }
+
+    /// What [`encode`](Self::encode) wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        postcard::from_bytes(bytes).map_err(|e| {
+            SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
+        })
+    }
+
+    fn new(process: &Process, linux: &Linux, options: &Options) -> Result<Self> {
         Ok(Self {
             id: options.id.clone(),
             unshare: Vec::new(),

@@ -320,9 +320,9 @@ impl MountPlan {
                 problem,
             ));
         }
-        check_id_maps(&field("uidMappings"), &uid)?;
-        check_id_maps(&field("gidMappings"), &gid)?;
         if !uid.is_empty() {
+            check_id_maps(&field("uidMappings"), &uid)?;
+            check_id_maps(&field("gidMappings"), &gid)?;
             let maps = self.id_maps.get_or_insert_default();
             (maps.uid, maps.gid) = (uid, gid);
         }

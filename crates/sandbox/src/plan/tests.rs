@@ -28,13 +28,16 @@ fn error(edit: impl FnOnce(&mut Value)) -> String {
 fn a_plan_survives_the_wire() {
     let plan = plan(|c| {
         c["hostname"] = json!("box");
+        c["annotations"] = json!({"a": "b"});
+        c["hooks"] =
+            json!({"createContainer": [{"path": "/a"}, {"path": "/b", "args": ["b"], "timeout": 1}]});
+        c["mounts"] = json!([{"destination": "/a", "source": "/a", "options": ["bind", "private"]}]);
         c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "uts"}));
         c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
             {"names": ["read"], "action": "SCMP_ACT_ALLOW"}]});
     })
     .unwrap();
-    let bytes = serde_json::to_vec(&plan.init).unwrap();
-    assert_eq!(serde_json::from_slice::<InitPlan>(&bytes).unwrap(), plan.init);
+    assert_eq!(InitPlan::decode(&plan.init.encode().unwrap()).unwrap(), plan.init);
 }
 
 #[test]
