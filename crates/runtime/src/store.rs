@@ -1,12 +1,13 @@
 //! Containers on disk: one directory each below the root, claimed by mkdir(2), locked by flock(2).
 //!
 //! ```text
-//! ROOT/ID/state.json   facts, replaced atomically
+//! ROOT/ID/state.json   facts, replaced atomically; read-only once it was started
 //! ROOT/ID/config.json  the configuration that the container was created from
 //! ROOT/ID/init.sock    where init will listen, until it is ready
 //! ROOT/ID/start.sock   where init listens for `start`
 //! ROOT/ID/events       what was done to it, a line each; see `lifecycle.rs`
 //! ROOT/ID/processes    further processes that have an id; see `processes.rs`
+//! ROOT/ID~             what is being removed
 //! ```
 
 use std::fs::File;
