@@ -71,14 +71,15 @@ impl<'p> Rules<'p> {
             ));
         }
         let default = action_value(action, profile.default_errno_ret(), "linux.seccomp.defaultErrnoRet")?;
+        let entries = profile.syscalls().iter().flatten();
         let mut rules = Self {
             default,
-            by_name: HashMap::new(),
+            by_name: HashMap::with_capacity(entries.clone().map(|entry| entry.names().len()).sum()),
             notify: false,
             // A permissive default has nothing to hide, and a tracer answers for itself.
             enosys: !matches!(action, ScmpActAllow | ScmpActLog | ScmpActTrace),
         };
-        for (i, entry) in profile.syscalls().iter().flatten().enumerate() {
+        for (i, entry) in entries.enumerate() {
             rules.add(i, entry)?;
         }
         Ok(rules)
