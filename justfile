@@ -48,6 +48,10 @@ demo:
 build:
     hack/build
 
+# which functions the common commands call, for the linker (root)
+order:
+    hack/order
+
 # speed beside runc, crun and bare CRIU; writes docs/performance.md (root)
 bench:
     hack/bench

@@ -73,8 +73,7 @@ class Bench:
         self.checks += 1
 
     def cycle(self, tool):
-        """create, start, exit, delete of a container that runs true."""
-        began = time.monotonic()
+        """create, start, delete of a container that runs true; its end, and what this program does between, is nobody's."""
         create = tool.create("true")
         pidfd = os.pidfd_open(tool.pid())
         start = tool.command("start", tool.id)
@@ -82,7 +81,7 @@ class Bench:
         os.close(pidfd)
         reap()
         delete = tool.command("delete", tool.id)
-        self.note("create + start + exit + delete", tool.name, (time.monotonic() - began) * 1e3)
+        self.note("create + start + delete", tool.name, create.wall_ms + start.wall_ms + delete.wall_ms)
         for name, usage in ("create", create), ("start", start), ("delete", delete):
             self.note(name, tool.name, usage.wall_ms)
         self.note("create: peak memory", tool.name, create.peak_mib)
