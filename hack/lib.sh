@@ -148,7 +148,7 @@ release_target() {
     local host musl
     host=$(host_target)
     musl=${host%-*}-musl
-    if [[ -d $(rustc --print target-libdir --target "$musl") ]] || timeout 300 rustup target add "$musl" >/dev/null 2>&1; then
+    if [[ -d $(rustc --print target-libdir --target "$musl") ]] || timeout 120 rustup target add "$musl" >/dev/null 2>&1; then
         printf '%s\n' "$musl"
     else
         say "building for $host, whose programs start later: Rust's standard library for $musl is missing (rustup target add $musl)"
