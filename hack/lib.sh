@@ -131,7 +131,7 @@ unpack_debs() {
 # .cargo/config.toml, where a plain `cargo build` would trip over it. Relative relocations are packed: 20,000
 # of them are a tenth of the file otherwise, which every start would read. C's objects that go into it need no C
 # library, and so no compiler of musl's. More of rustc's flags are taken from the array `static_flags`.
-static_flags=(-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs)
+static_flags=(-C target-feature=+crt-static -C "link-arg=-Wl,-z,pack-relative-relocs")
 cargo_static() {
     local target=$1 command=$2 variable
     shift 2
@@ -139,8 +139,8 @@ cargo_static() {
     (cd "$REPO" && env "$variable=${static_flags[*]}" \
         "CC_${target//-/_}=${CC:-cc}" cargo "$command" --locked --target "$target" "$@")
 }
-# names of functions that tell all, for hack/order.ld
-named_flags=(-C symbol-mangling-version=v0)
+# static_with_names: has cargo_static give functions names that tell all, by which hack/order.ld knows them.
+static_with_names() { static_flags+=(-C symbol-mangling-version=v0); }
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 # release_target: that of musl, if Rust's standard library for it is there or can be had, else the host's. A program of
 # glibc starts later: it asks the processor for all that it can do, which a virtual machine's has to ask its host for.
