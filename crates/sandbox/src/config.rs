@@ -42,15 +42,9 @@ pub struct Loaded {
 /// JSON (with line and column), or has a field (named by its path) that does not fit.
 pub fn load(path: &Path) -> Result<Loaded> {
     let json = read_file(path)?;
-    let loaded = match as_it_is::<Spec>(&json) {
-        Some(spec) => Loaded { spec: Arc::new(spec), json: Some(json), warnings: Vec::new() },
-        None => {
-            let (spec, warnings) = tolerantly(&json, path, "", Some("process"))?;
-            Loaded { spec: Arc::new(spec), json: None, warnings }
-        }
-    };
-    check_version(loaded.spec.version())?;
-    Ok(loaded)
+    let Parsed { value: spec, plain, warnings } = parse::<Spec>(&json, path, "", Some("process"))?;
+    check_version(spec.version())?;
+    Ok(Loaded { spec: Arc::new(spec), json: plain.then_some(json), warnings })
 }
 
 /// Reads the file of `exec --process`: the object that config.json has at `process`. Returns
@@ -59,7 +53,8 @@ pub fn load(path: &Path) -> Result<Loaded> {
 /// # Errors
 /// As [`load`].
 pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
-    parse(&read_file(path)?, path, "process", Some(""))
+    let Parsed { value, warnings, .. } = parse(&read_file(path)?, path, "process", Some(""))?;
+    Ok((value, warnings))
 }
 
 /// As [`load_process`], of a process that is no file.
@@ -67,7 +62,8 @@ pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
 /// # Errors
 /// As [`load`], without a file's name.
 pub fn read_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
-    parse(json, Path::new("process"), "process", Some(""))
+    let Parsed { value, warnings, .. } = parse(json, Path::new("process"), "process", Some(""))?;
+    Ok((value, warnings))
 }
 
 /// Reads the object that config.json has at `linux.resources`, for `update --resources`.
@@ -77,8 +73,7 @@ pub fn read_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
 pub fn load_resources(mut reader: impl Read) -> Result<LinuxResources> {
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(|e| SysError::io("read", "resources", &e))?;
-    let (resources, _) = parse(&bytes, Path::new("resources"), "linux.resources", None)?;
-    Ok(resources)
+    Ok(parse(&bytes, Path::new("resources"), "linux.resources", None)?.value)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
@@ -93,27 +88,24 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Reads JSON as [`tolerantly`] does.
+/// What was read, whether as it is, and what else was left out.
+struct Parsed<T> {
+    value: T,
+    plain: bool,
+    warnings: Vec<String>,
+}
+
+/// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
+/// member `process` (empty: it is one). `file` is for messages.
 fn parse<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     file: &Path,
     at: &str,
     process: Option<&str>,
-) -> Result<(T, Vec<String>)> {
-    match as_it_is(bytes) {
-        Some(parsed) => Ok((parsed, Vec::new())),
-        None => tolerantly(bytes, file, at, process),
+) -> Result<Parsed<T>> {
+    if let Some(value) = as_it_is(bytes) {
+        return Ok(Parsed { value, plain: true, warnings: Vec::new() });
     }
-}
-
-/// Reads JSON that config.json has at `at` (empty: the whole of it), and that has a process at
-/// member `process` (empty: it is one). `file` is for messages.
-fn tolerantly<T: DeserializeOwned + Serialize>(
-    bytes: &[u8],
-    file: &Path,
-    at: &str,
-    process: Option<&str>,
-) -> Result<(T, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(bytes)
         .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
     let mut warnings = Vec::new();
@@ -153,7 +145,7 @@ fn tolerantly<T: DeserializeOwned + Serialize>(
         .map_err(|e| Error::invalid(file.display().to_string(), e.to_string()))?;
     match list_for_object(&value, &understood) {
         Some(path) => Err(Error::invalid(name(&path), "invalid type: sequence, expected an object")),
-        None => Ok((parsed, warnings)),
+        None => Ok(Parsed { value: parsed, plain: false, warnings }),
     }
 }
 

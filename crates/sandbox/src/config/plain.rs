@@ -6,7 +6,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAcces
 
 use super::PAGESIZE;
 
-/// Reads JSON that oci-spec understands as [`tolerantly`](super::tolerantly) does; `None` if there is any doubt.
+/// Reads JSON that oci-spec understands as [`parse`](super::parse) would after all it tolerates; `None` if there is any doubt.
 pub(super) fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let text = str::from_utf8(bytes).ok()?;
     Plain(None).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;

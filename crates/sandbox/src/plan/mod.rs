@@ -421,9 +421,9 @@ impl InitPlan {
 
     /// Whether the parent has nothing to do between the plan and the start, but to follow a second stage.
     pub(crate) fn sets_up_alone(&self) -> bool {
-        let asks_for_sources =
-            || self.root.iter().flat_map(|root| &root.mounts).any(|mount| self.needs_parent_for(mount));
-        !self.in_user_namespace && !self.net_devices && !self.runtime_hooks && !asks_for_sources()
+        let mut mounts = self.root.iter().flat_map(|root| &root.mounts);
+        let asks_for_sources = mounts.any(|mount| self.needs_parent_for(mount));
+        !(self.in_user_namespace || self.net_devices || self.runtime_hooks || asks_for_sources)
     }
 
     /// Whether only the parent may open a mount's source: in a user namespace init is a stranger to the host's

@@ -232,16 +232,16 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
     let target = root.make_dir(&step.destination, DIR_MODE)?;
     check_not_in_proc(&target, step)?;
     let flags = step.flags;
-    let bind = |path: &Path| -> Result<()> {
+    let bind = |path: &Path, target: &OwnedFd| -> Result<()> {
         let tree = clone_path(path, true)?;
         set_mount_flags(&tree, flags)?;
-        attach(&tree, &target)
+        attach(&tree, target)
     };
     if let [CgroupMount { name, host_path, whole, .. }] = plan.cgroups.as_slice()
         && name.is_empty()
     {
         if let Some(whole) = whole {
-            return bind(whole);
+            return bind(whole, &target);
         }
         return match mount_on(target.as_fd(), "cgroup", "cgroup2", flags, "") {
             // Not the owner of the cgroup namespace, or a /sys that is bound from the host has one there: show what is
@@ -251,7 +251,7 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
                     let flags = flags | MsFlags::MS_RDONLY.bits();
                     return mount_on(target.as_fd(), "tmpfs", "tmpfs", flags, "mode=755");
                 }
-                bind(host_path)
+                bind(host_path, &target)
             }
             other => other,
         };
@@ -264,9 +264,7 @@ fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
         if plan.own_cgroup_namespace {
             mount_on(target.as_fd(), "cgroup", "cgroup", flags, &hierarchy.data)?;
         } else {
-            let tree = clone_path(&hierarchy.host_path, true)?;
-            set_mount_flags(&tree, flags)?;
-            attach(&tree, &target)?;
+            bind(&hierarchy.host_path, &target)?;
         }
         if let Some((dir, _)) = Some(&step.destination).zip(hierarchy.name.find(',')) {
             for controller in hierarchy.name.split(',') {
