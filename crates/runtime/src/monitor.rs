@@ -171,8 +171,11 @@ impl Monitor {
     }
 
     fn exited(&self, key: u64) {
-        let Some((process, tellers)) = self.lock().exits.remove(&key) else { return };
+        let mut watches = self.lock();
+        let Some((process, tellers)) = watches.exits.remove(&key) else { return };
+        // Under the lock: who watches it anew is not to find it there still.
         let _ = epoll::delete(&self.epoll, process.pidfd());
+        drop(watches);
         let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
         tellers.iter().for_each(|teller| teller.tell(&status));
     }
@@ -204,5 +207,31 @@ impl Monitor {
         let told = self.lock().removals.remove(&watch).unwrap_or_default();
         let _ = inotify::remove_watch(&self.inotify, watch);
         told.iter().for_each(|(task, teller)| teller.tell(&task.exit_status()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Made;
+    use crate::procfs;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_can_be_waited_for_again_at_the_moment_when_it_ends() {
+        let monitor = shared().unwrap();
+        for _ in 0..300 {
+            let mut child = Command::new("true").spawn().unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let start_time = procfs::stat(pid).unwrap().start_time;
+            let process = Process::open(pid, start_time, Made::default()).unwrap().unwrap();
+            while process.is_alive() {
+                monitor.on_exit(&process).unwrap();
+            }
+            for _ in 0..20 {
+                monitor.on_exit(&process).unwrap();
+            }
+            child.wait().unwrap();
+        }
     }
 }
