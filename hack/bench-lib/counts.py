@@ -9,6 +9,8 @@ import sys
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
 
 TOLERANCE = 1.05
+# The kernel maps a program in windows of 64 KiB: a function that moves may be one more.
+MEMORY_TOLERANCE = 1.15
 ALLOCATORS = tuple(f"__rustc::__rust_{name}" for name in ("alloc", "alloc_zeroed", "realloc"))
 
 
@@ -81,11 +83,12 @@ def compare(counts, record):
     print(f"{'':34} {'now':>9} {'on record':>9}")
     for name, count in counts.items():
         known = record["counts"].get(name)
+        tolerance = MEMORY_TOLERANCE if "memory" in name else TOLERANCE
         mark = ""
-        if known is None or count > known * TOLERANCE:
+        if known is None or count > known * tolerance:
             grown.append(name)
             mark = "  GROWN" if known else "  NOT ON RECORD"
-        elif count * TOLERANCE < known:
+        elif count * tolerance < known:
             mark = "  better"
         print(f"{name:34} {count:9} {known or '':>9}{mark}")
     return grown
@@ -115,7 +118,7 @@ def main():
         raise Failed(f"{target} is not on record: hack/bench-check --record NOTE")
     grown = compare(counts, record)
     if grown:
-        print(f"\nmore than 5 % above the record of {record['rustc']} ({record['note']}): {', '.join(grown)}")
+        print(f"\nabove the record of {record['rustc']} ({record['note']}) by more than 5 % (memory: 15 %): {', '.join(grown)}")
         print("if that is worth it: hack/bench-check --record NOTE")
         return 1
     # a line that hack/test counts

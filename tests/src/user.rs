@@ -24,10 +24,11 @@ pub struct PlainUser {
     wrapper: Vec<OsString>,
 }
 
-/// Makes /etc what directory `$1` has, enters cgroup `$2` if there is one, and becomes the user.
+/// Makes /etc what directory `$1` has, enters cgroup `$2` if there is one, and becomes the user. podman looks for $USER's ids.
 const BECOME: &str = r#"for file in passwd subuid subgid; do mount --bind "$1/$file" "/etc/$file"; done
     [ -z "$2" ] || echo $$ >"/sys/fs/cgroup$2/cgroup.procs"
-    uid=$3 gid=$4; shift 4
+    uid=$3 gid=$4 USER=hiber-test LOGNAME=hiber-test; shift 4
+    export USER LOGNAME
     exec setpriv --reuid "$uid" --regid "$gid" --clear-groups "$@""#;
 
 impl PlainUser {
