@@ -1,8 +1,11 @@
 //! hiber itself is killed: nothing is left that `delete --force` does not clear.
 
+use std::fs;
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hiber_tests::cgroup;
 use hiber_tests::prelude::*;
 
 /// How many moments there are in the time that a creation takes.
@@ -118,4 +121,28 @@ fn a_run_that_is_killed_during_the_set_up_starts_nothing() {
     c.run_detached().ok();
     wait_for("the program", || ran.exists());
     assert_deletable(&c);
+}
+
+/// What a CRIU is to a container that it restores when its runtime is gone: the first process cannot end before those
+/// that died with it are reaped by who traces them.
+#[test]
+fn a_process_of_its_cgroup_that_traces_it_does_not_keep_it() {
+    require!(Root, Program("cc"));
+    let c = Runtime::hiber().container(Bundle::busybox().shell("sleep 1000 & wait"));
+    c.run_detached().ok();
+    let cgroup = c.bundle().cgroup();
+    wait_for("the sleep", || cgroup::pids(&cgroup).len() == 2);
+    let tracer = c.bundle().path().join("tracer");
+    let mut compiler = Command::new("cc");
+    compiler.arg("-o").arg(&tracer).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/oci/tracer.c"));
+    hiber_tests::command::run(compiler, b"").ok();
+    let traced = cgroup::pids(&cgroup).into_iter().find(|pid| *pid != c.pid()).unwrap();
+    let mut tracer = Command::new(tracer).arg(traced.to_string()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut seized = [0; 7];
+    tracer.stdout.take().unwrap().read_exact(&mut seized).unwrap();
+    for directory in cgroup::directories(&cgroup) {
+        fs::write(directory.join("cgroup.procs"), tracer.id().to_string()).unwrap();
+    }
+    assert_deletable(&c);
+    assert!(!hiber_tests::command::wait(&mut tracer, "tracer").success());
 }

@@ -49,6 +49,8 @@ fn cgroup_of(container: &Container) -> Result<Cgroup> {
 
 /// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it takes at most where nothing stands in the way, but for much memory.
+const DEATH_HASTE: Duration = Duration::from_millis(200);
 
 impl Task {
     pub(crate) fn open(container: Container) -> Result<Self> {
@@ -368,13 +370,17 @@ impl Task {
         if let Some(init) = &self.init {
             monitor::reap_killed(init.pid(), DEATH_PATIENCE)?;
         }
-        match &self.init {
-            Some(init) if !init.wait_for_death(DEATH_PATIENCE)? => {
-                let what = "container init still running 10 s after SIGKILL".to_owned();
-                Err(Error::State { what, status: Status::Running })
-            }
-            _ => Ok(()),
+        let Some(init) = &self.init else { return Ok(()) };
+        if !init.wait_for_death(DEATH_HASTE)? {
+            // A CRIU that still restores it traces its processes and may wait for the first one, which cannot end before
+            // CRIU has reaped the others. It is in the container's cgroup.
+            self.cgroup.kill(Signal::KILL)?;
         }
+        if init.wait_for_death(DEATH_PATIENCE)? {
+            return Ok(());
+        }
+        let what = "container init still running 10 s after SIGKILL".to_owned();
+        Err(Error::State { what, status: Status::Running })
     }
 
     /// Removes what a dead container has left. Everything is tried; the first failure is reported.
