@@ -54,8 +54,13 @@ class Traced:
                     name, suffix, _ = name.partition(".")
                     name = re.sub(r"Cs[0-9A-Za-z]+_(?=\d)", "Cs*_", name) + ("*" if suffix else "")
                     name = re.sub(r"B[0-9A-Za-z]{1,2}_", "B*_", name)
-                patterns[name] = None
-        return HEAD + "".join(f"    *(.text*.{name})\n" for name in patterns) + TAIL
+                elif name != "_start":
+                    # what is written in assembler has a file of its own, not a section
+                    patterns[f"*:{name}.*o(.text)"] = None
+                else:
+                    patterns["*crt1.o(.text)"] = None
+                patterns[f"*(.text*.{name})"] = None
+        return HEAD + "".join(f"    {pattern}\n" for pattern in patterns) + TAIL
 
 
 def watch_all(traced):
