@@ -36,6 +36,7 @@ use manifest::Manifest;
 use named::Named;
 pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
+use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
 use crate::lazy::{Address, departure::Departure};
@@ -290,7 +291,7 @@ impl Task {
         let mut dump = self.dump_options(&mut session, spec, options, staging)?;
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
-            _ => yard::make(self.container().entry().path().join("cgroups"))?,
+            _ => Yard::make(self.container().entry().path().join("cgroups"))?,
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         let freezes = freezer.is_some();
