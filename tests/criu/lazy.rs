@@ -210,7 +210,7 @@ fn a_connection_that_breaks_kills_the_half_and_leaves_the_source_running() {
     let (source, address) = (holder(), free_port("127.0.0.1"));
     let serving = Serving::start(&source, &address, &[]);
     let there = destination(&source, Bundle::redis());
-    // A network that breaks after some MiB.
+    // A network that breaks when a quarter has passed.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let between = listener.local_addr().unwrap().to_string();
     let network = std::thread::spawn(move || {
@@ -218,15 +218,16 @@ fn a_connection_that_breaks_kills_the_half_and_leaves_the_source_running() {
         std::thread::scope(|scope| {
             scope.spawn(|| std::io::copy(&mut &near, &mut &far));
             let mut first = (&far).take((ALL as u64) << 18);
-            std::io::copy(&mut first, &mut &near).unwrap();
+            let passed = std::io::copy(&mut first, &mut &near).unwrap();
             for end in [&near, &far] {
                 let _ = end.shutdown(Shutdown::Both);
             }
-        });
+            passed
+        })
     });
-    there
-        .restore(&["--lazy-pages", "--page-server", &between])
-        .fails("the container's memory did not arrive");
+    let output = there.restore(&["--lazy-pages", "--page-server", &between]);
+    assert!(!output.status.success(), "{:?} bytes were all of its memory: {output}", network.join());
+    output.fails("the container's memory did not arrive");
     network.join().unwrap();
     let (success, log) = serving.ends();
     assert!(!success && log.contains("memory"), "{log}");

@@ -316,6 +316,8 @@ impl Task {
             Condition::NextExit => self.living().is_err(),
             Condition::NotRunning => match self.status()? {
                 Status::Running | Status::Paused => false,
+                // It was told to start when it is ready.
+                Status::Creating if self.starter().as_ref().is_some_and(Starter::is_told) => false,
                 _ => return Ok(Wait::told(self.exit_status())),
             },
         };
