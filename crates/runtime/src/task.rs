@@ -369,15 +369,14 @@ impl Task {
             Ok(()) | Err(Error::NotRunning) => {}
             Err(e) => return Err(e),
         }
-        if let Some(init) = &self.init {
-            monitor::reap_killed(init.pid(), DEATH_PATIENCE)?;
-        }
         let Some(init) = &self.init else { return Ok(()) };
-        if !init.wait_for_death(DEATH_HASTE)? {
-            // A CRIU that still restores it traces its processes and may wait for the first one, which cannot end before
-            // CRIU has reaped the others. It is in the container's cgroup.
-            self.cgroup.kill(Signal::KILL)?;
+        monitor::reap_killed(init.pid(), DEATH_PATIENCE)?;
+        if init.wait_for_death(DEATH_HASTE)? {
+            return Ok(());
         }
+        // A CRIU that still restores it traces its processes and may wait for the first one, which cannot end before CRIU
+        // has reaped the others. It is in the container's cgroup.
+        self.cgroup.kill(Signal::KILL)?;
         if init.wait_for_death(DEATH_PATIENCE)? {
             return Ok(());
         }

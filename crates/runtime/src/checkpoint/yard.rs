@@ -31,20 +31,17 @@ impl Yard {
         let text = std::fs::read_to_string(own).map_err(|e| Error::file(own, &e))?;
         let Some(entries) = entries(&text, &Layout::detect()?) else { return Ok(None) };
         let (mut links, mut mounts) = (Vec::new(), Vec::new());
-        for (name, place) in entries {
-            let target = match place {
-                Place::Mounted(point) => point,
-                Place::Unmounted => match mount(&name) {
-                    Ok(mount) => {
-                        let target = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
-                        mounts.push(mount);
-                        target.into()
-                    }
-                    Err(e) => {
-                        tracing::debug!("cgroup hierarchy {name} cannot be mounted: {e}");
-                        return Ok(None);
-                    }
-                },
+        for (name, point) in entries {
+            let target = match point {
+                Some(point) => point,
+                None => {
+                    let failed =
+                        |e: &Errno| tracing::debug!("cgroup hierarchy {name} cannot be mounted: {e}");
+                    let Ok(mount) = mount(&name).inspect_err(failed) else { return Ok(None) };
+                    let target = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
+                    mounts.push(mount);
+                    target.into()
+                }
             };
             links.push((name.trim_start_matches("name=").to_owned(), target));
         }
@@ -61,24 +58,17 @@ impl Yard {
     }
 }
 
-/// Where a hierarchy is to be found.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Mounted(PathBuf),
-    /// Nowhere, or in part: a v1 hierarchy.
-    Unmounted,
-}
-
-/// The hierarchies in a /proc/PID/cgroup (cgroups(7)), `unified` or by their controllers.
-fn entries(text: &str, layout: &Layout) -> Option<Vec<(String, Place)>> {
-    let whole = |mount: &Mount| (mount.root == Path::new("/")).then(|| Place::Mounted(mount.point.clone()));
+/// The hierarchies in a /proc/PID/cgroup (cgroups(7)), `unified` or by their controllers, and where each is mounted; none
+/// for a v1 hierarchy that is mounted nowhere, or in part.
+fn entries(text: &str, layout: &Layout) -> Option<Vec<(String, Option<PathBuf>)>> {
+    let whole = |mount: &Mount| (mount.root == Path::new("/")).then(|| mount.point.clone());
     text.lines()
         .map(|line| match line.split(':').nth(1)? {
             // Mounted anew, it would lose the host's options.
-            "" => Some(("unified".to_owned(), layout.v2().and_then(whole)?)),
+            "" => Some(("unified".to_owned(), Some(layout.v2().and_then(whole)?))),
             controllers => {
                 let mount = controllers.split(',').next().and_then(|first| layout.v1().get(first));
-                Some((controllers.to_owned(), mount.and_then(whole).unwrap_or(Place::Unmounted)))
+                Some((controllers.to_owned(), mount.and_then(whole)))
             }
         })
         .collect()
@@ -101,7 +91,7 @@ fn mount(hierarchy: &str) -> Result<OwnedFd, Errno> {
 mod tests {
     use super::*;
 
-    fn found(own: &str, mountinfo: &str) -> Option<Vec<(String, Place)>> {
+    fn found(own: &str, mountinfo: &str) -> Option<Vec<(String, Option<PathBuf>)>> {
         entries(own, &Layout::from_text(mountinfo, own, "memory pids").unwrap())
     }
 
@@ -116,14 +106,14 @@ mod tests {
             ("cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct"),
             ("unified", "/sys/fs/cgroup/unified"),
         ];
-        assert_eq!(found, expected.map(|(name, path)| (name.to_owned(), Place::Mounted(path.into()))));
+        assert_eq!(found, expected.map(|(name, path)| (name.to_owned(), Some(path.into()))));
     }
 
     #[test]
     fn what_is_not_mounted_whole_is_mounted_or_left_to_criu() {
         let v2 = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        let memory = ("memory".to_owned(), Place::Unmounted);
-        let unified = ("unified".to_owned(), Place::Mounted("/sys/fs/cgroup".into()));
+        let memory = ("memory".to_owned(), None);
+        let unified = ("unified".to_owned(), Some("/sys/fs/cgroup".into()));
         assert_eq!(found("2:memory:/\n0::/\n", v2), Some(vec![memory, unified]));
         let part = "1 0 0:1 /below /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(found("0::/\n", part), None);
