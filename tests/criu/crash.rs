@@ -82,9 +82,7 @@ impl Server {
 fn killer(c: &Container) -> PathBuf {
     let library = c.bundle().join("killer.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/killer.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    hiber_tests::command::run(compiler, b"").ok();
+    hiber_tests::tools::compile(source, &library, &["-shared", "-fPIC", "-O1", "-ldl"]);
     library
 }
 

@@ -22,9 +22,7 @@ fn install_odd(bundle: &Bundle) {
         return;
     }
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/odd.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-static", "-O1", "-pthread", "-o"]).arg(&program).arg(source);
-    hiber_tests::command::run(compiler, b"").ok();
+    hiber_tests::tools::compile(source, &program, &["-static", "-O1", "-pthread"]);
     // Tests run side by side: each makes the file under a name of its own.
     let own = compiled.with_extension(bundle.name());
     let _ = fs::copy(&program, &own).and_then(|_| fs::rename(&own, &compiled));

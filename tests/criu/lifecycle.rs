@@ -128,13 +128,15 @@ fn a_clone_under_another_name_leaves_the_first_alone() {
 fn the_layout_of_cgroup_v2_alone() {
     require!(Root, Criu);
     let c = counter(&Runtime::hiber_on_v2(), Bundle::busybox());
-    let images = c.images().display().to_string();
-    let output = c.runtime().run(&["--debug", "checkpoint", "--image-path", &images, c.id()]);
+    let first = c.bundle().join("first").display().to_string();
+    let output =
+        c.runtime().run(&["--debug", "checkpoint", "--leave-running", "--image-path", &first, c.id()]);
     output.ok();
     // also those that are mounted nowhere in this layout
     assert!(output.stderr.contains("CRIU finds the cgroup hierarchies"), "{output}");
     // CRIU 4 strips the mount options of the host's /sys/fs/cgroup otherwise (its issue 3029)
-    c.restore(&["--manage-cgroups-mode", "ignore"]).ok();
+    let mode = ["--manage-cgroups-mode", "ignore"];
+    sleep_and_wake(&c, &mode, &mode);
     counts_on(&c, 3);
     c.call("pause", &[]).ok();
     c.call("resume", &[]).ok();

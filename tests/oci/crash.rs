@@ -133,9 +133,7 @@ fn a_process_of_its_cgroup_that_traces_it_does_not_keep_it() {
     let cgroup = c.bundle().cgroup();
     wait_for("the sleep", || cgroup::pids(&cgroup).len() == 2);
     let tracer = c.bundle().path().join("tracer");
-    let mut compiler = Command::new("cc");
-    compiler.arg("-o").arg(&tracer).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/oci/tracer.c"));
-    hiber_tests::command::run(compiler, b"").ok();
+    hiber_tests::tools::compile(concat!(env!("CARGO_MANIFEST_DIR"), "/oci/tracer.c"), &tracer, &[]);
     let traced = cgroup::pids(&cgroup).into_iter().find(|pid| *pid != c.pid()).unwrap();
     let mut tracer = Command::new(tracer).arg(traced.to_string()).stdout(Stdio::piped()).spawn().unwrap();
     let mut seized = [0; 7];

@@ -100,3 +100,14 @@ tool!(
 pub fn rootfs(name: &str) -> Result<PathBuf, String> {
     find(&format!("HIBER_ROOTFS_{}", name.to_uppercase()), &["rootfs", name], "")
 }
+
+/// Compiles a C program, or a library.
+///
+/// # Panics
+/// If cc(1) is missing or refuses it.
+#[track_caller]
+pub fn compile(source: &str, to: &Path, flags: &[&str]) {
+    let mut compiler = Command::new("cc");
+    compiler.arg("-o").arg(to).arg(source).args(flags);
+    crate::command::run(compiler, b"").ok();
+}
