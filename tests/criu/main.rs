@@ -25,6 +25,7 @@ mod named;
 mod network;
 mod objects;
 mod redis;
+mod seccomp;
 mod systemd;
 mod time;
 mod workloads;

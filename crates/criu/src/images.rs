@@ -39,6 +39,8 @@ impl Magic {
     pub const MNTS: Self = Self(0x5556_3928);
     /// cgroup.img
     pub const CGROUP: Self = Self(0x5938_3330);
+    /// seccomp.img
+    pub const SECCOMP: Self = Self(0x6441_3049);
     /// ids-PID.img
     pub(crate) const IDS: Self = Self(0x5443_2030);
     /// fs-PID.img

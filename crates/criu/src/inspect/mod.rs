@@ -6,6 +6,7 @@
 mod files;
 mod memory;
 mod places;
+mod seccomp;
 mod threads;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ pub use files::{Descriptor, Holder, RegularFile, Socket};
 pub(crate) use memory::check_pages;
 pub use memory::{Memory, Segment};
 pub use places::{CgroupSet, Mount};
+pub use seccomp::{SeccompFilter, SeccompFilters};
 pub use threads::{CapabilitySet, Credentials, Seccomp, State, Thread};
 
 use crate::error::Result;

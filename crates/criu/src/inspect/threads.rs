@@ -19,6 +19,8 @@ pub struct Thread {
     pub cgroup_set: Option<u32>,
     /// The group of files that it shares: the number N of fdinfo-N.img.
     pub files: Option<u32>,
+    /// Where the oldest of its filters is among those of seccomp.img.
+    pub seccomp_filter: Option<u32>,
     /// Who it is; a dead one is nobody any more.
     pub credentials: Option<Credentials>,
 }
@@ -120,8 +122,11 @@ impl Images {
         let core =
             self.entries::<CoreEntry>(&name, Magic::CORE)?.next().ok_or_else(|| bad("has no entry"))??;
         let (task, thread) = (core.tc.as_ref(), core.thread_core.as_ref());
+        // CRIU gives the fields of older images precedence.
         let old_mode = task.and_then(|t| t.old_seccomp_mode);
-        let seccomp = match thread.and_then(|t| t.seccomp_mode).or(old_mode).map(|m| m.enum_value()) {
+        let old_filter = task.and_then(|t| t.old_seccomp_filter);
+        let mode = old_mode.or(thread.and_then(|t| t.seccomp_mode));
+        let seccomp = match mode.map(|m| m.enum_value()) {
             None | Some(Ok(SeccompMode::DISABLED)) => Seccomp::Disabled,
             Some(Ok(SeccompMode::STRICT)) => Seccomp::Strict,
             Some(Ok(SeccompMode::FILTER)) => Seccomp::Filter,
@@ -136,6 +141,7 @@ impl Images {
             state: task.map(|t| state(t.task_state.unwrap_or_default())),
             cgroup_set: thread.and_then(|t| t.cg_set).or_else(|| task.and_then(|t| t.cg_set)),
             files: core.ids.as_ref().and_then(|ids| ids.files_id),
+            seccomp_filter: old_filter.or(thread.and_then(|t| t.seccomp_filter)),
             credentials: credentials.transpose()?,
         })
     }

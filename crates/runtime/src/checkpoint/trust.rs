@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hiber_criu::Images;
-use hiber_criu::inspect::{CapabilitySet, Credentials, Seccomp, State, Thread};
+use hiber_criu::inspect::{
+    CapabilitySet, Credentials, Seccomp, SeccompFilter, SeccompFilters, State, Thread,
+};
 use hiber_sandbox::plan::ProcessPlan;
 
 use super::manifest::{self, Kind, Manifest};
@@ -96,14 +98,24 @@ fn check_writers(dir: &Path) -> Result<()> {
 
 impl Grant<'_> {
     fn check(&self, images: &Images) -> Result<()> {
+        let filters = images.seccomp_filters()?;
         for task in images.tasks()? {
             // Whatever the image lists, the task's own credentials are in the image of its number. Of a zombie
             // CRIU writes one thread, whose number it never set.
-            let dead = images.thread(task.pid)?.state == Some(State::Dead);
-            let others = task.threads.iter().copied().filter(|tid| *tid != task.pid && !dead);
+            let leader = images.thread(task.pid)?;
+            if leader.state == Some(State::Dead) {
+                continue;
+            }
+            let shared = shared_filters(&filters, &leader)
+                .map_err(|problem| refused(format!("process {} of the checkpoint {problem}", task.pid)))?;
+            let others = task.threads.iter().copied().filter(|tid| *tid != task.pid);
             for tid in std::iter::once(task.pid).chain(others) {
                 let thread = images.thread(tid)?;
-                if let Some(problem) = self.excess(&thread) {
+                let problem = self.excess(&thread).or_else(|| {
+                    let synchronised = tid != task.pid && !shared.is_empty();
+                    self.unfiltered(&thread).filter(|_| !synchronised)
+                });
+                if let Some(problem) = problem {
                     let who = if tid == task.pid { "process" } else { "thread" };
                     let name = thread.name.unwrap_or_default();
                     return Err(refused(format!("{who} {tid} {name:?} of the checkpoint {problem}")));
@@ -115,19 +127,18 @@ impl Grant<'_> {
 
     /// What a thread has beyond the grant.
     fn excess(&self, thread: &Thread) -> Option<String> {
-        if thread.state == Some(State::Dead) {
-            return None;
-        }
         let Some(credentials) = &thread.credentials else {
             return Some("has no credentials in its image".into());
         };
         self.excess_capabilities(credentials).or_else(|| self.excess_identity(credentials)).or_else(|| {
-            if self.process.no_new_privileges && !credentials.no_new_privileges {
-                return Some("lacks no_new_privs, which config.json sets".into());
-            }
-            (self.seccomp && credentials.seccomp == Seccomp::Disabled)
-                .then(|| "is not filtered by seccomp, as config.json wants it".into())
+            (self.process.no_new_privileges && !credentials.no_new_privileges)
+                .then(|| "lacks no_new_privs, which config.json sets".into())
         })
+    }
+
+    fn unfiltered(&self, thread: &Thread) -> Option<String> {
+        let filtered = thread.credentials.as_ref().is_some_and(|c| c.seccomp != Seccomp::Disabled);
+        (self.seccomp && !filtered).then(|| "is not filtered by seccomp, as config.json wants it".into())
     }
 
     /// A task may have what the first process has or may gain by executing a program: its bounding set.
@@ -172,6 +183,20 @@ impl Grant<'_> {
             _ => None,
         }
     }
+}
+
+/// The filters that a process's other threads get from its first one. Where all have the same, CRIU leaves them out
+/// of the others' images, and marks those of the first for all threads.
+fn shared_filters<'a>(
+    filters: &'a SeccompFilters,
+    leader: &Thread,
+) -> std::result::Result<Vec<&'a SeccompFilter>, String> {
+    let filtered = leader.credentials.as_ref().is_some_and(|c| c.seccomp == Seccomp::Filter);
+    let Some(first) = leader.seccomp_filter.filter(|_| filtered) else { return Ok(Vec::new()) };
+    let mut chain = filters.chain(first)?;
+    let last = chain.iter().rposition(|filter| filter.is_for_all_threads());
+    chain.truncate(last.map_or(0, |last| last + 1));
+    Ok(chain)
 }
 
 #[cfg(test)]

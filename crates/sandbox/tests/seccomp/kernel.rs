@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use serde_json::{Value, json};
 
-use super::profiles;
+use super::captured;
 
 fn program(profile: Value) -> Program {
     compile(&serde_json::from_value(profile).unwrap()).unwrap()
@@ -58,9 +58,9 @@ fn rules_on_calls_and_arguments() {
 
 #[test]
 fn default_profiles_let_programs_run() {
-    for (name, text) in profiles::FILES {
+    for (name, text) in captured::FILES {
         let archs = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"];
-        let profile = profiles::load(text, &["CAP_AUDIT_WRITE"], "amd64", &archs);
+        let profile = captured::load(text, &["CAP_AUDIT_WRITE"], "amd64", &archs);
         let seen = confined(compile(&profile).unwrap(), || {
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("file");

@@ -1,6 +1,7 @@
 //! The seccomp compiler: against a model of the specification, against libseccomp, and in the
 //! kernel.
 
+mod captured;
 mod fields;
 mod kernel;
 mod model;

@@ -6,8 +6,8 @@ use hiber_sandbox::seccomp::{SockFilter, compile_for};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
 
-use super::profiles;
 use super::vm::{Call, Random, run};
+use super::{captured, profiles};
 
 /// A machine that filters are made for: its architectures, the native one first, each with its
 /// `AUDIT_ARCH` and the bit that its numbers have.
@@ -213,10 +213,10 @@ fn default_profiles_are_libseccomps() {
     for machine in &MACHINES {
         let every: Vec<String> = machine.archs.iter().map(|a| a.0.to_string()).collect();
         let every: Vec<&str> = every.iter().map(String::as_str).collect();
-        for (name, text) in profiles::FILES {
+        for (name, text) in captured::FILES {
             for caps in [&[][..], &["CAP_SYS_CHROOT", "CAP_AUDIT_WRITE"], &all] {
                 for archs in [&every[..], &every[..2], &every[..1], &[]] {
-                    let profile = known_to_libseccomp(&profiles::load(text, caps, machine.go, archs));
+                    let profile = known_to_libseccomp(&captured::load(text, caps, machine.go, archs));
                     let ours = compile_for(machine.native, &profile).unwrap();
                     let theirs = reference(&profile, machine).unwrap();
                     let what = format!("{name} on {} {archs:?} {caps:?}", machine.go);

@@ -9,4 +9,5 @@ pub mod mm;
 pub mod mnt;
 pub mod pagemap;
 pub mod pstree;
+pub mod seccomp;
 pub mod stats;
