@@ -7,6 +7,7 @@
 mod apparmor;
 mod arbitrary;
 mod bad_input;
+mod cgroup_trees;
 mod cgroups;
 mod crash;
 mod devices;

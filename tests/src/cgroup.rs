@@ -1,6 +1,8 @@
 //! Where the host's cgroups are, by what /proc/self/mountinfo says; independent of hiber's own code.
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A mounted hierarchy.
@@ -120,4 +122,53 @@ pub fn pids(cgroup: &str) -> Vec<i32> {
     pids.sort_unstable();
     pids.dedup();
     pids
+}
+
+/// Cgroups that were nested by a test: so deep that no path reaches the last one, and removed with this whatever happens.
+#[derive(Debug)]
+pub struct Nest(PathBuf);
+
+/// The name of each cgroup of a [`Nest`].
+const NESTED: &str = "nested-cgroup";
+
+impl Nest {
+    /// Makes so many cgroups in each other below the directory `top`.
+    ///
+    /// # Panics
+    /// If one cannot be made.
+    pub fn create(top: &Path, depth: usize) -> Self {
+        let nest = Self(top.to_owned());
+        let mut here = open_dir(CWD, top).unwrap_or_else(|e| panic!("{}: {e}", top.display()));
+        for level in 0..depth {
+            let made = mkdirat(&here, NESTED, Mode::from_raw_mode(0o755));
+            made.unwrap_or_else(|e| panic!("cgroup {level} below {}: {e}", top.display()));
+            here = open_dir(here.as_fd(), NESTED.as_ref()).unwrap_or_else(|e| panic!("cgroup {level}: {e}"));
+        }
+        nest
+    }
+
+    /// The innermost cgroup that is there, and how deep it is.
+    pub fn innermost(&self) -> Option<(OwnedFd, usize)> {
+        let mut here = open_dir(CWD, &self.0).ok()?;
+        let mut depth = 0;
+        while let Ok(below) = open_dir(here.as_fd(), NESTED.as_ref()) {
+            (here, depth) = (below, depth + 1);
+        }
+        Some((here, depth))
+    }
+}
+
+impl Drop for Nest {
+    fn drop(&mut self) {
+        let Some((mut here, depth)) = self.innermost() else { return };
+        for _ in 0..depth {
+            let Ok(above) = open_dir(here.as_fd(), "..".as_ref()) else { return };
+            let _ = unlinkat(&above, NESTED, AtFlags::REMOVEDIR);
+            here = above;
+        }
+    }
+}
+
+fn open_dir(at: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }

@@ -12,7 +12,6 @@ use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limit
 use hiber_sandbox::parent::{Launch, Launched, Starter, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::sys::clone::Child;
-use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -152,16 +151,27 @@ impl Prepared {
         }
     }
 
-    /// Root of the container's new user namespace, where that may manage its cgroup: on cgroup v2, in a cgroup
-    /// namespace of its own, and with a mount of it that can be written.
-    fn cgroup_owner(&self) -> Option<u32> {
-        let (plan, namespaces) = (&self.plan, &self.plan.namespaces);
-        let own = [NamespaceKind::User, NamespaceKind::Cgroup].iter().all(|kind| namespaces.is_new(*kind));
-        let writable = plan.init.root.iter().flat_map(|root| &root.mounts).any(MountPlan::is_writable_cgroup);
-        if self.layout.kind() != Kind::V2 || !own || !writable {
-            return None;
+    /// Whether the container may make cgroups below its own: on cgroup v2, in a cgroup namespace of its own, and with a
+    /// mount of it that can be written.
+    fn may_nest_cgroups(&self) -> bool {
+        let root = self.plan.init.root.as_ref();
+        self.layout.kind() == Kind::V2
+            && self.plan.namespaces.is_new(NamespaceKind::Cgroup)
+            && root.is_some_and(|root| root.mounts.iter().any(MountPlan::is_writable_cgroup))
+    }
+
+    /// Bounds what a container may make below its cgroup, and gives that to root of a new user namespace.
+    pub(crate) fn delegate(&self, cgroup: &Cgroup) -> hiber_sandbox::Result<()> {
+        if !self.may_nest_cgroups() {
+            return Ok(());
         }
-        namespaces.uid_maps.iter().find(|map| map.container == 0).map(|map| map.host)
+        cgroup.limit_nesting()?;
+        let namespaces = &self.plan.namespaces;
+        let root = namespaces.uid_maps.iter().find(|map| map.container == 0);
+        match root.filter(|_| namespaces.is_new(NamespaceKind::User)) {
+            Some(map) => cgroup.delegate(map.host),
+            None => Ok(()),
+        }
     }
 
     /// Where the container's own cgroups are, for its cgroup mounts.
@@ -384,12 +394,9 @@ pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result
 
 /// Removes what a failed creation has made; what cannot be removed is logged beside the first failure.
 pub(crate) fn undo(entry: &Entry, facts: &Facts) {
-    let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| {
-        if cgroup.exists() {
-            cgroup.kill(Signal::KILL)?;
-        }
-        cgroup.remove().and_then(|()| facts.resctrl.remove())
-    });
+    let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip)
+        .and_then(|cgroup| cgroup.destroy())
+        .and_then(|()| facts.resctrl.remove());
     if let Err(e) = removed {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }
@@ -436,7 +443,7 @@ impl Steps for Creating<'_> {
         if self.placed {
             self.cgroup.limit(&self.prepared.limits)?;
         }
-        self.prepared.cgroup_owner().map_or(Ok(()), |uid| self.cgroup.delegate(uid))?;
+        self.prepared.delegate(self.cgroup)?;
         self.prepared.write_config(self.entry).map_err(told)
     }
 

@@ -175,6 +175,7 @@ impl Restoring<'_> {
         self.prepared.write_config(self.entry)?;
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.prepared, facts, Cgroup::create)?;
+        self.prepared.delegate(&cgroup)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         // Outside of that mount namespace, which it would keep alive.

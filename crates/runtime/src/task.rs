@@ -388,8 +388,7 @@ impl Task {
     pub(crate) fn destroy(&self) -> Result<()> {
         let cgroup = &self.cgroup;
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
-        let killed = cgroup.kill(Signal::KILL);
-        let removed = killed.and_then(|()| cgroup.remove()).context("remove the container's cgroup");
+        let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
         let hooks = self.run_poststop();
         removed?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, Uid};
 
 use super::dir::{if_there, read_file};
-use super::handle::Cgroup;
+use super::handle::{Cgroup, denied};
 use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
 
@@ -29,7 +29,33 @@ pub(super) fn check_movable(layout: &Layout, path: &Path) -> Result<(), SysError
 /// What cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
 const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
 
+/// How many levels of cgroups, and how many cgroups in all, a container may make below its own: more than several runtimes
+/// in each other make, and few enough that every tool can go through them.
+const NESTING: [(&str, &str); 2] = [("cgroup.max.depth", "128"), ("cgroup.max.descendants", "8192")];
+
 impl Cgroup {
+    /// Bounds what a container that may make cgroups makes below its own, where nothing else does. Without this it could
+    /// nest them so deep that tools of the host fail to go through them, and so many that the kernel's memory is short.
+    ///
+    /// # Errors
+    /// The bounds cannot be written.
+    pub fn limit_nesting(&self) -> Result<()> {
+        let Some(path) = &self.paths().v2 else { return Ok(()) };
+        let dir = self.dir(path)?;
+        for (file, limit) in NESTING {
+            if if_there(dir.read(file))?.is_none_or(|now| now != "max") {
+                continue;
+            }
+            match dir.write(file, limit) {
+                Err(e) if denied(&e) && self.on_denied().skips() => {
+                    tracing::debug!("go on without a limit: {e}");
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes `uid`, root of the container's user namespace on the host, the owner of the cgroup2 directory and of
     /// the files in it that the kernel lists as safe (`/sys/kernel/cgroup/delegate`): it can then make cgroups below,
     /// and not change its own limits.

@@ -110,6 +110,21 @@ impl Dir {
         Self::open_at(self.fd.as_fd(), name, self.path.join(name))
     }
 
+    /// Opens the child cgroup `name`, which messages call `shown`; None if something is mounted there.
+    pub(super) fn child_within(&self, name: &OsStr, shown: PathBuf) -> Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat2(&self.fd, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+            Ok(fd) => Ok(Some(Self { fd, path: shown, version: self.version, kept: OnceLock::new() })),
+            Err(Errno::XDEV) => Ok(None),
+            Err(e) => Err(error("open", shown.display(), e)),
+        }
+    }
+
+    /// Opens the cgroup above this one, which messages call `shown`.
+    pub(super) fn parent(&self, shown: PathBuf) -> Result<Self> {
+        Self::open_at(self.fd.as_fd(), OsStr::new(".."), shown)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -1,5 +1,6 @@
 //! Freezing, thawing and killing every process of a cgroup.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +15,15 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::dir::{Dir, if_there, read_by_path};
 use super::handle::{Cgroup, OnDenied};
 use super::layout::{CgroupPaths, Version};
+use super::members::listed;
+use super::walk::walk;
 use crate::error::{Context, Error, Result, SysError};
 use crate::sys::signal::Signal;
 
 /// How long freezing and killing may take; a process in an uninterruptible call delays both.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many processes are held by a descriptor at once.
+const AT_ONCE: usize = 256;
 
 /// The file that says "1" of a cgroup that is itself frozen, or is about to be.
 fn state_file(version: Version) -> &'static str {
@@ -129,7 +134,12 @@ impl Cgroup {
         }
         let deadline = Instant::now() + PATIENCE;
         let mut delay = Duration::from_millis(1);
+        let mut signalled = false;
         while !self.pids()?.is_empty() {
+            if signalled {
+                self.check_thawed_above()?;
+            }
+            signalled = true;
             if Instant::now() > deadline {
                 let left = self.pids()?;
                 let what = format!("processes {left:?} live on after SIGKILL");
@@ -166,28 +176,73 @@ impl Cgroup {
         }
         let sent = self.signal_each(signal);
         // A paused container stays paused, unless it is to die: frozen by v1, nobody can.
-        let thawed = match freezable && (!was_frozen || signal == Signal::KILL) {
-            true => self.thaw(),
-            false => Ok(()),
+        let thawed = match freezable {
+            true if signal == Signal::KILL => self.thaw_all(),
+            true if !was_frozen => self.thaw(),
+            _ => Ok(()),
         };
         sent.and(thawed)
     }
 
+    /// Thaws the cgroup and those below it that the container has frozen itself, which on v1 stay frozen else.
+    fn thaw_all(&self) -> Result<()> {
+        let Some(dir) = self.freezer()? else { return Ok(()) };
+        if dir.version() == Version::V2 {
+            return Ok(thaw(&dir)?);
+        }
+        let thaw_one = |dir: &Dir| match if_there(dir.read(state_file(Version::V1)))?.as_deref() {
+            Some("1") => thaw(dir),
+            _ => Ok(()),
+        };
+        if_there(walk(&dir, thaw_one, |_, _| Ok(())))?;
+        Ok(())
+    }
+
+    /// Below a frozen cgroup of v1 nobody dies, and what is above a container's is not the container's to thaw.
+    fn check_thawed_above(&self) -> Result<()> {
+        let Some(dir) = self.freezer()?.filter(|dir| dir.version() == Version::V1) else { return Ok(()) };
+        match if_there(dir.read("freezer.parent_freezing"))?.as_deref() {
+            Some("1") => {
+                let problem = "its processes are killed and cannot end: a cgroup above it is frozen, and must be thawed first";
+                Err(Error::invalid(format!("cgroup {}", dir.path().display()), problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn signal_each(&self, signal: Signal) -> Result<()> {
-        for pid in self.pids()? {
-            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-            let sent = pidfd_open(target, PidfdFlags::empty())
-                .map_err(|e| SysError::new("pidfd_open", pid.to_string(), e.raw_os_error()))
-                .and_then(|pidfd| signal.send(pidfd.as_fd()));
-            match sent {
+        let Some(dir) = self.main_dir()? else { return Ok(()) };
+        if_there(walk(&dir, |dir| signal_listed(|| listed(dir), signal), |_, _| Ok(())))?;
+        Ok(())
+    }
+}
+
+/// Sends `signal` to the processes of one cgroup, which `list` gives. A number in that may be another process's when it is
+/// used: so each is held by a pidfd first, and must then be in the list still. A number cannot pass on while its process
+/// lives.
+fn signal_listed(list: impl Fn() -> Result<Vec<u32>, SysError>, signal: Signal) -> Result<(), SysError> {
+    for pids in list()?.chunks(AT_ONCE) {
+        let mut held = Vec::new();
+        for pid in pids {
+            let Some(number) = i32::try_from(*pid).ok().and_then(Pid::from_raw) else { continue };
+            match pidfd_open(number, PidfdFlags::empty()) {
+                Ok(pidfd) => held.push((pid, pidfd)),
+                // It is gone; or it is a thread (ENOENT, before Linux 6.9 EINVAL), whose process is signalled.
+                Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => {}
+                Err(e) => return Err(SysError::new("pidfd_open", pid.to_string(), e.raw_os_error())),
+            }
+        }
+        let still: HashSet<u32> = list()?.into_iter().collect();
+        for (pid, pidfd) in held.into_iter().filter(|(pid, _)| still.contains(pid)) {
+            match signal.send(pidfd.as_fd()) {
                 Err(e) if e.errno != libc::ESRCH => {
-                    return Err(e).context(format!("send {signal} to process {pid}"));
+                    return Err(SysError { args: format!("{signal} to process {pid}"), ..e });
                 }
                 _ => {}
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn thaw(dir: &Dir) -> Result<(), SysError> {
@@ -250,4 +305,28 @@ fn freeze_v2(dir: &Dir) -> Result<()> {
 fn not_frozen(dir: &Dir) -> Error {
     let what = format!("cgroup {}: some process could not be stopped", dir.path().display());
     SysError::new("freeze", what, libc::ETIMEDOUT).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_in_the_list_any_more_is_not_signalled() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let reads = Cell::new(0);
+        let list = |still: bool| {
+            reads.set(reads.get() + 1);
+            Ok(if reads.get() % 2 == 1 || still { vec![child.id()] } else { Vec::new() })
+        };
+        signal_listed(|| list(false), Signal::KILL).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(reads.get(), 2);
+        signal_listed(|| list(true), Signal::new(libc::SIGTERM).unwrap()).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
 }

@@ -32,7 +32,7 @@ pub enum OnDenied {
 
 impl OnDenied {
     /// Whether to skip; the kernel is asked who this is when it comes to that.
-    fn skips(self) -> bool {
+    pub(super) fn skips(self) -> bool {
         match self {
             Self::Fail => false,
             Self::Skip => true,
@@ -55,7 +55,7 @@ pub struct Cgroup {
     opened: Arc<Mutex<BTreeMap<PathBuf, Arc<Dir>>>>,
 }
 
-fn denied(e: &SysError) -> bool {
+pub(super) fn denied(e: &SysError) -> bool {
     matches!(e.errno, libc::EPERM | libc::EACCES | libc::EROFS)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::dir::{Dir, if_there};
 use super::handle::Cgroup;
+use super::walk::walk;
 use crate::error::{Result, SysError};
 
 impl Cgroup {
@@ -28,23 +29,20 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<u32>> {
         let mut pids = Vec::new();
         if let Some(dir) = self.main_dir()? {
-            if_there(collect_pids(&dir, &mut pids))?;
+            let collect = |dir: &Dir| listed(dir).map(|mut own| pids.append(&mut own));
+            if_there(walk(&dir, collect, |_, _| Ok(())))?;
         }
         Ok(pids)
     }
 }
 
-fn collect_pids(dir: &Dir, pids: &mut Vec<u32>) -> Result<(), SysError> {
+/// The processes in a cgroup itself, or the threads of a threaded one, as this process's pid namespace numbers them.
+pub(super) fn listed(dir: &Dir) -> Result<Vec<u32>, SysError> {
     let text = match dir.read_list("cgroup.procs") {
         // A threaded cgroup has threads alone.
         Err(e) if e.errno == libc::EOPNOTSUPP => dir.read_list("cgroup.threads"),
         other => other,
     }?;
     // 0 stands for a process that this pid namespace does not see.
-    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
-    for name in dir.children()? {
-        // A child may go while we walk.
-        if_there(dir.child(&name).and_then(|child| collect_pids(&child, pids)))?;
-    }
-    Ok(())
+    Ok(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0).collect())
 }

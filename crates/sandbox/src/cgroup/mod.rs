@@ -33,6 +33,7 @@ mod stats;
 mod sub;
 mod systemd;
 mod usage;
+mod walk;
 mod write;
 
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};

@@ -10,13 +10,32 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, if_there};
 use super::handle::Cgroup;
+use super::walk::walk;
 use crate::error::{Error, Result, SysError};
+use crate::sys::signal::Signal;
 
 /// How long a removal, of all directories together, waits for cgroups that dying processes keep
 /// busy for a moment.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long processes that enter a cgroup while it is destroyed are killed.
+const KILLING: Duration = Duration::from_secs(10);
 
 impl Cgroup {
+    /// Kills all processes and removes the cgroup: also who enters it meanwhile, as the process of an `exec` does.
+    ///
+    /// # Errors
+    /// As of [`Self::kill`] and [`Self::remove`].
+    pub fn destroy(&self) -> Result<()> {
+        let deadline = Instant::now() + KILLING;
+        loop {
+            self.kill(Signal::KILL)?;
+            match self.remove() {
+                Err(Error::Sys(e)) if e.errno == libc::EBUSY && Instant::now() < deadline => {}
+                other => return other,
+            }
+        }
+    }
+
     /// Removes the cgroup's directories and all below them; what is gone already is fine.
     /// Parents stay.
     ///
@@ -30,10 +49,10 @@ impl Cgroup {
             // What it was for ends with the directories, and systemd sees that.
             tracing::warn!("{e}");
         }
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = PATIENCE;
         let mut result = Ok(());
         for (path, _) in self.paths().directories() {
-            result = result.and(remove(path, deadline));
+            result = result.and(remove(path, &mut patience));
         }
         result
     }
@@ -51,45 +70,52 @@ pub(super) fn roll_back(created: &[PathBuf]) {
 }
 
 /// Removes one cgroup by its path, with its children.
-fn remove(path: &Path, deadline: Instant) -> Result<()> {
+fn remove(path: &Path, patience: &mut Duration) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("cgroup path", format!("{path:?}: expected a directory below a mount")));
     };
     // The parent of a mount point is no cgroup (EXDEV), or a cgroup of which it is a mount.
     match if_there(Dir::open(parent))? {
-        Some(parent) => remove_child(&parent, name, deadline),
+        Some(parent) => remove_child(&parent, name, patience),
         None => Ok(()),
     }
 }
 
-fn remove_child(parent: &Dir, name: &OsStr, deadline: Instant) -> Result<()> {
-    let path = parent.path().join(name);
-    let failed = |call: &str, e: Errno| SysError::new(call, path.display().to_string(), e.raw_os_error());
+fn remove_child(parent: &Dir, name: &OsStr, patience: &mut Duration) -> Result<()> {
     match statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Err(Errno::NOENT) => return Ok(()),
-        Err(e) => return Err(failed("statx", e).into()),
+        Err(e) => return Err(failed("statx", parent, name, e).into()),
         // rmdir(2) of a mount point detaches the mount, in every mount namespace. (Kernels
         // before 5.8 do not say what is one.)
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
-            return Err(failed("rmdir", Errno::BUSY).into());
+            return Err(failed("rmdir", parent, name, Errno::BUSY).into());
         }
         Ok(_) => {}
     }
-    let rmdir = || unlinkat(parent, name, AtFlags::REMOVEDIR);
-    if matches!(rmdir(), Ok(()) | Err(Errno::NOENT)) {
+    if matches!(unlinkat(parent, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT)) {
         return Ok(());
     }
     let Some(dir) = if_there(parent.child(name))? else { return Ok(()) };
-    for child in if_there(dir.children())?.unwrap_or_default() {
-        remove_child(&dir, &child, deadline)?;
-    }
+    if_there(walk(&dir, |_| Ok(()), |above, name| rmdir(above, name, patience)))?;
+    Ok(rmdir(parent, name, patience)?)
+}
+
+/// Removes a cgroup without children; one that is busy is waited for as long as there is patience.
+fn rmdir(parent: &Dir, name: &OsStr, patience: &mut Duration) -> Result<(), SysError> {
     let mut pause = Duration::from_millis(1);
     loop {
-        match rmdir() {
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::BUSY) if Instant::now() < deadline => sleep(pause),
-            Err(e) => return Err(failed("rmdir", e).into()),
+            Err(Errno::BUSY) if !patience.is_zero() => {
+                sleep(pause.min(*patience));
+                *patience = patience.saturating_sub(pause);
+            }
+            Err(e) => return Err(failed("rmdir", parent, name, e)),
         }
         pause *= 2;
     }
+}
+
+fn failed(call: &str, parent: &Dir, name: &OsStr, e: Errno) -> SysError {
+    SysError::new(call, parent.path().join(name).display().to_string(), e.raw_os_error())
 }
