@@ -139,6 +139,10 @@ cargo_static() {
     (cd "$REPO" && env "$variable=${static_flags[*]}" \
         "CC_${target//-/_}=${CC:-cc}" cargo "$command" --locked --target "$target" "$@")
 }
+# commit: the one that is checked out, with a mark if files differ from it; nothing where there is no git.
+commit() {
+    git -C "$REPO" describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null || true
+}
 # static_with_names: has cargo_static give functions names that tell all, by which hack/order.ld knows them.
 static_with_names() { static_flags+=(-C symbol-mangling-version=v0); }
 host_target() { rustc -vV | sed -n 's/^host: //p'; }

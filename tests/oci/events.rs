@@ -39,6 +39,22 @@ fn statistics_tell_what_the_container_uses() {
 }
 
 #[test]
+fn members_are_in_the_order_that_runc_has() {
+    require!(Root, Controller("memory"));
+    let c = sleeper(&Runtime::hiber(), json!({}));
+    let line = c.call("events", &["--stats"]).ok().to_owned();
+    let id = c.id();
+    assert!(
+        line.starts_with(&format!(r#"{{"type":"stats","id":"{id}","data":{{"cpu":{{"usage":{{"total":"#)),
+        "{line}"
+    );
+    let members = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
+    let at =
+        members.map(|name| line.find(&format!(r#""{name}":{{"#)).or(line.find(&format!(r#""{name}":null"#))));
+    assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{line}");
+}
+
+#[test]
 fn the_same_on_a_host_with_cgroup_v2_alone() {
     require!(Root);
     let c = sleeper(&Runtime::hiber_on_v2(), json!({}));

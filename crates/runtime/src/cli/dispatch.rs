@@ -111,10 +111,14 @@ fn preserved(command: &Command) -> u32 {
     }
 }
 
-/// runc's lines, which clients pick by their first word.
+/// runc's lines, which clients pick by their first word. The commit is what hack/build, or whoever else builds, says.
 fn version(program: &str) -> String {
-    let commit = option_env!("HIBER_COMMIT").map(|c| format!("commit: {c}\n")).unwrap_or_default();
-    format!("{program} version {}\n{commit}spec: {}\n", env!("CARGO_PKG_VERSION"), spec::OCI_VERSION)
+    let commit = option_env!("HIBER_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+    format!(
+        "{program} version {}\ncommit: {commit}\nspec: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        spec::OCI_VERSION
+    )
 }
 
 fn write_spec(args: &SpecArgs) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, bail};
 use hiber::{Ended, Event, EventsOptions, Exec, ExitStatus};
 use hiber_sandbox::config;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{EventsArgs, UpdateArgs, UpdateSource};
@@ -13,30 +14,44 @@ use super::commands::Session;
 use super::out;
 use hiber::id::ContainerId;
 
-/// A line of `events`. Those of type `stats` and `oom` are runc's.
-fn line(id: &ContainerId, event: &Event) -> serde_json::Result<Value> {
-    let timed = |time: &SystemTime| json!({"id": id.as_str(), "time": rfc3339(time)});
-    let mut line = json!({"id": id.as_str()});
+/// A line of `events`, its members in the order in which runc writes them: there are scripts that look for that.
+#[derive(Serialize)]
+struct Line<'a, D> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<D>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+}
+
+impl<D: Serialize> Line<'_, D> {
+    fn write(&self) -> anyhow::Result<()> {
+        Ok(out::write(&format!("{}\n", serde_json::to_string(self)?))?)
+    }
+}
+
+/// Those of type `stats` and `oom` are runc's.
+fn write(id: &ContainerId, event: &Event) -> anyhow::Result<()> {
+    let id = id.as_str();
+    let bare = |kind| Line::<Value> { kind, id, data: None, time: None };
     match event {
-        Event::Stats(usage) => {
-            line["type"] = "stats".into();
-            line["data"] = serde_json::to_value(usage)?;
-        }
-        Event::Oom => line["type"] = "oom".into(),
+        Event::Stats(usage) => Line { kind: "stats", id, data: Some(usage), time: None }.write(),
+        Event::Oom => bare("oom").write(),
         Event::Lifecycle { time, what } => {
-            line = timed(time);
-            let Value::Object(what) = serde_json::to_value(what)? else { return Ok(line) };
-            what.into_iter().for_each(|(key, value)| line[key.as_str()] = value);
+            let mut what = serde_json::to_value(what)?;
+            let data = what.get_mut("data").map(Value::take);
+            let kind = what["type"].as_str().unwrap_or_default();
+            Line { kind, id, data, time: Some(rfc3339(time)) }.write()
         }
         Event::Exit { exec, status } => {
-            line = timed(&status.at);
-            line["type"] = "exit".into();
-            line["data"] = exit(exec.as_ref(), status);
+            let data = Some(exit(exec.as_ref(), status));
+            Line { kind: "exit", id, data, time: Some(rfc3339(&status.at)) }.write()
         }
-        Event::Deleted => line["type"] = "deleted".into(),
-        _ => {}
+        Event::Deleted => bare("deleted").write(),
+        _ => Ok(()),
     }
-    Ok(line)
 }
 
 /// How a process ended; what is not known is left out.
@@ -65,16 +80,13 @@ impl Session {
     /// `events`
     pub(crate) fn events(&self, args: &EventsArgs) -> anyhow::Result<()> {
         let task = self.task(&args.id)?;
-        let write = |event: &Event| -> anyhow::Result<()> {
-            Ok(out::write(&format!("{}\n", line(&args.id, event)?))?)
-        };
         if args.stats {
-            return write(&Event::Stats(Box::new(task.stats()?)));
+            return write(&args.id, &Event::Stats(Box::new(task.stats()?)));
         }
         let options =
             EventsOptions { interval: args.interval, past: args.lifecycle, until_deleted: args.lifecycle };
         for event in task.events(options)? {
-            write(&event?)?;
+            write(&args.id, &event?)?;
         }
         Ok(())
     }
