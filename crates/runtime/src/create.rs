@@ -20,12 +20,13 @@ use crate::container::Container;
 use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
+use crate::lock::Lock;
 use crate::notify;
 use crate::process;
 use crate::procfs;
 use crate::state::{FACTS_VERSION, Facts};
 use crate::stdio::{Kept, Stdio, Wired};
-use crate::store::{Entry, Lock, Store};
+use crate::store::{Entry, Store};
 use crate::task::Task;
 
 /// How to create a container.
@@ -245,7 +246,7 @@ pub enum Start {
 /// A container whose init waits for `start`, still locked by its creator.
 pub(crate) struct Creation {
     task: Task,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 impl Creation {
@@ -261,12 +262,13 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
     let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
     let (entry, lock) = store.create(id)?;
+    let mut lock = Some(lock);
     let mut facts = prepared.facts(id, wired.names());
     if let Some(dir) = &notify_dir {
         std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
     }
     let mut made = None;
-    match build(&entry, &mut prepared, &mut facts, wired, options.start, &mut made) {
+    match build(&entry, &mut lock, &mut prepared, &mut facts, wired, options.start, &mut made) {
         Ok(built) => {
             entry.note(Lifecycle::Create { pid: built.child.pid });
             let container = Container::made(id.clone(), entry, facts, prepared.spec);
@@ -274,8 +276,9 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
         }
         Err(e) => {
             // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
-            undo(&entry, &facts);
-            made.iter().for_each(Cgroup::roll_back);
+            if undo(&entry, &facts) {
+                made.iter().for_each(Cgroup::roll_back);
+            }
             Err(e)
         }
     }
@@ -291,6 +294,7 @@ pub(crate) struct Built {
 
 fn build(
     entry: &Entry,
+    lock: &mut Option<Lock>,
     prepared: &mut Prepared,
     facts: &mut Facts,
     wired: Wired<'_>,
@@ -324,7 +328,7 @@ fn build(
     };
     let by_anybody = start == Start::ByAnybody;
     let listener = if by_anybody { FdRole::StartListener } else { FdRole::InitListener };
-    let mut steps = Creating { entry, facts, cgroup, placed: born_in.is_some(), prepared, listener };
+    let mut steps = Creating { entry, lock, facts, cgroup, placed: born_in.is_some(), prepared, listener };
     let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
     if launched.pid() != facts.pid {
         // A second stage.
@@ -392,8 +396,12 @@ pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result
     entry.write_facts(facts)
 }
 
-/// Removes what a failed creation has made; what cannot be removed is logged beside the first failure.
-pub(crate) fn undo(entry: &Entry, facts: &Facts) {
+/// Removes what a failed creation has made; what cannot be removed is logged beside the first failure. False if somebody
+/// has done so, after whom all of it may be another container's.
+pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
+    if entry.is_removed() {
+        return false;
+    }
     let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip)
         .and_then(|cgroup| cgroup.destroy())
         .and_then(|()| facts.resctrl.remove());
@@ -403,6 +411,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) {
     if let Err(e) = entry.remove() {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }
+    true
 }
 
 /// A failure to note something down, as one of the set-up.
@@ -413,6 +422,8 @@ fn told(e: Error) -> hiber_sandbox::Error {
 /// What the parent does while init is on its way.
 struct Creating<'a> {
     entry: &'a Entry,
+    /// None while hooks are run, and if the container was deleted then.
+    lock: &'a mut Option<Lock>,
     facts: &'a mut Facts,
     cgroup: &'a mut Cgroup,
     /// Whether the process was born in its cgroup.
@@ -448,7 +459,14 @@ impl Steps for Creating<'_> {
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
-        self.prepared.run_hooks(pid)
+        // They may call the runtime for their container.
+        self.lock.take();
+        let ran = self.prepared.run_hooks(pid);
+        *self.lock = Some(self.entry.lock().map_err(|e| match e {
+            Error::NotFound => told(Error::Invalid("the container was deleted while its hooks ran".into())),
+            e => told(e),
+        })?);
+        ran
     }
 
     fn warn(&mut self, message: &str) {

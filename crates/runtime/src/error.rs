@@ -36,6 +36,9 @@ pub enum Error {
         /// The state.
         status: Status,
     },
+    /// Somebody else is at it, and does not end. The sentence says who.
+    #[error("{0}")]
+    Locked(String),
     /// An argument that cannot be right.
     #[error("{0}")]
     Invalid(String),
@@ -89,7 +92,7 @@ impl Error {
         match self {
             Self::NotFound => Kind::NotFound,
             Self::Exists | Self::ProcessExists(_) => Kind::Exists,
-            Self::NotRunning | Self::State { .. } => Kind::State,
+            Self::NotRunning | Self::State { .. } | Self::Locked(_) => Kind::State,
             Self::Invalid(_) => Kind::Invalid,
             Self::Sandbox(e) => sandbox_kind(e),
             Self::Checkpoint(CheckpointError::Exists { .. }) => Kind::Exists,

@@ -21,6 +21,7 @@ pub mod id;
 mod inspect;
 mod lazy;
 mod lifecycle;
+mod lock;
 mod monitor;
 mod notify;
 pub mod preflight;

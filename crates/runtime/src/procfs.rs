@@ -30,6 +30,18 @@ fn read(pid: i32, file: &str) -> Option<String> {
     record(pid, file, |text| String::from_utf8_lossy(text).into_owned())
 }
 
+/// The process's parent; none for one that has none here.
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let stat = read(pid, "stat")?;
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+    (parent > 0).then_some(parent)
+}
+
+/// Its arguments, as a shell would be given them without quotes; empty if it is gone.
+pub(crate) fn command_line(pid: i32) -> String {
+    read(pid, "cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned()
+}
+
 /// What a process is called and uses.
 pub(crate) struct Usage {
     pub(crate) command: String,

@@ -1,4 +1,4 @@
-//! Containers on disk: one directory each below the root, claimed by mkdir(2), locked by flock(2).
+//! Containers on disk: one directory each below the root, claimed by mkdir(2), locked by `lock.rs`.
 //!
 //! ```text
 //! ROOT/ID/state.json   facts, replaced atomically; read-only once it was started
@@ -19,13 +19,14 @@ use std::sync::OnceLock;
 use hiber_sandbox::cgroup::{CgroupPaths, Freezers};
 use hiber_sandbox::file::with_record;
 use oci_spec::runtime::Spec;
-use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::lock::Lock;
 use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
@@ -57,10 +58,6 @@ pub(crate) struct Entry {
     /// The file of what was done to it, once something was; see [`crate::lifecycle`].
     pub(crate) events: OnceLock<OwnedFd>,
 }
-
-/// The lock on a container's directory; released when dropped.
-#[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "holds the lock")] OwnedFd);
 
 impl Store {
     pub(crate) fn new(root: &Path) -> Self {
@@ -208,32 +205,6 @@ impl Entry {
             Err(Errno::NOENT) => Err(Error::NotFound),
             Err(e) => Err(Error::sys("open", path.display().to_string(), e)),
         }
-    }
-
-    /// Waits for the lock. Fails with `NotFound` if the container was deleted meanwhile.
-    pub(crate) fn lock(&self) -> Result<Lock> {
-        let lock = self.lock_file()?;
-        loop {
-            match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
-                Ok(()) => break,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(Error::sys("flock", self.path.display().to_string(), e)),
-            }
-        }
-        if self.is_removed() { Err(Error::NotFound) } else { Ok(Lock(lock)) }
-    }
-
-    /// Whether somebody holds the lock.
-    pub(crate) fn is_locked(&self) -> Result<bool> {
-        let lock = self.lock_file()?;
-        Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
-    }
-
-    /// An open file description of its own, since that is what a lock belongs to.
-    fn lock_file(&self) -> Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
-            .map_err(|e| Error::sys("openat", self.path.display().to_string(), e))
     }
 
     /// The directory.

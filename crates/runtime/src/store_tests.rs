@@ -64,21 +64,6 @@ fn facts_of_another_version_or_none_at_all_are_told_by_file() {
 }
 
 #[test]
-fn the_lock_is_seen_by_others_and_ends_with_its_holder() {
-    let (_dir, store, id) = store();
-    let (entry, lock) = store.create(&id).unwrap();
-    let other = store.open(&id).unwrap();
-    assert!(other.is_locked().unwrap());
-    drop(lock);
-    assert!(!other.is_locked().unwrap());
-    let lock = entry.lock().unwrap();
-    entry.remove().unwrap();
-    drop(lock);
-    // deleted while one waited for it
-    assert!(matches!(other.lock(), Err(Error::NotFound)));
-}
-
-#[test]
 fn sockets_work_below_paths_longer_than_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(&dir.path().join("d".repeat(120)));

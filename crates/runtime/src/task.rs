@@ -17,6 +17,7 @@ use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::lazy::arrival::Arrival;
 use crate::lifecycle::Lifecycle;
+use crate::lock::Lock;
 use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::ProcessId;
@@ -198,7 +199,7 @@ impl Task {
 
     /// Executes the program of a created container.
     pub fn start(&self) -> Result<()> {
-        let _lock = self.entry().lock()?;
+        let lock = self.entry().lock()?;
         // One that starts at once may have ended by now.
         let told = self.starter().take_if(|starter| starter.is_told());
         match told {
@@ -207,6 +208,8 @@ impl Task {
         }
         self.entry().started();
         self.entry().note(Lifecycle::Start);
+        // Hooks may do with their container what others may.
+        drop(lock);
         self.run_poststart()
     }
 
@@ -344,7 +347,7 @@ impl Task {
             // Before the lock: whoever creates or restores it holds that, perhaps in a hook that hangs.
             self.kill_everything()?;
         }
-        let _lock = self.entry().lock()?;
+        let lock = self.entry().lock()?;
         // It may have been opened while it was being made.
         let task = if self.init.is_some() { self } else { Self::open(self.container.reread()?)? };
         match task.status()? {
@@ -358,7 +361,7 @@ impl Task {
             }
         }
         let status = task.exit_status();
-        task.destroy()?;
+        task.destroy(lock)?;
         task.init.as_ref().inspect(|init| init.reap());
         Ok(status)
     }
@@ -384,28 +387,29 @@ impl Task {
         Err(Error::State { what, status: Status::Running })
     }
 
-    /// Removes what a dead container has left. Everything is tried; the first failure is reported.
-    pub(crate) fn destroy(&self) -> Result<()> {
+    /// Removes what a dead container has left. Everything is tried; the first failure is reported. For its poststop hooks
+    /// the container exists no more (runtime-spec "Lifecycle", steps 12 and 13).
+    pub(crate) fn destroy(&self, lock: Lock) -> Result<()> {
         let cgroup = &self.cgroup;
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
-        let hooks = self.run_poststop();
         removed?;
         ungrouped?;
+        // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
+        let brief = self.container.brief().ok().filter(|_| self.facts().is_ok());
         self.entry().remove()?;
-        if let Err(e) = hooks {
-            // The container is gone whatever they say (runtime-spec "Lifecycle", step 13).
+        drop(lock);
+        if let Some(Err(e)) = brief.map(|brief| self.run_poststop(&brief)) {
+            // The container is gone whatever they say.
             tracing::warn!("{}", chain(&e));
         }
         Ok(())
     }
 
-    fn run_poststop(&self) -> Result<()> {
-        // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
-        let (Ok(brief), Ok(_)) = (self.container.brief(), self.facts()) else { return Ok(()) };
+    fn run_poststop(&self, brief: &Brief) -> Result<()> {
         let Some(all) = &brief.hooks else { return Ok(()) };
-        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(&brief, "stopped")?)?)
+        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(brief, "stopped")?)?)
     }
 }
 

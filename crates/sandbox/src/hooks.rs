@@ -1,7 +1,8 @@
 //! Hooks (runtime-spec "POSIX-platform Hooks"): programs that read the container's state on standard input.
 
 use std::ffi::CString;
-use std::io::Write;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,8 +17,8 @@ use crate::{Error, Result};
 /// Where hooks run, beside what they say themselves.
 #[derive(Debug, Default)]
 pub struct Surroundings<'a> {
-    /// The environment of hooks that have none.
-    pub env: &'a [CString],
+    /// The environment of hooks that have none; the caller's own if absent.
+    pub env: Option<&'a [CString]>,
     /// The working directory; the caller's own if absent.
     pub dir: Option<&'a Path>,
 }
@@ -49,26 +50,29 @@ fn run_one(hook: &Hook, state: &[u8], surroundings: &Surroundings<'_>) -> Result
     if let Some((arg0, args)) = hook.args().as_ref().and_then(|a| a.split_first()) {
         command.arg0(arg0).args(args);
     }
-    command.env_clear();
-    match hook.env() {
-        Some(env) => command.envs(env.iter().filter_map(|e| e.split_once('='))),
-        None => command.envs(surroundings.env.iter().filter_map(|e| e.to_str().ok()?.split_once('='))),
-    };
+    match (hook.env(), surroundings.env) {
+        (Some(env), _) => {
+            command.env_clear().envs(env.iter().filter_map(|e| e.split_once('=')));
+        }
+        (None, Some(env)) => {
+            command.env_clear().envs(env.iter().filter_map(|e| e.to_str().ok()?.split_once('=')));
+        }
+        (None, None) => {}
+    }
     if let Some(dir) = surroundings.dir {
         command.current_dir(dir);
     }
-    // Output goes to files, not pipes: a hook's own children may hold it open for ever.
-    let capture = || tempfile_in_memory().map_err(|e| format!("memfd_create: {e}"));
-    let (stdout, stderr) = (capture()?, capture()?);
-    let clone = |f: &std::fs::File| f.try_clone().map_err(|e| format!("dup: {e}"));
-    command.stdin(Stdio::piped()).stdout(clone(&stdout)?).stderr(clone(&stderr)?);
+    // Files, not pipes: a hook's own children may hold its output open for ever, and a hook that does not read its input
+    // would hold up who writes it.
+    let file = || tempfile_in_memory().map_err(|e| format!("memfd_create: {e}"));
+    let (stdin, stdout, stderr) = (file()?, file()?, file()?);
+    // The hook reads from the offset on, which is still 0.
+    stdin.write_all_at(state, 0).map_err(|e| format!("write the state: {e}"))?;
+    let clone = |f: &File| f.try_clone().map_err(|e| format!("dup: {e}"));
+    command.stdin(Stdio::from(stdin)).stdout(clone(&stdout)?).stderr(clone(&stderr)?);
     let mut child = command
         .spawn()
         .map_err(|e| format!("fork/exec {}: {}", hook.path().display(), crate::error::plain(&e)))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook that does not read its input is fine: EPIPE is no failure. The state is smaller than a pipe.
-        let _ = stdin.write_all(state);
-    }
     let limit =
         hook.timeout().and_then(|s| u64::try_from(s).ok()).map(|s| Instant::now() + Duration::from_secs(s));
     let status = match wait(&mut child, limit) {
@@ -123,12 +127,12 @@ fn wait(
     }
 }
 
-fn tempfile_in_memory() -> std::io::Result<std::fs::File> {
-    Ok(rustix::fs::memfd_create("hook-output", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+fn tempfile_in_memory() -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create("hook", rustix::fs::MemfdFlags::CLOEXEC)?.into())
 }
 
 /// The first kilobytes of what a hook wrote.
-fn read_back(mut file: std::fs::File) -> String {
+fn read_back(mut file: File) -> String {
     use std::io::{Read, Seek};
     let mut text = Vec::new();
     if file.rewind().is_ok() {
@@ -171,6 +175,28 @@ mod tests {
         let error = run_script("sleep 60", Some(1)).unwrap_err().to_string();
         assert!(error.contains("timeout of 1.0s"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    /// A pipe takes 64 KiB at once.
+    #[test]
+    fn a_state_larger_than_a_pipe_is_read_whole_or_not_at_all() {
+        let annotations = [("a".to_owned(), "x".repeat(1 << 20))].into();
+        let state = HookState { annotations, ..HookState::default() };
+        let start = Instant::now();
+        let error = run("poststart", [&hook("sleep 60", Some(1))], &state).unwrap_err().to_string();
+        assert!(error.contains("timeout of 1.0s"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(30));
+        let length = serde_json::to_vec(&state).unwrap().len();
+        run("poststart", [&hook(&format!("test $(wc -c) = {length}"), Some(30))], &state).unwrap();
+    }
+
+    #[test]
+    fn without_an_environment_the_callers_is_theirs() {
+        let mut hook = hook("test \"$CARGO_MANIFEST_DIR\"", None);
+        hook.set_env(None);
+        run("prestart", [&hook], &HookState::default()).unwrap();
+        let surroundings = Surroundings { env: Some(&[]), ..Surroundings::default() };
+        run_in("createContainer", [&hook], &HookState::default(), &surroundings).unwrap_err();
     }
 
     #[test]

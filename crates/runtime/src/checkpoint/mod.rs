@@ -239,13 +239,12 @@ impl Task {
                 tracing::warn!("after the checkpoint was written: {}", chain(e));
             }
             note();
-            self.destroy().context("remove the checkpointed container")?;
+            self.destroy(lock).context("remove the checkpointed container")?;
             if let Some(init) = self.init() {
                 // How it ended is known to its waiters from then on.
                 let _ = init.exit_status();
                 init.reap();
             }
-            drop(lock);
             return Ok(());
         }
         dumped.inspect(|()| note())

@@ -122,7 +122,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     } else {
         filter.install()?;
         let state = hook_state(&plan, "created");
-        let surroundings = hooks::Surroundings { env: program.env(), ..Default::default() };
+        let surroundings = hooks::Surroundings { env: Some(program.env()), ..Default::default() };
         hooks::run_in("startContainer", &plan.start_container_hooks, &state, &surroundings)?;
         process::reset_signals()?;
     }
