@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
+use crate::directory::ImageDirectory;
 use crate::error::{CriuError, Result};
 
 /// The file's name.
@@ -42,13 +43,9 @@ impl Descriptors {
     ///
     /// # Errors
     /// [`CriuError::Image`] if it is not a list of strings.
-    pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE_NAME);
-        let file = match fs::File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(CriuError::io(format!("open {}", path.display()), e)),
-        };
+    pub fn read(dir: &ImageDirectory) -> Result<Option<Self>> {
+        let path = dir.path().join(FILE_NAME);
+        let Some(file) = dir.file_if_any(FILE_NAME)? else { return Ok(None) };
         let mut json = Vec::new();
         file.take(MAX_SIZE)
             .read_to_end(&mut json)
@@ -62,10 +59,9 @@ impl Descriptors {
     ///
     /// # Errors
     /// [`CriuError::Io`].
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE_NAME);
+    pub fn write(&self, dir: &ImageDirectory) -> Result<()> {
         let json = serde_json::to_vec(&self.0).map_err(|e| CriuError::io("encode descriptors.json", e))?;
-        fs::write(&path, json).map_err(|e| CriuError::io(format!("write {}", path.display()), e))
+        dir.write(FILE_NAME, &json)
     }
 
     /// The streams that are pipes: the descriptor's number and the name that CRIU knows it by, the key
@@ -84,10 +80,10 @@ mod tests {
     fn is_written_as_runc_writes_it_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let d = Descriptors(vec!["/dev/null".into(), "pipe:[1]".into(), "pipe:[2]".into()]);
-        d.write(dir.path()).unwrap();
+        d.write(&ImageDirectory::open(dir.path()).unwrap()).unwrap();
         let json = fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
         assert_eq!(json, r#"["/dev/null","pipe:[1]","pipe:[2]"]"#);
-        let read = Descriptors::read(dir.path()).unwrap().unwrap();
+        let read = Descriptors::read(&ImageDirectory::open(dir.path()).unwrap()).unwrap().unwrap();
         assert_eq!(read, d);
         assert_eq!(read.pipes().collect::<Vec<_>>(), [(1, "pipe:[1]"), (2, "pipe:[2]")]);
     }
@@ -95,9 +91,9 @@ mod tests {
     #[test]
     fn absence_is_no_error_but_garbage_is() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Descriptors::read(dir.path()).unwrap(), None);
+        assert_eq!(Descriptors::read(&ImageDirectory::open(dir.path()).unwrap()).unwrap(), None);
         fs::write(dir.path().join(FILE_NAME), "{\"0\":1}").unwrap();
-        let e = Descriptors::read(dir.path()).unwrap_err().to_string();
+        let e = Descriptors::read(&ImageDirectory::open(dir.path()).unwrap()).unwrap_err().to_string();
         assert!(e.contains("descriptors.json: not a JSON list of strings"), "{e}");
     }
 

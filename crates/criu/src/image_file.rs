@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use criu_proto::Message;
-use rustix::fs::OFlags;
 
+use crate::directory::ImageDirectory;
 use crate::error::{CriuError, Result};
 
 /// No honest entry is larger: the largest, the address space of a task, takes some 60 bytes for each of its areas.
@@ -43,21 +42,20 @@ pub(crate) struct ImageFile {
 }
 
 impl ImageFile {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        // Not to hang on a fifo in a hostile directory.
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(path);
-        let opened = file.and_then(|file| Ok((file.metadata()?, file)));
-        let (meta, file) = opened.map_err(|e| {
-            if e.kind() == ErrorKind::NotFound {
-                return bad(path, "missing");
+    pub(crate) fn open(dir: &ImageDirectory, name: &str) -> Result<Self> {
+        let path = dir.path().join(name);
+        let opened = dir.file(name).and_then(|file| Ok((file.metadata()?, file)));
+        let (meta, file) = opened.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => bad(&path, "missing"),
+            _ if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                bad(&path, "not a regular file")
             }
-            CriuError::io(format!("open {}", path.display()), e)
+            _ => CriuError::io(format!("open {}", path.display()), e),
         })?;
         if !meta.is_file() {
-            return Err(bad(path, "not a regular file"));
+            return Err(bad(&path, "not a regular file"));
         }
-        Self::new(path, Content::File(BufReader::new(file)), meta.len())
+        Self::new(&path, Content::File(BufReader::new(file)), meta.len())
     }
 
     pub(crate) fn from_bytes(path: &Path, bytes: Arc<[u8]>) -> Result<Self> {

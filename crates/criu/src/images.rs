@@ -15,7 +15,10 @@ use criu_proto::images::pstree::PstreeEntry;
 use criu_proto::images::stats::StatsEntry;
 use serde::Serialize;
 
-use crate::error::{CriuError, Result};
+use crate::directory::ImageDirectory;
+#[cfg(doc)]
+use crate::error::CriuError;
+use crate::error::Result;
 use crate::image_file::{ImageFile, bad};
 
 /// Second magic of image files proper, after the common one.
@@ -78,7 +81,7 @@ pub struct Images {
 /// Where images are.
 #[derive(Debug)]
 enum Source {
-    Dir(PathBuf),
+    Dir(ImageDirectory),
     /// Out of an archive, whose path is for messages.
     Memory(PathBuf, BTreeMap<String, Arc<[u8]>>),
 }
@@ -86,13 +89,14 @@ enum Source {
 impl Source {
     fn path(&self) -> &Path {
         match self {
-            Self::Dir(path) | Self::Memory(path, _) => path,
+            Self::Dir(dir) => dir.path(),
+            Self::Memory(path, _) => path,
         }
     }
 
     fn open(&self, name: &str) -> Result<ImageFile> {
         match self {
-            Self::Dir(dir) => ImageFile::open(&dir.join(name)),
+            Self::Dir(dir) => ImageFile::open(dir, name),
             Self::Memory(path, files) => match files.get(name) {
                 Some(bytes) => ImageFile::from_bytes(&path.join(name), Arc::clone(bytes)),
                 None => Err(bad(&path.join(name), "missing")),
@@ -164,10 +168,15 @@ impl Images {
     /// [`CriuError::Image`] naming the file if the directory is none, has no inventory, or one that is
     /// empty, truncated, no inventory at all or of an unknown version.
     pub fn open(dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            return Err(bad(dir, "no such directory"));
-        }
-        Self::from_source(Source::Dir(dir.into()))
+        Self::in_directory(&ImageDirectory::open(dir)?)
+    }
+
+    /// As [`Images::open`], of a directory that is open.
+    ///
+    /// # Errors
+    /// As [`Images::open`].
+    pub fn in_directory(dir: &ImageDirectory) -> Result<Self> {
+        Self::from_source(Source::Dir(dir.clone()))
     }
 
     /// A checkpoint whose images are in memory, by file name; `path` is where they are from, for messages.
@@ -199,7 +208,7 @@ impl Images {
     }
 
     /// The directory, if the images are in one.
-    pub(crate) fn real_dir(&self) -> Option<&Path> {
+    pub(crate) fn real_dir(&self) -> Option<&ImageDirectory> {
         match &self.source {
             Source::Dir(dir) => Some(dir),
             Source::Memory(..) => None,
@@ -211,23 +220,16 @@ impl Images {
     /// # Errors
     /// [`CriuError::Io`] if the directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
-        let dir = match &self.source {
-            Source::Memory(_, files) => return Ok(files.keys().cloned().collect()),
-            Source::Dir(dir) => dir,
-        };
-        let listed = std::fs::read_dir(dir).and_then(|entries| {
-            entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned())).collect()
-        });
-        let mut names: Vec<String> =
-            listed.map_err(|e| CriuError::io(format!("list {}", dir.display()), e))?;
-        names.sort_unstable();
-        Ok(names)
+        match &self.source {
+            Source::Memory(_, files) => Ok(files.keys().cloned().collect()),
+            Source::Dir(dir) => dir.names(),
+        }
     }
 
     /// Whether there is a file of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
         match &self.source {
-            Source::Dir(dir) => dir.join(name).exists(),
+            Source::Dir(dir) => dir.has(name),
             Source::Memory(_, files) => files.contains_key(name),
         }
     }
@@ -317,7 +319,7 @@ impl Images {
 /// # Errors
 /// [`CriuError::Image`] if they are missing or malformed.
 pub fn dump_stats(dir: &Path) -> Result<DumpStats> {
-    dump_stats_of(ImageFile::open(&dir.join(DUMP_STATS))?)
+    dump_stats_of(ImageFile::open(&ImageDirectory::open(dir)?, DUMP_STATS)?)
 }
 
 fn dump_stats_of(mut file: ImageFile) -> Result<DumpStats> {
@@ -341,7 +343,7 @@ fn dump_stats_of(mut file: ImageFile) -> Result<DumpStats> {
 /// # Errors
 /// [`CriuError::Image`] if they are missing or malformed.
 pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
-    let mut file = ImageFile::open(&dir.join("stats-restore"))?;
+    let mut file = ImageFile::open(&ImageDirectory::open(dir)?, "stats-restore")?;
     let entry = stats(&mut file)?;
     let Some(s) = entry.restore.as_ref() else { return Err(file.bad("has no statistics of a restore")) };
     Ok(RestoreStats {
@@ -358,9 +360,8 @@ pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
 ///
 /// # Errors
 /// [`CriuError::Image`] if the inventory is missing or malformed, [`CriuError::Io`] if it cannot be written.
-pub fn separate_network(dir: &Path) -> Result<()> {
-    let path = dir.join(INVENTORY_FILE);
-    let mut file = ImageFile::open(&path)?;
+pub fn separate_network(dir: &ImageDirectory) -> Result<()> {
+    let mut file = ImageFile::open(dir, INVENTORY_FILE)?;
     file.expect_magic(INVENTORY, "a CRIU inventory")?;
     let mut inventory: InventoryEntry = file.only()?;
     let Some(ids) = inventory.root_ids.as_mut() else {
@@ -371,7 +372,7 @@ pub fn separate_network(dir: &Path) -> Result<()> {
     let entry = inventory.write_to_bytes().map_err(|e| file.bad(e.to_string()))?;
     let length = u32::try_from(entry.len()).map_err(|_| file.bad("is too long"))?;
     let bytes = [&INVENTORY.to_le_bytes()[..], &length.to_le_bytes(), &entry].concat();
-    std::fs::write(&path, bytes).map_err(|e| CriuError::io(format!("write {}", path.display()), e))
+    dir.write(INVENTORY_FILE, &bytes)
 }
 
 fn stats(file: &mut ImageFile) -> Result<StatsEntry> {

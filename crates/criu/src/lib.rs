@@ -9,6 +9,7 @@
 mod causes;
 pub mod descriptors;
 mod diagnose;
+mod directory;
 mod error;
 mod image_file;
 pub mod images;
@@ -27,6 +28,7 @@ mod version;
 pub use causes::Cause;
 pub use descriptors::Descriptors;
 pub use diagnose::{Diagnosis, diagnose, diagnose_text};
+pub use directory::{ImageDirectory, PARENT};
 pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
 pub use lazy_pages::LazyPages;

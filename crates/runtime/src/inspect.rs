@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hiber_criu::Images;
+use hiber_criu::{ImageDirectory, Images};
 use hiber_criu::inspect::Contents;
 use serde::Serialize;
 
@@ -94,11 +94,12 @@ fn none(path: &Path) -> Error {
 fn open(path: &Path, hash: bool, images: bool) -> Result<Found> {
     let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
     if meta.is_dir() {
+        let dir = ImageDirectory::open(path)?;
         return Ok(Found {
-            images: images.then(|| Images::open(path)).transpose()?,
-            manifest: Manifest::read(path)?,
+            images: images.then(|| Images::in_directory(&dir)).transpose()?,
+            manifest: Manifest::read_in(&dir)?,
             podman: None,
-            sums: manifest::sums(path, hash)?,
+            sums: manifest::sums(&dir, hash)?,
         });
     }
     if !meta.is_file() {

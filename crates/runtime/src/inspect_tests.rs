@@ -20,7 +20,7 @@ fn checkpoint(dir: &Path) {
     write("pages-1.img", vec![7; 10_000]);
     let spec = oci_spec::runtime::Spec::default();
     let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
-    manifest.unwrap().write(dir, true, Default::default()).unwrap();
+    manifest.unwrap().write(&ImageDirectory::open(dir).unwrap(), true, Default::default()).unwrap();
 }
 
 /// The directory as tar, below `checkpoint/`.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hiber_criu::{CgroupRoot, Criu, Descriptors, InheritFd, RestoreNotify, RestoreOptions};
+use hiber_criu::{CgroupRoot, Criu, Descriptors, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
@@ -16,10 +16,10 @@ use hiber_sandbox::sys::{self, clone::Child};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::trust::{self, Grant};
-use crate::checkpoint::{
-    CriuOptions, Direction, absolute, entered, joined, leftovers, make_dir, mounts, open_dir,
-};
+use crate::checkpoint::trust::{self, Checked, Grant};
+use crate::checkpoint::view::View;
+use crate::checkpoint::work::Work;
+use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts};
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
@@ -72,7 +72,9 @@ pub(crate) fn restore(
     if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
         return Err(Error::Invalid(problem));
     }
-    let manifest = check_images(&prepared, options)?;
+    // Opened once: what is checked here is what CRIU gets.
+    let images = ImageDirectory::open(&options.criu.image_path)?;
+    let Checked { manifest, chain } = check_images(&prepared, options, &images)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
@@ -86,19 +88,21 @@ pub(crate) fn restore(
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id, Vec::new());
     let restoring = Restoring {
+        id,
         entry: &entry,
         prepared: &prepared,
         options,
         criu_options: &criu_options,
         criu: &criu,
         wired: &wired,
+        chain: &chain,
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
     let restored =
         restoring.run(&mut facts).and_then(|memory| Ok((first_process(&facts)?, wired.keep()?, memory)));
     let (child, kept, memory) = restored.map_err(|e| {
         undo(&entry, &facts);
-        leftovers::tell(&leftovers::remove_ghosts(&options.criu.image_path, &facts.rootfs));
+        leftovers::tell(&leftovers::remove_ghosts(&images, &facts.rootfs));
         explain_restore(store, id, options, e)
     })?;
     entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
@@ -111,10 +115,11 @@ pub(crate) fn restore(
 pub(crate) fn check_images(
     prepared: &Prepared,
     options: &RestoreContainerOptions<'_>,
-) -> Result<Option<Manifest>> {
+    images: &ImageDirectory,
+) -> Result<Checked> {
     let init = &prepared.plan.init;
     let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
-    trust::check(&options.criu.image_path, (!options.trust_images).then_some(&grant))
+    trust::check(images, (!options.trust_images).then_some(&grant))
 }
 
 /// The restored process, our child: nobody else can have its number.
@@ -126,6 +131,7 @@ fn first_process(facts: &Facts) -> Result<Child> {
 }
 
 struct Restoring<'a> {
+    id: &'a ContainerId,
     entry: &'a Entry,
     prepared: &'a Prepared,
     options: &'a RestoreContainerOptions<'a>,
@@ -133,7 +139,16 @@ struct Restoring<'a> {
     criu_options: &'a CriuOptions,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
+    /// The images, and those that they build on.
+    chain: &'a [ImageDirectory],
     network: Network,
+}
+
+/// Directories of a restore: where its private mount namespace has the root and the images, and CRIU's work directory.
+struct Places<'a> {
+    root: &'a Path,
+    view: &'a Path,
+    work: &'a Work,
 }
 
 /// What a restore adds to the container's network namespace, as `create` does to a new one.
@@ -178,48 +193,62 @@ impl Restoring<'_> {
         self.prepared.delegate(&cgroup)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
+        let view = self.entry.path().join("images");
+        std::fs::create_dir(&view).map_err(|e| Error::file(&view, &e))?;
+        let criu = self.criu_options;
+        let daemon = (criu.lazy_pages && self.options.page_server.is_none()).then_some(&*criu.image_path);
+        let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
-        let memory = self.fetch_memory()?;
-        let restored = std::thread::scope(|scope| {
+        let memory = self.fetch_memory(&work)?;
+        let places = Places { root: &root, view: &view, work: &work };
+        let mut restored = std::thread::scope(|scope| {
             let thread =
-                scope.spawn(|| self.in_private_mount_namespace(&root, facts, &mut cgroup, memory.as_ref()));
+                scope.spawn(|| self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref()));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
-        let removed = std::fs::remove_dir(&root).map_err(|e| Error::file(&root, &e));
+        if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.chain) {
+            work.keep_log(images, self.id.as_str(), e);
+        }
+        let removed =
+            [&root, &view].map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
         restored?;
-        removed?;
+        removed.into_iter().collect::<Result<()>>()?;
+        // The daemon has its log there.
+        if memory.is_none() {
+            work.clear();
+        }
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         cgroup.thaw()?;
         Ok(memory)
     }
 
-    fn fetch_memory(&self) -> Result<Option<Arrival>> {
+    fn fetch_memory(&self, work: &Work) -> Result<Option<Arrival>> {
         let criu = self.criu_options;
-        let work = criu.work_path.as_ref().unwrap_or(&criu.image_path);
         let Some(source) = &self.options.page_server else { return Ok(None) };
         if !criu.lazy_pages {
             return Err(Error::Invalid(
                 "a page server without lazy pages: nothing would be fetched from it".into(),
             ));
         }
-        make_dir(work)?;
+        let work = work.directory().path();
         Arrival::start(self.criu, &criu.image_path, work, source).map(Some)
     }
 
     fn in_private_mount_namespace(
         &self,
-        root: &Path,
+        places: &Places<'_>,
         facts: &mut Facts,
         cgroup: &mut Cgroup,
         memory: Option<&Arrival>,
     ) -> Result<()> {
         let host = namespace("mnt")?;
+        let view = View::prepare(self.chain, &self.prepared.plan.namespaces)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let restorable = Restorable::prepare(plan, root).context("prepare the root filesystem")?;
-        let images = open_dir(&self.options.criu.image_path)?;
-        let mut restore = RestoreOptions::new(images);
+        let restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
+        let mut restore = RestoreOptions::new(view.mount(places.view)?);
         self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
+        restore.common.work_dir = Some(places.work.directory().descriptor()?);
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
@@ -274,7 +303,7 @@ impl Restoring<'_> {
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
-        let streams = Descriptors::read(&self.options.criu.image_path)?.unwrap_or_default();
+        let streams = self.chain.first().map_or(Ok(None), Descriptors::read)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let stdio = self.wired.files().unwrap_or(own);
         if self.criu_options.shell_job == Some(true) {

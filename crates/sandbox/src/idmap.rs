@@ -85,6 +85,11 @@ pub(crate) fn apply(tree: BorrowedFd<'_>, maps: &MountIdMaps, container: &Namesp
     map_ids(tree, namespace.as_fd(), maps.recursive)
 }
 
+/// Shows the owners of a detached tree's files as the container's user namespace has them.
+pub fn apply_own(tree: BorrowedFd<'_>, container: &Namespaces) -> Result<()> {
+    apply(tree, &MountIdMaps::default(), container)
+}
+
 /// A user namespace with these maps and no process in it.
 fn namespace_with(uid: &[IdMap], gid: &[IdMap]) -> Result<OwnedFd> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)

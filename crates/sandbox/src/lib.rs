@@ -7,7 +7,7 @@ pub mod config;
 pub mod error;
 pub mod file;
 pub mod hooks;
-mod idmap;
+pub mod idmap;
 pub mod init;
 pub mod loopback;
 mod netdevices;

@@ -1,16 +1,14 @@
 //! Memory of tasks (mm-PID.img, pagemap-PID.img, pages-N.img).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
 
 use criu_proto::images::mm::{MmEntry, VmaEntry};
 use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
-use rustix::fs::OFlags;
 use serde::Serialize;
 
+use crate::directory::ImageDirectory;
 use crate::error::{CriuError, Result};
 use crate::image_file::bad;
 use crate::images::{Images, Magic};
@@ -198,7 +196,7 @@ fn count_pages(
 ///
 /// # Errors
 /// [`CriuError::Image`] naming the file.
-pub(crate) fn check_pages(images: &Images, dir: &Path) -> Result<()> {
+pub(crate) fn check_pages(images: &Images, dir: &ImageDirectory) -> Result<()> {
     let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
     for name in images.names()?.iter().filter(|n| n.starts_with("pagemap-") && n.ends_with(".img")) {
         let (id, runs) = runs(images, name)?;
@@ -211,8 +209,9 @@ pub(crate) fn check_pages(images: &Images, dir: &Path) -> Result<()> {
         }
     }
     for (id, needed) in needed.into_iter().filter(|(_, needed)| *needed > 0) {
-        let path = dir.join(format!("pages-{id}.img"));
-        let found = std::fs::metadata(&path).map(|meta| meta.len()).unwrap_or(0);
+        let name = format!("pages-{id}.img");
+        let path = dir.path().join(&name);
+        let found = dir.stat_of(&name).map(|stat| stat.st_size.cast_unsigned()).unwrap_or(0);
         if found < needed {
             return Err(bad(
                 &path,
@@ -257,13 +256,9 @@ pub(super) fn arguments(images: &Images, pid: u32, mm: &MmEntry) -> Result<Optio
     }
     let end = start.saturating_add(len);
     let (id, runs) = runs(images, &name)?;
-    let path = dir.join(format!("pages-{id}.img"));
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let pages = match File::options().read(true).custom_flags(flags).open(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(CriuError::io(format!("open {}", path.display()), e)),
-    };
+    let name = format!("pages-{id}.img");
+    let path = dir.path().join(&name);
+    let Some(pages) = dir.file_if_any(&name)? else { return Ok(None) };
     let (mut text, mut offset) = (Vec::new(), 0);
     for run in runs {
         let run = run?;

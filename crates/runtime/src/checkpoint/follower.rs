@@ -10,11 +10,11 @@ use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hiber_criu::ImageDirectory;
 use hiber_sandbox::sys::writeback::begin_writeback;
 
 /// Between two looks at what CRIU has written.
@@ -66,9 +66,8 @@ struct Current {
 
 impl Follower {
     /// Follows the images that will be in `dir`. Where there cannot be another thread, everything is left for later.
-    pub(super) fn start(dir: &Path, work: Work) -> Self {
+    pub(super) fn start(dir: ImageDirectory, work: Work) -> Self {
         let (going, stop) = mpsc::channel();
-        let dir = dir.to_owned();
         let thread = std::thread::Builder::new().name("hiber-hash".into());
         let thread = thread.spawn(move || follow(&dir, work, &stop)).ok();
         Self { going: Some(going), thread }
@@ -113,8 +112,8 @@ impl Head {
 }
 
 impl Current {
-    fn open(dir: &Path, name: String) -> std::io::Result<Self> {
-        let file = File::open(dir.join(&name))?;
+    fn open(dir: &ImageDirectory, name: String) -> std::io::Result<Self> {
+        let file = dir.file(&name)?;
         let meta = file.metadata()?;
         let head = Head { device: meta.dev(), inode: meta.ino(), hasher: blake3::Hasher::new() };
         Ok(Self { name, file, head, seen: 0, sent: 0 })
@@ -140,7 +139,7 @@ impl Current {
     }
 }
 
-fn follow(dir: &Path, work: Work, stop: &Receiver<()>) -> Heads {
+fn follow(dir: &ImageDirectory, work: Work, stop: &Receiver<()>) -> Heads {
     // CRIU and the tasks call each other for each megabyte and must not wait for this processor. On Linux it is the thread
     // alone that gives way.
     let _ = rustix::process::nice(NICER);
@@ -176,6 +175,7 @@ fn follow(dir: &Path, work: Work, stop: &Receiver<()>) -> Heads {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::path::Path;
 
     const ALL: Work = Work { hash: true, sync: true };
 
@@ -196,7 +196,7 @@ mod tests {
     fn files_are_read_while_they_grow() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [1, 2].map(|number| dir.path().join(format!("pages-{number}.img")));
-        let follower = Follower::start(dir.path(), ALL);
+        let follower = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
         for path in &paths {
             let mut file = File::create(path).unwrap();
             for part in 0..20_u8 {
@@ -230,7 +230,7 @@ mod tests {
         ];
         for (what, change) in changes {
             std::fs::write(&path, "content of it").unwrap();
-            let follower = Follower::start(dir.path(), ALL);
+            let follower = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
             settle();
             change();
             let (found, before) = hash(&mut follower.finish(), &path);
@@ -241,8 +241,8 @@ mod tests {
     #[test]
     fn it_ends_unasked() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Follower::start(dir.path(), ALL));
-        let mut heads = Follower::start(Path::new("/nowhere"), ALL).finish();
+        drop(Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL));
+        let mut heads = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL).finish();
         std::fs::write(dir.path().join("x"), "x").unwrap();
         assert_eq!(hash(&mut heads, &dir.path().join("x")), (blake3::hash(b"x"), 0));
     }

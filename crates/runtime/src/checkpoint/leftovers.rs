@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hiber_criu::{Images, find_program};
+use hiber_criu::{ImageDirectory, Images, find_program};
 use hiber_sandbox::loopback;
 
 /// CRIU's chain of the tables `filter` of iptables and ip6tables (net.c, iptables_network_lock_internal).
@@ -101,8 +101,8 @@ pub(super) fn remove_links(pids: &[u32]) -> Vec<String> {
 }
 
 /// Removes the files that a killed restore has made for deleted ones of the checkpoint, below the root filesystem.
-pub(crate) fn remove_ghosts(images: &Path, rootfs: &Path) -> Vec<String> {
-    let Ok(images) = Images::open(images) else { return Vec::new() };
+pub(crate) fn remove_ghosts(images: &ImageDirectory, rootfs: &Path) -> Vec<String> {
+    let Ok(images) = Images::in_directory(images) else { return Vec::new() };
     let mut removed = Vec::new();
     for path in images.deleted_files().unwrap_or_default() {
         let path = Path::new("/").join(path);

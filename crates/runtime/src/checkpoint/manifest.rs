@@ -9,8 +9,9 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hiber_criu::{CgroupMode, NetworkLock};
+use hiber_criu::{CgroupMode, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::CheckpointOptions;
@@ -132,12 +133,11 @@ impl Manifest {
 
     /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there. Files of which `heads` has
     /// the beginning are read from there on.
-    pub(crate) fn write(&mut self, dir: &Path, hash: bool, heads: Heads) -> Result<()> {
+    pub(crate) fn write(&mut self, dir: &ImageDirectory, hash: bool, heads: Heads) -> Result<()> {
         self.files = sums_from(dir, hash, heads)?;
-        let path = dir.join(FILE_NAME);
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
         json.push(b'\n');
-        std::fs::write(&path, json).map_err(|e| Error::file(&path, &e))
+        Ok(dir.write(FILE_NAME, &json)?)
     }
 
     /// The manifest of the checkpoint in `dir`; none if it has none, being another runtime's.
@@ -145,9 +145,14 @@ impl Manifest {
     /// # Errors
     /// If it cannot be read, is malformed, or of a version that this code does not know.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE_NAME);
+        Self::read_in(&ImageDirectory::open(dir)?)
+    }
+
+    /// As [`read`](Self::read), of a directory that is open.
+    pub(crate) fn read_in(dir: &ImageDirectory) -> Result<Option<Self>> {
+        let path = dir.path().join(FILE_NAME);
         let mut json = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_SIZE).read_to_end(&mut json)) {
+        match dir.file(FILE_NAME).and_then(|file| file.take(MAX_SIZE).read_to_end(&mut json)) {
             Ok(_) => Self::parse(&json, &path).map(Some),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::file(&path, &e)),
@@ -270,34 +275,30 @@ pub(crate) fn is_listed(name: &str) -> bool {
 }
 
 /// The files of a checkpoint's directory, with their hashes if `hash`.
-pub(crate) fn sums(dir: &Path, hash: bool) -> Result<BTreeMap<String, FileSum>> {
+pub(crate) fn sums(dir: &ImageDirectory, hash: bool) -> Result<BTreeMap<String, FileSum>> {
     sums_from(dir, hash, Heads::default())
 }
 
-fn sums_from(dir: &Path, hash: bool, mut heads: Heads) -> Result<BTreeMap<String, FileSum>> {
-    let fail = |e: std::io::Error| Error::file(dir, &e);
+fn sums_from(dir: &ImageDirectory, hash: bool, mut heads: Heads) -> Result<BTreeMap<String, FileSum>> {
     let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for name in dir.names()? {
+        let fail = |e: std::io::Error| Error::file(&dir.path().join(&name), &e);
+        let stat = dir.stat_of(&name).map_err(fail)?;
         // The link to a parent checkpoint is no file of this one.
-        if !entry.file_type().map_err(fail)?.is_file() || !is_listed(&name) {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_listed(&name) {
             continue;
         }
-        let path = entry.path();
-        let sum = if hash { hashed(&path, &name, &mut heads) } else { sized(&path) };
-        let sum = sum.map_err(|e| Error::file(&path, &e))?;
+        let sum = if hash {
+            dir.file(&name).and_then(|file| hashed(file, &name, &mut heads)).map_err(fail)?
+        } else {
+            FileSum { size: stat.st_size.cast_unsigned(), blake3: None }
+        };
         files.insert(name, sum);
     }
     Ok(files)
 }
 
-fn sized(path: &Path) -> std::io::Result<FileSum> {
-    Ok(FileSum { size: std::fs::symlink_metadata(path)?.len(), blake3: None })
-}
-
-fn hashed(path: &Path, name: &str, heads: &mut Heads) -> std::io::Result<FileSum> {
-    let mut file = File::open(path)?;
+fn hashed(mut file: File, name: &str, heads: &mut Heads) -> std::io::Result<FileSum> {
     FileSum::go_on(heads.of(name, &mut file)?, file)
 }
 

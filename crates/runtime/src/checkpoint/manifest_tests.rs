@@ -16,13 +16,13 @@ fn checkpoint(hash: bool) -> tempfile::TempDir {
     }
     std::os::unix::fs::symlink("../parent", dir.path().join("parent")).unwrap();
     manifest(&Spec::default(), &CheckpointOptions::default())
-        .write(dir.path(), hash, Heads::default())
+        .write(&ImageDirectory::open(dir.path()).unwrap(), hash, Heads::default())
         .unwrap();
     dir
 }
 
 fn problems(dir: &Path) -> Vec<String> {
-    Manifest::read(dir).unwrap().unwrap().compare(&sums(dir, true).unwrap())
+    Manifest::read(dir).unwrap().unwrap().compare(&sums(&ImageDirectory::open(dir).unwrap(), true).unwrap())
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn memory_that_a_page_server_wrote_is_no_stranger() {
     assert_eq!(problems(dir.path()), ["pages-2.img: is not of this checkpoint"]);
     let mut m = Manifest::read(dir.path()).unwrap().unwrap();
     m.options.page_server = Some("192.0.2.1 port 27".into());
-    assert!(m.compare(&sums(dir.path(), true).unwrap()).is_empty());
+    assert!(m.compare(&sums(&ImageDirectory::open(dir.path()).unwrap(), true).unwrap()).is_empty());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
+mod custody;
 mod externals;
 mod follower;
 mod guard;
@@ -13,6 +14,8 @@ mod staging;
 #[cfg(feature = "archive")]
 pub(crate) mod tmpfs;
 pub(crate) mod trust;
+pub(crate) mod view;
+pub(crate) mod work;
 mod yard;
 
 use std::fs::File;
@@ -20,12 +23,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, Launch, NetworkLock, PageServer,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Launch, NetworkLock, PageServer,
     PreDumpOptions, Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::loopback;
-use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
 pub(crate) use externals::{Direction, entered, joined, mounts};
@@ -107,8 +109,7 @@ impl CriuOptions {
     /// Fills what dump and restore share.
     pub(crate) fn apply(&self, common: &mut Common, spec: &Spec) -> Result<()> {
         if let Some(work) = &self.work_path {
-            make_dir(work)?;
-            common.work_dir = Some(open_dir(work)?);
+            common.work_dir = Some(work::open_given(work)?.descriptor()?);
         }
         common.config_file = config_file(spec);
         common.tcp_established = self.tcp_established.unwrap_or(false);
@@ -205,7 +206,6 @@ impl Task {
         let mut seal = Seal {
             manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
             work: Work { hash: !options.no_hash, sync: !options.no_sync },
-            in_user_namespace: self.facts()?.namespaces.contains(&NamespaceKind::User),
             config: named.map(|named| named.config),
             follower: None,
         };
@@ -300,8 +300,8 @@ impl Task {
             dump.common.config_file = Some(departure.config().to_owned());
         }
         let lazy = options.criu.lazy_pages;
-        Descriptors(self.facts()?.streams.clone()).write(staging.path())?;
-        let (mut frozen, mut locked) = (None, false);
+        Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
+        let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -311,7 +311,7 @@ impl Task {
             DumpNotify::PreDump => {
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
-                seal.follower = (!options.leave_running).then(|| Follower::start(staging.path(), seal.work));
+                seal.follower = (!options.leave_running).then(|| Follower::start(dir.clone(), seal.work));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -354,7 +354,7 @@ impl Task {
         options: &CheckpointOptions,
         staging: &Staging,
     ) -> Result<DumpOptions> {
-        let mut dump = DumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
+        let mut dump = DumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
         self.describe(&mut dump.common, spec, options)?;
         dump.leave_running = options.leave_running;
         dump.parent_img = options.parent_path.clone();
@@ -392,7 +392,7 @@ impl Task {
         (staging, seal): (&mut Staging, &mut Seal<'_>),
         freezer: Option<PathBuf>,
     ) -> Result<()> {
-        let mut dump = PreDumpOptions::new(self.facts()?.pid, open_dir(staging.path())?);
+        let mut dump = PreDumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
         dump.common.log_file = DUMP_LOG.into();
         self.describe(&mut dump.common, spec, options)?;
         dump.parent_img = options.parent_path.clone();
@@ -458,7 +458,8 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
     }
     if let Some(parent) = &options.parent_path {
         let path = parents::named(&options.criu.image_path, parent)?;
-        parents::check(&path, Some(container)).context(format!("--parent-path {}", parent.display()))?;
+        let parent_dir = ImageDirectory::open(&path)?;
+        parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
 }

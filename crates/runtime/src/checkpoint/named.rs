@@ -4,11 +4,12 @@
 //! and with which options it was made. It is published with the rest, in one step.
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
 
 use super::{CheckpointOptions, CriuOptions};
@@ -20,6 +21,8 @@ use crate::task::Task;
 
 /// The file beside the images.
 const CONFIG: &str = "config.json";
+/// Its largest size in bytes.
+const MAX_CONFIG: u64 = 64 << 10;
 /// Where a container's own checkpoints are, below its bundle.
 const OWN: &str = "checkpoints";
 
@@ -131,15 +134,17 @@ impl CheckpointConfig {
     }
 
     /// Writes it into a checkpoint's directory.
-    pub(super) fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(CONFIG);
+    pub(super) fn write(&self, dir: &ImageDirectory) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
-        std::fs::write(&path, json).map_err(|e| Error::file(&path, &e))
+        Ok(dir.write(CONFIG, &json)?)
     }
 
-    fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(CONFIG);
-        let json = std::fs::read(&path).map_err(|e| Error::file(&path, &e))?;
+    fn read(dir: &ImageDirectory) -> Result<Self> {
+        let path = dir.path().join(CONFIG);
+        let mut json = Vec::new();
+        dir.file(CONFIG)
+            .and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut json))
+            .map_err(|e| Error::file(&path, &e))?;
         let bad =
             |e: serde_json::Error| Error::File { path: path.clone(), why: format!("is malformed: {e}") };
         let config: Self = serde_json::from_slice(&json).map_err(bad)?;
@@ -228,7 +233,7 @@ impl Checkpoints {
     /// There is none, or something else; its config.json cannot be read.
     pub fn get(&self, name: &CheckpointName) -> Result<Checkpoint> {
         let path = self.existing(name)?;
-        let config = CheckpointConfig::read(&path)?;
+        let config = CheckpointConfig::read(&ImageDirectory::open(&path)?)?;
         Ok(Checkpoint { path, config })
     }
 

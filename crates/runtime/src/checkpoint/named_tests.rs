@@ -73,7 +73,7 @@ fn containerds_file_is_read_and_written() {
         (path.as_path(), "2016-02-03T10:00:00Z")
     );
     assert!(found.config.tcp && found.config.exit && !found.config.unix_sockets);
-    found.config.write(&path).unwrap();
+    found.config.write(&ImageDirectory::open(&path).unwrap()).unwrap();
     assert_eq!(all.get(&name("aa")).unwrap(), found);
     for (bad, why) in [("{", "is malformed"), (&text.replace("network", "mount"), "expected network")] {
         std::fs::write(path.join("config.json"), bad).unwrap();

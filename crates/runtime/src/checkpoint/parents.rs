@@ -2,13 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use hiber_criu::Images;
+use hiber_criu::{ImageDirectory, Images};
 
 use super::manifest::Manifest;
 use crate::error::{Context, Error, Result};
-
-/// The link by which CRIU finds the checkpoint that one builds on.
-const LINK: &str = "parent";
 
 /// The directory of `--parent-path`, which is relative to an image directory that may not be there yet.
 pub(super) fn named(image_path: &Path, parent: &Path) -> Result<PathBuf> {
@@ -29,20 +26,21 @@ pub(super) fn named(image_path: &Path, parent: &Path) -> Result<PathBuf> {
 }
 
 /// Checks a parent, and its parents: each is a checkpoint, and of the same container where that is known. Gives
-/// their directories.
-pub(super) fn check(parent: &Path, container: Option<&str>) -> Result<Vec<PathBuf>> {
+/// them all.
+pub(super) fn check(parent: ImageDirectory, container: Option<&str>) -> Result<Vec<ImageDirectory>> {
     let mut chain = Vec::new();
-    let mut next = Some(parent.to_owned());
+    let mut seen = Vec::new();
+    let mut next = Some(parent);
     while let Some(dir) = next {
-        let what = || format!("parent checkpoint {}", dir.display());
-        // A chain is found again however long its way is. Images are the host's, no container's.
-        #[expect(clippy::disallowed_methods)]
-        let dir = std::fs::canonicalize(&dir).map_err(|e| Error::file(&dir, &e)).context(what())?;
-        if chain.contains(&dir) {
+        let what = || format!("parent checkpoint {}", dir.path().display());
+        // A chain is found again however long its way is.
+        let stat = dir.stat().map_err(|e| Error::file(dir.path(), &e)).context(what())?;
+        if seen.contains(&(stat.st_dev, stat.st_ino)) {
             return Err(Error::Invalid(format!("{}: is its own parent", what())));
         }
-        Images::open(&dir).context(what())?;
-        let manifest = Manifest::read(&dir).context(what())?;
+        seen.push((stat.st_dev, stat.st_ino));
+        Images::in_directory(&dir).context(what())?;
+        let manifest = Manifest::read_in(&dir).context(what())?;
         if let (Some(manifest), Some(container)) = (manifest, container)
             && manifest.container != container
         {
@@ -52,20 +50,10 @@ pub(super) fn check(parent: &Path, container: Option<&str>) -> Result<Vec<PathBu
                 what()
             )));
         }
-        next = parent_of(&dir)?;
+        next = dir.parent().context(what())?;
         chain.push(dir);
     }
     Ok(chain)
-}
-
-/// The checkpoint that the one in `dir` builds on.
-pub(super) fn parent_of(dir: &Path) -> Result<Option<PathBuf>> {
-    let link = dir.join(LINK);
-    match std::fs::read_link(&link) {
-        Ok(target) => Ok(Some(dir.join(target))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file(&link, &e)),
-    }
 }
 
 #[cfg(test)]
@@ -78,11 +66,12 @@ mod tests {
         let inventory = [&0x5831_3116u32.to_le_bytes()[..], &2u32.to_le_bytes(), &[8, 2]].concat();
         std::fs::write(dir.join("inventory.img"), inventory).unwrap();
         if let Some(parent) = parent {
-            std::os::unix::fs::symlink(parent, dir.join(LINK)).unwrap();
+            std::os::unix::fs::symlink(parent, dir.join(hiber_criu::PARENT)).unwrap();
         }
     }
 
     fn manifest(dir: &Path, container: &str) {
+        let dir = &ImageDirectory::open(dir).unwrap();
         let spec = oci_spec::runtime::Spec::default();
         let version = hiber_criu::Version::new(4, 2, 0);
         Manifest::new(container, version, &spec, &Default::default())
@@ -98,16 +87,16 @@ mod tests {
         checkpoint(&at("1"), None);
         checkpoint(&at("2"), Some("../1"));
         assert_eq!(
-            check(&at("2"), Some("c")).unwrap().len(),
+            check(ImageDirectory::open(&at("2")).unwrap(), Some("c")).unwrap().len(),
             2,
             "checkpoints of others do not say whose they are"
         );
         manifest(&at("1"), "c");
-        assert!(check(&at("2"), Some("c")).is_ok());
-        let error = check(&at("2"), Some("d")).unwrap_err().to_string();
+        assert!(check(ImageDirectory::open(&at("2")).unwrap(), Some("c")).is_ok());
+        let error = check(ImageDirectory::open(&at("2")).unwrap(), Some("d")).unwrap_err().to_string();
         assert!(error.contains("/1: is of container \"c\", expected \"d\""), "{error}");
         std::fs::remove_file(at("1").join("inventory.img")).unwrap();
-        assert!(check(&at("2"), Some("c")).is_err());
+        assert!(check(ImageDirectory::open(&at("2")).unwrap(), Some("c")).is_err());
     }
 
     #[test]
@@ -128,7 +117,7 @@ mod tests {
     fn a_chain_that_bites_its_tail_ends() {
         let dir = tempfile::tempdir().unwrap();
         checkpoint(&dir.path().join("1"), Some("../1"));
-        let error = check(&dir.path().join("1"), None).unwrap_err().to_string();
+        let error = check(ImageDirectory::open(&dir.path().join("1")).unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("its own parent"), "{error}");
     }
 }

@@ -1,10 +1,10 @@
 //! A checkpoint's directory while it is written: beside its place, invisible under its name, renamed when whole.
 
 use std::ffi::OsString;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use hiber_criu::CriuError;
+use hiber_criu::{CriuError, ImageDirectory};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -18,6 +18,8 @@ use crate::error::{Context, Error, Result};
 pub(super) struct Staging {
     target: PathBuf,
     path: PathBuf,
+    /// The directory, once it was made.
+    dir: Option<ImageDirectory>,
     /// What to say if the place is taken; none where what is there is to be replaced.
     taken: Option<CheckpointError>,
     published: bool,
@@ -28,8 +30,6 @@ pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
     /// Whether the manifest has hashes, and whether the disk has it all before it is published.
     pub(super) work: Work,
-    /// Whether the container has a user namespace, whose root must reach a file.
-    pub(super) in_user_namespace: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
     /// Whoever reads the images while they are written.
@@ -52,11 +52,11 @@ impl Staging {
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
         let path = target.with_file_name(hidden);
-        Ok(Self { target, path, taken, published: false })
+        Ok(Self { target, path, dir: None, taken, published: false })
     }
 
-    /// Makes the directory.
-    pub(super) fn create(&self) -> Result<()> {
+    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place.
+    pub(super) fn create(&mut self) -> Result<()> {
         let path = &self.path;
         if let Some(parent) = path.parent() {
             make_dir(parent).context("make the image directory")?;
@@ -67,7 +67,21 @@ impl Staging {
             .mode(0o700)
             .create(path)
             .map_err(|e| Error::file(path, &e))
-            .context("make the image directory")
+            .context("make the image directory")?;
+        let dir = ImageDirectory::open(path)?;
+        let stat = dir.stat().map_err(|e| Error::file(path, &e))?;
+        let own = rustix::process::geteuid().as_raw();
+        if stat.st_uid != own || stat.st_mode & 0o7777 != 0o700 || !dir.names()?.is_empty() {
+            let why = "is not the directory that was just made there".into();
+            return Err(Error::File { path: path.clone(), why });
+        }
+        self.dir = Some(dir);
+        Ok(())
+    }
+
+    /// The directory, which was made.
+    pub(super) fn directory(&self) -> Result<&ImageDirectory> {
+        self.dir.as_ref().ok_or_else(|| Error::Invalid("the image directory is not made yet".into()))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -95,19 +109,16 @@ impl Staging {
     /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
     /// name is replaced, but for checkpoints with a name.
     pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
-        seal.config.map_or(Ok(()), |config| config.write(&self.path))?;
+        let dir = self.directory()?;
+        seal.config.map_or(Ok(()), |config| config.write(dir))?;
         if seal.manifest.options.loopback {
-            hiber_criu::images::separate_network(&self.path)?;
+            hiber_criu::images::separate_network(dir)?;
         }
         let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
-        seal.manifest.write(&self.path, seal.work.hash, heads).context("write the checkpoint's manifest")?;
-        if seal.in_user_namespace {
-            self.open_to_mapped_root()?;
-        }
+        seal.manifest.write(dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
         if seal.work.sync {
-            let dir = open_dir(&self.path)?;
             // One call for all the images: each fsync would be a commit of the journal of its own.
-            rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+            rustix::fs::syncfs(dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
         }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
@@ -138,22 +149,6 @@ impl Staging {
         rustix::fs::renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE).map_err(fail)?;
         // Now the old one is in our place.
         std::fs::remove_dir_all(&self.path).map_err(|e| Error::file(&self.path, &e))
-    }
-
-    /// At a restore CRIU reads the time namespace's image as the root of the container's user namespace. It gets
-    /// the way to that file, and to no other: images hold the memory of the container.
-    fn open_to_mapped_root(&self) -> Result<()> {
-        let set = |path: &Path, mode| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-                .map_err(|e| Error::file(path, &e))
-        };
-        set(&self.path, 0o711)?;
-        for entry in std::fs::read_dir(&self.path).map_err(|e| Error::file(&self.path, &e))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("timens-") {
-                set(&entry.path(), 0o644)?;
-            }
-        }
-        Ok(())
     }
 
     /// A failed dump's log is all that stays: where the images would have been, unless there is a work directory. Of
@@ -195,7 +190,6 @@ mod tests {
         Seal {
             manifest: manifest.unwrap(),
             work: Work { hash: true, sync: true },
-            in_user_namespace: false,
             config: None,
             follower: None,
         }
@@ -205,7 +199,7 @@ mod tests {
     fn whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a/checkpoint");
-        let staging = Staging::new(&target, None).unwrap();
+        let mut staging = Staging::new(&target, None).unwrap();
         staging.create().unwrap();
         std::fs::write(staging.path().join("x.img"), "x").unwrap();
         assert!(!target.exists());
@@ -243,7 +237,7 @@ mod tests {
         let target = dir.path().join("cc");
         let missing = CheckpointError::NotADirectory("taken".into());
         let stage = || {
-            let staging = Staging::new(&target, Some(missing.clone())).unwrap();
+            let mut staging = Staging::new(&target, Some(missing.clone())).unwrap();
             staging.create().unwrap();
             staging
         };

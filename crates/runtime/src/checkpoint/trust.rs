@@ -4,21 +4,15 @@
 //! CRIU gives each task the credentials that its image says. Whoever can write images could make a container of root
 //! with all capabilities; this is what stands between.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use hiber_criu::Images;
 use hiber_criu::inspect::{
     CapabilitySet, Credentials, Seccomp, SeccompFilter, SeccompFilters, State, Thread,
 };
+use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::plan::ProcessPlan;
 
 use super::manifest::{self, Kind, Manifest};
-use super::parents;
+use super::{custody, parents};
 use crate::error::{Error, Result};
-
-/// Bits of group and others that let them write.
-const OTHERS_WRITE: u32 = 0o022;
 
 /// What config.json grants.
 pub(crate) struct Grant<'a> {
@@ -27,73 +21,56 @@ pub(crate) struct Grant<'a> {
     pub(crate) seccomp: bool,
 }
 
-/// Checks the checkpoint in `dir`, and gives its manifest if it has one. `grant` is `None` where the images are
-/// trusted: then only what cannot be restored at all is refused.
+/// A checkpoint that was checked.
+pub(crate) struct Checked {
+    /// None in those of other runtimes.
+    pub(crate) manifest: Option<Manifest>,
+    /// The directory, and those that it builds on: what was looked at, and so what is to be restored.
+    pub(crate) chain: Vec<ImageDirectory>,
+}
+
+/// Checks the checkpoint in `dir`. `grant` is `None` where the images are trusted: then only what cannot be restored at
+/// all is refused.
 ///
 /// # Errors
 /// That there is no whole checkpoint, or why it is not restored without `--trust-images`.
-pub(crate) fn check(dir: &Path, grant: Option<&Grant<'_>>) -> Result<Option<Manifest>> {
-    let images = Images::open(dir)?;
-    if grant.is_some() {
-        check_writers(dir)?;
-    }
+pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<Checked> {
+    let images = Images::in_directory(dir)?;
+    check_custody(dir, grant.is_some())?;
     images.tasks()?;
     images.check_pages()?;
-    let manifest = Manifest::read(dir)?;
+    let manifest = Manifest::read_in(dir)?;
     if let Some(manifest) = &manifest {
         if manifest.kind == Kind::PreDump {
             let why = "is a pre-dump: it holds memory for a later checkpoint, but no processes";
-            return Err(Error::File { path: dir.into(), why: why.into() });
+            return Err(Error::File { path: dir.path().into(), why: why.into() });
         }
         if let (Some(problem), true) =
             (manifest.compare(&manifest::sums(dir, false)?).first(), grant.is_some())
         {
-            return Err(refused(format!("{}: {problem}", dir.display())));
+            return Err(refused(format!("{}: {problem}", dir.path().display())));
         }
     }
-    if let Some(parent) = parents::parent_of(dir)? {
-        for parent in parents::check(&parent, manifest.as_ref().map(|m| m.container.as_str()))? {
-            if grant.is_some() {
-                check_writers(&parent)?;
-            }
+    let mut chain = vec![dir.clone()];
+    if let Some(parent) = dir.parent()? {
+        for parent in parents::check(parent, manifest.as_ref().map(|m| m.container.as_str()))? {
+            check_custody(&parent, grant.is_some())?;
+            chain.push(parent);
         }
     }
     if let Some(grant) = grant {
         grant.check(&images)?;
     }
-    Ok(manifest)
+    Ok(Checked { manifest, chain })
+}
+
+fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {
+    custody::check_kinds(dir)?;
+    if writers { custody::check_writers(dir).map_err(refused) } else { Ok(()) }
 }
 
 fn refused(what: impl std::fmt::Display) -> Error {
     Error::Invalid(format!("{what}; --trust-images restores it nevertheless"))
-}
-
-/// Nobody but root and the caller may be able to change the directory or a file in it.
-fn check_writers(dir: &Path) -> Result<()> {
-    let own = rustix::process::geteuid().as_raw();
-    let check = |path: &Path| {
-        let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
-        let refuse = |why: String| Err(refused(format!("{}: {why}", path.display())));
-        match meta.uid() {
-            0 => {}
-            uid if uid == own => {}
-            uid => return refuse(format!("belongs to user {uid}, who can change it")),
-        }
-        if meta.mode() & OTHERS_WRITE != 0 {
-            return refuse(format!("others can write to it (mode {:o})", meta.mode() & 0o7777));
-        }
-        Ok(())
-    };
-    check(dir)?;
-    for entry in std::fs::read_dir(dir).map_err(|e| Error::file(dir, &e))? {
-        let entry = entry.map_err(|e| Error::file(dir, &e))?;
-        // Logs are not read, and a parent is checked by itself.
-        let is_file = std::fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file());
-        if is_file && !entry.file_name().to_string_lossy().ends_with(".log") {
-            check(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 impl Grant<'_> {

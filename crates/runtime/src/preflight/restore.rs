@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::inspect::{Contents, Mount, RegularFile};
-use hiber_criu::{Images, NetworkLock, Session};
+use hiber_criu::{ImageDirectory, Images, NetworkLock, Session};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::plan::{MountSource, NamespaceKind};
 use hiber_sandbox::rootfs::resolve::Root;
@@ -60,10 +60,12 @@ fn check(
         ..CreateOptions::default()
     };
     let prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
-    let dir = &options.criu.image_path;
-    let Ok(images) = Images::open(dir).map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
+    let opened = ImageDirectory::open(&options.criu.image_path)
+        .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
+    let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
+    let dir = &dir;
     if let Some(prepared) = &prepared
-        && let Err(e) = check_images(prepared, options)
+        && let Err(e) = check_images(prepared, options, dir)
     {
         findings.failed(&IMAGES, &e);
     }
@@ -80,15 +82,15 @@ fn check(
     flags(findings, &criu, &contents, dir);
     profile(findings, options.lsm_profile.as_deref(), contents.lsm);
     if let Some(prepared) = &prepared {
-        Against { findings, prepared, contents: &contents, criu: &criu }.check(id, manifest.as_ref());
+        Against { dir, findings, prepared, contents: &contents, criu: &criu }.check(id, manifest.as_ref());
     }
     memory(findings, dir, &contents, &criu, prepared.as_ref())
 }
 
 /// Compares all files with their hashes, and gives the manifest.
-fn hashes(findings: &mut Findings, dir: &Path) -> Option<Manifest> {
+fn hashes(findings: &mut Findings, dir: &ImageDirectory) -> Option<Manifest> {
     // What is wrong with it was told.
-    let manifest = Manifest::read(dir).ok().flatten();
+    let manifest = Manifest::read_in(dir).ok().flatten();
     match &manifest {
         None => {
             findings.add(&MANIFEST, "there is no hiber.json: another runtime made the checkpoint");
@@ -151,7 +153,7 @@ fn versions(
 }
 
 /// What the images hold and only a flag restores.
-fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: &Path) {
+fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: &ImageDirectory) {
     let off = |switch: Option<bool>| !switch.unwrap_or(false);
     let connected =
         contents.sockets.iter().find(|s| s.kind == "tcp" && !["closed", "listening"].contains(&s.state));
@@ -160,7 +162,7 @@ fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: 
         findings.add(&FLAG, what).advice = "pass --tcp-established, or --tcp-close".into();
     }
     // An image without entries has its two magic numbers alone.
-    let has = |name: &str| std::fs::metadata(dir.join(name)).is_ok_and(|meta| meta.len() > 8);
+    let has = |name: &str| dir.stat_of(name).is_ok_and(|stat| stat.st_size > 8);
     if off(criu.file_locks) && has("filelocks.img") {
         findings.add(&FLAG, "the images have file locks").advice = "pass --file-locks".into();
     }
@@ -203,14 +205,12 @@ const LOADED_PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 /// Memory to be read, and about how long a restore takes.
 fn memory(
     findings: &mut Findings,
-    dir: &Path,
+    dir: &ImageDirectory,
     contents: &Contents,
     criu: &CriuOptions,
     prepared: Option<&Prepared>,
 ) -> (u64, u64) {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let pages = entries.filter(|e| e.file_name().to_string_lossy().starts_with("pages-"));
-    let total: u64 = pages.filter_map(|e| e.metadata().ok()).map(|meta| meta.len()).sum();
+    let total: u64 = sizes(dir, "pages-").sum();
     let read = if criu.lazy_pages { 0 } else { total };
     let tasks = u64::try_from(contents.processes.len()).unwrap_or(u64::MAX);
     let time = FIXED
@@ -229,8 +229,18 @@ fn memory(
     (total, time)
 }
 
+/// Of all files with such names.
+fn sizes<'a>(dir: &'a ImageDirectory, prefix: &str) -> impl Iterator<Item = u64> + 'a {
+    let names = dir.names().unwrap_or_default().into_iter();
+    let prefix = prefix.to_owned();
+    names
+        .filter(move |name| name.starts_with(&prefix))
+        .filter_map(|name| Some(dir.stat_of(&name).ok()?.st_size.cast_unsigned()))
+}
+
 /// The checkpoint against a bundle.
 struct Against<'a> {
+    dir: &'a ImageDirectory,
     findings: &'a mut Findings,
     prepared: &'a Prepared,
     contents: &'a Contents,
@@ -262,10 +272,7 @@ impl Against<'_> {
         let own_network = self.prepared.plan.namespaces.is_new(NamespaceKind::Network)
             && !self.criu.empty_network.unwrap_or(false);
         // A tmpfs's archive is small where hiber packed it itself.
-        let archives = std::fs::read_dir(&self.criu.image_path).into_iter().flatten().flatten();
-        let tmpfs = archives
-            .filter(|e| e.file_name().to_string_lossy().starts_with("tmpfs-"))
-            .any(|e| e.metadata().is_ok_and(|meta| meta.len() > host::PACKED_BY_US));
+        let tmpfs = sizes(self.dir, "tmpfs-").any(|size| size > host::PACKED_BY_US);
         host::Programs { lock: lock.filter(|l| *l != NetworkLock::Skip), own_network, tmpfs }
             .check(self.findings);
     }

@@ -152,9 +152,10 @@ pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open_tree", path.display().to_string(), e.raw_os_error()).into())
 }
 
-fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
+/// A detached copy of the mount at an open file, which must be one of the caller's mount namespace.
+pub fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
     rustix::mount::open_tree(fd.as_fd(), "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
-        .map_err(|e| SysError::new("open_tree", "a descriptor below the root", e.raw_os_error()).into())
+        .map_err(|e| SysError::new("open_tree", "a descriptor", e.raw_os_error()).into())
 }
 
 /// Takes a detached mount out of its peer group: what the runtime itself puts in place gets no mounts of the host's,
@@ -176,7 +177,8 @@ fn attach(tree: impl AsFd, target: impl AsFd) -> Result<()> {
         .map_err(|e| SysError::new("move_mount", "onto its target", e.raw_os_error()).into())
 }
 
-fn attach_at_path(tree: impl AsFd, target: &Path) -> Result<()> {
+/// Mounts a detached tree at a path.
+pub fn attach_at_path(tree: impl AsFd, target: &Path) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(tree.as_fd(), "", rustix::fs::CWD, target, flags).map_err(|e| {
         SysError::new("move_mount", format!("onto {}", target.display()), e.raw_os_error()).into()
