@@ -7,6 +7,7 @@ mod apparmor;
 mod cgroups;
 mod contents;
 mod crash;
+mod custody;
 mod errors;
 mod failures;
 mod failures_machine;

@@ -37,9 +37,7 @@ impl ImageDirectory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::openat(from, path, flags, Mode::empty()) {
             Ok(fd) => Ok(Self { path: shown.into(), fd: Arc::new(fd) }),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-                Err(bad(shown, "no such directory"))
-            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(bad(shown, "no such directory")),
             Err(e) => Err(CriuError::io(format!("open {}", shown.display()), e)),
         }
     }

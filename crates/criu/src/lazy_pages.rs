@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::diagnose::diagnose;
 use crate::error::{CriuError, Result};
 use crate::locate::search_path;
+use crate::swrk::is_own;
 
 /// The socket in the work directory where a restore finds the daemon.
 const SOCKET: &str = "lazy-pages.socket";
@@ -44,6 +45,9 @@ impl LazyPages {
         command.args(["lazy-pages", "--page-server", "--ps-socket", &page_socket, "--status-fd", &status_fd]);
         command.args(["-v4", "--log-file", LOG, "--images-dir"]).arg(images).arg("--work-dir").arg(work);
         command.env("PATH", search_path(std::env::var_os("PATH")));
+        if !is_own(std::env::var_os("HOME")) {
+            command.env_remove("HOME");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.preserved_fds(vec![source, status]);
         let child =

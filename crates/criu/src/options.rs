@@ -43,6 +43,8 @@ pub struct Common {
     pub log_level: u8,
     /// A CRIU configuration file, whose settings win over these.
     pub config_file: Option<PathBuf>,
+    /// The same, open: CRIU reads this very file.
+    pub config_fd: Option<OwnedFd>,
     /// Saves established TCP connections; for restore too.
     pub tcp_established: bool,
     /// Closes TCP connections instead; for restore too.
@@ -225,6 +227,7 @@ impl Common {
             log_file: log_file.into(),
             log_level: 4,
             config_file: None,
+            config_fd: None,
             tcp_established: false,
             tcp_close: false,
             ext_unix_sk: false,
@@ -276,7 +279,11 @@ impl Common {
             work_dir_fd: fd(&self.work_dir),
             log_file: Some(self.log_file.clone()),
             log_level: Some(self.log_level.into()),
-            config_file: path("config_file", self.config_file.as_ref())?,
+            config_file: match &self.config_fd {
+                // CRIU's /proc may be mounted anew, but not before it has read its configuration.
+                Some(fd) => Some(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())),
+                None => path("config_file", self.config_file.as_ref())?,
+            },
             notify_scripts: Some(true),
             tcp_established: flag(self.tcp_established),
             tcp_close: flag(self.tcp_close),

@@ -68,6 +68,9 @@ fn a_dump_is_mapped_in_full() {
     options.common.work_dir = Some(null());
     options.common.status_fd = Some(null());
     options.common.config_file = Some("/etc/criu/hiber.conf".into());
+    let by_path = options.to_proto().unwrap();
+    assert_eq!(by_path.config_file.as_deref(), Some("/etc/criu/hiber.conf"));
+    options.common.config_fd = Some(null());
     options.common.cgroups = Some(CgroupMode::Ignore);
     options.common.cgroup_props = Some("\"cpu\":".into());
     options.common.cgroup_roots =
@@ -85,7 +88,8 @@ fn a_dump_is_mapped_in_full() {
     assert_eq!(o.freeze_cgroup.as_deref(), Some("/sys/fs/cgroup/freezer/c"));
     assert_eq!(o.work_dir_fd, options.common.work_dir.as_ref().map(std::os::fd::AsRawFd::as_raw_fd));
     assert_eq!(o.status_fd, options.common.status_fd.as_ref().map(std::os::fd::AsRawFd::as_raw_fd));
-    assert_eq!(o.config_file.as_deref(), Some("/etc/criu/hiber.conf"));
+    let config = options.common.config_fd.as_ref().map(std::os::fd::AsRawFd::as_raw_fd).unwrap();
+    assert_eq!(o.config_file, Some(format!("/proc/{}/fd/{config}", std::process::id())));
     assert_eq!(o.manage_cgroups, Some(false));
     assert_eq!(o.manage_cgroups_mode, Some(CriuCgMode::IGNORE.into()));
     assert_eq!(o.cgroup_props.as_deref(), Some("\"cpu\":"));

@@ -1,5 +1,6 @@
 //! The criu process behind a session.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -45,7 +46,11 @@ impl Swrk {
         let number = socket.as_raw_fd().to_string();
         let mut inherited = files;
         inherited.push(socket);
-        let child = Command::new(criu.path())
+        let mut command = Command::new(criu.path());
+        if !is_own(std::env::var_os("HOME")) {
+            command.env_remove("HOME");
+        }
+        let child = command
             .args(["swrk", &number])
             .env("PATH", path)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
@@ -82,5 +87,31 @@ impl Swrk {
         // A program that still holds the other end ends the reading with EAGAIN.
         let _ = self.output.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Whether a home directory is root's or the caller's: CRIU takes settings from it (`.criu/default.conf`), of programs to
+/// run among them. sudo and su may keep that of somebody else.
+pub(crate) fn is_own(home: Option<OsString>) -> bool {
+    let own = |home: OsString| {
+        let stat = rustix::fs::stat(&home).ok()?;
+        let owner = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+        Some(owner && stat.st_mode & 0o022 == 0)
+    };
+    home.and_then(own).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn settings_of_others_are_not_for_criu() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_own(Some(dir.path().into())));
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_own(Some(dir.path().into())));
+        assert!(!is_own(None) && !is_own(Some("/nowhere".into())));
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hiber_criu::{ImageDirectory, Images};
 use hiber_criu::inspect::Contents;
+use hiber_criu::{ImageDirectory, Images};
 use serde::Serialize;
 
 use crate::checkpoint::manifest::{self, FileSum, Manifest};

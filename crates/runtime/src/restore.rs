@@ -209,8 +209,7 @@ impl Restoring<'_> {
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
-        let removed =
-            [&root, &view].map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
+        let removed = [&root, &view].map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
         restored?;
         removed.into_iter().collect::<Result<()>>()?;
         // The daemon has its log there.
@@ -248,7 +247,7 @@ impl Restoring<'_> {
         let restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = RestoreOptions::new(view.mount(places.view)?);
         self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
-        restore.common.work_dir = Some(places.work.directory().descriptor()?);
+        restore.common.work_dir = Some(places.work.here()?);
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;

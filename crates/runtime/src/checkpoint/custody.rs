@@ -2,8 +2,11 @@
 //!
 //! All is asked of the open directory. Where nobody else may write to it, what was found in it stays as it was found.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
 use hiber_criu::{ImageDirectory, PARENT};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, Result};
 
@@ -42,7 +45,10 @@ pub(crate) fn check_writers(dir: &ImageDirectory) -> Result<(), String> {
         if problem.is_ok() && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
             problem = check_owner(stat, OTHERS_WRITE).or_else(|why| refuse(name, why));
             if problem.is_ok() && stat.st_nlink > 1 {
-                problem = refuse(name, "has another name elsewhere (a hard link), by which it can be changed".into());
+                problem = refuse(
+                    name,
+                    "has another name elsewhere (a hard link), by which it can be changed".into(),
+                );
             }
         }
         Ok(())
@@ -67,13 +73,20 @@ pub(super) fn check_work(dir: &ImageDirectory) -> Result<()> {
     Ok(())
 }
 
-/// A file that says what CRIU is to do is the caller's or root's alone.
-pub(super) fn check_file(file: &std::fs::File) -> Result<(), String> {
-    let stat = rustix::fs::fstat(file).map_err(|e| std::io::Error::from(e).to_string())?;
+/// Opens a configuration file of CRIU's, whose settings win over ours and name programs that run as root: it must be the
+/// caller's or root's alone.
+pub(super) fn open_config(path: &Path) -> Result<OwnedFd> {
+    let fail = |why: String| Error::File { path: path.into(), why: format!("cannot configure CRIU: {why}") };
+    // Nobody waits for a FIFO.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| fail(hiber_sandbox::error::plain(&e.into())))?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| Error::file(path, &e.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err("is not a file".into());
+        return Err(fail("is not a file".into()));
     }
-    check_owner(&stat, OTHERS_WRITE)
+    check_owner(&stat, OTHERS_WRITE).map_err(fail)?;
+    Ok(file)
 }
 
 fn check_owner(stat: &Stat, forbidden: u32) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! What is refused of a directory, and what is not.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
 
 use super::*;
 
@@ -81,4 +80,23 @@ fn what_is_asked_of_is_what_was_opened() {
     check_writers(&open).unwrap();
     let read = std::io::read_to_string(open.file("pages-1.img").unwrap()).unwrap();
     assert_eq!((read.as_str(), open.names().unwrap().len()), ("ours", 1));
+}
+
+#[test]
+fn a_configuration_of_others_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("criu.conf");
+    let refused = |path: &Path| open_config(path).unwrap_err().to_string();
+    assert!(refused(&path).contains("criu.conf: cannot configure CRIU: "), "{}", refused(&path));
+    std::fs::write(&path, "").unwrap();
+    set(&path, 0o644);
+    open_config(&path).unwrap();
+    set(&path, 0o664);
+    assert!(refused(&path).contains("others can write to it (mode 664)"), "{}", refused(&path));
+    set(&path, 0o600);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+        assert!(refused(&path).contains("belongs to user 1"), "{}", refused(&path));
+    }
+    assert!(refused(dir.path()).contains("is not a file"), "{}", refused(dir.path()));
 }

@@ -23,8 +23,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Launch, NetworkLock, PageServer,
-    PreDumpOptions, Session, Version,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Launch, NetworkLock,
+    PageServer, PreDumpOptions, Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::loopback;
@@ -111,7 +111,7 @@ impl CriuOptions {
         if let Some(work) = &self.work_path {
             common.work_dir = Some(work::open_given(work)?.descriptor()?);
         }
-        common.config_file = config_file(spec);
+        common.config_fd = config_file(spec).as_deref().map(custody::open_config).transpose()?;
         common.tcp_established = self.tcp_established.unwrap_or(false);
         common.tcp_close = self.tcp_close.unwrap_or(false);
         common.ext_unix_sk = self.ext_unix_sk.unwrap_or(false);
@@ -362,7 +362,7 @@ impl Task {
         dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
-            && dump.common.config_file.is_none()
+            && dump.common.config_fd.is_none()
             && session.version()? >= SKIPS_NETWORK_LOCK
             && needs_no_lock(self.facts()?, spec, &options.criu)
         {

@@ -117,7 +117,8 @@ mod tests {
     fn a_chain_that_bites_its_tail_ends() {
         let dir = tempfile::tempdir().unwrap();
         checkpoint(&dir.path().join("1"), Some("../1"));
-        let error = check(ImageDirectory::open(&dir.path().join("1")).unwrap(), None).unwrap_err().to_string();
+        let error =
+            check(ImageDirectory::open(&dir.path().join("1")).unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("its own parent"), "{error}");
     }
 }

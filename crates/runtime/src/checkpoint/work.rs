@@ -5,7 +5,7 @@
 //! is possible and else with the temporary files.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CriuError, ImageDirectory};
@@ -44,6 +44,18 @@ impl Work {
 
     pub(crate) fn directory(&self) -> &ImageDirectory {
         &self.dir
+    }
+
+    /// It again, in the mount namespace of the calling thread: CRIU mounts something there.
+    pub(crate) fn here(&self) -> Result<OwnedFd> {
+        let fail = |e: std::io::Error| Error::file(self.dir.path(), &e);
+        let here = ImageDirectory::open(self.dir.path())?;
+        let [was, is] = [self.dir.stat().map_err(fail)?, here.stat().map_err(fail)?];
+        if (was.st_dev, was.st_ino) != (is.st_dev, is.st_ino) {
+            let why = "was exchanged for another directory meanwhile".into();
+            return Err(Error::File { path: self.dir.path().into(), why });
+        }
+        Ok(here.descriptor()?)
     }
 
     /// After a restore: nobody asks for the log of one that was a success.
