@@ -101,3 +101,68 @@ fn a_node_is_no_permission() {
     });
     Runtime::hiber().container(bundle).run(&[]).fails("operation not permitted");
 }
+
+/// A list of rules for kmsg (1:11), and how the device can then be opened: for reading, for writing, for both.
+const LISTS: [(&[&str], &str); 9] = [
+    (&["+c 1:11 rwm", "-c 1:* rwm"], ""),
+    (&["+c 1:11 rw", "-c *:11 r"], "w"),
+    (&["+c 1:* r", "+c 1:11 w"], "r w rw"),
+    (&["+c 1:* r", "+c *:11 w"], "r w rw"),
+    (&["+c 1:11 rwm", "-a"], ""),
+    (&["+a", "-c 1:11 rwm", "+c 1:* rwm"], "r w rw"),
+    (&["+a", "-c 1:11 w"], "r"),
+    (&["+c 1:* rwm", "-c 1:11 w", "-a"], ""),
+    (&["+c 1:* rwm", "-c 1:11 w", "+c 1:11 w"], "r w rw"),
+];
+
+fn rule(text: &str) -> Value {
+    let mut rule = json!({"allow": text.starts_with('+'), "access": "rwm"});
+    let words: Vec<_> = text[1..].split([' ', ':']).collect();
+    if let [kind, major, minor, access] = words[..] {
+        let number = |word: &str| word.parse().unwrap_or(-1);
+        rule["type"] = json!(kind);
+        (rule["major"], rule["minor"]) = (json!(number(major)), json!(number(minor)));
+        rule["access"] = json!(access);
+    }
+    rule
+}
+
+#[test]
+fn a_list_of_rules_means_the_same_on_every_cgroup() {
+    require!(Root);
+    for (list, expected) in LISTS {
+        for runtime in [Runtime::hiber(), Runtime::hiber_on_v2()] {
+            let bundle = with_mknod(Bundle::busybox()).edit(|c| {
+                c["linux"]["resources"]["devices"] = list.iter().map(|text| rule(text)).collect();
+            });
+            // The defaults follow the list, and let every node be made.
+            let script = "mknod /kmsg c 1 11; for way in '< r' '> w' '<> rw'; do set -- $way; \
+                (eval \"exec 3$1/kmsg\") 2>/dev/null && echo $2; done; true";
+            let output = runtime.container(bundle.shell(script)).run(&[]);
+            assert_eq!(output.ok().replace('\n', " "), expected, "{list:?}: {output}");
+        }
+    }
+}
+
+#[test]
+fn what_cgroup_v1_cannot_express_is_refused_there() {
+    require!(Root);
+    for list in [["+c 1:* rw", "-c 1:11 w"], ["+c 1:* rw", "-c *:11 w"]] {
+        let bundle = || {
+            Bundle::busybox().edit(|c| {
+                c["linux"]["resources"]["devices"] = list.iter().map(|text| rule(text)).collect();
+            })
+        };
+        let hierarchies = hiber_tests::cgroup::hierarchies();
+        let on_v1 = hierarchies.iter().any(|h| !h.v2 && h.controllers.iter().any(|c| c == "devices"));
+        let c = Runtime::hiber().container(bundle());
+        let output = c.run(&[]);
+        if on_v1 {
+            output.fails("linux.resources.devices: not supported: cgroup v1 cannot make rule");
+            c.assert_clean();
+        } else {
+            output.ok();
+        }
+        Runtime::hiber_on_v2().container(bundle()).run(&[]).ok();
+    }
+}

@@ -27,7 +27,7 @@ pub enum DeviceKind {
 #[serde(try_from = "String", into = "String")]
 pub struct Access(u8);
 
-/// One rule. In a list, the last rule that matches decides, for each access by itself.
+/// One rule. In a list, the last rule that matches decides, for each access by itself: [`DeviceRule::resolve`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRule {
     /// Allow or deny.
@@ -114,6 +114,33 @@ impl TryFrom<String> for Access {
 }
 
 impl DeviceRule {
+    /// What a list of rules comes to, for every kind of cgroup: no rule is left, or no access of one, that a later rule
+    /// decides anew for every device.
+    ///
+    /// A v1 cgroup would take what is written to it otherwise: what denies a class takes back only an exception that was
+    /// made for the class as a whole, and leaves those of single devices.
+    pub fn resolve(mut rules: Vec<Self>) -> Vec<Self> {
+        for at in 0..rules.len() {
+            let (rule, later) = (&rules[at], &rules[at + 1..]);
+            let decided = later.iter().filter(|other| other.covers(rule));
+            let left = decided.fold(rule.access, |left, other| left.without(other.decides()));
+            rules[at].access = left;
+        }
+        rules.retain(|rule| rule.access != Access::NONE);
+        rules
+    }
+
+    /// Whether it is for every device that `other` is for.
+    fn covers(&self, other: &Self) -> bool {
+        let number = |wide: Option<u32>, narrow| wide.is_none() || wide == narrow;
+        self.kind == DeviceKind::All
+            || (self.kind == other.kind && number(self.major, other.major) && number(self.minor, other.minor))
+    }
+
+    fn decides(&self) -> Access {
+        if self.kind == DeviceKind::All { Access::ALL } else { self.access }
+    }
+
     /// A rule that allows a character device; None stands for any number.
     pub const fn allow_char(major: Option<u32>, minor: Option<u32>, access: Access) -> Self {
         Self { allow: true, kind: DeviceKind::Char, major, minor, access }
@@ -188,6 +215,31 @@ impl fmt::Display for DeviceRule {
 /// Which devices an exception is about.
 type Key = (DeviceKind, Option<u32>, Option<u32>);
 
+fn key(rule: &DeviceRule) -> Key {
+    (rule.kind, rule.major, rule.minor)
+}
+
+/// The devices that both keys are about, if there are any.
+fn intersection(a: Key, b: Key) -> Option<Key> {
+    let number = |a: Option<u32>, b: Option<u32>| match (a, b) {
+        (Some(a), Some(b)) if a != b => None,
+        (a, b) => Some(a.or(b)),
+    };
+    (a.0 == b.0).then_some((a.0, number(a.1, b.1)?, number(a.2, b.2)?))
+}
+
+/// Refuses `rule` as an exception to a part of what the other rule, an exception itself, is about.
+fn check_hole(wide: &DeviceRule, rule: &DeviceRule) -> Result<()> {
+    let apart = wide.allow == rule.allow
+        || wide.access.and(rule.access) == Access::NONE
+        || intersection(key(wide), key(rule)).is_none();
+    if apart {
+        return Ok(());
+    }
+    let problem = format!("cgroup v1 cannot make rule \"{rule}\" an exception to wildcard rule \"{wide}\"");
+    Err(Error::unsupported(FIELD, problem))
+}
+
 /// What a device cgroup of v1 is: a default and the exceptions to it. The kernel's interface is a
 /// list of changes to this state (security/device_cgroup.c), so rules are run through it first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -197,12 +249,24 @@ pub struct DeviceSet {
 }
 
 impl DeviceSet {
-    /// The state after these rules, starting from "nothing is allowed".
+    /// What these rules [come to](DeviceRule::resolve), starting from "nothing is allowed".
     ///
     /// # Errors
     /// A rule takes back a part of what a wildcard rule gave: v1 would silently ignore it.
     pub fn from_rules(rules: &[DeviceRule]) -> Result<Self> {
-        rules.iter().try_fold(Self::default(), Self::with)
+        let rules = DeviceRule::resolve(rules.to_vec());
+        let mut set = Self::default();
+        for (at, rule) in rules.iter().enumerate() {
+            if rule.kind == DeviceKind::All {
+                set = Self { default_allow: rule.allow, exceptions: BTreeMap::new() };
+            } else if rule.allow != set.default_allow {
+                set.add(key(rule), rule.access);
+            } else {
+                rules[..at].iter().try_for_each(|wide| check_hole(wide, rule))?;
+            }
+        }
+        set.join_reading_and_writing();
+        Ok(set)
     }
 
     /// The state that a `devices.list` shows. It does not list the exceptions of a cgroup that
@@ -226,44 +290,39 @@ impl DeviceSet {
             let (major, minor) = (number(fields.next()?)?, number(fields.next()?)?);
             Some(DeviceRule { allow: true, kind, major, minor, access: Access::parse(fields.next()?)? })
         };
-        text.lines().try_fold(Self::default(), |set, line| {
+        let mut set = Self::default();
+        for line in text.lines() {
             let rule = parse(line).ok_or_else(|| {
                 Error::invalid("devices.list", format!("{line:?}: expected TYPE MAJOR:MINOR ACCESS"))
             })?;
-            set.with(&rule)
-        })
+            match rule.kind {
+                DeviceKind::All => set = Self { default_allow: true, ..Self::default() },
+                _ => set.add(key(&rule), rule.access),
+            }
+        }
+        Ok(set)
     }
 
-    fn with(mut self, rule: &DeviceRule) -> Result<Self> {
-        if rule.kind == DeviceKind::All {
-            return Ok(Self { default_allow: rule.allow, exceptions: BTreeMap::new() });
+    fn add(&mut self, key: Key, access: Access) {
+        let old = self.exceptions.entry(key).or_insert(Access::NONE);
+        *old = old.or(access);
+    }
+
+    /// Where one exception allows reading and another writing, the kernel allows no opening for both: it looks for one
+    /// exception that allows all that is asked for.
+    fn join_reading_and_writing(&mut self) {
+        if self.default_allow {
+            return;
         }
-        let key = (rule.kind, rule.major, rule.minor);
-        if rule.allow != self.default_allow {
-            let old = self.exceptions.entry(key).or_insert(Access::NONE);
-            *old = old.or(rule.access);
-            return Ok(self);
+        let both = Access::READ.or(Access::WRITE);
+        let only = |wanted: Access| {
+            self.exceptions.iter().filter(move |(_, access)| access.and(both) == wanted).map(|(key, _)| *key)
+        };
+        let pairs = only(Access::READ).flat_map(|r| only(Access::WRITE).map(move |w| (r, w)));
+        let joined: Vec<Key> = pairs.filter_map(|(r, w)| intersection(r, w)).collect();
+        for key in joined {
+            self.add(key, both);
         }
-        let wider = [(None, rule.minor), (rule.major, None), (None, None)];
-        for (major, minor) in wider.into_iter().filter(|w| *w != (rule.major, rule.minor)) {
-            let wide = self.exceptions.get(&(rule.kind, major, minor)).copied().unwrap_or(Access::NONE);
-            if wide.and(rule.access) != Access::NONE {
-                let exception = DeviceRule { major, minor, access: wide, ..rule.clone() };
-                return Err(Error::unsupported(
-                    FIELD,
-                    format!(
-                        "cgroup v1 cannot make rule \"{rule}\" an exception to wildcard rule \"{exception}\""
-                    ),
-                ));
-            }
-        }
-        if let Some(old) = self.exceptions.get_mut(&key) {
-            *old = old.without(rule.access);
-            if *old == Access::NONE {
-                self.exceptions.remove(&key);
-            }
-        }
-        Ok(self)
     }
 
     /// The fewest writes that turn a cgroup of this state into `target`, so that an update takes
@@ -293,6 +352,17 @@ impl DeviceSet {
         differences(old, &target.exceptions, target.default_allow);
         differences(&target.exceptions, old, !target.default_allow);
         writes
+    }
+
+    /// What the kernel makes of it (`devcgroup_check_permission`), for bits of [`Access`].
+    #[cfg(test)]
+    pub(super) fn allows(&self, (kind, major, minor): (DeviceKind, u32, u32), wanted: u8) -> bool {
+        let device = (kind, Some(major), Some(minor));
+        let mut matching = self.exceptions.iter().filter(|(key, _)| intersection(**key, device).is_some());
+        match self.default_allow {
+            true => !matching.any(|(_, access)| access.0 & wanted != 0),
+            false => matching.any(|(_, access)| wanted & !access.0 == 0),
+        }
     }
 
     /// What is allowed, as rules; `None` where all is allowed but the exceptions.
@@ -339,8 +409,9 @@ mod tests {
         DeviceRule { allow, kind, major, minor, access }
     }
 
-    fn set(rules: &[&str]) -> Result<DeviceSet> {
-        DeviceSet::from_rules(&rules.iter().map(|r| rule(r)).collect::<Vec<_>>())
+    fn set(rules: &[&str]) -> Result<DeviceSet, String> {
+        let rules: Vec<_> = rules.iter().map(|r| rule(r)).collect();
+        DeviceSet::from_rules(&rules).map_err(|e| e.to_string())
     }
 
     fn changes(from: &[&str], to: &[&str]) -> Vec<String> {
@@ -369,13 +440,43 @@ mod tests {
 
     #[test]
     fn holes_in_wildcards_are_refused() {
-        let error = set(&["+c 1:* rw", "-c 1:3 w"]).unwrap_err().to_string();
+        let error = set(&["+c 1:* rw", "-c 1:3 w"]).unwrap_err();
         assert_eq!(
             error,
             "linux.resources.devices: not supported: cgroup v1 cannot make rule \"c 1:3 w\" an exception to \
              wildcard rule \"c 1:* rw\""
         );
         assert!(set(&["+c 1:* rw", "-c 1:3 m", "-b 1:3 w", "-c 2:3 w", "-c 1:* r"]).is_ok());
+        assert!(set(&["+c 1:* rw", "-c *:3 w"]).is_err());
+        assert!(set(&["+a", "-c 1:* w", "+c 1:3 rw"]).is_err());
+        // Filled again, or of no account: no hole is left.
+        assert_eq!(set(&["+c 1:* rw", "-c 1:3 w", "+c 1:3 rw"]), set(&["+c 1:* rw", "+c 1:3 rw"]));
+        assert_eq!(set(&["+c 1:* rw", "-c 1:3 w", "-a"]), Ok(DeviceSet::default()));
+    }
+
+    #[test]
+    fn what_denies_a_class_denies_its_devices() {
+        assert_eq!(set(&["+c 1:3 rwm", "-c 1:* rwm"]), Ok(DeviceSet::default()));
+        assert_eq!(set(&["+c 1:3 rwm", "-c *:3 w"]), set(&["+c 1:3 rm"]));
+        assert_eq!(set(&["+a", "-c 1:3 rwm", "+c 1:* rwm"]), set(&["+a"]));
+        assert_eq!(set(&["-c 1:* rwm", "+c 1:3 rwm"]), set(&["+c 1:3 rwm"]));
+    }
+
+    #[test]
+    fn who_may_read_and_may_write_may_open_for_both() {
+        assert_eq!(set(&["+c 1:* r", "+c 1:3 w"]), set(&["+c 1:* r", "+c 1:3 rw"]));
+        assert_eq!(set(&["+c 1:* r", "+c *:3 w"]), set(&["+c 1:* r", "+c *:3 w", "+c 1:3 rw"]));
+        assert_eq!(set(&["+c 1:* rw", "+c 1:3 w", "+b 1:3 r"]).unwrap().exceptions.len(), 3);
+    }
+
+    #[test]
+    fn the_result_is_the_list() {
+        let text = |rules: &[&str]| {
+            let rules = DeviceRule::resolve(rules.iter().map(|r| rule(r)).collect());
+            rules.iter().map(|r| format!("{}{r}", if r.allow { '+' } else { '-' })).collect::<Vec<_>>()
+        };
+        assert_eq!(text(&["+c 1:3 rwm", "-a", "+c 1:3 rw", "+c 1:3 w"]), ["-a", "+c 1:3 r", "+c 1:3 w"]);
+        assert_eq!(text(&["+c 1:3 rwm", "-c 1:* rw", "+b 8:0 r"]), ["+c 1:3 m", "-c 1:* rw", "+b 8:0 r"]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Limits {
     /// be right for raising and another for lowering; a write that the kernel refuses with EINVAL
     /// is therefore tried again after the others of its controller.
     pub writes: Vec<Write>,
-    /// Device rules in config.json's order; None leaves devices as they are.
+    /// What config.json's device rules come to ([`DeviceRule::resolve`]); None leaves devices as they are.
     pub devices: Option<Vec<DeviceRule>>,
     /// What to compare with the memory in use first.
     pub memory_check: Option<MemoryCheck>,
@@ -91,6 +91,7 @@ impl Limits {
             let own = resources.devices().iter().flatten().enumerate();
             let mut rules = own.map(|(i, r)| DeviceRule::from_spec(r, i)).collect::<Result<Vec<_>>>()?;
             rules.extend_from_slice(defaults);
+            let rules = DeviceRule::resolve(rules);
             if layout.v1().contains_key("devices") {
                 DeviceSet::from_rules(&rules)?;
             }

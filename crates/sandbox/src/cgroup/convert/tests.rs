@@ -336,7 +336,7 @@ fn device_rules_and_defaults() {
     let defaults = DeviceRule::defaults();
     assert_eq!(Limits::from_spec(&resources, &v1(), None).unwrap().devices, None);
     let rules = Limits::from_spec(&resources, &v2(), Some(&defaults)).unwrap().devices.unwrap();
-    assert_eq!(rules.len(), 3 + defaults.len());
+    assert_eq!(rules.len(), 3 + defaults.len(), "none of them is without effect");
     // v1 cannot punch the hole; v2 can.
     let error = Limits::from_spec(&resources, &v1(), Some(&defaults)).unwrap_err().to_string();
     assert!(

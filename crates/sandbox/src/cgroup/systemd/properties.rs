@@ -305,6 +305,7 @@ mod tests {
         // Any device with a minor number: nor for this.
         assert_eq!(devices(&["+c *:3 r"], false), None);
         assert_eq!(devices(&["+c *:3 r", "+c 1:5 r"], true), strict(&["/dev/char/1:5 r"]));
+        assert_eq!(devices(&["+c 1:3 rw", "-c 1:* w"], false), strict(&["/dev/char/1:3 r"]));
         // A hole in a wildcard, which v2 can express and the list cannot.
         assert_eq!(devices(&["+c 1:* rw", "-c 1:3 w"], false), None);
     }
