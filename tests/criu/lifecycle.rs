@@ -2,6 +2,7 @@
 
 use crate::{COUNT, count, counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
+use hiber_tests::tools;
 use std::fs;
 
 #[test]
@@ -31,6 +32,33 @@ fn a_restored_container_is_a_full_one() {
     c.wait_stopped();
     c.delete(&[]).ok();
     c.assert_clean();
+}
+
+#[test]
+fn a_restored_container_has_not_its_restorers_keys() {
+    require!(Root, Criu, Program("cc"));
+    let bundle = Bundle::busybox();
+    let keys = bundle.rootfs().join("keys");
+    tools::compile(concat!(env!("CARGO_MANIFEST_DIR"), "/oci/keys.c"), &keys, &["-static"]);
+    let c = Runtime::hiber()
+        .container(bundle.shell("while :; do /keys see >/new; mv /new /seen; usleep 100000; done"));
+    c.run_detached().ok();
+    c.checkpoint(&[]).ok();
+    let (images, path, log) = (c.images().display().to_string(), c.bundle_path(), c.bundle().join("log"));
+    let mut restore = std::process::Command::new(&keys);
+    let inner = c.runtime().command();
+    restore.arg("with").arg(inner.get_program()).args(inner.get_args()).arg("--log").arg(&log);
+    restore.args(["restore", "--detach", "--image-path", &images, "--bundle", &path, c.id()]);
+    for (name, value) in inner.get_envs() {
+        restore.env(name, value.unwrap_or_default());
+    }
+    let null = std::process::Stdio::null;
+    restore.stdin(null()).stdout(null()).stderr(null());
+    let seen = c.bundle().rootfs().join("seen");
+    let _ = fs::remove_file(&seen);
+    hiber_tests::command::run_detached(restore, &log).ok();
+    hiber_tests::wait_for("the container to look for the key", || seen.exists());
+    assert_eq!(fs::read_to_string(seen).unwrap(), "hidden\n");
 }
 
 #[test]

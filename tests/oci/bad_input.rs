@@ -7,6 +7,9 @@ use std::process::Stdio;
 /// Pointer, value, and what the error begins with; what follows the field is the value or what was expected.
 type Row = (&'static str, Value, &'static str);
 
+/// What setresuid(2) and chown(2) take for "leave as it is": who had that id would be root.
+const NO_ID: i64 = 4_294_967_295;
+
 fn process() -> Vec<Row> {
     vec![
         ("", json!(null), "process: is missing"),
@@ -20,7 +23,11 @@ fn process() -> Vec<Row> {
         ("/cwd", json!("/a\0"), "process.cwd: \"/a\\0\""),
         ("/user/uid", json!(-1), "process.user.uid: "),
         ("/user/gid", json!(4_294_967_296_i64), "process.user.gid: "),
+        ("/user/uid", json!(NO_ID), "process.user.uid: 4294967295 is no id"),
+        ("/user/gid", json!(NO_ID), "process.user.gid: 4294967295 is no id"),
+        ("/user/additionalGids", json!([1, NO_ID]), "process.user.additionalGids[1]: 4294967295 is no id"),
         ("/user/umask", json!(-1), "process.user.umask: "),
+        ("/capabilities/effective", json!(["CAP_SYS_TIME"]), "process.capabilities.effective: CAP_SYS_TIME"),
         ("/user/additionalGids", json!([0, -1]), "process.user.additionalGids[1]: "),
         ("/capabilities/bounding", json!("CAP_KILL"), "process.capabilities.bounding: "),
         ("/rlimits", json!([{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]), "process.rlimits[0].type: "),
@@ -105,6 +112,26 @@ fn mounts() -> Vec<Row> {
             "mounts[0].options: ",
         ),
         m(json!({"destination": "/a", "type": "tmpfs", "options": ["idmap"]}), "mounts[0].type: "),
+        m(
+            json!({"destination": "/a", "type": "tmpfs", "options": ["mode=755,uid=4294967295"]}),
+            "mounts[0].options: cannot specify uid=4294967295: 4294967295 is no id",
+        ),
+        m(
+            json!({"destination": "/a", "type": "devpts", "options": ["gid=0xffffffff"]}),
+            "mounts[0].options: cannot specify gid=0xffffffff: 4294967295 is no id",
+        ),
+        m(
+            json!({"destination": "/a", "type": "tmpfs", "options": ["gid=-1"]}),
+            "mounts[0].options: cannot specify gid=-1",
+        ),
+        m(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "nonsense=1"]}),
+            "mounts[0].options: \"nonsense=1\" is no option of type cgroup",
+        ),
+        m(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "options": ["nsdelegate,name=x"]}),
+            "mounts[0].options: \"name=x\" is no option of type cgroup2",
+        ),
         m(json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}), "mounts[0].options: "),
         m(
             json!({"destination": "/a", "type": "bind", "source": "/b", "uidMappings": map}),
@@ -156,8 +183,10 @@ fn linux() -> Vec<Row> {
         ("/netDevices", json!({"a": {"name": "c"}, "b": {"name": "c"}}), "linux.netDevices: two devices"),
         ("/cgroupsPath", json!("/a\0b"), "linux.cgroupsPath: "),
         ("/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation: \"sideways\""),
-        ("/maskedPaths", json!(["proc"]), "linux.maskedPaths: proc"),
-        ("/readonlyPaths", json!(["proc"]), "linux.readonlyPaths: proc"),
+        ("/maskedPaths", json!([""]), "linux.maskedPaths[0]: is empty"),
+        ("/readonlyPaths", json!(["/a", ""]), "linux.readonlyPaths[1]: is empty"),
+        ("/devices", device(json!({"uid": NO_ID})), "linux.devices[0].uid: 4294967295 is no id"),
+        ("/devices", device(json!({"gid": NO_ID})), "linux.devices[0].gid: 4294967295 is no id"),
         ("/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl[\"kernel.panic\"]: "),
         ("/sysctl", json!({"net/../kernel/panic": "1"}), "linux.sysctl[\"net/../kernel/panic\"]: "),
         ("/sysctl", json!({"kernel.hostname": "a"}), "linux.sysctl[\"kernel.hostname\"]: "),
@@ -274,6 +303,13 @@ fn user_namespace() -> Vec<Row> {
         ("/linux/gidMappings", json!([map(1, 0, 1)]), "linux.gidMappings: "),
         ("/linux/uidMappings", json!([map(0, 100_000, 0)]), "linux.uidMappings[0].size: 0"),
         ("/linux/uidMappings", json!([map(0, 4_294_967_295, 2)]), "linux.uidMappings[0].size: 2"),
+        ("/linux/uidMappings", json!([map(0, NO_ID, 1)]), "linux.uidMappings[0].size: 1"),
+        (
+            "/linux/gidMappings",
+            json!([map(0, 100_000, 10), map(NO_ID - 9, 200_000, 10)]),
+            "linux.gidMappings[1].size: 10",
+        ),
+        ("/process/user/uid", json!(NO_ID), "process.user.uid: 4294967295 is no id"),
         ("/linux/gidMappings", json!([map(0, 1, 10), map(5, 100, 10)]), "linux.gidMappings[1]: "),
         ("/linux/gidMappings", json!([map(0, 1, 10), map(10, 5, 10)]), "linux.gidMappings[1]: "),
         ("/process/user/uid", json!(65_536), "process.user.uid: cannot setuid to unmapped uid 65536"),
@@ -287,6 +323,11 @@ fn user_namespace() -> Vec<Row> {
             "/mounts",
             json!([{"destination": "/a", "type": "tmpfs", "options": ["uid=65536"]}]),
             "mounts[0].options: cannot specify uid=65536",
+        ),
+        (
+            "/mounts",
+            json!([{"destination": "/a", "type": "tmpfs", "options": ["uid=0x10000"]}]),
+            "mounts[0].options: cannot specify uid=0x10000: the id is not mapped",
         ),
     ]
 }

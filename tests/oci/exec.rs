@@ -87,6 +87,35 @@ fn exec_takes_a_process_file() {
     assert_eq!(output.stdout, "1000\n/tmp\nsaid\n");
 }
 
+/// (uid_t)-1, for which setresuid(2) leaves a process what it is: root.
+#[test]
+fn what_is_no_id_executes_nothing() {
+    require!(Root, UserNamespaces);
+    let in_user_namespace =
+        Runtime::hiber().container(Bundle::busybox().user_namespace(300_000).args(["sleep", "1000"]));
+    in_user_namespace.run_detached().ok();
+    for c in [sleeper(), in_user_namespace] {
+        let none = "4294967295";
+        for (flag, value) in [("--user", none), ("--user", "0:4294967295"), ("--additional-gids", none)] {
+            c.exec_with(&[flag, value], &["id"]).fails("is no number from 0 to 4294967294");
+        }
+        for (field, ids) in [
+            ("uid", json!(4_294_967_295_u32)),
+            ("gid", json!(4_294_967_295_u32)),
+            ("additionalGids", json!([4_294_967_295_u32])),
+        ] {
+            let process = c.bundle().join("process.json");
+            let mut config =
+                json!({"args": ["id"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+            config["user"][field] = ids;
+            fs::write(&process, config.to_string()).unwrap();
+            let output = c.call("exec", &["--process", process.to_str().unwrap()]);
+            output.fails(&format!("process.user.{field}"));
+            assert!(output.stderr.contains("4294967295 is no id"), "{output}");
+        }
+    }
+}
+
 #[test]
 fn a_detached_exec_returns_and_writes_its_pid() {
     require!(Root);

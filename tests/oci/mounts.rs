@@ -81,6 +81,25 @@ fn masked_paths_hide_and_read_only_paths_protect() {
 }
 
 #[test]
+fn relative_masked_and_read_only_paths_start_at_the_root() {
+    require!(Root);
+    let bundle = Bundle::busybox();
+    for name in ["secret", "work/secret"] {
+        let path = bundle.rootfs().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    let c = sleeper(bundle.edit(|c| {
+        c["process"]["cwd"] = json!("/work");
+        c["linux"]["maskedPaths"] = json!(["secret", "./proc/version"]);
+        c["linux"]["readonlyPaths"] = json!(["proc/sys", "../etc"]);
+    }));
+    assert_eq!(c.sh("cat /secret; wc -c </proc/version; cat /work/secret"), "0\nx");
+    c.exec(&["sh", "-c", "echo 1 >/proc/sys/kernel/printk"]).fails("Read-only");
+    c.exec(&["touch", "/etc/new"]).fails("Read-only");
+}
+
+#[test]
 fn bind_mounts_read_write_and_read_only_of_directories_and_files() {
     require!(Root);
     let bundle = Bundle::busybox();

@@ -249,11 +249,31 @@ fn the_process_starts_with_default_signals() {
 }
 
 #[test]
-fn a_keyring_of_its_own() {
-    require!(Root);
-    let c = Runtime::hiber().container(Bundle::busybox());
-    c.run(&["--no-new-keyring"]).exited(0);
-    c.run(&[]).exited(0);
+fn a_capability_that_the_runtime_lacks_is_refused() {
+    require!(Root, Program("setpriv"));
+    let bundle = |set: &str| {
+        Bundle::busybox().edit(|c| {
+            c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "network");
+            c["process"]["capabilities"] =
+                json!({"bounding": ["CAP_KILL", "CAP_SYS_TIME"], "permitted": ["CAP_KILL"]});
+            c["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_SYS_TIME"]);
+        })
+    };
+    for set in ["permitted", "inheritable"] {
+        let c = Runtime::hiber().container(bundle(set));
+        let path = c.bundle_path();
+        let inner = c.command("run", &["--bundle", &path]);
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--bounding-set=-sys_time", "--inh-caps=-sys_time"]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        let output = hiber_tests::command::run(command, b"");
+        let words = format!(
+            "process.capabilities.{set}: unable to apply caps: the runtime itself lacks CAP_SYS_TIME"
+        );
+        output.fails(&words);
+        c.assert_clean();
+        c.run(&[]).ok();
+    }
 }
 
 #[test]

@@ -82,6 +82,23 @@ fn a_user_namespace_is_joined_by_path() {
 }
 
 #[test]
+fn what_is_no_id_is_none_in_a_joined_user_namespace() {
+    require!(Root, UserNamespaces);
+    let first = sleeper();
+    let path = format!("/proc/{}/ns/user", first.pid());
+    for field in ["uid", "gid"] {
+        let bundle = Bundle::busybox().user_namespace(HOST).namespace("user", Some(&path)).edit(|c| {
+            c["linux"]["uidMappings"] = Value::Null;
+            c["linux"]["gidMappings"] = Value::Null;
+            c["process"]["user"][field] = json!(u32::MAX);
+        });
+        let c = Runtime::hiber().container(bundle.args(["id"]));
+        c.run(&[]).fails(&format!("process.user.{field}: 4294967295 is no id"));
+        c.assert_clean();
+    }
+}
+
+#[test]
 fn the_whole_life_in_a_user_namespace_leaves_nothing() {
     require!(Root, UserNamespaces);
     let c = sleeper();

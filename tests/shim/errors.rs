@@ -5,7 +5,7 @@ use crate::shim::{any, refused, soon};
 use containerd_shim_protos::Client;
 use containerd_shim_protos::api::*;
 use containerd_shim_protos::protobuf::{MessageField, well_known_types::any::Any};
-use containerd_shim_protos::shim::oci::CheckpointOptions;
+use containerd_shim_protos::shim::oci::{CheckpointOptions, Options};
 use containerd_shim_protos::ttrpc::{Code, Request};
 use hiber_tests::prelude::*;
 
@@ -129,6 +129,8 @@ fn fields_that_cannot_be_right() {
     create(&|r| r.stderr = "/no/such".into(), "stderr: /no/such: No such file");
     create(&|r| r.checkpoint = "/no/such".into(), "checkpoint: /no/such is not a directory");
     create(&|r| r.options = any(&CheckpointOptions::default()), "expected containerd.runc.v1.Options");
+    let options = Options { io_uid: u32::MAX, ..Options::default() };
+    create(&|r| r.options = any(&options), ".io_uid: 4294967295 is no id");
     let out = Mount { type_: "tmpfs".into(), target: "../..".into(), ..Mount::default() };
     create(&|r| r.rootfs = vec![out.clone()], "rootfs[0].target: \"../..\" leads out");
     create(&|r| r.terminal = true, "tty");
@@ -148,6 +150,12 @@ fn fields_that_cannot_be_right() {
         ..ExecProcessRequest::default()
     };
     refused(client.exec(soon(), &exec), Code::INVALID_ARGUMENT, "spec: ");
+    let nobody = br#"{"args": ["true"], "cwd": "/", "user": {"uid": 4294967295, "gid": 0}}"#;
+    let nobody = Any { value: nobody.into(), ..Any::default() };
+    let request =
+        ExecProcessRequest { spec: MessageField::some(nobody), exec_id: "n".into(), ..exec.clone() };
+    client.exec(soon(), &request).unwrap();
+    refused(shim.try_start("n"), Code::INVALID_ARGUMENT, "process.user.uid: 4294967295 is no id");
     let update = UpdateTaskRequest {
         id: shim.id(),
         resources: MessageField::some(spec),

@@ -3,6 +3,7 @@
 //! Before each step that leaves something on the host, what is needed to find it again is on disk; a creation
 //! that is killed at any point leaves a container that `delete --force` clears.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,7 +95,7 @@ impl Prepared {
                 id: id.as_str().into(),
                 bundle: bundle.clone(),
                 no_pivot: options.no_pivot,
-                no_new_keyring: options.no_new_keyring,
+                keyring: (!options.no_new_keyring).then(|| keyring_name(id)),
                 preserve_fds: options.listen_fds.saturating_add(options.preserve_fds),
                 rootless: !rustix::process::geteuid().is_root(),
                 in_user_namespace: in_user_namespace(),
@@ -149,6 +150,7 @@ impl Prepared {
             resctrl: self.plan.resctrl.as_ref().map(|plan| plan.group().clone()).unwrap_or_default(),
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams,
+            keyring: self.plan.init.keyring.clone(),
         }
     }
 
@@ -202,6 +204,13 @@ impl Prepared {
         }
         mounts
     }
+}
+
+/// A name that nobody can have given to a keyring before: the kernel finds those of other users and containers, too, if they
+/// let themselves be found.
+fn keyring_name(id: &ContainerId) -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("_ses.{}.{random:016x}", id.as_str())
 }
 
 /// What to do where a cgroup is denied: `rootless` is the caller's choice.

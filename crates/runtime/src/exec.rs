@@ -58,6 +58,7 @@ impl Task {
         let plan_options = plan::Options {
             id: self.container().id().as_str().into(),
             bundle: facts.bundle.clone(),
+            keyring: facts.keyring.clone(),
             preserve_fds: options.preserve_fds,
             in_user_namespace: in_user_namespace(),
             ..plan::Options::default()

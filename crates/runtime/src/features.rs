@@ -6,6 +6,7 @@ use hiber_sandbox::{plan, seccomp};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::CRIU_CONFIG;
 use crate::spec::OCI_VERSION;
 
 /// What is built in, whether or not this host has it. The lists belong to the code that
@@ -98,9 +99,9 @@ pub fn built() -> Built {
         intel_rdt: Some(true),
         idmap_mounts: Some(true),
         net_devices: Some(true),
-        memory_policy: None,
+        memory_policy: Some((words(plan::MEMORY_MODES), words(plan::MEMORY_FLAGS))),
         checkpoint: true,
-        unsafe_annotations: vec![hiber_sandbox::cgroup::ANNOTATION_PREFIX.to_owned()],
+        unsafe_annotations: words([hiber_sandbox::cgroup::ANNOTATION_PREFIX, CRIU_CONFIG]),
     }
 }
 

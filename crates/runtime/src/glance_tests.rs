@@ -39,6 +39,7 @@ fn facts(pid: i32) -> Facts {
         resctrl: Default::default(),
         namespaces: Vec::new(),
         streams: Vec::new(),
+        keyring: None,
     }
 }
 

@@ -240,6 +240,10 @@ impl Restoring<'_> {
         cgroup: &mut Cgroup,
         memory: Option<&Arrival>,
     ) -> Result<()> {
+        if let Some(name) = &self.prepared.plan.init.keyring {
+            // CRIU saves none: the tasks have that of the thread which starts it.
+            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
+        }
         let host = namespace("mnt")?;
         let view = View::prepare(self.chain, &self.prepared.plan.namespaces)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;

@@ -46,6 +46,9 @@ pub struct Facts {
     /// What the first process had as standard input, output and error at its start: targets of the links in
     /// /proc/PID/fd, such as `pipe:[123]`. A checkpoint keeps them, so that a restore can hand in new ones.
     pub streams: Vec<String>,
+    /// Name of its session keyring; without one its processes have their callers'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<String>,
 }
 
 /// The version of [`Facts`] that this code writes.

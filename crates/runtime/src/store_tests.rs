@@ -23,6 +23,7 @@ fn facts() -> Facts {
         namespaces: Vec::new(),
         resctrl: Default::default(),
         streams: vec!["pipe:[1]".into()],
+        keyring: None,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod error;
 pub mod file;
 pub mod hooks;
 pub mod idmap;
+pub mod ids;
 pub mod init;
 pub mod loopback;
 mod netdevices;

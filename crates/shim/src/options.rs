@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{CodedInputStream, Message, UnknownValueRef};
 use containerd_shim_protos::shim::oci;
+use hiber_sandbox::ids;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
@@ -47,11 +48,11 @@ impl Options {
     pub(crate) fn from_any(any: Option<&Any>) -> Result<Self> {
         let Some(any) = any.filter(|any| !any.type_url.is_empty()) else { return Ok(Self::default()) };
         let field = |name: &str| format!("options ({}){name}", any.type_url);
-        match type_name(any) {
+        let options: Self = match type_name(any) {
             "containerd.runc.v1.Options" => {
                 let options = oci::Options::parse_from_bytes(&any.value)
                     .map_err(|e| Error::invalid(field(""), e.to_string()))?;
-                Ok(options.into())
+                options.into()
             }
             "runtimeoptions.v1.Options" => {
                 let options = RuntimeOptions::parse(&any.value).map_err(|e| Error::invalid(field(""), e))?;
@@ -62,12 +63,17 @@ impl Options {
                 } else {
                     options.config_body
                 };
-                toml::from_str(&text).map_err(|e| Error::invalid(field(".config"), one_line(&e)))
+                toml::from_str(&text).map_err(|e| Error::invalid(field(".config"), one_line(&e)))?
             }
-            _ => Err(Error::invalid(
-                field(""),
-                "expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
-            )),
+            _ => {
+                let expected = "expected containerd.runc.v1.Options or runtimeoptions.v1.Options";
+                return Err(Error::invalid(field(""), expected));
+            }
+        };
+        let owner = [(".io_uid", options.io_uid), (".io_gid", options.io_gid)];
+        match owner.into_iter().find(|(_, id)| *id > ids::MAX) {
+            Some((name, id)) => Err(Error::invalid(field(name), ids::no_id(id))),
+            None => Ok(options),
         }
     }
 
@@ -209,6 +215,7 @@ mod tests {
             "{}",
             error(string(3, "Rot = 5"))
         );
+        assert!(error(string(3, "IoGid = 4294967295")).contains("io_gid: 4294967295 is no id"));
         assert!(error(string(2, "/no/such")).contains("config_path: /no/such: "));
         assert!(error(string(9, "x")).contains("unknown field 9"));
         assert!(error(vec![0x12, 200]).starts_with("options (runtimeoptions.v1.Options): "));

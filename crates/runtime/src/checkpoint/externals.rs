@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::External;
 use hiber_sandbox::cgroup::{Kind, Layout};
-use hiber_sandbox::plan::{DEFAULT_DEVICES, NamespaceKind};
+use hiber_sandbox::plan::{DEFAULT_DEVICES, NamespaceKind, in_container};
 use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
@@ -127,14 +127,14 @@ fn masks(list: &mut List, spec: &Spec, facts: &Facts) {
     }
     let inside = PathBuf::from(format!("/proc/{}/root", facts.pid));
     let Ok(root) = Root::open_path(&inside) else { return };
-    for path in masked {
-        let file = root.find(Path::new(path)).ok().flatten();
+    for path in masked.map(|path| in_container(path)) {
+        let file = root.find(&path).ok().flatten();
         let stat = file.and_then(|fd| rustix::fs::fstat(&fd).ok());
         let is_file = |s: &rustix::fs::Stat| {
             rustix::fs::FileType::from_raw_mode(s.st_mode) != rustix::fs::FileType::Directory
         };
         if stat.as_ref().is_some_and(is_file) {
-            list.external.push(External::mount(path, NULL));
+            list.external.push(External::mount(&path.to_string_lossy(), NULL));
         }
     }
 }

@@ -148,9 +148,12 @@ impl CriuOptions {
     }
 }
 
+/// The annotation of config.json that names a configuration file for CRIU.
+pub(crate) const CRIU_CONFIG: &str = "org.criu.config";
+
 /// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
 pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
-    let annotated = spec.annotations().as_ref().and_then(|a| a.get("org.criu.config")).map(PathBuf::from);
+    let annotated = spec.annotations().as_ref().and_then(|a| a.get(CRIU_CONFIG)).map(PathBuf::from);
     annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
 

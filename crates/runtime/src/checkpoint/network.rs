@@ -8,7 +8,7 @@
 //! and the images are told that it was elsewhere.
 
 use hiber_sandbox::loopback;
-use hiber_sandbox::plan::NamespaceKind;
+use hiber_sandbox::plan::{NamespaceKind, in_container};
 use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
@@ -36,7 +36,9 @@ pub(super) fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
         });
         let protected = spec.linux().as_ref().and_then(|l| l.readonly_paths().as_ref());
         let hooked = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
-        !administrates && !hooked && protected.is_some_and(|paths| paths.iter().any(|p| p == "/proc/sys"))
+        !administrates
+            && !hooked
+            && protected.is_some_and(|paths| paths.iter().any(|p| in_container(p).as_os_str() == "/proc/sys"))
     };
     owns_namespace(facts, spec)
         && sysctls_are_ours()

@@ -15,7 +15,8 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use hiber_criu::Launch;
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use hiber_sandbox::ids;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::links::Links;
@@ -247,6 +248,9 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
         let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
             return Ok(None);
         };
+        if uid.max(gid) > ids::MAX {
+            return Err(std::io::Error::other(format!("{}: {uid}:{gid} is no owner", path.display())));
+        }
         let device = match kind {
             EntryType::Char | EntryType::Block => {
                 let (major, minor) = (header.device_major()?, header.device_minor()?);
@@ -269,7 +273,7 @@ fn unpack(directory: &OwnedFd, items: &[Item]) -> std::io::Result<()> {
     for item in items.iter().rev() {
         let path = if item.path.as_os_str().is_empty() { Path::new(".") } else { &item.path };
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-        let (uid, gid) = (Uid::from_raw(item.uid), Gid::from_raw(item.gid));
+        let (uid, gid) = (ids::uid(item.uid)?, ids::gid(item.gid)?);
         rustix::fs::chownat(directory, path, Some(uid), Some(gid), nofollow)?;
         if item.kind != EntryType::Symlink {
             // After chown, which takes the set-user-id bits away.

@@ -115,6 +115,21 @@ fn what_is_not_simple_is_left_to_tar() {
 }
 
 #[test]
+fn what_is_no_id_owns_nothing() {
+    let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut header = Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(u64::from(u32::MAX));
+    header.set_gid(0);
+    archive.append_data(&mut header, "file", std::io::empty()).unwrap();
+    let bytes = archive.into_inner().unwrap().finish().unwrap();
+    let error = read(&mut bytes.as_slice()).err().unwrap().to_string();
+    assert_eq!(error, "file: 4294967295:0 is no owner");
+}
+
+#[test]
 fn names_do_not_lead_out_of_the_directory() {
     for name in ["../escape", "link/escape", "/escape"] {
         let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));

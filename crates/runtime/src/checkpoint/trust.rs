@@ -8,6 +8,7 @@ use hiber_criu::inspect::{
     CapabilitySet, Credentials, Seccomp, SeccompFilter, SeccompFilters, State, Thread,
 };
 use hiber_criu::{ImageDirectory, Images};
+use hiber_sandbox::ids;
 use hiber_sandbox::plan::ProcessPlan;
 
 use super::manifest::{self, Kind, Manifest};
@@ -142,6 +143,10 @@ impl Grant<'_> {
 
     /// Without the capability to change them, and without programs that do, users and groups stay what they were.
     fn excess_identity(&self, credentials: &Credentials) -> Option<String> {
+        let mut all = credentials.uids.iter().chain(&credentials.gids).chain(&credentials.groups);
+        if let Some(none) = all.find(|id| **id > ids::MAX) {
+            return Some(format!("has {none} among its users and groups, which is no id"));
+        }
         if !self.process.no_new_privileges {
             return None;
         }

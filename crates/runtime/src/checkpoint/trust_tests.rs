@@ -93,3 +93,16 @@ fn another_user_needs_a_way_to_become_it() {
     let programs = serde_json::json!({"capabilities": {"bounding": ["CAP_KILL"]}});
     assert_eq!(excess(programs, root), "", "by a program of root's");
 }
+
+#[test]
+fn what_is_no_id_is_refused() {
+    // CRIU would call setresuid(2) with it, and the task stay root.
+    for change in [
+        |c: &mut Credentials| c.uids[1] = u32::MAX,
+        |c: &mut Credentials| c.gids[0] = u32::MAX,
+        |c: &mut Credentials| c.groups = vec![1, u32::MAX],
+    ] {
+        let error = excess(serde_json::json!({"capabilities": {"bounding": ["CAP_KILL"]}}), change);
+        assert_eq!(error, "has 4294967295 among its users and groups, which is no id");
+    }
+}

@@ -248,6 +248,7 @@ mod tests {
             resctrl: Default::default(),
             namespaces: Vec::new(),
             streams: Vec::new(),
+            keyring: None,
         }
     }
 

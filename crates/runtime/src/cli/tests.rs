@@ -210,8 +210,12 @@ fn exec_overrides() {
     assert_eq!((args.no_new_privs, args.ignore_paused), (Some(false), true));
     let args = arguments!("exec --user 7 box id", Exec);
     assert_eq!((args.user, args.no_new_privs), (Some((7, None)), None));
-    assert_eq!(bad("exec -u me box id"), "exec failed: bad uid: \"me\" is no number from 0 to 4294967295");
-    assert_eq!(bad("exec -u 1:-1 box id"), "exec failed: bad gid: \"-1\" is no number from 0 to 4294967295");
+    assert_eq!(bad("exec -u me box id"), "exec failed: bad uid: \"me\" is no number from 0 to 4294967294");
+    assert_eq!(bad("exec -u 1:-1 box id"), "exec failed: bad gid: \"-1\" is no number from 0 to 4294967294");
+    for arguments in ["-u 4294967295", "-u 0:4294967295", "-g 4294967295"] {
+        let error = bad(&format!("exec {arguments} box id"));
+        assert!(error.ends_with(": \"4294967295\" is no number from 0 to 4294967294"), "{error}");
+    }
     assert_eq!(bad("exec box"), "exec failed: exec args cannot be empty");
     assert_eq!(line("exec box").unwrap_err().status, 255);
     let odd = ["hiber", "exec", "box", "ls"]

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use hiber_sandbox::ids;
 use nix::libc;
 use nix::sys::signal::Signal;
 
@@ -128,9 +129,8 @@ pub(super) fn sub_cgroups<'a>(values: impl Iterator<Item = &'a OsStr>) -> Result
 }
 
 fn id_number(value: &str, what: &str) -> Result<u32> {
-    value
-        .parse()
-        .map_err(|_| Refusal::Value(format!("bad {what}: {value:?} is no number from 0 to {}", u32::MAX)))
+    let id = value.parse().ok().filter(|id| *id <= ids::MAX);
+    id.ok_or_else(|| Refusal::Value(format!("bad {what}: {value:?} is no number from 0 to {}", ids::MAX)))
 }
 
 /// `UID[:GID]`

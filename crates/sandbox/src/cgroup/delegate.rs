@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, Uid};
+use rustix::fs::{Access, AtFlags, CWD};
 
 use super::dir::{if_there, read_file};
 use super::handle::{Cgroup, denied};
 use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
+use crate::ids;
 
 /// Checks that this process may move its children to the cgroup2 directory `path`: who has not every right may do so only
 /// below a directory whose `cgroup.procs` it can write (cgroup-v2.rst, "Delegation Containment").
@@ -68,8 +69,8 @@ impl Cgroup {
         let list =
             read_file(Path::new("/sys/kernel/cgroup/delegate")).unwrap_or_else(|_| DELEGATED.to_owned());
         for name in list.lines().chain(["."]) {
-            let owned =
-                rustix::fs::chownat(&*dir, name, Some(Uid::from_raw(uid)), None, AtFlags::SYMLINK_NOFOLLOW);
+            let owned = ids::uid(uid)
+                .and_then(|uid| rustix::fs::chownat(&*dir, name, Some(uid), None, AtFlags::SYMLINK_NOFOLLOW));
             let owned =
                 owned.map_err(|e| SysError::new("fchownat", format!("{name} to {uid}"), e.raw_os_error()));
             // Files of controllers that the cgroup does not have are on the list, too.

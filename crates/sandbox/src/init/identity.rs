@@ -3,27 +3,21 @@
 use std::io::Read;
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::seccomp::Filter;
 use super::{HostProc, write_proc};
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::rootfs::devices::is_null;
 use crate::rootfs::resolve::Root;
 use crate::sys;
-use crate::{Error, Result, SysError};
+use crate::{Error, Result, SysError, ids};
 
-/// What was learned on the way.
-pub(super) struct Prepared {
-    /// The user's home directory, from the container's /etc/passwd; "/" if it is not there.
-    pub(super) home: String,
-}
-
-/// Gives up everything that the container's process does not have, but for what
-/// a filter that is loaded later takes away.
-pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc, filter: &mut Filter<'_>) -> Result<Prepared> {
+/// Gives up everything that the container's process does not have, but for what the filter takes away and, where
+/// no_new_privs is not set, the right to load the filter. Returns the user's home directory, from the container's
+/// /etc/passwd; "/" if it is not there.
+pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc) -> Result<String> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
     if !plan.in_user_namespace {
@@ -42,18 +36,16 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc, filter: &mut Filter<
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true)
             .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
-    } else {
-        // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is about to go.
-        filter.install()?;
     }
     // Once before the change of user, who may lack the right, and once after, who may have it alone.
     let before = chdir(process);
     change_user(process, plan.in_user_namespace || plan.bind_devices)?;
+    set_capabilities(process, plan.seccomp.is_some() && !process.no_new_privileges)?;
     if before.is_err() {
         chdir(process)?;
     }
     check_cwd()?;
-    Ok(Prepared { home })
+    Ok(home)
 }
 
 fn scheduling(wanted: &Scheduling) -> Result<()> {
@@ -114,7 +106,7 @@ fn own_standard_streams(uid: u32) -> Result<()> {
             continue;
         }
         use rustix::io::Errno;
-        match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>) {
+        match ids::uid(uid).and_then(|uid| rustix::fs::fchown(fd, Some(uid), None)) {
             // An owner that the user namespace does not map, a read-only file: the process can still use the stream.
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             Err(e) => return Err(SysError::new("fchown", "a standard stream", e.raw_os_error()).into()),
@@ -179,21 +171,25 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
             Error::While { what: format!("become user {}:{}", process.uid, process.gid), source: Box::new(e) }
         }
     })?;
-    rustix::thread::set_keep_capabilities(false).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
-    set_capabilities(process)
+    rustix::thread::set_keep_capabilities(false).map_err(fail("prctl", "PR_SET_KEEPCAPS"))
 }
 
-fn set_capabilities(process: &ProcessPlan) -> Result<()> {
+/// Sets all but the bounding set. With `to_filter` the process keeps CAP_SYS_ADMIN, which seccomp(2) needs: execve(2) takes it
+/// away, for it reckons the new sets from the bounding, inheritable and ambient ones (capabilities(7)), and capset(2) under
+/// the filter would have to be allowed by each profile.
+fn set_capabilities(process: &ProcessPlan, to_filter: bool) -> Result<()> {
     let caps = &process.capabilities;
     let wanted = |bits: u64| CapabilitySet::from_bits_retain(bits);
     let current = rustix::thread::capabilities(None)
         .map_err(|e| SysError::new("capget", "of this process", e.raw_os_error()))?;
-    // What the runtime itself lacks cannot be given; runc warns and goes on, and so do we.
     let have = current.permitted;
+    refuse_lacking("permitted", wanted(caps.permitted) - have)?;
+    refuse_lacking("inheritable", wanted(caps.inheritable) - have - current.inheritable)?;
+    let kept = if to_filter { CapabilitySet::SYS_ADMIN & have } else { CapabilitySet::empty() };
     let sets = CapabilitySets {
-        effective: wanted(caps.effective) & have,
-        permitted: wanted(caps.permitted) & have,
-        inheritable: wanted(caps.inheritable) & (have | current.inheritable),
+        effective: wanted(caps.effective) | kept,
+        permitted: wanted(caps.permitted) | kept,
+        inheritable: wanted(caps.inheritable),
     };
     rustix::thread::set_capabilities(None, sets)
         .map_err(|e| SysError::new("capset", format!("{sets:?}"), e.raw_os_error()))?;
@@ -204,6 +200,18 @@ fn set_capabilities(process: &ProcessPlan) -> Result<()> {
         let _ = sys::process::raise_ambient(bit);
     }
     Ok(())
+}
+
+/// What the runtime itself lacks it cannot give; runc and crun fail, too.
+fn refuse_lacking(set: &str, lacking: CapabilitySet) -> Result<()> {
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let lacks = caps::all().into_iter().filter(|c| lacking.bits() & c.bitmask() != 0);
+    let mut names: Vec<_> = lacks.map(|c| c.to_string()).collect();
+    names.sort_unstable();
+    let problem = format!("unable to apply caps: the runtime itself lacks {}", names.join(", "));
+    Err(Error::invalid(format!("process.capabilities.{set}"), problem))
 }
 
 fn chdir(process: &ProcessPlan) -> Result<()> {

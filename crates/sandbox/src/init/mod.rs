@@ -38,12 +38,7 @@ pub const ARGUMENT: &str = "init";
 /// To be called first in `main` of every program that creates containers with this crate: the program executes
 /// itself to set a container up.
 pub fn run_if_asked() {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|a| a == ARGUMENT)
-        && let (Some(channel), None) = (args.next(), args.next())
-        && let Some(fd) = channel.to_str().and_then(|s| s.parse().ok())
-        && let Ok(fd) = process::take_inherited_fd(fd)
-    {
+    if let Some(fd) = process::take_channel(ARGUMENT) {
         std::process::exit(main(Channel::from(fd)));
     }
 }
@@ -107,13 +102,16 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
     }
-    // Before any filter is loaded, which could forbid it; what is opened from here on has the flag.
+    // What is opened from here on has the flag.
     process::close_on_exec_from(3 + plan.preserve_fds)?;
     let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
-    let prepared = identity::assume(&plan, &host_proc, &mut filter)?;
+    let home = identity::assume(&plan, &host_proc)?;
     // Before a program is looked for: through /proc/self/fd it would lead out of the container (CVE-2024-21626).
     drop(host_proc);
-    let program = exec::Program::find(&plan.process, &prepared.home)?;
+    let program = exec::Program::find(&plan.process, &home)?;
+    if filter.agent_waits() {
+        filter.install()?;
+    }
     channel.send(&FromInit::Ready, &[])?;
     wait_for_start(channel, inherited.start_listener)?;
     if plan.start_container_hooks.is_empty() {
@@ -270,12 +268,15 @@ fn enter_time_namespace(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")
 }
 
+/// With runc's words; what may forbid it is the filter of a container that the runtime itself is in.
+const NO_KEYRING: &str =
+    "unable to join session keyring (--no-new-keyring at its creation leaves a container the caller's)";
+
 fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
     let Some(name) = &plan.keyring else { return Ok(()) };
-    let c_name =
-        std::ffi::CString::new(name.as_str()).map_err(|_| SysError::new("keyctl", name, libc::EINVAL))?;
-    if !process::new_session_keyring(&c_name).context("make a session keyring")? {
-        channel.send(&FromInit::Warning("no session keyring: the kernel has or allows none".into()), &[])?;
+    // Else the container would have the caller's, and the keys in it.
+    if !process::join_session_keyring(name).context(NO_KEYRING)? {
+        channel.send(&FromInit::Warning("no session keyring: the kernel has none".into()), &[])?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::{Result, SysError};
 /// The filter, until it is loaded.
 pub(super) struct Filter<'a> {
     program: Option<&'a Program>,
+    no_new_privileges: bool,
     /// The agent, and what it is told with the listener.
     agent: Option<(Channel, Vec<u8>)>,
 }
@@ -35,11 +36,19 @@ impl<'a> Filter<'a> {
     pub(super) fn new(plan: &'a InitPlan, host_proc: &HostProc, agent: Option<OwnedFd>) -> Result<Self> {
         let program = plan.seccomp.as_ref();
         let agent = agent.map(|socket| -> Result<_> { Ok((Channel::from(socket), told(plan, host_proc)?)) });
-        Ok(Self { program, agent: agent.transpose()? })
+        let no_new_privileges = plan.process.no_new_privileges;
+        Ok(Self { program, no_new_privileges, agent: agent.transpose()? })
     }
 
-    /// Loads the filter, if it is not loaded yet. From then on only sendmsg(2) and close(2) are called for it: the
-    /// listener is in the agent's hands before any other call could wait for an answer.
+    /// Whether an agent is to get the listener before the container is started. With no_new_privs it gets the listener at
+    /// the start.
+    pub(super) fn agent_waits(&self) -> bool {
+        self.agent.is_some() && !self.no_new_privileges
+    }
+
+    /// Loads the filter, if it is not loaded yet. A profile need allow nothing for the runtime's sake but execve(2), unless
+    /// there are hooks or an agent. For the agent only sendmsg(2) and close(2) follow: it has the listener before any other
+    /// call could wait for an answer.
     pub(super) fn install(&mut self) -> Result<()> {
         let Some(program) = self.program.take() else { return Ok(()) };
         let listener =

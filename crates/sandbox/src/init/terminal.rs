@@ -9,7 +9,7 @@ use crate::rootfs::devices;
 use crate::rootfs::resolve::Root;
 use crate::sys::ioctl;
 use crate::wire::Channel;
-use crate::{Result, SysError};
+use crate::{Result, SysError, ids};
 
 /// The slave end of a new pseudoterminal, whose master is already on its way to the client.
 pub(super) struct Terminal {
@@ -38,8 +38,8 @@ impl Terminal {
     /// Makes it the controlling terminal and the three standard streams.
     pub(super) fn attach(self, process: &ProcessPlan) -> Result<()> {
         // As devpts would have done had the user opened it; group tty is the mount's gid= option.
-        let uid = Some(rustix::fs::Uid::from_raw(process.uid));
-        rustix::fs::fchown(&self.slave, uid, None)
+        ids::uid(process.uid)
+            .and_then(|uid| rustix::fs::fchown(&self.slave, Some(uid), None))
             .map_err(|e| SysError::new("fchown", "the terminal", e.raw_os_error()))?;
         ioctl::set_controlling_terminal(self.slave.as_fd())?;
         let dup = |r: rustix::io::Result<()>| {

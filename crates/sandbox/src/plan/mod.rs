@@ -21,8 +21,8 @@ pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
-pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan};
-pub use scheduling::{Affinity, CpuScheduler, MemoryPolicy, Scheduling};
+pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan, in_container};
+pub use scheduling::{Affinity, CpuScheduler, MEMORY_FLAGS, MEMORY_MODES, MemoryPolicy, Scheduling};
 
 use crate::resctrl;
 use crate::seccomp::{self, Program};
@@ -37,8 +37,8 @@ pub struct Options {
     pub bundle: PathBuf,
     /// Switch roots with MS_MOVE and chroot(2): for a root on a ramdisk, where pivot_root(2) cannot work.
     pub no_pivot: bool,
-    /// Keep the caller's session keyring.
-    pub no_new_keyring: bool,
+    /// Name of the session keyring; none to keep the caller's.
+    pub keyring: Option<String>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
     /// The runtime is a plain user's: it has no right that its containers lack.
@@ -96,7 +96,7 @@ pub struct InitPlan {
     pub process: ProcessPlan,
     pub scheduling: Scheduling,
     pub seccomp: Option<Program>,
-    /// Name of the new session keyring.
+    /// Name of the session keyring.
     pub keyring: Option<String>,
     pub preserve_fds: u32,
     /// Whether prestart or createRuntime hooks are to be asked for.
@@ -246,7 +246,6 @@ impl Plan {
     ) -> Result<Self> {
         let linux = &*linux_of(spec);
         let mut init = InitPlan::new(process, linux, options)?;
-        init.keyring = None;
         init.in_user_namespace = namespaces.has(NamespaceKind::User);
         init.second_stage =
             (namespaces.has(NamespaceKind::User) || namespaces.has(NamespaceKind::Pid)).then_some(0);
@@ -401,7 +400,7 @@ impl InitPlan {
             process: ProcessPlan::from_spec(process)?,
             scheduling: Scheduling::new(process, linux)?,
             seccomp: None,
-            keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
+            keyring: options.keyring.clone(),
             preserve_fds: options.preserve_fds,
             runtime_hooks: false,
             create_container_hooks: Vec::new(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::namespace::check_id_maps;
 use super::{IdMap, NamespaceKind, Namespaces};
 use crate::sys::mount::MountAttributes;
-use crate::{Error, Result};
+use crate::{Error, Result, ids};
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,26 +347,29 @@ impl MountPlan {
         }
     }
 
-    /// The kernel takes `uid=` and `gid=` of a new filesystem for ids of the container's user namespace, and says no
-    /// more than EINVAL of one that is not there.
+    /// The kernel takes the owners that options of a new filesystem name for ids of the container's user namespace, and
+    /// says no more than EINVAL of one that is not there.
     pub(super) fn check_owner(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
         let MountSource::Filesystem { data, .. } = &self.source else { return Ok(()) };
-        if !namespaces.is_new(NamespaceKind::User) {
-            return Ok(());
-        }
         for option in data.split(',') {
             let (maps, id) = match option.split_once('=') {
-                Some(("uid", id)) => (&namespaces.uid_maps, id),
-                Some(("gid", id)) => (&namespaces.gid_maps, id),
+                Some(("uid" | "user_id", id)) => (&namespaces.uid_maps, id),
+                Some(("gid" | "group_id", id)) => (&namespaces.gid_maps, id),
                 _ => continue,
             };
-            if id.parse().is_ok_and(|id: u32| !maps.iter().any(|map| map.contains(id))) {
-                return Err(Error::invalid(
+            // Of what is no number the filesystem says what it thinks: some take names.
+            let Some(number) = kernel_number(id) else { continue };
+            let invalid = |problem: String| {
+                Err(Error::invalid(
                     format!("mounts[{index}].options"),
-                    format!(
-                        "cannot specify {option}: the id is not mapped in the container's user namespace"
-                    ),
-                ));
+                    format!("cannot specify {option}: {problem}"),
+                ))
+            };
+            let Some(id) = u32::try_from(number).ok().filter(|id| *id <= ids::MAX) else {
+                return invalid(ids::no_id(number));
+            };
+            if namespaces.is_new(NamespaceKind::User) && !maps.iter().any(|map| map.contains(id)) {
+                return invalid("the id is not mapped in the container's user namespace".into());
             }
         }
         Ok(())
@@ -394,7 +397,11 @@ impl MountPlan {
             return Ok(MountSource::Bind { path: bundle.join(given), recursive });
         }
         if fstype == "cgroup" || fstype == "cgroup2" {
-            return Ok(MountSource::Cgroup);
+            let unknown = data.iter().flat_map(|o| o.split(',')).find(|o| !is_cgroup_option(o, fstype));
+            let refused = |option| {
+                Err(Error::invalid(field("options"), format!("{option:?} is no option of type {fstype}")))
+            };
+            return unknown.map_or(Ok(MountSource::Cgroup), refused);
         }
         let source = given
             .into_os_string()
@@ -435,6 +442,60 @@ impl MountPlan {
             format!("{} cannot be mounted because it is inside /proc", self.destination.display()),
         ))
     }
+}
+
+/// Whether some kernel knows an option of a cgroup mount (`cgroup1_fs_parameters`, `cgroup2_fs_parameters`). None has an
+/// effect on a container's mount: they are the hierarchy's, and so the machine's.
+fn is_cgroup_option(option: &str, fstype: &str) -> bool {
+    const V2: [&str; 7] = [
+        "favordynmods",
+        "memory_hugetlb_accounting",
+        "memory_localevents",
+        "memory_recursiveprot",
+        "nofavordynmods",
+        "nsdelegate",
+        "pids_localevents",
+    ];
+    const V1: [&str; 21] = [
+        "all",
+        "blkio",
+        "clone_children",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "cpuset_v2_mode",
+        "debug",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "misc",
+        "net_cls",
+        "net_prio",
+        "none",
+        "noprefix",
+        "perf_event",
+        "pids",
+        "rdma",
+        "xattr",
+    ];
+    // Clients write `cgroup` for both versions.
+    let v1 = fstype == "cgroup";
+    let with_value = option.starts_with("name=") || option.starts_with("release_agent=");
+    option.is_empty() || V2.contains(&option) || (v1 && (with_value || V1.contains(&option)))
+}
+
+/// A number as the kernel reads it in mount options: hexadecimal after `0x`, octal after `0`.
+fn kernel_number(text: &str) -> Option<i64> {
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+    let lower = digits.to_ascii_lowercase();
+    let number = match (lower.strip_prefix("0x"), lower.strip_prefix('0')) {
+        (Some(hexadecimal), _) => i64::from_str_radix(hexadecimal, 16),
+        (None, Some(octal)) if !octal.is_empty() => i64::from_str_radix(octal, 8),
+        _ => digits.parse(),
+    };
+    // A sign is taken above, and one that follows belongs to no number.
+    number.ok().filter(|_| !lower.contains(['+', '-'])).map(|number| sign * number)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProcessPlan;
 use crate::sys::ioctl::namespace_kind;
-use crate::{Error, Result, SysError};
+use crate::{Error, Result, SysError, ids};
 
 /// A kind of namespace (namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -262,9 +262,9 @@ pub(super) fn check_id_maps(field: &str, maps: &[IdMap]) -> Result<()> {
         u64::from(a) < u64::from(b) + u64::from(n.size) && u64::from(b) < u64::from(a) + u64::from(m.size)
     };
     for (i, map) in maps.iter().enumerate() {
-        let last = map.container.max(map.host).checked_add(map.size.saturating_sub(1));
-        if map.size == 0 || last.is_none() {
-            let problem = format!("{}: expected 1 or more ids, none over {}", map.size, u32::MAX);
+        let end = map.container.max(map.host).checked_add(map.size);
+        if map.size == 0 || end.is_none() {
+            let problem = format!("{}: expected 1 or more ids, none over {}", map.size, ids::MAX);
             return Err(Error::invalid(format!("{field}[{i}].size"), problem));
         }
         for (j, other) in maps[..i].iter().enumerate() {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, PosixRlimitType, Process, User};
 use serde::{Deserialize, Serialize};
 
 use super::Security;
-use crate::{Error, Result};
+use crate::{Error, Result, ids};
 
 /// A set of capabilities, one bit each (capabilities(7)).
 type CapabilityBits = u64;
@@ -76,6 +76,7 @@ impl ProcessPlan {
             return Err(Error::invalid(format!("process.env[{i}]"), problem));
         }
         let capabilities = process.capabilities().as_ref().map(capability_sets).unwrap_or_default();
+        check_effective(&capabilities)?;
         warn_of_ambient(&capabilities);
         let user = process.user();
         let console_size = process.console_size().map(|b| {
@@ -86,9 +87,9 @@ impl ProcessPlan {
             args,
             env: process.env().clone().unwrap_or_default(),
             cwd,
-            uid: user.uid(),
-            gid: user.gid(),
-            additional_gids: user.additional_gids().clone().unwrap_or_default(),
+            uid: ids::check("process.user.uid", user.uid())?,
+            gid: ids::check("process.user.gid", user.gid())?,
+            additional_gids: additional_gids(user)?,
             umask: user.umask(),
             capabilities,
             rlimits: rlimits(process)?,
@@ -99,6 +100,14 @@ impl ProcessPlan {
             security: Security::from_process(process)?,
         })
     }
+}
+
+fn additional_gids(user: &User) -> Result<Vec<u32>> {
+    let gids = user.additional_gids().clone().unwrap_or_default();
+    for (i, gid) in gids.iter().enumerate() {
+        ids::check(format!("process.user.additionalGids[{i}]"), *gid)?;
+    }
+    Ok(gids)
 }
 
 fn oom_score(process: &Process) -> Result<Option<i32>> {
@@ -119,6 +128,21 @@ fn capability_sets(sets: &oci_spec::runtime::LinuxCapabilities) -> CapabilitySet
         inheritable: bits(sets.inheritable()),
         ambient: bits(sets.ambient()),
     }
+}
+
+/// The kernel says no more of it than EPERM.
+fn check_effective(sets: &CapabilitySets) -> Result<()> {
+    let beyond = sets.effective & !sets.permitted;
+    if beyond == 0 {
+        return Ok(());
+    }
+    let first =
+        caps::all().into_iter().filter(|c| beyond & c.bitmask() != 0).min_by_key(caps::Capability::index);
+    let name = first.map_or_else(String::new, |c| c.to_string());
+    Err(Error::invalid(
+        "process.capabilities.effective",
+        format!("{name} is not in process.capabilities.permitted"),
+    ))
 }
 
 /// Ambient capabilities must be permitted and inheritable (capabilities(7)); others are left out.

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::{MountPlan, MountSource, NamespaceKind, Namespaces, Options};
-use crate::{Error, Result};
+use crate::{Error, Result, ids};
 
 /// The root filesystem and what is mounted in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,20 +96,14 @@ impl RootPlan {
             mount.check_owner(i, namespaces)?;
         }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
-        let masks = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
-        let (masked_paths, readonly_paths) = (masks(linux.masked_paths()), masks(linux.readonly_paths()));
+        let masked_paths = paths("linux.maskedPaths", linux.masked_paths())?;
+        let readonly_paths = paths("linux.readonlyPaths", linux.readonly_paths())?;
         let plain = masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty();
         if !own_mount_namespace && !plain {
             return Err(Error::invalid(
                 "linux.namespaces",
                 "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
             ));
-        }
-        for (paths, field) in [(&masked_paths, "linux.maskedPaths"), (&readonly_paths, "linux.readonlyPaths")]
-        {
-            if let Some(bad) = paths.iter().find(|p| !p.is_absolute()) {
-                return Err(Error::invalid(field, format!("{} is not an absolute path", bad.display())));
-            }
         }
         let own_dev = !mounts
             .iter()
@@ -135,6 +129,20 @@ impl RootPlan {
             cgroups: Vec::new(),
         })
     }
+}
+
+/// A path of `linux.maskedPaths` or `linux.readonlyPaths`. A relative one starts at the container's root, as runc and crun
+/// take it.
+pub fn in_container(path: &str) -> PathBuf {
+    Path::new("/").join(path).components().collect()
+}
+
+fn paths(field: &str, list: &Option<Vec<String>>) -> Result<Vec<PathBuf>> {
+    let below_root = |(i, path): (usize, &String)| match path.is_empty() {
+        true => Err(Error::invalid(format!("{field}[{i}]"), "is empty; expected a path in the container")),
+        false => Ok(in_container(path)),
+    };
+    list.iter().flatten().enumerate().map(below_root).collect()
 }
 
 fn propagation(given: Option<&str>) -> Result<u64> {
@@ -214,7 +222,7 @@ fn device_node(index: usize, device: &LinuxDevice) -> Result<DeviceNode> {
         major: number("major", device.major(), 12)?,
         minor: number("minor", device.minor(), 20)?,
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
+        uid: ids::check(field("uid"), device.uid().unwrap_or(0))?,
+        gid: ids::check(field("gid"), device.gid().unwrap_or(0))?,
     })
 }

@@ -183,6 +183,24 @@ impl MemoryPolicy {
     }
 }
 
+/// The modes of `linux.memoryPolicy`, for `features`.
+pub const MEMORY_MODES: [MemoryPolicyModeType; 7] = [
+    MemoryPolicyModeType::MpolBind,
+    MemoryPolicyModeType::MpolDefault,
+    MemoryPolicyModeType::MpolInterleave,
+    MemoryPolicyModeType::MpolLocal,
+    MemoryPolicyModeType::MpolPreferred,
+    MemoryPolicyModeType::MpolPreferredMany,
+    MemoryPolicyModeType::MpolWeightedInterleave,
+];
+
+/// The flags of `linux.memoryPolicy`, for `features`.
+pub const MEMORY_FLAGS: [MemoryPolicyFlagType; 3] = [
+    MemoryPolicyFlagType::MpolFNumaBalancing,
+    MemoryPolicyFlagType::MpolFRelativeNodes,
+    MemoryPolicyFlagType::MpolFStaticNodes,
+];
+
 /// linux/mempolicy.h
 fn mode_number(mode: MemoryPolicyModeType) -> i32 {
     match mode {

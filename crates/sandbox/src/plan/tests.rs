@@ -101,7 +101,7 @@ fn mistakes_name_their_field() {
         "linux.uidMappings",
     );
     of(|c| c["linux"]["rootfsPropagation"] = json!("sideways"), "linux.rootfsPropagation");
-    of(|c| c["linux"]["maskedPaths"] = json!(["proc/kcore"]), "linux.maskedPaths");
+    of(|c| c["linux"]["maskedPaths"] = json!(["/a", ""]), "linux.maskedPaths[1]");
     of(|c| c["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}}), "linux.timeOffsets");
     of(
         |c| c["linux"]["devices"] = json!([{"path": "x", "type": "c", "major": 1, "minor": 1}]),

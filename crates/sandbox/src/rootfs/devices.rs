@@ -3,14 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::resolve::Root;
 use super::{Trees, attach, clone_fd, clone_path, private};
 use crate::plan::DeviceNode;
 use crate::wire::FdRole;
-use crate::{Error, Result, SysError};
+use crate::{Error, Result, SysError, ids};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
 pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'_>) -> Result<()> {
@@ -59,8 +59,11 @@ fn make_node(root: &Root, device: &DeviceNode, parent: &OwnedFd) -> Result<()> {
         Err(e) => return Err(fail("mknodat", e)),
     }
     if (device.uid, device.gid) != (0, 0) {
-        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        let owner = |uid, gid| Ok((ids::uid(uid)?, ids::gid(gid)?));
+        owner(device.uid, device.gid)
+            .and_then(|(uid, gid)| {
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            })
             .map_err(|e| fail("fchownat", e))?;
     }
     Ok(())

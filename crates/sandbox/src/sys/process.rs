@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::signal::SIGNALS;
-use crate::{Result, SysError};
+use crate::{Result, SysError, ids};
 
 fn last(call: &str, args: impl Into<String>) -> crate::Error {
     SysError::new(call, args, nix::errno::Errno::last_raw()).into()
@@ -31,16 +32,25 @@ pub fn unshare(flags: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes a descriptor that this process inherited, by its number.
+/// The descriptor that this process's parent names in its arguments, if those are `word` and a number. It is given once.
 ///
-/// Fails with EBADF if it is not open. The caller must be the only one that takes it.
-pub fn take_inherited_fd(fd: RawFd) -> Result<OwnedFd> {
-    // SAFETY: F_SETFD on any integer is harmless.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(last("fcntl", format!("F_SETFD {fd}")));
+/// No caller chooses the number, and only a descriptor that was inherited is taken: it is no standard stream, and it lacks
+/// close-on-exec, which nothing can have that has been through execve(2), and which everything has that is opened in Rust.
+pub fn take_channel(word: &str) -> Option<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != word || args.len() != 1 || TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
     }
-    // SAFETY: the descriptor is open (checked) and, by this function's contract, nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd: RawFd = args.next()?.to_str()?.parse().ok().filter(|fd| *fd > libc::STDERR_FILENO)?;
+    // SAFETY: F_GETFD on any integer is harmless; what is not open has no flags.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and its flags are none.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: it was inherited, so no object of this process owns it, and this function gives it away once.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets close-on-exec on every descriptor from `first` on (close_range(2), Linux 5.11).
@@ -50,22 +60,23 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     if r < 0 { Err(last("close_range", format!("from {first}"))) } else { Ok(()) }
 }
 
-/// Gives the process a session keyring of its own, named `name`, readable and searchable by its user
-/// (keyctl(2)). A kernel without keyrings (ENOSYS) or one that refuses them (EPERM, EDQUOT is an error) is
-/// reported as `false`.
-pub fn new_session_keyring(name: &CStr) -> Result<bool> {
+/// Gives the calling thread the session keyring of its user that is called `name`, a new one where there is none (keyctl(2)):
+/// so a container's further processes have that of its first. Without keyrings in the kernel (ENOSYS) it is `false`.
+pub fn join_session_keyring(name: &str) -> Result<bool> {
+    let name = CString::new(name).map_err(|_| SysError::new("keyctl", name, libc::EINVAL))?;
     // SAFETY: the name is a C string; the other arguments are integers.
     let ring = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
     if ring < 0 {
         return match nix::errno::Errno::last_raw() {
-            libc::ENOSYS | libc::EPERM => Ok(false),
+            libc::ENOSYS => Ok(false),
             errno => Err(SysError::new("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", errno).into()),
         };
     }
-    // The possessor may do all, the owner may view, read, search and link.
-    const POSSESSOR_ALL_USER_READ: libc::c_ulong = 0x3f13_0000;
+    // The possessor may do all; the user may view, read, link and search: without the last no other process could join it.
+    const PERMISSIONS: libc::c_ulong = 0x3f1b_0000;
+    // Without effect on a keyring whose owners have changed what may be done with it.
     // SAFETY: integers only.
-    unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, POSSESSOR_ALL_USER_READ) };
+    unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, PERMISSIONS) };
     Ok(true)
 }
 
@@ -100,6 +111,9 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallib
 
 /// setgroups(2) of the calling, single-threaded process.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
+    if groups.iter().any(|group| *group > ids::MAX) {
+        return Err(SysError::new("setgroups", format!("{groups:?}"), libc::EINVAL).into());
+    }
     // SAFETY: the pointer and the length belong to one slice.
     if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } < 0 {
         return Err(last("setgroups", format!("{groups:?}")));
@@ -109,6 +123,11 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
 
 /// setresgid(2), setresuid(2) of the calling, single-threaded process.
 pub fn become_user(uid: u32, gid: u32) -> Result<()> {
+    for (call, id) in [("setresgid", gid), ("setresuid", uid)] {
+        if id > ids::MAX {
+            return Err(SysError::new(call, id.to_string(), libc::EINVAL).into());
+        }
+    }
     // SAFETY: integers only.
     if unsafe { libc::setresgid(gid, gid, gid) } < 0 {
         return Err(last("setresgid", gid.to_string()));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use hiber_sandbox::ids;
 use rustix::event::EventfdFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pipe::PipeFlags;
@@ -251,8 +252,8 @@ fn is_fifo(field: &str, file: &OwnedFd) -> Result<bool> {
 fn pipe(owner: Owner<'_>) -> Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe2")?;
     if (owner.uid, owner.gid) != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
-        rustix::fs::fchown(&reader, Some(uid), Some(gid)).context("fchown a pipe")?;
+        let owned = || rustix::fs::fchown(&reader, Some(ids::uid(owner.uid)?), Some(ids::gid(owner.gid)?));
+        owned().context("fchown a pipe")?;
     }
     Ok((reader, writer))
 }
