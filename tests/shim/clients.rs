@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
 /// Sends a request on a connection of its own, whose answer nobody will read.
-fn ask(shim: &Shim, method: &str, request: &impl Message) -> UnixStream {
+pub(crate) fn ask(shim: &Shim, method: &str, request: &impl Message) -> UnixStream {
     let request = Request {
         service: "containerd.task.v2.Task".into(),
         method: method.into(),
@@ -29,14 +29,13 @@ fn waits_hold_up_nobody() {
     require!(Root);
     let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
     shim.run();
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", shim.pid)).unwrap().count();
     const MANY: usize = 100;
     std::thread::scope(|scope| {
         let waits: Vec<_> = (0..MANY).map(|_| scope.spawn(|| shim.wait(""))).collect();
         // they are all under way before the process ends
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(shim.state("").status.enum_value(), Ok(Status::RUNNING));
-        assert!(threads() < MANY / 2, "{} threads for {MANY} waits", threads());
+        assert!(shim.threads() < MANY / 2, "{} threads for {MANY} waits", shim.threads());
         shim.try_kill("", 9).unwrap();
         assert!(waits.into_iter().all(|wait| wait.join().unwrap() == 137));
     });

@@ -8,11 +8,34 @@ use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::ttrpc::{self, Code, Server, TtrpcContext};
 use containerd_shim_protos::{Events, create_events};
 use hiber_tests::prelude::*;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// What containerd would have been told; it refuses the first event once.
 #[derive(Default)]
-struct Recorder(Mutex<(bool, Vec<ForwardRequest>)>);
+pub(crate) struct Recorder(Mutex<(bool, Vec<ForwardRequest>)>);
+
+impl Recorder {
+    fn all(&self) -> Vec<ForwardRequest> {
+        self.0.lock().unwrap().1.clone()
+    }
+
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.all().into_iter().map(|request| request.envelope.topic.clone()).collect()
+    }
+}
+
+/// A containerd that hears of events at `socket`, from now on.
+#[track_caller]
+pub(crate) fn containerd(socket: &Path) -> (Server, Arc<Recorder>) {
+    let recorder = Arc::new(Recorder::default());
+    let mut server = Server::new()
+        .bind(&format!("unix://{}", socket.display()))
+        .unwrap()
+        .register_service(create_events(Arc::clone(&recorder) as _));
+    server.start().unwrap();
+    (server, recorder)
+}
 
 impl Events for Recorder {
     fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
@@ -37,13 +60,8 @@ fn events_wait_for_containerd() {
     shim.try_start("").unwrap();
     assert_eq!(shim.wait(""), 3);
     // nobody was there until now
-    let recorder = Arc::new(Recorder::default());
-    let mut server = Server::new()
-        .bind(&format!("unix://{}", socket.display()))
-        .unwrap()
-        .register_service(create_events(Arc::clone(&recorder) as _));
-    server.start().unwrap();
-    let all = || recorder.0.lock().unwrap().1.clone();
+    let (server, recorder) = containerd(&socket);
+    let all = || recorder.all();
     wait_for("three events", || all().len() == 3);
     shim.try_delete("").unwrap();
     shim.shut_down();

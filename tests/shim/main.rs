@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+mod bounds;
 mod clients;
+mod cri;
 mod errors;
 mod events;
 mod lifecycle;
 mod shim;
 
-use shim::{COUNT, Shim, count};
+use shim::{COUNT, Shim, children, count};

@@ -61,9 +61,14 @@ pub(crate) fn refused<T: std::fmt::Debug>(result: ttrpc::Result<T>, code: Code, 
 
 /// `containerd-shim-hiber-v2 ACTION` in the bundle, publishing by a script that writes the topics down.
 pub(crate) fn command(bundle: &Bundle, action: &str) -> Command {
+    command_for(bundle, action, bundle.name())
+}
+
+/// As [`command`], for the containerd at this address.
+pub(crate) fn command_for(bundle: &Bundle, action: &str, address: &str) -> Command {
     let shim = tools::shim().unwrap_or_else(|e| panic!("no shim: {e}"));
     let mut command = Command::new(shim);
-    command.args(["-namespace", NAMESPACE, "-id", bundle.name(), "-address", bundle.name()]);
+    command.args(["-namespace", NAMESPACE, "-id", bundle.name(), "-address", address]);
     command.arg("-publish-binary").arg(bundle.join("publish")).arg(action);
     command.current_dir(bundle.path()).env_remove("TTRPC_ADDRESS").env("PATH", tools::path_with_criu());
     command
@@ -79,11 +84,17 @@ impl Shim {
 
     #[track_caller]
     pub(crate) fn start_by(bundle: Bundle, start: Command) -> Self {
+        Self::start_with(bundle, start, b"")
+    }
+
+    /// With options on its standard input.
+    #[track_caller]
+    pub(crate) fn start_with(bundle: Bundle, start: Command, options: &[u8]) -> Self {
         let script = bundle.join("publish");
         // --address A publish --topic T --namespace N; the event itself is protobuf
         fs::write(&script, "#!/bin/sh\ncat >/dev/null\necho \"$5\" >>\"${0%/*}/events\"\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let output = command::run(start, b"");
+        let output = command::run(start, options);
         let address = output.ok().to_owned();
         let client = connect(&address);
         let connected = client.connect(soon(), &ConnectRequest::default()).unwrap();
@@ -188,6 +199,10 @@ impl Shim {
         fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, Iterator::count)
     }
 
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         let line = fs::read_to_string(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         line.contains("containerd-shim-hiber-v2")
@@ -224,6 +239,21 @@ impl Drop for Shim {
             let _ = fs::remove_file(self.socket());
         }
     }
+}
+
+/// The states of a process's children.
+pub(crate) fn children(pid: i32) -> String {
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| read(format!("{}/children", thread.path().display())));
+    let children: Vec<_> =
+        lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let state = |pid: &String| {
+        read(format!("/proc/{pid}/stat"))
+            .rsplit_once(") ")
+            .map_or(' ', |(_, rest)| rest.chars().next().unwrap_or(' '))
+    };
+    children.iter().map(state).collect()
 }
 
 /// A new connection.

@@ -24,6 +24,11 @@ enum Stage {
 #[derive(Debug)]
 struct Life {
     stage: Stage,
+    /// What Exec asked for, until it is started.
+    spec: Option<oci_spec::runtime::Process>,
+    /// 0 before its beginning.
+    pid: u32,
+    /// None before its beginning, and after the end of one that was added by Exec.
     child: Option<hiber::Process>,
     /// An exit that came while the process was being started.
     early: Option<ExitStatus>,
@@ -42,16 +47,19 @@ pub(crate) struct Process {
     /// The task's id or the exec's.
     pub(crate) id: String,
     pub(crate) stdio: Stdio,
-    /// What Exec asked for; absent in a task's first process.
-    pub(crate) spec: Option<oci_spec::runtime::Process>,
+    /// Whether Exec has added it: else it is a task's first process.
+    pub(crate) is_exec: bool,
     life: Mutex<Life>,
     ended: Condvar,
 }
 
 impl Process {
     pub(crate) fn new(id: String, stdio: Stdio, spec: Option<oci_spec::runtime::Process>) -> Self {
+        let is_exec = spec.is_some();
         let life = Life {
             stage: Stage::New,
+            spec,
+            pid: 0,
             child: None,
             early: None,
             ending: false,
@@ -60,7 +68,7 @@ impl Process {
             streams: None,
             stdin_closed: false,
         };
-        Self { id, stdio, spec, life: Mutex::new(life), ended: Condvar::new() }
+        Self { id, stdio, is_exec, life: Mutex::new(life), ended: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Life> {
@@ -69,7 +77,7 @@ impl Process {
 
     /// Its pid, also after its end; 0 before its beginning.
     pub(crate) fn pid(&self) -> u32 {
-        self.lock().child.as_ref().map_or(0, |child| child.pid().unsigned_abs())
+        self.lock().pid
     }
 
     pub(crate) fn exit(&self) -> Option<ExitStatus> {
@@ -79,22 +87,25 @@ impl Process {
     /// Whether it has begun and not ended.
     pub(crate) fn is_alive(&self) -> bool {
         let life = self.lock();
-        life.child.is_some() && life.exit.is_none()
+        life.pid != 0 && life.exit.is_none()
     }
 
     /// It exists from now on.
     pub(crate) fn born(&self, child: hiber::Process) {
-        self.lock().child = Some(child);
+        let mut life = self.lock();
+        life.pid = child.pid().unsigned_abs();
+        life.child = Some(child);
     }
 
-    /// The process itself, once it exists.
+    /// The process itself, while it is known here.
     pub(crate) fn child(&self) -> Option<hiber::Process> {
         self.lock().child.clone()
     }
 
     /// Whether it has ended, though that may not have been told yet.
     pub(crate) fn has_ended(&self) -> bool {
-        self.child().is_some_and(|child| !child.is_alive())
+        let (exit, child) = (self.exit(), self.child());
+        exit.is_some() || child.is_some_and(|child| !child.is_alive())
     }
 
     /// Its streams are joined to the client's.
@@ -106,15 +117,15 @@ impl Process {
         life.streams = Some(streams);
     }
 
-    /// Claims its one start.
-    pub(crate) fn begin_start(&self) -> Result<()> {
+    /// Claims its one start; returns what Exec asked for.
+    pub(crate) fn begin_start(&self) -> Result<Option<oci_spec::runtime::Process>> {
         let mut life = self.lock();
         let refuse = |what: &str| Err(Error::State(format!("cannot start a {what} process")));
         match life.stage {
             _ if life.exit.is_some() => refuse("stopped"),
             Stage::New => {
                 life.stage = Stage::Starting;
-                Ok(())
+                Ok(life.spec.take())
             }
             Stage::Starting | Stage::Started => refuse("running"),
             Stage::Deleting(_) => refuse("deleted"),
@@ -168,12 +179,24 @@ impl Process {
         !std::mem::replace(&mut self.lock().ending, true)
     }
 
-    /// Tells all who wait.
+    /// Tells all who wait. Of one that was added by Exec nothing is kept open for a deletion that may never come: its
+    /// client may have been killed. The first process's output waits for a client until then.
     pub(crate) fn tell(&self, exit: ExitStatus) {
         let mut life = self.lock();
         life.exit = Some(exit.clone());
         let waiters = std::mem::take(&mut life.waiters);
+        if let Some(streams) = &mut life.streams {
+            streams.close_stdin();
+            if self.is_exec {
+                streams.let_go();
+            }
+        }
+        let exec = life.child.take_if(|_| self.is_exec);
         drop(life);
+        // The runtime forgets a further process; the first one goes with its container.
+        if let Some(Err(e)) = exec.map(|exec| exec.delete()) {
+            tracing::debug!("forget process {}: {}", self.id, crate::error::chain(&e));
+        }
         self.ended.notify_all();
         for waiter in waiters {
             waiter.tell(&exit);
@@ -188,12 +211,12 @@ impl Process {
                 drop(life);
                 waiter.tell(&exit);
             }
-            None => {
-                // Clients that have left, such as a containerd that was restarted.
-                life.waiters.retain(|waiter| !waiter.is_gone());
-                life.waiters.push(waiter);
-            }
+            None => life.waiters.push(waiter),
         }
+    }
+
+    pub(crate) fn forget_waiters_that_left(&self) {
+        self.lock().waiters.retain(|waiter| !waiter.is_gone());
     }
 
     /// Waits for its end, here and now.
@@ -223,8 +246,10 @@ impl Process {
 
     /// Sends a signal to this process alone.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(child) = self.child() else {
-            return Err(Error::State(format!("process {} is not started", self.id)));
+        let (exit, child) = (self.exit(), self.child());
+        let Some(child) = child else {
+            let unborn = || Error::State(format!("process {} is not started", self.id));
+            return Err(exit.map_or_else(unborn, |_| finished()));
         };
         match child.kill(signal) {
             Err(hiber::Error::NotRunning) => Err(finished()),
@@ -237,12 +262,7 @@ impl Process {
     pub(crate) fn finish(&self) {
         let mut life = self.lock();
         let (streams, waiters) = (life.streams.take(), std::mem::take(&mut life.waiters));
-        let exec = life.child.clone().filter(|_| self.spec.is_some());
         drop(life);
-        // The runtime forgets a further process; the first one goes with its container.
-        if let Some(Err(e)) = exec.map(|exec| exec.delete()) {
-            tracing::debug!("forget process {}: {}", self.id, crate::error::chain(&e));
-        }
         for waiter in waiters {
             waiter.refuse(Error::NotFound(format!("process {} was deleted", self.id)));
         }

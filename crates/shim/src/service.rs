@@ -97,8 +97,12 @@ impl Service {
                     }
                 }
                 // A notice that comes late was told with the end that it has caused.
-                Heard::Oom(task) if task.init.exit().is_some() && task.oom_told.load(Ordering::Relaxed) => {}
-                Heard::Oom(task) => self.out_of_memory(&task),
+                Heard::Oom(task) => {
+                    task.oom_heard.store(false, Ordering::Relaxed);
+                    if task.init.exit().is_none() || !task.oom_told.load(Ordering::Relaxed) {
+                        self.out_of_memory(&task);
+                    }
+                }
             }
         }
     }
@@ -123,7 +127,13 @@ impl Service {
             let watch = task.running()?.cgroup().watch_oom().context("watch for OOM")?;
             let Some(watch) = watch else { return Ok(()) };
             let (sender, own) = (self.sender(), Arc::clone(task));
-            let token = self.memory.add(watch, move || drop(sender.send(Heard::Oom(Arc::clone(&own)))))?;
+            // One notice is under way at a time: there is no end to how often memory runs out.
+            let happened = move || {
+                if !own.oom_heard.swap(true, Ordering::Relaxed) {
+                    drop(sender.send(Heard::Oom(Arc::clone(&own))));
+                }
+            };
+            let token = self.memory.add(watch, happened)?;
             *task.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
             Ok(())
         };
@@ -141,7 +151,7 @@ impl Service {
     fn out_of_memory(&self, task: &Task) {
         task.oom_told.store(true, Ordering::Relaxed);
         let event = events::TaskOOM { container_id: task.id.to_string(), ..Default::default() };
-        self.publisher.send(topics::TASK_OOM_EVENT_TOPIC, &event);
+        self.publisher.send_oom(&event);
     }
 
     /// A process has ended, and its start has been told.
@@ -176,15 +186,27 @@ impl Service {
             ..Default::default()
         };
         // Before those who wait do what is told of afterwards, such as a deletion.
-        self.publisher.send(topics::TASK_EXIT_EVENT_TOPIC, &event);
+        self.publisher.send_exit(&event);
         process.tell(status);
     }
 
     /// Answers `waiter` when the process has ended.
     pub(crate) fn wait_for(&self, request: &api::WaitRequest, waiter: Waiter) {
+        self.forget_waiters_that_left();
         match self.task(&request.id).and_then(|task| task.process(&request.exec_id)) {
             Ok(process) => process.wait(waiter),
             Err(e) => waiter.refuse(e),
+        }
+    }
+
+    /// A client that has left keeps its connection, and two threads, as long as it counts as one who waits: such as a
+    /// containerd that was restarted.
+    fn forget_waiters_that_left(&self) {
+        let tasks: Vec<_> = self.tasks().by_id.values().flatten().cloned().collect();
+        for task in tasks {
+            task.init.forget_waiters_that_left();
+            let execs: Vec<_> = task.execs().values().cloned().collect();
+            execs.iter().for_each(|exec| exec.forget_waiters_that_left());
         }
     }
 
@@ -246,13 +268,14 @@ impl Service {
     pub(crate) fn start_process(&self, request: &api::StartRequest) -> Result<u32> {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
-        process.begin_start()?;
+        let spec = process.begin_start()?;
+        self.forget_waiters_that_left();
         let restored = task.running().is_err();
-        let started = match &process.spec {
+        let started = match &spec {
             Some(spec) => task.start_exec(&process, spec),
             None => task.start(),
         };
-        let new = process.spec.is_some() || restored;
+        let new = process.is_exec || restored;
         let started = started.and_then(|()| {
             self.tell_started(&task, &process);
             if new { self.watch(&task, &process) } else { Ok(()) }
@@ -260,10 +283,10 @@ impl Service {
         if restored && task.running().is_ok() {
             self.watch_memory(&task);
         }
-        if started.is_err() && process.spec.is_some() && process.child().is_some() {
+        if started.is_err() && process.is_exec && process.child().is_some() {
             // Its streams could not be joined, and it was killed.
             self.watch(&task, &process)?;
-        } else if started.is_err() && process.spec.is_some() {
+        } else if started.is_err() && process.is_exec {
             // It never was: those who wait for it hear of that, and nobody else.
             let failed = Ended::Exited(u8::MAX);
             let at = std::time::SystemTime::now();
@@ -277,7 +300,7 @@ impl Service {
 
     fn tell_started(&self, task: &Task, process: &Process) {
         let (container_id, pid) = (task.id.to_string(), process.pid());
-        if process.spec.is_none() {
+        if !process.is_exec {
             let event = events::TaskStart { container_id, pid, ..Default::default() };
             self.publisher.send(topics::TASK_START_EVENT_TOPIC, &event);
         } else {
@@ -291,9 +314,9 @@ impl Service {
         let task = self.task(&request.id)?;
         let process = task.process(&request.exec_id)?;
         process.begin_delete()?;
-        let deleted = match process.spec {
-            Some(_) => delete_exec(&task, &process),
-            None => self.delete_task(&task),
+        let deleted = match process.is_exec {
+            true => delete_exec(&task, &process),
+            false => self.delete_task(&task),
         };
         if deleted.is_err() {
             process.give_up_delete();
@@ -346,7 +369,7 @@ impl Service {
             let limit = hiber_sandbox::sys::signal::SIGNALS;
             Error::invalid("signal", format!("{} is none: expected 1 to {limit}", request.signal))
         })?;
-        if process.spec.is_some() {
+        if process.is_exec {
             return process.signal(signal);
         }
         let Ok(running) = task.running() else {
@@ -386,8 +409,12 @@ impl Service {
     pub(crate) fn pids_of(&self, id: &str) -> Result<api::PidsResponse> {
         let task = self.task(id)?;
         let pids = task.running()?.pids().context(format!("list the processes of {id}"))?;
-        let execs: HashMap<u32, String> =
-            task.execs().values().map(|exec| (exec.pid(), exec.id.clone())).collect();
+        let execs: HashMap<u32, String> = task
+            .execs()
+            .values()
+            .filter(|exec| exec.is_alive())
+            .map(|exec| (exec.pid(), exec.id.clone()))
+            .collect();
         let info = |pid: i32| {
             let pid = pid.unsigned_abs();
             let details = execs

@@ -41,6 +41,8 @@ pub(crate) struct Task {
     held: Mutex<Option<ExitStatus>>,
     /// Whether containerd has been told that memory ran out.
     pub(crate) oom_told: AtomicBool,
+    /// Whether a notice of that is on its way to be told.
+    pub(crate) oom_heard: AtomicBool,
     pub(crate) memory: Mutex<Option<Token>>,
 }
 
@@ -75,6 +77,7 @@ impl Task {
             pausing: AtomicBool::new(false),
             held: Mutex::new(None),
             oom_told: AtomicBool::new(false),
+            oom_heard: AtomicBool::new(false),
             memory: Mutex::new(None),
             id,
             bundle,
@@ -262,7 +265,7 @@ impl Task {
         Ok(match status {
             RuntimeStatus::Paused => Status::PAUSED,
             _ if process.pid() == 0 => Status::CREATED,
-            RuntimeStatus::Creating | RuntimeStatus::Created if process.spec.is_none() => Status::CREATED,
+            RuntimeStatus::Creating | RuntimeStatus::Created if !process.is_exec => Status::CREATED,
             // Also what has just ended: it is stopped when its exit status is known.
             _ => Status::RUNNING,
         })

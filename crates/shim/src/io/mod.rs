@@ -10,8 +10,8 @@ mod uri;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hiber_sandbox::ids;
@@ -20,6 +20,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Result};
+use copy::Copying;
 use logger::Logger;
 pub(crate) use uri::Stdio;
 use uri::Target;
@@ -41,13 +42,22 @@ pub(crate) struct Owner<'a> {
 /// The streams of a process that lives, or has lived.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// Ends the copying when written to.
-    cancel: Arc<OwnedFd>,
+    /// Ends the copying when written to; the threads that copy have it, too.
+    cancel: Weak<OwnedFd>,
+    /// Keeps that, and output that nobody reads yet.
+    kept: Option<Kept>,
     /// Disconnected when all output is copied.
     outputs: Receiver<()>,
     /// Keeps the FIFO of standard input from ending when a client leaves.
     stdin: Option<OwnedFd>,
     logger: Option<Logger>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    _cancel: Arc<OwnedFd>,
+    /// The reading ends of FIFOs for output, so that these do not break when a client leaves.
+    outputs: Vec<OwnedFd>,
 }
 
 /// What a process is to be started with.
@@ -64,7 +74,7 @@ pub(crate) struct Prepared {
 struct Terminal {
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
-    done: Sender<()>,
+    copying: Copying,
 }
 
 impl Prepared {
@@ -72,18 +82,21 @@ impl Prepared {
     pub(crate) fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<Self> {
         let cancel = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let (done, outputs) = channel();
-        let mut streams =
-            Streams { cancel: Arc::new(cancel.context("eventfd")?), outputs, stdin: None, logger: None };
+        let cancel = Arc::new(cancel.context("eventfd")?);
+        let copying = Copying { cancel: Arc::clone(&cancel), done };
+        let weak = Arc::downgrade(&cancel);
+        let kept = Some(Kept { _cancel: cancel, outputs: Vec::new() });
+        let mut streams = Streams { cancel: weak, kept, outputs, stdin: None, logger: None };
         let stdout = Target::parse("stdout", &stdio.stdout)?;
         let stderr = Target::parse("stderr", &stdio.stderr)?;
         if stdio.terminal {
             let stdin = streams.open_stdin(&stdio.stdin)?;
             let stdout = streams.output("stdout", &stdout, owner)?;
-            let terminal = Some(Terminal { stdin, stdout, done });
+            let terminal = Some(Terminal { stdin, stdout, copying });
             return Ok(Self { streams, stdio: None, terminal });
         }
-        let stdin = streams.input(&stdio.stdin, owner)?;
-        let (stdout, stderr) = streams.outputs(&stdout, &stderr, owner, &done)?;
+        let stdin = streams.input(&stdio.stdin, owner, &copying)?;
+        let (stdout, stderr) = streams.outputs(&stdout, &stderr, owner, &copying)?;
         Ok(Self { streams, stdio: Some([stdin, stdout, stderr]), terminal: None })
     }
 
@@ -99,16 +112,16 @@ impl Prepared {
     pub(crate) fn started(self, process: &hiber::Process) -> Result<Streams> {
         let Self { streams, stdio, terminal } = self;
         drop(stdio);
-        let (Some(Terminal { stdin, stdout, done }), Some(master)) = (terminal, process.terminal()) else {
+        let (Some(Terminal { stdin, stdout, copying }), Some(master)) = (terminal, process.terminal()) else {
             return Ok(streams);
         };
         rustix::io::ioctl_fionbio(master, true).context("FIONBIO")?;
         let duplicate = || master.try_clone_to_owned().context("dup");
         if let Some(stdout) = stdout {
-            copy::start(duplicate()?, stdout, &streams.cancel, Some(done))?;
+            copying.output(duplicate()?, stdout)?;
         }
         if let Some(stdin) = stdin {
-            copy::start(stdin, duplicate()?, &streams.cancel, None)?;
+            copying.input(stdin, duplicate()?)?;
         }
         Ok(streams)
     }
@@ -129,11 +142,11 @@ impl Streams {
     }
 
     /// Standard input of a process without a terminal.
-    fn input(&mut self, path: &str, owner: Owner<'_>) -> Result<OwnedFd> {
+    fn input(&mut self, path: &str, owner: Owner<'_>, copying: &Copying) -> Result<OwnedFd> {
         let Some(reader) = self.open_stdin(path)? else { return null() };
         let (theirs, ours) = pipe(owner)?;
         rustix::io::ioctl_fionbio(&ours, true).context("FIONBIO")?;
-        copy::start(reader, ours, &self.cancel, None)?;
+        copying.input(reader, ours)?;
         Ok(theirs)
     }
 
@@ -143,7 +156,7 @@ impl Streams {
         stdout: &Target,
         stderr: &Target,
         owner: Owner<'_>,
-        done: &Sender<()>,
+        copying: &Copying,
     ) -> Result<(OwnedFd, OwnedFd)> {
         if let Target::Binary { path, args } = stdout {
             let (out_reader, out) = pipe(owner)?;
@@ -153,16 +166,16 @@ impl Streams {
             let err = if matches!(stderr, Target::Null | Target::Binary { .. }) {
                 err
             } else {
-                self.copied("stderr", stderr, owner, done)?
+                self.copied("stderr", stderr, owner, copying)?
             };
             return Ok((out, err));
         }
-        let out = self.copied("stdout", stdout, owner, done)?;
+        let out = self.copied("stdout", stdout, owner, copying)?;
         // What goes to one place keeps its order.
         let err = if stderr == stdout {
             out.try_clone().context("dup")?
         } else {
-            self.copied("stderr", stderr, owner, done)?
+            self.copied("stderr", stderr, owner, copying)?
         };
         Ok((out, err))
     }
@@ -173,12 +186,12 @@ impl Streams {
         field: &str,
         target: &Target,
         owner: Owner<'_>,
-        done: &Sender<()>,
+        copying: &Copying,
     ) -> Result<OwnedFd> {
         let Some(to) = self.output(field, target, owner)? else { return null() };
         let (from, theirs) = pipe(owner)?;
         rustix::io::ioctl_fionbio(&from, true).context("FIONBIO")?;
-        copy::start(from, to, &self.cancel, Some(done.clone()))?;
+        copying.output(from, to)?;
         Ok(theirs)
     }
 
@@ -188,10 +201,16 @@ impl Streams {
             Target::Null => Ok(None),
             Target::Path(path) => {
                 let file = open(field, path, OFlags::PATH)?;
-                // A FIFO is held both ways: nobody need read it yet, and it breaks for no client that leaves.
-                let fifo = is_fifo(field, &file)?;
-                let flags = if fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::APPEND };
-                open(field, path, flags).map(Some)
+                if !is_fifo(field, &file)? {
+                    return open(field, path, OFlags::WRONLY | OFlags::APPEND).map(Some);
+                }
+                // Its other end is held, too: nobody need read it yet, and it breaks for no client that leaves.
+                let reader = open(field, path, OFlags::RDONLY)?;
+                let writer = open(field, path, OFlags::WRONLY)?;
+                if let Some(kept) = &mut self.kept {
+                    kept.outputs.push(reader);
+                }
+                Ok(Some(writer))
             }
             Target::File(path) => {
                 let open = || {
@@ -214,6 +233,11 @@ impl Streams {
         }
     }
 
+    /// The process has ended and its client may be gone: output is copied as long as somebody reads it.
+    pub(crate) fn let_go(&mut self) {
+        self.kept = None;
+    }
+
     /// The client will write no more: once it has closed its end the process reads the end of its input.
     pub(crate) fn close_stdin(&mut self) {
         self.stdin = None;
@@ -232,8 +256,10 @@ impl Streams {
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        // An eventfd that was never written to takes 1.
-        let _ = rustix::io::write(&*self.cancel, &1u64.to_ne_bytes());
+        if let Some(cancel) = self.cancel.upgrade() {
+            // An eventfd that was never written to takes 1.
+            let _ = rustix::io::write(&*cancel, &1u64.to_ne_bytes());
+        }
     }
 }
 
