@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hiber_sandbox::plan::NamespaceKind;
 use rustix::fs::{Mode, OFlags};
 
 /// What /proc/PID/stat says of a process (proc_pid_stat(5)).
@@ -102,6 +103,17 @@ pub(crate) fn in_pid_namespace_of(pid: i32) -> Vec<i32> {
     all.filter(|pid| namespace(*pid).as_ref() == Some(&wanted)).collect()
 }
 
+/// The kinds of namespaces in which process `pid` is elsewhere than this program's first thread.
+pub(crate) fn other_namespaces(pid: i32) -> impl Iterator<Item = NamespaceKind> {
+    let namespace =
+        |process: &str, kind: NamespaceKind| std::fs::read_link(format!("/proc/{process}/ns/{}", kind.proc_name())).ok();
+    let theirs = pid.to_string();
+    NamespaceKind::ALL.into_iter().filter(move |kind| {
+        let (own, other) = (namespace("self", *kind), namespace(&theirs, *kind));
+        own.is_some() && other.is_some() && own != other
+    })
+}
+
 /// Targets of three descriptors of a process; `/dev/null` for one that is closed.
 pub(crate) fn streams(process: impl std::fmt::Display, fds: [i32; 3]) -> Vec<String> {
     fds.iter()
@@ -123,6 +135,15 @@ mod tests {
         assert!(!stat.dead && stat.exit_status.is_none());
         assert_eq!(alive_since(me), Some(stat.start_time));
         assert_eq!(alive_since(0), None);
+    }
+
+    #[test]
+    fn a_child_is_where_its_parent_is_but_for_what_it_left() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert_eq!(other_namespaces(child.id() as i32).count(), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(other_namespaces(child.id() as i32).count(), 0, "of one that is gone nothing is known");
     }
 
     #[test]

@@ -286,6 +286,7 @@ impl Restoring<'_> {
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
                 facts.streams = procfs::streams(pid, [0, 1, 2]);
+                facts.follow(pid);
                 note_process(self.entry, facts, pid)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }

@@ -11,6 +11,7 @@ use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::procfs;
 use crate::store::{INIT_SOCKET, START_SOCKET};
 
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
@@ -58,6 +59,14 @@ impl Facts {
     /// The kinds of namespaces in which a further process must follow the first.
     pub(crate) fn joinable(&self) -> Namespaces {
         Namespaces { new: self.namespaces.clone(), ..Namespaces::default() }
+    }
+
+    /// Adds the namespaces that a restored first process has beyond those of config.json: CRIU puts what it restores into a
+    /// time namespace, and the images may have been written with another configuration. `pid` is seen from outside.
+    pub(crate) fn follow(&mut self, pid: i32) {
+        let more: Vec<_> =
+            procfs::other_namespaces(pid).filter(|kind| !self.namespaces.contains(kind)).collect();
+        self.namespaces.extend(more);
     }
 
     /// Whether the container has a pid namespace of its own, which dies with its first process.
