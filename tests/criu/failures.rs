@@ -165,14 +165,6 @@ odd_failures! {
         ["proto 262", "GODEBUG=multipathtcp=0", "process 2 (odd mptcp)"];
     a_netlink_socket_with_unread_messages: "netlink-unread", "netlink-unread",
         ["data to read", "try again", "process 2 (odd netlink-unread)"];
-    a_nested_pid_namespace: "pid-namespace", "nested-namespace",
-        ["nested pid namespace", "stop it first", "(odd pid-namespace): it has a pid namespace of its own"];
-    a_nested_uts_namespace: "uts-namespace", "nested-namespace",
-        ["nested uts namespace", "stop it first", "(odd uts-namespace)"];
-    a_nested_ipc_namespace: "ipc-namespace", "nested-namespace",
-        ["nested ipc namespace", "stop it first", "(odd ipc-namespace)"];
-    a_nested_user_namespace: "user-namespace", "nested-namespace",
-        ["nested user namespace", "stop it first", "(odd user-namespace)"];
     a_process_whose_first_thread_has_ended: "zombie-with-threads", "zombie-threads",
         ["Zombies with threads", "(odd): a process's first thread has ended"];
 }
@@ -201,6 +193,64 @@ fn a_device_with_state_of_its_own() {
         "device",
         &[&number, "let it close the device", &format!("process 2 (odd {kind})"), "/dev/odd"],
     );
+}
+
+#[test]
+fn a_namespace_inside_is_refused_at_once() {
+    require!(Root, Criu, OddProgram);
+    for kind in ["pid", "uts", "ipc", "user"] {
+        let c = run_odd(odd(&format!("{kind}-namespace")));
+        let what = format!("(odd {kind}-namespace): its {kind} namespace is not that of the first process");
+        fails(&c, &[], "nested-namespace", &[&what, "stop it first"]);
+        assert!(!c.images().exists(), "CRIU was not asked");
+    }
+}
+
+/// CRIU takes it, for it knows that namespace, and restores no such checkpoint.
+#[test]
+fn a_process_that_was_left_in_a_namespace_of_the_host_is_refused_at_once() {
+    require!(Root, Criu, Program("nsenter"));
+    let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    // Its parent ends at once, so that it becomes the first process's child.
+    let mut enter = Command::new("nsenter");
+    let pid = c.pid().to_string();
+    // Its cgroup is the test's: CRIU takes it as the child that it is.
+    enter.args(["--target", &pid, "--pid", "--mount", "--ipc", "--net"]);
+    enter.args(["sh", "-c", "echo 0 >/dev/null; setsid sleep 1000 >/dev/null 2>&1 </dev/null &"]);
+    hiber_tests::command::run(enter, b"").ok();
+    let orphan = || {
+        let all = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        all.split_whitespace().find_map(|child| {
+            let command = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
+            command.starts_with("sleep\x001000").then(|| child.to_owned())
+        })
+    };
+    wait_for("the orphan", || orphan().is_some());
+    let what = "(sleep 1000): its uts namespace is not that of the first process";
+    fails(&c, &[], "nested-namespace", &[what, "stop it first"]);
+}
+
+#[test]
+fn what_was_executed_is_named_and_left_out() {
+    require!(Root, Criu);
+    let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    assert!(finding(&preflight(&c, &[]), "beside-first").is_none());
+    let mut command = c.command("exec", &["--detach"]);
+    command.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().unwrap().success());
+    let report = preflight(&c, &[]);
+    let found = finding(&report, "beside-first").unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!((&found["severity"], &found["process"]["command"]), (&json!("warning"), &json!("sleep 1000")));
+    assert_eq!(report["possible"], json!(true));
+    let output = c.checkpoint(&["--leave-running"]);
+    output.ok();
+    assert!(output.stderr.contains("not in the checkpoint: process") && output.stderr.contains("(sleep 1000)"), "{output}");
+    assert!(c.sh("ps -o args").contains("sleep 1000"), "it runs on with the container");
+    crate::sleep_and_wake(&c, &[], &[]);
+    assert!(!c.sh("ps -o args").contains("sleep 1000"));
+    counts_on(&c, 3);
+    let output = c.checkpoint(&[]);
+    assert!(!output.stderr.contains("not in the checkpoint"), "{output}");
 }
 
 #[test]

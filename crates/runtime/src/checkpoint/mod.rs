@@ -189,7 +189,7 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
-        let may_freeze = before_freezing(self, status)?;
+        let may_freeze = before_freezing(self, status, !options.pre_dump)?;
         let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;

@@ -78,7 +78,8 @@ impl Task {
     fn look_inside(&self, findings: &mut Findings, options: &CheckpointOptions) -> Result<(Size, u64)> {
         let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         let on = |switch: Option<bool>| switch.unwrap_or(false);
-        let tasks = self.tasks()?;
+        let (tasks, beside) = tasks::split(self.tasks()?);
+        tasks::left_out(findings, &beside, options.pre_dump);
         let Some(first) = tasks.first() else { return Ok((Size::default(), 0)) };
         let above = tasks::frozen_above(self.cgroup());
         if let Some(cgroup) = &above {
@@ -150,7 +151,9 @@ impl Task {
         let init = self.facts()?.pid;
         let depth = tasks::depth(init);
         let mut pids = self.pids()?;
+        pids.extend(tasks::children(init));
         pids.sort_by_key(|pid| (*pid != init, *pid));
+        pids.dedup();
         Ok(pids.into_iter().filter_map(|pid| Proc::read(pid, depth)).collect())
     }
 }

@@ -111,7 +111,7 @@ checks! {
         "a process belongs to a session outside the container",
         "let the process call setsid(2); where the container has no pid namespace of its own, pass --shell-job";
     NAMESPACE: "nested-namespace", Checkpoint, Error,
-        "a process lives in a namespace inside the container's (pid, user, ipc, uts, time)",
+        "a process lives in another pid, user, ipc, uts or time namespace than the first process",
         "stop it first: CRIU saves nested mount and network namespaces only";
     TRACED: "traced", Checkpoint, Error,
         "a process is traced (ptrace(2)), so that CRIU cannot trace it",
@@ -128,6 +128,10 @@ checks! {
     SHARING: "mount-sharing", Checkpoint, Error,
         "a mount gets its events from a mount outside the container",
         "mount it with rprivate propagation, or as a bind mount of config.json";
+    BESIDE: "beside-first", Checkpoint, Warning,
+        "what was put beside the container's first process and its descendants, as by exec, is not saved: it ends with \
+         the container, or runs on with it",
+        "let it end first, or have a process of the container start it";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

@@ -1,12 +1,13 @@
 //! The processes of a container, as /proc shows them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ::procfs::process::{Stat, Status};
 use hiber_sandbox::cgroup::Cgroup;
 
 use super::table::{
-    FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
+    BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
 };
 use super::{Findings, Process};
 use crate::error::{Error, Result};
@@ -16,6 +17,10 @@ use crate::task::Task;
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
 /// are part of the cgroups.
 const NOT_NESTED: [&str; 5] = ["pid", "user", "ipc", "uts", "time"];
+/// How many processes a warning names.
+const MAX_NAMED: usize = 5;
+/// How many ancestors a process can have: as many as there can be processes (PID_MAX_LIMIT).
+const MAX_GENERATIONS: usize = 1 << 22;
 /// How long a command may be, in characters.
 const MAX_COMMAND: usize = 80;
 
@@ -76,14 +81,15 @@ pub(super) fn command(pid: i32, name: &str) -> String {
     }
 }
 
-/// Refuses what a dump would hang on, and tells whether the container may be frozen for it.
+/// Refuses what a dump would hang on and what no restore could take, warns of processes that are left out, and tells
+/// whether the container may be frozen for it. `whole` if processes are saved, and not their memory alone.
 ///
 /// A traced process, or a cgroup above that is frozen, makes CRIU try for ten seconds, in which the container is frozen.
 /// On a v1 freezer the kernel lets nobody trace a process that is stopped and frozen (ptrace_attach waits for it to
 /// move), so that CRIU would hang for ever.
 ///
-/// Every checkpoint does this: of each process it reads one file.
-pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bool> {
+/// Every checkpoint does this: of each process it reads one file, and where there is more than one the names of their namespaces.
+pub(crate) fn before_freezing(task: &Task, status: ContainerStatus, whole: bool) -> Result<bool> {
     let init = task.facts()?.pid;
     let v1 = task.facts()?.cgroup.v1.contains_key("freezer");
     if let Some(cgroup) = frozen_above(task.cgroup()) {
@@ -91,10 +97,16 @@ pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bo
         return Err(Error::Invalid(format!("{what}: {}; {advice}", cgroup.display())));
     }
     let mut may_freeze = true;
+    let mut parents = HashMap::new();
     for pid in task.pids()? {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
         let (traced_by, state) = (field("TracerPid:"), field("State:"));
+        if !state.starts_with(['Z', 'X'])
+            && let Ok(parent) = field("PPid:").parse()
+        {
+            parents.insert(pid, parent);
+        }
         let may_be_stopped = v1 && state.starts_with(['T', 'D']);
         if traced_by == "0" && !may_be_stopped {
             continue;
@@ -102,9 +114,7 @@ pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bo
         let Some(process) = Proc::read(pid, depth(init)) else { continue };
         let mut findings = Findings::default();
         traced(&mut findings, &process);
-        if let Some(found) = findings.0.first() {
-            return Err(Error::Invalid(format!("{found}; {}", found.advice)));
-        }
+        refuse_first(findings)?;
         if v1 && is_stopped(&process) {
             may_freeze = false;
             if status == ContainerStatus::Paused {
@@ -114,7 +124,87 @@ pub(crate) fn before_freezing(task: &Task, status: ContainerStatus) -> Result<bo
             }
         }
     }
+    if whole {
+        // CRIU takes also those whose cgroup is another, like what nsenter(1) has left.
+        for child in children(init) {
+            parents.entry(child).or_insert(init);
+        }
+        check_tree(init, &parents)?;
+    }
     Ok(may_freeze)
+}
+
+/// The children of a process's first thread, which orphans become.
+pub(super) fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// Warns of processes that CRIU leaves out, and refuses one of another namespace among those that it takes: if that is
+/// the namespace that CRIU itself is in, CRIU saves the process and cannot restore it.
+fn check_tree(init: i32, parents: &HashMap<i32, i32>) -> Result<()> {
+    if parents.keys().all(|pid| *pid == init) {
+        return Ok(());
+    }
+    let (mut inside, mut beside): (Vec<_>, Vec<_>) =
+        parents.keys().partition(|pid| descends(**pid, init, |pid| parents.get(&pid).copied()));
+    beside.sort_unstable();
+    inside.sort_unstable();
+    let read = |pid: &i32| Proc::read(*pid, depth(init));
+    if !beside.is_empty() {
+        let named: Vec<_> =
+            beside.iter().take(MAX_NAMED).filter_map(read).map(|found| found.process().to_string()).collect();
+        let more = beside.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        tracing::warn!("not in the checkpoint: {}{more}; {}", named.join(", "), BESIDE.about);
+    }
+    let of = |pid: i32| NOT_NESTED.map(|kind| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok());
+    let first = of(init);
+    for pid in inside.into_iter().filter(|pid| *pid != init) {
+        let differs = of(pid).iter().zip(&first).any(|(own, first)| own.is_some() && own != first);
+        if let (true, Some(process), Some(first)) = (differs, read(&pid), read(&init)) {
+            let mut findings = Findings::default();
+            nested(&mut findings, &process, &first);
+            refuse_first(findings)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_first(findings: Findings) -> Result<()> {
+    findings.0.first().map_or(Ok(()), |found| Err(Error::Invalid(format!("{found}; {}", found.advice))))
+}
+
+/// Whether `pid` is `first`, or a descendant of it.
+fn descends(mut pid: i32, first: i32, parent: impl Fn(i32) -> Option<i32>) -> bool {
+    // Read while processes come and go, parents might lead in a circle.
+    for _ in 0..MAX_GENERATIONS {
+        if pid == first {
+            return true;
+        }
+        match parent(pid) {
+            Some(next) if next != pid => pid = next,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Those of `tasks` that CRIU takes, the first one and its descendants, and those that it leaves out.
+pub(super) fn split(tasks: Vec<Proc>) -> (Vec<Proc>, Vec<Proc>) {
+    let Some(first) = tasks.first().map(|task| task.pid) else { return (tasks, Vec::new()) };
+    let parents: HashMap<_, _> = tasks.iter().map(|task| (task.pid, task.stat.ppid)).collect();
+    tasks.into_iter().partition(|task| descends(task.pid, first, |pid| parents.get(&pid).copied()))
+}
+
+/// Processes that the checkpoint leaves out. CRIU stops them with the others all the same.
+pub(super) fn left_out(findings: &mut Findings, tasks: &[Proc], pre_dump: bool) {
+    for task in tasks.iter().filter(|task| !task.is_dead()) {
+        traced(findings, task);
+        if !pre_dump {
+            findings.of(task, &BESIDE, BESIDE.about);
+        }
+    }
 }
 
 /// The container's cgroup, if it is frozen but not by itself.
@@ -174,14 +264,18 @@ pub(super) fn check(
         if task.is_dead() {
             continue;
         }
-        for kind in NOT_NESTED {
-            if let (Some(own), Some(of_first)) = (task.namespace(kind), first.namespace(kind))
-                && own != of_first
-            {
-                findings.of(task, &NAMESPACE, format!("it has a {kind} namespace of its own"));
-            }
-        }
+        nested(findings, task, first);
         other_user(findings, task, own_user_namespace);
+    }
+}
+
+fn nested(findings: &mut Findings, task: &Proc, first: &Proc) {
+    for kind in NOT_NESTED {
+        if let (Some(own), Some(of_first)) = (task.namespace(kind), first.namespace(kind))
+            && own != of_first
+        {
+            findings.of(task, &NAMESPACE, format!("its {kind} namespace is not that of the first process"));
+        }
     }
 }
 
