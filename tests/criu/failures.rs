@@ -244,7 +244,10 @@ fn what_was_executed_is_named_and_left_out() {
     assert_eq!(report["possible"], json!(true));
     let output = c.checkpoint(&["--leave-running"]);
     output.ok();
-    assert!(output.stderr.contains("not in the checkpoint: process") && output.stderr.contains("(sleep 1000)"), "{output}");
+    assert!(
+        output.stderr.contains("not in the checkpoint: process") && output.stderr.contains("(sleep 1000)"),
+        "{output}"
+    );
     assert!(c.sh("ps -o args").contains("sleep 1000"), "it runs on with the container");
     crate::sleep_and_wake(&c, &[], &[]);
     assert!(!c.sh("ps -o args").contains("sleep 1000"));

@@ -5,7 +5,7 @@ use crate::network::Linked;
 use hiber_tests::pipes::LargePipes;
 use hiber_tests::prelude::*;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -72,6 +72,37 @@ impl Serving {
         let status = hiber_tests::command::wait(&mut self.child, "checkpoint --lazy-pages");
         (status.success(), fs::read_to_string(&self.log).unwrap())
     }
+}
+
+/// A request of CRIU's protocol for pages.
+fn request(command: u16) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..2].copy_from_slice(&command.to_le_bytes());
+    // one page of process 1
+    (bytes[8], bytes[24]) = (1, 1);
+    bytes
+}
+
+fn leave() -> [u8; 32] {
+    request(0x1024)
+}
+
+/// A connection on which `bytes` were sent.
+#[track_caller]
+fn says(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+/// The token of the source's checkpoint.
+#[track_caller]
+fn token(source: &Container) -> Vec<u8> {
+    let text = fs::read_to_string(source.images().join("hiber.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&text).unwrap();
+    let token = manifest["memoryToken"].as_str().unwrap();
+    assert_eq!(token.len(), 64);
+    (0..32).map(|at| u8::from_str_radix(&token[2 * at..2 * at + 2], 16).unwrap()).collect()
 }
 
 /// The destination: another bundle of the same machine, with a copy of the images.
@@ -160,7 +191,9 @@ fn a_daemon_of_the_users_own_fetches_memory_as_with_runc() {
     require!(Root, Criu);
     let _pipes = LargePipes::raise();
     let (source, address) = (crate::counter(&Runtime::hiber(), Bundle::busybox()), free_port("127.0.0.1"));
-    let serving = Serving::start(&source, &address, &[]);
+    let serving = Serving::start(&source, &address, &["--page-server-any-peer"]);
+    // Not even there is a leave without memory one.
+    says(&address, &leave());
     let there = destination(&source, Bundle::busybox().shell(crate::COUNT));
     let mut daemon = Command::new(hiber_tests::tools::criu().unwrap());
     let port = address.rsplit_once(':').unwrap().1;
@@ -187,6 +220,169 @@ fn nothing_has_happened(source: &Container, there: &Container) {
     );
     there.assert_clean();
     assert_eq!(there.status(), "gone");
+}
+
+#[test]
+fn strangers_neither_end_nor_delay_a_migration() {
+    require!(Root, Criu, Redis);
+    let _pipes = LargePipes::raise();
+    let (source, address) = (holder(), free_port("127.0.0.1"));
+    let mut serving = Serving::start(&source, &address, &[]);
+    let mut wrong = token(&source);
+    wrong[31] ^= 1;
+    // Silent ones, more than are heard at a time, stay; one has shown nearly all of the token.
+    let mut open: Vec<_> = (0..100).map(|_| says(&address, &[])).collect();
+    open.push(says(&address, &token(&source)[..31]));
+    for words in [&leave()[..], &request(7), &request(0x1023), &[0; 32], &wrong, &[0xff; 4000]] {
+        let mut stranger = says(&address, words);
+        stranger.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        // Closed, maybe with data unread: nothing of the memory came.
+        assert!(matches!(stranger.read(&mut [0; 100]), Ok(0) | Err(_)));
+    }
+    (0..300).for_each(|_| drop(TcpStream::connect(&address).unwrap()));
+    assert!(serving.child.try_wait().unwrap().is_none(), "{}", fs::read_to_string(&serving.log).unwrap());
+    let there = destination(&source, Bundle::redis());
+    there.restore(&["--lazy-pages", "--page-server", &address]).ok();
+    let (success, log) = serving.ends();
+    assert!(success && log.contains("did not show this checkpoint's token"), "{log}");
+    assert!(log.contains("--page-server-any-peer"), "{log}");
+    assert_eq!(source.status(), "gone");
+    holds_all(&there);
+    drop(open);
+}
+
+#[test]
+fn a_stranger_alone_leaves_the_source_running() {
+    require!(Root, Criu, Redis);
+    let _pipes = LargePipes::raise();
+    for any_peer in [false, true] {
+        let (source, address) = (holder(), free_port("127.0.0.1"));
+        let flags: &[&str] = if any_peer { &["--page-server-any-peer"] } else { &[] };
+        let mut serving = Serving::start(&source, &address, flags);
+        for words in [&leave()[..], &[0; 32], &[0xff; 32]] {
+            let mut stranger = says(&address, words);
+            assert!(matches!(stranger.read(&mut [0; 100]), Ok(0) | Err(_)));
+        }
+        assert!(serving.child.try_wait().unwrap().is_none(), "it waits for the right one");
+        // Asking for one page, and then leaving
+        let mut stranger = says(&address, &[request(7), leave()].concat());
+        let _ = stranger.read_to_end(&mut Vec::new());
+        if any_peer {
+            let (success, log) = serving.ends();
+            assert!(!success, "{log}");
+        } else {
+            assert!(serving.child.try_wait().unwrap().is_none(), "it waits for the right one");
+            serving.child.kill().unwrap();
+            serving.child.wait().unwrap();
+        }
+        let there = source.runtime().container(Bundle::busybox());
+        nothing_has_happened(&source, &there);
+    }
+}
+
+#[test]
+fn a_leave_before_all_memory_was_asked_for_leaves_the_source_running() {
+    require!(Root, Criu, Redis);
+    let _pipes = LargePipes::raise();
+    let (source, address) = (holder(), free_port("127.0.0.1"));
+    let serving = Serving::start(&source, &address, &[]);
+    let mut peer = says(&address, &token(&source));
+    peer.read_exact(&mut [0]).unwrap();
+    peer.write_all(&leave()).unwrap();
+    assert!(matches!(peer.read(&mut [0]), Ok(0) | Err(_)), "the leave is not confirmed");
+    let (success, log) = serving.ends();
+    assert!(!success && log.contains("pages of memory missing: the container runs on"), "{log}");
+    let there = source.runtime().container(Bundle::busybox());
+    nothing_has_happened(&source, &there);
+}
+
+/// What a restored program has let go of is not asked for, and is no reason to keep the source's container.
+#[test]
+fn memory_that_nobody_needs_any_more_is_given_up() {
+    require!(Root, Criu);
+    let _pipes = LargePipes::raise();
+    let large = "a=$(head -c 16000000 /dev/zero | tr '\\0' x)\ntouch /dev/shm/filled\nsleep 1000\necho $a\n";
+    let bundle = || {
+        let bundle = Bundle::busybox().shell(&format!("sh /large.sh & {}", crate::COUNT));
+        fs::write(bundle.rootfs().join("large.sh"), large).unwrap();
+        bundle
+    };
+    let (source, address) = (Runtime::hiber().container(bundle()), free_port("127.0.0.1"));
+    source.run_detached().ok();
+    let filled = || std::path::Path::new(&format!("/proc/{}/root/dev/shm/filled", source.pid())).exists();
+    wait_for("a large process", || filled() && crate::count(&source) > 3);
+    let serving = Serving::start(&source, &address, &[]);
+    let there = destination(&source, bundle());
+    // A network that stops after four of its mebibytes, until the process has been killed.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let between = listener.local_addr().unwrap().to_string();
+    let (killed, wait_until_killed) = std::sync::mpsc::channel::<()>();
+    let (stops, wait_until_it_stops) = std::sync::mpsc::channel::<()>();
+    let network = std::thread::spawn(move || {
+        let (near, far) = (listener.accept().unwrap().0, TcpStream::connect(address).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = std::io::copy(&mut &near, &mut &far);
+                let _ = far.shutdown(Shutdown::Write);
+            });
+            let first = std::io::copy(&mut (&far).take(4 << 20), &mut &near).unwrap();
+            stops.send(()).unwrap();
+            wait_until_killed.recv().unwrap();
+            let rest = std::io::copy(&mut &far, &mut &near).unwrap();
+            let _ = near.shutdown(Shutdown::Write);
+            first + rest
+        })
+    });
+    let (images, path) = (there.images().display().to_string(), there.bundle_path());
+    let first = ["--detach", "--image-path", &images, "--bundle", &path];
+    let flags = [&first[..], &["--lazy-pages", "--page-server", &between]].concat();
+    let mut command = there.command("restore", &flags);
+    let log = there.bundle().join("restore-log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    let mut restore = command.spawn().unwrap();
+    wait_until_it_stops.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(there.status(), "running");
+    // Command lines are memory, too, and may not be there yet; it is the child that has one of its own.
+    let children =
+        |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let all = children(&there.pid().to_string());
+    let large =
+        all.split_whitespace().find(|child| !children(child).is_empty()).unwrap_or_else(|| panic!("{all:?}"));
+    assert!(Command::new("kill").args(["-9", large]).status().unwrap().success());
+    wait_for("its end", || {
+        let stat = fs::read_to_string(format!("/proc/{large}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+    killed.send(()).unwrap();
+    let ended = hiber_tests::command::wait(&mut restore, "restore --lazy-pages");
+    assert!(ended.success(), "{}", fs::read_to_string(&log).unwrap());
+    let passed = network.join().unwrap();
+    assert!((4 << 20..12 << 20).contains(&passed), "{passed} bytes passed");
+    let (success, log) = serving.ends();
+    assert!(success, "{log}");
+    assert_eq!(source.status(), "gone");
+    counts_on(&there, 3);
+}
+
+#[test]
+fn the_token_is_for_the_owner_of_the_images_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    require!(Root, Criu);
+    let _pipes = LargePipes::raise();
+    let source = crate::counter(&Runtime::hiber(), Bundle::busybox().user_namespace(100_000));
+    let mut serving = Serving::start(&source, &free_port("127.0.0.1"), &[]);
+    let manifest = source.images().join("hiber.json");
+    assert_eq!(fs::metadata(&manifest).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret: String = token(&source).iter().map(|byte| format!("{byte:02x}")).collect();
+    for format in ["json", "table"] {
+        let mut command = source.runtime().command();
+        command.args(["inspect", "--format", format]).arg(source.images());
+        let shown = hiber_tests::command::run(command, b"");
+        assert!(!shown.ok().contains(&secret), "{shown}");
+    }
+    serving.child.kill().unwrap();
+    serving.child.wait().unwrap();
+    wait_for("the source to run on", || source.status() == "running");
 }
 
 #[test]
@@ -252,6 +448,7 @@ fn what_cannot_work_is_refused_before_anything_is_frozen() {
     require!(Root, Criu, Program("setpriv"));
     let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
     c.checkpoint(&["--lazy-pages"]).fails("--lazy-pages needs --page-server");
+    c.checkpoint(&["--page-server", "127.0.0.1:1", "--page-server-any-peer"]).fails("needs --lazy-pages");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     c.checkpoint(&["--lazy-pages", "--page-server", &address]).fails("cannot listen there");
@@ -272,5 +469,24 @@ fn what_cannot_work_is_refused_before_anything_is_frozen() {
     if limit < 4 << 20 {
         hiber_tests::command::run(command, b"").fails("write 4194304 to /proc/sys/fs/pipe-max-size");
     }
+    counts_on(&c, 3);
+}
+
+#[test]
+fn criu_serves_by_itself_only_where_anybody_may_come() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox();
+    let config = bundle.join("own.conf");
+    fs::write(&config, "verbosity 4\n").unwrap();
+    let config = config.display().to_string();
+    let c = crate::counter(
+        &Runtime::hiber(),
+        bundle.edit(|c| c["annotations"] = json!({"org.criu.config": config})),
+    );
+    let address = free_port("127.0.0.1");
+    c.checkpoint(&["--lazy-pages", "--page-server", &address]).fails("pass --page-server-any-peer");
+    let report = crate::failures::preflight(&c, &["--lazy-pages", "--page-server", &address]);
+    let found = crate::failures::finding(&report, "arguments").unwrap_or_else(|| panic!("{report:#}"));
+    assert!(found["what"].as_str().unwrap().contains("--page-server-any-peer"), "{report:#}");
     counts_on(&c, 3);
 }

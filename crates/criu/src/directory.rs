@@ -100,13 +100,14 @@ impl ImageDirectory {
         Ok(rustix::fs::openat(&*self.fd, name, flags, Mode::empty())?.into())
     }
 
-    /// Writes a file in it, which nobody else may write to. A link is not followed.
+    /// Writes a file in it, which nobody else may read: a manifest has a secret, and the directory may be open to the
+    /// container's root. A link is not followed.
     ///
     /// # Errors
     /// [`CriuError::Io`].
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o644))
+        rustix::fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o600))
             .map_err(io::Error::from)
             .and_then(|file| File::from(file).write_all(content))
             .map_err(|e| CriuError::io(format!("write {}", self.path.join(name).display()), e))

@@ -2,41 +2,103 @@
 //!
 //! The source's page server takes the end of the connection for success, and the destination's daemon takes its leave
 //! in the same words whether it has all pages or has failed. In both cases the source kills its tasks, and the
-//! destination has none that work. So requests pass through here, and a leave is passed on only if it is meant. Of
-//! anything else CRIU sees half a request, which it takes for the failure that it is: its tasks run on.
+//! destination has none that work. So requests pass through here, and a leave is passed on only if it is meant and if no
+//! page is missing: each was sent, or given up by the destination, since its tasks have let go of it. Of anything else
+//! CRIU sees half a request, which it takes for the failure that it is: its tasks run on.
 //!
 //! The protocol (CRIU's page-xfer.c): the daemon sends requests of 32 bytes, {u32 command, u32 padding, u64 pages, u64
-//! address, u64 process}; each is answered by such a header and the pages. A leave is answered by 4 bytes.
+//! address, u64 process}; each is answered by such a header and the pages, which may be fewer. A leave is answered by 4
+//! bytes. Giving up is a word of ours, between two relays.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::inspect::PAGE;
+use crate::lazy_memory::LazyMemory;
 
 /// Bytes of a request.
-const REQUEST: usize = 32;
+pub const REQUEST: usize = 32;
 /// The answer to a leave: no error.
 const DONE: [u8; 4] = [0; 4];
 /// Commands, in the lower 16 bits of the first word.
+const ADD_F: u16 = 6;
 const GET: u16 = 7;
 const CLOSE: u16 = 0x1023;
 const FORCE_CLOSE: u16 = 0x1024;
+/// Ours, and none of CRIU's: the destination needs those pages no more.
+const GIVE_UP: u16 = 0x6869;
+
+/// A request, or the header of an answer.
+pub type Request = [u8; REQUEST];
+
+/// Whether this is a request for pages, with which CRIU's daemon begins.
+pub fn asks_for_pages(request: &Request) -> bool {
+    Words::of(request).command == GET
+}
+
+/// What a request says.
+struct Words {
+    command: u16,
+    pages: u64,
+    address: u64,
+    task: u64,
+}
+
+impl Words {
+    fn of(request: &Request) -> Self {
+        let word =
+            |at: usize| request[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let command = u16::from_le_bytes([request[0], request[1]]);
+        Self { command, pages: word(8), address: word(16), task: word(24) }
+    }
+
+    fn bytes(&self) -> Request {
+        let mut request = [0; REQUEST];
+        request[..2].copy_from_slice(&self.command.to_le_bytes());
+        for (at, word) in [(8, self.pages), (16, self.address), (24, self.task)] {
+            request[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        request
+    }
+}
 
 /// How the requests of a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With a leave, which was not passed on.
-    Leave,
+    /// With a leave; the source's CRIU has heard of it only if no page was missing.
+    Leave {
+        /// How many pages nobody has asked for, nor given up.
+        missing: u64,
+    },
     /// Without one.
     Broken,
 }
 
+/// What was not sent yet, as both directions of a connection know it.
+#[derive(Debug, Clone, Default)]
+struct Missing(Arc<Mutex<LazyMemory>>);
+
+impl Missing {
+    fn lock(&self) -> MutexGuard<'_, LazyMemory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, range: &Words) {
+        self.lock().remove(range.task, range.address, range.pages);
+    }
+}
+
 /// Passes requests for pages on until one is something else.
-fn requests(mut from: impl Read, mut to: impl Write) -> Ended {
+fn requests(mut from: impl Read, mut to: impl Write, missing: &Missing) -> Ended {
     let mut request = [0; REQUEST];
     while from.read_exact(&mut request).is_ok() {
-        match u16::from_le_bytes([request[0], request[1]]) {
+        let words = Words::of(&request);
+        match words.command {
             GET if to.write_all(&request).is_ok() => {}
-            CLOSE | FORCE_CLOSE => return Ended::Leave,
+            GIVE_UP => missing.remove(&words),
+            CLOSE | FORCE_CLOSE => return Ended::Leave { missing: missing.lock().pages() },
             _ => break,
         }
     }
@@ -44,59 +106,103 @@ fn requests(mut from: impl Read, mut to: impl Write) -> Ended {
 }
 
 fn leave(mut to: impl Write) -> io::Result<()> {
-    let mut request = [0; REQUEST];
-    request[..2].copy_from_slice(&FORCE_CLOSE.to_le_bytes());
-    to.write_all(&request)
+    to.write_all(&Words { command: FORCE_CLOSE, pages: 0, address: 0, task: 0 }.bytes())
 }
 
-/// Copies to the end. Once nobody takes the bytes any more, the rest is read and thrown away, so that whoever writes it
-/// is not stopped in the middle; its length is returned.
-fn drain(mut from: impl Read, mut to: impl Write) -> u64 {
-    let mut buffer = vec![0; 64 << 10];
-    let (mut taken, mut lost) = (true, 0);
-    loop {
-        let count = match from.read(&mut buffer) {
-            Ok(0) => return lost,
-            Ok(count) => count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return lost,
-        };
-        taken = taken && to.write_all(&buffer[..count]).is_ok();
-        if !taken {
-            lost += count as u64;
+/// Follows the answers of a page server.
+struct Answers {
+    missing: Missing,
+    header: Request,
+    /// How much of the header has come.
+    have: usize,
+    /// How much of its pages has not.
+    due: u64,
+}
+
+impl Answers {
+    fn new(missing: Missing) -> Self {
+        Self { missing, header: [0; REQUEST], have: 0, due: 0 }
+    }
+
+    /// Takes what came next: pages that are whole with it are missing no more.
+    fn hear(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let wanted = if self.due > 0 { self.due } else { (REQUEST - self.have) as u64 };
+            let (part, rest) = bytes.split_at(usize::try_from(wanted).unwrap_or(usize::MAX).min(bytes.len()));
+            bytes = rest;
+            if self.due > 0 {
+                self.due -= part.len() as u64;
+            } else {
+                self.header[self.have..self.have + part.len()].copy_from_slice(part);
+                self.have += part.len();
+                if self.have < REQUEST {
+                    continue;
+                }
+                self.due = Words::of(&self.header).pages.saturating_mul(PAGE);
+            }
+            if self.due == 0 {
+                self.have = 0;
+                let words = Words::of(&self.header);
+                if words.command == ADD_F {
+                    self.missing.remove(&words);
+                }
+            }
         }
+    }
+
+    /// Whether the last that came was the answer to a leave.
+    fn is_done(&self) -> bool {
+        self.due == 0 && self.header[..self.have] == DONE
     }
 }
 
-/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`. Before a leave is
-/// passed on `done` is called, and CRIU then ends its tasks; on any other end it lets them run on.
-///
-/// `None` for a peer that hung up without a word: that was no destination, and CRIU has heard nothing.
+/// Copies to the end. Once nobody takes the bytes any more, the rest is read and thrown away, so that whoever writes it
+/// is not stopped in the middle.
+fn drain(mut from: impl Read, mut to: impl Write, answers: &mut Answers) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut taken = true;
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        // First, for whoever has them may take leave at once.
+        answers.hear(&buffer[..count]);
+        taken = taken && to.write_all(&buffer[..count]).is_ok();
+    }
+}
+
+/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`, of which `first` is
+/// a request that was read already; `memory` is what the dump left behind. Before a leave is passed on `done` is called, and
+/// CRIU then ends its tasks; on any other end, and on a leave with pages missing, it lets them run on.
 ///
 /// # Errors
 /// If `done` fails: CRIU is told of a failure.
 pub fn serve(
     criu: &UnixStream,
     peer: &TcpStream,
+    first: Option<Request>,
+    memory: LazyMemory,
     done: impl FnOnce() -> io::Result<()>,
-) -> io::Result<Option<Ended>> {
-    if !peer.peek(&mut [0]).is_ok_and(|count| count > 0) {
-        return Ok(None);
-    }
+) -> io::Result<Ended> {
+    let missing = Missing(Arc::new(memory.into()));
+    let mut answers = Answers::new(missing.clone());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            drain(criu, peer);
+            drain(criu, peer, &mut answers);
             let _ = peer.shutdown(Shutdown::Both);
         });
-        let ended = requests(peer, criu);
+        let ended = requests(first.as_ref().map_or(&[][..], |first| first).chain(peer), criu, &missing);
         let result = match ended {
-            Ended::Leave => done().and_then(|()| leave(criu)),
-            Ended::Broken => fail(criu),
+            Ended::Leave { missing: 0 } => done().and_then(|()| leave(criu)),
+            _ => fail(criu),
         };
         if result.is_err() {
             let _ = fail(criu);
         }
-        result.map(|()| Some(ended))
+        result.map(|()| ended)
     })
 }
 
@@ -109,18 +215,21 @@ pub fn fail(mut criu: &UnixStream) -> io::Result<()> {
 
 /// The destination's side: passes the requests of CRIU's daemon at `daemon` on to the source at `peer`, and its pages
 /// back, until one of them ends. The daemon's leave is answered here; the source hears of it by [`Fetched::confirm`].
-pub fn fetch(daemon: UnixStream, peer: &TcpStream) -> io::Result<Fetched> {
+/// `memory` is what the dump left behind, where the source wants to hear what became of it all.
+pub fn fetch(daemon: UnixStream, peer: &TcpStream, memory: Option<LazyMemory>) -> io::Result<Fetched> {
     let (to_daemon, from_peer) = (daemon.try_clone()?, peer.try_clone()?);
-    let answers = std::thread::spawn(move || {
-        let lost = drain(&from_peer, &to_daemon);
+    let missing = Missing(Arc::new(memory.unwrap_or_default().into()));
+    let mut answers = Answers::new(missing.clone());
+    let done = std::thread::spawn(move || {
+        drain(&from_peer, &to_daemon, &mut answers);
         let _ = to_daemon.shutdown(Shutdown::Both);
-        lost
+        answers.is_done()
     });
-    let ended = requests(&daemon, peer);
-    if ended == Ended::Leave {
+    let ended = requests(&daemon, peer, &missing);
+    if let Ended::Leave { .. } = ended {
         let _ = (&daemon).write_all(&DONE);
     }
-    Ok(Fetched { ended, answers, daemon })
+    Ok(Fetched { ended, missing, done, daemon })
 }
 
 /// A daemon's pages, all passed on.
@@ -128,17 +237,25 @@ pub fn fetch(daemon: UnixStream, peer: &TcpStream) -> io::Result<Fetched> {
 pub struct Fetched {
     /// How it ended.
     pub ended: Ended,
-    /// Gives the number of bytes that came when the daemon was gone.
-    answers: std::thread::JoinHandle<u64>,
+    missing: Missing,
+    /// Whether the source has answered the leave.
+    done: std::thread::JoinHandle<bool>,
     daemon: UnixStream,
 }
 
 impl Fetched {
-    /// Tells the source that it may end its tasks; whether it has confirmed that.
-    pub fn confirm(self, peer: &TcpStream) -> bool {
+    /// Tells the source that it may end its tasks, after it has heard of the pages that were not asked for, since the
+    /// restored tasks have unmapped them or ended; whether it has confirmed that.
+    pub fn confirm(self, mut peer: &TcpStream) -> bool {
         let _ = self.daemon.shutdown(Shutdown::Both);
-        let sent = leave(peer).and_then(|()| peer.shutdown(Shutdown::Write));
-        sent.is_ok() && self.answers.join().is_ok_and(|lost| lost == DONE.len() as u64)
+        let given_up: Vec<_> = self.missing.lock().ranges().collect();
+        let sent = given_up
+            .into_iter()
+            .map(|(task, address, pages)| Words { command: GIVE_UP, pages, address, task }.bytes())
+            .try_for_each(|request| peer.write_all(&request))
+            .and_then(|()| leave(peer))
+            .and_then(|()| peer.shutdown(Shutdown::Write));
+        sent.is_ok() && self.done.join().unwrap_or(false)
     }
 }
 
@@ -149,102 +266,5 @@ pub fn decline(mut peer: &TcpStream) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    fn request(command: u16) -> [u8; REQUEST] {
-        let mut bytes = [9; REQUEST];
-        bytes[..2].copy_from_slice(&command.to_le_bytes());
-        bytes
-    }
-
-    fn connection() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (client, listener.accept().unwrap().0)
-    }
-
-    /// What a page server hears when a destination sends `words` and hangs up; whether that was told as done.
-    fn heard(words: &[[u8; REQUEST]]) -> (Vec<u8>, bool, Ended) {
-        let ((ours, theirs), (mut peer, accepted)) = (UnixStream::pair().unwrap(), connection());
-        peer.write_all(&words.concat()).unwrap();
-        peer.shutdown(Shutdown::Write).unwrap();
-        let server = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            let mut request = [0; REQUEST];
-            while let Ok(count) = (&theirs).read(&mut request) {
-                all.extend_from_slice(&request[..count]);
-                if count < REQUEST || request[..2] == FORCE_CLOSE.to_le_bytes() {
-                    break;
-                }
-            }
-            all
-        });
-        let mut told = false;
-        let ended = serve(&ours, &accepted, || {
-            told = true;
-            Ok(())
-        });
-        (server.join().unwrap(), told, ended.unwrap().unwrap())
-    }
-
-    #[test]
-    fn a_page_server_hears_of_success_only_by_a_leave() {
-        let (bytes, told, ended) = heard(&[request(GET), request(CLOSE)]);
-        assert_eq!((bytes.len(), told, ended), (64, true, Ended::Leave));
-        assert_eq!(bytes[..REQUEST], request(GET));
-        let (bytes, told, ended) = heard(&[request(GET)]);
-        assert_eq!((bytes.len(), told, ended), (48, false, Ended::Broken));
-        // Nobody may write pages there.
-        let (bytes, told, _) = heard(&[request(3), request(CLOSE)]);
-        assert_eq!((bytes.len(), told), (16, false));
-    }
-
-    #[test]
-    fn a_failed_done_is_a_failure() {
-        let ((ours, mut theirs), (mut peer, accepted)) = (UnixStream::pair().unwrap(), connection());
-        peer.write_all(&request(CLOSE)).unwrap();
-        let server = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            theirs.read_to_end(&mut all).unwrap();
-            all
-        });
-        assert!(serve(&ours, &accepted, || Err(io::ErrorKind::Other.into())).is_err());
-        assert_eq!(server.join().unwrap().len(), 16);
-    }
-
-    #[test]
-    fn the_source_hears_of_the_destinations_leave_when_it_is_meant() {
-        for confirmed in [true, false] {
-            let ((ours, theirs), (mine, source)) = (UnixStream::pair().unwrap(), connection());
-            let server = std::thread::spawn(move || {
-                let mut request = [0; REQUEST];
-                (&source).read_exact(&mut request).unwrap();
-                (&source).write_all(b"page").unwrap();
-                let second = (&source).read_exact(&mut request).map(|()| request[0]);
-                (&source).write_all(&DONE).unwrap();
-                second
-            });
-            let daemon = std::thread::spawn(move || {
-                let mut answer = [0; 4];
-                (&theirs).write_all(&request(GET)).unwrap();
-                (&theirs).read_exact(&mut answer).unwrap();
-                assert_eq!(&answer, b"page");
-                (&theirs).write_all(&request(CLOSE)).unwrap();
-                (&theirs).read_exact(&mut answer).unwrap();
-                assert_eq!(answer, DONE);
-            });
-            let fetched = fetch(ours, &mine).unwrap();
-            daemon.join().unwrap();
-            assert_eq!(fetched.ended, Ended::Leave);
-            if confirmed {
-                assert!(fetched.confirm(&mine));
-            } else {
-                decline(&mine);
-            }
-            let second = server.join().unwrap().unwrap();
-            assert_eq!(second == FORCE_CLOSE.to_le_bytes()[0], confirmed);
-        }
-    }
-}
+#[path = "page_relay_tests.rs"]
+mod tests;

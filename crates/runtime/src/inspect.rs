@@ -63,7 +63,8 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         path: path.into(),
         size: found.sums.values().map(|file| file.size).sum(),
         files: found.sums.len(),
-        manifest: found.manifest,
+        // What is shown of a checkpoint is shown to others.
+        manifest: found.manifest.map(|manifest| Manifest { memory_token: None, ..manifest }),
         podman: found.podman,
         contents: Contents::read(&images)?,
     })

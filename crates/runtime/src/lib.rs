@@ -54,7 +54,7 @@ pub use glance::Glance;
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use inspect::{Inspection, Verification, inspect, verify};
-pub use lazy::Address;
+pub use lazy::{Address, Token};
 pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;

@@ -105,8 +105,9 @@ pub(crate) fn in_pid_namespace_of(pid: i32) -> Vec<i32> {
 
 /// The kinds of namespaces in which process `pid` is elsewhere than this program's first thread.
 pub(crate) fn other_namespaces(pid: i32) -> impl Iterator<Item = NamespaceKind> {
-    let namespace =
-        |process: &str, kind: NamespaceKind| std::fs::read_link(format!("/proc/{process}/ns/{}", kind.proc_name())).ok();
+    let namespace = |process: &str, kind: NamespaceKind| {
+        std::fs::read_link(format!("/proc/{process}/ns/{}", kind.proc_name())).ok()
+    };
     let theirs = pid.to_string();
     NamespaceKind::ALL.into_iter().filter(move |kind| {
         let (own, other) = (namespace("self", *kind), namespace(&theirs, *kind));

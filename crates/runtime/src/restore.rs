@@ -24,7 +24,7 @@ use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::lazy::{Address, arrival::Arrival};
+use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
@@ -97,6 +97,7 @@ pub(crate) fn restore(
         wired: &wired,
         chain: &chain,
         network: Network::of(&prepared, options, manifest.as_ref()),
+        token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
     let restored =
         restoring.run(&mut facts).and_then(|memory| Ok((first_process(&facts)?, wired.keep()?, memory)));
@@ -142,6 +143,8 @@ struct Restoring<'a> {
     /// The images, and those that they build on.
     chain: &'a [ImageDirectory],
     network: Network,
+    /// What the source wants to see before it gives the memory.
+    token: Option<&'a Token>,
 }
 
 /// Directories of a restore: where its private mount namespace has the root and the images, and CRIU's work directory.
@@ -230,7 +233,7 @@ impl Restoring<'_> {
             ));
         }
         let work = work.directory().path();
-        Arrival::start(self.criu, &criu.image_path, work, source).map(Some)
+        Arrival::start(self.criu, &criu.image_path, work, source, self.token).map(Some)
     }
 
     fn in_private_mount_namespace(

@@ -14,7 +14,7 @@ use crate::image_file::bad;
 use crate::images::{Images, Magic};
 
 /// Images do not say how large pages are; on x86-64 they have this size.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// Arguments beyond are left out.
 const MAX_ARGUMENTS: u64 = 64 << 10;
 
@@ -222,12 +222,29 @@ pub(crate) fn check_pages(images: &Images, dir: &ImageDirectory) -> Result<()> {
     Ok(())
 }
 
-/// What the pagemaps with this prefix have: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
-pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Result<Vec<Segment>> {
-    let numbered = names.iter().filter_map(|name| {
+/// Tells task, start and end of each run of pages that was left behind for lazy transfer.
+pub(crate) fn lazy_pages(images: &Images, mut tell: impl FnMut(u64, u64, u64)) -> Result<()> {
+    for (task, name) in numbered(&images.names()?, "pagemap-") {
+        for run in runs(images, name)?.1 {
+            let run = run?;
+            if run.flags & LAZY != 0 && run.flags & PRESENT == 0 && run.start < run.end {
+                tell(task, run.start, run.end);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The images whose names are this prefix and a number, with that.
+fn numbered<'a>(names: &'a [String], prefix: &str) -> impl Iterator<Item = (u64, &'a String)> {
+    names.iter().filter_map(move |name| {
         let id = name.strip_prefix(prefix)?.strip_suffix(".img")?.parse().ok()?;
         Some((id, name))
-    });
+    })
+}
+
+/// What the pagemaps with this prefix have: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
+pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Result<Vec<Segment>> {
     let segment = |(id, name): (u64, &String)| {
         let mut segment = Segment { id, stored: 0, in_parent: 0 };
         for run in runs(images, name)?.1 {
@@ -240,7 +257,7 @@ pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Resul
         }
         Ok(segment)
     };
-    numbered.map(segment).collect()
+    numbered(names, prefix).map(segment).collect()
 }
 
 /// The arguments of a task, from its memory; `None` where that is not in this checkpoint, or was changed by the task

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::CheckpointOptions;
 use super::follower::Heads;
 use crate::error::{Error, Result};
+use crate::lazy::Token;
 
 /// The file's name in a checkpoint's directory.
 pub const FILE_NAME: &str = "hiber.json";
@@ -47,6 +48,9 @@ pub struct Manifest {
     pub cpu: Cpu,
     /// What the dump was told.
     pub options: Options,
+    /// What a destination shows to get the memory, if that is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_token: Option<Token>,
     /// Digest of the container's config.json: of its JSON without spaces, keys and capabilities sorted.
     pub config: String,
     /// The files by name, without logs and statistics, which CRIU goes on to write when the rest is whole.
@@ -126,6 +130,7 @@ impl Manifest {
             kernel: system.release().to_string_lossy().into_owned(),
             cpu: Cpu::here(),
             options: Options::of(options),
+            memory_token: None,
             config: config_digest(spec)?,
             files: BTreeMap::new(),
         })

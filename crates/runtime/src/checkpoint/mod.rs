@@ -19,7 +19,7 @@ pub(crate) mod work;
 mod yard;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
@@ -41,7 +41,7 @@ use staging::{Seal, Staging};
 use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
-use crate::lazy::{Address, departure::Departure};
+use crate::lazy::{Address, Token, departure::Departure};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::preflight::{before_freezing, check_pipe_size, explain};
@@ -94,6 +94,8 @@ pub struct CheckpointOptions {
     pub status_fd: Option<OwnedFd>,
     /// Send pages there instead of to disk; with lazy pages, serve them there.
     pub page_server: Option<Address>,
+    /// Serve whoever asks for lazy pages: daemons of CRIU's own know no token.
+    pub any_peer: bool,
     /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
     pub no_hash: bool,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
@@ -200,7 +202,8 @@ impl Task {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
-        let departure = self.departure(&mut launch, &guard, options)?;
+        let token = options.criu.lazy_pages.then(Token::new).transpose()?;
+        let departure = self.departure(&mut launch, &guard, options, token.as_ref())?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
@@ -212,6 +215,7 @@ impl Task {
             config: named.map(|named| named.config),
             follower: None,
         };
+        seal.manifest.memory_token = token.filter(|_| departure.is_some());
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
         if (options.pre_dump || options.parent_path.is_some()) && !session.features()?.mem_track {
@@ -285,7 +289,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard, departure): (&mut Staging, &mut Seal<'_>, &mut Guard, Option<Departure>),
+        (staging, seal, guard, mut departure): (&mut Staging, &mut Seal<'_>, &mut Guard, Option<Departure>),
         status: Status,
         freezer: Option<PathBuf>,
     ) -> Result<()> {
@@ -326,7 +330,9 @@ impl Task {
                 } else {
                     guard.publishing()?;
                 }
-                Ok(staging.publish(seal)?)
+                staging.publish(seal)?;
+                let images = staging.directory()?.as_fd();
+                Ok(departure.as_mut().map_or(Ok(()), |departure| departure.serve(images))?)
             }
             // CRIU would serve memory also after a refusal.
             DumpNotify::StatusReady if lazy && !staging.is_published() => {
@@ -410,12 +416,15 @@ impl Task {
         launch: &mut Launch<'_>,
         guard: &Guard,
         options: &CheckpointOptions,
+        token: Option<&Token>,
     ) -> Result<Option<Departure>> {
-        let container = self.container();
-        match &options.page_server {
-            Some(address) if options.criu.lazy_pages && config_file(&*container.spec()?).is_none() => {
+        let entry = self.container().entry();
+        check_peers(options, &*self.container().spec()?)?;
+        match (&options.page_server, token) {
+            (Some(address), Some(token)) if config_file(&*self.container().spec()?).is_none() => {
                 check_pipe_size()?;
-                Departure::start(address, launch, &guard.share()?, container.entry().path()).map(Some)
+                let who = (token, options.any_peer);
+                Departure::start(address, who, launch, &guard.share()?, entry.path()).map(Some)
             }
             _ => Ok(None),
         }
@@ -454,6 +463,9 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
     if options.status_fd.is_some() && !options.criu.lazy_pages {
         return refuse("--status-fd needs --lazy-pages");
     }
+    if options.any_peer && !options.criu.lazy_pages {
+        return refuse("--page-server-any-peer needs --lazy-pages: it is about who may fetch them");
+    }
     if options.criu.lazy_pages && options.page_server.is_none() {
         return refuse(
             "--lazy-pages needs --page-server ADDRESS:PORT: where the container's memory is served",
@@ -465,6 +477,18 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
+}
+
+/// Where CRIU serves memory by itself, nobody asks for a token.
+pub(crate) fn check_peers(options: &CheckpointOptions, spec: &Spec) -> Result<()> {
+    match config_file(spec) {
+        Some(path) if options.criu.lazy_pages && !options.any_peer => Err(Error::Invalid(format!(
+            "with the CRIU configuration {} CRIU serves the memory by itself, at every address and to whoever comes \
+             first: pass --page-server-any-peer, or leave the configuration out",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The directory by which CRIU stops the container.

@@ -342,6 +342,8 @@ pub(crate) struct CheckpointArgs {
     pub status_fd: Option<i32>,
     /// `--page-server`
     pub page_server: Option<PageServer>,
+    /// `--page-server-any-peer`
+    pub any_peer: bool,
     /// `--no-hash`
     pub no_hash: bool,
     /// `--no-sync`

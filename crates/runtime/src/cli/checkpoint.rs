@@ -29,6 +29,7 @@ impl Session {
             link_remap: args.link_remap,
             status_fd: args.status_fd.map(status_fd).transpose()?,
             page_server: args.page_server.map(address),
+            any_peer: args.any_peer,
             no_hash: args.no_hash,
             no_sync: args.no_sync,
         };

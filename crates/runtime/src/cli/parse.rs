@@ -304,6 +304,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
             fd => Some(fd),
         },
         page_server: m.value("page-server").map(value::page_server).transpose()?,
+        any_peer: m.switch("page-server-any-peer"),
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
         check: check(m)?,

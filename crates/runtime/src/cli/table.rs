@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing, help, manual pages and shell completion come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
+//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
 //! `--checkpoint` and `inspect` are our own.
 
 mod commands;
@@ -269,6 +269,10 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "page-server",
         "ADDRESS:PORT",
         "send memory to a page server, or with --lazy-pages serve it there; IPv6 as [ADDRESS]:PORT",
+    ),
+    Flag::switch(
+        "page-server-any-peer",
+        "serve lazy pages to whoever asks, as a criu lazy-pages of your own does: it does not know the checkpoint's token",
     ),
     FILE_LOCKS,
     Flag::switch("pre-dump", "write memory only, and let the container run on"),

@@ -259,7 +259,7 @@ fn signals() {
 #[test]
 fn checkpoint_values() {
     let args = arguments!(
-        "checkpoint --lazy-pages --status-fd 5 --page-server [::1]:27 --manage-cgroups-mode strict \
+        "checkpoint --lazy-pages --status-fd 5 --page-server [::1]:27 --page-server-any-peer --manage-cgroups-mode strict \
          --network-lock nftables --empty-ns network --tcp-skip-in-flight --link-remap --auto-dedup \
          --ext-unix-sk --shell-job --tcp-close box",
         Checkpoint
@@ -268,7 +268,7 @@ fn checkpoint_values() {
     assert_eq!(args.page_server, Some(PageServer { address: "::1".into(), port: 27 }));
     assert_eq!(args.criu.cgroups, Some(CgroupsMode::Strict));
     assert_eq!(args.criu.network_lock, Some(NetworkLock::Nftables));
-    assert!(args.tcp_skip_in_flight && args.link_remap && !args.pre_dump);
+    assert!(args.any_peer && args.tcp_skip_in_flight && args.link_remap && !args.pre_dump);
     let criu = args.criu;
     assert!(criu.lazy_pages && criu.auto_dedup);
     assert_eq!([criu.empty_network, criu.ext_unix_sk, criu.shell_job], [Some(true); 3]);

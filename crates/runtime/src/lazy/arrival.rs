@@ -1,5 +1,6 @@
 //! The destination's side: memory comes while the restored container runs.
 
+use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use hiber_criu::page_relay::{self, Fetched};
-use hiber_criu::{Criu, LazyPages};
+use hiber_criu::{Criu, Images, LazyMemory, LazyPages};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::wire::Channel;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,12 +19,14 @@ use rustix::io::retry_on_intr;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::admission::WELCOME;
+use super::token::Token;
 use super::{Address, spawn, tune};
 use crate::error::{Context, Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to watch over a daemon of CRIU's.
 pub(super) const ARGUMENT: &str = "memory-arrival";
-/// How long connecting to the source may take.
+/// How long connecting to the source may take, and its answer to the token.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the process is to do.
@@ -32,6 +35,8 @@ struct Plan {
     criu: PathBuf,
     images: PathBuf,
     work: PathBuf,
+    /// Whether the source is a runtime like this one, and hears what becomes of each page.
+    accounted: bool,
 }
 
 /// What it says.
@@ -56,13 +61,28 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// Connects to the source and starts CRIU's daemon, which is ready when this returns. Dropped before
+    /// Connects to the source, shows it the checkpoint's token if that has one, and starts CRIU's daemon, which is ready when this returns. Dropped before
     /// [`restored`](Self::restored), it ends the daemon, and the source hears that its container is still needed.
-    pub(crate) fn start(criu: &Criu, images: &Path, work: &Path, source: &Address) -> Result<Self> {
+    pub(crate) fn start(
+        criu: &Criu,
+        images: &Path,
+        work: &Path,
+        source: &Address,
+        token: Option<&Token>,
+    ) -> Result<Self> {
         let peer = connect(source)
             .map_err(|e| Error::Invalid(format!("--page-server {source}: cannot connect: {e}")))?;
+        token.map_or(Ok(()), |token| introduce(&peer, token)).map_err(|e| {
+            let why = "the source does not take this checkpoint's token: it serves another one, or serves it already";
+            Error::Invalid(format!("--page-server {source}: {why}: {e}"))
+        })?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::file(path, &e));
-        let plan = Plan { criu: absolute(criu.path())?, images: absolute(images)?, work: absolute(work)? };
+        let plan = Plan {
+            criu: absolute(criu.path())?,
+            images: absolute(images)?,
+            work: absolute(work)?,
+            accounted: token.is_some(),
+        };
         let (child, channel) = spawn(ARGUMENT)?;
         channel.send(&plan, &[peer.as_fd()])?;
         let arrival =
@@ -133,6 +153,18 @@ fn connect(source: &Address) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
+/// Shows the token and waits for the answer.
+fn introduce(mut peer: &TcpStream, token: &Token) -> std::io::Result<()> {
+    peer.set_read_timeout(Some(PATIENCE))?;
+    peer.write_all(token.as_bytes())?;
+    let mut answer = [0];
+    peer.read_exact(&mut answer)?;
+    if answer != [WELCOME] {
+        return Err(std::io::Error::other(format!("it answers with {}", answer[0])));
+    }
+    peer.set_read_timeout(None)
+}
+
 /// The process: its plan comes first, with the connection.
 pub(super) fn run(channel: &Channel) {
     let Ok(Some((plan, files))) = channel.recv::<Plan>() else { return };
@@ -150,7 +182,8 @@ fn bring(channel: &Channel, plan: &Plan, peer: &TcpStream) -> Result<Word> {
     let (ours, theirs) = UnixStream::pair().map_err(fail)?;
     let mut daemon = LazyPages::start(&plan.criu, &plan.images, &plan.work, theirs)?;
     let upstream = peer.try_clone().map_err(fail)?;
-    let fetching = std::thread::spawn(move || page_relay::fetch(ours, &upstream));
+    let memory = plan.accounted.then(|| LazyMemory::of(&Images::open(&plan.images)?)).transpose()?;
+    let fetching = std::thread::spawn(move || page_relay::fetch(ours, &upstream, memory));
     channel.send(&Word::Ready, &[])?;
     let cgroup = attend(channel, &daemon)?;
     let ended = daemon.wait();

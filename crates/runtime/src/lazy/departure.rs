@@ -2,39 +2,64 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use hiber_criu::{Launch, page_relay};
+use hiber_criu::page_relay::{self, Ended};
+use hiber_criu::{Images, Launch, LazyMemory};
 use hiber_sandbox::wire::Channel;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::retry_on_intr;
+use serde::{Deserialize, Serialize};
 
+use super::admission::Terms;
+use super::token::Token;
 use super::{Address, spawn, tune};
 use crate::checkpoint::PUBLISHING;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to serve memory.
 pub(super) const ARGUMENT: &str = "memory-departure";
+
+/// What the process is to do; the listener, CRIU's socket and the guard's pipe come with it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    token: Token,
+    any_peer: bool,
+}
+
+/// What it says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// It knows what is to be served, and lets peers in.
+    Ready,
+    /// It does not serve.
+    Failed(String),
+    /// Something that whoever migrates should know.
+    Warning(String),
+}
 
 /// The process that serves a dump's memory. Dropped before all of it is gone, it tells CRIU that it has failed.
 #[derive(Debug)]
 pub(crate) struct Departure {
     child: Child,
-    channel: Option<Channel>,
+    channel: Arc<Channel>,
+    /// Passes on what the process warns of.
+    listening: Option<JoinHandle<()>>,
     /// CRIU's configuration, which names the socket: its requests have no place for that.
     config: PathBuf,
 }
 
 impl Departure {
     /// Listens at `address` alone and gives the other end to CRIU; CRIU itself would listen at every address of the
-    /// host. When the destination has everything, `guard` hears of it just before CRIU. CRIU's
-    /// configuration is written to `dir`.
+    /// host, and serve whoever comes. Here it is who shows `token`, or with `any_peer` who asks for pages. When the
+    /// destination has everything, `guard` hears of it just before CRIU. CRIU's configuration is written to `dir`.
     pub(crate) fn start(
         address: &Address,
+        (token, any_peer): (&Token, bool),
         launch: &mut Launch<'_>,
         guard: &OwnedFd,
         dir: &Path,
@@ -46,11 +71,30 @@ impl Departure {
         let config = dir.join("criu.conf");
         std::fs::write(&config, format!("ps-socket {number}\n")).map_err(|e| Error::file(&config, &e))?;
         let (child, channel) = spawn(ARGUMENT)?;
-        let departure = Self { child, channel: Some(channel), config };
-        if let Some(channel) = &departure.channel {
-            channel.send(&"serve", &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
-        }
+        let departure = Self { child, channel: Arc::new(channel), listening: None, config };
+        let plan = Plan { token: token.clone(), any_peer };
+        departure.channel.send(&plan, &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
         Ok(departure)
+    }
+
+    /// Peers may come: the images, which say what memory there is, are in `dir`.
+    pub(crate) fn serve(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
+        self.channel.send(&"serve", &[dir])?;
+        let failed = match self.channel.recv::<Word>()? {
+            Some((Word::Ready, _)) => None,
+            Some((Word::Failed(why) | Word::Warning(why), _)) => Some(why),
+            None => Some("the process that serves it has died".into()),
+        };
+        if let Some(why) = failed {
+            return Err(Error::Invalid(why)).context("serve the container's memory");
+        }
+        let channel = Arc::clone(&self.channel);
+        self.listening = Some(std::thread::spawn(move || {
+            while let Ok(Some((Word::Warning(what), _))) = channel.recv::<Word>() {
+                tracing::warn!("--page-server: {what}");
+            }
+        }));
+        Ok(())
     }
 
     /// The configuration file that CRIU must be given.
@@ -61,37 +105,73 @@ impl Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        self.channel = None;
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write);
         let _ = self.child.wait();
+        let _ = self.listening.take().map(JoinHandle::join);
         let _ = std::fs::remove_file(&self.config);
     }
 }
 
-/// The process: the listener, CRIU's socket and the guard's pipe come first.
+/// The process.
 pub(super) fn run(channel: Channel) {
-    let Ok(Some((_, files))) = channel.recv::<String>() else { return };
+    let Ok(Some((plan, files))) = channel.recv::<Plan>() else { return };
     let Ok([listener, criu, guard]) = <[OwnedFd; 3]>::try_from(files) else { return };
-    let (listener, criu, mut guard) =
-        (TcpListener::from(listener), UnixStream::from(criu), File::from(guard));
-    let Ok(watched) = criu.try_clone() else { return };
+    let (listener, criu, guard) = (TcpListener::from(listener), UnixStream::from(criu), File::from(guard));
+    let memory = match channel.recv::<String>() {
+        Ok(Some((_, dir))) => dir.first().ok_or(Error::NotRunning).and_then(left_behind),
+        // CRIU must not take our end for the destination's leave.
+        _ => return drop(page_relay::fail(&criu)),
+    };
+    let memory = match memory {
+        Ok(memory) => memory,
+        Err(e) => {
+            let _ = channel.send(&Word::Failed(chain(&e)), &[]);
+            return drop(page_relay::fail(&criu));
+        }
+    };
+    let (Ok(watched), channel) = (criu.try_clone(), Arc::new(channel)) else { return };
+    let runtime = Arc::clone(&channel);
+    let _ = channel.send(&Word::Ready, &[]);
     std::thread::spawn(move || {
-        let _ = channel.recv::<String>();
-        // The runtime is gone, or done. CRIU must not take our end for the destination's leave.
+        let _ = runtime.recv::<String>();
+        // The runtime is gone, or done.
         let _ = page_relay::fail(&watched);
         std::process::exit(0);
     });
-    while connects(&listener, &criu) {
-        let Ok((peer, _)) = listener.accept() else { continue };
-        let served =
-            tune(&peer).and_then(|()| page_relay::serve(&criu, &peer, || guard.write_all(&[PUBLISHING])));
-        if !matches!(served, Ok(None)) {
-            return;
-        }
+    let warn = |what: String| drop(channel.send(&Word::Warning(what), &[]));
+    if let Err(e) = serve(&plan, &listener, &criu, guard, memory, &warn) {
+        warn(e.to_string());
+        let _ = page_relay::fail(&criu);
     }
 }
 
-/// Waits for a peer; false once CRIU has gone.
-fn connects(listener: &TcpListener, criu: &UnixStream) -> bool {
-    let mut ready = [listener.as_fd(), criu.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    retry_on_intr(|| poll(&mut ready, None)).is_ok() && ready[1].revents().is_empty()
+/// What the dump in `dir` has left in its tasks.
+fn left_behind(dir: &OwnedFd) -> Result<LazyMemory> {
+    let images = Images::open(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))?;
+    Ok(LazyMemory::of(&images)?)
+}
+
+fn serve(
+    plan: &Plan,
+    listener: &TcpListener,
+    criu: &UnixStream,
+    mut guard: File,
+    memory: LazyMemory,
+    warn: &dyn Fn(String),
+) -> std::io::Result<()> {
+    let terms = Terms { token: plan.token.clone(), any_peer: plan.any_peer };
+    let Some((peer, first)) = terms.admit(listener, criu, warn)? else { return Ok(()) };
+    tune(&peer)?;
+    let ended = page_relay::serve(criu, &peer, first, memory, || guard.write_all(&[PUBLISHING]))?;
+    match ended {
+        Ended::Leave { missing: 0 } => {}
+        Ended::Leave { missing } => {
+            let _ = peer.shutdown(Shutdown::Both);
+            warn(format!(
+                "the destination took leave with {missing} pages of memory missing: the container runs on"
+            ));
+        }
+        Ended::Broken => warn("the connection to the destination broke: the container runs on".into()),
+    }
+    Ok(())
 }

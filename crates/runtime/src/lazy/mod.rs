@@ -9,9 +9,14 @@
 //! has a process of its own, which outlives a runtime that is killed. Only when the destination has everything, the
 //! source's container ends; in every other case it runs on, its checkpoint is withdrawn, and the restored half of it is
 //! killed, since memory that does not come any more would read as zeros.
+//!
+//! Anybody may connect to the source. Only who shows the token of the checkpoint's manifest, and so has its images, is
+//! heard ([`admission`]).
 
+mod admission;
 pub(crate) mod arrival;
 pub(crate) mod departure;
+mod token;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -24,6 +29,8 @@ use hiber_sandbox::wire::Channel;
 use rustix::net::sockopt;
 
 use crate::error::{Context, Error, Result};
+
+pub use token::Token;
 
 /// Where memory is served.
 #[derive(Debug, Clone, PartialEq, Eq)]

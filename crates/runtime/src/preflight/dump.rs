@@ -42,6 +42,9 @@ impl Task {
         if let Err(e) = checkpoint::check(options, self.container().id().as_str()) {
             findings.failed(&ARGUMENTS, &e);
         }
+        if let Err(e) = checkpoint::check_peers(options, &*self.container().spec()?) {
+            findings.failed(&ARGUMENTS, &e);
+        }
         let status = self.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
             findings.add(&STATE, format!("the container is {status}"));

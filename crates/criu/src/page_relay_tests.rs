@@ -1,0 +1,167 @@
+use super::*;
+use std::net::TcpListener;
+
+fn request(command: u16, address: u64, pages: u64) -> Request {
+    Words { command, pages, address: address * PAGE, task: 1 }.bytes()
+}
+
+/// An answer with pages.
+fn answer(address: u64, pages: u64) -> Vec<u8> {
+    [&request(ADD_F, address, pages)[..], &vec![7; (pages * PAGE) as usize]].concat()
+}
+
+fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// What a page server with four pages, at 1 to 4, hears when a destination sends `words`, waiting for each answer, and hangs
+/// up; whether that was told as done. It answers a request with at most two pages.
+fn heard(first: Option<Request>, words: &[Request]) -> (Vec<u8>, bool, Ended) {
+    let ((ours, theirs), (mut peer, accepted)) = (UnixStream::pair().unwrap(), connection());
+    let server = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let mut request = [0; REQUEST];
+        while let Ok(count) = (&theirs).read(&mut request) {
+            all.extend_from_slice(&request[..count]);
+            let words = Words::of(&request);
+            match words.command {
+                _ if count < REQUEST => break,
+                GET => (&theirs).write_all(&answer(words.address / PAGE, words.pages.min(2))).unwrap(),
+                _ => {
+                    (&theirs).write_all(&DONE).unwrap();
+                    break;
+                }
+            }
+        }
+        all
+    });
+    let words = words.to_vec();
+    let destination = std::thread::spawn(move || {
+        for request in words {
+            peer.write_all(&request).unwrap();
+            let words = Words::of(&request);
+            if words.command == GET {
+                let mut pages = vec![0; REQUEST + (words.pages.min(2) * PAGE) as usize];
+                peer.read_exact(&mut pages).unwrap();
+            }
+        }
+        peer.shutdown(Shutdown::Write).unwrap();
+        let _ = peer.read_to_end(&mut Vec::new());
+    });
+    let mut told = false;
+    let ended = serve(&ours, &accepted, first, LazyMemory::with(1, 4), || {
+        told = true;
+        Ok(())
+    });
+    let bytes = server.join().unwrap();
+    drop(ours);
+    destination.join().unwrap();
+    (bytes, told, ended.unwrap())
+}
+
+#[test]
+fn a_page_server_hears_of_success_only_by_a_leave() {
+    let all = [request(GET, 1, 4), request(GET, 3, 2), request(CLOSE, 0, 0)];
+    let (bytes, told, ended) = heard(None, &all);
+    assert_eq!((bytes.len(), told, ended), (96, true, Ended::Leave { missing: 0 }));
+    assert_eq!((&bytes[..REQUEST], &bytes[64..66]), (&all[0][..], &FORCE_CLOSE.to_le_bytes()[..]));
+    let (bytes, told, ended) = heard(None, &all[..2]);
+    assert_eq!((bytes.len(), told, ended), (80, false, Ended::Broken));
+    // Nobody may write pages there.
+    let (bytes, told, _) = heard(None, &[request(3, 0, 0), request(CLOSE, 0, 0)]);
+    assert_eq!((bytes.len(), told), (16, false));
+    // What was read before counts.
+    let (bytes, told, _) = heard(Some(request(GET, 1, 2)), &all[1..2]);
+    assert_eq!((bytes.len(), told), (80, false));
+}
+
+#[test]
+fn a_leave_with_pages_missing_is_none() {
+    let close = request(CLOSE, 0, 0);
+    assert_eq!(heard(None, &[close]).1, false);
+    assert_eq!(heard(None, &[close]).2, Ended::Leave { missing: 4 });
+    // Two were asked for, twice, and the answer to four was two: one has not been seen at all.
+    let words = [request(GET, 1, 2), request(GET, 1, 4), request(GET, 3, 1), close];
+    let (bytes, told, ended) = heard(None, &words);
+    assert_eq!((told, ended), (false, Ended::Leave { missing: 1 }));
+    assert_eq!(bytes[96..], [0; 16]);
+    // One that is given up is not missing, and CRIU knows nothing of that.
+    let (bytes, told, ended) = heard(None, &[words[0], words[2], request(GIVE_UP, 4, 1), close]);
+    assert_eq!((bytes.len(), told, ended), (96, true, Ended::Leave { missing: 0 }));
+}
+
+#[test]
+fn answers_are_followed_however_they_are_cut() {
+    for size in [1, 31, 33, 4096, 5000, 100_000] {
+        let missing = Missing(Arc::new(LazyMemory::with(1, 4).into()));
+        let mut answers = Answers::new(missing.clone());
+        let bytes = [answer(1, 1), answer(3, 2)].concat();
+        for part in bytes[..bytes.len() - 1].chunks(size) {
+            answers.hear(part);
+        }
+        assert_eq!((missing.lock().pages(), answers.is_done()), (3, false), "the last page is not whole");
+        answers.hear(&bytes[bytes.len() - 1..]);
+        assert_eq!((missing.lock().pages(), answers.is_done()), (1, false));
+        DONE.chunks(size).for_each(|part| answers.hear(part));
+        assert!(answers.is_done());
+    }
+}
+
+#[test]
+fn a_failed_done_is_a_failure() {
+    let ((ours, mut theirs), (mut peer, accepted)) = (UnixStream::pair().unwrap(), connection());
+    peer.write_all(&request(CLOSE, 0, 0)).unwrap();
+    let server = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).unwrap();
+        all
+    });
+    let fails = || Err(io::ErrorKind::Other.into());
+    assert!(serve(&ours, &accepted, None, LazyMemory::default(), fails).is_err());
+    assert_eq!(server.join().unwrap().len(), 16);
+}
+
+#[test]
+fn the_source_hears_of_the_destinations_leave_when_it_is_meant() {
+    for confirmed in [true, false] {
+        let ((ours, theirs), (mine, source)) = (UnixStream::pair().unwrap(), connection());
+        let server = std::thread::spawn(move || {
+            let mut request = [0; REQUEST];
+            (&source).read_exact(&mut request).unwrap();
+            (&source).write_all(&answer(1, 1)).unwrap();
+            let mut rest = Vec::new();
+            while (&source).read_exact(&mut request).is_ok() {
+                rest.push(request);
+                if Words::of(&request).command != GIVE_UP {
+                    break;
+                }
+            }
+            let _ = (&source).write_all(&DONE);
+            rest
+        });
+        let daemon = std::thread::spawn(move || {
+            let mut page = vec![0; answer(1, 1).len()];
+            (&theirs).write_all(&request(GET, 1, 4)).unwrap();
+            (&theirs).read_exact(&mut page).unwrap();
+            assert_eq!(page, answer(1, 1));
+            (&theirs).write_all(&request(CLOSE, 0, 0)).unwrap();
+            let mut done = [9; 4];
+            (&theirs).read_exact(&mut done).unwrap();
+            assert_eq!(done, DONE);
+        });
+        let fetched = fetch(ours, &mine, Some(LazyMemory::with(1, 4))).unwrap();
+        daemon.join().unwrap();
+        assert_eq!(fetched.ended, Ended::Leave { missing: 3 });
+        if confirmed {
+            assert!(fetched.confirm(&mine));
+        } else {
+            decline(&mine);
+        }
+        let rest = server.join().unwrap();
+        let given_up = request(GIVE_UP, 2, 3);
+        assert_eq!(rest.contains(&given_up), confirmed);
+        assert_eq!(rest.last().map(|last| Words::of(last).command == FORCE_CLOSE), Some(confirmed));
+    }
+}
