@@ -80,7 +80,7 @@ fn a_page_server_hears_of_success_only_by_a_leave() {
 #[test]
 fn a_leave_with_pages_missing_is_none() {
     let close = request(CLOSE, 0, 0);
-    assert_eq!(heard(None, &[close]).1, false);
+    assert!(!heard(None, &[close]).1);
     assert_eq!(heard(None, &[close]).2, Ended::Leave { missing: 4 });
     // Two were asked for, twice, and the answer to four was two: one has not been seen at all.
     let words = [request(GET, 1, 2), request(GET, 1, 4), request(GET, 3, 1), close];
