@@ -264,7 +264,7 @@ fn a_stranger_alone_leaves_the_source_running() {
             assert!(matches!(stranger.read(&mut [0; 100]), Ok(0) | Err(_)));
         }
         assert!(serving.child.try_wait().unwrap().is_none(), "it waits for the right one");
-        // Asking for one page, and then leaving
+        // Asking for pages that are not there, and then leaving
         let mut stranger = says(&address, &[request(7), leave()].concat());
         let _ = stranger.read_to_end(&mut Vec::new());
         if any_peer {

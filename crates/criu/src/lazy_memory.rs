@@ -6,9 +6,18 @@ use crate::error::Result;
 use crate::images::Images;
 use crate::inspect::PAGE;
 
-/// Ranges of pages by the number of their task, and in it by their address: start and end.
+/// Pages by the number of their task.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct LazyMemory(BTreeMap<u64, BTreeMap<u64, u64>>);
+pub struct LazyMemory(BTreeMap<u64, Left>);
+
+/// What is left of a task.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Left {
+    /// Ranges of pages by their address: start and end.
+    ranges: BTreeMap<u64, u64>,
+    /// Whether some have been taken out.
+    touched: bool,
+}
 
 impl LazyMemory {
     /// What a dump with lazy pages left behind.
@@ -22,16 +31,17 @@ impl LazyMemory {
     }
 
     fn add(&mut self, task: u64, start: u64, end: u64) {
-        self.0.entry(task).or_default().insert(start, end);
+        self.0.entry(task).or_default().ranges.insert(start, end);
     }
 
     /// Takes pages out, which need not all be there.
     pub(crate) fn remove(&mut self, task: u64, start: u64, pages: u64) {
-        let Some(ranges) = self.0.get_mut(&task) else { return };
+        let Some(Left { ranges, touched }) = self.0.get_mut(&task) else { return };
         let end = start.saturating_add(pages.saturating_mul(PAGE));
         while let Some((from, to)) = ranges.range(..end).next_back().map(|(from, to)| (*from, *to))
             && to > start
         {
+            *touched = true;
             ranges.remove(&from);
             if from < start {
                 ranges.insert(from, start);
@@ -47,13 +57,17 @@ impl LazyMemory {
         self.ranges().map(|(.., pages)| pages).sum()
     }
 
+    /// How many pages there are of tasks of which none was taken out.
+    pub(crate) fn pages_of_untouched(&self) -> u64 {
+        let untouched = |task: &u64| self.0.get(task).is_some_and(|left| !left.touched);
+        self.ranges().filter(|(task, ..)| untouched(task)).map(|(.., pages)| pages).sum()
+    }
+
     /// Task, address and number of pages.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        let of_task = |(task, ranges): (&u64, &BTreeMap<u64, u64>)| {
-            let task = *task;
-            ranges.iter().map(move |(start, end)| (task, *start, (end - start) / PAGE)).collect::<Vec<_>>()
-        };
-        self.0.iter().flat_map(of_task)
+        self.0.iter().flat_map(|(task, left)| {
+            left.ranges.iter().map(|(start, end)| (*task, *start, (end - start) / PAGE))
+        })
     }
 
     #[cfg(test)]
@@ -83,6 +97,8 @@ mod tests {
         memory.remove(1, 2 * PAGE, 20);
         assert_eq!(ranges(&memory), [(1, 1, 1), (1, 22, 8), (2, 0, 1)]);
         memory.remove(3, 0, 100);
+        memory.remove(2, PAGE, 100);
+        assert_eq!(memory.pages_of_untouched(), 1);
         memory.remove(1, 0, u64::MAX);
         memory.remove(2, 0, 0);
         assert_eq!((ranges(&memory), memory.pages()), (vec![(2, 0, 1)], 1));

@@ -6,6 +6,9 @@
 //! page is missing: each was sent, or given up by the destination, since its tasks have let go of it. Of anything else
 //! CRIU sees half a request, which it takes for the failure that it is: its tasks run on.
 //!
+//! CRIU's daemon without a relay does not say what it gives up, and it always does so when a task ends early. From such a
+//! destination a leave is one if of each task something was asked for: then all have run there.
+//!
 //! The protocol (CRIU's page-xfer.c): the daemon sends requests of 32 bytes, {u32 command, u32 padding, u64 pages, u64
 //! address, u64 process}; each is answered by such a header and the pages, which may be fewer. A leave is answered by 4
 //! bytes. Giving up is a word of ours, between two relays.
@@ -69,7 +72,7 @@ impl Words {
 pub enum Ended {
     /// With a leave; the source's CRIU has heard of it only if no page was missing.
     Leave {
-        /// How many pages nobody has asked for, nor given up.
+        /// How many pages were neither sent nor given up, as far as the destination is one that gives up.
         missing: u64,
     },
     /// Without one.
@@ -77,12 +80,25 @@ pub enum Ended {
 }
 
 /// What was not sent yet, as both directions of a connection know it.
-#[derive(Debug, Clone, Default)]
-struct Missing(Arc<Mutex<LazyMemory>>);
+#[derive(Debug, Clone)]
+struct Missing {
+    memory: Arc<Mutex<LazyMemory>>,
+    /// Whether the destination is a relay, which says what it gives up.
+    relay: bool,
+}
 
 impl Missing {
+    fn new(memory: LazyMemory, relay: bool) -> Self {
+        Self { memory: Arc::new(memory.into()), relay }
+    }
+
     fn lock(&self) -> MutexGuard<'_, LazyMemory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pages(&self) -> u64 {
+        let memory = self.lock();
+        if self.relay { memory.pages() } else { memory.pages_of_untouched() }
     }
 
     fn remove(&self, range: &Words) {
@@ -98,7 +114,7 @@ fn requests(mut from: impl Read, mut to: impl Write, missing: &Missing) -> Ended
         match words.command {
             GET if to.write_all(&request).is_ok() => {}
             GIVE_UP => missing.remove(&words),
-            CLOSE | FORCE_CLOSE => return Ended::Leave { missing: missing.lock().pages() },
+            CLOSE | FORCE_CLOSE => return Ended::Leave { missing: missing.pages() },
             _ => break,
         }
     }
@@ -174,8 +190,8 @@ fn drain(mut from: impl Read, mut to: impl Write, answers: &mut Answers) {
     }
 }
 
-/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`, of which `first` is
-/// a request that was read already; `memory` is what the dump left behind. Before a leave is passed on `done` is called, and
+/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`. That is a relay, or a
+/// daemon of CRIU's of which `first` was read already. `memory` is what the dump left behind. Before a leave is passed on `done` is called, and
 /// CRIU then ends its tasks; on any other end, and on a leave with pages missing, it lets them run on.
 ///
 /// # Errors
@@ -187,7 +203,7 @@ pub fn serve(
     memory: LazyMemory,
     done: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Ended> {
-    let missing = Missing(Arc::new(memory.into()));
+    let missing = Missing::new(memory, first.is_none());
     let mut answers = Answers::new(missing.clone());
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -218,7 +234,7 @@ pub fn fail(mut criu: &UnixStream) -> io::Result<()> {
 /// `memory` is what the dump left behind, where the source wants to hear what became of it all.
 pub fn fetch(daemon: UnixStream, peer: &TcpStream, memory: Option<LazyMemory>) -> io::Result<Fetched> {
     let (to_daemon, from_peer) = (daemon.try_clone()?, peer.try_clone()?);
-    let missing = Missing(Arc::new(memory.unwrap_or_default().into()));
+    let missing = Missing::new(memory.unwrap_or_default(), true);
     let mut answers = Answers::new(missing.clone());
     let done = std::thread::spawn(move || {
         drain(&from_peer, &to_daemon, &mut answers);

@@ -39,9 +39,13 @@ fn heard(first: Option<Request>, words: &[Request]) -> (Vec<u8>, bool, Ended) {
     });
     let words = words.to_vec();
     let destination = std::thread::spawn(move || {
-        for request in words {
-            peer.write_all(&request).unwrap();
-            let words = Words::of(&request);
+        for (request, sent) in
+            first.iter().map(|first| (first, true)).chain(words.iter().map(|word| (word, false)))
+        {
+            if !sent {
+                peer.write_all(request).unwrap();
+            }
+            let words = Words::of(request);
             if words.command == GET {
                 let mut pages = vec![0; REQUEST + (words.pages.min(2) * PAGE) as usize];
                 peer.read_exact(&mut pages).unwrap();
@@ -75,6 +79,11 @@ fn a_page_server_hears_of_success_only_by_a_leave() {
     // What was read before counts.
     let (bytes, told, _) = heard(Some(request(GET, 1, 2)), &all[1..2]);
     assert_eq!((bytes.len(), told), (80, false));
+    // Who gives nothing up may leave when it has seen something of each task.
+    let (bytes, told, ended) = heard(Some(request(GET, 1, 2)), &all[2..]);
+    assert_eq!((bytes.len(), told, ended), (64, true, Ended::Leave { missing: 0 }));
+    let (bytes, told, ended) = heard(Some(request(GET, 9, 2)), &all[2..]);
+    assert_eq!((bytes.len(), told, ended), (48, false, Ended::Leave { missing: 4 }));
 }
 
 #[test]
@@ -95,7 +104,7 @@ fn a_leave_with_pages_missing_is_none() {
 #[test]
 fn answers_are_followed_however_they_are_cut() {
     for size in [1, 31, 33, 4096, 5000, 100_000] {
-        let missing = Missing(Arc::new(LazyMemory::with(1, 4).into()));
+        let missing = Missing::new(LazyMemory::with(1, 4), true);
         let mut answers = Answers::new(missing.clone());
         let bytes = [answer(1, 1), answer(3, 2)].concat();
         for part in bytes[..bytes.len() - 1].chunks(size) {
