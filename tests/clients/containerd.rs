@@ -78,6 +78,11 @@ impl Containerd {
 
     /// `ctr run FLAGS IMAGE ID ARGS` with hiber as the runtime.
     pub(crate) fn run_command(&self, flags: &[&str], id: &str, args: &[&str]) -> Command {
+        self.run_image(IMAGE, flags, id, args)
+    }
+
+    /// As [`run_command`](Self::run_command), of another image.
+    pub(crate) fn run_image(&self, image: &str, flags: &[&str], id: &str, args: &[&str]) -> Command {
         let mut command = self.command(&["run", "--snapshotter", "native", "--cgroup", &self.cgroup(id)]);
         match self.shim {
             Shim::Runc => {
@@ -89,7 +94,7 @@ impl Containerd {
                 command.args(["--runtime-config-path", &self.home.path("hiber.toml")]);
             }
         }
-        command.args(flags).args([IMAGE, id]).args(args);
+        command.args(flags).args([image, id]).args(args);
         command
     }
 

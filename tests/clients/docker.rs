@@ -8,14 +8,14 @@ use std::path::Path;
 use std::process::Command;
 
 /// A Docker that holds the busybox image and takes hiber by default.
-struct Docker {
+pub(crate) struct Docker {
     server: Server,
-    home: Home,
+    pub(crate) home: Home,
 }
 
 impl Docker {
     #[track_caller]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = Home::new();
         let hiber = tools::hiber().unwrap_or_else(|e| panic!("no runtime: {e}"));
         // the key would be made in /etc/docker otherwise
@@ -52,16 +52,21 @@ impl Docker {
     }
 
     #[track_caller]
-    fn call(&self, args: &[&str]) -> Output {
+    pub(crate) fn call(&self, args: &[&str]) -> Output {
         command::run(self.command(args), b"")
     }
 
     /// `docker run FLAGS IMAGE ARGS`, without network.
     #[track_caller]
     fn run(&self, flags: &[&str], args: &[&str]) -> Output {
+        self.run_image(IMAGE, flags, args)
+    }
+
+    #[track_caller]
+    pub(crate) fn run_image(&self, image: &str, flags: &[&str], args: &[&str]) -> Output {
         let mut all = vec!["run", "--pull", "never", "--network", "none", "--ulimit", "nofile=1024:1024"];
         all.extend(flags);
-        all.push(IMAGE);
+        all.push(image);
         all.extend(args);
         self.call(&all)
     }
@@ -74,19 +79,19 @@ impl Docker {
     }
 
     #[track_caller]
-    fn inspect(&self, name: &str, format: &str) -> String {
+    pub(crate) fn inspect(&self, name: &str, format: &str) -> String {
         self.call(&["inspect", "--format", format, name]).ok().to_owned()
     }
 
     #[track_caller]
-    fn pid(&self, name: &str) -> i32 {
+    pub(crate) fn pid(&self, name: &str) -> i32 {
         self.inspect(name, "{{.State.Pid}}").parse().unwrap()
     }
 
     /// `docker start --checkpoint CHECKPOINT counter`. Docker hands the images to its containerd, which
     /// refuses them while its garbage collector has yet to take the ones that the checkpoint left there.
     #[track_caller]
-    fn start_from(&self, checkpoint: &str) {
+    pub(crate) fn start_from(&self, checkpoint: &str) {
         wait_for("Docker to start from a checkpoint", || {
             let output = self.call(&["start", "--checkpoint", checkpoint, "counter"]);
             if !output.status.success() {
@@ -98,7 +103,7 @@ impl Docker {
 
     /// Removes all containers, ends the server and checks that hiber leaves nothing.
     #[track_caller]
-    fn end(self) {
+    pub(crate) fn end(self) {
         let ids = self.call(&["ps", "--all", "--quiet", "--no-trunc"]);
         let ids: Vec<_> = ids.ok().lines().map(str::to_owned).collect();
         if !ids.is_empty() {

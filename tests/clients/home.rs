@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 /// The busybox image's name, as every client knows it.
 pub(crate) const IMAGE: &str = "localhost/bb:latest";
+/// That of the image with redis.
+pub(crate) const REDIS: &str = "localhost/redis:latest";
 
 /// The directory; what a client leaves behind is found by its unique name, and cleared with it.
 #[derive(Debug)]
@@ -65,11 +67,22 @@ impl Home {
         command
     }
 
-    /// Makes an archive of the busybox image that every client loads, in the format of `docker save`
-    /// (the image specification 1.2 of moby), and returns its path.
+    /// Makes an archive of the busybox image that every client loads, and returns its path.
     #[track_caller]
     pub(crate) fn image(&self) -> String {
-        let rootfs = tools::rootfs_busybox().unwrap_or_else(|e| panic!("no root filesystem: {e}"));
+        self.archive(IMAGE, tools::rootfs_busybox())
+    }
+
+    /// As [`image`](Self::image), of the one with redis.
+    #[track_caller]
+    pub(crate) fn redis_image(&self) -> String {
+        self.archive(REDIS, tools::rootfs_redis())
+    }
+
+    /// An image's archive in the format of `docker save` (the image specification 1.2 of moby).
+    #[track_caller]
+    fn archive(&self, name: &str, rootfs: Result<&Path, &str>) -> String {
+        let rootfs = rootfs.unwrap_or_else(|e| panic!("no root filesystem: {e}"));
         let tar = |directory: &Path, archive: &str, what: &[&str]| {
             let mut tar = Command::new("tar");
             tar.arg("-C").arg(directory).arg("-cf").arg(self.join(archive)).args(what);
@@ -86,7 +99,7 @@ impl Home {
             "config": {"Cmd": ["sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]}
         });
-        let manifest = json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
+        let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
         self.write("config.json", &config.to_string());
         self.write("manifest.json", &manifest.to_string());
         tar(self.directory.path(), "image.tar", &["manifest.json", "config.json", "layer.tar"]);

@@ -15,6 +15,7 @@ mod home;
 mod podman;
 mod podman_checkpoint;
 mod podman_rootless;
+mod redis;
 
 use hiber_tests::prelude::*;
 use std::fs;

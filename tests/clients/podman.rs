@@ -54,6 +54,11 @@ impl Podman {
     /// `podman run FLAGS IMAGE ARGS`, without a network of its own unless the flags say otherwise.
     #[track_caller]
     pub(crate) fn run(&self, flags: &[&str], args: &[&str]) -> Output {
+        self.run_image(IMAGE, flags, args)
+    }
+
+    #[track_caller]
+    pub(crate) fn run_image(&self, image: &str, flags: &[&str], args: &[&str]) -> Output {
         let parent = self.0.cgroup();
         let mut all = vec!["run", "--pull", "never", "--cgroup-parent", &parent];
         all.extend(ULIMITS.iter().flat_map(|u| ["--ulimit", *u]));
@@ -61,7 +66,7 @@ impl Podman {
             all.extend(["--network", "none"]);
         }
         all.extend(flags);
-        all.push(IMAGE);
+        all.push(image);
         all.extend(args);
         self.call(&all)
     }
