@@ -365,3 +365,67 @@ fn a_joined_pid_namespace() {
     let _ = holder.kill();
     let _ = holder.wait();
 }
+
+/// As `tini -p` does: a signal at its parent's death, and then another program.
+const WITH_SIGNAL: &str = r#"
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	execvp(argv[1], argv + 1);
+	return 1;
+}
+"#;
+
+#[test]
+fn a_parent_death_signal_does_not_end_what_is_restored() {
+    require!(Root, Criu, Program("cc"));
+    for user_namespace in [false, true] {
+        let script = format!(
+            "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; exec with-signal sh -c '{}'",
+            crate::COUNT
+        );
+        let bundle = Bundle::busybox().shell(&script);
+        let bundle = if user_namespace { bundle.user_namespace(100_000) } else { bundle };
+        fs::write(bundle.join("with-signal.c"), WITH_SIGNAL).unwrap();
+        let (source, program) = (bundle.join("with-signal.c"), bundle.rootfs().join("bin/with-signal"));
+        hiber_tests::tools::compile(source.to_str().unwrap(), &program, &["-static"]);
+        let c = Runtime::hiber().container(bundle);
+        c.run_detached().ok();
+        // Its parent has ended before it asks: else it would end here.
+        c.sh("touch /dev/shm/go");
+        wait_for("a count of 3", || crate::count(&c) >= 3);
+        c.checkpoint(&[]).ok();
+        let before = files(&c);
+        let images = c.images().display().to_string();
+        let bundle = c.bundle_path();
+        let checked =
+            c.call("restore", &["--check", "--format", "json", "--image-path", &images, "--bundle", &bundle]);
+        let checks = checked.json()["findings"].to_string();
+        assert!(checks.contains("parent-death-signal") && checks.contains("signal 9"), "{checks}");
+        let output = c.restore(&[]);
+        output.ok();
+        assert!(output.stderr.contains("signal 9 at the death"), "{output}");
+        assert_eq!(files(&c), before, "the images are as they were");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(c.status(), "running");
+        crate::counts_on(&c, 3);
+        crate::sleep_and_wake(&c, &[], &[]);
+        crate::counts_on(&c, 3);
+    }
+}
+
+/// The images' names and contents.
+fn files(c: &Container) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let mut all: Vec<_> = fs::read_dir(c.images())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "img"))
+        .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+        .collect();
+    all.sort();
+    all
+}

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criu_proto::Message;
+use criu_proto::images::core::CoreEntry;
 use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::pstree::PstreeEntry;
 use criu_proto::images::stats::StatsEntry;
@@ -70,6 +71,9 @@ const DUMP_STATS: &str = "stats-dump";
 /// The inventory's versions: 1 has no common magic, 2 has.
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 2;
+
+/// Names and contents of files.
+pub type ChangedFiles = Vec<(String, Vec<u8>)>;
 
 /// A checkpoint's images, with a sound inventory.
 #[derive(Debug)]
@@ -284,6 +288,34 @@ impl Images {
             return Err(bad(&self.dir().join("pstree.img"), "has no task"));
         }
         Ok(tasks)
+    }
+
+    /// The images of the first task's threads that ask for a signal at their parent's death (prctl(2), PR_SET_PDEATHSIG), as
+    /// they would be without: the signal, and name and content of each file. Its parent dies: it is whoever restores it.
+    ///
+    /// # Errors
+    /// As [`Images::tasks`] and [`Images::entries`].
+    pub fn without_parent_death_signal(&self) -> Result<Option<(u32, ChangedFiles)>> {
+        let Some(first) = self.tasks()?.into_iter().find(|task| task.ppid == 0) else { return Ok(None) };
+        let (mut signal, mut changed) = (None, Vec::new());
+        for tid in first.threads {
+            let name = format!("core-{tid}.img");
+            let mut core: CoreEntry = match self.entries(&name, Magic::CORE)?.next() {
+                Some(core) => core?,
+                None => return Err(bad(&self.dir().join(name), "has no entry")),
+            };
+            let asks = core.thread_core.as_mut().and_then(|thread| thread.pdeath_sig.take());
+            if let Some(asked) = asks.filter(|asked| *asked != 0) {
+                signal = Some(asked);
+                let fail = |why: String| bad(&self.dir().join(&name), why);
+                let entry = core.write_to_bytes().map_err(|e| fail(e.to_string()))?;
+                let length = u32::try_from(entry.len()).map_err(|_| fail("is too long".into()))?;
+                let common = (self.inventory.img_version == Some(VERSION_2)).then_some(COMMON);
+                let head = common.into_iter().chain([Magic::CORE.0, length]).flat_map(u32::to_le_bytes);
+                changed.push((name, head.chain(entry).collect()));
+            }
+        }
+        Ok(signal.map(|signal| (signal, changed)))
     }
 
     /// The entries of an image file, one at a time.

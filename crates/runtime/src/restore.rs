@@ -8,7 +8,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hiber_criu::{CgroupRoot, Criu, Descriptors, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions};
+use hiber_criu::images::ChangedFiles;
+use hiber_criu::{
+    CgroupRoot, Criu, Descriptors, ImageDirectory, Images, InheritFd, RestoreNotify, RestoreOptions,
+};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
@@ -26,8 +29,8 @@ use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
-use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
+use crate::preflight::{PARENT_DEATH, explain_restore};
 use crate::procfs;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
@@ -248,7 +251,8 @@ impl Restoring<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let view = View::prepare(self.chain, &self.prepared.plan.namespaces)?;
+        let changed = self.without_parent_death_signal()?;
+        let view = View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
@@ -297,6 +301,20 @@ impl Restoring<'_> {
         });
         restored?;
         Ok(())
+    }
+
+    /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when
+    /// it had another: that would be its own end.
+    fn without_parent_death_signal(&self) -> Result<ChangedFiles> {
+        let Some(dir) = self.chain.first() else { return Ok(Vec::new()) };
+        let Some((signal, changed)) = Images::in_directory(dir)?.without_parent_death_signal()? else {
+            return Ok(Vec::new());
+        };
+        tracing::warn!(
+            "signal {signal} at the death of the first process's parent is not restored: {}",
+            PARENT_DEATH.about
+        );
+        Ok(changed)
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, PARENT};
 use hiber_sandbox::idmap;
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
@@ -29,11 +30,17 @@ pub(crate) struct View<'a> {
     trees: Vec<(OwnedFd, bool)>,
     /// Whether CRIU reads images as another user than ours.
     foreign: bool,
+    /// What the checkpoint's files are to be, where that is not what they are.
+    changed: ChangedFiles,
 }
 
 impl<'a> View<'a> {
     /// To be called in the mount namespace in which the directories were opened: mounts of another cannot be copied.
-    pub(crate) fn prepare(chain: &'a [ImageDirectory], namespaces: &Namespaces) -> Result<Self> {
+    pub(crate) fn prepare(
+        chain: &'a [ImageDirectory],
+        changed: ChangedFiles,
+        namespaces: &Namespaces,
+    ) -> Result<Self> {
         let foreign = namespaces.has(NamespaceKind::User);
         let tree = |dir: &ImageDirectory| {
             let tree = clone_fd(dir, false).context(format!("mount {}", dir.path().display()))?;
@@ -41,8 +48,8 @@ impl<'a> View<'a> {
             let mapped = foreign && idmap::apply_own(tree.as_fd(), namespaces).is_ok();
             Ok((tree, mapped))
         };
-        let needed = if foreign || chain.len() > 1 { chain } else { &[] };
-        Ok(Self { chain, trees: needed.iter().map(tree).collect::<Result<_>>()?, foreign })
+        let needed = if foreign || chain.len() > 1 || !changed.is_empty() { chain } else { &[] };
+        Ok(Self { chain, trees: needed.iter().map(tree).collect::<Result<_>>()?, foreign, changed })
     }
 
     /// The checkpoint, for CRIU. To be called in a mount namespace that nobody else uses; `at` is an empty directory.
@@ -76,7 +83,11 @@ impl<'a> View<'a> {
             if FileType::from_raw_mode(dir.stat_of(&name).map_err(found)?.st_mode) != FileType::RegularFile {
                 continue;
             }
-            if self.foreign && name.starts_with(CLOCKS) {
+            let changed = self.changed.iter().find(|(changed, _)| number == 0 && *changed == name);
+            if let Some((_, content)) = changed {
+                std::fs::write(&place, content).map_err(fail)?;
+                open_up(&place, 0o444)?;
+            } else if self.foreign && name.starts_with(CLOCKS) {
                 let mut copy = File::create(&place).map_err(fail)?;
                 std::io::copy(&mut dir.file(&name).map_err(found)?, &mut copy).map_err(fail)?;
                 open_up(&place, 0o444)?;

@@ -14,7 +14,7 @@ use hiber_sandbox::sys::process::setns;
 
 use super::table::{
     ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL, MANIFEST,
-    MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PID, PROFILE, ROOTFS,
+    MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID, PROFILE, ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Manifest};
@@ -80,6 +80,12 @@ fn check(
         return (0, 0);
     };
     flags(findings, &criu, &contents, dir);
+    if let Ok(Some((signal, _))) = images.without_parent_death_signal() {
+        findings.add(
+            &PARENT_DEATH,
+            format!("the first process gets no signal {signal} when its new parent dies"),
+        );
+    }
     profile(findings, options.lsm_profile.as_deref(), contents.lsm);
     if let Some(prepared) = &prepared {
         Against { dir, findings, prepared, contents: &contents, criu: &criu }.check(id, manifest.as_ref());

@@ -25,7 +25,7 @@ pub struct Check {
 
 macro_rules! checks {
     ($($constant:ident: $name:literal, $when:ident, $severity:ident, $about:literal, $advice:literal;)*) => {
-        $(pub(super) static $constant: Check =
+        $(pub(crate) static $constant: Check =
             Check { name: $name, when: When::$when, severity: $severity, about: $about, advice: $advice };)*
         /// All checks, in the order of the documentation.
         pub static CHECKS: &[&Check] = &[$(&$constant),*];
@@ -205,6 +205,9 @@ checks! {
     PROFILE: "profile", Restore, Error,
         "a security profile of the checkpoint or of --lsm-profile is not loaded here",
         "load it, or restore on a machine with the same security module";
+    PARENT_DEATH: "parent-death-signal", Restore, Warning,
+        "the first process had asked for a signal when its parent dies; that was the runtime or a shim, and is another now",
+        "let the program ask for it again (prctl(2), PR_SET_PDEATHSIG) where the new parent's death should end it";
     MEMORY_LIMIT: "memory-limit", Restore, Warning,
         "the images hold more memory than config.json allows the container",
         "raise linux.resources.memory.limit";
