@@ -204,6 +204,17 @@ fn groups_and_capabilities_are_those_asked_for() {
 }
 
 #[test]
+fn the_runtime_takes_no_stream_for_its_channel() {
+    // As init it takes a descriptor that was passed to it: none of the streams, and none that is not there.
+    for number in ["0", "1", "2", "99", "-1", "x"] {
+        let mut init = Runtime::hiber().bare_command();
+        init.args(["init", number]);
+        let output = run(init, b"");
+        assert!(output.status.code() == Some(3) && output.stderr.contains("'init'"), "{number}: {output}");
+    }
+}
+
+#[test]
 fn no_secret_is_logged() {
     require!(Root);
     let secret = "hunter2-in-the-environment";
