@@ -1,6 +1,7 @@
 //! config.json as a validated, serialisable plan: every mistake is found here, before the host is touched.
 
 mod host;
+mod mount_data;
 mod mounts;
 mod namespace;
 mod netdevices;
