@@ -1,10 +1,11 @@
 //! What Kubernetes asks for by way of CRI: options, user namespaces, and pods whose containers share namespaces.
 
-use crate::shim::{any, command, command_for, connect, soon};
+use crate::shim::{any, command, command_for, connect, refused, soon};
 use crate::{COUNT, Shim, count};
 use containerd_shim_protos::api::*;
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim::oci::{CheckpointOptions, Options};
+use containerd_shim_protos::ttrpc::Code;
 use hiber_tests::command::run;
 use hiber_tests::prelude::*;
 use hiber_tests::{cgroup, leaks};
@@ -118,6 +119,74 @@ fn a_user_namespace() {
     shim.try_kill("e", 9).unwrap();
     assert_eq!(shim.wait("e"), 137);
     shim.try_delete("e").unwrap();
+    shim.end();
+}
+
+#[test]
+fn layers_of_an_image_are_mapped_into_a_user_namespace() {
+    require!(Root, UserNamespaces);
+    let script = "stat -c %u:%g /bin/busybox / /made; touch /mine /made; stat -c %u:%g /made; sleep 100";
+    let map = json!([{"containerID": 0, "hostID": HOST, "size": 65536}]);
+    let bundle = Bundle::busybox().namespace("user", None).shell(script).edit(|c| {
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+    });
+    fs::set_permissions(bundle.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    // as containerd's snapshots: layers are root's, what is written to is the container's
+    let layers = ["0", "1", "upper", "work"].map(|name| bundle.join(name));
+    fs::rename(bundle.rootfs(), &layers[0]).unwrap();
+    layers[1..].iter().for_each(|layer| fs::create_dir(layer).unwrap());
+    fs::write(layers[1].join("made"), "").unwrap();
+    for layer in &layers[2..] {
+        std::os::unix::fs::chown(layer, Some(HOST), Some(HOST)).unwrap();
+    }
+    let shim = Shim::start(bundle);
+    let [zero, one, upper, work] = layers.each_ref().map(|layer| layer.display().to_string());
+    let overlay = |maps: &[&str]| {
+        let mut options =
+            vec![format!("lowerdir={one}:{zero}"), format!("upperdir={upper}"), format!("workdir={work}")];
+        options.extend(maps.iter().map(|map| (*map).to_owned()));
+        let mount = Mount { type_: "overlay".into(), source: "overlay".into(), options, ..Mount::default() };
+        CreateTaskRequest { rootfs: vec![mount], ..shim.create_request() }
+    };
+    let bad = shim.client.create(soon(), &overlay(&["uidmap=0:100000:65536"]));
+    refused(bad, Code::INVALID_ARGUMENT, "rootfs[0].options: has one of uidmap and gidmap");
+    let maps = ["uidmap=0:100000:65536", "gidmap=0:100000:65536"];
+    shim.client.create(soon(), &overlay(&maps)).unwrap();
+    shim.try_start("").unwrap();
+    wait_for("the output", || log(&shim).lines().count() == 4);
+    assert_eq!(log(&shim), "0:0\n0:0\n0:0\n0:0\n");
+    let owner = |path: &str| fs::metadata(shim.bundle.join(path)).unwrap().uid();
+    assert_eq!(["upper/mine", "upper/made", "0/bin/busybox", "1/made"].map(owner), [HOST, HOST, 0, 0]);
+    // nothing but the root itself is mounted
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let below = mounts.lines().filter(|line| line.contains(&shim.bundle.path().display().to_string()));
+    assert_eq!(below.filter(|line| !line.contains("/rootfs ")).count(), 0, "{mounts}");
+    shim.end();
+}
+
+#[test]
+fn a_root_that_is_bound_is_mapped_too() {
+    require!(Root, UserNamespaces);
+    let map = json!([{"containerID": 0, "hostID": HOST, "size": 65536}]);
+    let script = "stat -c %u:%g /bin/busybox; touch /made; sleep 100";
+    let bundle = Bundle::busybox().namespace("user", None).shell(script).edit(|c| {
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+    });
+    fs::set_permissions(bundle.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let root = bundle.join("snapshot");
+    fs::rename(bundle.rootfs(), &root).unwrap();
+    let shim = Shim::start(bundle);
+    let options = ["rbind", "rw", "uidmap=0:100000:65536", "gidmap=0:100000:65536"].map(String::from).into();
+    let source = root.display().to_string();
+    let mount = Mount { type_: "bind".into(), source, options, ..Mount::default() };
+    let request = CreateTaskRequest { rootfs: vec![mount], ..shim.create_request() };
+    shim.client.create(soon(), &request).unwrap();
+    shim.try_start("").unwrap();
+    wait_for("the output", || log(&shim) == "0:0\n");
+    wait_for("the file", || root.join("made").exists());
+    assert_eq!(fs::metadata(root.join("made")).unwrap().uid(), 0);
     shim.end();
 }
 

@@ -91,7 +91,7 @@ pub fn apply_own(tree: BorrowedFd<'_>, container: &Namespaces) -> Result<()> {
 }
 
 /// A user namespace with these maps and no process in it.
-fn namespace_with(uid: &[IdMap], gid: &[IdMap]) -> Result<OwnedFd> {
+pub fn namespace_with(uid: &[IdMap], gid: &[IdMap]) -> Result<OwnedFd> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
         .map_err(|e| SysError::new("pipe2", "to a user namespace's keeper", e.raw_os_error()))?;
     let keeper = spawn_in_user_namespace(read.as_fd(), write.as_fd())?;

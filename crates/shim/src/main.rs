@@ -12,6 +12,7 @@ mod error;
 mod info;
 mod io;
 mod log;
+mod mapped;
 mod metrics;
 mod mount;
 mod options;

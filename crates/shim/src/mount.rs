@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
 use crate::error::{Context, Error, Result};
+use crate::mapped::Maps;
 
 /// What mount(2) takes as data, its terminating NUL included; longer texts are cut off silently (one page).
 const MAX_DATA: usize = 4096;
@@ -16,7 +17,8 @@ const MAX_DATA: usize = 4096;
 /// Mounts a task's root filesystem at the directory `rootfs`. If one mount fails none is left.
 pub(crate) fn mount_all(mounts: &[api::Mount], rootfs: &Path) -> Result<()> {
     for (index, mount) in mounts.iter().enumerate() {
-        let mounted = target(index, mount, rootfs).and_then(|target| mount_one(index, mount, &target));
+        let mounted =
+            target(index, mount, rootfs).and_then(|target| mount_one(index, mount, rootfs, &target));
         if let Err(e) = mounted {
             if let Err(e) = unmount_all(rootfs) {
                 tracing::warn!("after a failed mount: {}", crate::error::chain(&e));
@@ -54,8 +56,9 @@ fn target(index: usize, mount: &api::Mount, rootfs: &Path) -> Result<PathBuf> {
     Ok(rootfs.join(below))
 }
 
-fn mount_one(index: usize, mount: &api::Mount, target: &Path) -> Result<()> {
-    let options = HostOptions::new(mount.options.iter().map(String::as_str));
+fn mount_one(index: usize, mount: &api::Mount, rootfs: &Path, target: &Path) -> Result<()> {
+    let (maps, options) = Maps::take(index, &mount.options)?;
+    let options = HostOptions::new(options);
     let mut flags = MsFlags::from_bits_retain(options.flags);
     if mount.type_ == "bind" {
         flags |= MsFlags::MS_BIND;
@@ -66,12 +69,25 @@ fn mount_one(index: usize, mount: &api::Mount, target: &Path) -> Result<()> {
     let data = options.data.join(",");
     if flags.contains(MsFlags::MS_BIND) {
         let bind = flags & (MsFlags::MS_BIND | MsFlags::MS_REC);
-        done(nix::mount::mount(Some(mount.source.as_str()), target, None::<&str>, bind, None::<&str>))?;
+        match &maps {
+            Some(maps) => maps.bind(Path::new(&mount.source), target, flags.contains(MsFlags::MS_REC))?,
+            None => {
+                let source = Some(mount.source.as_str());
+                done(nix::mount::mount(source, target, None::<&str>, bind, None::<&str>))?;
+            }
+        }
         // The kernel takes no other flags together with a bind (mount(2)).
         if flags != bind {
             let again = (flags | MsFlags::MS_REMOUNT) & !MsFlags::MS_REC;
             done(nix::mount::mount(None::<&str>, target, None::<&str>, again, None::<&str>))?;
         }
+    } else if let Some(maps) = &maps {
+        if mount.type_ != "overlay" {
+            let problem =
+                format!("has maps of ids for a mount of type {}: expected bind or overlay", mount.type_);
+            return Err(Error::invalid(format!("rootfs[{index}].options"), problem));
+        }
+        maps.overlay(&options.data, flags, rootfs, target)?;
     } else if mount.type_ == "overlay" && data.len() >= MAX_DATA {
         mount_long_overlay(index, &options.data, flags, target)?;
     } else {
