@@ -44,7 +44,7 @@ use crate::error::{Context, Error, Result, chain};
 use crate::lazy::{Address, Token, departure::Departure};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{before_freezing, check_pipe_size, explain};
+use crate::preflight::{attacked, before_freezing, check_pipe_size, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -106,6 +106,14 @@ impl CriuOptions {
     /// Finds CRIU and starts a session's process.
     pub(crate) fn find_criu(&self) -> Result<Criu> {
         Ok(Criu::find(self.criu.as_deref())?)
+    }
+
+    /// Whether the directory and the file that are the caller's own can be used: what [`apply`](Self::apply) would find.
+    pub(crate) fn check_places(&self, spec: &Spec) -> Result<()> {
+        if let Some(work) = self.work_path.as_deref().filter(|work| work.exists()) {
+            custody::check_work(&ImageDirectory::open(work)?)?;
+        }
+        config_file(spec).as_deref().map_or(Ok(()), |path| custody::open_config(path).map(drop))
     }
 
     /// Fills what dump and restore share.
@@ -209,8 +217,12 @@ impl Task {
         let fresh = self.has_fresh_network(options)?;
         let mut session =
             if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
+        let version = session.version()?;
+        if let Some(problem) = attacked(version) {
+            tracing::warn!("{problem}");
+        }
         let mut seal = Seal {
-            manifest: Manifest::new(container.id().as_str(), session.version()?, spec, options)?,
+            manifest: Manifest::new(container.id().as_str(), version, spec, options)?,
             work: Work { hash: !options.no_hash, sync: !options.no_sync },
             config: named.map(|named| named.config),
             follower: None,

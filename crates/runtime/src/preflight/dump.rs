@@ -51,8 +51,12 @@ impl Task {
             return Ok(findings.report("checkpoint", self.container().id().as_str(), 0, 0));
         }
         if let Some(mut session) = host::start(&mut findings, &options.criu) {
+            host::version(&mut findings, &mut session);
             let tracking = options.pre_dump || options.parent_path.is_some();
             host::features(&mut findings, &mut session, options.criu.lazy_pages, tracking);
+        }
+        if let Err(e) = options.criu.check_places(&*self.container().spec()?) {
+            findings.failed(&ARGUMENTS, &e);
         }
         if options.criu.lazy_pages {
             host::pipe_size(&mut findings);

@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use ::procfs::net::TcpState;
-use hiber_criu::{NetworkLock, Session, find_program};
+use hiber_criu::{NetworkLock, Session, Version, find_program};
 
-use super::table::{CRIU, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, SPACE};
+use super::table::{
+    CRIU, CRIU_ATTACKED, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, SPACE,
+};
 use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
 use crate::error::{Error, Result};
@@ -30,6 +32,26 @@ const PACKAGES: [(&str, &str); 5] = [
 pub(super) fn start(findings: &mut Findings, options: &CriuOptions) -> Option<Session> {
     let started = options.find_criu().and_then(|criu| Ok(criu.start()?));
     started.map_err(|e| findings.failed(&CRIU, &e)).ok()
+}
+
+/// The first CRIU whose code in a process is safe from that process's restartable sequences (its pull request 3097).
+const SAFE: Version = Version::new(4, 2, 1);
+
+/// What is wrong with a CRIU that is to put its code into processes which may be hostile.
+pub(crate) fn attacked(version: Version) -> Option<String> {
+    (version < SAFE).then(|| format!("this is CRIU {version}: {}", CRIU_ATTACKED.about))
+}
+
+/// The same for a report.
+pub(super) fn version(findings: &mut Findings, session: &mut Session) {
+    match session.version() {
+        Ok(version) => {
+            if let Some(what) = attacked(version) {
+                findings.add(&CRIU_ATTACKED, what);
+            }
+        }
+        Err(e) => findings.failed(&CRIU, &e),
+    }
 }
 
 /// Features that only a question to CRIU and the kernel can tell.
@@ -135,5 +157,22 @@ pub(super) fn page_server(findings: &mut Findings, address: &str, port: u16) {
     };
     if !all.into_iter().any(|at| answers(&at)) {
         findings.add(&PAGE_SERVER, format!("nobody listens at {address}:{port}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_criu_that_can_be_attacked_is_named() {
+        for (version, bad) in
+            [((3, 17, 1), true), ((4, 1, 1), true), ((4, 2, 0), true), ((4, 2, 1), false), ((4, 3, 0), false)]
+        {
+            let (major, minor, sublevel) = version;
+            let said = attacked(Version::new(major, minor, sublevel));
+            assert_eq!(said.is_some(), bad, "{version:?}");
+            assert!(said.is_none_or(|said| said.contains("CVE-2026-18107")), "{version:?}");
+        }
     }
 }

@@ -13,8 +13,9 @@ use hiber_sandbox::rootfs::resolve::Root;
 use hiber_sandbox::sys::process::setns;
 
 use super::table::{
-    ADDRESS, ARCHITECTURE, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL, MANIFEST,
-    MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID, PROFILE, ROOTFS,
+    ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
+    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID, PROFILE,
+    ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Manifest};
@@ -60,6 +61,11 @@ fn check(
         ..CreateOptions::default()
     };
     let prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
+    if let Some(prepared) = &prepared
+        && let Err(e) = options.criu.check_places(&prepared.spec)
+    {
+        findings.failed(&ARGUMENTS, &e);
+    }
     let opened = ImageDirectory::open(&options.criu.image_path)
         .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };

@@ -37,6 +37,9 @@ checks! {
     CRIU: "criu", Both, Error,
         "CRIU is missing, does not start here, or is too old",
         "install CRIU 3.17 or later (4.2 or later on Linux 6.16 and later), or name one by --criu or HIBER_CRIU";
+    CRIU_ATTACKED: "criu-attacked", Checkpoint, Warning,
+        "CRIU before 4.2.1 can be attacked by a hostile process while its code runs in there (CVE-2026-18107)",
+        "use CRIU 4.2.1 or later where the container is not trusted, or an older one that your distribution has mended";
     PROGRAMS: "program", Both, Error,
         "a program that CRIU runs is missing",
         "install the package that is named";
