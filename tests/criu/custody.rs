@@ -331,3 +331,91 @@ fn what_is_restored_leaves_no_mount_and_can_sleep_again() {
     sleep_and_wake(&c, &[], &[]);
     counts_on(&c, 3);
 }
+
+/// A root with one static program in it and no /tmp, as images for one program have it.
+fn bare(readonly: bool) -> Bundle {
+    let bundle = Bundle::busybox();
+    let program = fs::read(bundle.rootfs().join("bin/busybox")).unwrap();
+    fs::remove_dir_all(bundle.rootfs()).unwrap();
+    fs::create_dir(bundle.rootfs()).unwrap();
+    fs::write(bundle.rootfs().join("busybox"), program).unwrap();
+    set_mode(&bundle.rootfs().join("busybox"), 0o755);
+    let script = crate::COUNT.replace("mv ", "/busybox mv ").replace("sleep ", "/busybox sleep ");
+    bundle.args(["/busybox", "sh", "-c", &script]).edit(|c| c["root"]["readonly"] = json!(readonly))
+}
+
+fn run_counting(bundle: Bundle) -> Container {
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    c
+}
+
+#[test]
+fn a_root_without_tmp_needs_none_and_gets_none() {
+    require!(Root, Criu, UserNamespaces);
+    for bundle in [bare(true), bare(false), bare(true).user_namespace(100_000)] {
+        let c = run_counting(bundle);
+        let report = crate::failures::preflight(&c, &[]);
+        assert_eq!(report["possible"], json!(true), "{report:#}");
+        let (files, times) =
+            (names(&c.bundle().rootfs()), fs::metadata(c.bundle().rootfs()).unwrap().modified());
+        let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap().lines().count();
+        let before = mounts();
+        sleep_and_wake(&c, &[], &[]);
+        counts_on(&c, 3);
+        assert_eq!(mounts(), before);
+        assert_eq!(names(&c.bundle().rootfs()), files, "no trace in the root");
+        assert_eq!(names(Path::new(&format!("/proc/{}/root", c.pid()))), files);
+        if c.bundle().config()["root"]["readonly"] == json!(true) {
+            assert_eq!(fs::metadata(c.bundle().rootfs()).unwrap().modified().unwrap(), times.unwrap());
+        }
+        // A restore that fails leaves none either.
+        fs::remove_dir_all(c.images()).unwrap();
+        c.checkpoint(&[]).ok();
+        fs::write(c.bundle().rootfs().join("busybox"), "other").unwrap();
+        assert!(!c.restore(&[]).status.success());
+        assert_eq!(names(&c.bundle().rootfs()), files);
+        c.assert_clean();
+    }
+}
+
+#[test]
+fn a_root_that_criu_could_not_enter_again_is_refused_before_anything_stops() {
+    require!(Root, Criu);
+    let refused = |c: &Container, why: &str| {
+        let report = crate::failures::preflight(c, &[]);
+        let finding = crate::failures::finding(&report, "root-tmp").unwrap_or_else(|| panic!("{report:#}"));
+        assert!(finding["what"].as_str().unwrap().contains(why), "{finding:#}");
+        c.checkpoint(&[]).fails(why).fails("make an empty directory /tmp");
+        assert_eq!(c.status(), "running");
+        counts_on(c, 3);
+        assert!(!c.images().exists());
+    };
+    let c = run_counting(bare(false));
+    for (target, why) in [("/var", "has a link at /tmp that leads out of it"), ("../..", "leads out of it")] {
+        symlink(target, c.bundle().rootfs().join("tmp")).unwrap();
+        refused(&c, why);
+        fs::remove_file(c.bundle().rootfs().join("tmp")).unwrap();
+    }
+    sleep_and_wake(&c, &[], &[]);
+    counts_on(&c, 3);
+
+    // Its file system itself is read-only.
+    let bundle = bare(true);
+    for dir in ["proc", "dev", "sys"] {
+        fs::create_dir(bundle.rootfs().join(dir)).unwrap();
+    }
+    let source = bundle.rootfs().display().to_string();
+    let readonly = Mounted::new(bundle.join("image"), &["--bind", &source]);
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,bind,ro"]).arg(readonly.path());
+    hiber_tests::command::run(remount, b"").ok();
+    let path = readonly.path().display().to_string();
+    let c = run_counting(bundle.edit(|c| c["root"]["path"] = json!(path)));
+    refused(&c, "has no /tmp, which CRIU needs for a moment, and its file system is read-only");
+    fs::create_dir(c.bundle().rootfs().join("tmp")).unwrap();
+    c.checkpoint(&[]).ok();
+    c.restore(&[]).ok();
+    counts_on(&c, 3);
+}

@@ -255,7 +255,7 @@ impl Restoring<'_> {
         let view = View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
+        let mut restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = RestoreOptions::new(view.mount(places.view)?);
         self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
         restore.common.work_dir = Some(places.work.here()?);
@@ -292,6 +292,7 @@ impl Restoring<'_> {
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
+                restorable.entered();
                 facts.streams = procfs::streams(pid, [0, 1, 2]);
                 facts.follow(pid);
                 note_process(self.entry, facts, pid)?;

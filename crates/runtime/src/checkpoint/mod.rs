@@ -44,7 +44,7 @@ use crate::error::{Context, Error, Result, chain};
 use crate::lazy::{Address, Token, departure::Departure};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{attacked, before_freezing, check_pipe_size, explain};
+use crate::preflight::{attacked, before_freezing, check_pipe_size, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -204,6 +204,9 @@ impl Task {
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
+        if !options.pre_dump {
+            check_root(&self.facts()?.rootfs, spec)?;
+        }
         let criu = options.criu.find_criu()?;
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;

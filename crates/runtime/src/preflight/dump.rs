@@ -63,6 +63,7 @@ impl Task {
         } else if let Some(at) = &options.page_server {
             host::page_server(&mut findings, &at.host, at.port);
         }
+        host::root(&mut findings, &self.facts()?.rootfs, &*self.container().spec()?);
         let (size, tasks) = self.look_inside(&mut findings, options)?;
         let total = size.private + size.shared + size.tmpfs + size.deleted;
         if options.page_server.is_none() {

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use ::procfs::net::TcpState;
 use hiber_criu::{NetworkLock, Session, Version, find_program};
+use oci_spec::runtime::Spec;
 
 use super::table::{
-    CRIU, CRIU_ATTACKED, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, SPACE,
+    CRIU, CRIU_ATTACKED, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, ROOT_TMP, SPACE,
 };
 use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
@@ -52,6 +53,30 @@ pub(super) fn version(findings: &mut Findings, session: &mut Session) {
         }
         Err(e) => findings.failed(&CRIU, &e),
     }
+}
+
+/// What keeps CRIU from entering the root file system of a container when that is restored.
+fn root_problem(rootfs: &Path, spec: &Spec) -> Option<String> {
+    // A mount of the container's own is over whatever is there.
+    if spec.mounts().iter().flatten().any(|mount| mount.destination() == Path::new("/tmp")) {
+        return None;
+    }
+    let readonly = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
+    let why = hiber_sandbox::rootfs::cannot_be_entered(rootfs, readonly)?;
+    Some(format!("the root file system {} {why}", rootfs.display()))
+}
+
+/// The same for a report.
+pub(super) fn root(findings: &mut Findings, rootfs: &Path, spec: &Spec) {
+    if let Some(what) = root_problem(rootfs, spec) {
+        findings.add(&ROOT_TMP, what);
+    }
+}
+
+/// As [`root`], for a checkpoint that is about to be made.
+pub(crate) fn check_root(rootfs: &Path, spec: &Spec) -> Result<()> {
+    let refuse = |what| Err(Error::Invalid(format!("{what}; {}", ROOT_TMP.advice)));
+    root_problem(rootfs, spec).map_or(Ok(()), refuse)
 }
 
 /// Features that only a question to CRIU and the kernel can tell.

@@ -18,7 +18,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub(crate) use explain::{explain, explain_restore};
-pub(crate) use host::{attacked, check_pipe_size};
+pub(crate) use host::{attacked, check_pipe_size, check_root};
 pub(crate) use restore::check_restore;
 pub(crate) use table::PARENT_DEATH;
 pub use table::{CHECKS, Check, When};

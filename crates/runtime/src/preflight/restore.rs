@@ -66,6 +66,11 @@ fn check(
     {
         findings.failed(&ARGUMENTS, &e);
     }
+    if let Some(prepared) = &prepared
+        && let Some(root) = &prepared.plan.init.root
+    {
+        host::root(findings, &root.path, &prepared.spec);
+    }
     let opened = ImageDirectory::open(&options.criu.image_path)
         .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };

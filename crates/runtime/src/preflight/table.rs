@@ -135,6 +135,9 @@ checks! {
         "what was put beside the container's first process and its descendants, as by exec, is not saved: it ends with \
          the container, or runs on with it",
         "let it end first, or have a process of the container start it";
+    ROOT_TMP: "root-tmp", Both, Error,
+        "CRIU could not enter the restored root file system: it needs a directory /tmp there, or to be able to make one",
+        "make an empty directory /tmp in the root file system";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

@@ -5,6 +5,7 @@
 pub mod devices;
 mod mount;
 mod pivot;
+mod put_root;
 pub mod resolve;
 mod restorable;
 
@@ -16,6 +17,7 @@ use rustix::fs::FileType;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
+pub use put_root::cannot_be_entered;
 use resolve::{Root, fd_path};
 pub use restorable::Restorable;
 

@@ -1,10 +1,12 @@
 //! A root filesystem as CRIU wants it: a mount point of its own, with every mount point in it.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{FileType, Mode};
 
+use super::put_root::PutRoot;
 use super::resolve::Root;
 use super::{attach, attach_at_path, change_propagation, clone_path};
 use crate::error::Context;
@@ -15,6 +17,7 @@ use crate::{Error, Result, SysError};
 #[derive(Debug)]
 pub struct Restorable {
     path: PathBuf,
+    put_root: Option<PutRoot>,
 }
 
 impl Restorable {
@@ -26,12 +29,24 @@ impl Restorable {
         change_propagation(Path::new("/"), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
         let scratch = clone_path(&plan.path, true)?;
         attach_at_path(&scratch, at)?;
-        let made = make_points(&Root::from_fd(scratch, at), plan);
+        let root = Root::from_fd(scratch, at);
+        let made = make_points(&root, plan).and_then(|()| {
+            // The container's own mount is over whatever is there.
+            let covered = plan.mounts.iter().any(|mount| mount.destination == Path::new("/tmp"));
+            if covered { Ok(None) } else { PutRoot::make(root.as_fd(), plan.readonly) }
+        });
+        drop(root);
         nix::mount::umount2(at, MntFlags::MNT_DETACH)
             .map_err(|e| SysError::new("umount2", at.display().to_string(), e as i32))?;
-        made?;
+        let put_root = made?;
         attach_at_path(clone_path(&plan.path, true)?, at)?;
-        Ok(Self { path: at.into() })
+        Ok(Self { path: at.into(), put_root })
+    }
+
+    /// To be called when CRIU has entered the root, and nothing of the container runs yet: what was made for that moment
+    /// is removed.
+    pub fn entered(&mut self) {
+        self.put_root = None;
     }
 
     /// Where it is.
