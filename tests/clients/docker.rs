@@ -122,6 +122,12 @@ fn run_and_exec() {
     let docker = Docker::new();
     let output = docker.run(&["--rm"], &["sh", "-c", SECCOMP_AND_7]);
     assert_eq!(output.exited(7).stdout, "Seccomp:\t2\n");
+    // what follows `commit:` in the output of --version
+    let commit = docker.call(&["info", "--format", "{{.RuncCommit.ID}}"]).ok().to_owned();
+    let mut version = Runtime::hiber().bare_command();
+    version.arg("--version");
+    let version = command::run(version, b"");
+    assert_eq!(version.ok().lines().nth(1), Some(format!("commit: {commit}").as_str()));
     docker.run(&["--rm"], &["unshare", "-U", "true"]).fails("operation not permitted");
     docker.run(&["--rm"], &["nosuch"]).exited(127).fails("executable file not found in $PATH");
     docker.run(&["--rm"], &["/nosuch"]).exited(127).fails("no such file or directory");
