@@ -6,11 +6,12 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
+use crate::owned;
 
 /// The label, an annotation of the configuration, that says where a container's bundle is.
 pub const BUNDLE_LABEL: &str = "org.hiber.bundle";
 
-/// Makes a bundle: the directory `dir` (0755), with `spec` as its config.json, which gets the label [`BUNDLE_LABEL`]. The
+/// Makes a bundle: the directory `dir` (0755), with `spec` as its config.json (0600), which gets the label [`BUNDLE_LABEL`]. The
 /// root filesystem is the caller's to put where `root.path` says.
 ///
 /// # Errors
@@ -23,7 +24,8 @@ pub fn create(dir: &Path, mut spec: Spec) -> Result<()> {
     let json = serde_json::to_vec_pretty(&spec).map_err(|e| Error::Invalid(format!("config.json: {e}")))?;
     std::fs::DirBuilder::new().mode(0o755).create(dir).map_err(|e| Error::file(dir, &e))?;
     let path = dir.join("config.json");
-    std::fs::write(&path, json).map_err(|e| {
+    // Environments have secrets in them.
+    owned::write(&path, &json).map_err(|e| {
         let _ = std::fs::remove_dir_all(dir);
         Error::file(&path, &e)
     })
@@ -46,6 +48,10 @@ mod tests {
         let bundle = dir.path().join("b");
         create(&bundle, Spec::default()).unwrap();
         assert_eq!(std::fs::metadata(&bundle).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(
+            std::fs::metadata(bundle.join("config.json")).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let spec = Spec::load(bundle.join("config.json")).unwrap();
         assert_eq!(spec.annotations().as_ref().unwrap()[BUNDLE_LABEL], bundle.to_str().unwrap());
         let again = create(&bundle, Spec::default()).unwrap_err().to_string();

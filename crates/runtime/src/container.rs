@@ -33,6 +33,19 @@ impl Container {
         Ok(Self::new(id.clone(), entry, facts, None))
     }
 
+    /// Removes a container whose facts cannot be read, as `e` says, with its processes as far as those can be found.
+    pub(crate) fn discard(store: &Store, id: &ContainerId, e: &Error) -> Result<()> {
+        let entry = store.open(id)?;
+        if let Some(facts) = entry.facts_of_any_version() {
+            return Self::new(id.clone(), entry, Some(facts), None).task()?.delete(true).map(drop);
+        }
+        let _lock = entry.lock()?;
+        tracing::warn!(
+            "{e}: which processes and cgroups container {id} has is not known; they stay if there are any"
+        );
+        entry.remove()
+    }
+
     /// A container that was just made from `spec`.
     pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Arc<Spec>) -> Self {
         Self::new(id, entry, Some(facts), Some(spec))

@@ -338,7 +338,8 @@ fn build(
     let by_anybody = start == Start::ByAnybody;
     let listener = if by_anybody { FdRole::StartListener } else { FdRole::InitListener };
     let mut steps = Creating { entry, lock, facts, cgroup, placed: born_in.is_some(), prepared, listener };
-    let launched: Launched = launch(&prepared.plan, &launch_options, &mut steps)?;
+    let launched = launch(&prepared.plan, &launch_options, &mut steps);
+    let launched: Launched = launched.map_err(|e| cgroup.explain(e))?;
     if launched.pid() != facts.pid {
         // A second stage.
         note_process(entry, facts, launched.pid())?;
@@ -448,22 +449,25 @@ impl Steps for Creating<'_> {
         let listener = self.entry.listen().map_err(told)?;
         // Written before it is let go: an orphaned init can be found and killed.
         note_process(self.entry, self.facts, pid).map_err(told)?;
+        Ok(vec![(self.listener.clone(), listener)])
+    }
+
+    fn place(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
         if self.placed {
-            self.facts.resctrl.add(pid)?;
-        } else {
-            // cgroup v1 takes a process only into a cpuset that has CPUs.
-            self.cgroup.limit(&self.prepared.limits)?;
-            adopt(self.cgroup, self.facts, pid)?;
+            return self.facts.resctrl.add(pid);
         }
-        Ok(vec![(self.listener.clone(), listener)])
+        // cgroup v1 takes a process only into a cpuset that has CPUs.
+        self.cgroup.limit(&self.prepared.limits)?;
+        adopt(self.cgroup, self.facts, pid)?;
+        self.prepared.delegate(self.cgroup)
     }
 
     fn beside(&mut self) -> hiber_sandbox::Result<()> {
         if self.placed {
             self.cgroup.limit(&self.prepared.limits)?;
+            self.prepared.delegate(self.cgroup)?;
         }
-        self.prepared.delegate(self.cgroup)?;
         self.prepared.write_config(self.entry).map_err(told)
     }
 

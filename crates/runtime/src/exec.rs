@@ -10,6 +10,7 @@ use hiber_sandbox::plan::{self, Plan};
 use hiber_sandbox::resctrl::Group;
 use hiber_sandbox::wire::FdRole;
 use oci_spec::runtime::Spec;
+use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::lifecycle::Lifecycle;
@@ -73,18 +74,26 @@ impl Task {
             None => self.cgroup().joinable(facts.pid)?,
         };
         let born_in = cgroup.v2_dir_fd().context("open the cgroup")?;
-        let launch_options = Launch {
-            cgroup: born_in.as_ref().map(AsFd::as_fd),
-            join_process: Some((pidfd, namespaces.flags())),
-            console_socket: wired.console(),
-            stdio: wired.files(),
-            // The record of one with an id names it before it runs.
-            at_once: options.id.is_none(),
+        let attempt = |born_in: Option<&OwnedFd>| {
+            let launch_options = Launch {
+                cgroup: born_in.map(AsFd::as_fd),
+                join_process: Some((pidfd, namespaces.flags())),
+                console_socket: wired.console(),
+                stdio: wired.files(),
+                // The record of one with an id names it before it runs.
+                at_once: options.id.is_none(),
+            };
+            let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
+            launch(&plan, &launch_options, &mut steps)
         };
-        let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
         let entry = self.container().entry();
         let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
-        let launched = launch(&plan, &launch_options, &mut steps)?;
+        let launched = match attempt(born_in.as_ref()) {
+            // At its limit of processes none can be born in the cgroup, but one may still enter it.
+            Err(e) if born_in.is_some() && e.errno() == Some(Errno::AGAIN.raw_os_error()) => attempt(None),
+            other => other,
+        };
+        let launched = launched.map_err(|e| cgroup.explain(e))?;
         let id = options.id.as_ref().map(ProcessId::to_string);
         let (pid, start_time) =
             (launched.pid(), procfs::stat(launched.pid()).map_or(0, |stat| stat.start_time));
@@ -132,13 +141,16 @@ struct Joining<'a> {
 }
 
 impl Steps for Joining<'_> {
-    fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
+    fn cloned(&mut self, _pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
+        Ok(Vec::new())
+    }
+
+    fn place(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
         if !self.placed {
             self.cgroup.add_pid(pid)?;
         }
-        self.resctrl.add(pid)?;
-        Ok(Vec::new())
+        self.resctrl.add(pid)
     }
 
     fn run_hooks(&mut self, _pid: i32) -> hiber_sandbox::Result<()> {

@@ -8,12 +8,18 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(String);
 
+/// The most bytes of an id: a name in a directory has 255 (NAME_MAX), and one more is needed for that of what is removed.
+pub const MAX_ID: usize = 254;
+
 /// A container's id that breaks the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// No characters at all.
     #[error("container id cannot be empty")]
     Empty,
+    /// More characters than the name of its directory has room for.
+    #[error("container id of {0} bytes is too long: expected at most {MAX_ID}")]
+    Length(usize),
     /// Something that cannot be an id.
     #[error("invalid container ID format: {0:?}: expected letters, digits and _+-. only")]
     Format(String),
@@ -35,6 +41,9 @@ impl FromStr for ContainerId {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
         if id == "." || id == ".." || !id.bytes().all(allowed) {
             return Err(InvalidId::Format(id.to_owned()));
+        }
+        if id.len() > MAX_ID {
+            return Err(InvalidId::Length(id.len()));
         }
         Ok(Self(id.to_owned()))
     }
@@ -62,6 +71,9 @@ mod tests {
             assert_eq!(good.parse::<ContainerId>().map(|id| id.to_string()), Ok(good.to_owned()));
         }
         assert_eq!("".parse::<ContainerId>(), Err(InvalidId::Empty));
+        let longest = "x".repeat(MAX_ID);
+        assert_eq!(longest.parse::<ContainerId>().map(|id| id.to_string()), Ok(longest.clone()));
+        assert_eq!(format!("{longest}x").parse::<ContainerId>(), Err(InvalidId::Length(255)));
         for bad in [".", "..", "a/b", "a b", "ä", "a\n", "a:b", "/"] {
             let error = bad.parse::<ContainerId>().map_err(|e| e.to_string());
             assert!(error.is_err_and(|e| e.starts_with("invalid container ID format")), "{bad:?}");

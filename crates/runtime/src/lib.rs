@@ -24,6 +24,7 @@ mod lifecycle;
 mod lock;
 mod monitor;
 mod notify;
+mod owned;
 pub mod preflight;
 mod process;
 mod processes;
@@ -149,6 +150,8 @@ impl Runtime {
     pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
         match self.open(id) {
             Err(Error::NotFound) => self.store.sweep(id),
+            // What is written down of it is damaged, or not the caller's.
+            Err(e @ Error::File { .. }) => Container::discard(&self.store, id, &e),
             container => container?.task()?.delete(true).map(drop),
         }
     }

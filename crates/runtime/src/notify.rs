@@ -111,7 +111,11 @@ impl Notify {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| Error::sys("pipe2", "for the host's acknowledgement", e))?;
         let host = self.host.try_clone().map_err(|e| Error::file(Path::new("NOTIFY_SOCKET"), &e))?;
-        Channel::from(OwnedFd::from(host)).send_bytes(b"BARRIER=1", &[write.as_fd()])?;
+        Channel::from(OwnedFd::from(host)).send_bytes(
+            b"BARRIER=1",
+            &[write.as_fd()],
+            "the notification socket",
+        )?;
         drop(write);
         let timeout = Timespec { tv_sec: BARRIER.as_secs() as i64, tv_nsec: 0 };
         // A host that does not acknowledge, or not in time, is no failure of the container's.

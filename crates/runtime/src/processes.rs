@@ -5,13 +5,16 @@
 //! ```
 
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::id::{ContainerId, InvalidId};
+use crate::id::{ContainerId, InvalidId, MAX_ID};
+use crate::owned;
 use crate::process::{Made, Process};
 use crate::store::Entry;
 use crate::task::Task;
@@ -44,6 +47,9 @@ impl FromStr for ProcessId {
             Ok(_) if id == INIT_ID => Err(Error::ProcessExists(id.to_owned())),
             Ok(id) => Ok(Self(id.to_string())),
             Err(InvalidId::Empty) => Err(Error::Invalid("process id cannot be empty".into())),
+            Err(InvalidId::Length(length)) => {
+                Err(Error::Invalid(format!("process id of {length} bytes: expected at most {MAX_ID}")))
+            }
             Err(InvalidId::Format(id)) => Err(Error::Invalid(format!(
                 "invalid process ID format: {id:?}: expected letters, digits and _+-. only"
             ))),
@@ -76,7 +82,9 @@ impl Record {
     pub(crate) fn claim(entry: &Entry, id: &ProcessId) -> Result<Claim> {
         let all = entry.path().join(DIR);
         let dir = all.join(id.as_str());
-        match std::fs::create_dir_all(&all).and_then(|()| std::fs::create_dir(&dir)) {
+        let mut private = std::fs::DirBuilder::new();
+        private.mode(owned::PRIVATE_DIR.as_raw_mode());
+        match private.recursive(true).create(&all).and_then(|()| private.recursive(false).create(&dir)) {
             Ok(()) => Ok(Claim(Some(Self(dir)))),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(Error::ProcessExists(id.to_string()))
@@ -92,9 +100,10 @@ impl Record {
         }
     }
 
-    fn load(self, id: ProcessId) -> Result<Option<Process>> {
+    fn load(self, entry: &Entry, id: ProcessId) -> Result<Option<Process>> {
         let path = self.0.join(FILE);
-        let text = std::fs::read(&path).map_err(|e| Error::file(&path, &e))?;
+        let text = entry.read(&format!("{DIR}/{id}/{FILE}"))?;
+        let text = text.ok_or_else(|| Error::file(&path, &Errno::NOENT.into()))?;
         let written: Written = serde_json::from_slice(&text)
             .map_err(|e| Error::File { path, why: format!("cannot be understood: {e}") })?;
         let made = Made { id: Some(id), record: Some(self), ..Made::default() };
@@ -108,7 +117,7 @@ impl Claim {
         let path = dir.join(FILE);
         let text = serde_json::to_vec(&Written { pid, start_time })
             .map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
-        std::fs::write(&path, text).map_err(|e| Error::file(&path, &e))
+        owned::write(&path, &text).map_err(|e| Error::file(&path, &e))
     }
 
     pub(crate) fn keep(mut self) -> Option<Record> {
@@ -128,7 +137,8 @@ impl Task {
     /// The first process, and those that were executed with an id and not deleted, by any process: zombies included, but
     /// not those that are gone. One whose record cannot be read is logged and left out.
     pub fn processes(&self) -> Result<Vec<Process>> {
-        let all = self.container().entry().path().join(DIR);
+        let own = self.container().entry();
+        let all = own.path().join(DIR);
         let mut processes: Vec<Process> = self.init().cloned().into_iter().collect();
         let entries = match std::fs::read_dir(&all) {
             Ok(entries) => entries,
@@ -139,7 +149,7 @@ impl Task {
             .flatten()
             .filter_map(|entry| {
                 let id: ProcessId = entry.file_name().to_str()?.parse().ok()?;
-                Record(entry.path()).load(id).unwrap_or_else(|e| {
+                Record(entry.path()).load(own, id).unwrap_or_else(|e| {
                     tracing::warn!("a process that cannot be loaded: {e}");
                     None
                 })

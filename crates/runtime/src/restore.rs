@@ -324,7 +324,11 @@ impl Restoring<'_> {
             return Err(Error::Invalid(why.into()));
         };
         let socket = socket.try_clone_to_owned().map_err(|e| Error::file(Path::new("console socket"), &e))?;
-        Ok(hiber_sandbox::wire::Channel::from(socket).send_bytes(b"/dev/ptmx", &[master.as_fd()])?)
+        Ok(hiber_sandbox::wire::Channel::from(socket).send_bytes(
+            b"/dev/ptmx",
+            &[master.as_fd()],
+            "the console socket",
+        )?)
     }
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.

@@ -13,27 +13,29 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use hiber_sandbox::cgroup::{CgroupPaths, Freezers};
 use hiber_sandbox::file::with_record;
 use oci_spec::runtime::Spec;
-use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lock::Lock;
+use crate::owned;
 use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 /// The mode of [`STATE`], whose owner may write it until the container was started: from then on nobody listens for it,
 /// and nobody need ask.
-const UNSTARTED: Mode = Mode::from_raw_mode(0o600);
+const UNSTARTED: Mode = owned::PRIVATE;
 const STARTED: Mode = Mode::from_raw_mode(0o400);
 /// Follows the id in the name of a directory that is being removed; no id has it.
 const REMOVED: &str = "~";
@@ -66,17 +68,37 @@ impl Store {
 
     /// Claims an id: makes its directory and locks it.
     pub(crate) fn create(&self, id: &ContainerId) -> Result<(Entry, Lock)> {
-        std::fs::create_dir_all(&self.root).map_err(|e| Error::file(&self.root, &e))?;
+        let root = self.make_root()?;
         self.sweep(id)?;
-        let path = self.root.join(id);
-        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)) {
+        match rustix::fs::mkdirat(&root, id.as_str(), owned::PRIVATE_DIR) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(Error::Exists),
-            Err(e) => return Err(Error::sys("mkdir", path.display().to_string(), e)),
+            Err(e) => return Err(Error::sys("mkdir", self.path(id).display().to_string(), e)),
         }
-        let entry = Entry::open(path)?;
+        let entry = Entry::open(&root, self.path(id))?;
         let lock = entry.lock()?;
         Ok((entry, lock))
+    }
+
+    /// Opens the directory of all containers, if there is one, and checks that nobody else can put anything there: what
+    /// is found below is believed, and processes are signalled for it.
+    fn open_root(&self, flags: OFlags) -> Result<Option<OwnedFd>> {
+        match rustix::fs::open(&self.root, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(root) => owned::check_dir(&root, &self.root).map(|()| Some(root)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::file(&self.root, &e.into())),
+        }
+    }
+
+    /// As [`open_root`](Self::open_root), but makes what is missing of it.
+    fn make_root(&self) -> Result<OwnedFd> {
+        if let Some(root) = self.open_root(OFlags::PATH)? {
+            return Ok(root);
+        }
+        let mut all = std::fs::DirBuilder::new();
+        all.recursive(true).mode(owned::PRIVATE_DIR.as_raw_mode());
+        all.create(&self.root).map_err(|e| Error::file(&self.root, &e))?;
+        self.open_root(OFlags::PATH)?.ok_or_else(|| Error::file(&self.root, &Errno::NOENT.into()))
     }
 
     /// Removes what a removal that was killed half-way has left of a container. It is looked for by its name: reading
@@ -92,14 +114,17 @@ impl Store {
 
     /// Opens a container's directory.
     pub(crate) fn open(&self, id: &ContainerId) -> Result<Entry> {
-        Entry::open(self.root.join(id))
+        match self.open_root(OFlags::PATH)? {
+            Some(root) => Entry::open(&root, self.path(id)),
+            None => Err(Error::NotFound),
+        }
     }
 
     /// Looks at containers without opening each one's directory; `many` at more than one.
     pub(crate) fn overview(&self, many: bool) -> Overview {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Overview {
-            root: rustix::fs::open(&self.root, flags, Mode::empty()).ok(),
+            // Why it is not to be used is told when the handle is asked.
+            root: self.open_root(OFlags::PATH).ok().flatten(),
             of_this_boot: OnceLock::new(),
             freezers: many.then(Freezers::default),
             store: self.clone(),
@@ -108,16 +133,15 @@ impl Store {
 
     /// The ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<ContainerId>> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::file(&self.root, &e)),
-        };
+        let Some(root) = self.open_root(OFlags::RDONLY)? else { return Ok(Vec::new()) };
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut entries = RawDir::new(root, buffer.spare_capacity_mut());
         let mut ids = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::file(&self.root, &e))?;
-            if entry.file_type().is_ok_and(|t| t.is_dir())
-                && let Some(Ok(id)) = entry.file_name().to_str().map(str::parse)
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|e| Error::file(&self.root, &e.into()))?;
+            // Some file systems do not say what it is; what is opened must be a directory.
+            if matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
+                && let Ok(Ok(id)) = entry.file_name().to_str().map(str::parse)
             {
                 ids.push(id);
             }
@@ -158,7 +182,7 @@ impl Overview {
     /// What there is to know of a container without asking the kernel how it is.
     pub(crate) fn look(&self, id: &ContainerId) -> Option<Look> {
         let file = self.open(id, STATE)?;
-        let stat = rustix::fs::fstat(&file).ok()?;
+        let stat = rustix::fs::fstat(&file).ok().filter(owned::is_trusted_file)?;
         let started = Mode::from_raw_mode(stat.st_mode) == STARTED;
         let facts: Facts = with_record(&file, |json| serde_json::from_slice(json)).ok()?.ok()?;
         (facts.version == FACTS_VERSION).then_some(Look { facts, owner: stat.st_uid, started })
@@ -174,13 +198,15 @@ impl Overview {
 
     /// What of the configuration is needed to show it.
     pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
-        let bytes = hiber_sandbox::file::read_record(self.open(id, CONFIG)?).ok()?;
+        let file = self.open(id, CONFIG)?;
+        owned::check_file(&file, CONFIG.as_ref()).ok()?;
+        let bytes = hiber_sandbox::file::read_record(file).ok()?;
         serde_json::from_str(str::from_utf8(&bytes).ok()?).ok()
     }
 
     /// A file of a container's own directory: nothing on the way may be a link.
     fn open(&self, id: &ContainerId, name: &str) -> Option<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let path = Path::new(id.as_str()).join(name);
         rustix::fs::openat2(self.root.as_ref()?, path, flags, Mode::empty(), way).ok()
@@ -198,10 +224,14 @@ impl Overview {
 }
 
 impl Entry {
-    fn open(path: PathBuf) -> Result<Self> {
+    /// A directory below `root`, by the last component of its path.
+    fn open(root: &OwnedFd, path: PathBuf) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(dir) => Ok(Self { dir, path, events: OnceLock::new() }),
+        match rustix::fs::openat(root, path.file_name().unwrap_or_default(), flags, Mode::empty()) {
+            Ok(dir) => {
+                owned::check_dir(&dir, &path)?;
+                Ok(Self { dir, path, events: OnceLock::new() })
+            }
             Err(Errno::NOENT) => Err(Error::NotFound),
             Err(e) => Err(Error::sys("open", path.display().to_string(), e)),
         }
@@ -250,7 +280,14 @@ impl Entry {
         if facts.version != FACTS_VERSION {
             return Err(bad(format!("has version {}, expected {FACTS_VERSION}", facts.version)));
         }
+        facts.cgroup.check().map_err(|e| bad(chain(&e)))?;
         Ok(Some(facts))
+    }
+
+    /// The facts, as far as they can be understood: of a container that is to be removed.
+    pub(crate) fn facts_of_any_version(&self) -> Option<Facts> {
+        let facts: Facts = serde_json::from_slice(&self.read(STATE).ok()??).ok()?;
+        facts.cgroup.check().is_ok().then_some(facts)
     }
 
     /// Replaces the facts.
@@ -285,13 +322,17 @@ impl Entry {
         self.replace_bytes(CONFIG, json)
     }
 
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = match rustix::fs::openat(&self.dir, name, flags, Mode::empty()) {
+    /// Reads a file of the runtime's in the container's directory or below: nothing on the way may be a link.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        // A FIFO in its place must not make anybody wait.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let fd = match rustix::fs::openat2(&self.dir, name, flags, Mode::empty(), way) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(Error::sys("openat", self.path.join(name).display().to_string(), e)),
+            Err(e) => return Err(Error::file(&self.path.join(name), &e.into())),
         };
+        owned::check_file(&fd, &self.path.join(name))?;
         let bytes = hiber_sandbox::file::read_record(&fd)
             .map_err(|e| Error::sys("read", self.path.join(name).display().to_string(), e))?;
         Ok(Some(bytes))

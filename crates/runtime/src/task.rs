@@ -202,10 +202,15 @@ impl Task {
         let lock = self.entry().lock()?;
         // One that starts at once may have ended by now.
         let told = self.starter().take_if(|starter| starter.is_told());
-        match told {
-            Some(starter) => starter.start()?,
-            None => self.startable()?.start()?,
+        let started = match told {
+            Some(starter) => starter.start(),
+            None => self.startable()?.start(),
+        };
+        if let (Err(hiber_sandbox::Error::Init(_)), Some(init)) = (&started, &self.init) {
+            // It has said why, and ends: whoever looks next finds it stopped.
+            init.wait_for_death(DEATH_PATIENCE)?;
         }
+        started?;
         self.entry().started();
         self.entry().note(Lifecycle::Start);
         // Hooks may do with their container what others may.

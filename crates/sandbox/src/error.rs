@@ -79,6 +79,14 @@ pub enum Error {
     /// The container's first process, or one that joined it, could not be set up.
     #[error("{0}")]
     Init(crate::wire::Failure),
+    /// That process is gone, and has not said why.
+    #[error("the container's first process died while it was set up: {how}")]
+    Died {
+        /// How it ended.
+        how: String,
+        /// By which signal, if by one.
+        signal: Option<i32>,
+    },
     /// systemd refused something, or cannot be reached.
     #[error("systemd: {what}: {why}")]
     Systemd {
@@ -105,6 +113,16 @@ impl Error {
     /// An invalid field.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+    /// The errno of the system call that failed, if that is what it comes from.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Sys(e) => Some(e.errno),
+            Self::Exec { errno, .. } => Some(*errno),
+            Self::Init(failure) => failure.errno,
+            Self::While { source, .. } => source.errno(),
+            _ => None,
+        }
     }
     /// Something that cannot be had here.
     pub fn unsupported(field: impl Into<String>, why: impl Into<String>) -> Self {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use rustix::thread::CpuSet;
 
 use crate::error::Context;
@@ -42,9 +42,12 @@ pub struct Launch<'a> {
 
 /// What the parent does while init waits for it.
 pub trait Steps {
-    /// The process exists and executes the runtime's binary: put it into its cgroups, and note it. It does nothing with
-    /// the container before it has its plan. Returns what it gets beside that.
+    /// The process exists and executes the runtime's binary: note it. It does nothing with the container before it has its
+    /// plan. Returns what it gets beside that.
     fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
+    /// Put it into its cgroups. Of two stages that is the second, which is made before: a process that enters a cgroup is not
+    /// stopped by the limit of its processes, and one that is forked there is.
+    fn place(&mut self, pid: i32) -> Result<()>;
     /// It has its plan: do all else that has to be done before it may start, beside it.
     fn beside(&mut self) -> Result<()> {
         Ok(())
@@ -130,7 +133,8 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
-        launched.channel.send_bytes(b"m", &[])?;
+        let sent = launched.channel.send_bytes(b"m", &[], "the init channel");
+        sent.map_err(|e| launched.gone(e))?;
     }
     fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
@@ -144,9 +148,12 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     Ok(launched)
 }
 
-/// Why the kernel does not give a process new namespaces.
-fn explain(error: Error, new_user: bool) -> Error {
+/// Why the kernel does not make a process, or gives it no new namespaces.
+pub(crate) fn explain(error: Error, new_user: bool) -> Error {
     let what = match &error {
+        Error::Sys(SysError { errno: libc::EAGAIN, .. }) => {
+            "a limit of processes is reached: pids.max of a cgroup, RLIMIT_NPROC or kernel.threads-max"
+        }
         Error::Sys(SysError { errno: libc::ENOSPC, .. }) => {
             "a limit in /proc/sys/user/max_*_namespaces is reached, or one of 32 nested user namespaces"
         }
@@ -176,6 +183,9 @@ impl Launched {
             tracing::debug!("nsexec: affinity: {}", mask(&affinity(Some(pid))?));
         }
         let fds = steps.cloned(pid)?;
+        if plan.init.second_stage.is_none() {
+            steps.place(pid)?;
+        }
         match &plan.affinity.last {
             Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
                 .context("set process.execCPUAffinity.final")?,
@@ -190,7 +200,7 @@ impl Launched {
         Ok(fds)
     }
 
-    fn send_plan(&self, plan: &Plan, fds: &[(FdRole, OwnedFd)]) -> Result<()> {
+    fn send_plan(&mut self, plan: &Plan, fds: &[(FdRole, OwnedFd)]) -> Result<()> {
         for chunk in fds.chunks(FDS_PER_PACKET) {
             let roles = chunk.iter().map(|(role, _)| role.clone()).collect();
             let fds: Vec<_> = chunk.iter().map(|(_, fd)| fd.as_fd()).collect();
@@ -205,15 +215,19 @@ impl Launched {
         self.send(&ToInit::Setup, &[file.as_fd()])
     }
 
-    /// Sends; a child that is already gone has said why, and that is the better error.
-    fn send(&self, message: &ToInit, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let sent = self.channel.send(message, fds);
-        if sent.is_err()
-            && let Ok(Some((FromInit::Failed(failure), _))) = self.channel.recv()
-        {
-            return Err(Error::Init(failure));
+    fn send(&mut self, message: &ToInit, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.channel.send(message, fds).map_err(|e| self.gone(e))
+    }
+
+    /// A child that is gone may have said why, and that is the better error; else it died.
+    fn gone(&mut self, e: Error) -> Error {
+        if !matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) {
+            return e;
         }
-        sent
+        match self.channel.recv() {
+            Ok(Some((FromInit::Failed(failure), _))) => Error::Init(failure),
+            _ => self.died(),
+        }
     }
 
     /// `Start`, which waits in the channel until it is asked for.
@@ -227,7 +241,7 @@ impl Launched {
             let Some((message, _)) = self.channel.recv::<FromInit>()? else { return Err(self.died()) };
             match message {
                 FromInit::Forked(pid) => {
-                    self.second_stage(plan, pid)?;
+                    self.second_stage(plan, steps, pid)?;
                     if at_once {
                         self.tell()?;
                     }
@@ -256,7 +270,7 @@ impl Launched {
         Ok(())
     }
 
-    fn second_stage(&mut self, plan: &Plan, pid: i32) -> Result<()> {
+    fn second_stage(&mut self, plan: &Plan, steps: &mut dyn Steps, pid: i32) -> Result<()> {
         let process = Pid::from_raw(pid)
             .ok_or_else(|| SysError::new("pidfd_open", format!("second stage {pid}"), libc::ESRCH))?;
         let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())
@@ -264,6 +278,7 @@ impl Launched {
         if let Some(first) = self.child.0.replace(Child { pid, pidfd }) {
             reap(first.pid);
         }
+        steps.place(pid)?;
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
             idmap::write(pid, &plan.namespaces, plan.init.rootless)?;
         }
@@ -272,15 +287,14 @@ impl Launched {
 
     /// Why a child that said nothing is gone.
     fn died(&mut self) -> Error {
-        let how = self.child.0.take().and_then(|child| reap(child.pid)).map_or_else(
-            || "it vanished".to_owned(),
-            |status| match (status.exit_status(), status.terminating_signal()) {
-                (_, Some(signal)) => format!("killed by signal {signal}"),
-                (code, None) => format!("exit status {}", code.unwrap_or_default()),
-            },
-        );
-        let chain = vec!["the container's first process died while it was set up".to_owned(), how];
-        Error::Init(crate::wire::Failure { chain, errno: None })
+        let status = self.child.0.take().and_then(|child| reap(child.pid));
+        let signal = status.and_then(WaitStatus::terminating_signal);
+        let how = match (signal, status.and_then(WaitStatus::exit_status)) {
+            (Some(signal), _) => format!("killed by signal {signal}"),
+            (_, Some(code)) => format!("exit status {code}"),
+            _ => "it vanished".to_owned(),
+        };
+        Error::Died { how, signal }
     }
 
     /// Lets the process execute its program, and reports what failed.
@@ -315,7 +329,7 @@ impl Drop for Guarded {
     }
 }
 
-pub(crate) fn reap(pid: i32) -> Option<rustix::process::WaitStatus> {
+pub(crate) fn reap(pid: i32) -> Option<WaitStatus> {
     let pid = Pid::from_raw(pid)?;
     loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {

@@ -4,10 +4,10 @@
 //!  parent                                    init (the runtime's own binary, freshly executed)
 //!    | clone3 into the new namespaces ------> |
 //!    | one byte, once id maps are written --> | (user namespace only; before exec)
-//!    | cgroups, oom score                     |
+//!    | cgroups (of a single stage), oom score |
 //!    | ToInit::Fds, ToInit::Setup ----------> | joins, unshares
 //!    | <------------- FromInit::Forked{pid}   | (joined pid or user namespace only: a second stage goes on)
-//!    | id maps; ToInit::Proceed ------------> | (second stage only)
+//!    | cgroups, id maps; ToInit::Proceed ---> | (second stage only)
 //!    | <------------- FromInit::NetDevices    | (only with network devices to move)
 //!    | ToInit::Proceed ---------------------> |
 //!    | <------------- FromInit::NeedsSource   | (a bind of what an earlier mount may cover, with ids that differ)
@@ -162,19 +162,18 @@ impl Channel {
         let bytes = serde_json::to_vec(message).map_err(|e| {
             SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL)
         })?;
-        self.send_bytes(&bytes, fds)
+        self.send_bytes(&bytes, fds, "the init channel")
     }
 
-    /// Sends one packet of raw bytes.
-    pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    /// Sends one packet of raw bytes; `to` is who has the other end, for messages.
+    pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], to: &str) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(SysError::new("sendmsg", format!("{} descriptors", fds.len()), libc::E2BIG).into());
         }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map_err(
-            |e| SysError::new("sendmsg", "to the other end of the init channel", e.raw_os_error()),
-        )?;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|e| SysError::new("sendmsg", format!("to the other end of {to}"), e.raw_os_error()))?;
         Ok(())
     }
 
@@ -266,9 +265,9 @@ mod tests {
     #[test]
     fn closed_and_garbage_are_told_apart() {
         let (a, b) = Channel::pair().unwrap();
-        a.send_bytes(b"no json", &[]).unwrap();
+        a.send_bytes(b"no json", &[], "it").unwrap();
         assert!(b.recv::<ToInit>().unwrap_err().to_string().contains("no message"));
-        a.send_bytes(&libc::ENOENT.to_ne_bytes(), &[]).unwrap();
+        a.send_bytes(&libc::ENOENT.to_ne_bytes(), &[], "it").unwrap();
         assert!(b.recv::<FromInit>().unwrap_err().to_string().starts_with("execveat"));
         drop(a);
         assert!(b.recv::<ToInit>().unwrap().is_none());

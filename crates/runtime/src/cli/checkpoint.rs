@@ -9,9 +9,10 @@ use hiber::{Address, CgroupMode, CheckpointOptions, CriuOptions, RestoreContaine
 
 use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, PageServer, RestoreArgs};
 use super::checkpoints::checkpoints_of;
-use super::commands::{Session, connect_console, write_pid_file};
+use super::commands::{Session, connect_console};
 use super::foreground::{self, Console, Signals};
 use super::preflight::show;
+use super::tell::Tell;
 
 impl Session {
     /// `checkpoint`
@@ -60,13 +61,14 @@ impl Session {
             None if !args.detach => Stdio::Attended,
             None => Stdio::Inherit,
         };
+        let tell = Tell::prepare(None, args.pid_file.as_deref())?;
         let options = self.restore_options(args, stdio);
         let task = match &named {
             None => self.runtime.restore(&args.id, &options)?,
             Some(checkpoint) => self.runtime.start_from(&args.id, checkpoint, options)?,
         };
         let init = task.init().context("the container has no process")?;
-        self.or_undo(&args.id, write_pid_file(args.pid_file.as_deref(), init.pid()))?;
+        self.or_undo(&args.id, tell.tell(init))?;
         let Some(signals) = signals else {
             self.or_undo(&args.id, task.wait_for_memory().map_err(Into::into))?;
             return Ok(ExitCode::SUCCESS);

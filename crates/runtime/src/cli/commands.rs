@@ -1,9 +1,7 @@
 //! The lifecycle commands.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,12 +10,12 @@ use anyhow::{Context, bail};
 use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Start, Status, Stdio, Task};
 use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::wire::Channel;
 use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
 use super::output::{self, ContainerState, List};
+use super::tell::Tell;
 use super::{exec_process, out};
 use hiber::id::ContainerId;
 
@@ -50,9 +48,10 @@ impl Session {
     fn make(&self, args: &CreateArgs, start: Start) -> anyhow::Result<Task> {
         check_preserved(self.listen_fds.saturating_add(args.preserve_fds))?;
         let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
+        let tell = tell_of(args)?;
         let options = self.create_options(args, start, stdio(socket.as_ref()));
         let task = self.runtime.create(&args.id, &options)?;
-        self.or_undo(&args.id, tell_of_container(&task, args))?;
+        self.or_undo(&args.id, tell_of_container(&task, tell))?;
         Ok(task)
     }
 
@@ -99,11 +98,12 @@ impl Session {
         if args.create.console_socket.is_some() {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
+        let tell = tell_of(&args.create)?;
         let task = self.runtime.create(
             &args.create.id,
             &self.create_options(&args.create, start_of_run(&args.create), Stdio::Attended),
         )?;
-        let attended = attend_new(args, &task, &signals);
+        let attended = attend_new(tell, &task, &signals);
         if attended.is_err() || !args.keep {
             match task.delete(true) {
                 // A checkpoint may have taken it down meanwhile.
@@ -130,8 +130,8 @@ impl Session {
         };
         if args.detach {
             let socket = args.console_socket.as_deref().map(connect_console).transpose()?;
-            let process = task.exec(&process, &exec_options(args, stdio(socket.as_ref())))?;
-            tell_of(&process, args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
+            let tell = Tell::prepare(args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
+            tell.tell(&task.exec(&process, &exec_options(args, stdio(socket.as_ref())))?)?;
             return Ok(ExitCode::SUCCESS);
         }
         exec_attended(&task, &process, args)
@@ -187,9 +187,13 @@ impl Session {
                 }
                 Ok(())
             });
-            if let Err(e) = added {
+            match added {
+                Ok(()) => {}
                 // Deleted meanwhile, or its creation was interrupted: not what was asked for.
-                tracing::debug!("load container {id}: {e:#}");
+                Err(e) if matches!(e.downcast_ref(), Some(hiber::Error::NotFound)) => {
+                    tracing::debug!("load container {id}: {e:#}");
+                }
+                Err(e) => tracing::warn!("load container {id}: {e:#} (delete --force removes it)"),
             }
         }
         list
@@ -250,17 +254,18 @@ fn exec_attended(task: &Task, process: &Process, args: &ExecArgs) -> anyhow::Res
         None if terminal => Stdio::Terminal,
         None => Stdio::Inherit,
     };
+    let tell = Tell::prepare(args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
     let process = task.exec(process, &exec_options(args, stdio))?;
     let console = Console::of(&process)?;
-    tell_of(&process, args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
+    tell.tell(&process)?;
     Ok(foreground::attend(&process, &signals, console)?.into())
 }
 
 /// Starts a new container and stays until its first process ends.
-fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<u8> {
+fn attend_new(tell: Tell, task: &Task, signals: &Signals) -> anyhow::Result<u8> {
     let init = task.init().context("the container has no process")?;
     let console = Console::of(init)?;
-    tell_of_container(task, &args.create)?;
+    tell.tell(init)?;
     let notify = notify_host().map(|host| task.notify(&host)).transpose()?.flatten();
     task.start()?;
     if let Some(notify) = notify {
@@ -271,10 +276,13 @@ fn attend_new(args: &RunArgs, task: &Task, signals: &Signals) -> anyhow::Result<
     foreground::attend(init, signals, console)
 }
 
-/// Gives the caller the pid and the pidfd that it asked for.
-fn tell_of_container(task: &Task, args: &CreateArgs) -> anyhow::Result<()> {
-    let init = task.init().context("the container has no process")?;
-    tell_of(init, args.pidfd_socket.as_deref(), args.pid_file.as_deref())
+/// Where the caller wants to hear of the container's process.
+fn tell_of(args: &CreateArgs) -> anyhow::Result<Tell> {
+    Tell::prepare(args.pidfd_socket.as_deref(), args.pid_file.as_deref())
+}
+
+fn tell_of_container(task: &Task, tell: Tell) -> anyhow::Result<()> {
+    tell.tell(task.init().context("the container has no process")?)
 }
 
 /// A container of `run` starts at once, unless somebody is to be told of it before.
@@ -344,26 +352,6 @@ fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
     }
 }
 
-/// Sends a pidfd over a unix stream socket, as a console is sent.
-fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
-    let sent = UnixStream::connect(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|socket| Ok(Channel::from(OwnedFd::from(socket)).send_bytes(b"pidfd", &[pidfd])?));
-    sent.with_context(|| format!("send a pidfd to --pidfd-socket {}", path.display()))
-}
-
-/// Gives the caller the pid and the pidfd that it asked for.
-fn tell_of(
-    process: &hiber::Process,
-    pidfd_socket: Option<&Path>,
-    pid_file: Option<&Path>,
-) -> anyhow::Result<()> {
-    if let Some(socket) = pidfd_socket {
-        send_pidfd(socket, process.pidfd())?;
-    }
-    write_pid_file(pid_file, process.pid())
-}
-
 pub(crate) fn connect_console(path: &Path) -> anyhow::Result<OwnedFd> {
     let socket = UnixStream::connect(path)
         .with_context(|| format!("connect to the console socket {}", path.display()))?;
@@ -390,21 +378,4 @@ fn check_preserved(count: u32) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Written whole or not at all: whoever waits for it reads a number.
-pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let name = path.file_name().with_context(|| format!("--pid-file {}: is no file name", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    let write = || -> std::io::Result<()> {
-        // A device or a pipe is written to, not replaced.
-        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            return File::options().write(true).open(path)?.write_all(pid.to_string().as_bytes());
-        }
-        let mut file = File::options().write(true).create(true).truncate(true).open(&temporary)?;
-        file.write_all(pid.to_string().as_bytes())?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("write --pid-file {}", path.display()))
 }

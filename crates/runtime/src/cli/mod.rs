@@ -27,6 +27,7 @@ mod resources;
 pub(crate) mod root;
 mod scan;
 mod table;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod value;

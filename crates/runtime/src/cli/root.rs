@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// What the choice depends on. What takes a question to the kernel is asked only where it matters.
@@ -80,7 +80,9 @@ impl Root {
         let explain = |what: &str, e: io::Error| {
             io::Error::new(e.kind(), format!("{what} {} in $XDG_RUNTIME_DIR: {e}", self.path.display()))
         };
-        std::fs::create_dir_all(&self.path).map_err(|e| explain("cannot make", e))?;
+        let mut all = std::fs::DirBuilder::new();
+        all.recursive(true).mode(0o700);
+        all.create(&self.path).map_err(|e| explain("cannot make", e))?;
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o1700))
             .map_err(|e| explain("cannot change", e))
     }

@@ -20,6 +20,7 @@ use super::token::Token;
 use super::{Address, spawn, tune};
 use crate::checkpoint::PUBLISHING;
 use crate::error::{Context, Error, Result, chain};
+use crate::owned;
 
 /// argv\[1\] of the runtime's binary when it is to serve memory.
 pub(super) const ARGUMENT: &str = "memory-departure";
@@ -69,7 +70,8 @@ impl Departure {
         let (ours, theirs) = UnixStream::pair().map_err(|e| Error::file("socket pair".as_ref(), &e))?;
         let number = launch.pass(theirs)?;
         let config = dir.join("criu.conf");
-        std::fs::write(&config, format!("ps-socket {number}\n")).map_err(|e| Error::file(&config, &e))?;
+        owned::write(&config, format!("ps-socket {number}\n").as_bytes())
+            .map_err(|e| Error::file(&config, &e))?;
         let (child, channel) = spawn(ARGUMENT)?;
         let departure = Self { child, channel: Arc::new(channel), listening: None, config };
         let plan = Plan { token: token.clone(), any_peer };

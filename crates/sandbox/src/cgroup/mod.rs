@@ -21,6 +21,7 @@ mod convert;
 mod delegate;
 mod devices;
 mod dir;
+mod explain;
 mod filter;
 mod freezer;
 mod handle;

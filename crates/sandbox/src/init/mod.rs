@@ -28,7 +28,7 @@ use crate::sys::clone::{Sibling, SingleThreaded, fork_sibling};
 use crate::sys::poll::readable_within;
 use crate::sys::{ioctl, process};
 use crate::wire::{Channel, Failure, FdRole, FromInit, ToInit};
-use crate::{Result, SysError, hooks};
+use crate::{Result, SysError, hooks, parent};
 
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
 pub const ARGUMENT: &str = "init";
@@ -82,7 +82,7 @@ fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
     let alone = plan.second_stage.map(|_| SingleThreaded::check(host_proc.as_fd())).transpose()?;
     let host_proc = HostProc(plan.needs_host_proc().then_some(host_proc));
     if let (Some(flags), Some(alone)) = (plan.second_stage, alone) {
-        if let Sibling::Parent(pid) = fork_sibling(alone, flags)? {
+        if let Sibling::Parent(pid) = fork_sibling(alone, flags).map_err(|e| parent::explain(e, false))? {
             channel.send(&FromInit::Forked(pid), &[])?;
             return Ok(None);
         }

@@ -54,7 +54,9 @@ impl<'a> Filter<'a> {
         let listener =
             sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
         if let (Some(listener), Some((agent, state))) = (listener, &self.agent) {
-            agent.send_bytes(state, &[listener.as_fd()]).context("send the seccomp listener to its agent")?;
+            agent
+                .send_bytes(state, &[listener.as_fd()], "its socket")
+                .context("send the seccomp listener to its agent")?;
         }
         self.agent = None;
         Ok(())

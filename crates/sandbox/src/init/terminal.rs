@@ -31,7 +31,7 @@ impl Terminal {
         }
         let socket = socket.try_clone().map_err(|e| SysError::io("dup", "the console socket", &e))?;
         // The payload is the terminal's name, as containerd's console library and podman's conmon expect some.
-        Channel::from(socket).send_bytes(b"/dev/ptmx", &[master.as_fd()])?;
+        Channel::from(socket).send_bytes(b"/dev/ptmx", &[master.as_fd()], "the console socket")?;
         Ok(Self { slave })
     }
 

@@ -160,6 +160,36 @@ fn children_are_listed_killed_and_removed() {
     assert!(!s.cgroup.exists());
 }
 
+/// As an `exec` beside a `delete` does it.
+#[test]
+fn what_enters_while_a_cgroup_is_destroyed_is_killed_too() {
+    let Some(layout) = layout() else { return };
+    let s = create(&layout, "{}");
+    std::thread::scope(|scope| {
+        let entering = scope.spawn(|| {
+            let enter = || {
+                let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                let entered = s.cgroup.add_pid(child.id()).is_ok();
+                if !entered {
+                    child.kill().unwrap();
+                }
+                (child, entered)
+            };
+            let all: Vec<_> = (0..60).map(|_| enter()).collect();
+            let entered = all.iter().filter(|(_, entered)| *entered).count();
+            for (mut child, _) in all {
+                child.wait().unwrap();
+            }
+            entered
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        s.cgroup.destroy().unwrap();
+        assert!(!s.cgroup.exists());
+        assert!(entering.join().unwrap() > 1);
+    });
+}
+
 #[test]
 fn a_failed_create_leaves_nothing() {
     let Some(layout) = v1_layout("cpuset") else { return };
