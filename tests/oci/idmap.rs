@@ -71,6 +71,32 @@ fn a_user_namespace_lends_its_maps_to_the_mount_or_the_tree() {
     }
 }
 
+/// A mount inside an id-mapped one must not spread to the source of the outer one, on the host.
+#[test]
+fn what_is_mounted_inside_does_not_reach_the_host() {
+    require!(Root);
+    for option in ["bind", "rbind"] {
+        let bundle = Bundle::busybox();
+        let outer = source(&bundle, "outer");
+        let inner = source(&bundle, "inner");
+        std::fs::create_dir(Path::new(&outer).join("below")).unwrap();
+        // The bundle takes the mount along when it goes. Events of a shared mount go to all its peers.
+        rustix::mount::mount_bind(&outer, &outer).unwrap();
+        rustix::mount::mount_change(&outer, rustix::mount::MountPropagationFlags::SHARED).unwrap();
+        let mounted = |destination: &str, source: &str| {
+            json!({"destination": destination, "source": source, "options": [option],
+                "uidMappings": map(100, 1100, 10), "gidMappings": map(200, 1900, 20)})
+        };
+        let bundle = bundle.mount(mounted("/m", &outer)).mount(mounted("/m/below", &inner));
+        let c = Runtime::hiber().container(bundle.args(["sh", "-c", "stat -c %u:%g /m/below/f"]));
+        let output = c.run(&[]);
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let below: Vec<_> = mounts.lines().filter(|line| line.contains(&format!("{outer}/below"))).collect();
+        assert_eq!(output.ok(), "1100:1911", "{option}");
+        assert!(below.is_empty(), "{option}: {below:?}");
+    }
+}
+
 #[test]
 fn maps_that_cannot_be_are_refused_by_name() {
     require!(Root);
