@@ -1,7 +1,7 @@
 //! What a killed CRIU leaves behind is removed: the container keeps its network, and no file of CRIU's stays.
 
 use crate::counts_on;
-use crate::failures::{odd, run_odd};
+use crate::failures::{finding, odd, preflight, run_odd};
 use hiber_tests::prelude::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -126,6 +126,31 @@ fn links_to_removed_files_of_a_killed_criu() {
     output.fails("removed: ").fails("link_remap.");
     assert_eq!(links_in(&c.bundle().rootfs().join("tmp")), [other], "{output}");
     counts_on(&c, 3);
+}
+
+/// A process has a file open whose directory has since become a link to one of the host's, where there are names that the
+/// file might have.
+#[test]
+fn no_link_of_the_container_leads_out_of_it() {
+    require!(Root, Criu, OddProgram);
+    let c = run_odd(odd("flock"));
+    let outside = c.bundle().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let script = format!(
+        "mkdir /d; echo x >/d/f; ln /d/f /other; exec 3</d/f; rm /d/f; rmdir /d; ln -s {} /d
+        sleep 1000 </dev/null >/dev/null 2>&1 &",
+        outside.display()
+    );
+    c.sh(&script);
+    let names = ["f (deleted)", "link_remap.1"].map(|name| outside.join(name));
+    for name in &names {
+        fs::hard_link(c.bundle().rootfs().join("other"), name).unwrap();
+    }
+    let report = preflight(&c, &["--file-locks"]);
+    assert_eq!(finding(&report, "link-remap").unwrap()["path"], json!("/d/f"), "{report:#}");
+    let output = c.checkpoint(&["--link-remap"]);
+    output.fails("file locks");
+    assert!(names.iter().all(|name| name.exists()), "{output}");
 }
 
 #[test]

@@ -29,8 +29,7 @@ impl SysError {
 
 impl fmt::Display for SysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = nix::errno::Errno::from_raw(self.errno).desc().to_lowercase();
-        write!(f, "{} {}: {message}", self.call, self.args)
+        write!(f, "{} {}: {}", self.call, self.args, errno_text(self.errno))
     }
 }
 
@@ -155,5 +154,56 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// An I/O error without std's "(os error N)", in the words of [`SysError`].
 pub fn plain(e: &std::io::Error) -> String {
-    e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase())
+    e.raw_os_error().map_or_else(|| e.to_string(), errno_text)
+}
+
+/// An errno in the words that runc and glibc have for it, which clients look for. The C library is not asked: musl, with
+/// which the releases are built, has words of its own.
+pub fn errno_text(errno: i32) -> String {
+    let known = match errno {
+        libc::EIO => "input/output error",
+        libc::EBADF => "bad file descriptor",
+        libc::EAGAIN => "resource temporarily unavailable",
+        libc::ENOMEM => "cannot allocate memory",
+        libc::EXDEV => "invalid cross-device link",
+        libc::ENFILE => "too many open files in system",
+        libc::ENOTTY => "inappropriate ioctl for device",
+        libc::EDOM => "numerical argument out of domain",
+        libc::ERANGE => "numerical result out of range",
+        libc::EDEADLK => "resource deadlock avoided",
+        libc::ENOLCK => "no locks available",
+        libc::ELOOP => "too many levels of symbolic links",
+        libc::EOPNOTSUPP => "operation not supported",
+        libc::EBADMSG => "bad message",
+        libc::EDQUOT => "disk quota exceeded",
+        // The kernel's own, which a system call should not show (linux/errno.h): what a filesystem cannot do.
+        524 => "operation not supported",
+        _ => {
+            return match nix::errno::Errno::from_raw(errno) {
+                nix::errno::Errno::UnknownErrno => format!("errno {errno}"),
+                known => known.desc().to_lowercase(),
+            };
+        }
+    };
+    known.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_reads_as_with_runc_whatever_the_c_library_says() {
+        let text = |errno| SysError::new("write", "a file", errno).to_string();
+        assert_eq!(text(libc::ENOTDIR), "write a file: not a directory");
+        assert_eq!(text(libc::ERANGE), "write a file: numerical result out of range");
+        assert_eq!(text(libc::ELOOP), "write a file: too many levels of symbolic links");
+        assert_eq!(text(libc::EPERM), "write a file: operation not permitted");
+        assert_eq!(text(524), "write a file: operation not supported");
+        assert_eq!(text(4000), "write a file: errno 4000");
+        assert_eq!(
+            plain(&std::io::Error::from_raw_os_error(libc::EAGAIN)),
+            "resource temporarily unavailable"
+        );
+    }
 }

@@ -5,11 +5,12 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hiber_criu::{ImageDirectory, Images, find_program};
 use hiber_sandbox::loopback;
+use hiber_sandbox::rootfs::resolve::{Root, fd_path};
 
 /// CRIU's chain of the tables `filter` of iptables and ip6tables (net.c, iptables_network_lock_internal).
 const CHAIN: &str = "CRIU";
@@ -90,11 +91,13 @@ pub(super) fn remove_links(pids: &[u32]) -> Vec<String> {
             if file.nlink() == 0 || !file.is_file() {
                 continue;
             }
-            let dir = PathBuf::from(format!("/proc/{pid}/root")).join(dir.strip_prefix("/").unwrap_or(dir));
+            // No link of the container's leads out of it.
+            let Ok(root) = Root::open_path(Path::new(&format!("/proc/{pid}/root"))) else { continue };
+            let Ok(Some(dir)) = root.find(dir) else { continue };
             let same = |path: &Path| {
                 std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()))
             };
-            removed.extend(remove_in(&dir, |name, path| name.starts_with(LINK) && same(path)));
+            removed.extend(remove_in(&fd_path(dir.as_fd()), |name, path| name.starts_with(LINK) && same(path)));
         }
     }
     removed
@@ -110,14 +113,13 @@ pub(crate) fn remove_ghosts(images: &ImageDirectory, rootfs: &Path) -> Vec<Strin
             continue;
         };
         // No link of the container's leads out of it.
-        let Ok(root) = hiber_sandbox::rootfs::resolve::Root::open_path(rootfs) else { continue };
+        let Ok(root) = Root::open_path(rootfs) else { continue };
         let Ok(Some(dir)) = root.find(dir) else { continue };
-        let dir = hiber_sandbox::rootfs::resolve::fd_path(dir.as_fd());
         let is_ghost = |name: &str| {
             let number = name.strip_prefix(file).and_then(|n| n.strip_prefix(GHOST.0)?.strip_suffix(GHOST.1));
             number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_hexdigit()))
         };
-        removed.extend(remove_in(Path::new(&dir), |name, _| is_ghost(name)));
+        removed.extend(remove_in(&fd_path(dir.as_fd()), |name, _| is_ghost(name)));
     }
     removed
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CriuError, ImageDirectory};
+use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -98,7 +99,7 @@ impl Staging {
         if std::mem::take(&mut self.published)
             && let Err(e) = std::fs::rename(&self.target, &self.path)
         {
-            tracing::warn!("a checkpoint without memory stays in {}: {e}", self.target.display());
+            tracing::warn!("a checkpoint without memory stays in {}: {}", self.target.display(), plain(&e));
         }
     }
 
@@ -174,7 +175,7 @@ impl Drop for Staging {
             && let Err(e) = std::fs::remove_dir_all(&self.path)
             && e.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!("remove {}: {e}", self.path.display());
+            tracing::warn!("remove {}: {}", self.path.display(), plain(&e));
         }
     }
 }

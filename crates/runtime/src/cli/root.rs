@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use hiber_sandbox::error::plain;
+
 /// What the choice depends on. What takes a question to the kernel is asked only where it matters.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
@@ -78,7 +80,7 @@ impl Root {
             return Ok(());
         }
         let explain = |what: &str, e: io::Error| {
-            io::Error::new(e.kind(), format!("{what} {} in $XDG_RUNTIME_DIR: {e}", self.path.display()))
+            io::Error::new(e.kind(), format!("{what} {} in $XDG_RUNTIME_DIR: {}", self.path.display(), plain(&e)))
         };
         let mut all = std::fs::DirBuilder::new();
         all.recursive(true).mode(0o700);

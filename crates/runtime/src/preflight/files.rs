@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ::procfs::process::{MMapPath, Process};
+use rustix::fs::OFlags;
 
 use super::table::{DELETED, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, TERMINAL};
 use super::tasks::Proc;
@@ -160,9 +161,11 @@ impl Look<'_> {
         let Some(name) = target.strip_suffix(REMOVED) else { return };
         if meta.nlink() > 0 {
             // A name that only looks like one of a removed file.
-            let there =
-                std::fs::symlink_metadata(self.task.path("root").join(target.trim_start_matches('/')));
-            if !self.allowed.link_remap && !there.is_ok_and(|is| is.ino() == meta.ino()) {
+            let there = self.task.root().and_then(|root| {
+                let file = root.open(Path::new(target), OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+                rustix::fs::fstat(&file).ok()
+            });
+            if !self.allowed.link_remap && there.is_none_or(|is| is.st_ino != meta.ino()) {
                 let what = format!(
                     "{subject} a file that was removed under this name and has {} others",
                     meta.nlink()

@@ -61,9 +61,8 @@ pub(super) fn check(findings: &mut Findings, first: &Proc, external: &[External]
             findings.add(&MOUNT, what).path = Some(mount.mount_point.display().to_string());
         } else if mount.fs_type == "tmpfs" && seen.insert(mount.majmin.clone()) {
             count += 1;
-            let inside =
-                first.path("root").join(mount.mount_point.strip_prefix("/").unwrap_or(&mount.mount_point));
-            if let Ok(stat) = rustix::fs::statvfs(&inside) {
+            let inside = first.root().and_then(|root| root.find(&mount.mount_point).ok()?);
+            if let Some(stat) = inside.and_then(|dir| rustix::fs::fstatvfs(dir).ok()) {
                 held += stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
             }
         }

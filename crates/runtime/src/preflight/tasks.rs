@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ::procfs::process::{Stat, Status};
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::rootfs::resolve::Root;
 
 use super::table::{
     BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
@@ -47,6 +48,11 @@ impl Proc {
     /// `/proc/PID/NAME`
     pub(super) fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid))
+    }
+
+    /// The process's root directory, in which a path of the container is found without leaving it.
+    pub(super) fn root(&self) -> Option<Root> {
+        Root::open_path(&self.path("root")).ok()
     }
 
     pub(super) fn process(&self) -> Process {

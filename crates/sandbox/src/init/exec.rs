@@ -84,7 +84,7 @@ fn failure(name: &str, why: &str, errno: Errno) -> Error {
 }
 
 fn text(e: Errno) -> String {
-    nix::errno::Errno::from_raw(e.raw_os_error()).desc().to_lowercase()
+    crate::error::errno_text(e.raw_os_error())
 }
 
 /// Later values win, and HOME is never missing.
