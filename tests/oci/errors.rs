@@ -135,3 +135,44 @@ fn a_state_directory_that_cannot_be_made_is_refused() {
     command.args(["--root", "/proc/nowhere", "create", "--bundle", &path, bundle.name()]);
     hiber_tests::command::run(command, b"").fails("/proc/nowhere");
 }
+
+/// Docker looks for "not a directory", adds its hint and exits with 127.
+#[test]
+fn a_file_on_a_directory_and_the_other_way_round_are_told_so() {
+    require!(Root);
+    for (destination, source, type_) in
+        [("/etc", "file", "bind"), ("/etc/passwd", "directory", "bind"), ("/etc/passwd", "", "tmpfs")]
+    {
+        let bundle = Bundle::busybox();
+        std::fs::write(bundle.join("file"), "").unwrap();
+        std::fs::create_dir(bundle.join("directory")).unwrap();
+        let mount = json!({"destination": destination, "source": source, "type": type_});
+        let c = Runtime::hiber().container(bundle.mount(mount));
+        c.run(&[]).fails(&format!("mount {destination} (")).fails("not a directory");
+        c.assert_clean();
+    }
+}
+
+#[test]
+fn a_mount_on_the_root_itself_is_refused() {
+    require!(Root);
+    for destination in ["/", "/.", "/etc/..", "/top"] {
+        let bundle = Bundle::busybox();
+        std::os::unix::fs::symlink("/", bundle.rootfs().join("top")).unwrap();
+        let mount = json!({"destination": destination, "source": "tmpfs", "type": "tmpfs"});
+        let c = Runtime::hiber().container(bundle.mount(mount));
+        c.run(&[]).fails("the root filesystem itself").fails(destination);
+        c.assert_clean();
+    }
+}
+
+/// The kernel's own words, where it has some.
+#[test]
+fn an_option_that_a_filesystem_does_not_know_is_named() {
+    require!(Root);
+    let mount =
+        |options: Value| json!({"destination": "/m", "source": "t", "type": "tmpfs", "options": options});
+    let run = |options| Runtime::hiber().container(Bundle::busybox().mount(mount(options))).run(&[]);
+    run(json!(["wrong=1", "private"])).fails("Unknown parameter 'wrong'").fails("invalid argument");
+    run(json!(["wrong=1"])).fails("wrong=1").fails("invalid argument");
+}

@@ -108,7 +108,7 @@ fn recursive_ones() {
         ("rstrictatime", "!relatime !noatime", "!relatime !noatime"),
         ("rstrictatime,rnostrictatime", "relatime", "relatime"),
         ("rnoatime,rrelatime", "relatime", "relatime"),
-        ("rnorelatime", "!relatime", "!relatime"),
+        ("rnoatime,rnorelatime", "relatime !noatime", "relatime !noatime"),
         ("rnosymfollow", "nosymfollow", "nosymfollow"),
         ("rnosymfollow,rsymfollow", "!nosymfollow", "!nosymfollow"),
     ];
@@ -143,6 +143,139 @@ fn of_propagation() {
         let (mount, pts) = (&found[&format!("/m/{at}")], &found[&format!("/m/{at}/pts")]);
         assert!(has(&mount.propagation, own), "{options}: {mount:?}");
         assert!(has(&pts.propagation, below), "{options}, below: {pts:?}");
+    }
+}
+
+/// Runs the container where `script` has mounted something before, which nobody else sees.
+fn run_where(script: &str, c: &Container) -> Output {
+    let run = c.command("run", &["--bundle", &c.bundle_path()]);
+    let mut command = std::process::Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        &format!("{script}; exec \"$@\""),
+        "sh",
+    ]);
+    command.arg(run.get_program()).args(run.get_args());
+    hiber_tests::command::run(command, b"")
+}
+
+/// A bundle that binds its directory `source` and prints what became of that.
+fn bound(options: &[&str]) -> Bundle {
+    let bundle = Bundle::busybox().args(["grep", " /m ", "/proc/self/mountinfo"]);
+    std::fs::create_dir(bundle.join("source")).unwrap();
+    let options: Vec<_> = ["bind"].iter().chain(options).collect();
+    bundle.mount(json!({"destination": "/m", "type": "bind", "source": "source", "options": options}))
+}
+
+/// A source with every attribute.
+fn full_source(bundle: &Bundle) -> String {
+    let options = "ro,nosuid,nodev,noexec,noatime,nodiratime";
+    format!("mount -t tmpfs -o {options} full {}", bundle.join("source").display())
+}
+
+fn own_options(output: &Output) -> Vec<String> {
+    let words = output.ok().split(' ').nth(5).map(str::to_owned);
+    words.unwrap_or_default().split(',').map(str::to_owned).collect()
+}
+
+/// What runc 1.3 gives for the same.
+#[test]
+fn a_bind_is_what_its_options_say_and_its_source_where_they_say_nothing() {
+    require!(Root, Program("unshare"));
+    let rows: &[(&str, &str)] = &[
+        ("", "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+        ("rprivate", "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+        ("ro", "ro,noatime,nodiratime"),
+        ("rw", "rw,noatime,nodiratime"),
+        ("suid", "rw,noatime,nodiratime"),
+        ("dev", "rw,noatime,nodiratime"),
+        ("exec", "rw,noatime,nodiratime"),
+        ("nosuid", "rw,nosuid,noatime,nodiratime"),
+        ("nodev,noexec", "rw,nodev,noexec,noatime,nodiratime"),
+        ("sync", "rw,noatime,nodiratime"),
+        ("relatime", "rw,relatime"),
+        ("strictatime", "rw"),
+        ("noatime", "rw,noatime"),
+        ("nodiratime", "rw,nodiratime,relatime"),
+        ("atime", "rw,noatime,nodiratime"),
+        ("norelatime", "rw,noatime,nodiratime"),
+        ("nosymfollow", "rw,noatime,nodiratime,nosymfollow"),
+        ("rro", "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+        ("rrw", "rw,nosuid,nodev,noexec,noatime,nodiratime"),
+        ("ro,rrw", "rw,noatime,nodiratime"),
+        ("rnorelatime", "ro,nosuid,nodev,noexec,nodiratime,relatime"),
+        ("rrelatime", "ro,nosuid,nodev,noexec,nodiratime,relatime"),
+    ];
+    for (options, expected) in rows {
+        let options: Vec<_> = options.split(',').filter(|option| !option.is_empty()).collect();
+        let c = Runtime::hiber().container(bound(&options));
+        let output = run_where(&full_source(c.bundle()), &c);
+        assert_eq!(own_options(&output).join(","), *expected, "{options:?}");
+    }
+}
+
+#[test]
+fn a_bind_in_a_user_namespace_keeps_what_the_hosts_mount_has() {
+    require!(Root, UserNamespaces, Program("unshare"));
+    let run = |options: &[&str]| {
+        let c = Runtime::hiber().container(bound(options).user_namespace(300_000));
+        let output = run_where(&full_source(c.bundle()), &c);
+        c.assert_clean();
+        output
+    };
+    let all = "ro,nosuid,nodev,noexec,noatime,nodiratime";
+    for options in [&[] as &[&str], &["ro"], &["nodev"], &["noatime", "nodiratime"], &["atime"], &["rnosuid"]]
+    {
+        assert_eq!(own_options(&run(options)).join(","), all, "{options:?}");
+    }
+    run(&["rw"]).fails("cannot clear locked flags MS_RDONLY");
+    run(&["suid", "dev"]).fails("cannot clear locked flags MS_NOSUID|MS_NODEV");
+    run(&["rrw"]).fails("cannot clear locked flags MS_RDONLY");
+    run(&["strictatime"]).fails("cannot change locked atime flags");
+    // Nothing of a filesystem that is read-only for everybody.
+    let c = Runtime::hiber().container(bound(&["rw"]).user_namespace(300_000));
+    let source = c.bundle().join("source").display().to_string();
+    let script = format!(
+        "mount -t tmpfs full {source}; mount -o remount,ro {source}; mount -o remount,bind,rw {source}"
+    );
+    assert_eq!(own_options(&run_where(&script, &c)).join(","), "rw,relatime");
+}
+
+#[test]
+fn the_root_has_the_propagation_that_is_asked_for_where_the_hosts_is_shared() {
+    require!(Root, Program("unshare"));
+    let rows: [(Value, &[&str]); 6] = [
+        (Value::Null, &["master"]),
+        (json!("slave"), &["master"]),
+        (json!("rslave"), &["master"]),
+        (json!("private"), &[]),
+        (json!("rprivate"), &[]),
+        (json!("rshared"), &["shared"]),
+    ];
+    for (given, expected) in rows {
+        let bundle = Bundle::busybox().args(["cat", "/proc/self/mountinfo"]).edit(|c| {
+            if !given.is_null() {
+                c["linux"]["rootfsPropagation"] = given.clone();
+            }
+        });
+        let c = Runtime::hiber().container(bundle);
+        for script in ["mount --make-rshared /".to_owned(), {
+            // A mount of the root's own.
+            let at = c.bundle().rootfs().display().to_string();
+            format!("mount --make-rshared /; mount --bind {at} {at}; mount --make-shared {at}")
+        }] {
+            let output = run_where(&script, &c);
+            let table = output.ok();
+            let line = table.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+            let (fields, _) = line.split_once(" - ").unwrap();
+            let found: Vec<_> = fields.split(' ').skip(6).filter(|f| !f.is_empty()).collect();
+            let kinds: Vec<_> = found.iter().map(|field| field.split(':').next().unwrap()).collect();
+            assert_eq!(kinds, expected, "{given} after {script}: {line}");
+        }
     }
 }
 

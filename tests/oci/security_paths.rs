@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, symlink};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -301,4 +302,173 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
     }
     assert_eq!(names(&outside), ["ptmx"]);
     c.assert_clean();
+}
+
+/// Exchanges two names again and again while `run` runs; in the end each names what it did.
+fn while_exchanged<T>(a: &Path, b: &Path, run: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for _ in 0..2 {
+                    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+                }
+            }
+        });
+        let ran = run();
+        done.store(true, Ordering::Relaxed);
+        ran
+    })
+}
+
+/// Points, types and options of a created container's mounts, in their order.
+fn mount_table(c: &Container) -> Vec<(String, String)> {
+    let table = fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap();
+    let of_line = |line: &str| {
+        let (first, last) = line.split_once(" - ").unwrap();
+        let words: Vec<_> = first.split(' ').collect();
+        (words[4].to_owned(), format!("{} {} {last}", words[3], words[5]))
+    };
+    table.lines().map(of_line).collect()
+}
+
+/// Another container shares the root filesystem and exchanges what the kernel's filesystems are mounted on.
+fn exchanged_meanwhile(
+    name: &str,
+    link: bool,
+    whole: impl Fn(&[(String, String)], &[(String, String)]) -> bool,
+) {
+    let bundle = Bundle::busybox().args(["true"]);
+    let (at, other) = (bundle.rootfs().join(name), bundle.rootfs().join("other"));
+    if link {
+        fs::create_dir(bundle.rootfs().join("elsewhere")).unwrap();
+        symlink("elsewhere", &other).unwrap();
+    } else {
+        fs::create_dir(&other).unwrap();
+    }
+    let c = Runtime::hiber().container(bundle);
+    c.create(&[]).ok();
+    let quiet = mount_table(&c);
+    c.delete(&["--force"]).ok();
+    let (mut started, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let output = while_exchanged(&at, &other, || c.create(&[]));
+        if output.status.success() {
+            let found = mount_table(&c);
+            assert!(whole(&found, &quiet), "{found:#?}\nexpected {quiet:#?}");
+            c.delete(&["--force"]).ok();
+            started += 1;
+        } else {
+            let known = ["must be mounted on ordinary directory", "is not what was mounted there"];
+            assert!(known.iter().any(|words| output.stderr.contains(words)), "{output}");
+            refused += 1;
+        }
+    }
+    assert!(started > 0 && refused > 0, "{started} started, {refused} refused");
+    c.assert_clean();
+}
+
+#[test]
+fn a_proc_that_becomes_a_link_meanwhile_is_whole_or_refused() {
+    require!(Root);
+    for name in ["proc", "sys"] {
+        exchanged_meanwhile(name, true, |found, quiet| found == quiet);
+    }
+}
+
+/// Wherever another directory's name takes it: there is no procfs without its masks.
+#[test]
+fn a_proc_that_becomes_another_directory_meanwhile_keeps_its_masks() {
+    require!(Root);
+    for name in ["proc", "sys"] {
+        let (own, other) = (format!("/{name}"), "/other");
+        exchanged_meanwhile(name, false, |found, quiet| {
+            let named = |point: &str| match point.strip_prefix(other) {
+                Some(below) => format!("{own}{below}"),
+                None => point.to_owned(),
+            };
+            let found = found.iter().map(|(point, what)| (named(point), what.clone()));
+            found.eq(quiet.iter().cloned())
+        });
+    }
+}
+
+/// Calls the runtime for a container, for a while only; whether it ended by itself is asked of it.
+fn within_time(c: &Container, name: &str, flags: &[&str]) -> Output {
+    let call = c.command(name, &[&["--bundle", &c.bundle_path()], flags].concat());
+    let mut command = std::process::Command::new("timeout");
+    command.args(["--kill-after=1", "20"]).arg(call.get_program()).args(call.get_args());
+    let output = hiber_tests::command::run(command, b"");
+    assert!(![Some(124), Some(137)].contains(&output.status.code()), "it waited: {output}");
+    output
+}
+
+fn make_fifo(at: &Path) -> rustix::io::Result<()> {
+    rustix::fs::mknodat(CWD, at, rustix::fs::FileType::Fifo, 0o666.into(), 0)
+}
+
+/// A file to be mounted on becomes a FIFO meanwhile, of which an open(2) waits for the other end.
+#[test]
+fn a_fifo_in_place_of_a_file_to_be_mounted_on_holds_nobody_up() {
+    require!(Root, Program("timeout"));
+    let bundle = Bundle::busybox().args(["true"]);
+    let volume = bundle.join("volume");
+    fs::create_dir(&volume).unwrap();
+    let bundle = bundle
+        .mount(json!({"destination": "/volume", "source": "volume", "options": ["bind"]}))
+        .mount(json!({"destination": "/volume/file", "source": "config.json", "options": ["bind"]}));
+    let c = Runtime::hiber().container(bundle);
+    let (file, done) = (volume.join("file"), AtomicBool::new(false));
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = fs::remove_file(&file);
+                let _ = make_fifo(&file);
+            }
+        });
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..60 {
+                within_time(&c, "run", &[]);
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        ran
+    });
+    ran.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    c.assert_clean();
+}
+
+/// What waits when it is opened stands where the runtime opens something in the image.
+#[test]
+fn fifos_of_the_image_hold_nobody_up() {
+    require!(Root, Program("timeout"));
+    let within_time = |bundle: Bundle, flags: &[&str]| {
+        let c = Runtime::hiber().container(bundle);
+        within_time(&c, "create", flags)
+    };
+    let fifo = |bundle: &Bundle, name: &str| {
+        let at = bundle.rootfs().join(name);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&at);
+        make_fifo(&at).unwrap();
+    };
+    let bundle = with_own_dev(Bundle::busybox().args(["true"]));
+    fifo(&bundle, "dev/null");
+    within_time(bundle, &[]).fails("/dev/null");
+    let bundle = with_own_dev(Bundle::busybox()).edit(|c| c["process"]["terminal"] = json!(true));
+    fifo(&bundle, "dev/pts/ptmx");
+    let socket = ConsoleSocket::listen(bundle.path());
+    within_time(bundle, &["--console-socket", socket.path()]).fails("is not that of a devpts");
+    // The target of a bind, what is masked, what is copied, what is executed: opened for none of these.
+    let bundle = Bundle::busybox().args(["/fifo"]).edit(|c| {
+        hiber_tests::bundle::push(&mut c["linux"]["maskedPaths"], json!("/fifo"));
+        hiber_tests::bundle::push(&mut c["linux"]["readonlyPaths"], json!("/copied"));
+    });
+    for name in ["fifo", "bound", "copied/fifo", "etc/passwd"] {
+        fifo(&bundle, name);
+    }
+    let bundle = bundle
+        .mount(json!({"destination": "/bound", "source": "config.json", "options": ["bind"]}))
+        .mount(json!({"destination": "/copied", "type": "tmpfs", "options": ["tmpcopyup"]}));
+    within_time(bundle, &[]).fails("/fifo");
 }

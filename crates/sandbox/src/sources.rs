@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::Context;
 use crate::plan::{MountPlan, MountSource, NamespaceKind, Plan, RootPlan};
-use crate::rootfs::clone_path;
+use crate::rootfs::{attributes, clone_path};
 use crate::sys::process;
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError, idmap};
@@ -22,6 +22,7 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
         if let Some(tree) =
             clone_if_permitted(path, *recursive).context(format!("open mounts[{i}].source"))?
         {
+            set_attributes(plan, i, mount, &tree)?;
             fds.push((FdRole::MountSource(i), map_ids(plan, i, mount, tree)?));
         }
     }
@@ -53,15 +54,24 @@ pub(crate) fn open_in_namespace_of(plan: &Plan, init: BorrowedFd<'_>, index: usi
     };
     // On a thread of its own, which leaves the caller's mount namespace for good.
     let opened = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        let thread = scope.spawn(|| -> Result<OwnedFd> {
             process::unshare(libc::CLONE_FS as u64, "to enter a mount namespace")?;
             process::setns(init, NamespaceKind::Mount.clone_flag(), "into the container's mount namespace")?;
-            clone_path(path, *recursive)
+            let tree = clone_path(path, *recursive)?;
+            set_attributes(plan, index, mount, &tree)?;
+            Ok(tree)
         });
         let panicked = |_| Err(SysError::new("clone", "a thread, which panicked", libc::EPROTO).into());
         thread.join().unwrap_or_else(panicked)
     });
     map_ids(plan, index, mount, opened.context(format!("open mounts[{index}].source"))?)
+}
+
+/// The attributes that the options give it, but for what the container's user namespace may not change.
+fn set_attributes(plan: &Plan, index: usize, mount: &MountPlan, tree: &OwnedFd) -> Result<()> {
+    let MountSource::Bind { path, .. } = &mount.source else { return Ok(()) };
+    attributes::set(tree, mount, path, plan.init.in_user_namespace)
+        .context(format!("set the options of mounts[{index}]"))
 }
 
 fn map_ids(plan: &Plan, index: usize, mount: &MountPlan, tree: OwnedFd) -> Result<OwnedFd> {

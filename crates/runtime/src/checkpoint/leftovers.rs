@@ -97,7 +97,8 @@ pub(super) fn remove_links(pids: &[u32]) -> Vec<String> {
             let same = |path: &Path| {
                 std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()))
             };
-            removed.extend(remove_in(&fd_path(dir.as_fd()), |name, path| name.starts_with(LINK) && same(path)));
+            removed
+                .extend(remove_in(&fd_path(dir.as_fd()), |name, path| name.starts_with(LINK) && same(path)));
         }
     }
     removed

@@ -29,7 +29,14 @@ pub(crate) fn init(global: &Global) -> Result<(), String> {
         None => (None, Ok(())),
         Some(path) => match OpenOptions::new().create(true).append(true).mode(0o644).open(path) {
             Ok(file) => (Some(file), Ok(())),
-            Err(e) => (None, Err(format!("cannot open the log file {}: {}", path.display(), hiber_sandbox::error::plain(&e)))),
+            Err(e) => (
+                None,
+                Err(format!(
+                    "cannot open the log file {}: {}",
+                    path.display(),
+                    hiber_sandbox::error::plain(&e)
+                )),
+            ),
         },
     };
     ON_STDERR.store(file.is_none(), Ordering::Relaxed);

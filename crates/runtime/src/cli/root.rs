@@ -80,7 +80,10 @@ impl Root {
             return Ok(());
         }
         let explain = |what: &str, e: io::Error| {
-            io::Error::new(e.kind(), format!("{what} {} in $XDG_RUNTIME_DIR: {}", self.path.display(), plain(&e)))
+            io::Error::new(
+                e.kind(),
+                format!("{what} {} in $XDG_RUNTIME_DIR: {}", self.path.display(), plain(&e)),
+            )
         };
         let mut all = std::fs::DirBuilder::new();
         all.recursive(true).mode(0o700);

@@ -72,15 +72,11 @@ impl Arrival {
         token: Option<&Token>,
     ) -> Result<Self> {
         let peer = connect(source)
-<<<<<<< HEAD
-            .map_err(|e| Error::Invalid(format!("--page-server {source}: cannot connect: {e}")))?;
+            .map_err(|e| Error::Invalid(format!("--page-server {source}: cannot connect: {}", plain(&e))))?;
         token.map_or(Ok(()), |token| introduce(&peer, token)).map_err(|e| {
             let why = "the source does not take this checkpoint's token: it serves another one, or serves it already";
-            Error::Invalid(format!("--page-server {source}: {why}: {e}"))
+            Error::Invalid(format!("--page-server {source}: {why}: {}", plain(&e)))
         })?;
-=======
-            .map_err(|e| Error::Invalid(format!("--page-server {source}: cannot connect: {}", plain(&e))))?;
->>>>>>> 4bb3438 (Errnos read the same in every build; paths below a container's root are found without leaving it)
         let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::file(path, &e));
         let plan = Plan {
             criu: absolute(criu.path())?,

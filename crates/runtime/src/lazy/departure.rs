@@ -10,13 +10,9 @@ use std::process::Child;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-<<<<<<< HEAD
 use hiber_criu::page_relay::{self, Ended};
 use hiber_criu::{Images, Launch, LazyMemory};
-=======
-use hiber_criu::{Launch, page_relay};
 use hiber_sandbox::error::plain;
->>>>>>> 4bb3438 (Errnos read the same in every build; paths below a container's root are found without leaving it)
 use hiber_sandbox::wire::Channel;
 use serde::{Deserialize, Serialize};
 
@@ -70,8 +66,9 @@ impl Departure {
         guard: &OwnedFd,
         dir: &Path,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((address.host.as_str(), address.port))
-            .map_err(|e| Error::Invalid(format!("--page-server {address}: cannot listen there: {}", plain(&e))))?;
+        let listener = TcpListener::bind((address.host.as_str(), address.port)).map_err(|e| {
+            Error::Invalid(format!("--page-server {address}: cannot listen there: {}", plain(&e)))
+        })?;
         let (ours, theirs) = UnixStream::pair().map_err(|e| Error::file("socket pair".as_ref(), &e))?;
         let number = launch.pass(theirs)?;
         let config = dir.join("criu.conf");

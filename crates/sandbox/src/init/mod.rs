@@ -296,9 +296,9 @@ fn enter_root(
             .transpose();
     };
     let opened = std::mem::take(&mut inherited.trees);
-    let root =
+    let mut built =
         rootfs::build(plan, root_plan, Trees { opened, ask: &|index| ask_for_source(channel, index) })?;
-    make_cwd(&root, plan)?;
+    make_cwd(&built.root, plan)?;
     if plan.runtime_hooks {
         channel.send(&FromInit::RunHooks, &[])?;
         proceed(channel, "hooks")?;
@@ -311,11 +311,11 @@ fn enter_root(
         &surroundings,
     )?;
     let console = console
-        .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, root_plan.own_dev))
+        .map(|socket| terminal::Terminal::open(&built.root, &plan.process, &socket, root_plan.own_dev))
         .transpose()
         .context("set the terminal up")?;
-    rootfs::restrict(&root, root_plan)?;
-    rootfs::enter(&root, root_plan)?;
+    rootfs::restrict(&mut built, root_plan)?;
+    rootfs::enter(&built.root, root_plan)?;
     Ok(console)
 }
 

@@ -22,8 +22,8 @@ impl HostOptions {
         let recursive = |recursive: bool| if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         for option in options {
             match effect(option) {
-                Some(Effect::Set(flag, _)) => all.flags |= flag.bits(),
-                Some(Effect::Clear(flag, _)) => all.flags &= !flag.bits(),
+                Some(Effect::Set(flag)) => all.flags |= flag.bits(),
+                Some(Effect::Clear(flag)) => all.flags &= !flag.bits(),
                 Some(Effect::Bind(all_below)) => {
                     all.flags |= (MsFlags::MS_BIND | recursive(all_below)).bits();
                 }

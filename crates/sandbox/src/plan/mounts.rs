@@ -1,6 +1,6 @@
 //! Mounts: config.json's `mounts` as validated steps.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::mount_data::{is_cgroup_option, kernel_number};
 use super::namespace::check_id_maps;
 use super::{IdMap, NamespaceKind, Namespaces};
-use crate::sys::mount::MountAttributes;
+use crate::sys::mount::{MS_NOSYMFOLLOW, MountAttributes, attributes};
 use crate::{Error, Result, ids};
 
 /// Where a mount comes from.
@@ -43,8 +43,10 @@ pub struct MountPlan {
     pub source: MountSource,
     /// Flags of mount(2) for a new filesystem.
     pub flags: u64,
-    /// Attributes for a bind mount.
+    /// Attributes for a bind mount: where an option names one, all are set or cleared, as by mount(2)'s MS_REMOUNT.
     pub attributes: MountAttributes,
+    /// Those that an option clears by its name.
+    pub cleared: u64,
     /// Attributes for the mount and all below it.
     pub recursive: MountAttributes,
     /// Propagation changes in order: an MS_* flag and whether it is recursive.
@@ -74,11 +76,11 @@ impl MountPlan {
 
 /// What one mount option does.
 pub(super) enum Effect {
-    /// Sets flags of mount(2), and the matching attribute of a bind mount.
-    Set(MsFlags, u64),
+    /// Sets flags of mount(2), and the matching attributes of a bind mount.
+    Set(MsFlags),
     /// Clears them.
-    Clear(MsFlags, u64),
-    /// As `Set` and `Clear`, for the attribute alone and everything below.
+    Clear(MsFlags),
+    /// Attributes of a mount and everything below.
     SetRecursive(u64),
     ClearRecursive(u64),
     Propagation(MsFlags, bool),
@@ -89,44 +91,49 @@ pub(super) enum Effect {
 }
 
 const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+/// The attributes that are on or off.
+const SWITCHES: u64 = libc::MOUNT_ATTR_RDONLY
+    | libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC
+    | libc::MOUNT_ATTR_NOSYMFOLLOW;
 
 /// The options that are not passed on to the filesystem (mount(8), runtime-spec "Linux mount options").
 #[rustfmt::skip]
 pub(super) fn effect(option: &str) -> Option<Effect> {
     use Effect::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagation, Set, SetRecursive};
-    let e = MsFlags::empty();
     Some(match option {
         "defaults" => Nothing,
-        "ro" => Set(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
-        "rw" => Clear(MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
-        "nosuid" => Set(MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
-        "suid" => Clear(MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
-        "nodev" => Set(MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
-        "dev" => Clear(MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
-        "noexec" => Set(MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
-        "exec" => Clear(MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
-        "noatime" => Set(MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
-        "atime" => Clear(MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
-        "nodiratime" => Set(MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
-        "diratime" => Clear(MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
-        "relatime" => Set(MsFlags::MS_RELATIME, 0),
-        "norelatime" => Clear(MsFlags::MS_RELATIME, 0),
-        "strictatime" => Set(MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
-        "nostrictatime" => Clear(MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
-        "nosymfollow" => Set(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
-        "symfollow" => Clear(MsFlags::from_bits_retain(256), libc::MOUNT_ATTR_NOSYMFOLLOW),
-        "sync" => Set(MsFlags::MS_SYNCHRONOUS, 0),
-        "async" => Clear(MsFlags::MS_SYNCHRONOUS, 0),
-        "dirsync" => Set(MsFlags::MS_DIRSYNC, 0),
-        "mand" => Set(MsFlags::MS_MANDLOCK, 0),
-        "nomand" => Clear(MsFlags::MS_MANDLOCK, 0),
-        "silent" => Set(MsFlags::MS_SILENT, 0),
-        "loud" => Clear(MsFlags::MS_SILENT, 0),
-        "lazytime" => Set(MsFlags::MS_LAZYTIME, 0),
-        "nolazytime" => Clear(MsFlags::MS_LAZYTIME, 0),
-        "iversion" => Set(MsFlags::MS_I_VERSION, 0),
-        "noiversion" => Clear(MsFlags::MS_I_VERSION, 0),
-        "remount" => Set(MsFlags::MS_REMOUNT, 0),
+        "ro" => Set(MsFlags::MS_RDONLY),
+        "rw" => Clear(MsFlags::MS_RDONLY),
+        "nosuid" => Set(MsFlags::MS_NOSUID),
+        "suid" => Clear(MsFlags::MS_NOSUID),
+        "nodev" => Set(MsFlags::MS_NODEV),
+        "dev" => Clear(MsFlags::MS_NODEV),
+        "noexec" => Set(MsFlags::MS_NOEXEC),
+        "exec" => Clear(MsFlags::MS_NOEXEC),
+        "noatime" => Set(MsFlags::MS_NOATIME),
+        "atime" => Clear(MsFlags::MS_NOATIME),
+        "nodiratime" => Set(MsFlags::MS_NODIRATIME),
+        "diratime" => Clear(MsFlags::MS_NODIRATIME),
+        "relatime" => Set(MsFlags::MS_RELATIME),
+        "norelatime" => Clear(MsFlags::MS_RELATIME),
+        "strictatime" => Set(MsFlags::MS_STRICTATIME),
+        "nostrictatime" => Clear(MsFlags::MS_STRICTATIME),
+        "nosymfollow" => Set(MS_NOSYMFOLLOW),
+        "symfollow" => Clear(MS_NOSYMFOLLOW),
+        "sync" => Set(MsFlags::MS_SYNCHRONOUS),
+        "async" => Clear(MsFlags::MS_SYNCHRONOUS),
+        "dirsync" => Set(MsFlags::MS_DIRSYNC),
+        "mand" => Set(MsFlags::MS_MANDLOCK),
+        "nomand" => Clear(MsFlags::MS_MANDLOCK),
+        "silent" => Set(MsFlags::MS_SILENT),
+        "loud" => Clear(MsFlags::MS_SILENT),
+        "lazytime" => Set(MsFlags::MS_LAZYTIME),
+        "nolazytime" => Clear(MsFlags::MS_LAZYTIME),
+        "iversion" => Set(MsFlags::MS_I_VERSION),
+        "noiversion" => Clear(MsFlags::MS_I_VERSION),
+        "remount" => Set(MsFlags::MS_REMOUNT),
         "rro" => SetRecursive(libc::MOUNT_ATTR_RDONLY),
         "rrw" => ClearRecursive(libc::MOUNT_ATTR_RDONLY),
         "rnosuid" => SetRecursive(libc::MOUNT_ATTR_NOSUID),
@@ -137,9 +144,9 @@ pub(super) fn effect(option: &str) -> Option<Effect> {
         "rexec" => ClearRecursive(libc::MOUNT_ATTR_NOEXEC),
         "rnodiratime" => SetRecursive(libc::MOUNT_ATTR_NODIRATIME),
         "rdiratime" => ClearRecursive(libc::MOUNT_ATTR_NODIRATIME),
-        "rrelatime" | "rnostrictatime" | "ratime" => ClearRecursive(ATIME_MASK),
+        "rrelatime" | "rnorelatime" | "rnostrictatime" | "ratime" => ClearRecursive(ATIME_MASK),
         "rnoatime" => SetRecursive(libc::MOUNT_ATTR_NOATIME),
-        "rstrictatime" | "rnorelatime" => SetRecursive(libc::MOUNT_ATTR_STRICTATIME),
+        "rstrictatime" => SetRecursive(libc::MOUNT_ATTR_STRICTATIME),
         "rnosymfollow" => SetRecursive(libc::MOUNT_ATTR_NOSYMFOLLOW),
         "rsymfollow" => ClearRecursive(libc::MOUNT_ATTR_NOSYMFOLLOW),
         "bind" => Bind(false),
@@ -155,7 +162,7 @@ pub(super) fn effect(option: &str) -> Option<Effect> {
         "tmpcopyup" => CopyUp,
         "idmap" => IdMap(false),
         "ridmap" => IdMap(true),
-        "acl" | "noacl" => Set(e, 0),
+        "acl" | "noacl" => Nothing,
         _ => return None,
     })
 }
@@ -248,18 +255,26 @@ impl MountPlan {
             source: MountSource::Cgroup,
             flags: 0,
             attributes: MountAttributes::default(),
+            cleared: 0,
             recursive: MountAttributes::default(),
             propagation: Vec::new(),
             copy_up: false,
             id_maps: None,
         };
-        let mut bind = None;
-        let mut data = Vec::new();
+        if !plan.destination.components().any(|c| matches!(c, Component::Normal(_))) {
+            let problem = format!(
+                "{} is the root filesystem itself, which root.path names; expected a path below it",
+                destination.display()
+            );
+            return Err(Error::invalid(field("destination"), problem));
+        }
+        let (mut bind, mut data, mut cleared) = (None, Vec::new(), None);
         for option in mount.options().iter().flatten() {
-            if let Some(recursive) = plan.apply_option(option, &mut data) {
+            if let Some(recursive) = plan.apply_option(option, &mut data, &mut cleared) {
                 bind = Some(recursive || bind == Some(true));
             }
         }
+        plan.add_attributes(cleared);
         let fstype = mount.typ().as_deref().unwrap_or_default();
         if fstype == "bind" || (fstype.is_empty() && bind.is_none()) {
             bind = bind.or(Some(false));
@@ -273,10 +288,17 @@ impl MountPlan {
         Ok(plan)
     }
 
-    fn apply_option(&mut self, option: &str, data: &mut Vec<String>) -> Option<bool> {
-        let set_attribute = |attributes: &mut MountAttributes, bits: u64, on: bool| {
+    /// Whether it makes a recursive bind mount, or one at all. The flags of mount(2) that are cleared are collected, which
+    /// are `None` until an option sets or clears one.
+    fn apply_option(
+        &mut self,
+        option: &str,
+        data: &mut Vec<String>,
+        cleared: &mut Option<u64>,
+    ) -> Option<bool> {
+        let set_recursive = |attributes: &mut MountAttributes, bits: u64, on: bool| {
             // The access-time modes are one field: setting one needs the others cleared.
-            let mask = if bits != 0 && bits & ATIME_MASK == bits { ATIME_MASK } else { bits };
+            let mask = if bits & ATIME_MASK == bits { ATIME_MASK } else { bits };
             attributes.set &= !mask;
             if on {
                 attributes.set |= bits;
@@ -287,16 +309,16 @@ impl MountPlan {
             }
         };
         match effect(option) {
-            Some(Effect::Set(ms, attribute)) => {
-                self.flags |= ms.bits();
-                set_attribute(&mut self.attributes, attribute, true);
+            Some(Effect::Set(flags)) => {
+                self.flags |= flags.bits();
+                *cleared.get_or_insert_default() &= !flags.bits();
             }
-            Some(Effect::Clear(ms, attribute)) => {
-                self.flags &= !ms.bits();
-                set_attribute(&mut self.attributes, attribute, false);
+            Some(Effect::Clear(flags)) => {
+                self.flags &= !flags.bits();
+                *cleared.get_or_insert_default() |= flags.bits();
             }
-            Some(Effect::SetRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, true),
-            Some(Effect::ClearRecursive(attribute)) => set_attribute(&mut self.recursive, attribute, false),
+            Some(Effect::SetRecursive(attribute)) => set_recursive(&mut self.recursive, attribute, true),
+            Some(Effect::ClearRecursive(attribute)) => set_recursive(&mut self.recursive, attribute, false),
             Some(Effect::Propagation(flag, recursive)) => self.propagation.push((flag.bits(), recursive)),
             Some(Effect::Bind(recursive)) => return Some(recursive),
             Some(Effect::CopyUp) => self.copy_up = true,
@@ -305,6 +327,25 @@ impl MountPlan {
             None => data.push(option.to_owned()),
         }
         None
+    }
+
+    /// What a bind mount has by its options: all as they say, where they say anything, as with mount(2)'s MS_REMOUNT. As
+    /// there, the access times stay what they are unless an option sets them.
+    fn add_attributes(&mut self, cleared: Option<u64>) {
+        let Some(cleared) = cleared else { return };
+        const ATIMES: MsFlags = MsFlags::MS_NOATIME
+            .union(MsFlags::MS_NODIRATIME)
+            .union(MsFlags::MS_RELATIME)
+            .union(MsFlags::MS_STRICTATIME);
+        let of_atime = ATIME_MASK | libc::MOUNT_ATTR_NODIRATIME;
+        let (mut set, mut clear) = (attributes(self.flags), SWITCHES);
+        if self.flags & ATIMES.bits() == 0 {
+            set &= !of_atime;
+        } else {
+            clear |= of_atime;
+        }
+        self.attributes = MountAttributes { set, clear: clear & !(set & !ATIME_MASK), propagation: 0 };
+        self.cleared = attributes(cleared) & SWITCHES;
     }
 
     fn add_id_maps(
@@ -488,12 +529,32 @@ mod tests {
         let inside = plan(r#"{"destination":"/bundle/rootfs/data","source":"data"}"#).unwrap();
         assert_eq!(inside.destination, Path::new("/data"));
         assert_eq!(m.attributes.set, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOATIME);
-        assert_eq!(m.attributes.clear, libc::MOUNT_ATTR_RDONLY | ATIME_MASK);
+        let all = SWITCHES | ATIME_MASK | libc::MOUNT_ATTR_NODIRATIME;
+        assert_eq!(m.attributes.clear, all & !libc::MOUNT_ATTR_NODEV);
+        assert_eq!(m.cleared, libc::MOUNT_ATTR_RDONLY);
+    }
+
+    #[test]
+    fn a_bind_keeps_what_its_source_has_if_no_option_names_it() {
+        let bind = |options: &str| {
+            plan(&format!(r#"{{"destination":"/a","source":"/a","options":["rbind",{options}]}}"#)).unwrap()
+        };
+        assert!(bind(r#""rprivate","rro""#).attributes.is_empty());
+        assert_eq!(bind(r#""rw""#).attributes, MountAttributes { clear: SWITCHES, ..Default::default() });
+        // The kernel keeps the access times unless one is set.
+        assert_eq!(bind(r#""atime""#).attributes.clear, SWITCHES);
+        let strict = bind(r#""strictatime""#).attributes;
+        assert_eq!((strict.set, strict.clear & ATIME_MASK), (libc::MOUNT_ATTR_STRICTATIME, ATIME_MASK));
+        assert_eq!(bind(r#""rnorelatime""#).recursive.set, libc::MOUNT_ATTR_RELATIME);
     }
 
     #[test]
     fn mistakes_name_their_field() {
-        let error = |json| plan(json).unwrap_err().to_string();
+        let error = |json: &str| plan(json).unwrap_err().to_string();
+        for root in ["/", "/.", "//", "/..", ".", "/bundle/rootfs"] {
+            let json = format!(r#"{{"destination":"{root}","type":"tmpfs"}}"#);
+            assert!(error(&json).contains("is the root filesystem itself"), "{root}");
+        }
         assert!(error(r#"{"destination":"/bundle/rootfs/proc","type":"tmpfs"}"#).contains("only proc"));
         assert!(
             error(r#"{"destination":"/a","type":"bind","options":["bind"]}"#).starts_with("mounts[0].source")

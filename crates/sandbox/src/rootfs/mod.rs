@@ -2,23 +2,29 @@
 //!
 //! All happens on descriptors below the new root while the host's /proc is still there; pivot_root comes last.
 
+pub(crate) mod attributes;
+mod cgroup;
+mod copy_up;
 pub mod devices;
+mod filesystem;
 mod mount;
 mod pivot;
 mod put_root;
 pub mod resolve;
 mod restorable;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use filesystem::New;
 use nix::mount::MsFlags;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
 pub use put_root::cannot_be_entered;
-use resolve::{Root, fd_path};
+use resolve::Root;
 pub use restorable::Restorable;
 
 use crate::error::Context;
@@ -26,6 +32,9 @@ use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError};
+
+/// Of directories that the image lacks.
+const DIR_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// Detached trees that the parent opens, for sources that init itself may not reach.
 pub struct Trees<'a> {
@@ -46,25 +55,34 @@ impl Trees<'_> {
     }
 }
 
+/// A root filesystem with its mounts, and what is left to be done.
+pub struct Built {
+    pub root: Root,
+    /// Mounts that had to be writable until now.
+    read_only_later: Vec<OwnedFd>,
+}
+
 /// Mounts the root and everything in it; returns the root, not yet entered.
-pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<Root> {
+pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<Built> {
+    let mut read_only_later = Vec::new();
     if !plan.own_mount_namespace {
-        return Root::open_path(&plan.path);
+        return Ok(Built { root: Root::open_path(&plan.path)?, read_only_later });
     }
-    let root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
+    let mut root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
     for (i, step) in plan.mounts.iter().enumerate() {
         let tree = init.needs_parent_for(step).then(|| trees.source(i)).transpose();
-        tree.and_then(|tree| mount::mount(&root, plan, step, tree)).context(format!(
+        let mounted = tree.and_then(|tree| mount::mount(&mut root, plan, i, tree));
+        read_only_later.extend(mounted.context(format!(
             "mount {} ({})",
             step.destination.display(),
             source_name(&step.source)
-        ))?;
+        ))?);
     }
     if plan.own_dev {
         devices::create(&root, &plan.devices, init.bind_devices, &mut trees).context("make device nodes")?;
         devices::links(&root).context("make links in /dev")?;
     }
-    Ok(root)
+    Ok(Built { root, read_only_later })
 }
 
 fn source_name(source: &MountSource) -> String {
@@ -94,11 +112,12 @@ fn is_procfs(file: &OwnedFd) -> Result<bool> {
 }
 
 /// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
-pub fn restrict(root: &Root, plan: &RootPlan) -> Result<()> {
+pub fn restrict(built: &mut Built, plan: &RootPlan) -> Result<()> {
     if !plan.own_mount_namespace {
         return Ok(());
     }
-    mount::finish_readonly(root, plan)?;
+    built.read_only_later.iter().try_for_each(mount::finish_readonly)?;
+    let root = &mut built.root;
     for path in &plan.readonly_paths {
         readonly(root, path).context(format!("make {} read-only", path.display()))?;
     }
@@ -120,21 +139,23 @@ fn bind_root(plan: &RootPlan) -> Result<Root> {
     change_propagation("/".as_ref(), plan.propagation)?;
     // only a recursive change that is not to "shared" has reached the mount that the root lies on
     if plan.propagation & (MsFlags::MS_SHARED | MsFlags::MS_REC).bits() != MsFlags::MS_REC.bits() {
-        privatise_parent(&plan.path)?;
+        let slave = plan.propagation & MsFlags::MS_SLAVE.bits() != 0;
+        unshare_parent(&plan.path, if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE })?;
     }
     let tree = clone_path(&plan.path, true)?;
     attach_at_path(&tree, &plan.path)?;
     Ok(Root::from_fd(tree, &plan.path))
 }
 
-/// pivot_root(2) refuses a shared parent, and what is mounted under one would show on the host.
-fn privatise_parent(path: &Path) -> Result<()> {
+/// pivot_root(2) refuses a shared parent, and what is mounted under one would show on the host. The root, a copy of it,
+/// gets the events of the host's if it is a slave.
+fn unshare_parent(path: &Path, kind: MsFlags) -> Result<()> {
     for parent in path.ancestors() {
-        match nix::mount::mount(None::<&str>, parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+        match nix::mount::mount(None::<&str>, parent, None::<&str>, kind, None::<&str>) {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EINVAL) => {} // not a mount point: its parent may be
             Err(e) => {
-                return Err(SysError::new("mount", format!("private {}", parent.display()), e as i32).into());
+                return Err(SysError::new("mount", format!("{kind:?} {}", parent.display()), e as i32).into());
             }
         }
     }
@@ -150,8 +171,16 @@ fn change_propagation(path: &Path, flags: u64) -> Result<()> {
 
 /// A detached copy of the mount at `path` (open_tree(2)).
 pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(recursive))
-        .map_err(|e| SysError::new("open_tree", path.display().to_string(), e.raw_os_error()).into())
+    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(recursive)).map_err(|e| {
+        let why = match (e, recursive) {
+            (Errno::INVAL, true) => ", which is unbindable",
+            (Errno::INVAL, false) => {
+                ", which is unbindable, or has mounts below it that a user namespace keeps together (rbind)"
+            }
+            _ => "",
+        };
+        SysError::new("open_tree", format!("{}{why}", path.display()), e.raw_os_error()).into()
+    })
 }
 
 /// A detached copy of the mount at an open file, which must be one of the caller's mount namespace.
@@ -173,10 +202,35 @@ fn tree_flags(recursive: bool) -> OpenTreeFlags {
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
+/// Mounts `tree` on what `target` has open.
 fn attach(tree: impl AsFd, target: impl AsFd) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", flags)
-        .map_err(|e| SysError::new("move_mount", "onto its target", e.raw_os_error()).into())
+        .map_err(|e| explain_move(tree.as_fd(), target.as_fd(), e))
+}
+
+/// Mounts `tree` on the name `name` in a directory that nobody else can change.
+fn attach_below(tree: impl AsFd, dir: impl AsFd, name: &str) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(tree.as_fd(), "", dir.as_fd(), name, flags)
+        .map_err(|e| SysError::new("move_mount", format!("onto {name}"), e.raw_os_error()).into())
+}
+
+/// The kernel's EINVAL has several meanings. Docker looks for "not a directory".
+fn explain_move(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, e: Errno) -> Error {
+    let is_dir = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    };
+    let error = |what: &str, errno: i32| Error::from(SysError::new("move_mount", what, errno));
+    match (e, is_dir(tree), is_dir(target)) {
+        (Errno::INVAL, true, false) => error("a directory onto a file", libc::ENOTDIR),
+        (Errno::INVAL, false, true) => error("a file onto a directory", libc::ENOTDIR),
+        (Errno::INVAL, ..) => error(
+            "onto its target, which is not in this mount namespace, or is shared and would get an unbindable mount",
+            libc::EINVAL,
+        ),
+        (e, ..) => error("onto its target", e.raw_os_error()),
+    }
 }
 
 /// Mounts a detached tree at a path.
@@ -187,7 +241,7 @@ pub fn attach_at_path(tree: impl AsFd, target: &Path) -> Result<()> {
     })
 }
 
-fn readonly(root: &Root, path: &Path) -> Result<()> {
+fn readonly(root: &mut Root, path: &Path) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
     let tree = clone_fd(&target, true)?;
     mount_setattr(
@@ -195,42 +249,55 @@ fn readonly(root: &Root, path: &Path) -> Result<()> {
         MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
         false,
     )?;
-    attach(&tree, &target)
+    attach(&tree, &target)?;
+    root.replace(path, tree);
+    Ok(())
 }
 
-/// What masked directories are covered with: one empty tmpfs for all, since each takes memory of the kernel's.
+/// What hides files and directories: the first of each kind, of which the others are copies. One empty tmpfs serves for
+/// all, since each takes memory of the kernel's.
 #[derive(Default)]
-struct Covers(Option<OwnedFd>);
+struct Covers {
+    null: Option<OwnedFd>,
+    tmpfs: Option<OwnedFd>,
+}
 
 /// Hides a file behind the host's /dev/null and a directory behind an empty read-only tmpfs.
 ///
 /// The host's own node is used, never the one in the container's /dev, which the image may have replaced
 /// (CVE-2025-31133).
-fn mask(root: &Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
+fn mask(root: &mut Root, path: &Path, label: Option<&str>, covers: &mut Covers) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
-    let stat =
-        rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", root.below(path), e.raw_os_error()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        let null = clone_path("/dev/null".as_ref(), false)?;
-        let stat =
-            rustix::fs::fstat(&null).map_err(|e| SysError::new("fstat", "/dev/null", e.raw_os_error()))?;
-        if !devices::is_null(&stat) {
-            return Err(Error::unsupported("/dev/null", "something else than the device is there"));
-        }
-        return attach(private(null)?, &target);
-    }
-    if let Some(tmpfs) = &covers.0 {
-        return attach(private(clone_path(&fd_path(tmpfs.as_fd()), false)?)?, &target);
-    }
-    let data = mount::with_label("", label);
-    nix::mount::mount(
-        Some("tmpfs"),
-        &fd_path(target.as_fd()),
-        Some("tmpfs"),
-        MsFlags::MS_RDONLY,
-        Some(data.as_str()),
-    )
-    .map_err(|e| SysError::new("mount", format!("tmpfs on {}", root.below(path)), e as i32))?;
-    covers.0 = root.find(path)?;
+    let is_dir = mount::is_directory(&target)?;
+    let first = if is_dir { &mut covers.tmpfs } else { &mut covers.null };
+    let cover = match first {
+        // A copy of what is private is private.
+        Some(first) => clone_fd(first, false)?,
+        None if is_dir => empty_tmpfs(label)?,
+        None => private(host_null()?)?,
+    };
+    attach(&cover, &target)?;
+    first.get_or_insert(cover);
+    root.cover(path);
     Ok(())
+}
+
+fn empty_tmpfs(label: Option<&str>) -> Result<OwnedFd> {
+    let data = filesystem::with_label("", label);
+    New { fstype: "tmpfs", source: "tmpfs", flags: MsFlags::MS_RDONLY.bits(), data: &data }.detached()
+}
+
+fn host_null() -> Result<OwnedFd> {
+    let null = clone_path("/dev/null".as_ref(), false)?;
+    let stat = rustix::fs::fstat(&null).map_err(|e| SysError::new("fstat", "/dev/null", e.raw_os_error()))?;
+    if !devices::is_null(&stat) {
+        return Err(Error::unsupported("/dev/null", "something else than the device is there"));
+    }
+    Ok(null)
+}
+
+/// Opens a name in a directory that nobody else can change.
+fn open_below(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("openat", name, e.raw_os_error()).into())
 }

@@ -1,38 +1,96 @@
 //! One mount of the plan.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::MsFlags;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 
-use super::resolve::{Root, fd_path};
-use super::{attach, change_propagation, clone_path, is_procfs};
-use crate::plan::{CgroupMount, MountPlan, MountSource, RootPlan};
+use super::copy_up::copy_up;
+use super::filesystem::{self, New};
+use super::resolve::{MountId, Point, Role, Root};
+use super::{attach, attributes, cgroup, clone_path, is_procfs};
+use crate::plan::{MountPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};
 
-const DIR_MODE: Mode = Mode::from_raw_mode(0o755);
-
-/// Makes the mount `step`; `tree` is its source where the parent opened it.
-pub(super) fn mount(root: &Root, plan: &RootPlan, step: &MountPlan, tree: Option<OwnedFd>) -> Result<()> {
-    match &step.source {
-        MountSource::Bind { path, recursive } => bind(root, step, path, *recursive, tree)?,
-        MountSource::Filesystem { fstype, source, data } => {
-            let data = with_label(data, plan.mount_label.as_deref().filter(|_| takes_label(fstype)));
-            filesystem(root, step, fstype, source, &data)?;
+/// Makes the mount `plan.mounts[index]`; `tree` is its source where the parent opened it. Gives the mount if it is to become
+/// read-only in the end.
+pub(super) fn mount(
+    root: &mut Root,
+    plan: &RootPlan,
+    index: usize,
+    tree: Option<OwnedFd>,
+) -> Result<Option<OwnedFd>> {
+    let step = &plan.mounts[index];
+    let tree = match &step.source {
+        MountSource::Bind { path, recursive } => Some(open_source(step, path, *recursive, tree)?),
+        _ => None,
+    };
+    let again = is_remount(step);
+    if again {
+        // Nothing is made for it.
+        root.open(&step.destination, OFlags::PATH)?;
+    }
+    let point = root.point(&step.destination, tree.as_ref().map_or(Ok(true), is_directory)?)?;
+    check(root, step, &point)?;
+    let (role, later) = (role(plan, index), is_readonly_tmpfs(step));
+    let top = match &step.source {
+        MountSource::Bind { .. } => {
+            tree.as_ref().map_or(Ok(()), |tree| attach(tree, &point.fd))?;
+            tree
         }
-        MountSource::Cgroup => cgroup(root, plan, step)?,
+        MountSource::Cgroup => cgroup::mount(plan, step, &point)?,
+        MountSource::Filesystem { .. } => filesystem(plan, step, &point, role.is_some() || later)?,
+    };
+    let top = change(root, step, &point, top)?;
+    let copy = |top: &OwnedFd| top.try_clone().map_err(|e| SysError::io("fcntl", "F_DUPFD_CLOEXEC", &e));
+    let later = top.as_ref().filter(|_| later).map(copy).transpose()?;
+    if !again {
+        root.mounted(&step.destination, &point, top.zip(role));
     }
-    for (flag, recursive) in &step.propagation {
-        let target = root.open(&step.destination, OFlags::PATH)?;
-        let flags = flag | if *recursive { MsFlags::MS_REC.bits() } else { 0 };
-        change_propagation(&fd_path(target.as_fd()), flags)?;
-    }
-    Ok(())
+    Ok(later)
 }
 
-fn bind(root: &Root, step: &MountPlan, source: &Path, recursive: bool, tree: Option<OwnedFd>) -> Result<()> {
+fn is_remount(step: &MountPlan) -> bool {
+    matches!(step.source, MountSource::Filesystem { .. }) && step.flags & MsFlags::MS_REMOUNT.bits() != 0
+}
+
+/// Such a tmpfs still has to be filled.
+fn is_readonly_tmpfs(step: &MountPlan) -> bool {
+    matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == "tmpfs")
+        && step.flags & MsFlags::MS_RDONLY.bits() != 0
+}
+
+/// Whether it shows the kernel, so that masks and read-only paths count on its being where it is said to be.
+pub(super) fn is_the_kernels(step: &MountPlan) -> bool {
+    matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs")
+        || step.destination == Path::new("/proc")
+        || step.destination == Path::new("/sys")
+}
+
+/// What the mount is held for: because it is the kernel's, or because something will lie below it.
+fn role(plan: &RootPlan, index: usize) -> Option<Role> {
+    let step = &plan.mounts[index];
+    let at = &step.destination;
+    let guarded = is_the_kernels(step);
+    let mut below = plan.mounts[index + 1..]
+        .iter()
+        .map(|step| &step.destination)
+        .chain(plan.devices.iter().map(|device| &device.path))
+        .chain(plan.masked_paths.iter().chain(&plan.readonly_paths));
+    let needed =
+        guarded || (plan.own_dev && at == Path::new("/dev")) || below.any(|path| path.starts_with(at));
+    let maybe_procfs = match &step.source {
+        MountSource::Filesystem { fstype, .. } => fstype == "proc",
+        MountSource::Bind { .. } => true,
+        MountSource::Cgroup => false,
+    };
+    needed.then_some(Role { maybe_procfs, guarded })
+}
+
+/// The source of a bind mount, with the attributes that it is to have. Who opens it sets them.
+fn open_source(step: &MountPlan, source: &Path, recursive: bool, tree: Option<OwnedFd>) -> Result<OwnedFd> {
     let tree = match tree {
         Some(tree) => {
             // It was cloned in the host's mount namespace and would else stay a peer of the host's mounts.
@@ -40,267 +98,101 @@ fn bind(root: &Root, step: &MountPlan, source: &Path, recursive: bool, tree: Opt
             mount_setattr(tree.as_fd(), slave, true)?;
             tree
         }
-        None => clone_path(source, recursive)?,
+        None => {
+            let tree = clone_path(source, recursive)?;
+            attributes::set(&tree, step, source, false)?;
+            tree
+        }
     };
-    let stat = rustix::fs::fstat(&tree)
-        .map_err(|e| SysError::new("fstat", source.display().to_string(), e.raw_os_error()))?;
-    let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        root.make_dir(&step.destination, DIR_MODE)?
-    } else {
-        root.make_file(&step.destination)?
-    };
-    check_not_in_proc(&target, step)?;
     if step.destination == Path::new("/proc") && !is_procfs(&tree)? {
         return Err(Error::invalid("mounts", "/proc cannot be mounted because it is not of type proc"));
     }
-    if !step.attributes.is_empty() {
-        mount_setattr(tree.as_fd(), step.attributes, false)?;
-    }
-    if !step.recursive.is_empty() {
-        mount_setattr(tree.as_fd(), step.recursive, true)?;
-    }
-    attach(&tree, &target)
+    Ok(tree)
 }
 
-/// The plan checked the destination as written; a symbolic link in the image may still lead into /proc
-/// (CVE-2019-16884, CVE-2019-19921).
-fn check_not_in_proc(target: &OwnedFd, step: &MountPlan) -> Result<()> {
-    if !step.destination.starts_with("/proc") && is_procfs(target)? {
-        let problem = format!("{} cannot be mounted because it leads into /proc", step.destination.display());
-        return Err(Error::invalid("mounts", problem));
+pub(super) fn is_directory(file: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstat(file).map_err(|e| SysError::new("fstat", "a mount", e.raw_os_error()))?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// The plan checked the destination as written; a symbolic link in the image may still lead into /proc (CVE-2019-16884), or
+/// move what must be what it is called (CVE-2019-19921).
+pub(super) fn check(root: &Root, step: &MountPlan, point: &Point) -> Result<()> {
+    let at = step.destination.display();
+    let invalid = |problem: String| Err(Error::invalid("mounts", problem));
+    if is_the_kernels(step) && !point.plain {
+        return invalid(format!("{at} must be mounted on ordinary directory"));
+    }
+    if !point.plain && root.is(&point.fd)? {
+        return invalid(format!("{at} cannot be mounted because it leads to the root filesystem itself"));
+    }
+    if point.maybe_procfs && !step.destination.starts_with("/proc") && is_procfs(&point.fd)? {
+        return invalid(format!("{at} cannot be mounted because it leads into /proc"));
     }
     Ok(())
 }
 
-fn filesystem(root: &Root, step: &MountPlan, fstype: &str, source: &str, data: &str) -> Result<()> {
-    let remount = step.flags & MsFlags::MS_REMOUNT.bits() != 0;
-    let found = root.find(&step.destination)?;
-    let existed = found.is_some();
-    let target = match found {
-        Some(target) => target,
-        None if remount => root.open(&step.destination, OFlags::PATH)?,
-        None => root.make_dir(&step.destination, DIR_MODE)?,
-    };
-    if fstype == "proc" || fstype == "sysfs" {
-        check_no_symlink(root, step)?;
-    }
-    check_not_in_proc(&target, step)?;
-    let mut flags = step.flags;
-    if fstype == "tmpfs" {
-        flags &= !MsFlags::MS_RDONLY.bits(); // it still has to be filled: see finish_readonly
-    }
+/// Mounts a new filesystem, or an old one again; its descriptor is given if it is to be held or was there before.
+fn filesystem(plan: &RootPlan, step: &MountPlan, point: &Point, held: bool) -> Result<Option<OwnedFd>> {
+    let MountSource::Filesystem { fstype, source, data } = &step.source else { return Ok(None) };
+    let label = plan.mount_label.as_deref().filter(|_| filesystem::takes_label(fstype));
+    let mut data = filesystem::with_label(data, label);
     // A tmpfs with no mode of its own takes the one of the directory that it covers, as runc does; over a
     // directory that the image lacks it has the kernel's, 1777, so that the container's user may write.
-    let mode = if fstype == "tmpfs" && existed && !data.split(',').any(|o| o.starts_with("mode=")) {
-        let stat =
-            rustix::fs::fstat(&target).map_err(|e| SysError::new("fstat", "the target", e.raw_os_error()))?;
-        Some(format!("mode={:o}", stat.st_mode & 0o7777))
-    } else {
-        None
-    };
-    let data = [Some(data.to_owned()).filter(|d| !d.is_empty()), mode]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(",");
-    mount_on(target.as_fd(), source, fstype, flags, &data)?;
-    if step.copy_up {
-        let top = root.open(&step.destination, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        copy_up(&target, &top)?;
+    if fstype == "tmpfs" && point.existed && !data.split(',').any(|o| o.starts_with("mode=")) {
+        let separator = if data.is_empty() { "" } else { "," };
+        data = format!("{data}{separator}{}", filesystem::mode_of(&point.fd)?);
     }
-    if !step.recursive.is_empty() {
-        let top = root.open(&step.destination, OFlags::PATH)?;
+    let writable = if is_readonly_tmpfs(step) { MsFlags::MS_RDONLY.bits() } else { 0 };
+    let new = New { fstype, source, flags: step.flags & !writable, data: &data };
+    if is_remount(step) {
+        new.on(&point.fd)?;
+        let top = point.fd.try_clone().map_err(|e| SysError::io("fcntl", "F_DUPFD_CLOEXEC", &e))?;
+        return Ok(Some(top));
+    }
+    let changed = step.copy_up || !step.recursive.is_empty() || !step.propagation.is_empty();
+    if !(held || changed) || !New::can_be_detached(fstype) {
+        new.on(&point.fd)?;
+        return Ok(None);
+    }
+    let top = new.detached()?;
+    if step.copy_up {
+        copy_up(&point.fd, &top)?;
+    }
+    attach(&top, &point.fd)?;
+    Ok(Some(top))
+}
+
+/// Changes the mount's propagation, and the attributes of all below a new filesystem; gives its descriptor, if it has one.
+fn change(root: &Root, step: &MountPlan, point: &Point, top: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    let is_bind = matches!(step.source, MountSource::Bind { .. });
+    if step.propagation.is_empty() && (is_bind || step.recursive.is_empty()) {
+        return Ok(top);
+    }
+    let top = top.map_or_else(|| just_mounted(root, step, point), Ok)?;
+    if !is_bind && !step.recursive.is_empty() {
         mount_setattr(top.as_fd(), step.recursive, true)?;
     }
-    Ok(())
-}
-
-/// /proc and /sys must be what they are called: no link in the image may move them.
-fn check_no_symlink(root: &Root, step: &MountPlan) -> Result<()> {
-    let relative = step.destination.strip_prefix("/").unwrap_or(&step.destination);
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, relative, flags, Mode::empty(), rustix::fs::ResolveFlags::NO_SYMLINKS)
-        .map(drop)
-        .map_err(|_| {
-            Error::invalid(
-                "mounts",
-                format!("{} must be mounted on ordinary directory", step.destination.display()),
-            )
-        })
-}
-
-fn mount_on(target: BorrowedFd<'_>, source: &str, fstype: &str, flags: u64, data: &str) -> Result<()> {
-    nix::mount::mount(
-        Some(source),
-        &fd_path(target),
-        Some(fstype),
-        MsFlags::from_bits_retain(flags),
-        Some(data).filter(|d| !d.is_empty()),
-    )
-    .map_err(|e| {
-        let options = if data.is_empty() { String::new() } else { format!(", data {data:?}") };
-        let what = format!("{fstype} from {source:?} (flags {flags:#x}{options})");
-        let error = Error::from(SysError::new("mount", what, e as i32));
-        match needs(fstype).filter(|_| e == nix::errno::Errno::EPERM) {
-            Some(what) => Error::While { what: what.into(), source: Box::new(error) },
-            None => error,
-        }
-    })
-}
-
-/// What a user namespace must own to mount a filesystem that shows another namespace; the kernel says EPERM alone.
-fn needs(fstype: &str) -> Option<&'static str> {
-    Some(match fstype {
-        "sysfs" => "a new sysfs takes a network namespace of the container's own",
-        "mqueue" => "a new mqueue takes an ipc namespace of the container's own",
-        "proc" => {
-            "a new procfs takes a pid namespace of the container's own, and one without masks around it"
-        }
-        _ => return None,
-    })
-}
-
-/// Adds an SELinux context to mount data.
-pub(super) fn with_label(data: &str, label: Option<&str>) -> String {
-    match label {
-        None => data.to_owned(),
-        Some(label) if data.is_empty() => format!("context=\"{label}\""),
-        Some(label) => format!("{data},context=\"{label}\""),
+    for (propagation, recursive) in &step.propagation {
+        let propagation = MountAttributes { propagation: *propagation, ..Default::default() };
+        mount_setattr(top.as_fd(), propagation, *recursive)?;
     }
+    Ok(Some(top))
 }
 
-/// Filesystems whose files take the mount's context; proc, sysfs and mqueue have their own.
-fn takes_label(fstype: &str) -> bool {
-    !matches!(fstype, "proc" | "sysfs" | "mqueue")
-}
-
-/// Copies what the covered directory `from` held to the new tmpfs `to`.
-fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let open = |dir: BorrowedFd<'_>, name: &std::ffi::CStr, flags: OFlags| {
-        rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| SysError::new("openat", name.to_string_lossy(), e.raw_os_error()))
-    };
-    let sys = |call: &'static str, name: &std::ffi::CStr| {
-        let name = name.to_string_lossy().into_owned();
-        move |e: rustix::io::Errno| SysError::new(call, name, e.raw_os_error())
-    };
-    let from = open(from.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let entries = rustix::fs::Dir::read_from(&from).map_err(sys("getdents", c"."))?;
-    for entry in entries {
-        let entry = entry.map_err(sys("getdents", c"."))?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        let stat = rustix::fs::statat(&from, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(sys("fstatat", name))?;
-        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                rustix::fs::mkdirat(to, name, mode).map_err(sys("mkdirat", name))?;
-                let below = |dir: BorrowedFd<'_>| open(dir, name, OFlags::RDONLY | OFlags::DIRECTORY);
-                copy_up(&below(from.as_fd())?, &below(to.as_fd())?)?;
-            }
-            FileType::Symlink => {
-                let link =
-                    rustix::fs::readlinkat(&from, name, Vec::new()).map_err(sys("readlinkat", name))?;
-                rustix::fs::symlinkat(link, to, name).map_err(sys("symlinkat", name))?;
-            }
-            FileType::RegularFile => {
-                let mut source = std::fs::File::from(open(from.as_fd(), name, OFlags::RDONLY)?);
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                let copy = rustix::fs::openat(to, name, flags, mode).map_err(sys("openat", name))?;
-                std::io::copy(&mut source, &mut std::fs::File::from(copy))
-                    .map_err(|e| SysError::io("copy_file_range", name.to_string_lossy(), &e))?;
-            }
-            _ => continue,
-        }
-        let owner = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(to, name, Some(owner.0), Some(owner.1), flags).map_err(sys("fchownat", name))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            // Again, for the umask and for the set-id bits that chown took.
-            rustix::fs::chmodat(to, name, mode, rustix::fs::AtFlags::empty())
-                .map_err(sys("fchmodat", name))?;
-        }
+/// The mount that mount(2) has made on `point`, looked for by its path and told from what somebody else may have put there.
+fn just_mounted(root: &Root, step: &MountPlan, point: &Point) -> Result<OwnedFd> {
+    let top = root.open(&step.destination, OFlags::PATH)?;
+    let (found, under) = (MountId::of(&top)?, MountId::of(&point.fd)?);
+    if found.is_root && found != under {
+        return Ok(top);
     }
-    Ok(())
-}
-
-/// The container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host.
-fn cgroup(root: &Root, plan: &RootPlan, step: &MountPlan) -> Result<()> {
-    let target = root.make_dir(&step.destination, DIR_MODE)?;
-    check_not_in_proc(&target, step)?;
-    let flags = step.flags;
-    let bind = |path: &Path, target: &OwnedFd| -> Result<()> {
-        let tree = clone_path(path, true)?;
-        set_mount_flags(&tree, flags)?;
-        attach(&tree, target)
-    };
-    if let [CgroupMount { name, host_path, whole, .. }] = plan.cgroups.as_slice()
-        && name.is_empty()
-    {
-        if let Some(whole) = whole {
-            return bind(whole, &target);
-        }
-        return match mount_on(target.as_fd(), "cgroup", "cgroup2", flags, "") {
-            // Not the owner of the cgroup namespace, or a /sys that is bound from the host has one there: show what is
-            // there from the container's cgroup down; and nothing where it has none, for what it is in is the host's.
-            Err(Error::Sys(e)) if matches!(e.errno, libc::EPERM | libc::EBUSY) => {
-                if host_path.as_os_str().is_empty() {
-                    let flags = flags | MsFlags::MS_RDONLY.bits();
-                    return mount_on(target.as_fd(), "tmpfs", "tmpfs", flags, "mode=755");
-                }
-                bind(host_path, &target)
-            }
-            other => other,
-        };
-    }
-    let data = with_label("mode=755", plan.mount_label.as_deref());
-    mount_on(target.as_fd(), "tmpfs", "tmpfs", flags & !MsFlags::MS_RDONLY.bits(), &data)?;
-    for hierarchy in &plan.cgroups {
-        let at = step.destination.join(&hierarchy.name);
-        let target = root.make_dir(&at, DIR_MODE)?;
-        if plan.own_cgroup_namespace {
-            mount_on(target.as_fd(), "cgroup", "cgroup", flags, &hierarchy.data)?;
-        } else {
-            bind(&hierarchy.host_path, &target)?;
-        }
-        if let Some((dir, _)) = Some(&step.destination).zip(hierarchy.name.find(',')) {
-            for controller in hierarchy.name.split(',') {
-                let parent = root.open(dir, OFlags::PATH)?;
-                rustix::fs::symlinkat(&hierarchy.name, &parent, controller)
-                    .map_err(|e| SysError::new("symlinkat", controller, e.raw_os_error()))?;
-            }
-        }
-    }
-    if flags & MsFlags::MS_RDONLY.bits() != 0 {
-        let top = root.open(&step.destination, OFlags::PATH)?;
-        set_mount_flags(&top, flags)?;
-    }
-    Ok(())
-}
-
-/// The per-mount part of mount(2) flags, as attributes.
-fn set_mount_flags(mount: &OwnedFd, flags: u64) -> Result<()> {
-    let pairs = [
-        (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
-        (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
-        (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
-        (MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
-    ];
-    let set = pairs.iter().filter(|(ms, _)| flags & ms.bits() != 0).map(|(_, attr)| attr).sum();
-    mount_setattr(mount.as_fd(), MountAttributes { set, ..Default::default() }, false)
+    let problem = format!("{} was exchanged while it was mounted on", step.destination.display());
+    Err(Error::invalid("mounts", problem))
 }
 
 /// A tmpfs that is to be read-only had to be writable until now.
-pub(super) fn finish_readonly(root: &Root, plan: &RootPlan) -> Result<()> {
-    for step in &plan.mounts {
-        let tmpfs = matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == "tmpfs");
-        if tmpfs && step.flags & MsFlags::MS_RDONLY.bits() != 0 {
-            let top = root.open(&step.destination, OFlags::PATH)?;
-            set_mount_flags(&top, MsFlags::MS_RDONLY.bits())?;
-        }
-    }
-    Ok(())
+pub(super) fn finish_readonly(tmpfs: &OwnedFd) -> Result<()> {
+    let readonly = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+    mount_setattr(tmpfs.as_fd(), readonly, false)
 }

@@ -27,7 +27,7 @@ pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
     if plan.own_mount_namespace && plan.propagation != default {
         change_propagation(Path::new("/"), plan.propagation).context("set linux.rootfsPropagation")?;
     }
-    Ok(())
+    root.check_guarded()
 }
 
 fn fchdir(dir: impl AsFd) -> Result<()> {

@@ -1,5 +1,9 @@
 //! Paths inside a root filesystem: every one is resolved by the kernel, with the root as its "/"
 //! (openat2(2), RESOLVE_IN_ROOT), so no symbolic link and no race leads out.
+//!
+//! Who shares the root filesystem can also rename a mount point of another container's, and the mount goes with it. What
+//! lies below a mount of the container's own is therefore resolved from the descriptor of that mount, where there is one:
+//! see [`Root::hold`].
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -7,9 +11,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use super::DIR_MODE;
 use crate::{Error, Result, SysError};
 
 /// Links on one path that we follow ourselves; as many as the kernel does (path_resolution(7)).
@@ -21,6 +26,38 @@ pub struct Root {
     fd: OwnedFd,
     /// For messages only.
     path: PathBuf,
+    /// In the order in which they were mounted.
+    held: Vec<Held>,
+}
+
+/// A mount in the root whose descriptor is kept.
+#[derive(Debug)]
+struct Held {
+    /// Where it was mounted: below the root, by a path without symbolic links.
+    at: PathBuf,
+    top: OwnedFd,
+    role: Role,
+}
+
+/// What is known of a mount that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Role {
+    /// Whether it may be a procfs.
+    pub(super) maybe_procfs: bool,
+    /// Whether it must be what its path names when the root is entered.
+    pub(super) guarded: bool,
+}
+
+/// A place for a mount.
+#[derive(Debug)]
+pub(super) struct Point {
+    pub(super) fd: OwnedFd,
+    /// Whether the place was there before.
+    pub(super) existed: bool,
+    /// Whether its path led there without a symbolic link or "..".
+    pub(super) plain: bool,
+    /// Whether it may lie in a procfs.
+    pub(super) maybe_procfs: bool,
 }
 
 impl AsFd for Root {
@@ -32,7 +69,7 @@ impl AsFd for Root {
 impl Root {
     /// Takes an opened directory as root.
     pub fn from_fd(fd: OwnedFd, path: &Path) -> Self {
-        Self { fd, path: path.into() }
+        Self { fd, path: path.into(), held: Vec::new() }
     }
 
     /// Opens `path` as root.
@@ -44,17 +81,109 @@ impl Root {
 
     /// Opens `path` inside the root.
     pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, SysError> {
-        self.openat2(path, flags, Mode::empty())
-            .map_err(|e| SysError::new("openat2", self.below(path), e.raw_os_error()))
+        self.openat2(path, flags).map_err(|e| SysError::new("openat2", self.below(path), e.raw_os_error()))
     }
 
     /// As [`open`](Self::open) with O_PATH; `None` where the path does not exist.
     pub fn find(&self, path: &Path) -> Result<Option<OwnedFd>> {
-        match self.openat2(path, OFlags::PATH, Mode::empty()) {
+        match self.openat2(path, OFlags::PATH) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(e) => Err(SysError::new("openat2", self.below(path), e.raw_os_error()).into()),
         }
+    }
+
+    /// Where something is to be mounted, made if it is missing: a directory or an empty file.
+    pub(super) fn point(&self, path: &Path, directory: bool) -> Result<Point> {
+        let plain = !path.components().any(|c| c == Component::ParentDir);
+        let base = self.base(path);
+        let found = if plain { base.open_plainly() } else { Err(Errno::LOOP) };
+        match found {
+            Ok((fd, within)) => {
+                let maybe_procfs = base.maybe_procfs || !within;
+                return Ok(Point { fd, existed: true, plain, maybe_procfs });
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => match base.make_plainly(directory) {
+                Ok(fd) => return Ok(Point { fd, existed: false, plain, maybe_procfs: base.maybe_procfs }),
+                // Somebody has put a link there meanwhile.
+                Err((_, Errno::LOOP)) => {}
+                Err((call, e)) => return Err(SysError::new(call, self.below(path), e.raw_os_error()).into()),
+            },
+            Err(Errno::LOOP | Errno::XDEV) => {}
+            Err(e) => return Err(SysError::new("openat2", self.below(path), e.raw_os_error()).into()),
+        }
+        let found = self.find(path)?;
+        let existed = found.is_some();
+        let fd = match found {
+            Some(fd) => fd,
+            None if directory => self.make_dir(path, DIR_MODE)?,
+            None => self.make_file(path)?,
+        };
+        Ok(Point { fd, existed, plain: false, maybe_procfs: true })
+    }
+
+    /// Whether `fd` is the root itself.
+    pub(super) fn is(&self, fd: &OwnedFd) -> Result<bool> {
+        let inode = |fd: BorrowedFd<'_>| {
+            let stat =
+                rustix::fs::fstat(fd).map_err(|e| SysError::new("fstat", "a mount", e.raw_os_error()))?;
+            Ok::<_, Error>((stat.st_dev, stat.st_ino))
+        };
+        Ok(inode(self.as_fd())? == inode(fd.as_fd())? && MountId::of(self)? == MountId::of(fd)?)
+    }
+
+    /// Tells that `top` was mounted on `point`, which is at `path`. It is held if it has a `role`: then everything below
+    /// `path` is looked for below `top` itself.
+    pub(super) fn mounted(&mut self, path: &Path, point: &Point, top: Option<(OwnedFd, Role)>) {
+        if !point.plain {
+            // Nobody knows which of the others it has covered. A procfs that it covers is missed in the end.
+            self.held.retain(|held| held.role.guarded);
+            return;
+        }
+        self.cover(path);
+        self.held.extend(top.map(|(top, role)| Held { at: relative(path).into(), top, role }));
+    }
+
+    /// Tells that something lies over `path`; what was held there, and is now out of reach, is returned.
+    pub(super) fn cover(&mut self, path: &Path) -> Option<Role> {
+        let path = relative(path);
+        let role = self.held.iter().find(|held| held.at == path).map(|held| held.role);
+        self.held.retain(|held| !held.at.starts_with(path));
+        role
+    }
+
+    /// Holds a copy of the mount that was held at `path`, and that now covers it.
+    pub(super) fn replace(&mut self, path: &Path, top: OwnedFd) {
+        if let Some(role) = self.cover(path) {
+            self.held.push(Held { at: relative(path).into(), top, role });
+        }
+    }
+
+    /// Whether the paths of this process lead to the mounts that must be there: called when the root was entered.
+    pub(super) fn check_guarded(&self) -> Result<()> {
+        for held in self.held.iter().filter(|held| held.role.guarded) {
+            let path = Path::new("/").join(&held.at);
+            if MountId::at(rustix::fs::CWD, &path)? != MountId::of(&held.top)? {
+                let problem = format!(
+                    "{} is not what was mounted there: somebody changes the root filesystem meanwhile",
+                    path.display()
+                );
+                return Err(Error::invalid("mounts", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// From where to look for `path`: the mount that it lies in, or the root itself.
+    fn base<'a>(&'a self, path: &'a Path) -> Base<'a> {
+        let path = relative(path);
+        // A later mount hides what it covers, so the last one is the innermost.
+        let of_mount = |held: &'a Held| {
+            Some((held.top.as_fd(), path.strip_prefix(&held.at).ok()?, held.role.maybe_procfs))
+        };
+        let (dir, rest, maybe_procfs) =
+            self.held.iter().rev().find_map(of_mount).unwrap_or((self.fd.as_fd(), path, false));
+        Base { dir, rest, maybe_procfs }
     }
 
     /// Opens the directory `path`, making it and its parents where they are missing. A symbolic link to what is
@@ -125,10 +254,10 @@ impl Root {
                 return Ok(fd);
             }
             let (parent, name) = self.make_parent(&path)?;
-            let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-            match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-                Ok(_) => return Ok(self.open(&path, OFlags::PATH)?),
-                Err(Errno::LOOP) => {
+            match create_file(&parent, name) {
+                Ok(()) => {}
+                // A dangling link, or another container on the same root was faster.
+                Err(Errno::EXIST) => {
                     if let Some(target) = self.link(&parent, name, &path, &mut links)? {
                         path = path.parent().unwrap_or(Path::new("/")).join(target);
                     }
@@ -144,9 +273,8 @@ impl Root {
         let fail =
             |call: &str, e: Errno| Error::from(SysError::new(call, self.below(path), e.raw_os_error()));
         let (parent, name) = self.make_parent(path)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-        match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-            Ok(_) | Err(Errno::EXIST) => {}
+        match create_file(&parent, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(fail("openat", e)),
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -172,18 +300,113 @@ impl Root {
         format!("{} below {}", path.display(), self.path.display())
     }
 
-    fn openat2(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        // The kernel takes "/" and "" alike here, but an empty path needs AT_EMPTY_PATH.
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, resolve) {
-                // A rename somewhere raced with ".." (openat2(2)): ask again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
+    fn openat2(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let base = self.base(path);
+        // A ".." may lead to what a mount covers.
+        if base.rest != relative(path) && !path.components().any(|c| c == Component::ParentDir) {
+            match openat2(base.dir, base.rest, flags, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+                // A link leads out of the mount: somewhere in the root.
+                Err(Errno::XDEV) => {}
                 other => return other,
             }
         }
+        openat2(&self.fd, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     }
+}
+
+/// A directory and what is looked for below it.
+struct Base<'a> {
+    dir: BorrowedFd<'a>,
+    rest: &'a Path,
+    maybe_procfs: bool,
+}
+
+/// Nothing on the way is a symbolic link.
+const PLAINLY: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+impl Base<'_> {
+    /// What is there, and whether that is within the same mount.
+    fn open_plainly(&self) -> Result<(OwnedFd, bool), Errno> {
+        match openat2(self.dir, self.rest, OFlags::PATH, PLAINLY | ResolveFlags::NO_XDEV) {
+            Err(Errno::XDEV) => Ok((openat2(self.dir, self.rest, OFlags::PATH, PLAINLY)?, false)),
+            found => Ok((found?, true)),
+        }
+    }
+
+    /// Makes what is missing; the call that fails is named.
+    fn make_plainly(&self, directory: bool) -> Result<OwnedFd, (&'static str, Errno)> {
+        let (mut reached, mut names) = (None::<OwnedFd>, self.rest.components().peekable());
+        while let Some(name) = names.next() {
+            let here = reached.as_ref().map_or(self.dir, |fd| fd.as_fd());
+            let open = || openat2(here, name.as_ref(), OFlags::PATH, PLAINLY);
+            let last = names.peek().is_none();
+            // The last one was just found missing.
+            let found = if last { Err(Errno::NOENT) } else { open() };
+            let next = match found {
+                Err(Errno::NOENT) => {
+                    let (call, made) = match last && !directory {
+                        true => ("openat", create_file(here, name.as_os_str())),
+                        false => ("mkdirat", rustix::fs::mkdirat(here, name.as_os_str(), DIR_MODE)),
+                    };
+                    match made {
+                        Ok(()) | Err(Errno::EXIST) => open().map_err(|e| ("openat2", e))?,
+                        Err(e) => return Err((call, e)),
+                    }
+                }
+                found => found.map_err(|e| ("openat2", e))?,
+            };
+            reached = Some(next);
+        }
+        reached.ok_or(("openat2", Errno::NOENT))
+    }
+}
+
+/// Makes an empty file. What is there already is not opened: a FIFO would keep the caller waiting.
+fn create_file(dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+}
+
+fn openat2(dir: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    // The kernel takes "/" and "" alike here, but an empty path needs AT_EMPTY_PATH.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    loop {
+        match rustix::fs::openat2(&dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // A rename somewhere raced with ".." (openat2(2)): ask again.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Which mount something is the root of, if it is the root of one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MountId {
+    pub(super) id: u64,
+    pub(super) is_root: bool,
+}
+
+impl MountId {
+    pub(super) fn of(fd: impl AsFd) -> Result<Self> {
+        Self::read(fd, Path::new(""), AtFlags::EMPTY_PATH)
+    }
+
+    /// Of what is at `path`, which is no symbolic link that is followed.
+    pub(super) fn at(dir: impl AsFd, path: &Path) -> Result<Self> {
+        Self::read(dir, path, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn read(dir: impl AsFd, path: &Path, flags: AtFlags) -> Result<Self> {
+        let stat = rustix::fs::statx(dir, path, flags, StatxFlags::MNT_ID)
+            .map_err(|e| SysError::new("statx", path.display().to_string(), e.raw_os_error()))?;
+        let is_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        Ok(Self { id: stat.stx_mnt_id, is_root })
+    }
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 /// The path of an open descriptor for calls that take only paths.

@@ -4,14 +4,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
-use rustix::fs::{FileType, Mode};
 
 use super::put_root::PutRoot;
-use super::resolve::Root;
-use super::{attach, attach_at_path, change_propagation, clone_path};
+use super::resolve::{Role, Root};
+use super::{attach, attach_at_path, change_propagation, clone_path, mount};
 use crate::error::Context;
-use crate::plan::{MountSource, RootPlan};
-use crate::{Error, Result, SysError};
+use crate::plan::{MountPlan, MountSource, RootPlan};
+use crate::{Result, SysError};
 
 /// A root filesystem mounted at a place of its own, in the calling thread's mount namespace.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ impl Restorable {
         change_propagation(Path::new("/"), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
         let scratch = clone_path(&plan.path, true)?;
         attach_at_path(&scratch, at)?;
-        let root = Root::from_fd(scratch, at);
-        let made = make_points(&root, plan).and_then(|()| {
+        let mut root = Root::from_fd(scratch, at);
+        let made = make_points(&mut root, plan).and_then(|()| {
             // The container's own mount is over whatever is there.
             let covered = plan.mounts.iter().any(|mount| mount.destination == Path::new("/tmp"));
             if covered { Ok(None) } else { PutRoot::make(root.as_fd(), plan.readonly) }
@@ -55,7 +54,7 @@ impl Restorable {
     }
 }
 
-fn make_points(root: &Root, plan: &RootPlan) -> Result<()> {
+fn make_points(root: &mut Root, plan: &RootPlan) -> Result<()> {
     for step in &plan.mounts {
         let on_tmpfs = plan.mounts.iter().any(|m| {
             matches!(&m.source, MountSource::Filesystem { fstype, .. } if fstype == "tmpfs")
@@ -72,31 +71,16 @@ fn make_points(root: &Root, plan: &RootPlan) -> Result<()> {
 }
 
 /// A bind is made for the moment, because other mount points may lie in it.
-fn make_point(root: &Root, step: &crate::plan::MountPlan) -> Result<()> {
-    let mode = Mode::from_raw_mode(0o755);
-    let MountSource::Bind { path, recursive } = &step.source else {
-        return root.make_dir(&step.destination, mode).map(drop);
+fn make_point(root: &mut Root, step: &MountPlan) -> Result<()> {
+    let tree = match &step.source {
+        MountSource::Bind { path, recursive } => Some(clone_path(path, *recursive)?),
+        _ => None,
     };
-    let tree = clone_path(path, *recursive)?;
-    let stat = rustix::fs::fstat(&tree)
-        .map_err(|e| SysError::new("fstat", path.display().to_string(), e.raw_os_error()))?;
-    let is_dir = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let source_is_dir = is_dir(&stat);
-    let target = if source_is_dir {
-        root.make_dir(&step.destination, mode)?
-    } else {
-        root.make_file(&step.destination)?
-    };
-    let found = rustix::fs::fstat(&target)
-        .map_err(|e| SysError::new("fstat", step.destination.display().to_string(), e.raw_os_error()))?;
-    if is_dir(&found) != source_is_dir {
-        // The kernel's word for it is EINVAL.
-        let expected = if source_is_dir {
-            "is not a directory, as its source is"
-        } else {
-            "is a directory, its source is none"
-        };
-        return Err(Error::invalid("mounts", format!("{}: {expected}", step.destination.display())));
+    let point = root.point(&step.destination, tree.as_ref().map_or(Ok(true), mount::is_directory)?)?;
+    mount::check(root, step, &point)?;
+    if let Some(tree) = tree {
+        attach(&tree, &point.fd)?;
+        root.mounted(&step.destination, &point, Some((tree, Role { maybe_procfs: true, guarded: false })));
     }
-    attach(&tree, &target)
+    Ok(())
 }

@@ -1,7 +1,8 @@
-//! mount_setattr(2).
+//! mount_setattr(2), and the attributes that it sets.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::{Result, SysError};
@@ -21,6 +22,28 @@ impl MountAttributes {
     /// Whether there is nothing to change.
     pub fn is_empty(self) -> bool {
         self == Self::default()
+    }
+}
+
+/// MS_NOSYMFOLLOW of linux/mount.h, which nix lacks.
+pub const MS_NOSYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
+
+/// The flags of mount(2) that are about the mount, as its attributes; with the same precedence as in the kernel.
+pub fn attributes(flags: u64) -> u64 {
+    let pairs = [
+        (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        (MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        (MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+        (MS_NOSYMFOLLOW, libc::MOUNT_ATTR_NOSYMFOLLOW),
+    ];
+    let has = |flag: MsFlags| flags & flag.bits() != 0;
+    let set: u64 = pairs.iter().filter(|(flag, _)| has(*flag)).map(|(_, attribute)| attribute).sum();
+    set | match (has(MsFlags::MS_STRICTATIME), has(MsFlags::MS_NOATIME)) {
+        (true, _) => libc::MOUNT_ATTR_STRICTATIME,
+        (false, true) => libc::MOUNT_ATTR_NOATIME,
+        (false, false) => libc::MOUNT_ATTR_RELATIME,
     }
 }
 
@@ -64,4 +87,23 @@ fn set(mount: BorrowedFd<'_>, attr: &libc::mount_attr, recursive: bool) -> Resul
         )
     };
     if r == 0 { Ok(()) } else { Err(nix::errno::Errno::last_raw()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_mean_what_mount_takes_them_for() {
+        let ms = |flags: MsFlags| attributes(flags.bits());
+        assert_eq!(ms(MsFlags::empty()), libc::MOUNT_ATTR_RELATIME);
+        assert_eq!(ms(MsFlags::MS_RELATIME | MsFlags::MS_SYNCHRONOUS), libc::MOUNT_ATTR_RELATIME);
+        assert_eq!(ms(MsFlags::MS_NOATIME | MsFlags::MS_STRICTATIME), libc::MOUNT_ATTR_STRICTATIME);
+        let all = MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME | MS_NOSYMFOLLOW;
+        let expected = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOATIME
+            | libc::MOUNT_ATTR_NODIRATIME
+            | libc::MOUNT_ATTR_NOSYMFOLLOW;
+        assert_eq!(ms(all), expected);
+    }
 }

@@ -1,0 +1,139 @@
+//! What the options of a bind mount make of its attributes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use super::resolve::MountId;
+use crate::plan::MountPlan;
+use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::{Error, Result, SysError};
+
+const ATIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
+/// What a user namespace may not take away, by the names of mountinfo and of mount(2).
+const LOCKED: [(&str, u64, &str); 4] = [
+    ("ro", libc::MOUNT_ATTR_RDONLY, "MS_RDONLY"),
+    ("nosuid", libc::MOUNT_ATTR_NOSUID, "MS_NOSUID"),
+    ("nodev", libc::MOUNT_ATTR_NODEV, "MS_NODEV"),
+    ("noexec", libc::MOUNT_ATTR_NOEXEC, "MS_NOEXEC"),
+];
+
+/// Sets them on `tree`, a copy of the mount at `source`.
+///
+/// A container in a user namespace does not get rid of what the host's mount has. The kernel sees to that where the source
+/// was opened in the namespace; where it was opened outside and for it (`handed_in`), that is done here.
+pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bool) -> Result<()> {
+    let (own, recursive) = (step.attributes, step.recursive);
+    if handed_in && !(own.is_empty() && recursive.is_empty()) {
+        let all = present(source, !recursive.is_empty())?;
+        let own = keeping(own, step.cleared, all.first().copied().unwrap_or_default())?;
+        change(tree, own, false)?;
+        for present in all {
+            keeping(recursive, recursive.clear, present)?;
+        }
+    } else {
+        match change(tree, own, false) {
+            // The kernel does not say which are locked.
+            Err(Error::Sys(e)) if e.errno == libc::EPERM => {
+                let present = present(source, false)?.first().copied().unwrap_or_default();
+                change(tree, keeping(own, step.cleared, present)?, false)?;
+            }
+            done => done?,
+        }
+    }
+    change(tree, recursive, true)
+}
+
+fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    match mount_setattr(tree.as_fd(), attributes, recursive) {
+        // Linux 5.14 learned to clear this one.
+        Err(Error::Sys(e))
+            if e.errno == libc::EINVAL && attributes.clear & libc::MOUNT_ATTR_NOSYMFOLLOW != 0 =>
+        {
+            let clear = attributes.clear & !libc::MOUNT_ATTR_NOSYMFOLLOW;
+            mount_setattr(tree.as_fd(), MountAttributes { clear, ..attributes }, recursive)
+        }
+        done => done,
+    }
+}
+
+/// `wanted`, but for what is locked. It is an error if that is `named` by an option, or if an option sets other access
+/// times.
+fn keeping(wanted: MountAttributes, named: u64, present: u64) -> Result<MountAttributes> {
+    let locked = LOCKED.iter().filter(|(_, bit, _)| wanted.clear & present & bit != 0);
+    let refused = |what: &str| {
+        Err(SysError::new("mount_setattr", format!("cannot {what}, in a user namespace"), libc::EPERM).into())
+    };
+    let names: Vec<_> =
+        locked.clone().filter(|(_, bit, _)| named & bit != 0).map(|(.., name)| *name).collect();
+    if !names.is_empty() {
+        return refused(&format!("clear locked flags {}", names.join("|")));
+    }
+    if wanted.clear & libc::MOUNT_ATTR__ATIME != 0 && wanted.set & ATIMES != present & ATIMES {
+        return refused("change locked atime flags");
+    }
+    let kept: u64 = locked.map(|(_, bit, _)| bit).sum();
+    Ok(MountAttributes {
+        set: (wanted.set & !ATIMES) | kept,
+        clear: wanted.clear & !ATIMES & !kept,
+        propagation: 0,
+    })
+}
+
+/// The attributes of the mount that `source` lies on, and of those below `source` if wanted.
+fn present(source: &Path, below: bool) -> Result<Vec<u64>> {
+    const TABLE: &str = "/proc/thread-self/mountinfo";
+    let id = MountId::at(rustix::fs::CWD, source)?.id.to_string();
+    let table = std::fs::read_to_string(TABLE).map_err(|e| SysError::io("read", TABLE, &e))?;
+    #[expect(clippy::disallowed_methods, reason = "sources are paths of the host")]
+    let real =
+        std::fs::canonicalize(source).map_err(|e| SysError::io("realpath", source.to_string_lossy(), &e))?;
+    let mut found = Vec::new();
+    for line in table.lines() {
+        let fields: Vec<_> = line.split(' ').collect();
+        let &[own, _, _, _, point, options, ..] = fields.as_slice() else { continue };
+        if own == id {
+            found.insert(0, parse(options));
+        } else if below && Path::new(point).starts_with(&real) {
+            found.push(parse(options));
+        }
+    }
+    Ok(found)
+}
+
+/// The mount's own options in mountinfo.
+fn parse(options: &str) -> u64 {
+    let has = |name: &str| options.split(',').any(|option| option == name);
+    let switches: u64 = LOCKED.iter().filter(|(name, ..)| has(name)).map(|(_, bit, _)| bit).sum();
+    let directories = if has("nodiratime") { libc::MOUNT_ATTR_NODIRATIME } else { 0 };
+    let atime = match (has("noatime"), has("relatime")) {
+        (true, _) => libc::MOUNT_ATTR_NOATIME,
+        (false, true) => libc::MOUNT_ATTR_RELATIME,
+        (false, false) => libc::MOUNT_ATTR_STRICTATIME,
+    };
+    switches | directories | atime
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_locked_is_kept_or_refused() {
+        let present = parse("ro,nosuid,noatime,nodiratime");
+        let all = LOCKED.iter().map(|(_, bit, _)| bit).sum::<u64>();
+        let wanted = |set: u64| MountAttributes { set, clear: all & !set, propagation: 0 };
+        let kept = keeping(wanted(libc::MOUNT_ATTR_NODEV), 0, present).unwrap();
+        assert_eq!(kept.set, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID);
+        assert_eq!(kept.clear, libc::MOUNT_ATTR_NOEXEC);
+        let error = |wanted, named| keeping(wanted, named, present).unwrap_err().to_string();
+        assert!(error(wanted(0), libc::MOUNT_ATTR_RDONLY).contains("clear locked flags MS_RDONLY,"));
+        let strict = MountAttributes { set: libc::MOUNT_ATTR_STRICTATIME, clear: ATIMES, propagation: 0 };
+        assert!(error(strict, 0).contains("locked atime flags"));
+        let same = libc::MOUNT_ATTR_NOATIME | libc::MOUNT_ATTR_NODIRATIME;
+        let same = MountAttributes { set: same, clear: libc::MOUNT_ATTR__ATIME, propagation: 0 };
+        assert!(keeping(same, 0, present).unwrap().is_empty());
+    }
+}
