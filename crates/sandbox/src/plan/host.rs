@@ -2,7 +2,7 @@
 
 use nix::mount::MsFlags;
 
-use super::mounts::{Effect, effect};
+use super::mount_options::{Effect, effect};
 
 /// Options of a mount that the host itself makes, as mount(2) takes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

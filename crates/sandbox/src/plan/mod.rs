@@ -2,6 +2,7 @@
 
 mod host;
 mod mount_data;
+mod mount_options;
 mod mounts;
 mod namespace;
 mod netdevices;
@@ -18,7 +19,8 @@ use oci_spec::runtime::{Hook, Hooks, Linux, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use host::HostOptions;
-pub use mounts::{MOUNT_OPTIONS, MountIdMaps, MountPlan, MountSource};
+pub use mount_options::MOUNT_OPTIONS;
+pub use mounts::{MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
 pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};

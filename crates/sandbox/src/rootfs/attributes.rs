@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::resolve::MountId;
+use super::lookup::MountId;
 use crate::plan::MountPlan;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};

@@ -7,6 +7,7 @@ mod cgroup;
 mod copy_up;
 pub mod devices;
 mod filesystem;
+mod lookup;
 mod mount;
 mod pivot;
 mod put_root;

@@ -8,7 +8,8 @@ use rustix::fs::{FileType, OFlags};
 
 use super::copy_up::copy_up;
 use super::filesystem::{self, New};
-use super::resolve::{MountId, Point, Role, Root};
+use super::lookup::MountId;
+use super::resolve::{Point, Role, Root};
 use super::{attach, attributes, cgroup, clone_path, is_procfs};
 use crate::plan::{MountPlan, MountSource, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
