@@ -133,7 +133,7 @@ fn links_to_removed_files_of_a_killed_criu() {
 #[test]
 fn no_link_of_the_container_leads_out_of_it() {
     require!(Root, Criu, OddProgram);
-    let c = run_odd(odd("flock"));
+    let c = run_odd(odd("flock").edit(|c| c["process"]["capabilities"] = json!({})));
     let outside = c.bundle().join("outside");
     fs::create_dir(&outside).unwrap();
     let script = format!(
