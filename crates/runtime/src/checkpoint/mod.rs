@@ -7,6 +7,7 @@ mod guard;
 pub(crate) mod leftovers;
 mod links;
 pub mod manifest;
+mod memory;
 pub(crate) mod named;
 mod network;
 mod parents;
@@ -23,8 +24,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Launch, NetworkLock,
-    PageServer, PreDumpOptions, Session, Version,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, NetworkLock, PageServer,
+    PreDumpOptions, Session, Version,
 };
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::loopback;
@@ -35,16 +36,18 @@ use follower::{Follower, Work};
 use guard::{Guard, Watch};
 pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
+use memory::Memory;
+pub(crate) use memory::check_peers;
 use named::Named;
 pub(crate) use network::needs_no_lock;
 use staging::{Seal, Staging};
 use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
-use crate::lazy::{Address, Token, departure::Departure};
+use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{attacked, before_freezing, check_pipe_size, check_root, explain};
+use crate::preflight::{attacked, before_freezing, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -213,8 +216,7 @@ impl Task {
         staging.create()?;
         let mut launch = criu.launch();
         launch.pass(guard.share()?)?;
-        let token = options.criu.lazy_pages.then(Token::new).transpose()?;
-        let departure = self.departure(&mut launch, &guard, options, token.as_ref())?;
+        let memory = Memory::prepare(self, options, &mut launch, &guard)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
@@ -230,7 +232,7 @@ impl Task {
             config: named.map(|named| named.config),
             follower: None,
         };
-        seal.manifest.memory_token = token.filter(|_| departure.is_some());
+        seal.manifest.memory_token = memory.token().cloned();
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
         if (options.pre_dump || options.parent_path.is_some()) && !session.features()?.mem_track {
@@ -239,20 +241,14 @@ impl Task {
             return Err(hiber_sandbox::Error::unsupported(what, why).into());
         }
         if options.pre_dump {
-            return self.pre_dump(session, spec, options, (&mut staging, &mut seal), freezer);
+            return self.pre_dump(session, spec, options, (&mut staging, &mut seal, &memory), freezer);
         }
         let note = || {
             let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
-        let dumped = self.dump(
-            session,
-            spec,
-            options,
-            (&mut staging, &mut seal, &mut guard, departure),
-            status,
-            freezer,
-        );
+        let dumped =
+            self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard, memory), status, freezer);
         #[cfg(feature = "archive")]
         drop(tar);
         if staging.is_published() && !options.leave_running {
@@ -304,7 +300,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard, mut departure): (&mut Staging, &mut Seal<'_>, &mut Guard, Option<Departure>),
+        (staging, seal, guard, mut memory): (&mut Staging, &mut Seal<'_>, &mut Guard, Memory),
         status: Status,
         freezer: Option<PathBuf>,
     ) -> Result<()> {
@@ -317,10 +313,7 @@ impl Task {
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         let freezes = freezer.is_some();
         dump.freeze_cgroup = freezer;
-        if let Some(departure) = &departure {
-            dump.common.page_server = None;
-            dump.common.config_file = Some(departure.config().to_owned());
-        }
+        memory.describe(&mut dump.common);
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
         let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
@@ -347,7 +340,7 @@ impl Task {
                 }
                 staging.publish(seal)?;
                 let images = staging.directory()?.as_fd();
-                Ok(departure.as_mut().map_or(Ok(()), |departure| departure.serve(images))?)
+                Ok(memory.departure().map_or(Ok(()), |departure| departure.serve(images))?)
             }
             // CRIU would serve memory also after a refusal.
             DumpNotify::StatusReady if lazy && !staging.is_published() => {
@@ -413,36 +406,17 @@ impl Task {
         session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal): (&mut Staging, &mut Seal<'_>),
+        (staging, seal, memory): (&mut Staging, &mut Seal<'_>, &Memory),
         freezer: Option<PathBuf>,
     ) -> Result<()> {
         let mut dump = PreDumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
         dump.common.log_file = DUMP_LOG.into();
         self.describe(&mut dump.common, spec, options)?;
+        memory.describe(&mut dump.common);
         dump.parent_img = options.parent_path.clone();
         dump.freeze_cgroup = freezer;
         session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
         staging.publish(seal)
-    }
-
-    /// Memory that is fetched later is served by us, unless a configuration of CRIU's own may have it served otherwise.
-    fn departure(
-        &self,
-        launch: &mut Launch<'_>,
-        guard: &Guard,
-        options: &CheckpointOptions,
-        token: Option<&Token>,
-    ) -> Result<Option<Departure>> {
-        let entry = self.container().entry();
-        check_peers(options, &*self.container().spec()?)?;
-        match (&options.page_server, token) {
-            (Some(address), Some(token)) if config_file(&*self.container().spec()?).is_none() => {
-                check_pipe_size()?;
-                let who = (token, options.any_peer);
-                Departure::start(address, who, launch, &guard.share()?, entry.path()).map(Some)
-            }
-            _ => Ok(None),
-        }
     }
 
     /// What CRIU must know of the container, in its own terms.
@@ -492,18 +466,6 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
-}
-
-/// Where CRIU serves memory by itself, nobody asks for a token.
-pub(crate) fn check_peers(options: &CheckpointOptions, spec: &Spec) -> Result<()> {
-    match config_file(spec) {
-        Some(path) if options.criu.lazy_pages && !options.any_peer => Err(Error::Invalid(format!(
-            "with the CRIU configuration {} CRIU serves the memory by itself, at every address and to whoever comes \
-             first: pass --page-server-any-peer, or leave the configuration out",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The directory by which CRIU stops the container.

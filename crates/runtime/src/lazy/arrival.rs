@@ -1,14 +1,13 @@
 //! The destination's side: memory comes while the restored container runs.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
 
 use hiber_criu::page_relay::{self, Fetched};
 use hiber_criu::{Criu, Images, LazyMemory, LazyPages};
@@ -22,13 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
 use super::token::Token;
-use super::{Address, spawn, tune};
+use super::{Address, PATIENCE, connect, spawn};
 use crate::error::{Context, Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to watch over a daemon of CRIU's.
 pub(super) const ARGUMENT: &str = "memory-arrival";
-/// How long connecting to the source may take, and its answer to the token.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the process is to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,17 +138,6 @@ impl Drop for Arrival {
             let _ = self.child.get_mut().map(Child::wait);
         }
     }
-}
-
-fn connect(source: &Address) -> std::io::Result<TcpStream> {
-    let mut last = std::io::ErrorKind::NotFound.into();
-    for address in (source.host.as_str(), source.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => return tune(&stream).map(|()| stream),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }
 
 /// Shows the token and waits for the answer.

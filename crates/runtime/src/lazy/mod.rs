@@ -20,7 +20,7 @@ mod token;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -46,6 +46,30 @@ impl fmt::Display for Address {
         let Self { host, port } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
+}
+
+/// How long connecting may take, and an answer to the token.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For how long a page server may take nothing, or not answer: CRIU then says goodbye, and waits as long for an answer to
+/// that. The container is frozen meanwhile.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Connects to whoever serves or takes memory.
+pub(crate) fn connect(source: &Address) -> std::io::Result<TcpStream> {
+    let mut last = std::io::ErrorKind::NotFound.into();
+    for address in (source.host.as_str(), source.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return tune(&stream).map(|()| stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Ends a connection on which nothing goes on, whoever then reads from it or writes to it.
+pub(crate) fn bound(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    Ok(sockopt::set_tcp_user_timeout(stream, u32::try_from(LIMIT.as_millis()).unwrap_or(u32::MAX))?)
 }
 
 /// Finds a peer that is gone without a word within half a minute, and sends requests at once.
