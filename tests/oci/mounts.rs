@@ -357,3 +357,42 @@ fn binds_of_other_mounts_of_the_container_are_made_in_order() {
         }
     }
 }
+
+#[test]
+fn a_read_only_path_that_is_the_root_makes_it_read_only() {
+    require!(Root);
+    let with = |field: &str| {
+        Bundle::busybox().edit(|c| hiber_tests::bundle::push(&mut c["linux"][field], json!("/")))
+    };
+    let c = sleeper(with("readonlyPaths"));
+    c.exec(&["touch", "/file"]).fails("Read-only file system");
+    c.sh("echo x >/dev/shm/file");
+    Runtime::hiber()
+        .container(with("maskedPaths"))
+        .run(&[])
+        .fails("linux.maskedPaths")
+        .fails("root filesystem itself");
+}
+
+/// Whatever was mounted before lies below what covers it, whether that was named directly or through a link of the image.
+#[test]
+fn a_mount_lies_in_the_one_that_is_seen_at_its_place() {
+    require!(Root);
+    let tmpfs = |at: &str, mode: &str| json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": [format!("mode={mode}")]});
+    for over in ["/a", "/link", "/x/../a"] {
+        let bundle = Bundle::busybox();
+        for dir in ["a/b/c", "x"] {
+            std::fs::create_dir_all(bundle.rootfs().join(dir)).unwrap();
+        }
+        std::os::unix::fs::symlink("a", bundle.rootfs().join("link")).unwrap();
+        let bundle = bundle
+            .mount(tmpfs("/a/b", "700"))
+            .mount(tmpfs("/a/b/c", "700"))
+            .mount(tmpfs(over, "711"))
+            .mount(tmpfs("/a/b/d", "722"))
+            .mount(tmpfs("/link/b/e", "733"));
+        let c = sleeper(bundle);
+        let seen = c.sh("ls /a /a/b; stat -c %a /a /a/b /a/b/d /a/b/e");
+        assert_eq!(seen, "/a:\nb\n\n/a/b:\nd\ne\n711\n755\n722\n733", "{over}");
+    }
+}

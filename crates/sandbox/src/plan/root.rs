@@ -1,6 +1,6 @@
 //! The root filesystem of a container: mounts, devices, restrictions.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::mount::MsFlags;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
@@ -97,7 +97,7 @@ impl RootPlan {
         }
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masked_paths = paths("linux.maskedPaths", linux.masked_paths())?;
-        let readonly_paths = paths("linux.readonlyPaths", linux.readonly_paths())?;
+        let mut readonly_paths = paths("linux.readonlyPaths", linux.readonly_paths())?;
         let plain = masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty();
         if !own_mount_namespace && !plain {
             return Err(Error::invalid(
@@ -105,6 +105,15 @@ impl RootPlan {
                 "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
             ));
         }
+        let is_root = |path: &PathBuf| !path.components().any(|c| matches!(c, Component::Normal(_)));
+        if let Some(root) = masked_paths.iter().find(|path| is_root(path)) {
+            let problem =
+                format!("{} is the root filesystem itself, of which nothing would be left", root.display());
+            return Err(Error::invalid("linux.maskedPaths", problem));
+        }
+        // What lies over the root is not seen, so the root itself is made read-only.
+        let readonly = root.readonly().unwrap_or(false) || readonly_paths.iter().any(is_root);
+        readonly_paths.retain(|path| !is_root(path));
         let own_dev = !mounts
             .iter()
             .any(|m| m.destination == Path::new("/dev") && matches!(m.source, MountSource::Bind { .. }));
@@ -115,7 +124,7 @@ impl RootPlan {
         }
         Ok(Self {
             path,
-            readonly: root.readonly().unwrap_or(false),
+            readonly,
             propagation: propagation(linux.rootfs_propagation().as_deref())?,
             own_mount_namespace,
             own_cgroup_namespace: namespaces.has(NamespaceKind::Cgroup),
