@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::images::ChangedFiles;
@@ -235,8 +235,12 @@ impl Restoring<'_> {
                 "a page server without lazy pages: nothing would be fetched from it".into(),
             ));
         }
+        let [images, ..] = self.chain else { return Ok(None) };
+        // The daemon opens it before it is ready, so while it is open here.
+        let number = images.as_fd().as_raw_fd();
+        let images = PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id()));
         let work = work.directory().path();
-        Arrival::start(self.criu, &criu.image_path, work, source, self.token).map(Some)
+        Arrival::start(self.criu, &images, work, source, self.token).map(Some)
     }
 
     fn in_private_mount_namespace(
