@@ -419,3 +419,27 @@ fn a_root_that_criu_could_not_enter_again_is_refused_before_anything_stops() {
     c.restore(&[]).ok();
     counts_on(&c, 3);
 }
+
+#[test]
+fn a_restore_that_is_killed_leaves_no_tmp_behind_its_deletion() {
+    require!(Root, Criu);
+    let c = run_counting(bare(true));
+    c.checkpoint(&[]).ok();
+    let hook = c.bundle().join("hook");
+    fs::write(&hook, "#!/bin/sh\nkill -9 $PPID\n").unwrap();
+    set_mode(&hook, 0o755);
+    let path = c.bundle().join("config.json");
+    let config = fs::read(&path).unwrap();
+    let mut changed: Value = serde_json::from_slice(&config).unwrap();
+    changed["hooks"] = json!({"prestart": [{"path": hook}]});
+    fs::write(&path, changed.to_string()).unwrap();
+    let files = names(&c.bundle().rootfs());
+    assert!(!c.restore(&[]).status.success());
+    assert!(c.bundle().rootfs().join("tmp").exists(), "the hook came too early or too late");
+    c.delete(&["--force"]).ok();
+    assert_eq!(names(&c.bundle().rootfs()), files);
+    fs::write(&path, config).unwrap();
+    c.restore(&[]).ok();
+    counts_on(&c, 3);
+    assert_eq!(names(&c.bundle().rootfs()), files);
+}

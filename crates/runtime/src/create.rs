@@ -150,6 +150,7 @@ impl Prepared {
             resctrl: self.plan.resctrl.as_ref().map(|plan| plan.group().clone()).unwrap_or_default(),
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams,
+            put_root: false,
             keyring: self.plan.init.keyring.clone(),
         }
     }
@@ -418,6 +419,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
     if let Err(e) = removed {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }
+    facts.remove_put_root();
     if let Err(e) = entry.remove() {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }

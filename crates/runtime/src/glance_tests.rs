@@ -37,6 +37,7 @@ fn facts(pid: i32) -> Facts {
         created: SystemTime::UNIX_EPOCH,
         cgroup: Default::default(),
         resctrl: Default::default(),
+        put_root: false,
         namespaces: Vec::new(),
         streams: Vec::new(),
         keyring: None,

@@ -194,6 +194,7 @@ impl Network {
 impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
         self.prepared.write_config(self.entry)?;
+        facts.put_root = self.prepared.plan.init.root.as_ref().is_some_and(Restorable::needs_put_root);
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.prepared, facts, Cgroup::create)?;
         self.prepared.delegate(&cgroup)?;
@@ -297,6 +298,7 @@ impl Restoring<'_> {
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
                 restorable.entered();
+                facts.put_root = false;
                 facts.streams = procfs::streams(pid, [0, 1, 2]);
                 facts.follow(pid);
                 note_process(self.entry, facts, pid)?;

@@ -47,6 +47,9 @@ pub struct Facts {
     /// What the first process had as standard input, output and error at its start: targets of the links in
     /// /proc/PID/fd, such as `pipe:[123]`. A checkpoint keeps them, so that a restore can hand in new ones.
     pub streams: Vec<String>,
+    /// Whether a restore makes an empty /tmp in the root filesystem, which is removed again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_root: bool,
     /// Name of its session keyring; without one its processes have their callers'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyring: Option<String>,
@@ -67,6 +70,13 @@ impl Facts {
         let more: Vec<_> =
             procfs::other_namespaces(pid).filter(|kind| !self.namespaces.contains(kind)).collect();
         self.namespaces.extend(more);
+    }
+
+    /// Removes what a restore that was killed has left in the root filesystem.
+    pub(crate) fn remove_put_root(&self) {
+        if self.put_root {
+            hiber_sandbox::rootfs::remove_put_root(&self.rootfs);
+        }
     }
 
     /// Whether the container has a pid namespace of its own, which dies with its first process.

@@ -22,6 +22,7 @@ fn facts() -> Facts {
         cgroup: Default::default(),
         namespaces: Vec::new(),
         resctrl: Default::default(),
+        put_root: false,
         streams: vec!["pipe:[1]".into()],
         keyring: None,
     }

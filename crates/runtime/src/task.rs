@@ -399,6 +399,9 @@ impl Task {
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
+        if let Ok(facts) = self.facts() {
+            facts.remove_put_root();
+        }
         removed?;
         ungrouped?;
         // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.

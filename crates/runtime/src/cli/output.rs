@@ -246,6 +246,7 @@ mod tests {
             created: shown.created,
             cgroup: Default::default(),
             resctrl: Default::default(),
+            put_root: false,
             namespaces: Vec::new(),
             streams: Vec::new(),
             keyring: None,

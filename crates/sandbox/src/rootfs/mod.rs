@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
-pub use put_root::cannot_be_entered;
+pub use put_root::{cannot_be_entered, remove_put_root};
 use resolve::Root;
 pub use restorable::Restorable;
 

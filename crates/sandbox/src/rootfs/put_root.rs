@@ -77,6 +77,19 @@ pub fn cannot_be_entered(path: &Path, readonly: bool) -> Option<String> {
     }
 }
 
+/// Whether [`PutRoot::make`] will make a directory.
+pub(super) fn is_needed(root: &Path, readonly: bool) -> bool {
+    let root = super::resolve::Root::open_path(root);
+    root.is_ok_and(|root| place(root.as_fd(), readonly).is_ok_and(|place| place == Place::Missing))
+}
+
+/// Removes the directory that a restore has made which was killed, unless something is in it.
+pub fn remove_put_root(root: &Path) {
+    if let Ok(root) = super::resolve::Root::open_path(root) {
+        let _ = rustix::fs::unlinkat(&root, NAME, AtFlags::REMOVEDIR);
+    }
+}
+
 fn place(root: BorrowedFd<'_>, readonly: bool) -> Result<Place> {
     let fail = |e: Errno| SysError::new("statat", NAME, e.raw_os_error());
     let writable = || rustix::fs::accessat(root, ".", Access::WRITE_OK, AtFlags::EACCESS) != Err(Errno::ROFS);

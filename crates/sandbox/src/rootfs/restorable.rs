@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 
-use super::put_root::PutRoot;
+use super::put_root::{self, PutRoot};
 use super::resolve::{Role, Root};
 use super::{attach, attach_at_path, change_propagation, clone_path, mount};
 use crate::error::Context;
@@ -30,9 +30,7 @@ impl Restorable {
         attach_at_path(&scratch, at)?;
         let mut root = Root::from_fd(scratch, at);
         let made = make_points(&mut root, plan).and_then(|()| {
-            // The container's own mount is over whatever is there.
-            let covered = plan.mounts.iter().any(|mount| mount.destination == Path::new("/tmp"));
-            if covered { Ok(None) } else { PutRoot::make(root.as_fd(), plan.readonly) }
+            if covers_tmp(plan) { Ok(None) } else { PutRoot::make(root.as_fd(), plan.readonly) }
         });
         drop(root);
         nix::mount::umount2(at, MntFlags::MNT_DETACH)
@@ -40,6 +38,12 @@ impl Restorable {
         let put_root = made?;
         attach_at_path(clone_path(&plan.path, true)?, at)?;
         Ok(Self { path: at.into(), put_root })
+    }
+
+    /// Whether [`prepare`](Self::prepare) makes a directory in the root for the moment, which
+    /// [`remove_put_root`](super::remove_put_root) removes if this process is killed before.
+    pub fn needs_put_root(plan: &RootPlan) -> bool {
+        !covers_tmp(plan) && put_root::is_needed(&plan.path, plan.readonly)
     }
 
     /// To be called when CRIU has entered the root, and nothing of the container runs yet: what was made for that moment
@@ -52,6 +56,11 @@ impl Restorable {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The container's own mount is over whatever is there.
+fn covers_tmp(plan: &RootPlan) -> bool {
+    plan.mounts.iter().any(|mount| mount.destination == Path::new("/tmp"))
 }
 
 fn make_points(root: &mut Root, plan: &RootPlan) -> Result<()> {
