@@ -77,7 +77,10 @@ fn strict_refuses_a_cgroup_that_is_there() {
     require!(Root, Criu, UnifiedCgroups);
     let c = divided(&[]);
     make_inner(&c);
-    c.restore(&["--manage-cgroups-mode", "strict"]).fails("cgroup");
+    c.restore(&["--manage-cgroups-mode", "strict"]).fails("strict: the container's cgroup is there already");
+    // It is not the restore's, and stays.
+    fs::remove_dir(cgroup(&c).join("inner")).unwrap();
+    fs::remove_dir(cgroup(&c)).unwrap();
     c.assert_clean();
     c.restore(&["--manage-cgroups-mode", "strict"]).ok();
     assert_eq!((place(&c).as_str(), depth(cgroup(&c).join("inner")).as_str()), ("/inner", "5"));

@@ -40,7 +40,6 @@ pub(crate) fn odd(kinds: &str) -> Bundle {
             "CAP_BPF",
             "CAP_SYS_PTRACE",
             "CAP_SETUID",
-            "CAP_SYS_RESOURCE",
             "CAP_MKNOD"
         ]);
         c["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});

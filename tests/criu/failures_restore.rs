@@ -19,7 +19,7 @@ fn asleep(bundle: Bundle) -> (Container, u64) {
 
 /// What `restore --check` finds, in JSON.
 #[track_caller]
-fn preflight(c: &Container, flags: &[&str]) -> Value {
+pub(crate) fn preflight(c: &Container, flags: &[&str]) -> Value {
     let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
     let first = ["--check", "--format", "json", "--image-path", &images, "--bundle", &bundle];
     let output = c.call("restore", &[&first[..], flags].concat());

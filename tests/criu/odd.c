@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -236,6 +237,8 @@ static void make(const char *kind)
 		child(CLONE_NEWIPC);
 	else if (KIND("user-namespace"))
 		child(CLONE_NEWUSER);
+	else if (KIND("sysv"))
+		must((long)shmat(must(shmget(IPC_PRIVATE, 4096, 0600)), NULL, 0));
 	else if (KIND("traced"))
 		traced();
 	else if (KIND("stopped"))

@@ -24,7 +24,7 @@ use crate::image_file::{ImageFile, bad};
 
 /// Second magic of image files proper, after the common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Magic(u32);
+pub struct Magic(pub(crate) u32);
 
 impl Magic {
     /// pstree.img
@@ -58,11 +58,11 @@ impl Magic {
 }
 
 /// First magic of every image but the inventory, since version 2.
-const COMMON: u32 = 0x5456_4319;
+pub(crate) const COMMON: u32 = 0x5456_4319;
 /// First magic of statistics.
 const SERVICE: u32 = 0x5510_5940;
-const INVENTORY_FILE: &str = "inventory.img";
-const INVENTORY: u32 = 0x5831_3116;
+pub(crate) const INVENTORY_FILE: &str = "inventory.img";
+pub(crate) const INVENTORY: u32 = 0x5831_3116;
 const STATS: u32 = 0x5709_3306;
 
 /// The dump's statistics.
@@ -385,26 +385,6 @@ pub fn restore_stats(dir: &Path) -> Result<RestoreStats> {
         pages_compared: s.pages_compared.unwrap_or(0),
         pages_skipped_cow: s.pages_skipped_cow.unwrap_or(0),
     })
-}
-
-/// Says in the images of a dump whose CRIU ran in the tasks' network namespace that it was in another: a restore then makes
-/// an empty one for them. Unchanged, such images have the tasks restored into the network of whoever restores them.
-///
-/// # Errors
-/// [`CriuError::Image`] if the inventory is missing or malformed, [`CriuError::Io`] if it cannot be written.
-pub fn separate_network(dir: &ImageDirectory) -> Result<()> {
-    let mut file = ImageFile::open(dir, INVENTORY_FILE)?;
-    file.expect_magic(INVENTORY, "a CRIU inventory")?;
-    let mut inventory: InventoryEntry = file.only()?;
-    let Some(ids) = inventory.root_ids.as_mut() else {
-        return Err(file.bad("does not name CRIU's namespaces"));
-    };
-    // CRIU counts namespaces from 1.
-    ids.net_ns_id = Some(u32::MAX);
-    let entry = inventory.write_to_bytes().map_err(|e| file.bad(e.to_string()))?;
-    let length = u32::try_from(entry.len()).map_err(|_| file.bad("is too long"))?;
-    let bytes = [&INVENTORY.to_le_bytes()[..], &length.to_le_bytes(), &entry].concat();
-    dir.write(INVENTORY_FILE, &bytes)
 }
 
 fn stats(file: &mut ImageFile) -> Result<StatsEntry> {

@@ -6,6 +6,7 @@
     allow(clippy::disallowed_methods, reason = "tests look at scratch directories of their own")
 )]
 
+pub mod amend;
 mod causes;
 pub mod descriptors;
 mod diagnose;
@@ -22,6 +23,7 @@ mod notify;
 mod options;
 mod packet;
 pub mod page_relay;
+mod patience;
 mod session;
 mod swrk;
 mod version;
@@ -40,5 +42,6 @@ pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{
     CgroupRoot, Common, DumpOptions, External, InheritFd, PageServer, PreDumpOptions, RestoreOptions, SwrkFd,
 };
+pub use patience::work_of;
 pub use session::{Launch, Session};
 pub use version::{Features, Version};

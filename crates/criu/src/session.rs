@@ -29,6 +29,7 @@ use crate::locate::{Criu, complaint};
 use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
 use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions, SwrkFd};
 use crate::packet::{self, Packet};
+use crate::patience::{PATIENCE, Patience};
 use crate::swrk::Swrk;
 use crate::version::{Features, Version};
 
@@ -39,6 +40,7 @@ pub struct Launch<'a> {
     files: Vec<OwnedFd>,
     stdin: Option<OwnedFd>,
     programs: Option<PathBuf>,
+    patience: Option<Duration>,
 }
 
 /// A connection to a criu process, which ends with it.
@@ -52,6 +54,8 @@ pub struct Session {
     /// `None` in a session on a socket of the caller's.
     swrk: Option<Swrk>,
     version: Option<Version>,
+    /// How long the process may do nothing.
+    patience: Option<Patience>,
 }
 
 /// What a session does with a notification: external objects to report, or a refusal.
@@ -60,7 +64,7 @@ type OnNotify<'a> =
 
 impl<'a> Launch<'a> {
     pub(crate) fn new(criu: &'a Criu) -> Self {
-        Self { criu, files: Vec::new(), stdin: None, programs: None }
+        Self { criu, files: Vec::new(), stdin: None, programs: None, patience: Some(PATIENCE) }
     }
 
     /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
@@ -91,6 +95,11 @@ impl<'a> Launch<'a> {
         self.programs = Some(directory.into());
     }
 
+    /// For how long the process may do nothing before it is killed; five minutes if not set, and for ever with `None`.
+    pub fn patience(&mut self, limit: Option<Duration>) {
+        self.patience = limit;
+    }
+
     /// Starts the process and asks for its version.
     ///
     /// # Errors
@@ -105,7 +114,8 @@ impl<'a> Launch<'a> {
         let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs).map_err(|e| {
             CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
         })?;
-        let mut session = Session { socket: Some(ours), swrk: Some(swrk), version: None };
+        let patience = self.patience.map(|limit| Patience::new(limit, swrk.pid()));
+        let mut session = Session { socket: Some(ours), swrk: Some(swrk), version: None, patience };
         let found = session.version()?;
         if found < Version::MINIMUM {
             return Err(CriuError::TooOld {
@@ -122,7 +132,15 @@ impl<'a> Launch<'a> {
 impl Session {
     /// A session on a connected SOCK_SEQPACKET socket whose other end is a `criu swrk`, or plays one.
     pub fn from_socket(socket: OwnedFd) -> Self {
-        Self { socket: Some(socket), swrk: None, version: None }
+        Self { socket: Some(socket), swrk: None, version: None, patience: None }
+    }
+
+    /// Whoever else works while CRIU waits: `work` is asked about each second of silence. It counts what is done
+    /// by them; while the number changes, CRIU may take its time.
+    pub fn watch(&mut self, work: impl FnMut() -> u64 + Send + 'static) {
+        if let Some(patience) = &mut self.patience {
+            patience.watch(work);
+        }
     }
 
     /// The id of the criu process, which restored tasks are forked from; `None` for [`Self::from_socket`].
@@ -331,7 +349,16 @@ impl Session {
         if let Some(swrk) = &self.swrk {
             let watched = [socket.as_fd(), swrk.pidfd.as_fd()];
             let mut ready = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            retry_on_intr(|| poll(&mut ready, None)).map_err(|e| CriuError::io("wait for criu", e))?;
+            let tick = self.patience.as_mut().map(Patience::begin);
+            let mut silent = || {
+                let waited = retry_on_intr(|| poll(&mut ready, tick.as_ref()));
+                waited.map(|count| count == 0).map_err(|e| CriuError::io("wait for criu", e))
+            };
+            while silent()? {
+                if self.patience.as_mut().is_some_and(Patience::is_over) {
+                    swrk.kill();
+                }
+            }
             if ready[0].revents().is_empty() {
                 return Ok(None);
             }
@@ -347,7 +374,11 @@ impl Session {
         log: Option<PathBuf>,
     ) -> CriuError {
         let died = response.is_none();
-        let how = self.close().map_or_else(|| "connection closed".to_owned(), |status| status.to_string());
+        let status = self.close();
+        let how = match self.patience.as_ref().and_then(Patience::verdict) {
+            Some(verdict) if died => verdict,
+            _ => status.map_or_else(|| "connection closed".to_owned(), |status| status.to_string()),
+        };
         let output = self.swrk.as_mut().map(Swrk::printed).unwrap_or_default();
         if let (Operation::Version | Operation::FeatureCheck, Some(swrk)) = (operation, &self.swrk) {
             return cannot_start(&swrk.criu, operation, died.then_some(how), output);

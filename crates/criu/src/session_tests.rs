@@ -468,3 +468,12 @@ fn only_passed_files_are_inherited_and_under_the_told_numbers() {
     assert!(fds.contains(&format!(" {} -> pipe:", number.0)), "{fds}");
     assert!(fds.contains("0 -> /dev/null") && !fds.contains("not-passed"), "{fds}");
 }
+
+#[test]
+fn a_criu_that_does_nothing_is_ended() {
+    let Script { criu, .. } = &script("exec sleep 1000");
+    let mut launch = criu.launch();
+    launch.patience(Some(Duration::from_millis(300)));
+    let text = launch.start().unwrap_err().to_string();
+    assert!(text.contains("cannot start: it did nothing for 0 s and was killed"), "{text}");
+}

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use command_fds::CommandFdExt as _;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::locate::{Criu, search_path};
 
@@ -73,6 +73,11 @@ impl Swrk {
     /// The process's id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends the process, whatever it does.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
     /// Waits for the end of the process, whose socket must have been closed; `None` if another part of

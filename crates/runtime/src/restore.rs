@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupRoot, Criu, Descriptors, ImageDirectory, Images, InheritFd, RestoreNotify, RestoreOptions,
+    CgroupMode, CgroupRoot, Criu, Descriptors, ImageDirectory, Images, InheritFd, RestoreNotify,
+    RestoreOptions, work_of,
 };
-use hiber_sandbox::cgroup::Cgroup;
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::sys::{self, clone::Child};
@@ -22,10 +23,10 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
 use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts};
+use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts, shared};
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
@@ -82,6 +83,7 @@ pub(crate) fn restore(
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
     }
+    check_strict(&prepared, &criu_options)?;
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
         Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
@@ -124,6 +126,21 @@ pub(crate) fn check_images(
     let init = &prepared.plan.init;
     let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
     trust::check(images, (!options.trust_images).then_some(&grant))
+}
+
+/// `strict` wants none of the cgroups to be there. The container's own is made before CRIU looks, so it is we who look; below a
+/// new one there is nothing.
+pub(crate) fn check_strict(prepared: &Prepared, options: &CriuOptions) -> Result<()> {
+    if options.cgroups_mode != Some(CgroupMode::Strict) {
+        return Ok(());
+    }
+    let exists = |path: &&Path| path.exists();
+    let found =
+        prepared.cgroup.directories().into_iter().map(|(path, _)| path).find(exists).map(Path::to_owned);
+    found.map_or(Ok(()), |path| {
+        let why = "--manage-cgroups-mode strict: the container's cgroup is there already";
+        Err(Error::Invalid(format!("{why}: {}", path.display())))
+    })
 }
 
 /// The restored process, our child: nobody else can have its number.
@@ -256,7 +273,10 @@ impl Restoring<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let changed = self.without_parent_death_signal()?;
+        let mut changed = self.without_parent_death_signal()?;
+        if let [images, ..] = self.chain {
+            changed.extend(shared::inventory(images, &self.prepared.spec)?);
+        }
         let view = View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -264,6 +284,10 @@ impl Restoring<'_> {
         let mut restore = RestoreOptions::new(view.mount(places.view)?);
         self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
         restore.common.work_dir = Some(places.work.here()?);
+        if restore.common.cgroups == Some(CgroupMode::Strict) {
+            // The container's own is there by now.
+            restore.common.cgroups = Some(CgroupMode::Soft);
+        }
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
@@ -275,12 +299,14 @@ impl Restoring<'_> {
         self.inherit(&mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
         let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
-        let session = launch.start()?;
+        let mut session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
             adopt(cgroup, facts, pid)?;
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
+        let paths = facts.cgroup.clone();
+        session.watch(move || work_in(&paths));
         let own = namespace("mnt")?;
         let mut first = 0;
         let restored = session.restore(&restore, |step| match step {
@@ -363,6 +389,19 @@ impl Restoring<'_> {
         }
         Ok(())
     }
+}
+
+/// What is done in the cgroup that CRIU has the tasks in while it waits for them. Images of a paused container freeze that, and
+/// CRIU in it: who restores a container wants it to run.
+fn work_in(paths: &CgroupPaths) -> u64 {
+    let Ok(cgroup) = Cgroup::open(paths.clone(), OnDenied::Skip) else { return 0 };
+    if cgroup.frozen().unwrap_or(false)
+        && let Err(e) = cgroup.thaw()
+    {
+        tracing::warn!("the restore is frozen: {}", chain(&e));
+    }
+    let pids = cgroup.pids().unwrap_or_default();
+    pids.into_iter().map(work_of).fold(0, u64::wrapping_add)
 }
 
 /// A namespace of the calling thread.

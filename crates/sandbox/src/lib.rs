@@ -10,7 +10,9 @@ pub mod hooks;
 pub mod idmap;
 pub mod ids;
 pub mod init;
+mod inside;
 pub mod loopback;
+pub mod mountinfo;
 mod netdevices;
 pub mod parent;
 pub mod plan;
@@ -24,3 +26,4 @@ pub mod wire;
 
 pub use error::{Error, Result, SysError};
 pub use idmap::in_user_namespace;
+pub use inside::inside;

@@ -59,11 +59,6 @@ pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a
     })
 }
 
-/// Does `work` in the network namespace of process `pid`, in a thread of its own. Programs that it starts are there, too.
-pub fn inside<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> Result<T> {
-    rtnetlink::inside(&namespace_of(pid)?, || Ok(work()))
-}
-
 fn is_loopback_up(message: &Message) -> bool {
     let Message::NewLink(link) = message else { return false };
     link.header.flags.contains(LinkFlags::Up | LinkFlags::Loopback)

@@ -1,10 +1,12 @@
 //! What a container has from outside, under the keys that runc and crun use: their checkpoints restore here and
 //! ours there.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::External;
 use hiber_sandbox::cgroup::{Kind, Layout};
+use hiber_sandbox::mountinfo;
 use hiber_sandbox::plan::{DEFAULT_DEVICES, NamespaceKind, in_container};
 use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
@@ -27,46 +29,126 @@ pub(crate) enum Direction {
     Restore,
 }
 
-/// Mounts that CRIU leaves to us: binds from the host, v1 cgroups, masked files.
+/// A mount that CRIU leaves to us.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    /// Where it is in the container.
+    pub(crate) point: PathBuf,
+    pub(crate) external: External,
+    /// Of a bind that config.json asks for.
+    pub(crate) bind: Option<Bind>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    /// With all that is mounted below it.
+    pub(crate) recursive: bool,
+}
+
+impl Bind {
+    /// The source as the kernel names it.
+    #[expect(clippy::disallowed_methods, reason = "a path that config.json names on the host")]
+    pub(crate) fn real_source(&self) -> PathBuf {
+        std::fs::canonicalize(&self.source).unwrap_or_else(|_| self.source.clone())
+    }
+}
+
+/// All mounts that CRIU leaves to us, for a restore with those that recursive binds bring along.
 pub(crate) fn mounts(direction: Direction, spec: &Spec, facts: &Facts) -> Result<Vec<External>> {
-    let mut list = List { direction, external: Vec::new() };
+    let outside = outside(direction, spec, facts)?;
+    let below = match direction {
+        Direction::Restore => below_binds(&outside)?,
+        Direction::Dump => Vec::new(),
+    };
+    Ok(outside.into_iter().map(|o| o.external).chain(below).collect())
+}
+
+/// Mounts of config.json that CRIU leaves to us: binds from the host, v1 cgroups, masked files.
+pub(crate) fn outside(direction: Direction, spec: &Spec, facts: &Facts) -> Result<Vec<Outside>> {
+    let mut list = List { direction, outside: Vec::new() };
     let root = Root::open_path(&facts.rootfs)?;
     for mount in spec.mounts().iter().flatten() {
-        let fstype = mount.typ().as_deref().unwrap_or_default();
-        let bound = fstype == "bind" || mount.options().iter().flatten().any(|o| o == "bind" || o == "rbind");
         let destination = Path::new("/").join(mount.destination());
-        if bound {
+        if let Some(recursive) = is_bind(mount) {
             let source = facts.bundle.join(mount.source().clone().unwrap_or_default());
             list.add(&resolved(&root, &facts.rootfs, &destination), &source)?;
-        } else if fstype == "cgroup" {
+            if let Some(last) = list.outside.last_mut() {
+                last.bind = Some(Bind { source, recursive });
+            }
+        } else if mount.typ().as_deref() == Some("cgroup") {
             cgroups(&mut list, &destination, facts)?;
         }
     }
     masks(&mut list, spec, facts);
     devices(&mut list, spec, facts)?;
-    Ok(list.external)
+    Ok(list.outside)
+}
+
+/// Whether it is a bind, and a recursive one.
+fn is_bind(mount: &oci_spec::runtime::Mount) -> Option<bool> {
+    let has = |option: &str| mount.options().iter().flatten().any(|o| o == option);
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    (fstype.is_empty() || fstype == "bind" || has("bind") || has("rbind")).then(|| has("rbind"))
+}
+
+/// Where config.json has something mounted, masks included.
+pub(crate) fn destinations(spec: &Spec, facts: &Facts) -> Result<HashSet<PathBuf>> {
+    let root = Root::open_path(&facts.rootfs)?;
+    let masked = spec.linux().iter().flat_map(|l| l.masked_paths().iter().flatten()).map(Path::new);
+    let mounted = spec.mounts().iter().flatten().map(|mount| mount.destination().as_path());
+    let place = |path: &Path| resolved(&root, &facts.rootfs, &Path::new("/").join(path));
+    Ok(masked.chain(mounted).map(place).collect())
+}
+
+/// What the host has mounted below the sources of recursive binds: at a dump each was named by its place in the container.
+fn below_binds(outside: &[Outside]) -> Result<Vec<External>> {
+    let recursive = |o: &Outside| {
+        let bind = o.bind.as_ref().filter(|bind| bind.recursive)?;
+        Some((o.point.clone(), bind.real_source()))
+    };
+    let binds: Vec<_> = outside.iter().filter_map(recursive).collect();
+    if binds.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut taken: HashSet<PathBuf> = outside.iter().map(|o| o.point.clone()).collect();
+    let mut externals = Vec::new();
+    for mount in mountinfo::of("thread-self")? {
+        for (point, source) in binds.iter().filter(|(_, source)| mount.is_below(source)) {
+            let Ok(inside) = mount.point.strip_prefix(source) else { continue };
+            let place = point.join(inside);
+            // CRIU's requests are UTF-8; what is not could not be saved.
+            if let (Some(key), Some(at)) = (place.to_str(), mount.point.to_str())
+                && taken.insert(place.clone())
+            {
+                externals.push(External::mount_source(key, at));
+            }
+        }
+    }
+    Ok(externals)
 }
 
 struct List {
     direction: Direction,
-    external: Vec<External>,
+    outside: Vec<Outside>,
 }
 
 impl List {
     /// A mount at `point`, whose key is its mount point.
     fn add(&mut self, point: &Path, source: &Path) -> Result<()> {
-        let text = |path: &Path| {
-            path.to_str()
-                .map(str::to_owned)
-                .ok_or_else(|| Error::Invalid(format!("{} is not UTF-8", path.display())))
+        let key = utf8(point)?;
+        let external = match self.direction {
+            Direction::Dump => External::mount(key, key),
+            Direction::Restore => External::mount_source(key, utf8(source)?),
         };
-        let point = text(point)?;
-        self.external.push(match self.direction {
-            Direction::Dump => External::mount(&point, &point),
-            Direction::Restore => External::mount_source(&point, &text(source)?),
-        });
+        self.outside.push(Outside { point: point.to_owned(), external, bind: None });
         Ok(())
     }
+}
+
+/// A path as CRIU's requests can have it.
+pub(crate) fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::Invalid(format!("{} is not UTF-8", path.display())))
 }
 
 /// Where a destination really is: CRIU knows mounts by the kernel's name for them, with links resolved.
@@ -121,7 +203,8 @@ fn masks(list: &mut List, spec: &Spec, facts: &Facts) {
     let masked = spec.linux().iter().flat_map(|l| l.masked_paths().iter().flatten());
     if list.direction == Direction::Restore {
         if masked.count() > 0 {
-            list.external.push(External::mount_source(NULL, NULL));
+            let external = External::mount_source(NULL, NULL);
+            list.outside.push(Outside { point: NULL.into(), external, bind: None });
         }
         return;
     }
@@ -134,7 +217,8 @@ fn masks(list: &mut List, spec: &Spec, facts: &Facts) {
             rustix::fs::FileType::from_raw_mode(s.st_mode) != rustix::fs::FileType::Directory
         };
         if stat.as_ref().is_some_and(is_file) {
-            list.external.push(External::mount(&path.to_string_lossy(), NULL));
+            let external = External::mount(&path.to_string_lossy(), NULL);
+            list.outside.push(Outside { point: path, external, bind: None });
         }
     }
 }
@@ -181,7 +265,7 @@ pub(crate) fn entered(spec: &Spec) -> impl Iterator<Item = (&'static str, PathBu
         .map(|(kind, path)| (kind.proc_name(), path))
 }
 
-fn by_path(spec: &Spec) -> impl Iterator<Item = (NamespaceKind, PathBuf)> {
+pub(super) fn by_path(spec: &Spec) -> impl Iterator<Item = (NamespaceKind, PathBuf)> {
     let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
     let with_path = |ns: &oci_spec::runtime::LinuxNamespace| {
         let path = ns.path().clone().filter(|p| !p.as_os_str().is_empty())?;

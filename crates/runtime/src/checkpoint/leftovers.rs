@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hiber_criu::{ImageDirectory, Images, find_program};
-use hiber_sandbox::loopback;
+use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::{Root, fd_path};
 
 /// CRIU's chain of the tables `filter` of iptables and ip6tables (net.c, iptables_network_lock_internal).
@@ -42,7 +42,7 @@ pub(super) fn unlock_network(pid: i32, log: &Path) -> Vec<String> {
         let chains = ["iptables", "ip6tables"].into_iter().filter(|program| remove_chain(program));
         chains.map(|program| format!("chain {CHAIN} of {program}")).chain(remove_tables(is_ours)).collect()
     };
-    loopback::inside(pid, unlock).unwrap_or_default()
+    hiber_sandbox::inside(pid, &[NamespaceKind::Network], unlock).unwrap_or_default()
 }
 
 /// Runs a program without a word of its own; what it prints, if it succeeds.

@@ -3,6 +3,7 @@
 mod custody;
 mod externals;
 mod follower;
+mod frozen;
 mod guard;
 pub(crate) mod leftovers;
 mod links;
@@ -11,6 +12,7 @@ mod memory;
 pub(crate) mod named;
 mod network;
 mod parents;
+pub(crate) mod shared;
 mod staging;
 #[cfg(feature = "archive")]
 pub(crate) mod tmpfs;
@@ -27,12 +29,11 @@ use hiber_criu::{
     CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, NetworkLock, PageServer,
     PreDumpOptions, Session, Version,
 };
-use hiber_sandbox::cgroup::Cgroup;
-use hiber_sandbox::loopback;
 use oci_spec::runtime::Spec;
 
-pub(crate) use externals::{Direction, entered, joined, mounts};
+pub(crate) use externals::{Bind, Direction, Outside, destinations, entered, joined, mounts, outside, utf8};
 use follower::{Follower, Work};
+use frozen::{Frozen, freezer};
 use guard::{Guard, Watch};
 pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
 use manifest::Manifest;
@@ -47,7 +48,7 @@ use crate::error::{Context, Error, Result, chain};
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{attacked, before_freezing, check_root, explain};
+use crate::preflight::{self, Made, attacked, before_freezing, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
 
@@ -204,6 +205,7 @@ impl Task {
         }
         let may_freeze = before_freezing(self, status, !options.pre_dump)?;
         let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
+        let made = (!options.pre_dump).then(|| preflight::compare(self)?.accept()).transpose()?;
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
@@ -215,13 +217,20 @@ impl Task {
         let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         let mut launch = criu.launch();
+        if options.criu.lazy_pages {
+            // It waits for the destination, however long that takes.
+            launch.patience(None);
+        }
         launch.pass(guard.share()?)?;
         let memory = Memory::prepare(self, options, &mut launch, &guard)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
         let fresh = self.has_fresh_network(options)?;
-        let mut session =
-            if fresh { loopback::inside(self.facts()?.pid, || launch.start())?? } else { launch.start()? };
+        let inside = shared::launched_in(spec, fresh);
+        let mut session = match inside.as_slice() {
+            [] => launch.start()?,
+            inside => hiber_sandbox::inside(self.facts()?.pid, inside, || launch.start())??,
+        };
         let version = session.version()?;
         if let Some(problem) = attacked(version) {
             tracing::warn!("{problem}");
@@ -230,6 +239,8 @@ impl Task {
             manifest: Manifest::new(container.id().as_str(), version, spec, options)?,
             work: Work { hash: !options.no_hash, sync: !options.no_sync },
             config: named.map(|named| named.config),
+            cgroups: self.facts()?.cgroup.clone(),
+            revive: made.as_ref().is_some_and(|made| made.removed),
             follower: None,
         };
         seal.manifest.memory_token = memory.token().cloned();
@@ -247,8 +258,14 @@ impl Task {
             let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
             container.entry().note(Lifecycle::Checkpointed { path, exit });
         };
-        let dumped =
-            self.dump(session, spec, options, (&mut staging, &mut seal, &mut guard, memory), status, freezer);
+        let dumped = self.dump(
+            session,
+            spec,
+            options,
+            (&mut staging, &mut seal, &mut guard, memory),
+            status,
+            (freezer, made),
+        );
         #[cfg(feature = "archive")]
         drop(tar);
         if staging.is_published() && !options.leave_running {
@@ -302,13 +319,18 @@ impl Task {
         options: &CheckpointOptions,
         (staging, seal, guard, mut memory): (&mut Staging, &mut Seal<'_>, &mut Guard, Memory),
         status: Status,
-        freezer: Option<PathBuf>,
+        (freezer, made): (Option<PathBuf>, Option<Made>),
     ) -> Result<()> {
         let cgroup = self.cgroup();
         let mut dump = self.dump_options(&mut session, spec, options, staging)?;
+        dump.common.external = made.as_ref().map(|made| made.external.clone()).unwrap_or_default();
+        dump.common.external.extend(externals::namespaces(spec, self.facts()?.pid)?);
         let yard = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => None,
-            _ => Yard::make(self.container().entry().path().join("cgroups"))?,
+            _ => {
+                let at = self.container().entry().path().join("cgroups");
+                Yard::make(at, &self.facts()?.cgroup, &self.pids()?)?
+            }
         };
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         let freezes = freezer.is_some();
@@ -316,6 +338,7 @@ impl Task {
         memory.describe(&mut dump.common);
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
+        let pid = self.facts()?.pid;
         let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
@@ -331,7 +354,11 @@ impl Task {
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
             // need not wait for hashes and the disk.
-            DumpNotify::PostDump if lazy || !options.leave_running => {
+            DumpNotify::PostDump => {
+                made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
+                if !lazy && options.leave_running {
+                    return Ok(());
+                }
                 // The destination needs the images before it can ask for memory.
                 if lazy {
                     guard.lending()?;
@@ -436,10 +463,6 @@ impl Task {
             port: at.port,
             connection: None,
         });
-        if !options.pre_dump {
-            common.external = mounts(Direction::Dump, spec, facts)?;
-            common.external.extend(externals::namespaces(spec, facts.pid)?);
-        }
         Ok(())
     }
 }
@@ -466,28 +489,4 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
-}
-
-/// The directory by which CRIU stops the container.
-fn freezer(cgroup: &Cgroup) -> Option<PathBuf> {
-    cgroup.paths().v1.get("freezer").or(cgroup.paths().v2.as_ref()).cloned()
-}
-
-/// Keeps a container frozen that was running before: CRIU polls for a freeze in steps of up to 100 ms, the kernel
-/// tells us at once. Dropped, it lets go what it froze.
-struct Frozen<'a>(&'a Cgroup);
-
-impl<'a> Frozen<'a> {
-    fn take(cgroup: &'a Cgroup) -> Result<Self> {
-        cgroup.freeze().context("freeze the container")?;
-        Ok(Self(cgroup))
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = self.0.thaw() {
-            tracing::error!("the container stays frozen: {}", chain(&e));
-        }
-    }
 }

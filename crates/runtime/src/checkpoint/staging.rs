@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use hiber_criu::amend::{revive_external_mounts, separate_network, tidy_cgroups};
 use hiber_criu::{CriuError, ImageDirectory};
+use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -12,7 +14,7 @@ use rustix::io::Errno;
 use super::follower::{Follower, Work};
 use super::manifest::Manifest;
 use super::named::{CheckpointConfig, CheckpointError};
-use super::{make_dir, open_dir};
+use super::{make_dir, open_dir, yard};
 use crate::error::{Context, Error, Result};
 
 /// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
@@ -31,6 +33,10 @@ pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
     /// Whether the manifest has hashes, and whether the disk has it all before it is published.
     pub(super) work: Work,
+    /// The cgroups that are the container's.
+    pub(super) cgroups: CgroupPaths,
+    /// Whether the source of a bind mount had been removed.
+    pub(super) revive: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
     /// Whoever reads the images while they are written.
@@ -113,7 +119,11 @@ impl Staging {
         let dir = self.directory()?;
         seal.config.map_or(Ok(()), |config| config.write(dir))?;
         if seal.manifest.options.loopback {
-            hiber_criu::images::separate_network(dir)?;
+            separate_network(dir)?;
+        }
+        tidy_cgroups(dir, |controllers| yard::owns(&seal.cgroups, controllers.iter().map(String::as_str)))?;
+        if seal.revive {
+            revive_external_mounts(dir)?;
         }
         let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
         seal.manifest.write(dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
@@ -191,6 +201,8 @@ mod tests {
         Seal {
             manifest: manifest.unwrap(),
             work: Work { hash: true, sync: true },
+            cgroups: CgroupPaths::default(),
+            revive: false,
             config: None,
             follower: None,
         }

@@ -2,97 +2,126 @@
 //!
 //! CRIU would mount each of them anew, which takes 3 ms apiece with the tasks frozen and changes the options of the
 //! host's cgroup2 mount (CRIU issue 3029), which on Linux 6.18 takes another 10 ms. Links to the mounts that are there do as
-//! well, and to mounts that we make of v1 hierarchies that are nowhere; not at a restore, where CRIU walks them from
-//! inside the container.
+//! well; not at a restore, where CRIU walks them from inside the container.
+//!
+//! It saves all that is below the cgroups of the tasks. Where the container has none of its own those are its runtime's, or the
+//! root, and what is below them is the host's: of such hierarchies it finds empty directories by these names.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hiber_sandbox::cgroup::{Layout, Mount};
-use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use hiber_sandbox::cgroup::{CgroupPaths, Layout, Mount};
 
 use super::links::Links;
 use crate::error::{Error, Result};
 
 /// What a dump is given.
 #[derive(Debug)]
-pub(super) struct Yard {
-    links: Links,
-    /// Mounts that are nowhere but here.
-    _mounts: Vec<OwnedFd>,
+pub(super) struct Yard(Links);
+
+/// A hierarchy, by the name that CRIU gives it.
+#[derive(Debug, PartialEq, Eq)]
+struct Tree {
+    name: String,
+    /// Where it is mounted, if the container has cgroups there.
+    point: Option<PathBuf>,
+}
+
+/// Whether the container has a cgroup of its own in the hierarchy of these controllers, as cgroups(7) names them.
+pub(super) fn owns<'a>(own: &CgroupPaths, mut controllers: impl Iterator<Item = &'a str>) -> bool {
+    controllers.any(|name| if name.is_empty() { own.v2.is_some() } else { own.v1.contains_key(name) })
 }
 
 impl Yard {
-    /// Makes the directory `at`. `None` if cgroup2 is not mounted from its root, or the rest cannot be mounted, so that
-    /// CRIU has to do all that itself.
-    pub(super) fn make(at: PathBuf) -> Result<Option<Self>> {
-        let own = Path::new("/proc/thread-self/cgroup");
-        let text = std::fs::read_to_string(own).map_err(|e| Error::file(own, &e))?;
-        let Some(entries) = entries(&text, &Layout::detect()?) else { return Ok(None) };
-        let (mut links, mut mounts) = (Vec::new(), Vec::new());
-        for (name, point) in entries {
-            let target = match point {
-                Some(point) => point,
-                None => {
-                    let failed =
-                        |e: &Errno| tracing::debug!("cgroup hierarchy {name} cannot be mounted: {e}");
-                    let Ok(mount) = mount(&name).inspect_err(failed) else { return Ok(None) };
-                    let target = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
-                    mounts.push(mount);
-                    target.into()
-                }
-            };
-            links.push((name.trim_start_matches("name=").to_owned(), target));
+    /// Makes the directory `at`, for processes whose cgroups are those of `own`. `None` if hierarchies are not mounted from
+    /// their roots, so that CRIU has to mount them itself.
+    pub(super) fn make(at: PathBuf, own: &CgroupPaths, processes: &[i32]) -> Result<Option<Self>> {
+        let read = |who: &str| {
+            let path = PathBuf::from(format!("/proc/{who}/cgroup"));
+            std::fs::read_to_string(&path).map_err(|e| Error::file(&path, &e))
+        };
+        let text = read("thread-self")?;
+        let Some(trees) = trees(&text, &Layout::detect()?, own) else { return Ok(None) };
+        let (mounted, others): (Vec<_>, Vec<_>) = trees.into_iter().partition(|tree| tree.point.is_some());
+        let mut places = BTreeSet::new();
+        if !others.is_empty() {
+            // One that has ended meanwhile is nowhere.
+            for text in processes.iter().filter_map(|pid| read(&pid.to_string()).ok()) {
+                let Some(found) = places_in(&text, &others) else { return Ok(None) };
+                places.extend(found);
+            }
         }
-        tracing::debug!(
-            "CRIU finds the cgroup hierarchies in {}, {} mounted for it",
-            at.display(),
-            mounts.len()
-        );
-        Ok(Some(Self { links: Links::make(at, links)?, _mounts: mounts }))
+        let links = mounted.into_iter().filter_map(|tree| Some((tree.name, tree.point?)));
+        let links = Links::make(at, links)?;
+        for place in places {
+            let directory = links.path().join(place);
+            std::fs::create_dir_all(&directory).map_err(|e| Error::file(&directory, &e))?;
+        }
+        tracing::debug!("CRIU finds the cgroup hierarchies in {}", links.path().display());
+        Ok(Some(Self(links)))
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.links.path()
+        self.0.path()
     }
 }
 
-/// The hierarchies in a /proc/PID/cgroup (cgroups(7)), `unified` or by their controllers, and where each is mounted; none
-/// for a v1 hierarchy that is mounted nowhere, or in part.
-fn entries(text: &str, layout: &Layout) -> Option<Vec<(String, Option<PathBuf>)>> {
+/// The hierarchies in a /proc/PID/cgroup (cgroups(7)): `unified`, or by their controllers.
+fn trees(text: &str, layout: &Layout, own: &CgroupPaths) -> Option<Vec<Tree>> {
     let whole = |mount: &Mount| (mount.root == Path::new("/")).then(|| mount.point.clone());
-    text.lines()
-        .map(|line| match line.split(':').nth(1)? {
-            // Mounted anew, it would lose the host's options.
-            "" => Some(("unified".to_owned(), Some(layout.v2().and_then(whole)?))),
-            controllers => {
-                let mount = controllers.split(',').next().and_then(|first| layout.v1().get(first));
-                Some((controllers.to_owned(), mount.and_then(whole)))
-            }
-        })
-        .collect()
+    let tree = |line: &str| {
+        let controllers = line.split(':').nth(1)?;
+        let name = name_of(controllers);
+        if !owns(own, controllers.split(',')) {
+            return Some(Tree { name, point: None });
+        }
+        let mount = match controllers.split(',').next() {
+            None | Some("") => layout.v2(),
+            Some(first) => layout.v1().get(first),
+        };
+        // Mounted anew, cgroup2 would lose the host's options.
+        Some(Tree { name, point: Some(mount.and_then(whole)?) })
+    };
+    text.lines().map(tree).collect()
 }
 
-/// A mount of the v1 hierarchy of these controllers, or of this name, outside of all mount namespaces.
-fn mount(hierarchy: &str) -> Result<OwnedFd, Errno> {
-    let fs = rustix::mount::fsopen("cgroup", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    if let Some(name) = hierarchy.strip_prefix("name=") {
-        rustix::mount::fsconfig_set_flag(&fs, "none")?;
-        rustix::mount::fsconfig_set_string(&fs, "name", name)?;
-    } else {
-        hierarchy.split(',').try_for_each(|controller| rustix::mount::fsconfig_set_flag(&fs, controller))?;
+fn name_of(controllers: &str) -> String {
+    match controllers {
+        "" => "unified".into(),
+        named => named.trim_start_matches("name=").into(),
     }
-    rustix::mount::fsconfig_create(&fs)?;
-    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Where a process is in these hierarchies, below a yard. `None` if that is outside of what the cgroup namespace has.
+fn places_in(text: &str, trees: &[Tree]) -> Option<Vec<PathBuf>> {
+    let mut places = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, Path::new(fields.next()?));
+        let name = name_of(controllers);
+        if trees.iter().any(|tree| tree.name == name) {
+            let inner = path.strip_prefix("/").ok()?;
+            if inner.components().any(|part| part == std::path::Component::ParentDir) {
+                return None;
+            }
+            places.push(Path::new(&name).join(inner));
+        }
+    }
+    Some(places)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(own: &str, mountinfo: &str) -> Option<Vec<(String, Option<PathBuf>)>> {
-        entries(own, &Layout::from_text(mountinfo, own, "memory pids").unwrap())
+    fn own(v1: &[&str], v2: bool) -> CgroupPaths {
+        let v1 = v1.iter().map(|name| ((*name).to_owned(), PathBuf::from("/x"))).collect();
+        CgroupPaths { v1, v2: v2.then(|| "/x".into()), systemd: None }
+    }
+
+    fn found(text: &str, mountinfo: &str, own: &CgroupPaths) -> Option<Vec<(String, Option<PathBuf>)>> {
+        let trees = trees(text, &Layout::from_text(mountinfo, text, "memory pids").unwrap(), own)?;
+        Some(trees.into_iter().map(|tree| (tree.name, tree.point)).collect())
     }
 
     #[test]
@@ -100,9 +129,10 @@ mod tests {
         let mounts = "1 0 0:1 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
             2 0 0:2 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
             3 0 0:3 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
-        let found = found("3:name=systemd:/\n2:cpu,cpuacct:/x\n0::/y\n", mounts).unwrap();
+        let own = own(&["name=systemd", "cpu", "cpuacct"], true);
+        let found = found("3:name=systemd:/\n2:cpu,cpuacct:/x\n0::/y\n", mounts, &own).unwrap();
         let expected = [
-            ("name=systemd", "/sys/fs/cgroup/systemd"),
+            ("systemd", "/sys/fs/cgroup/systemd"),
             ("cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct"),
             ("unified", "/sys/fs/cgroup/unified"),
         ];
@@ -110,12 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_mounted_whole_is_mounted_or_left_to_criu() {
+    fn what_is_not_the_containers_is_not_shown() {
         let v2 = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        let memory = ("memory".to_owned(), None);
+        let text = "3:name=systemd:/\n2:memory:/a b/c\n0::/\n";
         let unified = ("unified".to_owned(), Some("/sys/fs/cgroup".into()));
-        assert_eq!(found("2:memory:/\n0::/\n", v2), Some(vec![memory, unified]));
+        let other = |name: &str| (name.to_owned(), None);
+        let expected = vec![other("systemd"), other("memory"), unified];
+        assert_eq!(found(text, v2, &own(&[], true)), Some(expected));
         let part = "1 0 0:1 /below /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(found("0::/\n", part), None);
+        assert_eq!(found("0::/\n", part, &own(&[], true)), None);
+
+        let others = ["systemd", "memory"].map(|name| Tree { name: name.into(), point: None });
+        let places = places_in(text, &others).unwrap();
+        assert_eq!(places, [PathBuf::from("systemd"), PathBuf::from("memory/a b/c")]);
+        assert_eq!(places_in("2:memory:/../x\n", &others), None, "nothing is made outside of the yard");
     }
 }

@@ -7,8 +7,8 @@ use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{Findings, Report, bytes, files, host, mounts, sockets};
-use crate::checkpoint::{self, CheckpointOptions, Direction, joined};
+use super::{Findings, Report, bytes, files, host, made, mounts, sockets};
+use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
 use crate::state::Status;
 use crate::task::Task;
@@ -123,8 +123,9 @@ impl Task {
         };
         if !options.pre_dump {
             sockets::check(findings, &tasks, &open, allowed);
-            let external = checkpoint::mounts(Direction::Dump, spec, facts)?;
-            (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &external);
+            let made = made::compare(self)?;
+            findings.0.extend(made.findings.0);
+            (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &made.external);
         }
         self.network(findings, options, size.tmpfs)?;
         for task in &tasks {

@@ -7,6 +7,7 @@ mod dump;
 mod explain;
 mod files;
 mod host;
+mod made;
 mod mounts;
 pub(crate) mod restore;
 mod sockets;
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 pub(crate) use explain::{explain, explain_restore};
 pub(crate) use host::{attacked, check_pipe_size, check_root};
+pub(crate) use made::{Made, compare};
 pub(crate) use restore::check_restore;
 pub(crate) use table::PARENT_DEATH;
 pub use table::{CHECKS, Check, When};

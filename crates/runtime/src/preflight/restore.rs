@@ -22,7 +22,7 @@ use crate::checkpoint::manifest::{self, Cpu, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::{CreateOptions, Prepared};
 use crate::id::ContainerId;
-use crate::restore::{RestoreContainerOptions, check_images};
+use crate::restore::{RestoreContainerOptions, check_images, check_strict};
 use crate::store::Store;
 
 /// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.
@@ -277,6 +277,9 @@ impl Against<'_> {
         {
             self.findings.failed(&CGROUP, &e);
         }
+        if let Err(e) = check_strict(self.prepared, self.criu) {
+            self.findings.failed(&CGROUP, &e);
+        }
         let external = self.mounts(id);
         self.pids();
         self.addresses();
@@ -332,7 +335,7 @@ impl Against<'_> {
             let Some(key) = mount.external.as_deref().filter(|key| !key.is_empty()) else { continue };
             // CRIU finds its own ones by itself.
             if mount.mountpoint != "/" && !pairs.iter().any(|(known, _)| known == key) {
-                let what = format!("config.json has no mount for {key}");
+                let what = format!("config.json has no mount for {key}, nor the host below an rbind of it");
                 self.findings.add(&MOUNT_MISSING, what).path = Some(mount.mountpoint.clone());
             }
         }

@@ -138,6 +138,21 @@ checks! {
     ROOT_TMP: "root-tmp", Both, Error,
         "CRIU could not enter the restored root file system: it needs a directory /tmp there, or to be able to make one",
         "make an empty directory /tmp in the root file system";
+    OVERMOUNTED: "mount-over", Checkpoint, Error,
+        "a mount lies over one of config.json, or in its place",
+        "unmount it, or name it in config.json instead";
+    REPLACED: "mount-replaced", Checkpoint, Warning,
+        "the source of a bind mount was replaced, so that the container has one that is nowhere else",
+        "a restore takes what is at the source's path then: put the old one back if it is still needed";
+    REPLACED_OPEN: "mount-replaced-open", Checkpoint, Error,
+        "a file is open or mapped on a bind mount whose source was replaced",
+        "let the process open it anew, or put the source back";
+    HOSTS: "mount-of-host", Checkpoint, Error,
+        "a mount of the host's lies where a restore would not find it: below a plain bind, or elsewhere",
+        "unmount it, name it in config.json, or bind what is above it with rbind";
+    ATTACHED: "ipc-attached", Checkpoint, Error,
+        "a process has System V memory attached that belongs to an IPC namespace that config.json joins",
+        "let the process detach it, or give the container an IPC namespace of its own";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";
@@ -190,7 +205,7 @@ checks! {
     FLAG: "flag", Restore, Error,
         "the images hold what needs a flag to be restored",
         "pass the flag";
-    MOUNT_SOURCE: "mount-source", Restore, Error,
+    MOUNT_SOURCE: "mount-source", Both, Error,
         "the source of a bind mount is missing",
         "make or mount it first";
     MOUNT_POINT: "mount-point", Restore, Error,

@@ -1,8 +1,8 @@
 //! Which cgroup hierarchies this host has, and where a container's cgroup lies in them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dir::{Dir, if_there, read_file};
 use super::systemd::Unit;
 use crate::error::{Context, Error, Result};
+use crate::mountinfo::unescape;
 
 /// The API generation of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -322,27 +323,6 @@ fn is_covered(line: &str) -> bool {
         Ok(stat) => line.split(' ').next() != Some(stat.stx_mnt_id.to_string().as_str()),
         Err(_) => true,
     }
-}
-
-/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
-fn unescape(field: &str) -> PathBuf {
-    let bytes = field.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = field.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        match octal.and_then(|o| u8::from_str_radix(o, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    OsString::from_vec(out).into()
 }
 
 fn words(text: &str) -> BTreeSet<String> {

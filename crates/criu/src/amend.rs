@@ -1,0 +1,170 @@
+//! Changes of images: what CRIU has written of a container that a restore elsewhere, or CRIU's own, could not take.
+
+use std::path::Path;
+
+use criu_proto::Message;
+use criu_proto::images::cgroup::{CgroupDirEntry, CgroupEntry};
+use criu_proto::images::core::{CoreEntry, TaskKobjIdsEntry};
+use criu_proto::images::inventory::InventoryEntry;
+use criu_proto::images::mnt::MntEntry;
+
+use crate::directory::ImageDirectory;
+use crate::error::{CriuError, Result};
+use crate::image_file::ImageFile;
+use crate::images::{COMMON, INVENTORY, INVENTORY_FILE, Images, Magic};
+
+/// The values by which a cgroup stops its tasks, and what lets them run: of cgroup v1 and of v2.
+const FREEZERS: [(&str, &str); 2] = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
+/// How deep cgroups of an image may be nested: a path of the kernel's has no more names.
+const MAX_DEPTH: usize = 2048;
+
+/// Says in the images of a dump whose CRIU ran in the tasks' network namespace that it was in another: a restore then makes
+/// an empty one for them. Unchanged, such images have the tasks restored into the network of whoever restores them.
+///
+/// # Errors
+/// [`CriuError::Image`] if the inventory is missing or malformed, [`CriuError::Io`] if it cannot be written.
+pub fn separate_network(dir: &ImageDirectory) -> Result<()> {
+    let mut file = ImageFile::open(dir, INVENTORY_FILE)?;
+    file.expect_magic(INVENTORY, "a CRIU inventory")?;
+    let mut inventory: InventoryEntry = file.only()?;
+    let Some(ids) = inventory.root_ids.as_mut() else {
+        return Err(file.bad("does not name CRIU's namespaces"));
+    };
+    // CRIU counts namespaces from 1.
+    ids.net_ns_id = Some(u32::MAX);
+    write(dir, INVENTORY_FILE, &[INVENTORY], &[inventory])
+}
+
+/// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves those as they are that
+/// it finds. `None` if the images say so already.
+///
+/// # Errors
+/// [`CriuError::Image`] if an image is missing or malformed.
+pub fn shared_namespaces(images: &Images, ipc: bool, uts: bool) -> Result<Option<(String, Vec<u8>)>> {
+    let mut inventory = images.inventory().clone();
+    let first = images.tasks()?.first().map(|task| task.pid).unwrap_or_default();
+    let theirs = ids(images, first)?;
+    let (Some(root), Some(theirs)) = (inventory.root_ids.as_mut(), theirs) else { return Ok(None) };
+    let before = (root.ipc_ns_id, root.uts_ns_id);
+    if ipc {
+        root.ipc_ns_id = theirs.ipc_ns_id;
+    }
+    if uts {
+        root.uts_ns_id = theirs.uts_ns_id;
+    }
+    if before == (root.ipc_ns_id, root.uts_ns_id) {
+        return Ok(None);
+    }
+    let changed = encode(&images.dir().join(INVENTORY_FILE), &[INVENTORY], &[inventory])?;
+    Ok(Some((INVENTORY_FILE.into(), changed)))
+}
+
+/// The numbers of a task's namespaces, which older images have in a file of their own.
+fn ids(images: &Images, pid: u32) -> Result<Option<TaskKobjIdsEntry>> {
+    if let Some(entries) = images.entries_if_any::<TaskKobjIdsEntry>(&format!("ids-{pid}.img"), Magic::IDS)? {
+        return entries.into_iter().next().transpose();
+    }
+    let mut core = images.entries::<CoreEntry>(&format!("core-{pid}.img"), Magic::CORE)?;
+    Ok(core.next().transpose()?.and_then(|core| core.ids.into_option()))
+}
+
+/// Says of mounts from outside whose source had been removed that they are like others: a restore takes what is at the
+/// source's path then. CRIU would make an empty one there, and fails where there is one.
+///
+/// # Errors
+/// [`CriuError::Image`] if an image is malformed, [`CriuError::Io`] if it cannot be written.
+pub fn revive_external_mounts(dir: &ImageDirectory) -> Result<()> {
+    let (mut removed, mut files) = (Vec::new(), Vec::new());
+    let names = dir.names()?;
+    for name in names.iter().filter(|name| name.starts_with("mountpoints-") && name.ends_with(".img")) {
+        let mounts: Vec<MntEntry> = all(dir, name, Magic::MNTS)?;
+        let is_gone = |mount: &&MntEntry| mount.ext_key.is_some() && mount.deleted == Some(true);
+        removed.extend(mounts.iter().filter(is_gone).map(|m| (m.root_dev, m.root.clone())));
+        files.push((name, mounts));
+    }
+    for (name, mut mounts) in files {
+        for mount in &mut mounts {
+            // A copy of such a mount in another mount namespace is bound from it.
+            if mount.deleted == Some(true) && removed.contains(&(mount.root_dev, mount.root.clone())) {
+                mount.deleted = None;
+            }
+        }
+        write(dir, name, &[COMMON, Magic::MNTS.0], &mounts)?;
+    }
+    Ok(())
+}
+
+/// Leaves out of cgroup.img what is not the container's: below hierarchies whose controllers are not `owned` everything but
+/// the names of the cgroups that tasks are in; and everywhere that they were frozen, which they were for the dump.
+///
+/// # Errors
+/// [`CriuError::Image`] if the image is malformed, [`CriuError::Io`] if it cannot be written.
+pub fn tidy_cgroups(dir: &ImageDirectory, owned: impl Fn(&[String]) -> bool) -> Result<()> {
+    const NAME: &str = "cgroup.img";
+    // CRIU writes none where all tasks are in its own cgroups.
+    if !dir.has(NAME) {
+        return Ok(());
+    }
+    let before: Vec<CgroupEntry> = all(dir, NAME, Magic::CGROUP)?;
+    let mut entries = before.clone();
+    for controller in entries.iter_mut().flat_map(|entry| &mut entry.controllers) {
+        if owned(&controller.cnames) {
+            thaw(&mut controller.dirs, MAX_DEPTH);
+            continue;
+        }
+        for head in &mut controller.dirs {
+            *head = CgroupDirEntry { dir_name: head.dir_name.take(), ..Default::default() };
+        }
+    }
+    if entries == before {
+        return Ok(());
+    }
+    write(dir, NAME, &[COMMON, Magic::CGROUP.0], &entries)
+}
+
+fn thaw(dirs: &mut [CgroupDirEntry], depth: usize) {
+    for dir in dirs {
+        for property in &mut dir.properties {
+            if let Some((_, running)) =
+                FREEZERS.iter().find(|(name, _)| property.name.as_deref() == Some(name))
+            {
+                property.value = Some((*running).into());
+            }
+        }
+        if depth > 0 {
+            thaw(&mut dir.children, depth - 1);
+        }
+    }
+}
+
+/// All entries of an image of a dump that was made now, so of the present version.
+fn all<M: Message>(dir: &ImageDirectory, name: &str, magic: Magic) -> Result<Vec<M>> {
+    let mut file = ImageFile::open(dir, name)?;
+    file.expect_magic(COMMON, "a CRIU image")?;
+    file.expect_magic(magic.0, "the image that it is called")?;
+    let mut entries = Vec::new();
+    while let Some(entry) = file.entry()? {
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn encode<M: Message>(path: &Path, magic: &[u32], entries: &[M]) -> Result<Vec<u8>> {
+    let bad = |problem: String| CriuError::Image { path: path.into(), problem };
+    let mut bytes: Vec<u8> = magic.iter().flat_map(|m| m.to_le_bytes()).collect();
+    for entry in entries {
+        let entry = entry.write_to_bytes().map_err(|e| bad(e.to_string()))?;
+        let length = u32::try_from(entry.len()).map_err(|_| bad("has too long an entry".into()))?;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&entry);
+    }
+    Ok(bytes)
+}
+
+fn write<M: Message>(dir: &ImageDirectory, name: &str, magic: &[u32], entries: &[M]) -> Result<()> {
+    dir.write(name, &encode(&dir.path().join(name), magic, entries)?)
+}
+
+#[cfg(test)]
+#[path = "amend_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! How long a criu process may do nothing.
+//!
+//! A dump or restore of much memory takes its time, but it uses a processor, reads or writes all along. One that does none of
+//! that is waiting for what does not come: it was frozen, or the disk is gone.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+
+/// As long as a disk may take for one request.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two looks.
+const TICK: Duration = Duration::from_secs(1);
+/// The fields of /proc/PID/stat with the time that a process has used, in user and in kernel mode (proc_pid_stat(5)), counted
+/// after the command's closing parenthesis.
+const TIMES: std::ops::Range<usize> = 11..13;
+
+pub(crate) struct Patience {
+    limit: Duration,
+    pid: u32,
+    /// What others do meanwhile.
+    others: Option<Box<dyn FnMut() -> u64 + Send>>,
+    /// When something was done last, and what it came to.
+    since: Instant,
+    done: u64,
+}
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patience").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration, pid: u32) -> Self {
+        Self { limit, pid, others: None, since: Instant::now(), done: 0 }
+    }
+
+    pub(crate) fn watch(&mut self, work: impl FnMut() -> u64 + Send + 'static) {
+        self.others = Some(Box::new(work));
+    }
+
+    /// From now on something is waited for; gives how long until the first look.
+    pub(crate) fn begin(&mut self) -> Timespec {
+        self.since = Instant::now();
+        let tick = self.limit.min(TICK);
+        Timespec { tv_sec: tick.as_secs() as i64, tv_nsec: tick.subsec_nanos().into() }
+    }
+
+    /// Whether nothing was done for too long.
+    pub(crate) fn is_over(&mut self) -> bool {
+        let done = work_of_all(self.pid).wrapping_add(self.others.as_mut().map_or(0, |others| others()));
+        if done != self.done {
+            (self.done, self.since) = (done, Instant::now());
+        }
+        self.since.elapsed() >= self.limit
+    }
+
+    /// Why it was ended, if it was.
+    pub(crate) fn verdict(&self) -> Option<String> {
+        let over = self.since.elapsed() >= self.limit;
+        over.then(|| format!("it did nothing for {} s and was killed", self.limit.as_secs()))
+    }
+}
+
+/// What a process has done: ticks of processors, and bytes that it read and wrote. Nothing if it is gone.
+pub fn work_of(pid: u32) -> u64 {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let (stat, io) = (read("stat"), read("io"));
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
+    let times =
+        fields.split(' ').enumerate().filter(|(index, _)| TIMES.contains(index)).map(|(_, field)| field);
+    let bytes = io.lines().filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
+    times.chain(bytes).filter_map(|number| number.parse::<u64>().ok()).fold(0, u64::wrapping_add)
+}
+
+/// A process's work, and that of the programs which it runs.
+fn work_of_all(pid: u32) -> u64 {
+    let (mut sum, mut left) = (0u64, vec![pid]);
+    while let Some(pid) = left.pop() {
+        sum = sum.wrapping_add(work_of(pid));
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            left.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_seen_and_silence_ends() {
+        let mut patience = Patience::new(Duration::from_millis(50), std::process::id());
+        patience.begin();
+        assert!(!patience.is_over());
+        std::thread::sleep(Duration::from_millis(60));
+        // This process has read its own files meanwhile.
+        assert!(!patience.is_over());
+        let before = work_of_all(std::process::id());
+        std::fs::read("/proc/self/stat").unwrap();
+        assert!(work_of_all(std::process::id()) > before);
+
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let mut patience = Patience::new(Duration::from_millis(50), sleeper.id());
+        patience.begin();
+        assert!(!patience.is_over() && patience.verdict().is_none());
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(patience.is_over());
+        assert_eq!(patience.verdict().unwrap(), "it did nothing for 0 s and was killed");
+        // Others may work for it.
+        let mut count = 0;
+        patience.watch(move || {
+            count += 1;
+            count
+        });
+        assert!(!patience.is_over());
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+    }
+}

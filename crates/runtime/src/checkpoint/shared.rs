@@ -1,0 +1,34 @@
+//! IPC and UTS namespaces that config.json joins, as in every pod: their System V memory and host name belong to the others,
+//! too, and are neither saved nor written back.
+//!
+//! CRIU takes only network and pid namespaces from outside. But it leaves alone what it lives in itself: so a dump is
+//! started in these namespaces, and a restore enters them.
+
+use hiber_criu::{ImageDirectory, Images};
+use hiber_sandbox::plan::NamespaceKind;
+use oci_spec::runtime::Spec;
+
+use super::externals::by_path;
+use crate::error::Result;
+
+/// Those that a container has in common with others.
+pub(crate) fn namespaces(spec: &Spec) -> impl Iterator<Item = NamespaceKind> {
+    by_path(spec).map(|(kind, _)| kind).filter(|k| matches!(k, NamespaceKind::Ipc | NamespaceKind::Uts))
+}
+
+/// The container's namespaces that CRIU is started in for a dump: these, and a network that need not be saved.
+pub(super) fn launched_in(spec: &Spec, fresh_network: bool) -> Vec<NamespaceKind> {
+    fresh_network.then_some(NamespaceKind::Network).into_iter().chain(namespaces(spec)).collect()
+}
+
+/// The inventory that CRIU is to read instead of that of `dir`, so that it leaves the namespaces alone that config.json joins:
+/// other runtimes have it save them, and it would write them into those that it enters. `None` if none of them was saved.
+pub(crate) fn inventory(dir: &ImageDirectory, spec: &Spec) -> Result<Option<(String, Vec<u8>)>> {
+    let kinds: Vec<_> = namespaces(spec).collect();
+    if kinds.is_empty() {
+        return Ok(None);
+    }
+    let has = |kind| kinds.contains(&kind);
+    let (ipc, uts) = (has(NamespaceKind::Ipc), has(NamespaceKind::Uts));
+    Ok(hiber_criu::amend::shared_namespaces(&Images::in_directory(dir)?, ipc, uts)?)
+}

@@ -1,0 +1,282 @@
+//! What the container's mounts are, against what config.json made of them, and what of a pod its processes hold.
+//!
+//! CRIU knows mounts from outside by where they are. Whatever else lies there now, or was made below, would come back as
+//! the host's, or what is the host's would be copied: so every dump asks this before it stops anything.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use hiber_criu::External;
+use hiber_sandbox::mountinfo::{self, Mount};
+use hiber_sandbox::plan::NamespaceKind;
+use hiber_sandbox::rootfs::resolve::Root;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::table::{ATTACHED, HOSTS, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
+use super::tasks::Proc;
+use super::{Findings, Severity};
+use crate::checkpoint::{Bind, Direction, Outside, destinations, outside, shared, utf8};
+use crate::error::{Error, Result};
+use crate::task::Task;
+
+/// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
+const REMADE: [&str; 13] = [
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "cgroup",
+    "cgroup2",
+    "mqueue",
+    "pstore",
+    "binfmt_misc",
+    "fusectl",
+    "simfs",
+];
+
+/// The outcome.
+pub(crate) struct Made {
+    /// What CRIU leaves to us.
+    pub(crate) external: Vec<External>,
+    /// Whether a bind's source was removed, so that the images must say that it is there.
+    pub(crate) removed: bool,
+    pub(super) findings: Findings,
+    mounts: Vec<Mount>,
+}
+
+impl Made {
+    /// Refuses images that CRIU has written of other mounts than were compared, by the processes that it still holds.
+    pub(crate) fn still(&self, pid: i32) -> Result<()> {
+        if mountinfo::of(&pid.to_string())? == self.mounts {
+            return Ok(());
+        }
+        Err(Error::Invalid("the container's mounts have changed meanwhile: try again".into()))
+    }
+
+    /// Refuses what could not be restored, and tells what would be otherwise than now.
+    pub(crate) fn accept(self) -> Result<Self> {
+        for found in &self.findings.0 {
+            if found.severity == Severity::Error {
+                return Err(Error::Invalid(format!("{found}; {}", found.advice)));
+            }
+            tracing::warn!("{found}");
+        }
+        Ok(self)
+    }
+}
+
+/// Compares, by what /proc shows.
+pub(crate) fn compare(task: &Task) -> Result<Made> {
+    let (facts, spec) = (task.facts()?, &*task.container().spec()?);
+    let outside = outside(Direction::Dump, spec, facts)?;
+    let mounts = mountinfo::of(&facts.pid.to_string())?;
+    let places: HashSet<&Path> = outside.iter().map(|o| o.point.as_path()).collect();
+    let mut look = Look {
+        task,
+        mounts: &mounts,
+        places: &places,
+        destinations: destinations(spec, facts)?,
+        host: None,
+        findings: Findings::default(),
+    };
+    let mut replaced = Vec::new();
+    for place in &outside {
+        replaced.extend(look.at(place)?);
+    }
+    look.open(&replaced)?;
+    let below = look.below(&outside)?;
+    look.strangers(&below, &replaced)?;
+    if shared::namespaces(spec).any(|kind| kind == NamespaceKind::Ipc) {
+        look.attached()?;
+    }
+    let findings = look.findings;
+    let removed = replaced.iter().any(|mount| mount.removed);
+    let mut external: Vec<_> = outside.into_iter().map(|o| o.external).collect();
+    for point in below {
+        let key = utf8(&point)?;
+        external.push(External::mount(key, key));
+    }
+    Ok(Made { external, removed, findings, mounts })
+}
+
+struct Look<'a> {
+    task: &'a Task,
+    mounts: &'a [Mount],
+    /// Where mounts from outside are to be.
+    places: &'a HashSet<&'a Path>,
+    /// Where config.json mounts something.
+    destinations: HashSet<PathBuf>,
+    /// The host's mounts, once they were asked for.
+    host: Option<Vec<Mount>>,
+    findings: Findings,
+}
+
+impl<'a> Look<'a> {
+    fn mounted_at<'b>(&'b self, point: &'b Path) -> impl Iterator<Item = &'a Mount> + 'b {
+        self.mounts.iter().filter(move |mount| mount.point == point)
+    }
+
+    /// Whether it can be bound from another mount of the container's, but for those of `except`.
+    fn is_inner(&self, mount: &Mount, except: &[&Mount]) -> bool {
+        let others = self.mounts.iter().filter(|m| m.point != mount.point && !except.contains(m));
+        others.into_iter().any(|whole| mount.is_part_of(whole))
+    }
+
+    /// What is where something from outside should be; gives the mount if its source is another one now. One that is not
+    /// there any more was unmounted, and is not missed.
+    fn at(&mut self, place: &Outside) -> Result<Option<&'a Mount>> {
+        let here: Vec<_> = self.mounted_at(&place.point).collect();
+        let Some(mount) = here.last().copied() else { return Ok(None) };
+        // A read-only path is a second mount of the same.
+        if let Some(other) = here.iter().find(|other| !other.shows_as(mount)) {
+            let what =
+                format!("two mounts lie over each other, of types {} and {}", other.fstype, mount.fstype);
+            self.tell(&OVERMOUNTED, what, &place.point);
+            return Ok(None);
+        }
+        let Some(Bind { source, .. }) = &place.bind else { return Ok(None) };
+        // Without asking a file server that may not answer.
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let present = statx(CWD, source, flags, StatxFlags::BASIC_STATS);
+        let root = Root::open_path(Path::new(&format!("/proc/{}/root", self.task.facts()?.pid)))?;
+        let inside = root.find(&place.point)?.and_then(|file| {
+            let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+            statx(&file, "", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).ok()
+        });
+        // What a mount over one of its parents covers cannot be compared.
+        let inside = inside.filter(|s| here.iter().any(|mount| u64::from(mount.id) == s.stx_mnt_id));
+        let which = |s: rustix::fs::Statx| (s.stx_dev_major, s.stx_dev_minor, s.stx_ino);
+        let same = present.is_ok_and(|present| inside.is_none_or(|inside| which(present) == which(inside)));
+        if same {
+            return Ok(None);
+        }
+        // What the host has nowhere is the container's, or cannot be had again.
+        if !self.hosts()?.iter().any(|m| m.device == mount.device)
+            || !mount.removed && self.is_inner(mount, &[])
+        {
+            let what = format!("a mount of type {} is in the place of one of config.json", mount.fstype);
+            self.tell(&OVERMOUNTED, what, &place.point);
+            return Ok(None);
+        }
+        if let Err(e) = present {
+            let what = format!("the source of {} is missing ({e})", place.point.display());
+            self.tell(&MOUNT_SOURCE, what, source);
+            return Ok(None);
+        }
+        let what = format!("{} was replaced since, and a restore takes what is there then", source.display());
+        self.tell(&REPLACED, what, &place.point);
+        Ok(Some(mount))
+    }
+
+    fn hosts(&mut self) -> Result<&[Mount]> {
+        if self.host.is_none() {
+            self.host = Some(mountinfo::of("thread-self")?);
+        }
+        Ok(self.host.as_deref().unwrap_or_default())
+    }
+
+    fn tell(&mut self, check: &'static super::Check, what: String, path: &Path) {
+        self.findings.add(check, what).path = Some(path.display().to_string());
+    }
+
+    /// Whether a process uses a file of a mount whose source was replaced: what is there then is another.
+    fn open(&mut self, replaced: &[&Mount]) -> Result<()> {
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        for process in self.task.tasks()?.iter().filter(|process| !process.is_dead()) {
+            let mounts = mountinfo::of(&process.pid.to_string()).unwrap_or_default();
+            let is_replaced = |m: &&Mount| replaced.iter().any(|r| r.shows_as(m));
+            let ids: HashSet<u64> = mounts.iter().filter(is_replaced).map(|m| m.id.into()).collect();
+            for link in used(process) {
+                let found = statx(CWD, &link, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID);
+                if found.is_ok_and(|s| ids.contains(&s.stx_mnt_id)) {
+                    let path = std::fs::read_link(&link).unwrap_or_default();
+                    let finding = self.findings.of(process, &REPLACED_OPEN, REPLACED_OPEN.about);
+                    finding.path = Some(path.display().to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is mounted below binds. What the host has mounted there as well is from outside; gives where that is.
+    fn below(&mut self, outside: &[Outside]) -> Result<HashSet<PathBuf>> {
+        let binds = outside.iter().filter_map(|o| Some((&o.point, o.bind.as_ref()?)));
+        let mut found = HashSet::new();
+        // By number: of the bind that each is below, if all in between is the host's, too.
+        let mut below: Vec<(u32, (&PathBuf, &Bind))> = Vec::new();
+        for (point, bind) in binds {
+            below.extend(self.mounted_at(point).map(|mount| (mount.id, (point, bind))));
+        }
+        let mut next = 0;
+        while let Some((parent, bind)) = below.get(next).copied() {
+            next += 1;
+            for mount in self.mounts.iter().filter(|m| m.parent == parent && m.id != parent) {
+                let taken = self.places.contains(mount.point.as_path());
+                if taken || self.destinations.contains(&mount.point) || !mount.is_below(bind.0) {
+                    continue;
+                }
+                if self.is_hosts(mount, bind)? {
+                    found.insert(mount.point.clone());
+                    below.push((mount.id, bind));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the host has the same at the same place below the bind's source, and a restore finds it there.
+    fn is_hosts(&mut self, mount: &Mount, (point, bind): (&PathBuf, &Bind)) -> Result<bool> {
+        let place = bind.real_source().join(mount.point.strip_prefix(point).unwrap_or(&mount.point));
+        Ok(bind.recursive && self.hosts()?.iter().any(|m| m.point == place && m.shows_as(mount)))
+    }
+
+    /// File systems of the host's that are neither where config.json nor where a bind of it has them: the container would
+    /// come back with a copy, or not at all.
+    fn strangers(&mut self, below: &HashSet<PathBuf>, replaced: &[&Mount]) -> Result<()> {
+        let mounts = self.mounts;
+        for mount in mounts {
+            let expected = mount.point == Path::new("/")
+                || self.places.contains(mount.point.as_path())
+                || self.destinations.contains(&mount.point)
+                || below.contains(&mount.point)
+                || REMADE.contains(&mount.fstype.as_str());
+            if !expected
+                && !self.is_inner(mount, replaced)
+                && self.hosts()?.iter().any(|m| m.device == mount.device)
+            {
+                let what = format!(
+                    "a mount of type {} is the host's, and no rbind of config.json has it there",
+                    mount.fstype
+                );
+                self.tell(&HOSTS, what, &mount.point);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a process has System V memory of a namespace that it shares.
+    fn attached(&mut self) -> Result<()> {
+        for process in self.task.tasks()?.iter().filter(|process| !process.is_dead()) {
+            let maps = std::fs::read_to_string(process.path("maps")).unwrap_or_default();
+            let segment = maps.lines().find_map(|line| Some(&line[line.find(" /SYSV")? + 1..]));
+            if let Some(segment) = segment {
+                self.findings.of(process, &ATTACHED, ATTACHED.about).path = Some(segment.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The links of /proc to the files that a process has open or mapped, or is in.
+fn used(process: &Proc) -> impl Iterator<Item = PathBuf> {
+    let all = |name: &str| {
+        let entries = std::fs::read_dir(process.path(name)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let single = ["cwd", "root", "exe"].map(|name| process.path(name));
+    single.into_iter().chain(all("fd")).chain(all("map_files"))
+}

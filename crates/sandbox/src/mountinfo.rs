@@ -1,0 +1,118 @@
+//! The kernel's lists of mounts (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::{Result, SysError};
+
+/// What the kernel appends to the root of a mount whose file or directory was removed.
+const REMOVED: &str = "//deleted";
+
+/// A mount of a mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub id: u32,
+    pub parent: u32,
+    /// The superblock's: `MAJOR:MINOR`.
+    pub device: String,
+    /// What of the file system is mounted.
+    pub root: PathBuf,
+    /// Whether that has been removed since.
+    pub removed: bool,
+    /// Where it is mounted, from the process's root.
+    pub point: PathBuf,
+    /// The file system's type.
+    pub fstype: String,
+}
+
+/// The mounts that process `pid` sees (`self` and `thread-self` are names of processes, too), each after the one it is on
+/// as a rule.
+///
+/// # Errors
+/// If there is no such process.
+pub fn of(pid: &str) -> Result<Vec<Mount>> {
+    let path = format!("/proc/{pid}/mountinfo");
+    let read = || {
+        let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        crate::file::read(file)
+    };
+    let bytes = read().map_err(|e| SysError::new("read", path.clone(), e.raw_os_error()))?;
+    Ok(crate::file::text(bytes).lines().filter_map(parse).collect())
+}
+
+fn parse(line: &str) -> Option<Mount> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut left = left.split(' ');
+    let (id, parent) = (left.next()?.parse().ok()?, left.next()?.parse().ok()?);
+    let device = left.next()?.to_owned();
+    let root = left.next()?;
+    let (root, removed) = match root.strip_suffix(REMOVED) {
+        Some(was) => (was, true),
+        None => (root, false),
+    };
+    let (root, point) = (unescape(root), unescape(left.next()?));
+    Some(Mount { id, parent, device, root, removed, point, fstype: right.split(' ').next()?.to_owned() })
+}
+
+impl Mount {
+    /// Whether the two show the same part of the same file system.
+    pub fn shows_as(&self, other: &Self) -> bool {
+        (&self.device, &self.root, self.removed) == (&other.device, &other.root, other.removed)
+    }
+
+    /// Whether it could be bound from `whole`, a mount of the container's.
+    pub fn is_part_of(&self, whole: &Self) -> bool {
+        self.device == whole.device && self.root.starts_with(&whole.root)
+    }
+
+    /// Whether its point is below a path.
+    pub fn is_below(&self, path: &Path) -> bool {
+        self.point != path && self.point.starts_with(path)
+    }
+}
+
+/// Undoes the octal escapes of space, tab, newline and backslash.
+pub(crate) fn unescape(field: &str) -> PathBuf {
+    let bytes = field.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = field.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
+        match octal.and_then(|o| u8::from_str_radix(o, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let line = r"31 28 8:1 /a\040b//deleted /x\134y rw,nosuid shared:1 master:2 - ext4 /dev/sda1 rw";
+        let mount = parse(line).unwrap();
+        assert_eq!((mount.id, mount.parent, mount.device.as_str()), (31, 28, "8:1"));
+        assert_eq!((mount.root.as_path(), mount.removed), (Path::new("/a b"), true));
+        assert_eq!((mount.point.as_path(), mount.fstype.as_str()), (Path::new("/x\\y"), "ext4"));
+        assert!(mount.is_below(Path::new("/")) && !mount.is_below(Path::new("/x\\y")));
+        assert_eq!(parse("garbage"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_root() {
+        assert!(of("self").unwrap().iter().any(|mount| mount.point == Path::new("/")));
+        assert!(of("0").is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! `--manage-cgroups-mode` on every layout of cgroups, and what of the host's cgroups a checkpoint has.
+
+use crate::{count, counter, counts_on};
+use hiber_tests::cgroup::{Hierarchy, hierarchies};
+use hiber_tests::prelude::*;
+use std::fs;
+use std::path::PathBuf;
+
+const MODES: [&str; 4] = ["soft", "full", "strict", "ignore"];
+
+/// Saves a container by each mode, and restores it without and with that.
+#[track_caller]
+fn modes(runtime: &Runtime) {
+    for mode in MODES {
+        let flags = ["--manage-cgroups-mode", mode];
+        let c = counter(runtime, Bundle::busybox());
+        for restore in [&[][..], &flags] {
+            let before = count(&c);
+            c.checkpoint(&flags).ok();
+            assert_eq!(c.status(), "gone");
+            c.assert_clean();
+            c.restore(restore).ok();
+            assert_eq!(c.status(), "running", "{mode}");
+            counts_on(&c, before);
+        }
+        // One that was frozen comes back running.
+        c.call("pause", &[]).ok();
+        c.checkpoint(&flags).ok();
+        c.restore(&[]).ok();
+        counts_on(&c, 3);
+    }
+}
+
+#[test]
+fn every_mode_restores_on_the_hosts_layout() {
+    require!(Root, Criu);
+    modes(&Runtime::hiber());
+}
+
+#[test]
+fn every_mode_restores_on_v2() {
+    require!(Root, Criu);
+    modes(&Runtime::hiber_on_v2());
+}
+
+/// A cgroup of the test's in every hierarchy of the host, with others in it.
+struct Foreign(Vec<PathBuf>);
+
+impl Foreign {
+    fn new(name: &str, count: usize) -> Self {
+        let mut all = Vec::new();
+        for hierarchy in hierarchies() {
+            let top = hierarchy.mount.join(name);
+            all.push(top.clone());
+            all.extend((0..count).map(|number| top.join(format!("foreign-{number}"))));
+        }
+        for directory in &all {
+            fs::create_dir(directory).unwrap();
+        }
+        Self(all)
+    }
+
+    fn remove(&self) {
+        for directory in self.0.iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[test]
+fn cgroups_of_others_are_neither_saved_nor_made_again() {
+    require!(Root, Criu);
+    for mode in ["soft", "full", "strict"] {
+        let bundle = Bundle::busybox();
+        let foreign = Foreign::new(&format!("{}-foreign", bundle.name()), 3);
+        let c = counter(&Runtime::hiber(), bundle);
+        c.checkpoint(&["--manage-cgroups-mode", mode]).ok();
+        let image = fs::read(c.images().join("cgroup.img")).unwrap();
+        assert!(!String::from_utf8_lossy(&image).contains("foreign"), "{mode}");
+        foreign.remove();
+        c.restore(&[]).ok();
+        counts_on(&c, 3);
+        assert!(foreign.0.iter().all(|directory| !directory.exists()), "{mode}");
+    }
+}
+
+/// A container's cgroup in one hierarchy, and a value that cgroups have there.
+fn one(c: &Container, v2: bool) -> (PathBuf, &'static str) {
+    let with = |h: &Hierarchy| if v2 { h.v2 } else { h.controllers.iter().any(|name| name == "pids") };
+    let hierarchy = hierarchies().into_iter().find(with).unwrap();
+    let file = if hierarchy.v2 { "cgroup.max.depth" } else { "pids.max" };
+    (hierarchy.mount.join(&c.bundle().cgroup()[1..]), file)
+}
+
+/// A process in a cgroup below the container's own, with a value in each: what a restore makes of them by each mode.
+#[track_caller]
+fn nested(runtime: &Runtime, v2: bool) {
+    for (mode, expected) in [("soft", ["5", "max"]), ("full", ["5", "7"]), ("strict", ["5", "max"])] {
+        // Its first process stays where it is, so that both cgroups are saved.
+        let c = runtime.container(Bundle::busybox().shell(&format!("sleep 10000 & {}", crate::COUNT)));
+        c.run_detached().ok();
+        wait_for("a count of 3", || count(&c) >= 3);
+        let (own, file) = one(&c, v2);
+        let inner = own.join("inner");
+        fs::create_dir(&inner).unwrap();
+        for (directory, value) in [(&inner, "5"), (&own, "7")] {
+            fs::write(directory.join(file), value).unwrap();
+        }
+        let all = fs::read_to_string(own.join("cgroup.procs")).unwrap();
+        let sleeps = |pid: &&str| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains("10000"))
+        };
+        let other = all.lines().filter(|pid| *pid != c.pid().to_string()).find(sleeps).unwrap();
+        fs::write(inner.join("cgroup.procs"), other).unwrap();
+        let flags = ["--manage-cgroups-mode", mode];
+        c.checkpoint(&flags).ok();
+        assert!(!own.exists());
+        c.restore(&[]).ok();
+        let value = |directory: &PathBuf| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
+        assert_eq!([value(&inner), value(&own)], expected, "{mode}");
+        assert_eq!(fs::read_to_string(inner.join("cgroup.procs")).unwrap().lines().count(), 1, "{mode}");
+        counts_on(&c, 3);
+    }
+}
+
+#[test]
+fn cgroups_below_the_containers_are_made_again_on_the_hosts_layout() {
+    require!(Root, Criu);
+    nested(&Runtime::hiber(), hierarchies().iter().all(|h| h.v2));
+}
+
+#[test]
+fn cgroups_below_the_containers_are_made_again_on_v2() {
+    require!(Root, Criu);
+    nested(&Runtime::hiber_on_v2(), true);
+}
+
+#[test]
+fn strict_refuses_what_is_there_on_every_layout() {
+    require!(Root, Criu);
+    for (runtime, v2) in [(Runtime::hiber(), false), (Runtime::hiber_on_v2(), true)] {
+        let v2 = v2 || hierarchies().iter().all(|h| h.v2);
+        let c = counter(&runtime, Bundle::busybox());
+        let (own, _) = one(&c, v2);
+        c.checkpoint(&["--manage-cgroups-mode", "strict"]).ok();
+        fs::create_dir_all(&own).unwrap();
+        let report = crate::failures_restore::preflight(&c, &[]);
+        let found = crate::failures::finding(&report, "cgroup").unwrap_or_else(|| panic!("{report:#}"));
+        assert!(found["what"].as_str().unwrap().contains("strict"), "{report:#}");
+        c.restore(&[]).fails("strict: the container's cgroup is there already");
+        assert!(own.exists(), "it is not the restore's");
+        fs::remove_dir(&own).unwrap();
+        fs::remove_dir(own.parent().unwrap()).unwrap();
+        c.assert_clean();
+        c.restore(&[]).ok();
+        counts_on(&c, 3);
+    }
+}
+
+#[test]
+fn images_that_freeze_their_restore_do_not_hold_it_up() {
+    require!(Root, Criu, Runc);
+    // runc saves the state of a paused container, and CRIU is in its cgroup when it sets that.
+    let c = counter(&Runtime::runc(), Bundle::busybox());
+    c.call("pause", &[]).ok();
+    c.checkpoint(&["--manage-cgroups-mode", "full"]).ok();
+    let c = c.in_hands_of(&Runtime::hiber());
+    c.restore(&["--manage-cgroups-mode", "full"]).ok();
+    assert_eq!(c.status(), "running");
+    counts_on(&c, 3);
+}
