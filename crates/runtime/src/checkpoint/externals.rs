@@ -92,13 +92,17 @@ fn is_bind(mount: &oci_spec::runtime::Mount) -> Option<bool> {
     (fstype.is_empty() || fstype == "bind" || has("bind") || has("rbind")).then(|| has("rbind"))
 }
 
-/// Where config.json has something mounted, masks included.
+/// Where config.json has something mounted, masks included, in its own words.
+pub(crate) fn named_points(spec: &Spec) -> impl Iterator<Item = &Path> {
+    let masked = spec.linux().iter().flat_map(|l| l.masked_paths().iter().flatten()).map(Path::new);
+    masked.chain(spec.mounts().iter().flatten().map(|mount| mount.destination().as_path()))
+}
+
+/// As [`named_points`], in the kernel's.
 pub(crate) fn destinations(spec: &Spec, facts: &Facts) -> Result<HashSet<PathBuf>> {
     let root = Root::open_path(&facts.rootfs)?;
-    let masked = spec.linux().iter().flat_map(|l| l.masked_paths().iter().flatten()).map(Path::new);
-    let mounted = spec.mounts().iter().flatten().map(|mount| mount.destination().as_path());
     let place = |path: &Path| resolved(&root, &facts.rootfs, &Path::new("/").join(path));
-    Ok(masked.chain(mounted).map(place).collect())
+    Ok(named_points(spec).map(place).collect())
 }
 
 /// What the host has mounted below the sources of recursive binds: at a dump each was named by its place in the container.

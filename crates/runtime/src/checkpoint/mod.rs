@@ -31,7 +31,9 @@ use hiber_criu::{
 };
 use oci_spec::runtime::Spec;
 
-pub(crate) use externals::{Bind, Direction, Outside, destinations, entered, joined, mounts, outside, utf8};
+pub(crate) use externals::{
+    Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
+};
 use follower::{Follower, Work};
 use frozen::{Frozen, freezer};
 use guard::{Guard, Watch};

@@ -10,12 +10,13 @@ use hiber_criu::External;
 use hiber_sandbox::mountinfo::{self, Mount};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::Root;
+use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::table::{ATTACHED, HOSTS, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
 use super::tasks::Proc;
 use super::{Findings, Severity};
-use crate::checkpoint::{Bind, Direction, Outside, destinations, outside, shared, utf8};
+use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
 use crate::error::{Error, Result};
 use crate::task::Task;
 
@@ -77,7 +78,8 @@ pub(crate) fn compare(task: &Task) -> Result<Made> {
         task,
         mounts: &mounts,
         places: &places,
-        destinations: destinations(spec, facts)?,
+        spec,
+        destinations: None,
         host: None,
         findings: Findings::default(),
     };
@@ -106,8 +108,9 @@ struct Look<'a> {
     mounts: &'a [Mount],
     /// Where mounts from outside are to be.
     places: &'a HashSet<&'a Path>,
-    /// Where config.json mounts something.
-    destinations: HashSet<PathBuf>,
+    spec: &'a Spec,
+    /// Where config.json has something mounted, by the kernel's names, once that was asked for.
+    destinations: Option<HashSet<PathBuf>>,
     /// The host's mounts, once they were asked for.
     host: Option<Vec<Mount>>,
     findings: Findings,
@@ -170,6 +173,17 @@ impl<'a> Look<'a> {
         Ok(Some(mount))
     }
 
+    /// Whether config.json has something mounted there. Most of its paths are those that the kernel has, without links.
+    fn is_destination(&mut self, point: &Path) -> Result<bool> {
+        if named_points(self.spec).any(|path| Path::new("/").join(path) == point) {
+            return Ok(true);
+        }
+        if self.destinations.is_none() {
+            self.destinations = Some(destinations(self.spec, self.task.facts()?)?);
+        }
+        Ok(self.destinations.iter().flatten().any(|place| place == point))
+    }
+
     fn hosts(&mut self) -> Result<&[Mount]> {
         if self.host.is_none() {
             self.host = Some(mountinfo::of("thread-self")?);
@@ -216,7 +230,7 @@ impl<'a> Look<'a> {
             next += 1;
             for mount in self.mounts.iter().filter(|m| m.parent == parent && m.id != parent) {
                 let taken = self.places.contains(mount.point.as_path());
-                if taken || self.destinations.contains(&mount.point) || !mount.is_below(bind.0) {
+                if taken || !mount.is_below(bind.0) || self.is_destination(&mount.point)? {
                     continue;
                 }
                 if self.is_hosts(mount, bind)? {
@@ -241,13 +255,13 @@ impl<'a> Look<'a> {
         for mount in mounts {
             let expected = mount.point == Path::new("/")
                 || self.places.contains(mount.point.as_path())
-                || self.destinations.contains(&mount.point)
                 || below.contains(&mount.point)
                 || REMADE.contains(&mount.fstype.as_str());
-            if !expected
+            let stranger = !expected
+                && !self.is_destination(&mount.point)?
                 && !self.is_inner(mount, replaced)
-                && self.hosts()?.iter().any(|m| m.device == mount.device)
-            {
+                && self.hosts()?.iter().any(|m| m.device == mount.device);
+            if stranger {
                 let what = format!(
                     "a mount of type {} is the host's, and no rbind of config.json has it there",
                     mount.fstype
