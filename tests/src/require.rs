@@ -46,6 +46,8 @@ pub enum Need {
     OddProgram,
     /// This program, in PATH.
     Program(&'static str),
+    /// A command that works in a network namespace of its own: the kernel has such devices.
+    NetworkCommand(&'static str),
     /// The repository that the tests were built from, which a virtual machine has not.
     Repository,
 }
@@ -100,6 +102,12 @@ impl Need {
             Self::Nftables => nftables(),
             Self::OddProgram if std::env::var_os("HIBER_ODD").is_some() => Ok(()),
             Self::OddProgram => Self::Program("cc").check(),
+            Self::NetworkCommand(command) => {
+                let mut try_it = std::process::Command::new("unshare");
+                let output = try_it.args(["--net", "sh", "-ec", command]).output();
+                let works = output.is_ok_and(|output| output.status.success());
+                if works { Ok(()) } else { Err(format!("a kernel that takes {command:?}")) }
+            }
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
             Self::Repository if Path::new(env!("CARGO_MANIFEST_DIR")).is_dir() => Ok(()),

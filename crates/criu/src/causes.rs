@@ -106,6 +106,25 @@ pub(crate) static CAUSES: &[Cause] = &[
         "give the address to an interface there, or pass --tcp-close",
     )
     .found_by(&["address"]),
+    // network devices
+    cause(
+        &["Unknown peer net namespace"],
+        "the other end of a veth was in a network namespace outside the container",
+        "name the device in linux.netDevices, or make the checkpoint with --empty-ns network",
+    )
+    .found_by(&["network-device"]),
+    cause(
+        &["a macvlan parent for"],
+        "the parent of a macvlan device was outside the container",
+        "make the checkpoint with --empty-ns network",
+    )
+    .found_by(&["network-device"]),
+    cause(
+        &["Unsupported link"],
+        "a network device is of a kind that CRIU cannot save",
+        "remove it, or pass --empty-ns network",
+    )
+    .found_by(&["network-device"]),
     // mounts and files
     cause(
         &["is autodetected external mount"],

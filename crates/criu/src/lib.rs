@@ -7,6 +7,7 @@
 )]
 
 pub mod amend;
+pub mod amend_network;
 mod causes;
 pub mod descriptors;
 mod diagnose;

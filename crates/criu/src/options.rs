@@ -197,6 +197,10 @@ impl External {
     pub fn namespace(kind: &str, inode: u64, key: &str) -> Self {
         Self(format!("{kind}[{inode}]:{key}"))
     }
+    /// Restore: the veth `name` of the images is the device `host`, which moves to where it was.
+    pub fn network_device(name: &str, host: &str) -> Self {
+        Self(format!("netdev[{name}]:{host}"))
+    }
     /// Dump: the open file `inode` on the mount `mnt_id` is outside; restore gets one as an
     /// [`InheritFd`] with the key that this displays as.
     pub fn file(mnt_id: u32, inode: u64) -> Self {

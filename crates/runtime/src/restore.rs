@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, Descriptors, ImageDirectory, Images, InheritFd, RestoreNotify,
+    CgroupMode, CgroupRoot, Criu, Descriptors, External, ImageDirectory, Images, InheritFd, RestoreNotify,
     RestoreOptions, work_of,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
@@ -291,6 +291,7 @@ impl Restoring<'_> {
         restore.common.root = Some(restorable.path().to_owned());
         restore.common.evasive_devices = true;
         restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
+        restore.common.external.extend(self.network_devices()?);
         restore.join_namespaces =
             entered(&self.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         restore.lsm_profile = self.options.lsm_profile.clone();
@@ -334,6 +335,16 @@ impl Restoring<'_> {
         });
         restored?;
         Ok(())
+    }
+
+    /// The devices of `linux.netDevices`, which CRIU moves where those of the images were.
+    fn network_devices(&self) -> Result<Vec<External>> {
+        if self.criu_options.empty_network == Some(true) {
+            return Ok(Vec::new());
+        }
+        let devices = &self.prepared.plan.net_devices;
+        hiber_sandbox::network::expect(devices)?;
+        Ok(devices.iter().map(|d| External::network_device(&d.name_in_container, &d.name)).collect())
     }
 
     /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when

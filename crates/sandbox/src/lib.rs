@@ -14,6 +14,7 @@ mod inside;
 pub mod loopback;
 pub mod mountinfo;
 mod netdevices;
+pub mod network;
 pub mod parent;
 pub mod plan;
 pub mod resctrl;

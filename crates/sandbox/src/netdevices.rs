@@ -27,6 +27,16 @@ pub(crate) fn move_all(devices: &[NetDevice], pid: i32) -> Result<()> {
     Ok(())
 }
 
+/// Fails if one of the devices is not here.
+pub fn expect(devices: &[NetDevice]) -> Result<()> {
+    let here = if devices.is_empty() { return Ok(()) } else { Route::open()? };
+    for device in devices {
+        here.index_of(&device.name)
+            .context(format!("move network device {} into the container (linux.netDevices)", device.name))?;
+    }
+    Ok(())
+}
+
 fn move_one(here: &Route, there: &Route, namespace: &OwnedFd, device: &NetDevice) -> Result<()> {
     let index = here.index_of(&device.name)?;
     let addresses = here.addresses(index)?;

@@ -13,6 +13,9 @@ use crate::plan::NamespaceKind;
 use crate::sys::process::setns;
 use crate::{Error, Result, SysError};
 
+/// Length, type, flags, sequence number and port.
+const NETLINK_HEADER: usize = 16;
+
 /// The network namespace of a process.
 pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/net");
@@ -61,6 +64,36 @@ impl Route {
                 .map_err(|e| failed("recv", e))?;
             if collect(&buffer[..length], &mut answers)? {
                 return Ok(answers);
+            }
+        }
+    }
+
+    /// Whether a dump of what [`Message`] has no name for, with this type and body, gives anything. A kernel that does not
+    /// know such things has none.
+    pub(crate) fn has_any(&self, kind: u16, body: &[u8]) -> Result<bool> {
+        let length = NETLINK_HEADER + body.len();
+        let failed = |call: &str, e: rustix::io::Errno| SysError::new(call, "rtnetlink", e.raw_os_error());
+        let mut request = Vec::with_capacity(length);
+        request.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        request.extend([0; 8]);
+        request.extend(body);
+        rustix::net::send(&self.0, &request, SendFlags::empty()).map_err(|e| failed("send", e))?;
+        let mut buffer = vec![0u8; 1 << 16];
+        let mut any = false;
+        loop {
+            let (length, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())
+                .map_err(|e| failed("recv", e))?;
+            let mut rest = &buffer[..length];
+            while let [a, b, c, d, e, f, ..] = *rest {
+                // NLMSG_ERROR and NLMSG_DONE end it (netlink(7)).
+                if matches!(u16::from_ne_bytes([e, f]), 2 | 3) {
+                    return Ok(any);
+                }
+                any = true;
+                let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+                rest = rest.get(length.next_multiple_of(4).max(NETLINK_HEADER)..).unwrap_or_default();
             }
         }
     }

@@ -208,6 +208,10 @@ impl Task {
         let may_freeze = before_freezing(self, status, !options.pre_dump)?;
         let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
         let made = (!options.pre_dump).then(|| preflight::compare(self)?.accept()).transpose()?;
+        let fresh = self.has_fresh_network(options)?;
+        if !fresh && !options.pre_dump {
+            preflight::check_network(self, options)?;
+        }
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
@@ -227,7 +231,6 @@ impl Task {
         let memory = Memory::prepare(self, options, &mut launch, &guard)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
-        let fresh = self.has_fresh_network(options)?;
         let inside = shared::launched_in(spec, fresh);
         let mut session = match inside.as_slice() {
             [] => launch.start()?,

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::amend::{revive_external_mounts, separate_network, tidy_cgroups};
+use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
@@ -120,6 +121,8 @@ impl Staging {
         seal.config.map_or(Ok(()), |config| config.write(dir))?;
         if seal.manifest.options.loopback {
             separate_network(dir)?;
+        } else {
+            settle_network(dir)?;
         }
         tidy_cgroups(dir, |controllers| yard::owns(&seal.cgroups, controllers.iter().map(String::as_str)))?;
         if seal.revive {

@@ -7,7 +7,7 @@ use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{Findings, Report, bytes, files, host, made, mounts, sockets};
+use super::{Findings, Report, bytes, files, host, made, mounts, network, sockets};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
 use crate::state::Status;
@@ -125,9 +125,10 @@ impl Task {
             sockets::check(findings, &tasks, &open, allowed);
             let made = made::compare(self)?;
             findings.0.extend(made.findings.0);
-            (size.tmpfs_mounts, size.tmpfs) = mounts::check(findings, first, &made.external);
+            (size.tmpfs_mounts, size.tmpfs) =
+                mounts::check(findings, first, &made.external, &checkpoint::destinations(spec, facts)?);
         }
-        self.network(findings, options, size.tmpfs)?;
+        self.network(findings, &tasks, options, size.tmpfs)?;
         for task in &tasks {
             let (private, shared) = memory(task);
             size.private += private;
@@ -137,10 +138,19 @@ impl Task {
     }
 
     /// What saving the network takes, and the programs for it and for `tmpfs` bytes in tmpfs mounts.
-    fn network(&self, findings: &mut Findings, options: &CheckpointOptions, tmpfs: u64) -> Result<()> {
+    fn network(
+        &self,
+        findings: &mut Findings,
+        tasks: &[Proc],
+        options: &CheckpointOptions,
+        tmpfs: u64,
+    ) -> Result<()> {
         let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         // CRIU neither locks nor saves a network namespace that it is started in.
         let saved = !options.pre_dump && !self.has_fresh_network(options)?;
+        if saved {
+            network::check(findings, self, tasks, options)?;
+        }
         let locks = saved && (criu.network_lock.is_some() || !checkpoint::needs_no_lock(facts, spec, criu));
         let lock = locks.then(|| criu.network_lock.unwrap_or(NetworkLock::Iptables));
         let shared_network = joined(spec).any(|(kind, ..)| kind == "net");

@@ -13,7 +13,7 @@ use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::table::{ATTACHED, HOSTS, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
+use super::table::{ATTACHED, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
 use super::tasks::Proc;
 use super::{Findings, Severity};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
@@ -253,15 +253,16 @@ impl<'a> Look<'a> {
     fn strangers(&mut self, below: &HashSet<PathBuf>, replaced: &[&Mount]) -> Result<()> {
         let mounts = self.mounts;
         for mount in mounts {
-            let expected = mount.point == Path::new("/")
-                || self.places.contains(mount.point.as_path())
-                || below.contains(&mount.point)
-                || REMADE.contains(&mount.fstype.as_str());
-            let stranger = !expected
-                && !self.is_destination(&mount.point)?
-                && !self.is_inner(mount, replaced)
-                && self.hosts()?.iter().any(|m| m.device == mount.device);
-            if stranger {
+            if REMADE.contains(&mount.fstype.as_str()) || self.is_expected(mount, below)? {
+                continue;
+            }
+            if mount.fstype == "overlay" && !self.is_part_of_expected(mount, below)? {
+                // CRIU would look for its directories from the host's root.
+                let what = "an overlay was mounted inside, and no restore finds its directories";
+                self.tell(&MOUNT, what.into(), &mount.point);
+            } else if !self.is_inner(mount, replaced)
+                && self.hosts()?.iter().any(|m| m.device == mount.device)
+            {
                 let what = format!(
                     "a mount of type {} is the host's, and no rbind of config.json has it there",
                     mount.fstype
@@ -270,6 +271,24 @@ impl<'a> Look<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a mount is where config.json, or a bind of it, has one.
+    fn is_expected(&mut self, mount: &Mount, below: &HashSet<PathBuf>) -> Result<bool> {
+        Ok(mount.point == Path::new("/")
+            || self.places.contains(mount.point.as_path())
+            || below.contains(&mount.point)
+            || self.is_destination(&mount.point)?)
+    }
+
+    fn is_part_of_expected(&mut self, mount: &Mount, below: &HashSet<PathBuf>) -> Result<bool> {
+        let mounts = self.mounts;
+        for whole in mounts.iter().filter(|whole| mount.is_part_of(whole)) {
+            if self.is_expected(whole, below)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a process has System V memory of a namespace that it shares.

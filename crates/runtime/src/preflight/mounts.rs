@@ -1,6 +1,7 @@
 //! Mounts that CRIU cannot save: those that neither config.json names nor CRIU knows how to make again.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use ::procfs::process::{MountInfo, MountOptFields, Process};
 use hiber_criu::External;
@@ -32,7 +33,13 @@ const KNOWN: [&str; 18] = [
 ];
 
 /// Looks at the first process's mounts; gives how many are tmpfs, and the bytes that they hold.
-pub(super) fn check(findings: &mut Findings, first: &Proc, external: &[External]) -> (u64, u64) {
+/// `destinations` are where config.json mounts something.
+pub(super) fn check(
+    findings: &mut Findings,
+    first: &Proc,
+    external: &[External],
+    destinations: &HashSet<PathBuf>,
+) -> (u64, u64) {
     let Ok(mounts) = Process::new(first.pid).and_then(|p| p.mountinfo()) else { return (0, 0) };
     let points: HashSet<String> = external.iter().filter_map(point).collect();
     let root =
@@ -49,16 +56,30 @@ pub(super) fn check(findings: &mut Findings, first: &Proc, external: &[External]
                 format!("a mount of type {} gets its events from outside (master:{group})", mount.fs_type);
             findings.add(&SHARING, what).path = Some(mount.mount_point.display().to_string());
         }
-        let has_root =
-            |m: &&MountInfo| m.majmin == mount.majmin && m.root == "/" && KNOWN.contains(&m.fs_type.as_str());
+        // CRIU binds it from a mount that it makes, or that a restore supplies.
+        let is_source = |m: &&MountInfo| {
+            m.majmin == mount.majmin
+                && (m.root == "/" && KNOWN.contains(&m.fs_type.as_str())
+                    || is_external(m, &points) && Path::new(&mount.root).starts_with(&m.root))
+        };
         // Cgroups are saved apart, by the cgroups that the processes are in.
         if mount.fs_type == "cgroup" || mount.fs_type == "cgroup2" {
             continue;
         }
-        if mount.majmin != root_device && !mounts.iter().any(|m| has_root(&m)) {
+        if mount.majmin != root_device && !mounts.iter().any(|m| is_source(&m)) {
             let source = mount.mount_source.clone().unwrap_or_default();
-            let what = format!("a mount of type {} ({source}) is not in config.json", mount.fs_type);
-            findings.add(&MOUNT, what).path = Some(mount.mount_point.display().to_string());
+            let finding = if destinations.contains(&mount.mount_point) {
+                let what = format!("CRIU cannot save a mount of type {}", mount.fs_type);
+                let finding = findings.add(&MOUNT, what);
+                finding.advice = "let config.json bind one of the host's there instead".into();
+                finding
+            } else {
+                findings.add(
+                    &MOUNT,
+                    format!("a mount of type {} ({source}) is not in config.json", mount.fs_type),
+                )
+            };
+            finding.path = Some(mount.mount_point.display().to_string());
         } else if mount.fs_type == "tmpfs" && seen.insert(mount.majmin.clone()) {
             count += 1;
             let inside = first.root().and_then(|root| root.find(&mount.mount_point).ok()?);

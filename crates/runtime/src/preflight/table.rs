@@ -126,7 +126,7 @@ checks! {
         "CRIU may not read the limits of a process of another user without CAP_SYS_RESOURCE",
         "give it that capability, or run the container in its own user namespace";
     MOUNT: "mount", Checkpoint, Error,
-        "a mount is not in config.json, and CRIU cannot save what is mounted there",
+        "a mount that CRIU cannot save, or an overlay that was mounted inside",
         "unmount it, or name it in config.json as a bind mount";
     SHARING: "mount-sharing", Checkpoint, Error,
         "a mount gets its events from a mount outside the container",
@@ -153,6 +153,15 @@ checks! {
     ATTACHED: "ipc-attached", Checkpoint, Error,
         "a process has System V memory attached that belongs to an IPC namespace that config.json joins",
         "let the process detach it, or give the container an IPC namespace of its own";
+    NETWORK_DEVICE: "network-device", Checkpoint, Error,
+        "a network device that no restore could make again: a veth whose other end is outside, a macvlan, or of a kind that \
+         CRIU does not know",
+        "pass --empty-ns network and have the network set up again at the restore, as by a hook; or name a veth in \
+         linux.netDevices, from which a restore takes it, too";
+    NETWORK_ROUTE: "network-route", Checkpoint, Error,
+        "routes or rules that CRIU leaves out: tables beside the main one, nexthop objects, rules for IPv6, next hops that \
+         are down",
+        "remove them, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

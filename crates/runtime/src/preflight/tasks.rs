@@ -177,7 +177,7 @@ fn check_tree(init: i32, parents: &HashMap<i32, i32>) -> Result<()> {
     Ok(())
 }
 
-fn refuse_first(findings: Findings) -> Result<()> {
+pub(super) fn refuse_first(findings: Findings) -> Result<()> {
     findings.0.first().map_or(Ok(()), |found| Err(Error::Invalid(format!("{found}; {}", found.advice))))
 }
 

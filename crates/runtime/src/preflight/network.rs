@@ -1,0 +1,122 @@
+//! What of a container's network namespaces CRIU cannot save, or saves and cannot make again.
+
+use std::path::PathBuf;
+
+use hiber_sandbox::network::{self, Contents, Device};
+use hiber_sandbox::plan::NamespaceKind;
+use oci_spec::runtime::Spec;
+
+use super::Findings;
+use super::table::{NETWORK_DEVICE, NETWORK_ROUTE};
+use super::tasks::{Proc, refuse_first};
+use crate::checkpoint::{CheckpointOptions, config_file, joined};
+use crate::error::Result;
+use crate::state::Facts;
+use crate::task::Task;
+
+/// Kinds of devices that CRIU makes again (net.c), but for those that lead outside.
+const REMADE: [&str; 4] = ["veth", "tun", "bridge", "sit"];
+/// Devices that the kernel makes in every network namespace, which CRIU leaves alone.
+const KERNELS: [&str; 3] = ["sit0", "gre0", "gretap0"];
+
+/// Refuses a network that no restore could make again, before anything is stopped.
+pub(crate) fn check_network(task: &Task, options: &CheckpointOptions) -> Result<()> {
+    let mut findings = Findings::default();
+    check(&mut findings, task, &task.tasks()?, options)?;
+    refuse_first(findings)
+}
+
+/// Looks into each network namespace that CRIU is to save.
+pub(super) fn check(
+    findings: &mut Findings,
+    task: &Task,
+    tasks: &[Proc],
+    options: &CheckpointOptions,
+) -> Result<()> {
+    let (facts, spec) = (task.facts()?, &*task.container().spec()?);
+    if options.criu.empty_network == Some(true) {
+        return Ok(());
+    }
+    let saved = saved(facts, spec, tasks);
+    for task in &saved {
+        let others: Vec<_> = saved.iter().map(|other| other.pid).filter(|pid| *pid != task.pid).collect();
+        match network::contents(task.pid, &others) {
+            Ok(contents) => tell(findings, &contents, spec),
+            // Nothing is known then, and CRIU is asked.
+            Err(e) => tracing::debug!("the network namespace of process {} is not looked at: {e}", task.pid),
+        }
+    }
+    Ok(())
+}
+
+/// A process for each network namespace whose contents CRIU saves.
+fn saved<'a>(facts: &Facts, spec: &Spec, tasks: &'a [Proc]) -> Vec<&'a Proc> {
+    let name = |task: &Proc| std::fs::read_link(task.path("ns/net")).ok();
+    let shared =
+        !facts.namespaces.contains(&NamespaceKind::Network) || joined(spec).any(|(kind, ..)| kind == "net");
+    let mut seen: Vec<PathBuf> = Vec::new();
+    let mut found = Vec::new();
+    for task in tasks.iter().filter(|task| !task.is_dead()) {
+        let Some(namespace) = name(task).filter(|name| !seen.contains(name)) else { continue };
+        // The first process is the first of them.
+        if !(shared && seen.is_empty()) {
+            found.push(task);
+        }
+        seen.push(namespace);
+    }
+    found
+}
+
+fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec) {
+    for device in &contents.devices {
+        if let Some(why) = why_not(device, spec) {
+            findings.add(&NETWORK_DEVICE, format!("network device {} {why}", device.name));
+        }
+    }
+    let tables: Vec<_> = contents.tables.iter().map(ToString::to_string).collect();
+    if !tables.is_empty() {
+        findings.add(
+            &NETWORK_ROUTE,
+            format!("there are routes in table {}, which CRIU leaves out", tables.join(", ")),
+        );
+    }
+    for (there, what) in [
+        (contents.nexthops, "there are nexthop objects (ip nexthop), which CRIU leaves out"),
+        (contents.rules_of_ipv6, "there are rules for IPv6 (ip -6 rule), which CRIU leaves out"),
+        (contents.dead_hops, "a route of several next hops leads over a device that is down"),
+    ] {
+        if there {
+            findings.add(&NETWORK_ROUTE, what);
+        }
+    }
+}
+
+/// Why CRIU cannot make a device again.
+fn why_not(device: &Device, spec: &Spec) -> Option<String> {
+    let kind = device.kind.as_deref();
+    if device.loopback || KERNELS.contains(&device.name.as_str()) {
+        return None;
+    }
+    // CRIU's own configuration may say what becomes of these.
+    let configured = config_file(spec).is_some();
+    match kind {
+        Some("veth") if device.outside && !configured && !is_supplied(device, spec) => {
+            Some("is a veth whose other end is in a network namespace outside the container".into())
+        }
+        Some("macvlan") if !configured => {
+            Some("is a macvlan, whose parent device a restore does not know".into())
+        }
+        Some("macvlan") => None,
+        Some(kind) if REMADE.contains(&kind) => None,
+        Some(kind) => Some(format!("is of kind {kind}, which CRIU cannot save")),
+        None => Some("is a device of the host's hardware".into()),
+    }
+}
+
+/// Whether a restore gets the device from `linux.netDevices`, as the container did.
+fn is_supplied(device: &Device, spec: &Spec) -> bool {
+    let given = spec.linux().iter().flat_map(|linux| linux.net_devices().iter().flatten());
+    given.into_iter().any(|(name, as_named)| {
+        as_named.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name) == device.name
+    })
+}

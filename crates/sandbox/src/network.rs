@@ -1,0 +1,143 @@
+//! What a network namespace holds, as far as whoever saves it must know: its devices, and routes and rules that
+//! `ip route save` and `ip rule save` leave out.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
+};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use crate::Result;
+use crate::rtnetlink::{self, Route, namespace_of};
+
+pub use crate::netdevices::expect;
+
+/// The table that `ip route save` saves (linux/rtnetlink.h, RT_TABLE_MAIN).
+const MAIN: u32 = 254;
+/// linux/rtnetlink.h
+const RTM_GETNEXTHOP: u16 = 106;
+/// struct nhmsg of linux/nexthop.h
+const NHMSG: [u8; 8] = [0; 8];
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    pub loopback: bool,
+    /// `veth`, `bridge`, …; hardware has none.
+    pub kind: Option<String>,
+    /// Whether the other end, or the device below, is in a network namespace that is none of those that were named.
+    pub outside: bool,
+}
+
+/// What a network namespace holds.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Contents {
+    pub devices: Vec<Device>,
+    /// Tables beside the main one that have routes which the kernel has not made by itself.
+    pub tables: BTreeSet<u32>,
+    /// Whether there are nexthop objects.
+    pub nexthops: bool,
+    /// Whether there are rules for IPv6 beside the kernel's.
+    pub rules_of_ipv6: bool,
+    /// Whether a route of several next hops leads over a device that is down.
+    pub dead_hops: bool,
+}
+
+/// What the network namespace of process `pid` holds. `others` are processes in network namespaces that a device's other end
+/// may be in.
+///
+/// # Errors
+/// If the kernel does not answer, or not in a way that is known here.
+pub fn contents(pid: i32, others: &[i32]) -> Result<Contents> {
+    rtnetlink::inside(&namespace_of(pid)?, || {
+        let route = Route::open()?;
+        let mut contents =
+            Contents { nexthops: route.has_any(RTM_GETNEXTHOP, &NHMSG)?, ..Contents::default() };
+        // The kernel numbers other namespaces when it is asked about a device that leads there.
+        let links = route.request(Message::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        let known = others.iter().map(|pid| number_of(&route, *pid)).collect::<Result<BTreeSet<_>>>()?;
+        contents.devices = links.iter().filter_map(|message| device(message, &known)).collect();
+        for message in route.request(Message::GetRoute(RouteMessage::default()), NLM_F_DUMP)? {
+            if let Message::NewRoute(message) = message {
+                contents.add_route(&message);
+            }
+        }
+        let rules = route.request(Message::GetRule(RuleMessage::default()), NLM_F_DUMP)?;
+        contents.rules_of_ipv6 = rules.iter().any(|message| match message {
+            Message::NewRule(rule) => {
+                let kernels = rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Kernel));
+                rule.header.family == AddressFamily::Inet6 && !kernels
+            }
+            _ => false,
+        });
+        Ok(contents)
+    })
+}
+
+impl Contents {
+    fn add_route(&mut self, message: &RouteMessage) {
+        let header = &message.header;
+        if !matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6) {
+            return;
+        }
+        let long = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        let table = long.unwrap_or(header.table.into());
+        if table != MAIN && header.protocol != RouteProtocol::Kernel {
+            self.tables.insert(table);
+        }
+        let hops = message.attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        self.dead_hops |= header.flags.contains(RouteFlags::Dead)
+            || hops.flatten().any(|hop| hop.flags.contains(RouteNextHopFlags::Dead));
+    }
+}
+
+fn device(message: &Message, known: &BTreeSet<i32>) -> Option<Device> {
+    let Message::NewLink(link) = message else { return None };
+    let mut device = Device {
+        name: String::new(),
+        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        kind: None,
+        outside: false,
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::LinkNetNsId(number) => device.outside = !known.contains(number),
+            LinkAttribute::LinkInfo(infos) => {
+                device.kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(device)
+}
+
+/// The number that this namespace has for the one of a process; -1 if it has none.
+fn number_of(route: &Route, pid: i32) -> Result<i32> {
+    let mut ask = NsidMessage::default();
+    ask.attributes.push(NsidAttribute::Pid(pid.unsigned_abs()));
+    let answers = route.request(Message::GetNsId(ask), 0)?;
+    let number = answers.iter().find_map(|answer| match answer {
+        Message::NewNsId(message) => message.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Ok(number.unwrap_or(-1))
+}

@@ -1,0 +1,223 @@
+//! What is in a container's network namespace is restored whole, or refused before anything is stopped.
+
+use crate::failures::{finding, preflight};
+use crate::{Network, count, counter, counts_on, sleep_and_wake};
+use hiber_tests::prelude::*;
+use std::process::Command;
+
+const PAIR: &str = "ip link add name va type veth peer name vb;";
+const UP: &str = "ip link set va up; ip link set vb up;";
+
+/// Runs commands in a container's network namespace, with the host's programs.
+#[track_caller]
+fn inside(c: &Container, commands: &str) -> String {
+    let mut command = Command::new("nsenter");
+    command.args([&format!("--net=/proc/{}/ns/net", c.pid()), "sh", "-ec", commands]);
+    let output = hiber_tests::command::run(command, b"");
+    output.ok();
+    output.stdout.clone()
+}
+
+/// Addresses, routes and rules, but for what the kernel observes and what it makes by itself.
+#[track_caller]
+fn network(c: &Container) -> String {
+    let all = inside(
+        c,
+        "ip -o address; ip route; ip -6 route; ip rule; ip -6 rule; ip -o link show type veth | cut -d: -f2",
+    );
+    let kept = all.lines().filter(|line| !line.contains("fe80::"));
+    let plain = |line: &str| {
+        let words =
+            line.split_whitespace().filter(|word| !matches!(*word, "linkdown" | "nodad" | "tentative"));
+        words.take_while(|word| !word.starts_with("valid_lft")).collect::<Vec<_>>().join(" ")
+    };
+    kept.map(plain).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn is_kept(commands: &str) -> Container {
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    inside(&c, commands);
+    let before = network(&c);
+    assert_eq!(preflight(&c, &[])["possible"], json!(true));
+    sleep_and_wake(&c, &[], &[]);
+    assert_eq!(network(&c), before);
+    counts_on(&c, 3);
+    c
+}
+
+#[test]
+fn an_address_on_a_veth_whose_peer_is_down() {
+    require!(Root, Criu, Program("nsenter"));
+    is_kept(&format!(
+        "{PAIR} ip address add 10.9.0.1/24 dev va; ip link set va up; ip route add 10.10.0.0/16 via 10.9.0.2; \
+         ip route add 10.11.0.0/16 nexthop via 10.9.0.2 nexthop via 10.9.0.3; ip address add fd00::1/64 dev va"
+    ));
+}
+
+#[test]
+fn an_address_on_a_bridge_that_has_lost_its_last_port() {
+    require!(Root, Criu, Program("nsenter"));
+    let c = is_kept(&format!(
+        "ip link add name br0 type bridge; {PAIR} ip link set va master br0; {UP} ip link set br0 up; \
+         ip address add 10.9.0.1/24 dev br0; sleep 1; ip link delete va; sleep 1; \
+         ip link show br0 | grep -q 00:00:00:00:00:00"
+    ));
+    // As idle a bridge, restored, is saved again.
+    sleep_and_wake(&c, &[], &[]);
+}
+
+#[test]
+fn routes_of_every_kind_that_is_kept() {
+    require!(Root, Criu, Program("nsenter"));
+    is_kept(&format!(
+        "{PAIR} {UP} ip address add fd00::1/64 dev va; ip address add 10.9.0.1/24 dev va; sleep 3; \
+         ip route add fd01::/64 via fd00::2 src fd00::1; ip -6 route add unreachable fd09::/64; \
+         ip route add 10.10.0.0/16 via 10.9.0.2 src 10.9.0.1 metric 7; ip route add blackhole 10.99.0.0/16; \
+         ip route add 10.44.0.0/16 dev va scope link mtu 1300; ip route add 10.45.0.0/16 via 10.44.0.1; \
+         ip rule add from 10.9.0.7 table main"
+    ));
+}
+
+#[test]
+fn a_tap_without_a_carrier() {
+    require!(Root, Criu, Program("nsenter"), NetworkCommand("ip tuntap add dev t0 mode tap"));
+    is_kept("ip tuntap add dev t0 mode tap; ip address add 10.9.0.1/24 dev t0; ip link set t0 up");
+}
+
+/// Checks that the container is refused before CRIU is asked, and runs on; and that it can be saved without its network.
+#[track_caller]
+fn is_refused(c: &Container, check: &str, words: &str) {
+    let report = preflight(c, &[]);
+    let found = finding(&report, check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
+    assert_eq!((&found["severity"], &report["possible"]), (&json!("error"), &json!(false)), "{report:#}");
+    let before = count(c);
+    let output = c.checkpoint(&[]);
+    output.fails(words).fails("--empty-ns network");
+    assert!(!c.images().exists(), "CRIU was not asked");
+    assert_eq!(c.status(), "running");
+    counts_on(c, before);
+    let empty = ["--empty-ns", "network"];
+    assert_eq!(preflight(c, &empty)["possible"], json!(true));
+    sleep_and_wake(c, &empty, &[]);
+    counts_on(c, before);
+}
+
+macro_rules! refused {
+    ($($name:ident: $commands:literal, $check:literal, $words:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            require!(Root, Criu, Program("nsenter"), NetworkCommand(concat!(
+                "ip link add name va type veth peer name vb; ip link set va up; ip link set vb up; ", $commands
+            )));
+            let c = counter(&Runtime::hiber(), Bundle::busybox());
+            inside(&c, &format!("{PAIR} {UP} {}", $commands));
+            is_refused(&c, $check, $words);
+        })*
+    };
+}
+
+refused! {
+    a_macvlan: "ip link add link va name m0 type macvlan", "network-device", "network device m0 is a macvlan";
+    a_vxlan: "ip link add name x0 type vxlan id 5 dev va dstport 4789", "network-device",
+        "network device x0 is of kind vxlan";
+    a_route_by_a_nexthop_object:
+        "ip address add 10.9.0.1/24 dev va; ip nexthop add id 5 via 10.9.0.2 dev va; ip route add 10.10.0.0/16 nhid 5",
+        "network-route", "there are nexthop objects";
+    a_route_of_another_table: "ip route add 10.10.0.0/16 dev va table 100", "network-route", "routes in table 100";
+    a_rule_for_ipv6: "ip -6 rule add from fd00::/8 table main", "network-route", "rules for IPv6";
+    a_next_hop_that_is_down:
+        "ip route add 10.10.0.0/16 nexthop dev va nexthop dev vb; ip link set vb down", "network-route",
+        "leads over a device that is down";
+}
+
+/// A device `inside` that is moved into a container, whose other end stays in a network namespace of the test's.
+struct Pair(Network);
+
+impl Pair {
+    #[track_caller]
+    fn moved_into(c: &Container, name: &str) -> Self {
+        let holder = Network::new();
+        let (enter, pid) = (format!("--net={}", holder.path()), c.pid().to_string());
+        let mut command = Command::new("nsenter");
+        command.args([
+            &enter, "ip", "link", "add", "name", "outer", "type", "veth", "peer", "name", name, "netns", &pid,
+        ]);
+        hiber_tests::command::run(command, b"").ok();
+        Self(holder)
+    }
+}
+
+#[test]
+fn a_veth_whose_other_end_is_outside() {
+    require!(Root, Criu, Program("nsenter"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let pair = Pair::moved_into(&c, "eth0");
+    inside(&c, "ip address add 10.9.0.1/24 dev eth0; ip link set eth0 up");
+    assert!(pair.0.path().starts_with("/proc/"));
+    is_refused(
+        &c,
+        "network-device",
+        "network device eth0 is a veth whose other end is in a network namespace outside",
+    );
+}
+
+#[test]
+fn a_veth_of_the_configuration_is_moved_in_again() {
+    require!(Root, Criu, Program("nsenter"));
+    let id = std::process::id();
+    let (ours, theirs) = (format!("hn{id}"), format!("hm{id}"));
+    let host = |commands: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-ec", commands]);
+        hiber_tests::command::run(command, b"")
+    };
+    let make = format!("ip link add name {ours} type veth peer name {theirs}; ip link set {ours} up");
+    host(&format!("{make}; ip address add 198.18.71.1/24 dev {theirs}")).ok();
+    let bundle = Bundle::busybox().edit(|c| c["linux"]["netDevices"] = json!({&theirs: {"name": "eth0"}}));
+    let c = counter(&Runtime::hiber(), bundle);
+    let before = network(&c);
+    assert!(before.contains("eth0") && before.contains("198.18.71.1/24"), "{before}");
+    assert_eq!(preflight(&c, &[])["possible"], json!(true));
+    c.checkpoint(&[]).ok();
+    c.restore(&[]).fails("linux.netDevices").fails(&theirs);
+    assert_eq!(c.status(), "gone");
+    host(&make).ok();
+    c.restore(&[]).ok();
+    let plain =
+        |text: &str| text.lines().map(|l| l.split('@').next().unwrap_or(l).to_owned()).collect::<Vec<_>>();
+    assert_eq!(plain(&network(&c)), plain(&before));
+    counts_on(&c, 3);
+    assert!(inside(&c, "ip -o link show eth0").contains("LOWER_UP"), "it is connected");
+    c.delete(&["--force"]).ok();
+    wait_for("the pair to go with the namespace", || {
+        host(&format!("! ip link show {ours}")).status.success()
+    });
+}
+
+/// What docker in a container does: a network namespace inside, linked to the container's.
+#[test]
+fn a_veth_into_a_namespace_inside() {
+    require!(Root, Criu, Program("nsenter"));
+    let script = format!("unshare -n sleep 1000 & {}", crate::COUNT);
+    let all = json!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
+    let bundle = Bundle::busybox().shell(&script).edit(|c| {
+        c["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+    });
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", c.pid())).unwrap();
+    let own = std::fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
+    let is_inner = |pid: &&str| std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|n| n != own);
+    let child =
+        children.split_whitespace().find(is_inner).expect("a child in a namespace of its own").to_owned();
+    inside(
+        &c,
+        &format!("ip link add name outer type veth peer name inner netns {child}; ip link set outer up"),
+    );
+    assert_eq!(preflight(&c, &[])["possible"], json!(true));
+    sleep_and_wake(&c, &[], &[]);
+    assert!(inside(&c, "ip -o link").contains("outer"));
+    counts_on(&c, 3);
+}
