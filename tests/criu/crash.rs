@@ -158,7 +158,7 @@ fn killed_after(c: &Container, name: &str, flags: &[&str], delay: Duration, criu
 }
 
 /// The criu process among a process's children.
-fn criu_of(pid: u32) -> Vec<String> {
+pub(crate) fn criu_of(pid: u32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children: String =
         tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
@@ -172,14 +172,14 @@ fn paths(c: &Container) -> (String, String) {
 }
 
 /// How long an undisturbed command takes.
-fn timed(run: impl FnOnce()) -> Duration {
+pub(crate) fn timed(run: impl FnOnce()) -> Duration {
     let start = Instant::now();
     run();
     start.elapsed()
 }
 
 /// Moments that are spread evenly in any order.
-fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
+pub(crate) fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
     const GOLDEN: f64 = 0.618_033_988_749_895;
     (0..MOMENTS).map(move |i| whole.mul_f64((f64::from(i) * GOLDEN).fract() * 1.1))
 }
@@ -214,11 +214,11 @@ fn a_checkpoint_that_is_killed_exists_whole_or_the_container_runs_on() {
 }
 
 /// Directories of unfinished checkpoints.
-fn hidden(c: &Container) -> Vec<String> {
+pub(crate) fn hidden(c: &Container) -> Vec<String> {
     let images = c.images();
     let parent = fs::read_dir(images.parent().unwrap()).unwrap();
     let names = parent.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    names.filter(|n| n.starts_with(".images.")).collect()
+    names.filter(|n| n.starts_with(".images.hiber-")).collect()
 }
 
 #[test]

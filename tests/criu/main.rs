@@ -7,6 +7,7 @@ mod apparmor;
 mod cgroups;
 mod contents;
 mod crash;
+mod crash_guard;
 mod custody;
 mod errors;
 mod failures;

@@ -129,7 +129,7 @@ fn a_container_that_is_left_running_runs_while_its_checkpoint_is_hashed() {
     let images = c.images().display().to_string();
     let mut child = c.command("checkpoint", &["--leave-running", "--image-path", &images]).spawn().unwrap();
     // CRIU writes its statistics last
-    let staging = c.bundle().join(&format!(".images.{}", child.id()));
+    let staging = c.bundle().join(&format!(".images.hiber-{}-0", child.id()));
     wait_for("CRIU's end", || staging.join("stats-dump").exists() || c.images().exists());
     let mut ran = false;
     while !c.images().exists() && child.try_wait().unwrap().is_none() {

@@ -374,7 +374,7 @@ impl Session {
         log: Option<PathBuf>,
     ) -> CriuError {
         let died = response.is_none();
-        let status = self.close();
+        let status = self.abandon();
         let how = match self.patience.as_ref().and_then(Patience::verdict) {
             Some(verdict) if died => verdict,
             _ => status.map_or_else(|| "connection closed".to_owned(), |status| status.to_string()),
@@ -405,6 +405,12 @@ impl Session {
         }
     }
 
+    /// As [`close`](Self::close), after which nothing of the process is left.
+    fn abandon(&mut self) -> Option<std::process::ExitStatus> {
+        self.socket = None;
+        self.swrk.as_mut().and_then(Swrk::reap_all)
+    }
+
     /// Ends the conversation and reaps the process.
     fn close(&mut self) -> Option<std::process::ExitStatus> {
         self.socket = None;
@@ -414,7 +420,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.close();
+        if self.socket.is_some() {
+            self.abandon();
+        }
     }
 }
 

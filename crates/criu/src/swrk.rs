@@ -3,13 +3,18 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use command_fds::CommandFdExt as _;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use crate::locate::{Criu, search_path};
 
@@ -18,6 +23,8 @@ use crate::locate::{Criu, search_path};
 pub(crate) struct Swrk {
     pub(crate) criu: PathBuf,
     child: Child,
+    /// Whether it leads a process group.
+    grouped: bool,
     /// Readable once the process has ended.
     pub(crate) pidfd: OwnedFd,
     /// What it and the programs that it runs print. Neither end of the pipe blocks: what does not fit
@@ -50,6 +57,11 @@ impl Swrk {
         if !is_own(std::env::var_os("HOME")) {
             command.env_remove("HOME");
         }
+        if stdin.is_none() {
+            // Of its own, so that its children can be ended with it; what gets a terminal stays in the terminal's.
+            command.process_group(0);
+        }
+        let grouped = stdin.is_none();
         let child = command
             .args(["swrk", &number])
             .env("PATH", path)
@@ -60,7 +72,7 @@ impl Swrk {
             .spawn()?;
         let pid = Pid::from_child(&child);
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { criu: criu.path().into(), child, pidfd, output: output.into() }),
+            Ok(pidfd) => Ok(Self { criu: criu.path().into(), child, grouped, pidfd, output: output.into() }),
             Err(e) => {
                 // Its socket is closed already: it ends by itself.
                 let mut child = child;
@@ -84,6 +96,21 @@ impl Swrk {
     /// this program has reaped it.
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {
         self.child.wait().ok()
+    }
+
+    /// As [`reap`](Self::reap), of one that has failed or was killed: what it has left of its own children ends with it.
+    pub(crate) fn reap_all(&mut self) -> Option<ExitStatus> {
+        let _ = retry_on_intr(|| poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None));
+        // Until it is reaped, its number is nobody else's.
+        if self.grouped
+            && matches!(
+                waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT),
+                Ok(Some(_))
+            )
+        {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        }
+        self.reap()
     }
 
     /// What was printed, as text; to be called once.

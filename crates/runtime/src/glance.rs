@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Runtime;
+use crate::checkpoint;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -102,6 +103,16 @@ impl Glance {
         }
     }
 
+    /// Whether it is paused because a checkpoint was killed, whose work nobody has cleared up; to be asked of one that is paused.
+    pub fn is_left_paused(&self) -> bool {
+        match &self.source {
+            Source::Overview(overview) => {
+                overview.store.open(&self.id).is_ok_and(|entry| checkpoint::has_left_frozen(&entry))
+            }
+            Source::Task(task) => checkpoint::has_left_frozen(task.container().entry()),
+        }
+    }
+
     /// Whether the kernel has killed a process of it for want of memory, as far as that can be seen.
     pub fn oom_killed(&self) -> bool {
         self.facts().cgroup.oom_kills() > 0
@@ -109,6 +120,14 @@ impl Glance {
 }
 
 impl Observe for Glance {
+    fn is_abandoned(&self) -> Result<bool> {
+        match &self.source {
+            Source::Overview(_) if self.look.started => Ok(false),
+            Source::Overview(overview) => overview.store.open(&self.id)?.is_abandoned(self.facts().pid),
+            Source::Task(task) => task.is_abandoned(),
+        }
+    }
+
     fn is_alive(&self) -> Result<bool> {
         let (pid, start_time) = (self.facts().pid, self.facts().start_time);
         if let (Some(inode), Source::Overview(overview)) = (self.facts().pidfd_inode, &self.source)

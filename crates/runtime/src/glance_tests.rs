@@ -1,6 +1,6 @@
 use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
 
 use super::*;
@@ -53,9 +53,41 @@ impl Made {
     }
 }
 
+/// A process with another program than this one's.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("1000").spawn().expect("sleep"))
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_init_whose_maker_was_killed_does_not_run() {
+    let made = made(std::process::id() as i32);
+    assert_eq!(made.status(), Status::Stopped, "nobody listens, and it has this program");
+    let lock = made.entry.lock().unwrap();
+    assert_eq!(made.status(), Status::Running, "somebody is at it");
+    drop(lock);
+    made.entry.started();
+    assert_eq!(made.status(), Status::Running, "a container's program may be this one");
+}
+
 #[test]
 fn the_sockets_tell_how_far_init_is() {
-    let made = made(std::process::id() as i32);
+    let process = Sleeper::new();
+    let made = made(process.pid());
     assert_eq!(made.status(), Status::Running);
     let listener = made.entry.listen().unwrap();
     for _ in 0..40 {
@@ -76,13 +108,14 @@ fn the_sockets_tell_how_far_init_is() {
     assert!(!glance.oom_killed());
     let _listener = made.entry.listen().unwrap();
     assert_eq!(glance.status().unwrap(), Status::Running, "it was started: nobody is asked");
-    made.entry.write_facts(&facts(std::process::id() as i32)).unwrap();
+    made.entry.write_facts(&facts(process.pid())).unwrap();
     assert_eq!(made.status(), Status::Creating, "a new state.json has to be marked again");
 }
 
 #[test]
 fn another_process_of_that_number_is_not_it() {
-    let me = std::process::id() as i32;
+    let process = Sleeper::new();
+    let me = process.pid();
     let made = made(me);
     // What no pidfd tells of, its start does.
     let first = facts(1).pidfd_inode;

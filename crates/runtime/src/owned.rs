@@ -66,10 +66,14 @@ pub(crate) fn check_file(file: impl AsFd, path: &Path) -> Result<()> {
 
 /// Writes a file that only its owner can read.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    create(path)?.write_all(bytes)
+}
+
+/// Opens a file of the caller's alone, which is empty then.
+pub(crate) fn create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(PRIVATE.as_raw_mode());
-    let mut file: File = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
-    file.write_all(bytes)
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
 }
 
 #[cfg(test)]

@@ -125,6 +125,21 @@ pub(crate) fn streams(process: impl std::fmt::Display, fds: [i32; 3]) -> Vec<Str
         .collect()
 }
 
+fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
+/// Whether a process executes the program that this one does, or none any more because it ends.
+pub(crate) fn is_own_program(pid: i32) -> bool {
+    let program =
+        |of: &str| rustix::fs::stat(format!("/proc/{of}/exe")).map(|stat| (stat.st_dev, stat.st_ino));
+    match program(&pid.to_string()) {
+        // Others may live on without their first thread.
+        Err(e) => e == rustix::io::Errno::NOENT && threads(pid) == 1,
+        found => found == program("self"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

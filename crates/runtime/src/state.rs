@@ -131,6 +131,9 @@ pub(crate) trait Observe {
     /// Whether somebody listens on the socket of that name in the container's directory.
     fn listens(&self, socket: &str) -> Result<bool>;
 
+    /// Whether nobody listens because the runtime was killed while it made the container, whose init is about to end.
+    fn is_abandoned(&self) -> Result<bool>;
+
     /// The status of a container that has had a first process. No more is asked than it takes.
     fn observe(&self) -> Result<Status> {
         Ok(if !self.is_alive()? {
@@ -142,6 +145,8 @@ pub(crate) trait Observe {
             Status::Creating
         } else if self.listens(START_SOCKET)? {
             Status::Created
+        } else if self.is_abandoned()? {
+            Status::Stopped
         } else {
             Status::Running
         })

@@ -29,6 +29,7 @@ use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lock::Lock;
 use crate::owned;
+use crate::procfs;
 use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
@@ -379,6 +380,16 @@ impl Entry {
         if rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()).is_err() {
             let _ = rustix::fs::unlinkat(&self.dir, INIT_SOCKET, AtFlags::empty());
         }
+    }
+
+    /// Whether the process is an init still although nobody can start it: the container was never started, and its maker
+    /// is dead. (Between a start and the word that it was, the starter has the lock or the program is another one.)
+    pub(crate) fn is_abandoned(&self, pid: i32) -> Result<bool> {
+        let stat = rustix::fs::statat(&self.dir, STATE, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode) == STARTED) {
+            return Ok(false);
+        }
+        Ok(procfs::is_own_program(pid) && !self.is_locked()?)
     }
 
     /// Whether somebody listens on a socket of the container; waits for nobody.

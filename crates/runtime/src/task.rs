@@ -11,6 +11,7 @@ use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::Channel;
 use hiber_sandbox::{hooks, plan};
 
+use crate::checkpoint;
 use crate::container::Container;
 use crate::create::Built;
 use crate::error::{Context, Error, Result, chain};
@@ -265,7 +266,11 @@ impl Task {
     }
 
     pub(crate) fn refuse<T>(&self, what: &str, status: Status) -> Result<T> {
-        Err(Error::State { what: what.into(), status })
+        let mut what = what.to_owned();
+        if status == Status::Paused && checkpoint::has_left_frozen(self.entry()) {
+            what.push_str("; a checkpoint that was killed has left it frozen: `resume` lets it go on");
+        }
+        Err(Error::State { what, status })
     }
 
     /// Sends a signal to the first process; SIGKILL reaches all where no pid namespace takes the others along,
@@ -296,7 +301,10 @@ impl Task {
     pub fn pause(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
         match self.status()? {
-            Status::Running | Status::Created => self.cgroup.freeze()?,
+            Status::Running | Status::Created => {
+                checkpoint::forget(self.entry());
+                self.cgroup.freeze()?;
+            }
             status => {
                 let what = format!("container not running: cannot pause in the {status} state");
                 return self.refuse(&what, status);
@@ -310,7 +318,10 @@ impl Task {
     pub fn resume(&self) -> Result<()> {
         let _lock = self.entry().lock()?;
         match self.status()? {
-            Status::Paused => self.cgroup.thaw()?,
+            Status::Paused => {
+                checkpoint::settle(self.entry())?;
+                self.cgroup.thaw()?;
+            }
             status => return self.refuse("container not paused", status),
         }
         self.entry().note(Lifecycle::Resumed);
@@ -396,6 +407,7 @@ impl Task {
     /// the container exists no more (runtime-spec "Lifecycle", steps 12 and 13).
     pub(crate) fn destroy(&self, lock: Lock) -> Result<()> {
         let cgroup = &self.cgroup;
+        checkpoint::sweep_after(self.entry());
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
@@ -422,6 +434,13 @@ impl Task {
 }
 
 impl Observe for Task {
+    fn is_abandoned(&self) -> Result<bool> {
+        if self.started.load(Ordering::Relaxed) || self.starter().is_some() {
+            return Ok(false);
+        }
+        self.entry().is_abandoned(self.facts()?.pid)
+    }
+
     fn is_alive(&self) -> Result<bool> {
         Ok(self.living().is_ok())
     }

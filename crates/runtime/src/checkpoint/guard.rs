@@ -1,23 +1,34 @@
 //! A process that finishes or undoes a checkpoint whose runtime is killed.
 //!
 //! Two things outlive a killed runtime: the cgroup that it froze, and the moment between publishing a checkpoint
-//! and CRIU's hearing of it. The guard waits on a pipe whose other end the runtime and CRIU hold; when both are
-//! gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
+//! and CRIU's hearing of it. The guard waits on a pipe whose other end the runtime holds, and then for CRIU's end; when both
+//! are gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
 //! the checkpoint, and if not it lets the container run on and removes what was written.
+//!
+//! What it watches is written down in the container's directory, too. If it is killed with the runtime, whoever next
+//! checkpoints, resumes or deletes the container does its work.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use hiber_criu::ImageDirectory;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FlockOperation;
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::leftovers;
+use super::{leftovers, unfinished};
 use crate::error::{Context, Error, Result};
+use crate::owned;
 use crate::procfs;
+use crate::store::Entry;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
@@ -27,8 +38,17 @@ pub(crate) const PUBLISHING: u8 = b'p';
 const LENDING: u8 = b'm';
 /// What the runtime writes before CRIU locks the container's network.
 const LOCKING: u8 = b'l';
+/// What the runtime writes before the numbers of the staging directory's device and inode.
+const STAGING: u8 = b's';
+/// What the runtime writes before CRIU's number, when that runs, in the order of bytes of the machine.
+const CRIU: u8 = b'c';
 /// What the runtime writes when nothing is left to guard.
 const DONE: u8 = b'd';
+
+/// In the container's directory, while there is a checkpoint at work: its [`Watch`].
+const RECORD: &str = "checkpoint.json";
+/// How long who does a dead guard's work waits for one that is not dead.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is guarded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,51 +67,81 @@ pub(super) struct Watch {
     pub(super) links: bool,
     /// Whether a published checkpoint means the end of the container.
     pub(super) ends: bool,
+    /// The container's directory.
+    pub(super) entry: PathBuf,
 }
 
 /// The guard, from the runtime's side. Dropped, it is told that all is well.
 #[derive(Debug)]
 pub(super) struct Guard {
     child: Child,
+    record: PathBuf,
+    _locked: File,
 }
 
 impl Guard {
+    /// Its standard output is the record, whose lock is held as long as one of the two lives.
     pub(super) fn start(watch: &Watch) -> Result<Self> {
+        let record = watch.entry.join(RECORD);
         let watch = serde_json::to_string(watch).map_err(|e| Error::Invalid(e.to_string()))?;
+        let write = || {
+            let mut file = owned::create(&record)?;
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            file.write_all(watch.as_bytes())?;
+            Ok((file.try_clone()?, file))
+        };
+        let (output, locked) = write().map_err(|e: std::io::Error| Error::file(&record, &e))?;
         let child = Command::new("/proc/self/exe")
             .args([ARGUMENT, &watch])
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
-            .context("start the checkpoint's guard")?;
-        Ok(Self { child })
+            .context("start the checkpoint's guard");
+        if child.is_err() {
+            let _ = std::fs::remove_file(&record);
+        }
+        Ok(Self { child: child?, record, _locked: locked })
+    }
+
+    /// The directory is made: by its identity it is found where it is published.
+    pub(super) fn staging(&mut self, directory: &ImageDirectory) -> Result<()> {
+        let stat = directory.stat().map_err(|e| Error::file(directory.path(), &e))?;
+        let [device, inode] = [stat.st_dev, stat.st_ino].map(u64::to_ne_bytes);
+        self.say(&[&[STAGING][..], &device, &inode].concat())
+    }
+
+    /// CRIU runs: what it does is not to be settled before its end.
+    pub(super) fn criu(&mut self, pid: u32) -> Result<()> {
+        let [a, b, c, d] = pid.to_ne_bytes();
+        self.say(&[CRIU, a, b, c, d])
     }
 
     /// The checkpoint is about to be published: from now on a vanished staging directory means that it was.
     pub(super) fn publishing(&mut self) -> Result<()> {
-        self.say(PUBLISHING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+        self.say(&[PUBLISHING])
     }
 
     /// As [`publishing`](Self::publishing), but until someone says that, the container is to run on and the checkpoint
     /// to be withdrawn.
     pub(super) fn lending(&mut self) -> Result<()> {
-        self.say(LENDING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+        self.say(&[LENDING])
     }
 
     /// CRIU is about to lock the network: from now on its rules may be left.
     pub(super) fn locking(&mut self) -> Result<()> {
-        self.say(LOCKING).map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+        self.say(&[LOCKING])
     }
 
-    fn say(&mut self, word: u8) -> std::io::Result<()> {
-        self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(&[word]))
+    fn say(&mut self, words: &[u8]) -> Result<()> {
+        let said = self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(words));
+        said.map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
     }
 
-    /// A copy of our end, for CRIU: the guard must not act before it, too, is gone.
+    /// A copy of our end, for who else has something to say.
     pub(super) fn share(&self) -> Result<OwnedFd> {
         let pipe =
             self.child.stdin.as_ref().ok_or_else(|| Error::Invalid("the guard's pipe is closed".into()))?;
@@ -101,8 +151,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.say(DONE);
+        let _ = self.say(&[DONE]);
         let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.record);
     }
 }
 
@@ -117,17 +168,53 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
     let mut said = Said::default();
-    // Ends when it has heard all, or when everyone is gone.
-    for word in std::io::stdin().lock().bytes().map_while(Result::ok) {
-        match word {
+    let (mut words, mut criu, mut staging) = (std::io::stdin().lock(), None, None);
+    let mut word = [0];
+    // Ends when it has heard all, or when the runtime is gone.
+    while words.read_exact(&mut word).is_ok() {
+        match word[0] {
             DONE => std::process::exit(0),
+            CRIU => criu = Running::read(&mut words),
+            STAGING => staging = read_identity(&mut words),
             LOCKING => said.locking = true,
             LENDING => said.lending = true,
             _ => said.publishing = true,
         }
     }
-    let _ = watch.settle(said);
+    // It has lost its client, and lets the container go on.
+    criu.into_iter().for_each(Running::end);
+    let published = staging.is_some() && staging == unfinished::identity(&watch.target);
+    let _ = watch.settle(said, published);
+    let _ = std::fs::remove_file(watch.entry.join(RECORD));
     std::process::exit(0);
+}
+
+fn read_identity(from: &mut impl Read) -> Option<unfinished::Identity> {
+    let mut numbers = [[0; 8]; 2];
+    numbers.iter_mut().try_for_each(|number| from.read_exact(number)).ok()?;
+    Some(numbers.map(u64::from_ne_bytes).into())
+}
+
+/// The CRIU of a runtime that is gone.
+struct Running {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Running {
+    /// By the number that the runtime tells while it runs.
+    fn read(from: &mut impl Read) -> Option<Self> {
+        let mut bytes = [0; 4];
+        from.read_exact(&mut bytes).ok()?;
+        let pid = Pid::from_raw(i32::from_ne_bytes(bytes))?;
+        Some(Self { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()? })
+    }
+
+    /// Waits for its end, which its children may survive if it was killed.
+    fn end(self) {
+        let _ = retry_on_intr(|| poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None));
+        let _ = kill_process_group(self.pid, Signal::KILL);
+    }
 }
 
 /// What the guard has heard.
@@ -139,9 +226,9 @@ struct Said {
 }
 
 impl Watch {
-    fn settle(&self, said: Said) -> hiber_sandbox::Result<()> {
+    /// `published`: what was written is where it was to be.
+    fn settle(&self, said: Said, published: bool) -> hiber_sandbox::Result<()> {
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
-        let published = (said.publishing || said.lending) && !self.staging.exists();
         if published && said.publishing && self.ends {
             return cgroup.kill(Signal::KILL);
         }
@@ -149,12 +236,17 @@ impl Watch {
             cgroup.thaw()?;
         }
         self.clear(&cgroup, said.locking);
-        if !published {
-            let _ = std::fs::remove_dir_all(&self.staging);
-        } else if !said.publishing {
+        // After it was published, what had been in its place.
+        let _ = std::fs::remove_dir_all(&self.staging);
+        if published && said.lending && !said.publishing {
             let _ = std::fs::remove_dir_all(&self.target);
         }
         Ok(())
+    }
+
+    /// Does the work of a guard that was killed.
+    fn settle_late(&self) -> Result<()> {
+        Ok(self.settle(Said { locking: true, ..Said::default() }, false)?)
     }
 
     /// What CRIU had no time to undo. There is nobody to be told.
@@ -167,4 +259,40 @@ impl Watch {
             leftovers::remove_links(&cgroup.pids().unwrap_or_default());
         }
     }
+}
+
+/// The checkpoint that was at work when its runtime was killed; none otherwise, or if its guard has settled that.
+fn interrupted(entry: &Entry) -> Option<Watch> {
+    serde_json::from_slice(&entry.read(RECORD).ok()??).ok()
+}
+
+/// Whether a container that is frozen was left so by a checkpoint that was killed, and not by one that is at work.
+pub(crate) fn has_left_frozen(entry: &Entry) -> bool {
+    interrupted(entry).is_some_and(|watch| watch.thaw) && !unfinished::is_held(&entry.path().join(RECORD))
+}
+
+/// Does what a killed checkpoint's guard, killed as well, has left undone: the container goes on. It is locked by the caller.
+pub(crate) fn settle(entry: &Entry) -> Result<()> {
+    let Some(watch) = interrupted(entry) else { return Ok(()) };
+    let since = Instant::now();
+    while unfinished::is_held(&entry.path().join(RECORD)) && since.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if interrupted(entry).is_none() {
+        return Ok(());
+    }
+    watch.settle_late().context("clear up after a checkpoint that was killed")?;
+    tracing::warn!("a checkpoint of {entry} was killed: what it has left was cleared up");
+    forget(entry);
+    Ok(())
+}
+
+/// Whatever a killed checkpoint has left is no more its doing.
+pub(crate) fn forget(entry: &Entry) {
+    let _ = rustix::fs::unlinkat(entry.dir(), RECORD, rustix::fs::AtFlags::empty());
+}
+
+/// Removes what a killed checkpoint has written, of a container that is removed.
+pub(crate) fn sweep_after(entry: &Entry) {
+    interrupted(entry).into_iter().for_each(|watch| unfinished::sweep_one(&watch.staging));
 }

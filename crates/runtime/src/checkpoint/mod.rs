@@ -17,6 +17,7 @@ mod staging;
 #[cfg(feature = "archive")]
 pub(crate) mod tmpfs;
 pub(crate) mod trust;
+mod unfinished;
 pub(crate) mod view;
 pub(crate) mod work;
 mod yard;
@@ -37,7 +38,9 @@ pub(crate) use externals::{
 use follower::{Follower, Work};
 use frozen::{Frozen, freezer};
 use guard::{Guard, Watch};
-pub(crate) use guard::{PUBLISHING, run_if_asked as run_guard_if_asked};
+pub(crate) use guard::{
+    PUBLISHING, forget, has_left_frozen, run_if_asked as run_guard_if_asked, settle, sweep_after,
+};
 use manifest::Manifest;
 use memory::Memory;
 pub(crate) use memory::check_peers;
@@ -200,6 +203,7 @@ impl Task {
         let container = self.container();
         check(options, container.id().as_str())?;
         let lock = container.entry().lock()?;
+        settle(container.entry())?;
         let status = self.status()?;
         named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
@@ -222,12 +226,12 @@ impl Task {
         let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
         let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
+        guard.staging(staging.directory()?)?;
         let mut launch = criu.launch();
         if options.criu.lazy_pages {
             // It waits for the destination, however long that takes.
             launch.patience(None);
         }
-        launch.pass(guard.share()?)?;
         let memory = Memory::prepare(self, options, &mut launch, &guard)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
@@ -236,6 +240,7 @@ impl Task {
             [] => launch.start()?,
             inside => hiber_sandbox::inside(self.facts()?.pid, inside, || launch.start())??,
         };
+        session.pid().map_or(Ok(()), |pid| guard.criu(pid))?;
         let version = session.version()?;
         if let Some(problem) = attacked(version) {
             tracing::warn!("{problem}");
@@ -302,6 +307,7 @@ impl Task {
             log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
             links: options.link_remap,
             ends: !options.leave_running && !options.pre_dump,
+            entry: self.container().entry().path().to_owned(),
         })
     }
 

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointOptions, CriuOptions};
+use super::{CheckpointOptions, CriuOptions, unfinished};
 use crate::container::Container;
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
@@ -244,7 +244,7 @@ impl Checkpoints {
     pub fn delete(&self, name: &CheckpointName) -> Result<()> {
         let path = self.existing(name)?;
         // Half a checkpoint must not look like one if this is interrupted.
-        let doomed = self.dir.join(format!(".{name}.{}", std::process::id()));
+        let doomed = unfinished::hidden(&path);
         std::fs::rename(&path, &doomed)
             .and_then(|()| std::fs::remove_dir_all(&doomed))
             .map_err(|e| Error::file(&path, &e))

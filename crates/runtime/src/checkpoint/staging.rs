@@ -1,6 +1,5 @@
 //! A checkpoint's directory while it is written: beside its place, invisible under its name, renamed when whole.
 
-use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use rustix::io::Errno;
 use super::follower::{Follower, Work};
 use super::manifest::Manifest;
 use super::named::{CheckpointConfig, CheckpointError};
-use super::{make_dir, open_dir, yard};
+use super::{make_dir, open_dir, unfinished, yard};
 use crate::error::{Context, Error, Result};
 
 /// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
@@ -48,35 +47,37 @@ impl Staging {
     /// A directory beside `target`, not made yet; on the same filesystem, so that one rename publishes it.
     pub(super) fn new(target: &Path, taken: Option<CheckpointError>) -> Result<Self> {
         let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
-        let name = target
-            .file_name()
-            .ok_or_else(|| Error::Invalid(format!("--image-path {}: has no name", target.display())))?;
+        if target.file_name().is_none() {
+            return Err(Error::Invalid(format!("--image-path {}: has no name", target.display())));
+        }
         if let Ok(found) = std::fs::symlink_metadata(&target)
             && !found.is_dir()
         {
             return Err(Error::Invalid(format!("--image-path {}: is not a directory", target.display())));
         }
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", std::process::id()));
-        let path = target.with_file_name(hidden);
+        let path = unfinished::hidden(&target);
         Ok(Self { target, path, dir: None, taken, published: false })
     }
 
-    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place.
+    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place. What others
+    /// who were killed have left beside it is removed.
     pub(super) fn create(&mut self) -> Result<()> {
-        let path = &self.path;
-        if let Some(parent) = path.parent() {
+        if let Some(parent) = self.target.parent() {
             make_dir(parent).context("make the image directory")?;
+            unfinished::sweep(parent);
         }
-        // Left by a process of our number that was killed.
-        let _ = std::fs::remove_dir_all(path);
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| Error::file(path, &e))
-            .context("make the image directory")?;
-        let dir = ImageDirectory::open(path)?;
+        let path = &self.path;
+        let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
+        make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
+        let mut dir = ImageDirectory::open(path);
+        if !dir.as_ref().is_ok_and(unfinished::lock) {
+            // Somebody who swept took it for left behind. It is not seen twice in that state.
+            let _ = std::fs::remove_dir_all(path);
+            make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
+            dir = ImageDirectory::open(path);
+            dir.as_ref().map(unfinished::lock).ok();
+        }
+        let dir = dir?;
         let stat = dir.stat().map_err(|e| Error::file(path, &e))?;
         let own = rustix::process::geteuid().as_raw();
         if stat.st_uid != own || stat.st_mode & 0o7777 != 0o700 || !dir.names()?.is_empty() {
@@ -185,6 +186,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published
+            && self.dir.is_some()
             && let Err(e) = std::fs::remove_dir_all(&self.path)
             && e.kind() != std::io::ErrorKind::NotFound
         {

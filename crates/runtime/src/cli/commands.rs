@@ -321,6 +321,7 @@ fn describe(glance: &Glance, owner: String) -> anyhow::Result<ContainerState> {
         annotations: brief.annotations,
         owner,
         oom_killed: glance.oom_killed(),
+        left_paused: status == Status::Paused && glance.is_left_paused(),
     })
 }
 

@@ -41,6 +41,9 @@ pub(crate) struct ContainerState {
     /// Whether the kernel has killed one of its processes for want of memory; only then is it told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
+    /// Whether a checkpoint that was killed has left it paused; only then is it told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub left_paused: bool,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -230,6 +233,7 @@ mod tests {
             annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             owner: "root".into(),
             oom_killed: false,
+            left_paused: false,
         }
     }
 

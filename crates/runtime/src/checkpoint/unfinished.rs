@@ -1,0 +1,125 @@
+//! Directories beside checkpoints that are being written or removed: their names, and what the dead have left of them.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hiber_criu::ImageDirectory;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+/// What stands between a checkpoint's name and a number in the name of such a directory.
+const MARK: &str = ".hiber-";
+
+/// A name that this process has given to no other, for a directory beside `target`, which has a name.
+pub(super) fn hidden(target: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut hidden = OsString::from(".");
+    hidden.push(target.file_name().unwrap_or_default());
+    hidden.push(format!("{MARK}{}-{n}", std::process::id()));
+    target.with_file_name(hidden)
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let numbers = name.windows(MARK.len()).rposition(|at| at == MARK.as_bytes());
+    let numbers = numbers.map(|at| &name[at + MARK.len()..]);
+    name.starts_with(b".")
+        && numbers.is_some_and(|n| !n.is_empty() && n.iter().all(|b| b.is_ascii_digit() || *b == b'-'))
+}
+
+/// What tells a directory from others, whatever its name.
+pub(super) type Identity = (u64, u64);
+
+/// That of a directory or whatever else has this path.
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Locks a directory that was just made. False if a sweep was faster: the directory is gone, or is about to be. Where a file
+/// system has no locks none is held, and none can be taken by a sweep.
+pub(super) fn lock(dir: &ImageDirectory) -> bool {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => false,
+        _ => is_at(dir, dir.path()),
+    }
+}
+
+/// Whether an open directory is what has this path.
+fn is_at(dir: impl AsFd, path: &Path) -> bool {
+    rustix::fs::fstat(dir).is_ok_and(|stat| identity(path) == Some((stat.st_dev, stat.st_ino)))
+}
+
+/// Removes what the dead have left in `parent`.
+pub(super) fn sweep(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for left in entries.filter(|entry| is_hidden(&entry.file_name())) {
+        sweep_one(&left.path());
+    }
+}
+
+fn open(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).ok()
+}
+
+/// Whether somebody who lives has locked what has this path.
+pub(super) fn is_held(path: &Path) -> bool {
+    let share = FlockOperation::NonBlockingLockShared;
+    open(path).is_some_and(|file| rustix::fs::flock(&file, share) == Err(Errno::WOULDBLOCK))
+}
+
+/// Removes a directory of the caller's in which nobody works.
+pub(super) fn sweep_one(path: &Path) {
+    let Some(dir) = open(path) else { return };
+    let own = rustix::process::geteuid().as_raw();
+    let is_own = rustix::fs::fstat(&dir).is_ok_and(|s| s.st_uid == own && s.st_mode & 0o022 == 0);
+    let locked = is_own && rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+    // It may have been published before it was locked.
+    if locked && is_at(&dir, path) {
+        let _ = std::fs::remove_dir_all(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_holds_and_is_called_so_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dead, living) = (hidden(&dir.path().join("c")), hidden(&dir.path().join("c")));
+        let others = ["c", ".c.1", ".hiber-x", ".c.hiber-", "c.hiber-1-1"].map(|name| dir.path().join(name));
+        for path in others.iter().chain([&dead, &living]) {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("pages-1.img"), "").unwrap();
+        }
+        let held = ImageDirectory::open(&living).unwrap();
+        assert!(lock(&held));
+        assert!(!lock(&ImageDirectory::open(&living).unwrap()));
+        sweep(dir.path());
+        assert!(!dead.exists() && living.exists());
+        assert!(others.iter().all(|path| path.join("pages-1.img").exists()));
+        drop(held);
+        // A process that another test is just starting may have it for a moment.
+        let swept = (0..100).any(|_| {
+            sweep(dir.path());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            !living.exists()
+        });
+        assert!(swept);
+    }
+
+    #[test]
+    fn what_a_sweep_has_removed_is_not_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = hidden(&dir.path().join("c"));
+        std::fs::create_dir(&path).unwrap();
+        let made = ImageDirectory::open(&path).unwrap();
+        sweep(dir.path());
+        assert!(!path.exists() && !lock(&made));
+    }
+}
