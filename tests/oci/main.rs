@@ -11,6 +11,7 @@ mod cgroup_trees;
 mod cgroups;
 mod crash;
 mod devices;
+mod differences;
 mod documents;
 mod errors;
 mod events;
