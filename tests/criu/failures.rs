@@ -104,7 +104,7 @@ pub(crate) fn finding<'a>(report: &'a Value, check: &str) -> Option<&'a Value> {
 
 /// Checks that preflight finds `check`, that the dump fails with all of `words`, and that the container runs on.
 #[track_caller]
-fn fails(c: &Container, flags: &[&str], check: &str, words: &[&str]) {
+pub(crate) fn fails(c: &Container, flags: &[&str], check: &str, words: &[&str]) {
     let before = count(c);
     let report = preflight(c, flags);
     let found = finding(&report, check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
@@ -121,7 +121,7 @@ fn fails(c: &Container, flags: &[&str], check: &str, words: &[&str]) {
 
 /// As [`fails`] for a kind of `odd`, and that the log is where the error says.
 #[track_caller]
-fn odd_fails(kinds: &str, flags: &[&str], check: &str, words: &[&str]) {
+pub(crate) fn odd_fails(kinds: &str, flags: &[&str], check: &str, words: &[&str]) {
     let c = run_odd(odd(kinds));
     fails(&c, flags, check, &[words, &["log: "]].concat());
     assert!(c.images().join("dump.log").exists(), "the whole log is kept");

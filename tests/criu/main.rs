@@ -11,6 +11,7 @@ mod crash_guard;
 mod custody;
 mod errors;
 mod failures;
+mod failures_kernel;
 mod failures_machine;
 mod failures_mounts;
 mod failures_restore;

@@ -21,9 +21,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -34,6 +36,8 @@
 #include <unistd.h>
 
 static const char *doing = "start";
+/* An inotify descriptor, of which each event is written down. */
+static int watch = -1;
 
 static void failed(void)
 {
@@ -183,6 +187,58 @@ static void lock(int posix)
 	must(posix ? fcntl(fd, F_SETLK, &range) : flock(fd, LOCK_EX));
 }
 
+/* A file of /proc that belonged to a process which has ended, and its directory. */
+static void ended_proc(void)
+{
+	char name[64];
+	long pid = must(fork());
+	if (pid == 0)
+		forever();
+	snprintf(name, sizeof name, "/proc/%ld/status", pid);
+	must(open(name, O_RDONLY));
+	snprintf(name, sizeof name, "/proc/%ld", pid);
+	must(open(name, O_RDONLY | O_DIRECTORY));
+	must(kill(pid, SIGKILL));
+	must(waitpid(pid, NULL, 0));
+}
+
+/* A terminal made here, and a child of its session that has it open by the name that every process has for its own. */
+static void dev_tty(void)
+{
+	int master = must(posix_openpt(O_RDWR | O_NOCTTY));
+	must(grantpt(master));
+	must(unlockpt(master));
+	if (must(fork()) == 0) {
+		must(setsid());
+		must(open(ptsname(master), O_RDWR));
+		must(open("/dev/tty", O_RDWR));
+		close(must(open("/has-tty", O_WRONLY | O_CREAT, 0644)));
+		forever();
+	}
+	while (access("/has-tty", F_OK))
+		usleep(10000);
+}
+
+static void secret(void)
+{
+	int fd = must(syscall(447 /* memfd_secret */, 0));
+	must(ftruncate(fd, 4096));
+	must((long)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+}
+
+static void undo(void)
+{
+	struct sembuf up = { 0, 1, SEM_UNDO };
+	must(semop(must(semget(77, 1, 0600 | IPC_CREAT)), &up, 1));
+}
+
+/* mq_open(3) without its library */
+static void message_queue(void)
+{
+	struct { long flags, maximum, size, now, reserved[4]; } attr = { 0, 4, 64, 0, { 0 } };
+	must(syscall(SYS_mq_open, "odd", O_RDWR | O_CREAT, 0600, &attr));
+}
+
 static void make(const char *kind)
 {
 	const char *rest = strchr(kind, '=');
@@ -237,7 +293,24 @@ static void make(const char *kind)
 		child(CLONE_NEWIPC);
 	else if (KIND("user-namespace"))
 		child(CLONE_NEWUSER);
-	else if (KIND("sysv"))
+	else if (KIND("packet-pipe"))
+		must(pipe2((int[2]){ 0 }, O_DIRECT));
+	else if (KIND("message-queue"))
+		message_queue();
+	else if (KIND("secret"))
+		secret();
+	else if (KIND("undo"))
+		undo();
+	else if (KIND("dev-tty"))
+		dev_tty();
+	else if (KIND("ended-proc"))
+		ended_proc();
+	else if (!strncmp(kind, "watch=", 6))
+		watch = must(inotify_init1(O_NONBLOCK)), must(inotify_add_watch(watch, rest, IN_CREATE | IN_DELETE_SELF));
+	else if (!strncmp(kind, "chroot=", 7)) {
+		must(chroot(rest));
+		must(chdir("/"));
+	} else if (KIND("sysv"))
 		must((long)shmat(must(shmget(IPC_PRIVATE, 4096, 0600)), NULL, 0));
 	else if (KIND("traced"))
 		traced();
@@ -283,5 +356,11 @@ int main(int argc, char **argv)
 		make(argv[i]);
 	doing = "ready";
 	close(must(open("/ready", O_WRONLY | O_CREAT, 0644)));
+	while (watch >= 0) {
+		char events[4096];
+		if (read(watch, events, sizeof events) > 0)
+			close(must(open("/seen", O_WRONLY | O_CREAT, 0644)));
+		usleep(50000);
+	}
 	forever();
 }

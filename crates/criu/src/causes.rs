@@ -92,9 +92,10 @@ pub(crate) static CAUSES: &[Cause] = &[
     .found_by(&["session"]),
     cause(
         &["ctty inheritance detected"],
-        "a process's controlling terminal has its other end outside the container",
-        "pass --shell-job, or stop the process that exec started with a terminal",
-    ),
+        "a process has /dev/tty open, and CRIU did not find its terminal opened by the same process",
+        "let it close /dev/tty, or open the terminal itself as well; stop what exec started with a terminal",
+    )
+    .found_by(&["dev-tty"]),
     cause(
         &["Need to set the --tcp-close"],
         "the checkpoint was made with --tcp-close",
@@ -125,6 +126,33 @@ pub(crate) static CAUSES: &[Cause] = &[
         "remove it, or pass --empty-ns network",
     )
     .found_by(&["network-device"]),
+    // kernel objects
+    cause(&["packetized mode for pipes"], "a pipe of packets (O_DIRECT) is open", "let the process close it")
+        .found_by(&["packet-pipe"]),
+    cause(
+        &["Unknown shit", "/secretmem"],
+        "memory of memfd_secret(2) is in use, which nobody but its process can read",
+        "let the process close it",
+    )
+    .found_by(&["file-kind"]),
+    cause(
+        &["Can't dump that handle"],
+        "a file that inotify or fanotify watches was found by no path",
+        "let the process end its watch, or name the place with irmap-scan-path in CRIU's configuration",
+    )
+    .found_by(&["watch"]),
+    cause(
+        &["bfd buffer is too small"],
+        "a line of /proc is longer than CRIU reads, as that of an overlay with many layers",
+        "use fewer layers, or shorter paths for them",
+    )
+    .found_by(&["mount-line"]),
+    cause(
+        &["Can't parse", "'s mountinfo"],
+        "CRIU could not read the container's mounts",
+        "have the first process keep the container's root directory, and no mount with a line over 4 KiB",
+    )
+    .found_by(&["mount-line", "chroot"]),
     // mounts and files
     cause(
         &["is autodetected external mount"],
@@ -158,10 +186,10 @@ pub(crate) static CAUSES: &[Cause] = &[
     .found_by(&["terminal"]),
     cause(
         &["Can't lookup mount="],
-        "a file is open that lies outside the container's mounts",
+        "a file is open that lies on no mount of the container's",
         "give standard streams as pipes, a terminal or /dev/null, and close other files of the host",
     )
-    .found_by(&["outside-file"]),
+    .found_by(&["outside-file", "message-queue"]),
     cause(
         &["Open files on overmounted mounts"],
         "a file is open below a mount that another one covers",

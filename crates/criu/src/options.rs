@@ -61,6 +61,8 @@ pub struct Common {
     pub evasive_devices: bool,
     /// Finds the files of inotify watches by searching.
     pub force_irmap: bool,
+    /// Dump: where such a search begins: paths in the container.
+    pub irmap_scan_paths: Vec<PathBuf>,
     /// Frees space in parent images (dump) or images (restore) as pages are taken.
     pub auto_dedup: bool,
     /// How cgroups are treated; CRIU's default if not set.
@@ -240,6 +242,7 @@ impl Common {
             link_remap: false,
             evasive_devices: false,
             force_irmap: false,
+            irmap_scan_paths: Vec::new(),
             auto_dedup: false,
             cgroups: None,
             cgroup_props: None,
@@ -297,6 +300,11 @@ impl Common {
             link_remap: flag(self.link_remap),
             evasive_devices: flag(self.evasive_devices),
             force_irmap: flag(self.force_irmap),
+            irmap_scan_paths: self
+                .irmap_scan_paths
+                .iter()
+                .filter_map(|p| path("irmap_scan_paths", Some(p)).transpose())
+                .collect::<Result<_>>()?,
             auto_dedup: flag(self.auto_dedup),
             // CRIU 3 needs the older field too.
             manage_cgroups: self.cgroups.map(|mode| mode != CgroupMode::Ignore),

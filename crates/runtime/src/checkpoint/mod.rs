@@ -463,6 +463,7 @@ impl Task {
         options.criu.apply(common, spec)?;
         common.root = Some(facts.rootfs.clone());
         common.link_remap = options.link_remap;
+        common.irmap_scan_paths = preflight::watched_paths(self)?;
         common.status_fd = options
             .status_fd
             .as_ref()

@@ -1,13 +1,13 @@
 //! `checkpoint --check`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hiber_criu::NetworkLock;
 use hiber_sandbox::plan::NamespaceKind;
 
-use super::table::{ARGUMENTS, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
+use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{Findings, Report, bytes, files, host, made, mounts, network, sockets};
+use super::{Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
 use crate::state::Status;
@@ -109,7 +109,12 @@ impl Task {
             link_remap: options.link_remap,
             any_ghost: checkpoint::config_file(spec).is_some(),
         };
-        let mount_ids = files::mount_ids(&tasks);
+        let rooted = !tasks::has_other_root(first);
+        if !rooted {
+            findings.of(first, &CHROOT, CHROOT.about);
+        }
+        let mount_ids = if rooted { files::mount_ids(&tasks) } else { HashSet::new() };
+        watches::check(findings, first, &tasks);
         let mut deleted = HashMap::new();
         let open: Vec<_> = tasks
             .iter()

@@ -56,7 +56,9 @@ fn has_checks(failure: &Failure) -> bool {
 /// Names what of `findings` is the failure's cause, if any is.
 fn name(failure: &mut Failure, findings: &[Finding]) -> bool {
     let checks = failure.diagnosis.cause.map_or(&[][..], |cause| cause.checks);
-    let found = findings.iter().find(|f| checks.contains(&f.check) && f.severity == Severity::Error);
+    let mut found: Vec<_> = findings.iter().filter(|f| checks.contains(&f.check)).collect();
+    found.retain(|f| f.severity <= Severity::Warning);
+    let found = found.into_iter().min_by_key(|f| f.severity);
     failure.seen = found.map(ToString::to_string);
     found.is_some()
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use ::procfs::process::{MMapPath, Process};
 use rustix::fs::OFlags;
 
-use super::table::{DELETED, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, TERMINAL};
+use super::table::{
+    DELETED, DEV_TTY, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, PACKETS, QUEUE, TERMINAL,
+};
 use super::tasks::Proc;
 use super::{Findings, bytes};
 
@@ -26,6 +28,12 @@ const MEM_MAJOR: u32 = 1;
 const MISC_MAJOR: u32 = 10;
 const TUN_MINOR: u32 = 200;
 const AUTOFS_MINOR: u32 = 235;
+
+/// linux/magic.h, mqueue.c
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const MQUEUE_MAGIC: i64 = 0x1980_0202;
+/// What a file of memfd_secret(2) is called.
+const SECRET: &str = "/secretmem";
 
 /// What the flags allow.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +99,8 @@ impl Look<'_> {
         }
         let outside = || {
             let mount = field("mnt_id:").and_then(|n| n.parse().ok());
-            mount.is_some_and(|id: i32| !self.mounts.contains(&id))
+            // A first process with another root directory shows none of the container's mounts.
+            !self.mounts.is_empty() && mount.is_some_and(|id: i32| !self.mounts.contains(&id))
         };
         let kind = meta.file_type();
         if let Some(name) = target.strip_prefix("anon_inode:") {
@@ -101,13 +110,29 @@ impl Look<'_> {
             self.device(fd, target, meta, outside);
         } else if kind.is_block_device() {
             self.of_path(&DEVICE, format!("descriptor {fd} is a block device"), target);
-        } else if kind.is_fifo() && target.starts_with("pipe:")
-            || is_memory(target)
-            || target.starts_with("pidfd:")
-        {
+        } else if target.starts_with(SECRET) {
+            self.secret(&format!("descriptor {fd} is"));
+        } else if kind.is_fifo() && target.starts_with("pipe:") {
+            let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
+            if flags.is_some_and(|flags| flags & OFlags::DIRECT.bits() != 0) {
+                self.findings.of(
+                    self.task,
+                    &PACKETS,
+                    format!("descriptor {fd} is a pipe of packets (O_DIRECT)"),
+                );
+            }
+        } else if is_memory(target) || target.starts_with("pidfd:") {
             // Saved as they are, wherever the other end is.
         } else if target.starts_with('/') {
-            if outside() {
+            let is_of = |magic| {
+                let path = self.task.path(&format!("fd/{fd}"));
+                rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == magic)
+            };
+            if outside() && is_of(MQUEUE_MAGIC) {
+                self.of_path(&QUEUE, format!("descriptor {fd} is a POSIX message queue"), target);
+            } else if target.ends_with(REMOVED) && is_of(PROC_SUPER_MAGIC) {
+                // Of a process that has ended: CRIU makes one for it meanwhile.
+            } else if outside() {
                 self.of_path(
                     &OUTSIDE_FILE,
                     format!("descriptor {fd} is a file outside the container"),
@@ -138,14 +163,13 @@ impl Look<'_> {
 
     fn device(&mut self, fd: i32, target: &str, meta: &Metadata, outside: bool) {
         let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        if (major, minor) == (5, 0) {
+            self.of_path(&DEV_TTY, format!("descriptor {fd} is the controlling terminal"), target);
+        } else if is_terminal(major, minor) && outside && !self.allowed.shell_job {
+            let what = format!("descriptor {fd} is a terminal outside the container");
+            self.of_path(&TERMINAL, what, target);
+        }
         if is_terminal(major, minor) {
-            if outside && !self.allowed.shell_job {
-                self.of_path(
-                    &TERMINAL,
-                    format!("descriptor {fd} is a terminal outside the container"),
-                    target,
-                );
-            }
             return;
         }
         let known = major == MEM_MAJOR || major == MISC_MAJOR && [TUN_MINOR, AUTOFS_MINOR].contains(&minor);
@@ -154,6 +178,11 @@ impl Look<'_> {
         } else if outside {
             self.of_path(&OUTSIDE_FILE, format!("descriptor {fd} is a device outside the container"), target);
         }
+    }
+
+    fn secret(&mut self, subject: &str) {
+        let what = format!("{subject} memory that nobody else can read (memfd_secret)");
+        self.findings.of(self.task, &KIND, what);
     }
 
     /// A file without a name, or without this one.
@@ -198,7 +227,9 @@ impl Look<'_> {
             };
             let target = path.to_string_lossy();
             let kind = meta.file_type();
-            if kind.is_file() {
+            if target.starts_with(SECRET) {
+                self.secret("mapped is");
+            } else if kind.is_file() {
                 self.deleted(&target, &meta, "mapped is");
             } else if kind.is_char_device() && rustix::fs::major(meta.rdev()) != MEM_MAJOR
                 || kind.is_block_device()

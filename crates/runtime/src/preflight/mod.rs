@@ -14,6 +14,7 @@ pub(crate) mod restore;
 mod sockets;
 mod table;
 mod tasks;
+mod watches;
 
 use std::fmt;
 
@@ -27,6 +28,7 @@ pub(crate) use restore::check_restore;
 pub(crate) use table::PARENT_DEATH;
 pub use table::{CHECKS, Check, When};
 pub(crate) use tasks::before_freezing;
+pub(crate) use watches::watched_paths;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -125,6 +125,30 @@ checks! {
     OTHER_USER: "other-user", Checkpoint, Error,
         "CRIU may not read the limits of a process of another user without CAP_SYS_RESOURCE",
         "give it that capability, or run the container in its own user namespace";
+    PACKETS: "packet-pipe", Checkpoint, Error,
+        "a pipe of packets (O_DIRECT) is open",
+        "let the process close it";
+    QUEUE: "message-queue", Checkpoint, Error,
+        "a POSIX message queue is open",
+        "let the process close it";
+    QUEUES: "message-queues", Checkpoint, Warning,
+        "there are POSIX message queues: they and what is in them are not saved",
+        "empty and remove them, or have the program make them again";
+    DEV_TTY: "dev-tty", Checkpoint, Warning,
+        "a process has /dev/tty open; CRIU saves that only if the same process is the first that has the terminal open",
+        "let it close /dev/tty, or open the terminal by its name instead";
+    UNDO: "sem-undo", Checkpoint, Warning,
+        "a process has used semaphores with SEM_UNDO: after a restore nothing is undone at its end",
+        "see that it releases what it holds before a checkpoint";
+    WATCH: "watch", Checkpoint, Error,
+        "a file of an overlay is watched by inotify or fanotify, and is found under no path",
+        "let the process end its watch";
+    CHROOT: "chroot", Checkpoint, Error,
+        "the first process has another root directory than the container (chroot(2))",
+        "let a child of it change its root directory, or set root.path to that";
+    MOUNT_LINE: "mount-line", Checkpoint, Error,
+        "a mount's line in mountinfo is longer than the 4 KiB that CRIU reads",
+        "use fewer layers, or shorter paths for them";
     MOUNT: "mount", Checkpoint, Error,
         "a mount that CRIU cannot save, or an overlay that was mounted inside",
         "unmount it, or name it in config.json as a bind mount";

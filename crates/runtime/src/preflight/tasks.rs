@@ -8,7 +8,8 @@ use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::resolve::Root;
 
 use super::table::{
-    BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, WAITING, ZOMBIE, ZOMBIE_THREADS,
+    BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING, ZOMBIE,
+    ZOMBIE_THREADS,
 };
 use super::{Findings, Process};
 use crate::error::{Error, Result};
@@ -240,6 +241,13 @@ fn traced(findings: &mut Findings, task: &Proc) {
     }
 }
 
+/// Whether a process has changed its root directory: what it sees of its mount namespace then has no `/`, unless that is a
+/// mount.
+pub(super) fn has_other_root(task: &Proc) -> bool {
+    let mounts = hiber_sandbox::mountinfo::of(&task.pid.to_string()).unwrap_or_default();
+    !mounts.iter().any(|mount| mount.point == Path::new("/"))
+}
+
 /// What each process is in the way by itself.
 pub(super) fn check(
     findings: &mut Findings,
@@ -271,6 +279,11 @@ pub(super) fn check(
             continue;
         }
         nested(findings, task, first);
+        // This process has never asked for anything to be undone.
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        if hiber_sandbox::sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same) {
+            findings.of(task, &UNDO, "it has used semaphores with SEM_UNDO");
+        }
         other_user(findings, task, own_user_namespace);
     }
 }

@@ -176,3 +176,17 @@ pub fn raise_ambient(capability: u8) -> Result<()> {
     };
     if r < 0 { Err(last("prctl", format!("PR_CAP_AMBIENT_RAISE {capability}"))) } else { Ok(()) }
 }
+
+/// Whether two processes have the same list of what is undone at their end (semop(2), SEM_UNDO); having none is the same.
+///
+/// # Errors
+/// The kernel compares nothing (CONFIG_KCMP), or the caller may not look at the processes.
+pub fn shares_undo_list(one: i32, other: i32) -> Result<bool, SysError> {
+    /// linux/kcmp.h
+    const KCMP_SYSVSEM: i32 = 6;
+    // SAFETY: kcmp(2) takes numbers alone.
+    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_SYSVSEM, 0, 0) } {
+        -1 => Err(SysError::new("kcmp", "KCMP_SYSVSEM", nix::errno::Errno::last_raw())),
+        order => Ok(order == 0),
+    }
+}
