@@ -32,6 +32,7 @@ mod named;
 mod network;
 mod network_devices;
 mod objects;
+mod prove;
 mod redis;
 mod seccomp;
 mod systemd;

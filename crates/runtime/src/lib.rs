@@ -36,6 +36,7 @@ mod stdio;
 mod store;
 mod summary;
 mod task;
+mod trial;
 mod update;
 mod wait;
 
@@ -124,6 +125,24 @@ impl Runtime {
             checkpoint.choose(&mut options.criu);
         }
         preflight::check_restore(&self.store, id, &options)
+    }
+
+    /// Restores on trial: up to the moment before the first instruction, without effect on anything, and then thrown away.
+    /// The container of that id may run meanwhile.
+    ///
+    /// # Errors
+    /// Why [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) the checkpoint, would fail, or
+    /// why that cannot be tried.
+    pub fn try_restore(
+        &self,
+        id: &ContainerId,
+        checkpoint: Option<&Checkpoint>,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<()> {
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.choose(&mut options.criu);
+        }
+        trial::of_checkpoint(&self.store, id, &options)
     }
 
     /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so

@@ -3,15 +3,15 @@
 //! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
 //! vanish with it, however it ends.
 
+mod request;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, Descriptors, External, ImageDirectory, Images, InheritFd, RestoreNotify,
-    RestoreOptions, work_of,
+    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions, work_of,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
@@ -19,19 +19,20 @@ use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::sys::{self, clone::Child};
 use rustix::process::{Pid, PidfdFlags};
 
+pub(crate) use request::Request;
+
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
-use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts, shared};
+use crate::checkpoint::{CriuOptions, absolute, entered, joined, leftovers};
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
 use crate::id::ContainerId;
 use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
+use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
-use crate::preflight::{PARENT_DEATH, explain_restore};
 use crate::procfs;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
@@ -92,16 +93,19 @@ pub(crate) fn restore(
     .wire()?;
     let (entry, lock) = store.create(id)?;
     let mut facts = prepared.facts(id, Vec::new());
-    let restoring = Restoring {
-        id,
-        entry: &entry,
+    let request = Request {
         prepared: &prepared,
         options,
         criu_options: &criu_options,
-        criu: &criu,
-        wired: &wired,
         chain: &chain,
         network: Network::of(&prepared, options, manifest.as_ref()),
+    };
+    let restoring = Restoring {
+        id,
+        entry: &entry,
+        request,
+        criu: &criu,
+        wired: &wired,
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
     let restored =
@@ -154,15 +158,9 @@ fn first_process(facts: &Facts) -> Result<Child> {
 struct Restoring<'a> {
     id: &'a ContainerId,
     entry: &'a Entry,
-    prepared: &'a Prepared,
-    options: &'a RestoreContainerOptions<'a>,
-    /// The caller's, completed by the manifest.
-    criu_options: &'a CriuOptions,
+    request: Request<'a>,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
-    /// The images, and those that they build on.
-    chain: &'a [ImageDirectory],
-    network: Network,
     /// What the source wants to see before it gives the memory.
     token: Option<&'a Token>,
 }
@@ -175,7 +173,7 @@ struct Places<'a> {
 }
 
 /// What a restore adds to the container's network namespace, as `create` does to a new one.
-struct Network {
+pub(crate) struct Network {
     /// CRIU makes it empty: loopback comes up here.
     loopback: bool,
     /// The sysctls of config.json that CRIU does not save.
@@ -183,7 +181,11 @@ struct Network {
 }
 
 impl Network {
-    fn of(prepared: &Prepared, options: &RestoreContainerOptions<'_>, manifest: Option<&Manifest>) -> Self {
+    pub(crate) fn of(
+        prepared: &Prepared,
+        options: &RestoreContainerOptions<'_>,
+        manifest: Option<&Manifest>,
+    ) -> Self {
         let init = &prepared.plan.init;
         if !init.loopback {
             return Self { loopback: false, sysctl: BTreeMap::new() };
@@ -199,7 +201,7 @@ impl Network {
         Self { loopback, sysctl: ours.map(|(name, value)| (name.clone(), value.clone())).collect() }
     }
 
-    fn make(&self, pid: i32) -> Result<()> {
+    pub(crate) fn make(&self, pid: i32) -> Result<()> {
         if !self.loopback && self.sysctl.is_empty() {
             return Ok(());
         }
@@ -210,17 +212,19 @@ impl Network {
 
 impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
-        self.prepared.write_config(self.entry)?;
-        facts.put_root = self.prepared.plan.init.root.as_ref().is_some_and(Restorable::needs_put_root);
+        self.request.prepared.write_config(self.entry)?;
+        facts.put_root =
+            self.request.prepared.plan.init.root.as_ref().is_some_and(Restorable::needs_put_root);
         self.entry.write_facts(facts)?;
-        let mut cgroup = make_cgroup(self.prepared, facts, Cgroup::create)?;
-        self.prepared.delegate(&cgroup)?;
+        let mut cgroup = make_cgroup(self.request.prepared, facts, Cgroup::create)?;
+        self.request.prepared.delegate(&cgroup)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         let view = self.entry.path().join("images");
         std::fs::create_dir(&view).map_err(|e| Error::file(&view, &e))?;
-        let criu = self.criu_options;
-        let daemon = (criu.lazy_pages && self.options.page_server.is_none()).then_some(&*criu.image_path);
+        let criu = self.request.criu_options;
+        let daemon =
+            (criu.lazy_pages && self.request.options.page_server.is_none()).then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
         let memory = self.fetch_memory(&work)?;
@@ -230,7 +234,7 @@ impl Restoring<'_> {
                 scope.spawn(|| self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref()));
             thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
         });
-        if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.chain) {
+        if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
         let removed = [&root, &view].map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
@@ -246,14 +250,14 @@ impl Restoring<'_> {
     }
 
     fn fetch_memory(&self, work: &Work) -> Result<Option<Arrival>> {
-        let criu = self.criu_options;
-        let Some(source) = &self.options.page_server else { return Ok(None) };
+        let criu = self.request.criu_options;
+        let Some(source) = &self.request.options.page_server else { return Ok(None) };
         if !criu.lazy_pages {
             return Err(Error::Invalid(
                 "a page server without lazy pages: nothing would be fetched from it".into(),
             ));
         }
-        let [images, ..] = self.chain else { return Ok(None) };
+        let [images, ..] = self.request.chain else { return Ok(None) };
         // The daemon opens it before it is ready, so while it is open here.
         let number = images.as_fd().as_raw_fd();
         let images = PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id()));
@@ -268,38 +272,29 @@ impl Restoring<'_> {
         cgroup: &mut Cgroup,
         memory: Option<&Arrival>,
     ) -> Result<()> {
-        if let Some(name) = &self.prepared.plan.init.keyring {
+        if let Some(name) = &self.request.prepared.plan.init.keyring {
             // CRIU saves none: the tasks have that of the thread which starts it.
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let mut changed = self.without_parent_death_signal()?;
-        if let [images, ..] = self.chain {
-            changed.extend(shared::inventory(images, &self.prepared.spec)?);
-        }
-        let view = View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?;
+        let view = self.request.view()?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
-        let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
+        let plan =
+            self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let mut restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
-        let mut restore = RestoreOptions::new(view.mount(places.view)?);
-        self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
+        let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         if restore.common.cgroups == Some(CgroupMode::Strict) {
             // The container's own is there by now.
             restore.common.cgroups = Some(CgroupMode::Soft);
         }
-        restore.common.root = Some(restorable.path().to_owned());
-        restore.common.evasive_devices = true;
-        restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
         restore.common.external.extend(self.network_devices()?);
         restore.join_namespaces =
-            entered(&self.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
-        restore.lsm_profile = self.options.lsm_profile.clone();
-        restore.lsm_mount_context = self.options.lsm_mount_context.clone();
+            entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
-        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry)?;
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry.path())?;
         let mut session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
@@ -316,11 +311,11 @@ impl Restoring<'_> {
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
-                let ran = self.prepared.run_hooks(pid);
+                let ran = self.request.prepared.run_hooks(pid);
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
-            RestoreNotify::PostSetupNamespaces => Ok(self.network.make(first)?),
+            RestoreNotify::PostSetupNamespaces => Ok(self.request.network.make(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
@@ -339,26 +334,12 @@ impl Restoring<'_> {
 
     /// The devices of `linux.netDevices`, which CRIU moves where those of the images were.
     fn network_devices(&self) -> Result<Vec<External>> {
-        if self.criu_options.empty_network == Some(true) {
+        if self.request.criu_options.empty_network == Some(true) {
             return Ok(Vec::new());
         }
-        let devices = &self.prepared.plan.net_devices;
+        let devices = &self.request.prepared.plan.net_devices;
         hiber_sandbox::network::expect(devices)?;
         Ok(devices.iter().map(|d| External::network_device(&d.name_in_container, &d.name)).collect())
-    }
-
-    /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when
-    /// it had another: that would be its own end.
-    fn without_parent_death_signal(&self) -> Result<ChangedFiles> {
-        let Some(dir) = self.chain.first() else { return Ok(Vec::new()) };
-        let Some((signal, changed)) = Images::in_directory(dir)?.without_parent_death_signal()? else {
-            return Ok(Vec::new());
-        };
-        tracing::warn!(
-            "signal {signal} at the death of the first process's parent is not restored: {}",
-            PARENT_DEATH.about
-        );
-        Ok(changed)
     }
 
     fn send_console(&self, master: &OwnedFd) -> Result<()> {
@@ -376,23 +357,16 @@ impl Restoring<'_> {
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
-        let streams = self.chain.first().map_or(Ok(None), Descriptors::read)?.unwrap_or_default();
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let stdio = self.wired.files().unwrap_or(own);
-        if self.criu_options.shell_job == Some(true) {
+        if self.request.criu_options.shell_job == Some(true) {
             // The terminal that CRIU gives to the tasks of such a job.
             let copy =
                 stdio[0].try_clone_to_owned().map_err(|e| Error::file("standard input".as_ref(), &e))?;
             launch.stdin(copy);
         }
-        for (number, key) in streams.pipes() {
-            let Some(fd) = stdio.get(number) else { continue };
-            // Above 2, and an open file description of its own number in CRIU.
-            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
-                .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
-            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
-        }
-        for (kind, key, path) in joined(&self.prepared.spec) {
+        self.request.pipes(stdio, launch, restore)?;
+        for (kind, key, path) in joined(&self.request.prepared.spec) {
             let file = File::open(&path)
                 .map_err(|e| Error::file(&path, &e))
                 .context(format!("open the {kind} namespace of linux.namespaces"))?;
@@ -416,13 +390,13 @@ fn work_in(paths: &CgroupPaths) -> u64 {
 }
 
 /// A namespace of the calling thread.
-fn namespace(kind: &str) -> Result<OwnedFd> {
+pub(crate) fn namespace(kind: &str) -> Result<OwnedFd> {
     let path = PathBuf::from(format!("/proc/thread-self/ns/{kind}"));
     File::open(&path).map(OwnedFd::from).map_err(|e| Error::file(&path, &e))
 }
 
 /// Where a process is in each hierarchy, as CRIU wants to be told.
-fn cgroup_roots(pid: u32) -> Result<Vec<CgroupRoot>> {
+pub(crate) fn cgroup_roots(pid: u32) -> Result<Vec<CgroupRoot>> {
     let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
     let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, &e))?;
     let root = |line: &str| {

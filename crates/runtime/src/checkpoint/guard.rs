@@ -29,6 +29,7 @@ use crate::error::{Context, Error, Result};
 use crate::owned;
 use crate::procfs;
 use crate::store::Entry;
+use crate::trial;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
@@ -69,6 +70,9 @@ pub(super) struct Watch {
     pub(super) ends: bool,
     /// The container's directory.
     pub(super) entry: PathBuf,
+    /// The cgroup of a restore on trial, if there is to be one.
+    #[serde(default)]
+    pub(super) trial: Option<CgroupPaths>,
 }
 
 /// The guard, from the runtime's side. Dropped, it is told that all is well.
@@ -228,6 +232,9 @@ struct Said {
 impl Watch {
     /// `published`: what was written is where it was to be.
     fn settle(&self, said: Said, published: bool) -> hiber_sandbox::Result<()> {
+        if let Some(trial) = &self.trial {
+            let _ = trial::clear(trial.clone());
+        }
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
         if published && said.publishing && self.ends {
             return cgroup.kill(Signal::KILL);

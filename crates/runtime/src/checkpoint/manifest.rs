@@ -48,6 +48,9 @@ pub struct Manifest {
     pub cpu: Cpu,
     /// What the dump was told.
     pub options: Options,
+    /// Whether it was restored on trial before it was published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proved: bool,
     /// What a destination shows to get the memory, if that is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_token: Option<Token>,
@@ -130,6 +133,7 @@ impl Manifest {
             kernel: system.release().to_string_lossy().into_owned(),
             cpu: Cpu::here(),
             options: Options::of(options),
+            proved: false,
             memory_token: None,
             config: config_digest(spec)?,
             files: BTreeMap::new(),

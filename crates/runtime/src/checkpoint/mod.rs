@@ -12,6 +12,7 @@ mod memory;
 pub(crate) mod named;
 mod network;
 mod parents;
+mod proof;
 pub(crate) mod shared;
 mod staging;
 #[cfg(feature = "archive")]
@@ -56,6 +57,7 @@ use crate::monitor;
 use crate::preflight::{self, Made, attacked, before_freezing, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
+use crate::trial;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
@@ -105,6 +107,8 @@ pub struct CheckpointOptions {
     pub page_server: Option<Address>,
     /// Serve whoever asks for lazy pages: daemons of CRIU's own know no token.
     pub any_peer: bool,
+    /// Restore it on trial before the container is given up, and give up the checkpoint instead if that fails.
+    pub prove: bool,
     /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
     pub no_hash: bool,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
@@ -227,6 +231,9 @@ impl Task {
         let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         guard.staging(staging.directory()?)?;
+        if options.prove {
+            self.foresee_trial(options, &staging)?;
+        }
         let mut launch = criu.launch();
         if options.criu.lazy_pages {
             // It waits for the destination, however long that takes.
@@ -234,7 +241,7 @@ impl Task {
         }
         let memory = Memory::prepare(self, options, &mut launch, &guard)?;
         #[cfg(feature = "archive")]
-        let tar = tmpfs::be_tar(&mut launch, self.container().entry())?;
+        let tar = tmpfs::be_tar(&mut launch, self.container().entry().path())?;
         let inside = shared::launched_in(spec, fresh);
         let mut session = match inside.as_slice() {
             [] => launch.start()?,
@@ -251,6 +258,7 @@ impl Task {
             config: named.map(|named| named.config),
             cgroups: self.facts()?.cgroup.clone(),
             revive: made.as_ref().is_some_and(|made| made.removed),
+            complete: false,
             follower: None,
         };
         seal.manifest.memory_token = memory.token().cloned();
@@ -308,6 +316,7 @@ impl Task {
             links: options.link_remap,
             ends: !options.leave_running && !options.pre_dump,
             entry: self.container().entry().path().to_owned(),
+            trial: options.prove.then(trial::own_cgroup).transpose()?,
         })
     }
 
@@ -367,6 +376,9 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
+                if options.prove {
+                    self.prove(options, staging, seal)?;
+                }
                 if !lazy && options.leave_running {
                     return Ok(());
                 }
@@ -395,6 +407,10 @@ impl Task {
                 if lazy {
                     staging.withdraw();
                 }
+                let e = match proof::Failed::in_dump(e) {
+                    Ok(failed) => return Err(failed.told(staging, options)),
+                    Err(e) => e,
+                };
                 let e = explain(self, options, e);
                 Err(staging.explain(e, options.criu.work_path.is_some()).into())
             }
@@ -481,6 +497,7 @@ impl Task {
 
 pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
+    proof::check(options)?;
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");
     }

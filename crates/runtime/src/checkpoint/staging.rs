@@ -39,6 +39,8 @@ pub(super) struct Seal<'a> {
     pub(super) revive: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
+    /// Whether the images are what a restore expects.
+    pub(super) complete: bool,
     /// Whoever reads the images while they are written.
     pub(super) follower: Option<Follower>,
 }
@@ -115,11 +117,12 @@ impl Staging {
         self.published
     }
 
-    /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
-    /// name is replaced, but for checkpoints with a name.
-    pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
+    /// Makes the images what a restore expects, and not only CRIU's dump.
+    pub(super) fn complete(&self, seal: &mut Seal<'_>) -> Result<()> {
+        if seal.complete {
+            return Ok(());
+        }
         let dir = self.directory()?;
-        seal.config.map_or(Ok(()), |config| config.write(dir))?;
         if seal.manifest.options.loopback {
             separate_network(dir)?;
         } else {
@@ -129,6 +132,16 @@ impl Staging {
         if seal.revive {
             revive_external_mounts(dir)?;
         }
+        seal.complete = true;
+        Ok(())
+    }
+
+    /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
+    /// name is replaced, but for checkpoints with a name.
+    pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
+        let dir = self.directory()?;
+        seal.config.map_or(Ok(()), |config| config.write(dir))?;
+        self.complete(seal)?;
         let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
         seal.manifest.write(dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
         if seal.work.sync {
@@ -169,17 +182,22 @@ impl Staging {
     /// A failed dump's log is all that stays: where the images would have been, unless there is a work directory. Of
     /// one that was to have a name not even that.
     pub(super) fn explain(&self, mut error: CriuError, log_is_elsewhere: bool) -> CriuError {
-        let Some(failure) = error.failure_mut() else { return error };
+        self.keep_log(&mut error, log_is_elsewhere);
+        error
+    }
+
+    /// As [`explain`](Self::explain), of an error in its place.
+    pub(super) fn keep_log(&self, error: &mut CriuError, log_is_elsewhere: bool) {
+        let Some(failure) = error.failure_mut() else { return };
         if self.taken.is_some() && !log_is_elsewhere {
             failure.log = None;
         }
-        let Some(log) = failure.log.as_mut().filter(|_| !log_is_elsewhere) else { return error };
-        let (Some(name), Ok(())) = (log.file_name(), make_dir(&self.target)) else { return error };
+        let Some(log) = failure.log.as_mut().filter(|_| !log_is_elsewhere) else { return };
+        let (Some(name), Ok(())) = (log.file_name(), make_dir(&self.target)) else { return };
         let kept = self.target.join(name);
         if std::fs::rename(&*log, &kept).is_ok() {
             *log = kept;
         }
-        error
     }
 }
 
@@ -209,6 +227,7 @@ mod tests {
             cgroups: CgroupPaths::default(),
             revive: false,
             config: None,
+            complete: true,
             follower: None,
         }
     }

@@ -21,7 +21,6 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use super::links::Links;
 use crate::error::Result;
-use crate::store::Entry;
 
 /// The name that CRIU calls.
 const NAME: &str = "tar";
@@ -31,10 +30,10 @@ const MAX_FILE: u64 = 64 << 10;
 const MAX_ARCHIVE: u64 = 4 << 20;
 
 /// Has CRIU find this program where it looks for tar, as long as the links live.
-pub(crate) fn be_tar(launch: &mut Launch<'_>, entry: &Entry) -> Result<Links> {
+pub(crate) fn be_tar(launch: &mut Launch<'_>, directory: &Path) -> Result<Links> {
     // The program that runs, whatever has become of its file.
     let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let links = Links::make(entry.path().join("programs"), [(NAME.to_owned(), program)])?;
+    let links = Links::make(directory.join("programs"), [(NAME.to_owned(), program)])?;
     launch.programs(links.path());
     Ok(links)
 }

@@ -85,7 +85,7 @@ impl Work {
 }
 
 /// The directory that the caller names, made if need be.
-pub(super) fn open_given(path: &Path) -> Result<ImageDirectory> {
+pub(crate) fn open_given(path: &Path) -> Result<ImageDirectory> {
     make_dir(path)?;
     let dir = ImageDirectory::open(path)?;
     check_work(&dir)?;

@@ -348,6 +348,8 @@ pub(crate) struct CheckpointArgs {
     pub no_hash: bool,
     /// `--no-sync`
     pub no_sync: bool,
+    /// `--prove`
+    pub prove: bool,
     /// `--check`, with `--format`
     pub check: Option<Format>,
 }
@@ -376,6 +378,8 @@ pub(crate) enum CheckpointsAction {
         name: CheckpointName,
         /// `--leave-running`
         leave_running: bool,
+        /// `--prove`
+        prove: bool,
         /// What it shares with `checkpoint`.
         criu: CriuFlags,
     },
@@ -383,6 +387,13 @@ pub(crate) enum CheckpointsAction {
     List,
     /// `inspect`
     Inspect(CheckpointName),
+    /// `verify`
+    Verify {
+        /// The checkpoint.
+        name: CheckpointName,
+        /// `--prove`, with the flags of the restore.
+        prove: Option<CriuFlags>,
+    },
     /// `rm`
     Remove(CheckpointName),
 }
@@ -418,6 +429,8 @@ pub(crate) struct RestoreArgs {
     pub checkpoint_dir: Option<PathBuf>,
     /// `--trust-images`
     pub trust_images: bool,
+    /// `--prove`
+    pub prove: bool,
     /// `--check`, with `--format`
     pub check: Option<Format>,
 }

@@ -33,6 +33,7 @@ impl Session {
             any_peer: args.any_peer,
             no_hash: args.no_hash,
             no_sync: args.no_sync,
+            prove: args.prove,
         };
         if let Some(format) = args.check {
             return show(&task.check_checkpoint(&options)?, format);
@@ -49,6 +50,11 @@ impl Session {
         if let Some(format) = args.check {
             let options = self.restore_options(args, Stdio::Inherit);
             return show(&self.runtime.check_restore(&args.id, named.as_ref(), options), format);
+        }
+        if args.prove {
+            let options = self.restore_options(args, Stdio::Inherit);
+            self.runtime.try_restore(&args.id, named.as_ref(), options)?;
+            return Ok(ExitCode::SUCCESS);
         }
         if !args.detach && !args.no_subreaper {
             let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));

@@ -1,14 +1,15 @@
 //! `checkpoints`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::{CheckpointConfig, CheckpointOptions, Checkpoints};
+use hiber::{CheckpointConfig, CheckpointOptions, Checkpoints, RestoreContainerOptions};
 
-use super::args::{CheckpointsAction, CheckpointsArgs};
+use super::args::{CheckpointsAction, CheckpointsArgs, InspectArgs};
 use super::commands::Session;
-use super::{out, output};
+use super::{inspect, out, output};
 
 /// Checkpoints in a given directory, or in the container's own below its bundle.
 pub(super) fn checkpoints_of(id: &ContainerId, dir: Option<&Path>, bundle: &Path) -> Checkpoints {
@@ -17,30 +18,58 @@ pub(super) fn checkpoints_of(id: &ContainerId, dir: Option<&Path>, bundle: &Path
 
 impl Session {
     /// `checkpoints`
-    pub(crate) fn checkpoints(&self, args: &CheckpointsArgs) -> anyhow::Result<()> {
+    pub(crate) fn checkpoints(&self, args: &CheckpointsArgs) -> anyhow::Result<ExitCode> {
         let all = self.checkpoints_named(args)?;
         match &args.action {
-            CheckpointsAction::Create { name, leave_running, criu } => {
+            CheckpointsAction::Create { name, leave_running, prove, criu } => {
                 let options = CheckpointOptions {
                     criu: self.criu_options(criu),
                     leave_running: *leave_running,
+                    prove: *prove,
                     ..CheckpointOptions::default()
                 };
                 all.create(&self.task(&args.id)?, name, options)?;
-                Ok(())
             }
             CheckpointsAction::List => {
                 let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();
-                Ok(out::write(&output::checkpoints(&configs, args.format)?)?)
+                out::write(&output::checkpoints(&configs, args.format)?)?;
             }
             CheckpointsAction::Inspect(name) => {
                 let checkpoint = all.get(name)?;
                 let mut json = serde_json::to_value(&checkpoint.config)?;
                 let path = std::path::absolute(&checkpoint.path).context("the checkpoint's path")?;
                 json["path"] = path.to_string_lossy().into();
-                Ok(out::write(&format!("{json:#}\n"))?)
+                out::write(&format!("{json:#}\n"))?;
             }
-            CheckpointsAction::Remove(name) => Ok(all.delete(name)?),
+            CheckpointsAction::Verify { name, prove } => {
+                let checkpoint = all.get(name)?;
+                let path = checkpoint.path.clone();
+                let verified = inspect::run(&InspectArgs { path, format: args.format, verify: true })?;
+                let Some(criu) = prove.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
+                    return Ok(verified);
+                };
+                let options = RestoreContainerOptions {
+                    criu: self.criu_options(criu),
+                    bundle: self.bundle_of(args)?,
+                    systemd_cgroup: self.systemd_cgroup,
+                    ..RestoreContainerOptions::default()
+                };
+                self.runtime.try_restore(&args.id, Some(&checkpoint), options)?;
+            }
+            CheckpointsAction::Remove(name) => all.delete(name)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Where a container's config.json is.
+    fn bundle_of(&self, args: &CheckpointsArgs) -> anyhow::Result<PathBuf> {
+        if let Some(bundle) = &args.bundle {
+            return Ok(bundle.clone());
+        }
+        match self.runtime.open(&args.id) {
+            Ok(container) => Ok(container.bundle()?.to_owned()),
+            Err(hiber::Error::NotFound) => Ok(PathBuf::from(".")),
+            Err(e) => Err(e.into()),
         }
     }
 

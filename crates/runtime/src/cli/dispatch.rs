@@ -88,7 +88,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
         Command::Checkpoint(args) => return session.checkpoint(args),
-        Command::Checkpoints(args) => session.checkpoints(&args)?,
+        Command::Checkpoints(args) => return session.checkpoints(&args),
         Command::Restore(args) => return session.restore(&args),
         Command::Version
         | Command::Help(_)

@@ -120,6 +120,9 @@ fn describe_manifest(tree: &mut Tree, m: &Manifest) {
     tree.line(1, &format!("CRIU {}, Linux {}, {}", m.criu, m.kernel, m.cpu.architecture));
     tree.line(1, &format!("options: {}", options(&m.options)));
     tree.line(1, &format!("config.json {}", m.config));
+    if m.proved {
+        tree.line(1, "proved: it was restored on trial before the container was given up");
+    }
 }
 
 /// The options that are on, by their flags' names.

@@ -307,6 +307,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         any_peer: m.switch("page-server-any-peer"),
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
+        prove: m.switch("prove"),
         check: check(m)?,
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
@@ -314,6 +315,16 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         return refuse(&format!(
             "--parent-path must be relative to the image path, not {}",
             parent.display()
+        ));
+    }
+    let elsewhere = [
+        ("--pre-dump", args.pre_dump),
+        ("--lazy-pages", args.criu.lazy_pages),
+        ("--page-server", args.page_server.is_some()),
+    ];
+    if let Some((flag, _)) = elsewhere.iter().find(|(_, given)| args.prove && *given) {
+        return refuse(&format!(
+            "--prove and {flag} exclude each other: there is no whole checkpoint to be restored"
         ));
     }
     if args.pre_dump && args.criu.lazy_pages {
@@ -345,6 +356,7 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
         "create" => CheckpointsAction::Create {
             name: name()?,
             leave_running: m.switch("leave-running"),
+            prove: m.switch("prove"),
             criu: common(m)?,
         },
         "ls" | "list" if word(2).is_some() => {
@@ -354,9 +366,15 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
         }
         "ls" | "list" => CheckpointsAction::List,
         "inspect" => CheckpointsAction::Inspect(name()?),
+        "verify" => CheckpointsAction::Verify {
+            name: name()?,
+            prove: m.switch("prove").then(|| common(m)).transpose()?,
+        },
         "rm" | "delete" => CheckpointsAction::Remove(name()?),
         other => {
-            return Err(Refusal::Form(format!("checkpoints {other:?}: expected create, ls, inspect or rm")));
+            return Err(Refusal::Form(format!(
+                "checkpoints {other:?}: expected create, ls, inspect, verify or rm"
+            )));
         }
     };
     Ok(CheckpointsArgs {
@@ -376,6 +394,13 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
     }
     if checkpoint.is_none() && m.value("checkpoint-dir").is_some() {
         return Err(Refusal::Value("--checkpoint-dir needs --checkpoint".into()));
+    }
+    for flag in ["lazy-pages", "detach", "console-socket", "pid-file", "check"] {
+        if m.switch("prove") && m.is_given(flag) {
+            return Err(Refusal::Value(format!(
+                "--prove and --{flag} exclude each other: nothing is left running"
+            )));
+        }
     }
     if m.is_given("page-server") && !m.switch("lazy-pages") {
         return Err(Refusal::Value(
@@ -397,6 +422,7 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
         trust_images: m.switch("trust-images"),
+        prove: m.switch("prove"),
         check: check(m)?,
     })
 }

@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing, help, manual pages and shell completion come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--trust-images`, `--check`, `checkpoints`,
+//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--prove`, `--trust-images`, `--check`, `checkpoints`,
 //! `--checkpoint` and `inspect` are our own.
 
 mod commands;
@@ -206,6 +206,8 @@ const CHECK: Flag = Flag::switch(
     "check",
     "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
 );
+const PROVE: &str =
+    "restore the images on trial first; if that fails the container runs on and there is no checkpoint";
 const CHECK_FORMAT: Flag =
     Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f").of(FORMATS);
 const CHECKPOINT_DIR: Flag = Flag::value(
@@ -288,6 +290,7 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "no-sync",
         "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
     ),
+    Flag::switch("prove", PROVE),
     CHECK,
     CHECK_FORMAT,
     HELP,
@@ -310,6 +313,10 @@ const CHECKPOINTS_FLAGS: &[Flag] = &[
     FILE_LOCKS,
     EMPTY_NS,
     WORK_PATH,
+    Flag::switch(
+        "prove",
+        "create: restore the images on trial first, and fail if that fails; verify: do that now, without effect",
+    ),
     HELP,
 ];
 
@@ -345,6 +352,10 @@ const RESTORE_FLAGS: &[Flag] = &[
         "trust-images",
         "restore images that were changed, that others can write to, or whose processes have more privilege \
          than config.json grants",
+    ),
+    Flag::switch(
+        "prove",
+        "restore on trial only: up to the first instruction, without effect on anything; the exit status tells the result",
     ),
     CHECK,
     CHECK_FORMAT,

@@ -287,6 +287,22 @@ fn manifests_and_trust() {
     assert!(args.no_hash && args.no_sync);
     assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
     assert!(arguments!("restore --trust-images box", Restore).trust_images);
+    assert!(arguments!("checkpoint --prove box", Checkpoint).prove);
+    assert!(arguments!("restore --prove box", Restore).prove);
+    for other in ["--pre-dump", "--lazy-pages", "--page-server h:1"] {
+        let flag = other.split(' ').next().unwrap_or_default();
+        assert!(
+            bad(&format!("checkpoint --prove {other} box"))
+                .contains(&format!("--prove and {flag} exclude each other"))
+        );
+    }
+    for other in ["--detach", "--lazy-pages", "--pid-file f", "--console-socket s", "--check"] {
+        let flag = other.split(' ').next().unwrap_or_default();
+        assert!(
+            bad(&format!("restore --prove {other} box"))
+                .contains(&format!("--prove and {flag} exclude each other"))
+        );
+    }
     let args = arguments!("inspect --format json --verify /ckpt/export.tar.zst", Inspect);
     assert_eq!((args.path.as_path(), args.format), (Path::new("/ckpt/export.tar.zst"), Format::Json));
     assert!(args.verify);
@@ -434,7 +450,7 @@ fn help_shows_every_flag_and_command() {
 #[test]
 fn checkpoints_by_name() {
     let args = arguments!("checkpoints create --leave-running --tcp-established box before-1", Checkpoints);
-    let CheckpointsAction::Create { name, leave_running: true, criu } = args.action else {
+    let CheckpointsAction::Create { name, leave_running: true, prove: false, criu } = args.action else {
         panic!("{args:?}");
     };
     assert_eq!((name.as_str(), criu.tcp_established, args.id.as_str()), ("before-1", Some(true), "box"));
@@ -443,6 +459,11 @@ fn checkpoints_by_name() {
     for (verb, action) in [
         ("inspect", CheckpointsAction::Inspect("c1".parse().unwrap())),
         ("rm", CheckpointsAction::Remove("c1".parse().unwrap())),
+        ("verify", CheckpointsAction::Verify { name: "c1".parse().unwrap(), prove: None }),
+        (
+            "verify --prove",
+            CheckpointsAction::Verify { name: "c1".parse().unwrap(), prove: Some(CriuFlags::default()) },
+        ),
     ] {
         let args = arguments!(&format!("checkpoints {verb} --bundle /b box c1"), Checkpoints);
         assert_eq!((args.action, args.bundle), (action, path("/b")));

@@ -10,6 +10,7 @@ mod filesystem;
 mod lookup;
 mod mount;
 mod pivot;
+mod private;
 mod put_root;
 pub mod resolve;
 mod restorable;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use pivot::enter;
+pub use private::PrivateViews;
 pub use put_root::{cannot_be_entered, remove_put_root};
 use resolve::Root;
 pub use restorable::Restorable;

@@ -65,13 +65,14 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
         .flags(CHECKPOINT_FLAGS),
     CommandTable::new(
         "checkpoints",
-        "create <container-id> <name>  or  ls <container-id>  or  inspect|rm <container-id> <name>",
+        "create <container-id> <name>  or  ls <container-id>  or  inspect|verify|rm <container-id> <name>",
         "keep checkpoints of a container by name",
     )
     .description(
         "`checkpoint` (without s) is runc's command: it writes to any directory. This one keeps checkpoints\n\
          by name in a directory of the container's, as Docker and containerd do: create makes one, ls\n\
-         shows them, inspect shows how one was made, rm removes it. `restore --checkpoint NAME` starts\n\
+         shows them, inspect shows how one was made, verify compares its files with its manifest (with --prove it\n\
+         is also restored on trial), rm removes it. `restore --checkpoint NAME` starts\n\
          the container from one.\n\n\
          A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. When and with which options a checkpoint\n\
          was made stands in config.json beside its images. A failed create leaves nothing.",
@@ -83,7 +84,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
     .flags(CHECKPOINTS_FLAGS)
     .takes(
         Count::Between(2, 3),
-        &[Argument::Words(&["create", "ls", "inspect", "rm"]), Argument::Container],
+        &[Argument::Words(&["create", "ls", "inspect", "verify", "rm"]), Argument::Container],
     ),
     CommandTable::new("completion", "bash|zsh|fish", "write a script that completes command lines")
         .description("Packages keep its output where the shell looks for it.")

@@ -1,0 +1,116 @@
+//! The proof of a checkpoint: before the container is given up, its images are restored on trial.
+
+use std::path::Path;
+
+use hiber_criu::CriuError;
+
+use super::staging::{Seal, Staging};
+use super::{CheckpointOptions, CriuOptions, work};
+use crate::error::{Context, Error, Result};
+use crate::restore::RestoreContainerOptions;
+use crate::store::Store;
+use crate::task::Task;
+use crate::trial::{self, Trial};
+
+/// A trial that failed, on its way through the dump that it ends.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Failed(Error);
+
+/// Refuses what a proof cannot go with.
+pub(super) fn check(options: &CheckpointOptions) -> Result<()> {
+    let with = [
+        ("--pre-dump", options.pre_dump, "a pre-dump has no processes to be restored"),
+        ("--lazy-pages", options.criu.lazy_pages, "the memory stays in the container"),
+        ("--page-server", options.page_server.is_some(), "the memory goes elsewhere"),
+    ];
+    let found = with.iter().find(|(_, given, _)| options.prove && *given);
+    found.map_or(Ok(()), |(flag, _, why)| {
+        Err(Error::Invalid(format!("--prove and {flag} exclude each other: {why}")))
+    })
+}
+
+impl Task {
+    /// Refuses what cannot be tried, before anything is frozen.
+    pub(super) fn foresee_trial(&self, options: &CheckpointOptions, staging: &Staging) -> Result<()> {
+        let (id, restore) = (self.container().id(), self.restore_options(options, staging)?);
+        trial::foresee(id, &restore, &self.pids()?)
+    }
+
+    /// Tries the images, which are all written.
+    pub(super) fn prove(
+        &self,
+        options: &CheckpointOptions,
+        staging: &Staging,
+        seal: &mut Seal<'_>,
+    ) -> Result<(), Failed> {
+        staging.complete(seal).map_err(Failed)?;
+        let tried = || {
+            let restore = self.restore_options(options, staging)?;
+            let images = staging.directory()?;
+            let given = options.criu.work_path.as_deref().map(work::open_given).transpose()?;
+            let container = self.container();
+            let trial = Trial {
+                store: &Store::new(container.entry().path().parent().unwrap_or(Path::new("/"))),
+                id: container.id(),
+                options: &restore,
+                images,
+                manifest: Some(&seal.manifest),
+                log: given.as_ref().unwrap_or(images),
+            };
+            trial.run()
+        };
+        tried().map_err(Failed)?;
+        seal.manifest.proved = true;
+        Ok(())
+    }
+
+    /// The restore that would follow.
+    fn restore_options(
+        &self,
+        options: &CheckpointOptions,
+        staging: &Staging,
+    ) -> Result<RestoreContainerOptions<'static>> {
+        let facts = self.facts()?;
+        Ok(RestoreContainerOptions {
+            criu: CriuOptions { image_path: staging.path().to_owned(), ..options.criu.clone() },
+            bundle: facts.bundle.clone(),
+            systemd_cgroup: facts.cgroup.systemd.is_some(),
+            ..RestoreContainerOptions::default()
+        })
+    }
+}
+
+impl Failed {
+    /// What ended a dump, if it was a trial.
+    pub(super) fn in_dump(e: CriuError) -> std::result::Result<Self, CriuError> {
+        match e {
+            CriuError::Handler { operation, step, source, ended } => match source.downcast::<Self>() {
+                Ok(failed) => Ok(*failed),
+                Err(source) => Err(CriuError::Handler { operation, step, source, ended }),
+            },
+            e => Err(e),
+        }
+    }
+
+    /// The trial's reason, with its log where a failed dump's is.
+    pub(super) fn told(self, staging: &Staging, options: &CheckpointOptions) -> Error {
+        let mut error = self.0;
+        if let Some(criu) = criu_of(&mut error) {
+            staging.keep_log(criu, options.criu.work_path.is_some());
+        }
+        let told: Result<()> = Err(error);
+        match told.context("the checkpoint could not be restored on trial, and the container runs on") {
+            Err(error) => error,
+            Ok(()) => Error::NotRunning,
+        }
+    }
+}
+
+fn criu_of(error: &mut Error) -> Option<&mut CriuError> {
+    match error {
+        Error::Criu(e) => Some(e),
+        Error::While { source, .. } => criu_of(source),
+        _ => None,
+    }
+}

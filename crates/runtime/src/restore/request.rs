@@ -1,0 +1,81 @@
+//! What CRIU is told of a restore, whether that is to last or is one on trial.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use hiber_criu::images::ChangedFiles;
+use hiber_criu::{Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
+
+use super::{Network, RestoreContainerOptions};
+use crate::checkpoint::view::View;
+use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
+use crate::create::Prepared;
+use crate::error::{Error, Result};
+use crate::preflight::PARENT_DEATH;
+use crate::state::Facts;
+
+/// What is to be restored, and how.
+pub(crate) struct Request<'a> {
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) options: &'a RestoreContainerOptions<'a>,
+    /// The caller's, completed by the manifest.
+    pub(crate) criu_options: &'a CriuOptions,
+    /// The images, and those that they build on.
+    pub(crate) chain: &'a [ImageDirectory],
+    pub(crate) network: Network,
+}
+
+impl<'a> Request<'a> {
+    /// The images as CRIU is to see them. To be called before the mount namespace is unshared.
+    pub(crate) fn view(&self) -> Result<View<'a>> {
+        let mut changed = self.without_parent_death_signal()?;
+        if let [images, ..] = self.chain {
+            changed.extend(shared::inventory(images, &self.prepared.spec)?);
+        }
+        View::prepare(self.chain, changed, &self.prepared.plan.namespaces)
+    }
+
+    /// All but what depends on where CRIU runs. `root` is where the root filesystem is mounted for it.
+    pub(crate) fn options(&self, images: OwnedFd, root: &Path, facts: &Facts) -> Result<RestoreOptions> {
+        let mut restore = RestoreOptions::new(images);
+        self.criu_options.apply(&mut restore.common, &self.prepared.spec)?;
+        restore.common.root = Some(root.to_owned());
+        restore.common.evasive_devices = true;
+        restore.common.external = mounts(Direction::Restore, &self.prepared.spec, facts)?;
+        restore.lsm_profile = self.options.lsm_profile.clone();
+        restore.lsm_mount_context = self.options.lsm_mount_context.clone();
+        Ok(restore)
+    }
+
+    /// New pipes under the names of the old ones.
+    pub(crate) fn pipes(
+        &self,
+        stdio: [BorrowedFd<'_>; 3],
+        launch: &mut Launch<'_>,
+        restore: &mut RestoreOptions,
+    ) -> Result<()> {
+        let streams = self.chain.first().map_or(Ok(None), Descriptors::read)?.unwrap_or_default();
+        for (number, key) in streams.pipes() {
+            let Some(fd) = stdio.get(number) else { continue };
+            // Above 2, and an open file description of its own number in CRIU.
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
+                .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
+            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
+        }
+        Ok(())
+    }
+
+    /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when
+    /// it had another: that would be its own end.
+    fn without_parent_death_signal(&self) -> Result<ChangedFiles> {
+        let Some(dir) = self.chain.first() else { return Ok(Vec::new()) };
+        let Some((signal, changed)) = Images::in_directory(dir)?.without_parent_death_signal()? else {
+            return Ok(Vec::new());
+        };
+        tracing::warn!(
+            "signal {signal} at the death of the first process's parent is not restored: {}",
+            PARENT_DEATH.about
+        );
+        Ok(changed)
+    }
+}

@@ -1,0 +1,420 @@
+//! A restore on trial: CRIU makes the processes anew beside those that there are, and they are killed before they have run
+//! an instruction.
+//!
+//! Nothing of it is seen from outside. The trial has a thread with mount, network, IPC and UTS namespaces of its own. There
+//! every directory and file that the container has from the host is covered by a view that takes changes upon itself
+//! ([`PrivateViews`]); a network that the container shares is replaced by an empty one; the standard streams lead nowhere; and
+//! all processes are in a cgroup of the trial's, which ends with it. On disk nothing is made: the directories that CRIU needs
+//! are in the memory of the views, which is mounted over the directory of the images, for CRIU has that by descriptor.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, RestoreOptions};
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
+use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
+use hiber_sandbox::rootfs::{PrivateViews, Restorable};
+use hiber_sandbox::{loopback, sys};
+use oci_spec::runtime::Spec;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::trust::Checked;
+use crate::checkpoint::work::{Work, open_given};
+use crate::checkpoint::{CriuOptions, config_file, entered, joined};
+use crate::create::{CreateOptions, Prepared};
+use crate::error::{Context, Error, Result, chain};
+use crate::id::ContainerId;
+use crate::preflight::explain_restore;
+use crate::procfs;
+use crate::restore::{Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace};
+use crate::state::Facts;
+use crate::stdio::pipe;
+use crate::store::Store;
+
+/// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_PER_GIB: Duration = Duration::from_secs(30);
+/// What the names of trials' cgroups begin with; the number of the process follows.
+const LOG: &str = "trial.log";
+const CGROUP: &str = "hiber-trial.";
+
+/// A restore to be tried.
+pub(crate) struct Trial<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) id: &'a ContainerId,
+    pub(crate) options: &'a RestoreContainerOptions<'a>,
+    pub(crate) images: &'a ImageDirectory,
+    /// Of a checkpoint that is not sealed yet.
+    pub(crate) manifest: Option<&'a Manifest>,
+    /// Where the log of one that fails goes.
+    pub(crate) log: &'a ImageDirectory,
+}
+
+/// What a request cannot be combined with, and what cannot be tried: told before anything is frozen.
+fn check(options: &CriuOptions, spec: &Spec) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Invalid(format!("--prove: {why}")));
+    if let Some(path) = config_file(spec) {
+        let path = path.display();
+        return refuse(&format!(
+            "the CRIU configuration {path} may have a trial do what it must not: leave it out, or do without a proof"
+        ));
+    }
+    if options.shell_job == Some(true) {
+        return refuse("the terminal of a --shell-job is another's, and a trial would change it");
+    }
+    if options.lazy_pages {
+        return refuse("--lazy-pages leave the memory elsewhere: there is nothing to be restored on trial");
+    }
+    Ok(())
+}
+
+/// As [`check`], of what config.json says.
+fn check_plan(plan: &Plan) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Invalid(format!("--prove: {why}")));
+    for (kind, why) in [
+        (NamespaceKind::Pid, "its process numbers are taken as long as it runs, and others' may be"),
+        (NamespaceKind::Mount, "a trial would change the mounts of others"),
+    ] {
+        if !plan.namespaces.is_new(kind) {
+            let name = kind.proc_name();
+            return refuse(&format!("the container has no {name} namespace of its own: {why}"));
+        }
+    }
+    if !plan.net_devices.is_empty() {
+        return refuse(
+            "linux.netDevices: a device is in one network only, and a trial would have to take it from there",
+        );
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be tried: by the configuration, by the file systems of its mounts, by what the processes `pids` do.
+/// Nothing is frozen, nothing stays.
+pub(crate) fn foresee(id: &ContainerId, options: &RestoreContainerOptions<'_>, pids: &[i32]) -> Result<()> {
+    let prepared = Prepared::new(id, &create_options(options))?;
+    check(&options.criu, &prepared.spec)?;
+    check_plan(&prepared.plan)?;
+    if let Some(pid) = pids.iter().find(|pid| watches_by_handle(**pid)) {
+        let command = procfs::command_line(*pid);
+        return Err(Error::Invalid(format!(
+            "--prove: process {pid} ({command}) watches files (inotify, fanotify) that a trial would have to find by the number \
+             of their inode, which is another in its view of the files"
+        )));
+    }
+    let mounts = || {
+        let flag = NamespaceKind::Mount.clone_flag();
+        sys::process::unshare(flag, "for a look at the trial's mounts")?;
+        Places::make(&options.criu.image_path, &prepared.plan).map(drop)
+    };
+    std::thread::scope(|scope| scope.spawn(mounts).join())
+        .unwrap_or_else(|_| Err(Error::Invalid("the trial's thread panicked".into())))
+        .context("--prove")
+}
+
+/// Whether CRIU saves handles of files that a process watches, not their paths: it does where the file system can open
+/// them by handle, as those on disks do and overlays do not.
+fn watches_by_handle(pid: i32) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    let on_disk = |line: &str| {
+        let device = line.split(' ').find_map(|field| field.strip_prefix("sdev:"))?;
+        // The kernel's own form: the major number is above 20 bits of the minor one.
+        Some(u64::from_str_radix(device, 16).ok()? >> 20 != 0)
+    };
+    files.flatten().any(|file| {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        let mut lines =
+            text.lines().filter(|line| line.starts_with("inotify ") || line.starts_with("fanotify "));
+        lines.any(|line| on_disk(line) == Some(true))
+    })
+}
+
+/// Tries the checkpoint that `options` name.
+pub(crate) fn of_checkpoint(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+) -> Result<()> {
+    let images = ImageDirectory::open(&options.criu.image_path)?;
+    let given = options.criu.work_path.as_deref().map(open_given).transpose()?;
+    let log = given.as_ref().unwrap_or(&images);
+    Trial { store, id, options, images: &images, manifest: None, log }.run()
+}
+
+fn create_options(options: &RestoreContainerOptions<'_>) -> CreateOptions<'static> {
+    CreateOptions {
+        bundle: options.bundle.clone(),
+        systemd_cgroup: options.systemd_cgroup,
+        ..CreateOptions::default()
+    }
+}
+
+/// The cgroup of this process's trial.
+pub(crate) fn own_cgroup() -> Result<CgroupPaths> {
+    cgroup_paths(&Layout::detect()?)
+}
+
+fn cgroup_paths(layout: &Layout) -> Result<CgroupPaths> {
+    let name = format!("/{CGROUP}{}", std::process::id());
+    Ok(layout.resolve(Some(Path::new(&name)), CGROUP)?)
+}
+
+/// Ends what a trial has left in its cgroup, and that.
+pub(crate) fn clear(paths: CgroupPaths) -> hiber_sandbox::Result<()> {
+    Cgroup::open(paths, OnDenied::Skip)?.destroy()
+}
+
+impl Trial<'_> {
+    /// Restores up to the moment before the first instruction.
+    ///
+    /// # Errors
+    /// Why it cannot be restored, or not on trial.
+    pub(crate) fn run(self) -> Result<()> {
+        let prepared = Prepared::new(self.id, &create_options(self.options))?;
+        check_plan(&prepared.plan)?;
+        let Checked { manifest, chain: images } = check_images(&prepared, self.options, self.images)?;
+        let manifest = self.manifest.or(manifest.as_ref());
+        let mut criu_options = self.options.criu.clone();
+        if let Some(manifest) = manifest {
+            criu_options.follow(&manifest.options);
+        }
+        check(&criu_options, &prepared.spec)?;
+        let patience = check_memory(&images)?;
+        let network = Network::of(&prepared, self.options, manifest);
+        restrain(&mut criu_options, &prepared.plan);
+        let request = Request {
+            prepared: &prepared,
+            options: self.options,
+            criu_options: &criu_options,
+            chain: &images,
+            network,
+        };
+        let paths = cgroup_paths(&prepared.layout)?;
+        let mut cgroup = Cgroup::create(&prepared.layout, &paths, &Limits::default(), OnDenied::Fail)
+            .context("make the trial's cgroup")?;
+        let tried = in_time(patience, &paths, || {
+            std::thread::scope(|scope| {
+                let thread = scope.spawn(|| self.in_private_namespaces(&request, &mut cgroup));
+                thread.join().unwrap_or_else(|_| Err(Error::Invalid("the trial's thread panicked".into())))
+            })
+        });
+        if let Err(e) = cgroup.destroy() {
+            tracing::warn!("after a trial: {}", chain(&e));
+        }
+        tried.map_err(|e| explain_restore(self.store, self.id, self.options, e))
+    }
+
+    fn in_private_namespaces(&self, request: &Request<'_>, cgroup: &mut Cgroup) -> Result<()> {
+        let plan = &request.prepared.plan;
+        if let Some(name) = &plan.init.keyring {
+            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
+        }
+        let view = request.view()?;
+        let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
+        let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
+        sys::process::unshare(flags, "for the trial's own mounts and network")?;
+        make_network()?;
+        let places = Places::make(self.images.path(), plan)?;
+        let root = plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
+        let mut restorable =
+            Restorable::prepare(root, &places.root).context("prepare the root filesystem")?;
+        let mut facts: Facts = request.prepared.facts(self.id, Vec::new());
+        facts.cgroup = cgroup.paths().clone();
+        let mut restore = request.options(view.mount(&places.view)?, restorable.path(), &facts)?;
+        restore.common.work_dir = Some(places.work.here()?);
+        restore.common.log_file = LOG.into();
+        // CRIU hears of its own children's ends, and reaps them.
+        restore.as_sibling = false;
+        let program = request.criu_options.find_criu()?;
+        let mut launch = program.launch();
+        let streams = [pipe()?, pipe()?, pipe()?];
+        let [stdin, stdout, stderr] = &streams;
+        request.pipes([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
+        join(&request.prepared.spec, &mut launch, &mut restore)?;
+        #[cfg(feature = "archive")]
+        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, &places.scratch)?;
+        let session = launch.start()?;
+        let criu = session.pid().ok_or(Error::NotRunning)?;
+        cgroup.adopt(criu)?;
+        restore.common.cgroup_roots = cgroup_roots(criu)?;
+        let (mut first, mut whole, mut terminals) = (0, false, Vec::new());
+        let restored = session.restore(&restore, |step| match step {
+            RestoreNotify::SetupNamespaces { pid } => {
+                first = pid;
+                Ok(())
+            }
+            RestoreNotify::PostSetupNamespaces => Ok(request.network.make(first)?),
+            RestoreNotify::OrphanPtsMaster(master) => {
+                terminals.push(master);
+                Ok(())
+            }
+            RestoreNotify::PostRestore { .. } => {
+                restorable.entered();
+                Ok(())
+            }
+            // They have all that they had, credentials and filters too, and would run when CRIU lets go of them. CRIU asks
+            // nobody's leave for that: they, and it, must be gone when this is answered.
+            RestoreNotify::PreResume => {
+                end(cgroup, criu)?;
+                whole = true;
+                Err(Error::Invalid("that was the trial".into()).into())
+            }
+            _ => Ok(()),
+        });
+        match restored {
+            _ if whole => Ok(()),
+            Ok(_) => Err(Error::Invalid("CRIU resumed a restore on trial".into())),
+            Err(mut e) => {
+                places.work.keep_log(self.log, self.id.as_str(), &mut e);
+                Err(e.into())
+            }
+        }
+    }
+}
+
+/// Ends the tasks, and then CRIU: they would run as soon as their tracer was gone, and it would wait for the end of a pid
+/// namespace that does not end before it has buried those that it traces.
+fn end(cgroup: &Cgroup, criu: u32) -> Result<()> {
+    let others = cgroup.pids()?.into_iter().filter(|pid| *pid != criu);
+    for pid in others.chain([criu]).filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+        match rustix::process::kill_process(pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(e) => return Err(Error::sys("kill", format!("process {pid} of a trial"), e)),
+        }
+    }
+    Ok(())
+}
+
+/// Where the trial has what it needs.
+struct Places {
+    scratch: PathBuf,
+    root: PathBuf,
+    view: PathBuf,
+    work: Work,
+}
+
+impl Places {
+    /// Mounts the views, of all that the container has from the host.
+    fn make(scratch: &Path, plan: &Plan) -> Result<Self> {
+        let scratch = crate::checkpoint::absolute(scratch);
+        let mut views = PrivateViews::new(&scratch)?;
+        let [root, view] = ["root", "images"].map(|name| scratch.join(name));
+        for dir in [&root, &view] {
+            std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
+        }
+        let work = Work::open(None, &scratch, None)?;
+        let plan = plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
+        let mut sources = vec![&plan.path];
+        sources.extend(plan.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Bind { path, .. } => Some(path),
+            _ => None,
+        }));
+        // A directory before what is in it.
+        sources.sort();
+        for source in sources {
+            views.cover(source).context("this cannot be restored on trial")?;
+        }
+        Ok(Self { scratch, root, view, work })
+    }
+}
+
+/// What CRIU must not do in a trial, whatever the dump was told.
+fn restrain(options: &mut CriuOptions, plan: &Plan) {
+    // Below the trial's cgroup all is made anew; no mode but this leaves what there is as it is.
+    if options.cgroups_mode != Some(CgroupMode::Ignore) {
+        options.cgroups_mode = Some(CgroupMode::Soft);
+    }
+    options.auto_dedup = false;
+    options.lazy_pages = false;
+    options.work_path = None;
+    options.network_lock = None;
+    if !plan.namespaces.is_new(NamespaceKind::Network) {
+        // Their addresses are not here.
+        options.tcp_established = Some(false);
+        options.tcp_close = Some(true);
+    }
+}
+
+/// Sockets can be bound here to addresses that this network does not have.
+fn make_network() -> Result<()> {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    let all = ["net/ipv4/ip_nonlocal_bind", "net/ipv6/ip_nonlocal_bind"].map(Path::new);
+    let there = all.into_iter().filter(|name| Path::new("/proc/sys").join(name).exists());
+    Ok(loopback::make(thread, true, there.map(|name| (name, "1")))?)
+}
+
+/// Namespaces that the container shares with others: in place of those that a restore would change the trial's own.
+fn join(spec: &Spec, launch: &mut Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
+    for (kind, key, _) in joined(spec).filter(|(kind, ..)| *kind == "net") {
+        let own = namespace(kind)?;
+        restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(own)? });
+    }
+    let (process, thread) = (std::process::id(), rustix::thread::gettid());
+    for (kind, path) in entered(spec) {
+        let own = PathBuf::from(format!("/proc/{process}/task/{thread}/ns/{kind}"));
+        let path = if matches!(kind, "ipc" | "uts") { own } else { path };
+        restore.join_namespaces.push((kind.to_owned(), path));
+    }
+    Ok(())
+}
+
+/// Does `work`, and ends all that is in the trial's cgroup if that takes too long: CRIU has no limit of its own.
+fn in_time(patience: Duration, cgroup: &CgroupPaths, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (done, ended) = channel::<()>();
+    let watch = {
+        let paths = cgroup.clone();
+        move || {
+            let late = ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            if late
+                && let Err(e) =
+                    Cgroup::open(paths, OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL))
+            {
+                tracing::warn!("a trial takes too long, and cannot be ended: {}", chain(&e));
+            }
+            late
+        }
+    };
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(watch);
+        let result = work();
+        drop(done);
+        match watcher.join() {
+            Ok(true) if result.is_err() => {
+                result.context(format!("the trial took longer than {} s", patience.as_secs()))
+            }
+            _ => result,
+        }
+    })
+}
+
+/// Whether the memory of the checkpoint is free here a second time; and how long its restore may take.
+fn check_memory(chain: &[ImageDirectory]) -> Result<Duration> {
+    let mut bytes = 0;
+    for dir in chain {
+        for name in dir.names()?.iter().filter(|name| name.starts_with("pages-")) {
+            let stat = dir.stat_of(name).map_err(|e| Error::file(&dir.path().join(name), &e))?;
+            bytes += stat.st_size.cast_unsigned();
+        }
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text.lines().find_map(|line| {
+        line.strip_prefix("MemAvailable:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib << 10)
+    });
+    if let Some(available) = available.filter(|available| *available < bytes) {
+        return Err(Error::Invalid(format!(
+            "not enough memory for a trial: it takes {} MiB, {} MiB are available",
+            bytes >> 20,
+            available >> 20
+        )));
+    }
+    let gib = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
+    Ok(PATIENCE + PATIENCE_PER_GIB.saturating_mul(gib))
+}
