@@ -11,7 +11,7 @@ use criu_proto::images::mnt::MntEntry;
 use crate::directory::ImageDirectory;
 use crate::error::{CriuError, Result};
 use crate::image_file::ImageFile;
-use crate::images::{COMMON, INVENTORY, INVENTORY_FILE, Images, Magic};
+use crate::images::{COMMON, ChangedFiles, INVENTORY, INVENTORY_FILE, Images, Magic};
 
 /// The values by which a cgroup stops its tasks, and what lets them run: of cgroup v1 and of v2.
 const FREEZERS: [(&str, &str); 2] = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
@@ -92,6 +92,30 @@ pub fn revive_external_mounts(dir: &ImageDirectory) -> Result<()> {
         write(dir, name, &[COMMON, Magic::MNTS.0], &mounts)?;
     }
     Ok(())
+}
+
+/// What CRIU is to read instead of the images of mounts, so that no mount gets events from outside the container. Those of
+/// mounts that do not are left out.
+///
+/// # Errors
+/// [`CriuError::Image`] if an image is malformed.
+pub fn without_outer_sharing(dir: &ImageDirectory) -> Result<ChangedFiles> {
+    let names = dir.names()?;
+    let names = names.iter().filter(|name| name.starts_with("mountpoints-") && name.ends_with(".img"));
+    let files =
+        names.map(|name| Ok((name, all::<MntEntry>(dir, name, Magic::MNTS)?))).collect::<Result<Vec<_>>>()?;
+    let groups: Vec<u32> =
+        files.iter().flat_map(|(_, mounts)| mounts).filter_map(|mount| mount.shared_id).collect();
+    let outer = |mount: &MntEntry| mount.master_id.is_some_and(|id| id != 0 && !groups.contains(&id));
+    let mut changed = ChangedFiles::new();
+    for (name, mut mounts) in files {
+        if !mounts.iter().any(outer) {
+            continue;
+        }
+        mounts.iter_mut().filter(|mount| outer(mount)).for_each(|mount| mount.master_id = Some(0));
+        changed.push((name.clone(), encode(&dir.path().join(name), &[COMMON, Magic::MNTS.0], &mounts)?));
+    }
+    Ok(changed)
 }
 
 /// Leaves out of cgroup.img what is not the container's: below hierarchies whose controllers are not `owned` everything but

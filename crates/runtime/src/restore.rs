@@ -10,6 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
     CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions, work_of,
 };
@@ -277,7 +278,7 @@ impl Restoring<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let view = self.request.view()?;
+        let view = self.request.view(ChangedFiles::new())?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;

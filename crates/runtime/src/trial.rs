@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, RestoreOptions};
+use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, RestoreOptions, amend};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::{PrivateViews, Restorable};
@@ -212,7 +212,8 @@ impl Trial<'_> {
         if let Some(name) = &plan.init.keyring {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
-        let view = request.view()?;
+        // What is mounted on the host meanwhile is not for the trial, whose views are in no peer group.
+        let view = request.view(amend::without_outer_sharing(self.images)?)?;
         let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
         let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
         sys::process::unshare(flags, "for the trial's own mounts and network")?;

@@ -26,9 +26,10 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The images as CRIU is to see them. To be called before the mount namespace is unshared.
-    pub(crate) fn view(&self) -> Result<View<'a>> {
-        let mut changed = self.without_parent_death_signal()?;
+    /// The images as CRIU is to see them, but for those that are `changed`. To be called before the mount namespace is
+    /// unshared.
+    pub(crate) fn view(&self, mut changed: ChangedFiles) -> Result<View<'a>> {
+        changed.extend(self.without_parent_death_signal()?);
         if let [images, ..] = self.chain {
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
         }
