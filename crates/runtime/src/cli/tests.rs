@@ -473,7 +473,7 @@ fn checkpoints_by_name() {
     for (line, why) in [
         ("checkpoints create box", "checkpoints create: the name is missing"),
         ("checkpoints ls box c1", "takes a container's id and nothing else"),
-        ("checkpoints make box c1", "expected create, ls, inspect or rm"),
+        ("checkpoints make box c1", "expected create, ls, inspect, verify or rm"),
         ("checkpoints ls a/b", "invalid container ID format"),
         (
             "checkpoints create box c",
