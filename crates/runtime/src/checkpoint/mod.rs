@@ -376,6 +376,10 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
+                if !seal.manifest.options.loopback {
+                    // It may have changed before it was frozen.
+                    preflight::check_network(self, options)?;
+                }
                 if options.prove {
                     self.prove(options, staging, seal)?;
                 }

@@ -70,7 +70,7 @@ fn saved<'a>(facts: &Facts, spec: &Spec, tasks: &'a [Proc]) -> Vec<&'a Proc> {
 fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec) {
     for device in &contents.devices {
         if let Some(why) = why_not(device, spec) {
-            findings.add(&NETWORK_DEVICE, format!("network device {} {why}", device.name));
+            findings.add(&NETWORK_DEVICE, format!("network device {} {why}", device.name.escape_debug()));
         }
     }
     let tables: Vec<_> = contents.tables.iter().map(ToString::to_string).collect();
