@@ -83,9 +83,10 @@ fn a_mount_that_the_configuration_does_not_have() {
         v["mounts"].as_array_mut().unwrap().pop();
     });
     let found = ("mount-missing", "config.json has no mount for /data");
+    fails(&c, &[], found, &["of the host at /data", "config.json has no such mount", "--trust-images"]);
     fails(
         &c,
-        &[],
+        &["--trust-images"],
         found,
         &[
             "No mapping for",
@@ -170,9 +171,10 @@ fn images_that_are_missing_changed_or_cut() {
         &["pages-1.img", "another copy"],
     );
     with("mm-1.img", &cut, "mm-1.img: has", &["mm-1.img: has", "expected"], &["mm-1.img"]);
-    // Of the same size: only the hash tells, and CRIU.
+    // Of the same size: the hash tells, and CRIU.
     let magic = |path: &Path, bytes: &[u8]| fs::write(path, [&[0; 8], &bytes[8..]].concat()).unwrap();
-    with("fs-1.img", &magic, "not what was written", &["magic doesn't match", "another copy", "log: "], &[]);
+    let written = "fs-1.img: its content is not what was written";
+    with("fs-1.img", &magic, written, &[written], &["magic doesn't match", "another copy", "log: "]);
     wakes(&c, before);
 }
 

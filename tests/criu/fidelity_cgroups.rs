@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 const MODES: [&str; 4] = ["soft", "full", "strict", "ignore"];
 
-/// Saves a container by each mode, and restores it without and with that.
+/// Saves a container by each mode, and restores it without and with that: no mode is taken from the manifest, and what was
+/// saved without cgroups is restored only by a caller who says so.
 #[track_caller]
 fn modes(runtime: &Runtime) {
     for mode in MODES {
@@ -19,14 +20,25 @@ fn modes(runtime: &Runtime) {
             c.checkpoint(&flags).ok();
             assert_eq!(c.status(), "gone");
             c.assert_clean();
-            c.restore(restore).ok();
+            if mode == "ignore" && restore.is_empty() {
+                let why = "pass --manage-cgroups-mode ignore";
+                let found = crate::failures_restore::preflight(&c, &[]);
+                assert!(found.to_string().contains(why), "{found:#}");
+                c.restore(&[]).fails(why);
+                c.assert_clean();
+                c.restore(&flags).ok();
+                let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/cgroup")).unwrap();
+                assert_eq!(of(&c.pid().to_string()), of("self"), "the message says so");
+            } else {
+                c.restore(restore).ok();
+            }
             assert_eq!(c.status(), "running", "{mode}");
             counts_on(&c, before);
         }
         // One that was frozen comes back running.
         c.call("pause", &[]).ok();
         c.checkpoint(&flags).ok();
-        c.restore(&[]).ok();
+        c.restore(&flags).ok();
         counts_on(&c, 3);
     }
 }
@@ -84,11 +96,12 @@ fn cgroups_of_others_are_neither_saved_nor_made_again() {
         let bundle = Bundle::busybox();
         let foreign = Foreign::new(&format!("{}-foreign", bundle.name()), 3);
         let c = counter(runtime, bundle);
-        c.checkpoint(&["--manage-cgroups-mode", mode]).ok();
+        let flags = ["--manage-cgroups-mode", mode];
+        c.checkpoint(&flags).ok();
         let image = fs::read(c.images().join("cgroup.img")).unwrap();
         assert!(!String::from_utf8_lossy(&image).contains("foreign"), "{mode}");
         foreign.remove();
-        c.restore(&[]).ok();
+        c.restore(&flags).ok();
         counts_on(&c, 3);
         assert!(foreign.0.iter().all(|directory| !directory.exists()), "{mode}");
     }
@@ -125,7 +138,7 @@ fn nested(runtime: &Runtime, v2: bool) {
         let flags = ["--manage-cgroups-mode", mode];
         c.checkpoint(&flags).ok();
         assert!(!own.exists());
-        c.restore(&[]).ok();
+        c.restore(&flags).ok();
         let value = |directory: &PathBuf| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
         assert_eq!([value(&inner), value(&own)], expected, "{mode}");
         assert_eq!(fs::read_to_string(inner.join("cgroup.procs")).unwrap().lines().count(), 1, "{mode}");
@@ -152,17 +165,18 @@ fn strict_refuses_what_is_there_on_every_layout() {
         let v2 = v2 || hierarchies().iter().all(|h| h.v2);
         let c = counter(&runtime, Bundle::busybox());
         let (own, _) = one(&c, v2);
-        c.checkpoint(&["--manage-cgroups-mode", "strict"]).ok();
+        let flags = ["--manage-cgroups-mode", "strict"];
+        c.checkpoint(&flags).ok();
         fs::create_dir_all(&own).unwrap();
-        let report = crate::failures_restore::preflight(&c, &[]);
+        let report = crate::failures_restore::preflight(&c, &flags);
         let found = crate::failures::finding(&report, "cgroup").unwrap_or_else(|| panic!("{report:#}"));
         assert!(found["what"].as_str().unwrap().contains("strict"), "{report:#}");
-        c.restore(&[]).fails("strict: the container's cgroup is there already");
+        c.restore(&flags).fails("strict: the container's cgroup is there already");
         assert!(own.exists(), "it is not the restore's");
         fs::remove_dir(&own).unwrap();
         fs::remove_dir(own.parent().unwrap()).unwrap();
         c.assert_clean();
-        c.restore(&[]).ok();
+        c.restore(&flags).ok();
         counts_on(&c, 3);
     }
 }

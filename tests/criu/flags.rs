@@ -94,8 +94,19 @@ fn a_job_of_a_shell_gets_the_terminal_of_its_restore() {
     c.checkpoint(&["--shell-job"]).ok();
     assert_eq!(c.status(), "gone");
     let images = c.images().display().to_string();
-    // the flag is remembered
-    let master = detached("restore", &["--image-path", &images]);
+    // the terminal is the caller's to give: the flag is not remembered
+    let check: Value = serde_json::from_str(
+        c.call(
+            "restore",
+            &["--check", "--format", "json", "--image-path", &images, "--bundle", &c.bundle_path()],
+        )
+        .exited(1)
+        .stdout
+        .as_str(),
+    )
+    .unwrap();
+    assert!(check["findings"].to_string().contains("pass --shell-job"), "{check}");
+    let master = detached("restore", &["--image-path", &images, "--shell-job"]);
     write_all(&master, "two\n");
     read_until(&master, "got 2 two");
 }

@@ -21,6 +21,7 @@ mod fidelity_pods;
 mod flags;
 mod fresh_network;
 mod guide;
+mod hostile_images;
 mod inspect;
 mod interchange;
 mod lazy;

@@ -45,8 +45,14 @@ impl Magic {
     pub const CGROUP: Self = Self(0x5938_3330);
     /// seccomp.img
     pub const SECCOMP: Self = Self(0x6441_3049);
+    /// userns-ID.img
+    pub const USERNS: Self = Self(0x5547_4906);
+    /// netns-ID.img
+    pub const NETNS: Self = Self(0x5593_3752);
+    /// pidns-ID.img
+    pub const PIDNS: Self = Self(0x6115_7326);
     /// ids-PID.img
-    pub(crate) const IDS: Self = Self(0x5443_2030);
+    pub const IDS: Self = Self(0x5443_2030);
     /// fs-PID.img
     pub(crate) const FS: Self = Self(0x5140_3912);
     /// remap-fpath.img
@@ -55,6 +61,12 @@ impl Magic {
     pub(crate) const MEMFD: Self = Self(0x4845_3499);
     /// tty-info.img
     pub const TTY_INFO: Self = Self(0x5945_3036);
+}
+
+impl Magic {
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// First magic of every image but the inventory, since version 2.
@@ -231,7 +243,7 @@ impl Images {
     }
 
     /// Whether there is a file of that name.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         match &self.source {
             Source::Dir(dir) => dir.has(name),
             Source::Memory(_, files) => files.contains_key(name),
@@ -255,6 +267,11 @@ impl Images {
             return Ok(None);
         }
         dump_stats_of(self.source.open(DUMP_STATS)?).map(Some)
+    }
+
+    /// Whether files start with the magic that all images have.
+    pub(crate) fn has_common_magic(&self) -> bool {
+        self.inventory.img_version == Some(VERSION_2)
     }
 
     /// What describes the whole checkpoint.
@@ -325,7 +342,7 @@ impl Images {
     /// malformed.
     pub fn entries<M: Message>(&self, name: &str, magic: Magic) -> Result<Entries<M>> {
         let mut file = self.source.open(name)?;
-        if self.inventory.img_version == Some(VERSION_2) {
+        if self.has_common_magic() {
             file.expect_magic(COMMON, "a CRIU image")?;
         }
         file.expect_magic(magic.0, name)?;
@@ -341,7 +358,10 @@ impl Images {
     }
 
     /// As [`Images::entries`]; `None` if there is no such file.
-    pub(crate) fn entries_if_any<M: Message>(&self, name: &str, magic: Magic) -> Result<Option<Entries<M>>> {
+    ///
+    /// # Errors
+    /// As [`Images::entries`].
+    pub fn entries_if_any<M: Message>(&self, name: &str, magic: Magic) -> Result<Option<Entries<M>>> {
         if self.has(name) { self.entries(name, magic).map(Some) } else { Ok(None) }
     }
 }

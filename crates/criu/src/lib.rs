@@ -22,6 +22,7 @@ mod locate;
 mod modes;
 mod notify;
 mod options;
+mod own_cgroups;
 mod packet;
 pub mod page_relay;
 mod patience;
@@ -43,6 +44,7 @@ pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{
     CgroupRoot, Common, DumpOptions, External, InheritFd, PageServer, PreDumpOptions, RestoreOptions, SwrkFd,
 };
+pub use own_cgroups::{CGROUP_IMAGE, OwnCgroups};
 pub use patience::work_of;
 pub use session::{Launch, Session};
 pub use version::{Features, Version};

@@ -7,7 +7,7 @@ use hiber_criu::inspect::Contents;
 use hiber_criu::{ImageDirectory, Images};
 use serde::Serialize;
 
-use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::checkpoint::manifest::{self, FileSum, Hashed, Manifest};
 use crate::error::{Error, Result};
 
 /// A checkpoint, described.
@@ -100,7 +100,7 @@ fn open(path: &Path, hash: bool, images: bool) -> Result<Found> {
             images: images.then(|| Images::in_directory(&dir)).transpose()?,
             manifest: Manifest::read_in(&dir)?,
             podman: None,
-            sums: manifest::sums(&dir, hash)?,
+            sums: manifest::sums(&dir, if hash { Hashed::All } else { Hashed::None })?,
         });
     }
     if !meta.is_file() {

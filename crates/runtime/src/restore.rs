@@ -25,7 +25,7 @@ pub(crate) use request::Request;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{CriuOptions, absolute, entered, joined, leftovers};
+use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts};
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
@@ -80,7 +80,7 @@ pub(crate) fn restore(
     }
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
-    let Checked { manifest, chain } = check_images(&prepared, options, &images)?;
+    let Checked { manifest, chain, cgroups } = check_images(&prepared, id, options, &images)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
@@ -99,6 +99,7 @@ pub(crate) fn restore(
         options,
         criu_options: &criu_options,
         chain: &chain,
+        cgroups: cgroups.as_deref(),
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
     let restoring = Restoring {
@@ -125,12 +126,35 @@ pub(crate) fn restore(
 /// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
 pub(crate) fn check_images(
     prepared: &Prepared,
+    id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
     images: &ImageDirectory,
 ) -> Result<Checked> {
-    let init = &prepared.plan.init;
-    let grant = Grant { process: &init.process, seccomp: init.seccomp.is_some() };
-    trust::check(images, (!options.trust_images).then_some(&grant))
+    if options.trust_images {
+        return trust::check(images, None);
+    }
+    let externals = mounts(Direction::Restore, &prepared.spec, &prepared.facts(id, Vec::new()))?;
+    let resources = prepared.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let grant = Grant {
+        plan: &prepared.plan,
+        externals: &externals,
+        lsm_profile: options.lsm_profile.as_deref(),
+        cgroups: options.criu.cgroups_mode != Some(CgroupMode::Ignore),
+        marked_network: resources.is_some_and(|resources| resources.network().is_some()),
+    };
+    let checked = trust::check(images, Some(&grant))?;
+    check_terminal(checked.manifest.as_ref(), options)?;
+    Ok(checked)
+}
+
+/// The terminal of a shell's job is the caller's to give: a manifest cannot ask for it.
+fn check_terminal(manifest: Option<&Manifest>, options: &RestoreContainerOptions<'_>) -> Result<()> {
+    if options.criu.shell_job.is_none() && manifest.is_some_and(|manifest| manifest.options.shell_job) {
+        let why = "the checkpoint was made with --shell-job, its processes use a terminal from outside: \
+                   pass --shell-job, or --shell-job=false";
+        return Err(Error::Invalid(why.into()));
+    }
+    Ok(())
 }
 
 /// `strict` wants none of the cgroups to be there. The container's own is made before CRIU looks, so it is we who look; below a

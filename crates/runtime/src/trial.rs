@@ -175,7 +175,8 @@ impl Trial<'_> {
     pub(crate) fn run(self) -> Result<()> {
         let prepared = Prepared::new(self.id, &create_options(self.options))?;
         check_plan(&prepared.plan)?;
-        let Checked { manifest, chain: images } = check_images(&prepared, self.options, self.images)?;
+        let Checked { manifest, chain: images, cgroups } =
+            check_images(&prepared, self.id, self.options, self.images)?;
         let manifest = self.manifest.or(manifest.as_ref());
         let mut criu_options = self.options.criu.clone();
         if let Some(manifest) = manifest {
@@ -190,6 +191,7 @@ impl Trial<'_> {
             options: self.options,
             criu_options: &criu_options,
             chain: &images,
+            cgroups: cgroups.as_deref(),
             network,
         };
         let paths = cgroup_paths(&prepared.layout)?;

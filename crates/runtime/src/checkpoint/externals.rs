@@ -156,7 +156,7 @@ pub(crate) fn utf8(path: &Path) -> Result<&str> {
 }
 
 /// Where a destination really is: CRIU knows mounts by the kernel's name for them, with links resolved.
-fn resolved(root: &Root, rootfs: &Path, destination: &Path) -> PathBuf {
+pub(super) fn resolved(root: &Root, rootfs: &Path, destination: &Path) -> PathBuf {
     let mut missing = PathBuf::new();
     for ancestor in destination.ancestors() {
         if let Ok(fd) = root.open(ancestor, OFlags::PATH)

@@ -143,7 +143,7 @@ impl Manifest {
     /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there. Files of which `heads` has
     /// the beginning are read from there on.
     pub(crate) fn write(&mut self, dir: &ImageDirectory, hash: bool, heads: Heads) -> Result<()> {
-        self.files = sums_from(dir, hash, heads)?;
+        self.files = sums_from(dir, if hash { Hashed::All } else { Hashed::None }, heads)?;
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
         json.push(b'\n');
         Ok(dir.write(FILE_NAME, &json)?)
@@ -283,12 +283,31 @@ pub(crate) fn is_listed(name: &str) -> bool {
     name != FILE_NAME && !name.ends_with(".log") && !name.starts_with("stats-")
 }
 
-/// The files of a checkpoint's directory, with their hashes if `hash`.
-pub(crate) fn sums(dir: &ImageDirectory, hash: bool) -> Result<BTreeMap<String, FileSum>> {
+/// Which files are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    None,
+    /// What describes a checkpoint, without the memory, which is long.
+    AllButPages,
+    All,
+}
+
+impl Hashed {
+    fn has(self, name: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::AllButPages => !name.starts_with("pages-"),
+            Self::All => true,
+        }
+    }
+}
+
+/// The files of a checkpoint's directory, some with their hashes.
+pub(crate) fn sums(dir: &ImageDirectory, hash: Hashed) -> Result<BTreeMap<String, FileSum>> {
     sums_from(dir, hash, Heads::default())
 }
 
-fn sums_from(dir: &ImageDirectory, hash: bool, mut heads: Heads) -> Result<BTreeMap<String, FileSum>> {
+fn sums_from(dir: &ImageDirectory, hash: Hashed, mut heads: Heads) -> Result<BTreeMap<String, FileSum>> {
     let mut files = BTreeMap::new();
     for name in dir.names()? {
         let fail = |e: std::io::Error| Error::file(&dir.path().join(&name), &e);
@@ -297,7 +316,7 @@ fn sums_from(dir: &ImageDirectory, hash: bool, mut heads: Heads) -> Result<BTree
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_listed(&name) {
             continue;
         }
-        let sum = if hash {
+        let sum = if hash.has(&name) {
             dir.file(&name).and_then(|file| hashed(file, &name, &mut heads)).map_err(fail)?
         } else {
             FileSum { size: stat.st_size.cast_unsigned(), blake3: None }

@@ -22,7 +22,10 @@ fn checkpoint(hash: bool) -> tempfile::TempDir {
 }
 
 fn problems(dir: &Path) -> Vec<String> {
-    Manifest::read(dir).unwrap().unwrap().compare(&sums(&ImageDirectory::open(dir).unwrap(), true).unwrap())
+    Manifest::read(dir)
+        .unwrap()
+        .unwrap()
+        .compare(&sums(&ImageDirectory::open(dir).unwrap(), Hashed::All).unwrap())
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn memory_that_a_page_server_wrote_is_no_stranger() {
     assert_eq!(problems(dir.path()), ["pages-2.img: is not of this checkpoint"]);
     let mut m = Manifest::read(dir.path()).unwrap().unwrap();
     m.options.page_server = Some("192.0.2.1 port 27".into());
-    assert!(m.compare(&sums(&ImageDirectory::open(dir.path()).unwrap(), true).unwrap()).is_empty());
+    assert!(m.compare(&sums(&ImageDirectory::open(dir.path()).unwrap(), Hashed::All).unwrap()).is_empty());
 }
 
 #[test]
@@ -124,7 +127,8 @@ fn a_restore_does_as_the_dump_did_unless_told() {
         criu: CriuOptions {
             tcp_established: Some(true),
             file_locks: Some(true),
-            cgroups_mode: Some(CgroupMode::Ignore),
+            cgroups_mode: Some(CgroupMode::Full),
+            shell_job: Some(true),
             lazy_pages: true,
             ..CriuOptions::default()
         },
@@ -134,8 +138,12 @@ fn a_restore_does_as_the_dump_did_unless_told() {
     let mut restore = CriuOptions::default();
     restore.follow(&options);
     assert_eq!((restore.tcp_established, restore.tcp_close), (Some(true), Some(false)));
-    assert_eq!((restore.file_locks, restore.shell_job), (Some(true), Some(false)));
-    assert_eq!(restore.cgroups_mode, Some(CgroupMode::Ignore));
+    assert_eq!(restore.file_locks, Some(true));
+    assert_eq!(
+        (restore.cgroups_mode, restore.shell_job),
+        (None, None),
+        "the host's limits, and the caller's terminal"
+    );
     assert!(!restore.lazy_pages, "where memory comes from is chosen each time");
 
     let mut told = CriuOptions {

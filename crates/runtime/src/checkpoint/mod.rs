@@ -155,7 +155,8 @@ impl CriuOptions {
 
 impl CriuOptions {
     /// What was not chosen is as the dump of this manifest had it. Lazy pages and deduplication, which change where
-    /// memory comes from, are chosen anew each time.
+    /// memory comes from, are chosen anew each time; so is what changes the host or takes from the caller: how cgroups
+    /// are treated, and the terminal.
     pub(crate) fn follow(&mut self, dump: &manifest::Options) {
         // Keeping and closing connections exclude each other: a choice of one is a choice about both.
         if self.tcp_established.is_none() && self.tcp_close.is_none() {
@@ -163,10 +164,8 @@ impl CriuOptions {
             self.tcp_close = Some(dump.tcp_close);
         }
         self.ext_unix_sk = self.ext_unix_sk.or(Some(dump.ext_unix_sk));
-        self.shell_job = self.shell_job.or(Some(dump.shell_job));
         self.file_locks = self.file_locks.or(Some(dump.file_locks));
         self.empty_network = self.empty_network.or(Some(dump.empty_network));
-        self.cgroups_mode = self.cgroups_mode.or(Some(dump.cgroups_mode));
         self.network_lock = self.network_lock.or(dump.network_lock);
     }
 }

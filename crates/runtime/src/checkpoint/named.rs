@@ -173,7 +173,6 @@ impl Checkpoint {
             criu.tcp_established = criu.tcp_established.or(config.tcp.then_some(true));
         }
         criu.ext_unix_sk = criu.ext_unix_sk.or(config.unix_sockets.then_some(true));
-        criu.shell_job = criu.shell_job.or(config.shell.then_some(true));
         criu.empty_network = criu.empty_network.or((!config.empty_ns.is_empty()).then_some(true));
     }
 }

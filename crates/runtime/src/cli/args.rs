@@ -313,7 +313,7 @@ pub(crate) struct CriuFlags {
     pub lazy_pages: bool,
     /// `--auto-dedup`
     pub auto_dedup: bool,
-    /// `--manage-cgroups-mode`; `None` where not given, for the default or what the dump used.
+    /// `--manage-cgroups-mode`; `None` where not given, for the default.
     pub cgroups: Option<CgroupsMode>,
     /// `--network-lock`; `None` where not given.
     pub network_lock: Option<NetworkLock>,

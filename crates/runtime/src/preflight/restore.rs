@@ -18,7 +18,7 @@ use super::table::{
     ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
-use crate::checkpoint::manifest::{self, Cpu, Manifest};
+use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::{CreateOptions, Prepared};
 use crate::id::ContainerId;
@@ -76,7 +76,7 @@ fn check(
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
     let dir = &dir;
     if let Some(prepared) = &prepared
-        && let Err(e) = check_images(prepared, options, dir)
+        && let Err(e) = check_images(prepared, id, options, dir)
     {
         findings.failed(&IMAGES, &e);
     }
@@ -115,7 +115,7 @@ fn hashes(findings: &mut Findings, dir: &ImageDirectory) -> Option<Manifest> {
         Some(manifest) if !manifest.is_hashed() => {
             findings.add(&MANIFEST, "hiber.json has no hashes (--no-hash)");
         }
-        Some(manifest) => match manifest::sums(dir, true) {
+        Some(manifest) => match manifest::sums(dir, Hashed::All) {
             Ok(found) => {
                 for problem in manifest.compare(&found) {
                     findings.add(&IMAGES, problem);

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
+use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
 
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::view::View;
@@ -22,6 +22,8 @@ pub(crate) struct Request<'a> {
     pub(crate) criu_options: &'a CriuOptions,
     /// The images, and those that they build on.
     pub(crate) chain: &'a [ImageDirectory],
+    /// The image of cgroups that CRIU gets instead of theirs.
+    pub(crate) cgroups: Option<&'a [u8]>,
     pub(crate) network: Network,
 }
 
@@ -33,6 +35,7 @@ impl<'a> Request<'a> {
         if let [images, ..] = self.chain {
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
         }
+        changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
         View::prepare(self.chain, changed, &self.prepared.plan.namespaces)
     }
 

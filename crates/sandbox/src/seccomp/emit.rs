@@ -11,14 +11,14 @@ use super::decision::{Graph, Id, Node, Test, Word};
 use super::spans::Span;
 
 // classic BPF (linux/filter.h, linux/bpf_common.h)
-const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-const JA: u16 = 0x05; // BPF_JMP | BPF_JA
-const JEQ: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-const JSET: u16 = 0x45;
-const RET: u16 = 0x06; // BPF_RET | BPF_K
+pub(super) const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+pub(super) const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+pub(super) const JA: u16 = 0x05; // BPF_JMP | BPF_JA
+pub(super) const JEQ: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+pub(super) const JGT: u16 = 0x25;
+pub(super) const JGE: u16 = 0x35;
+pub(super) const JSET: u16 = 0x45;
+pub(super) const RET: u16 = 0x06; // BPF_RET | BPF_K
 
 // offsets in struct seccomp_data (linux/seccomp.h)
 const NUMBER: u32 = 0;

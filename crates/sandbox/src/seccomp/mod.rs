@@ -23,9 +23,10 @@
 //!
 //! One file per step: `arch` knows numbers and names, `rules` reads the profile, `spans` says
 //! what each number gets, `decision` turns one call's rules into tests, `emit` writes
-//! instructions.
+//! instructions. `compare` reads them again.
 
 mod arch;
+mod compare;
 mod decision;
 mod emit;
 mod rules;
@@ -40,6 +41,7 @@ use crate::sys::seccomp as sys;
 use crate::{Error, Result};
 use arch::Abi;
 pub use arch::NATIVE;
+pub use compare::is_as_strict;
 use decision::Graph;
 use emit::{Emitter, Target};
 use rules::Rules;

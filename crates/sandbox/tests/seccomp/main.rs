@@ -2,6 +2,7 @@
 //! kernel.
 
 mod captured;
+mod compare;
 mod fields;
 mod kernel;
 mod model;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hiber_sandbox::seccomp::{SockFilter, compile_for};
+use hiber_sandbox::seccomp::{SockFilter, compile_for, is_as_strict};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
 
@@ -221,6 +221,8 @@ fn default_profiles_are_libseccomps() {
                     let theirs = reference(&profile, machine).unwrap();
                     let what = format!("{name} on {} {archs:?} {caps:?}", machine.go);
                     agree(&ours.filter, &theirs, machine, &what);
+                    // as a checkpoint of another runtime is compared with its configuration
+                    assert!(is_as_strict(&theirs.filter, &ours.filter), "{what}");
                     assert!(
                         ours.filter.len() <= theirs.filter.len(),
                         "{what}: {} instructions, libseccomp's are {}",

@@ -1,0 +1,424 @@
+//! One field each, by name, that would give more.
+
+use super::{End, Victim, bundle};
+use criu_proto::images::cgroup::{
+    CgControllerEntry, CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry,
+};
+use criu_proto::images::core::{CoreEntry, SeccompMode, TaskKobjIdsEntry};
+use criu_proto::images::files::{FdType, FileEntry};
+use criu_proto::images::inventory::InventoryEntry;
+use criu_proto::images::mnt::MntEntry;
+use criu_proto::images::mnt::mnt_entry::FsType;
+use criu_proto::images::seccomp::SeccompEntry;
+use hiber_tests::prelude::*;
+use std::fs;
+
+fn mount<'a>(mounts: &'a mut [MntEntry], point: &str) -> &'a mut MntEntry {
+    mounts.iter_mut().find(|m| m.mountpoint().trim_start_matches('.') == point).unwrap()
+}
+
+#[test]
+fn namespaces_of_the_host_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    type Id = fn(&mut TaskKobjIdsEntry) -> &mut Option<u32>;
+    let kinds: [(&str, Id); 5] = [
+        ("network", |ids| &mut ids.net_ns_id),
+        ("ipc", |ids| &mut ids.ipc_ns_id),
+        ("uts", |ids| &mut ids.uts_ns_id),
+        ("mount", |ids| &mut ids.mnt_ns_id),
+        ("pid", |ids| &mut ids.pid_ns_id),
+    ];
+    for (kind, field) in kinds {
+        let file = v.file("ids-1.img");
+        let mut inside = TaskKobjIdsEntry::default();
+        v.with::<TaskKobjIdsEntry>(&file, |all| inside = all[0].clone());
+        let changed = v.with::<InventoryEntry>("inventory.img", |all| {
+            let outside = all[0].root_ids.as_mut().unwrap();
+            *field(outside) = *field(&mut inside);
+        });
+        v.refuses(kind, changed, &format!("would be in the host's {kind} namespace"));
+    }
+    let changed = v.with::<InventoryEntry>("inventory.img", |all| {
+        all[0].root_ids.as_mut().unwrap().user_ns_id = Some(77);
+    });
+    v.refuses("user", changed, "has a user namespace, and config.json has none");
+    let changed = v.with::<CgroupEntry>("cgroup.img", |all| {
+        for member in all[0].sets.iter_mut().flat_map(|set| &mut set.ctls) {
+            member.cgns_prefix = None;
+        }
+    });
+    v.refuses("cgroup", changed, "does not put the processes into a cgroup namespace");
+    let changed = v.with::<InventoryEntry>("inventory.img", |all| {
+        all[0].dump_criu_run_id = Some("a b; list tables".into());
+    });
+    v.refuses("run id", changed, "in the id of its dump");
+    v.c.assert_clean();
+}
+
+#[test]
+fn mounts_that_config_json_does_not_have_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    let name = v.file("mountpoints-");
+    type Change = fn(&mut Vec<MntEntry>);
+    let cases: [(&str, Change, &str); 20] = [
+        ("no mask", |m| m.retain(|m| !m.mountpoint().ends_with("/proc/keys")), "does not mask /proc/keys"),
+        (
+            "no read-only path",
+            |m| m.retain(|m| !m.mountpoint().ends_with("/proc/sys")),
+            "does not make /proc/sys read-only",
+        ),
+        ("a writable path", |m| mount(m, "/proc/sys").flags = Some(0), "that config.json does not have"),
+        ("a writable root", |m| mount(m, "/").flags = Some(0), "config.json has root.readonly"),
+        ("a writable bind", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !1, "at /data without ro"),
+        ("suid", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !2, "at /data without nosuid"),
+        ("devices", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !4, "at /dev/shm without nodev"),
+        ("programs", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !8, "at /dev/shm without noexec"),
+        ("writable sysfs", |m| *mount(m, "/sys").flags.as_mut().unwrap() &= !1, "at /sys without ro"),
+        ("another type", |m| mount(m, "/dev/mqueue").fstype = Some(FsType::SYSFS.into()), "of type SYSFS"),
+        (
+            "a disk",
+            |m| {
+                let mount = mount(m, "/dev/mqueue");
+                mount.fstype = Some(FsType::AUTO.into());
+                mount.fsname = Some("proc".into());
+            },
+            "of type AUTO",
+        ),
+        ("another key", |m| mount(m, "/data").ext_key = Some("/dev/null".into()), "of the host at /data"),
+        (
+            "a second bind",
+            |m| {
+                let mut second = mount(m, "/data").clone();
+                (second.mnt_id, second.flags) = (Some(999), Some(0));
+                second.mountpoint = Some("./tmp".into());
+                m.push(second);
+            },
+            "of the host at /tmp",
+        ),
+        (
+            "a second proc",
+            |m| {
+                let mut second = mount(m, "/proc").clone();
+                (second.mnt_id, second.mountpoint) = (Some(999), Some("./tmp".into()));
+                m.push(second);
+            },
+            "that config.json does not have",
+        ),
+        ("a root above", |m| mount(m, "/proc/sys").root = Some("/../..".into()), "which is no plain path"),
+        (
+            "a point above",
+            |m| mount(m, "/data").mountpoint = Some("./../data".into()),
+            "which is no plain path",
+        ),
+        (
+            "an old way",
+            |m| {
+                let mount = mount(m, "/data");
+                (mount.ext_mount, mount.ext_key) = (Some(true), None);
+            },
+            "in a way that no dump here writes",
+        ),
+        (
+            "a mask below",
+            |m| {
+                let root = mount(m, "/").mnt_id;
+                mount(m, "/proc/keys").parent_mnt_id = root;
+            },
+            "that is below another",
+        ),
+        (
+            "a larger tmpfs",
+            |m| mount(m, "/dev/shm").options = Some("size=99999k".into()),
+            "without size=65536k",
+        ),
+        ("no flags", |m| mount(m, "/data").sb_flags = None, "without flags of its file system"),
+    ];
+    for (what, change, why) in cases {
+        v.refuses(what, v.with::<MntEntry>(&name, change), why);
+    }
+    // The host may have unmounted a volume: below is the container's own root.
+    let (_, without) = v.with::<MntEntry>(&name, |m| m.retain(|m| !m.mountpoint().ends_with("/data")));
+    assert!(matches!(v.restore("no volume", &[(&name, without)]), End::Restored));
+    v.c.assert_clean();
+}
+
+#[test]
+fn what_config_json_covers_is_not_uncovered() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().shell(crate::COUNT);
+    for name in ["volume/hidden", "volume/ro", "empty"] {
+        fs::create_dir_all(bundle.join(name)).unwrap();
+    }
+    let bind = |source: &str, at: &str| json!({"destination": at, "type": "bind", "source": source, "options": ["bind"]});
+    let bundle = bundle.mount(bind("volume", "/volume")).mount(bind("empty", "/volume/hidden")).edit(|c| {
+        c["linux"]["readonlyPaths"].as_array_mut().unwrap().push(json!("/volume/ro"));
+    });
+    let v = Victim::new(bundle);
+    let name = v.file("mountpoints-");
+    let elsewhere = |inside: &'static str| {
+        move |m: &mut Vec<MntEntry>| {
+            let (mut second, root) = (mount(m, "/volume").clone(), mount(m, "/").mnt_id);
+            second.root.as_mut().unwrap().push_str(inside);
+            (second.mnt_id, second.ext_key, second.parent_mnt_id) = (Some(999), None, root);
+            second.mountpoint = Some("./tmp".into());
+            m.push(second);
+        }
+    };
+    let none = "that config.json does not have";
+    for (what, inside) in [("whole", ""), ("the hidden part", "/hidden"), ("a read-only part", "/ro")] {
+        v.refuses(what, v.with::<MntEntry>(&name, elsewhere(inside)), none);
+    }
+    let uncovered = v.with::<MntEntry>(&name, |m| m.retain(|m| !m.mountpoint().ends_with("/hidden")));
+    v.refuses("no cover", uncovered, "lacks the mount at /volume/hidden");
+    v.c.assert_clean();
+}
+
+#[test]
+fn processes_with_more_than_config_json_grants_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    type Change = fn(&mut CoreEntry);
+    let cases: [(&str, Change, &str); 16] = [
+        (
+            "capabilities",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().cap_eff[0] |= 1 << 21,
+            "CAP_SYS_ADMIN",
+        ),
+        (
+            "no new privileges",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().no_new_privs = None,
+            "lacks no_new_privs",
+        ),
+        (
+            "CRIU's user",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().uid = Some(u32::MAX),
+            "which is no id",
+        ),
+        (
+            "a user",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().euid = Some(7),
+            "runs as user 7",
+        ),
+        (
+            "a group",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().groups = vec![7],
+            "is in group 7",
+        ),
+        (
+            "securebits",
+            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().secbits = Some(4),
+            "securebits 0x4",
+        ),
+        ("no filter", |c| c.thread_core.as_mut().unwrap().seccomp_mode = None, "is not filtered by seccomp"),
+        (
+            "the filter of an older image",
+            |c| {
+                c.tc.as_mut().unwrap().old_seccomp_mode = Some(SeccompMode::DISABLED.into());
+            },
+            "is not filtered by seccomp",
+        ),
+        (
+            "a limit",
+            |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits[7].max = Some(1025),
+            "has 1025 for the resource limit 7",
+        ),
+        (
+            "limits left out",
+            |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits.truncate(7),
+            "has no resource limit 7",
+        ),
+        ("limits elsewhere", |c| c.tc.as_mut().unwrap().rlimits = None.into(), "has no resource limit 7"),
+        ("killed last", |c| c.tc.as_mut().unwrap().oom_score_adj = Some(-1), "has oom_score_adj -1"),
+        (
+            "nice",
+            |c| {
+                let thread = c.thread_core.as_mut().unwrap();
+                (thread.sched_policy, thread.sched_nice) = (Some(0), Some(-20));
+            },
+            "has a nice value of -20",
+        ),
+        (
+            "realtime",
+            |c| {
+                let thread = c.thread_core.as_mut().unwrap();
+                (thread.sched_policy, thread.sched_prio) = (Some(1), Some(1));
+            },
+            "scheduling policy 1",
+        ),
+        ("a deadline", |c| c.thread_core.as_mut().unwrap().sched_policy = Some(6), "scheduling policy 6"),
+        ("a helper", |c| c.tc.as_mut().unwrap().task_state = Some(4), "in no state that a dump writes"),
+    ];
+    for (what, change, why) in cases {
+        v.refuses(what, v.with::<CoreEntry>("core-1.img", |all| change(&mut all[0])), why);
+    }
+    v.c.assert_clean();
+}
+
+#[test]
+fn filters_that_let_more_through_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    type Change = fn(&mut SeccompEntry);
+    // BPF_RET | BPF_K with SECCOMP_RET_ALLOW
+    const ALLOW: [u8; 8] = [6, 0, 0, 0, 0, 0, 0xff, 0x7f];
+    let cases: [(&str, Change, &str); 5] = [
+        ("everything", |s| s.seccomp_filters[0].filter = Some(ALLOW.to_vec()), "lets more through"),
+        (
+            "one call",
+            |s| {
+                let filter = s.seccomp_filters[0].filter.as_mut().unwrap();
+                // the error that stands for mkdir becomes a permission
+                let denied = [6, 0, 0, 0, 18, 0, 5, 0];
+                let at = filter.chunks(8).position(|i| i == denied).unwrap() * 8;
+                filter[at..at + 8].copy_from_slice(&ALLOW);
+            },
+            "lets more through",
+        ),
+        ("a circle", |s| s.seccomp_filters[0].prev = Some(0), "in a circle"),
+        ("nothing", |s| s.seccomp_filters.clear(), "which seccomp.img lacks"),
+        ("a listener", |s| s.seccomp_filters[0].flags = Some(8), "with the flags 0x8"),
+    ];
+    for (what, change, why) in cases {
+        v.refuses(what, v.with::<SeccompEntry>("seccomp.img", |all| change(&mut all[0])), why);
+    }
+    // More filters are no more freedom.
+    let more = v.with::<SeccompEntry>("seccomp.img", |all| {
+        let mut further = all[0].seccomp_filters[0].clone();
+        further.filter = Some(ALLOW.to_vec());
+        all[0].seccomp_filters[0].prev = Some(u32::try_from(all[0].seccomp_filters.len()).unwrap());
+        all[0].seccomp_filters.push(further);
+    });
+    assert!(matches!(v.restore("a further filter", &[(&more.0, more.1)]), End::Restored));
+    v.c.assert_clean();
+}
+
+#[test]
+fn cgroups_of_others_are_refused_and_limits_are_config_jsons() {
+    require!(Root, Criu, Controller("pids"));
+    let v = Victim::new(bundle());
+    fn pids(entry: &mut CgroupEntry) -> &mut CgControllerEntry {
+        entry.controllers.iter_mut().find(|c| c.cnames.iter().any(|n| n == "pids" || n.is_empty())).unwrap()
+    }
+    fn property(name: &str, value: &str) -> CgroupPropEntry {
+        let perms = CgroupPerms { mode: Some(0o644), uid: Some(0), gid: Some(0), ..Default::default() };
+        CgroupPropEntry {
+            name: Some(name.into()),
+            value: Some(value.into()),
+            perms: Some(perms).into(),
+            ..Default::default()
+        }
+    }
+    fn child(name: &str, properties: Vec<CgroupPropEntry>) -> CgroupDirEntry {
+        CgroupDirEntry { dir_name: Some(name.into()), properties, ..Default::default() }
+    }
+    type Change = fn(&mut CgroupEntry);
+    let cases: [(&str, Change, &str); 11] = [
+        (
+            "another's value",
+            |c| {
+                pids(c).dirs[0].children.push(child("x", vec![property("../../sentinel/pids.max", "777")]));
+            },
+            "which config.json does not give",
+        ),
+        (
+            "another's name",
+            |c| pids(c).dirs[0].children.push(child("../../sentinel", vec![])),
+            "no plain name",
+        ),
+        ("a cgroup elsewhere", |c| pids(c).dirs.push(child("sentinel", vec![])), "side by side"),
+        (
+            "processes elsewhere",
+            |c| {
+                for member in c.sets.iter_mut().flat_map(|set| &mut set.ctls) {
+                    (member.path, member.cgns_prefix) = (Some("/".into()), None);
+                }
+            },
+            "in which is no process",
+        ),
+        (
+            "a namespace elsewhere",
+            |c| {
+                c.sets.iter_mut().flat_map(|set| &mut set.ctls).for_each(|m| m.cgns_prefix = Some(1));
+            },
+            "has a cgroup namespace in another cgroup",
+        ),
+        (
+            "a new hierarchy",
+            |c| pids(c).cnames = vec!["name=hiber-test".into()],
+            "of which this machine has none",
+        ),
+        (
+            "a path in place of a controller",
+            |c| pids(c).cnames = vec!["../..".into()],
+            "of which this machine has none",
+        ),
+        (
+            "an owner",
+            |c| {
+                pids(c).dirs[0].dir_perms.as_mut().unwrap().uid = Some(7);
+            },
+            "to 7:0",
+        ),
+        (
+            "a group",
+            |c| {
+                pids(c).dirs[0].dir_perms.as_mut().unwrap().gid = Some(7);
+            },
+            "to 0:7",
+        ),
+        (
+            "a value's owner",
+            |c| {
+                let all = &mut pids(c).dirs[0].properties;
+                all.iter_mut().find(|p| p.name() == "pids.max").unwrap().perms.as_mut().unwrap().uid =
+                    Some(7);
+            },
+            "to 7:0",
+        ),
+        (
+            "a mode",
+            |c| {
+                pids(c).dirs[0].dir_perms.as_mut().unwrap().mode = Some(0o40777);
+            },
+            "with mode 777",
+        ),
+    ];
+    for (what, change, why) in cases {
+        v.refuses(what, v.with::<CgroupEntry>("cgroup.img", |all| change(&mut all[0])), why);
+    }
+    // The container's own values are left as config.json has them, whatever the manifest says of modes.
+    let (_, raised) = v.with::<CgroupEntry>("cgroup.img", |all| {
+        for controller in &mut all[0].controllers {
+            for property in controller.dirs.iter_mut().flat_map(|dir| &mut dir.properties) {
+                if property.name() == "pids.max" {
+                    property.value = Some("777".into());
+                }
+            }
+        }
+    });
+    for mode in ["soft", "full", "props", "none"] {
+        let mut manifest: Value = serde_json::from_slice(&v.read("hiber.json")).unwrap();
+        manifest["options"]["cgroupsMode"] = json!(mode);
+        manifest["files"]["cgroup.img"]["size"] = json!(raised.len());
+        let manifest = manifest.to_string().into_bytes();
+        let end = v.restore(mode, &[("cgroup.img", raised.clone()), ("hiber.json", manifest)]);
+        assert!(matches!(end, End::Restored), "{mode}: {end:?}");
+    }
+    v.c.assert_clean();
+}
+
+#[test]
+fn files_that_need_capabilities_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    let changed = v.with::<FileEntry>("files.img", |all| {
+        let mut packets = all[0].clone();
+        packets.type_ = Some(FdType::PACKETSK.into());
+        packets.id = Some(9999);
+        all.push(packets);
+    });
+    v.refuses("packets", changed, "has a packet socket open");
+    v.c.assert_clean();
+}
