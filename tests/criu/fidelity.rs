@@ -7,7 +7,7 @@ use hiber_tests::bundle::push;
 use hiber_tests::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Runs a program of the container's in its mount namespace, with the host's rights.
 #[track_caller]
@@ -323,6 +323,30 @@ fn parts_of_a_volume_that_are_mounted_again_are_as_they_were() {
         assert_eq!(seen(&c, path), "read only");
         let written = fs::write(format!("/proc/{}/root{path}", c.pid()), "x");
         assert!(written.is_err(), "{path}");
+    }
+}
+
+/// A caller that the kernel spares, as a shim is, does not hand that on.
+#[test]
+fn who_is_killed_first_is_as_it_was() {
+    require!(Root, Criu);
+    for score in [None, Some(321)] {
+        let bundle =
+            Bundle::busybox().edit(|c| score.iter().for_each(|n| c["process"]["oomScoreAdj"] = json!(n)));
+        let c = counter(&Runtime::hiber(), bundle);
+        let read = || fs::read_to_string(format!("/proc/{}/oom_score_adj", c.pid())).unwrap();
+        let before = read();
+        c.checkpoint(&[]).ok();
+        let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+        let restore = c.command("restore", &["--detach", "--image-path", &images, "--bundle", &bundle]);
+        let mut spared = Command::new("sh");
+        spared.args(["-c", "echo -500 >/proc/self/oom_score_adj; exec \"$0\" \"$@\""]);
+        spared.arg(restore.get_program()).args(restore.get_args());
+        spared.envs(restore.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        spared.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(spared.status().unwrap().success());
+        assert_eq!(read(), before);
+        counts_on(&c, 3);
     }
 }
 

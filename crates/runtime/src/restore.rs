@@ -324,6 +324,8 @@ impl Restoring<'_> {
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
             adopt(cgroup, facts, pid)?;
+            // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
+            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let paths = facts.cgroup.clone();
