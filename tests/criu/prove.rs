@@ -222,15 +222,22 @@ fn what_a_restore_refuses_is_refused_before_the_container_is_given_up() {
 fn what_criu_cannot_restore_is_told_with_its_log() {
     require!(Root, Criu);
     let bundle = Bundle::busybox();
-    let volume = bundle.join("volume");
-    fs::create_dir(&volume).unwrap();
+    let [volume, other] = ["volume", "other"].map(|name| bundle.join(name));
+    for dir in [&volume, &other] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(volume.join("file"), "open").unwrap();
     let bind = json!({"destination": "/mnt", "type": "bind", "source": volume, "options": ["bind"]});
-    let c = counter(&Runtime::hiber(), bundle.mount(bind));
+    let bundle = bundle.mount(bind).shell(&format!("exec 3</mnt/file; {}", crate::COUNT));
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
     // The bundle that it would be restored from is another by now.
     let file = c.bundle().join("config.json");
     let whole = fs::read(&file).unwrap();
     let mut config: Value = serde_json::from_slice(&whole).unwrap();
-    config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/mnt");
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts.iter_mut().find(|mount| mount["destination"] == "/mnt").unwrap()["source"] = json!(other);
     fs::write(&file, config.to_string()).unwrap();
     let before = count(&c);
     let failed = c.checkpoint(&["--prove"]);
