@@ -69,6 +69,22 @@ fn the_agent_gets_the_listener_and_the_state_of_the_process() {
 }
 
 #[test]
+fn the_agent_has_the_listener_when_the_container_is_created() {
+    require!(Root);
+    for no_new_privileges in [false, true] {
+        let bundle = with_filter(Bundle::busybox(), no_new_privileges, json!(["mkdir", "mkdirat"]));
+        let agent = agent(&bundle, 1);
+        let c = Runtime::hiber().container(bundle.shell("! mkdir /dev/shm/x"));
+        c.create(&[]).ok();
+        wait_for("the listener", || agent.is_finished());
+        let (state, _) = agent.join().unwrap().remove(0);
+        assert_eq!(state["pid"], c.pid());
+        assert_eq!(c.status(), "created");
+        c.start().ok();
+    }
+}
+
+#[test]
 fn an_exec_has_a_listener_of_its_own() {
     require!(Root);
     let bundle = with_filter(Bundle::busybox().args(["sleep", "1000"]), true, json!(["mkdir", "mkdirat"]));

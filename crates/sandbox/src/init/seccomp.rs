@@ -15,7 +15,6 @@ use crate::{Result, SysError};
 /// The filter, until it is loaded.
 pub(super) struct Filter<'a> {
     program: Option<&'a Program>,
-    no_new_privileges: bool,
     /// The agent, and what it is told with the listener.
     agent: Option<(Channel, Vec<u8>)>,
 }
@@ -36,14 +35,12 @@ impl<'a> Filter<'a> {
     pub(super) fn new(plan: &'a InitPlan, host_proc: &HostProc, agent: Option<OwnedFd>) -> Result<Self> {
         let program = plan.seccomp.as_ref();
         let agent = agent.map(|socket| -> Result<_> { Ok((Channel::from(socket), told(plan, host_proc)?)) });
-        let no_new_privileges = plan.process.no_new_privileges;
-        Ok(Self { program, no_new_privileges, agent: agent.transpose()? })
+        Ok(Self { program, agent: agent.transpose()? })
     }
 
-    /// Whether an agent is to get the listener before the container is started. With no_new_privs it gets the listener at
-    /// the start.
+    /// Whether an agent is to get the listener: it has it when the container is created, as with runc.
     pub(super) fn agent_waits(&self) -> bool {
-        self.agent.is_some() && !self.no_new_privileges
+        self.agent.is_some()
     }
 
     /// Loads the filter, if it is not loaded yet. A profile need allow nothing for the runtime's sake but execve(2), unless
