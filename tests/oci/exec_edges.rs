@@ -169,9 +169,21 @@ fn a_cgroup_that_passes_controllers_on_is_named() {
     fs::write(own.join("busy/cgroup.subtree_control"), format!("+{controller}")).unwrap();
     let output = c.exec_with(&["--cgroup", "busy"], &["true"]);
     output.fails(&format!("passes controllers ({controller}) on to cgroups below it"));
+    output.fails("create the process");
     c.exec_with(&["--cgroup", "busy/inner"], &["true"]).ok();
     c.delete(&["--force"]).ok();
     c.assert_clean();
+}
+
+#[test]
+fn a_capability_that_none_is_is_named_before_anything_runs() {
+    require!(Root);
+    let c = Runtime::hiber().container(Bundle::busybox().args(["sleep", "1000"]));
+    c.run_detached().ok();
+    let output = c.exec_with(&["--cap", "CAP_NONSENSE"], &["touch", "/ran"]);
+    output.fails("--cap CAP_NONSENSE: no such capability; expected one such as CAP_NET_ADMIN");
+    assert!(!output.stderr.contains("variant"), "{}", output.stderr);
+    assert!(!c.bundle().rootfs().join("ran").exists());
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub enum Error {
     #[error("{0}")]
     Init(crate::wire::Failure),
     /// That process is gone, and has not said why.
-    #[error("the container's first process died while it was set up: {how}")]
+    #[error("the process died while it was set up: {how}")]
     Died {
         /// How it ended.
         how: String,

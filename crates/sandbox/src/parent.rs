@@ -125,7 +125,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
         stdio: options.stdio,
     })
     .map_err(|e| explain(e, new_user))
-    .context("create the container's first process")?;
+    .context("create the process")?;
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
     tracing::debug!("nsexec container setup");

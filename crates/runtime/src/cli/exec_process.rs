@@ -1,6 +1,6 @@
 //! The process of `exec`, from flags on top of config.json's.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
 
 use super::args::ExecArgs;
@@ -52,8 +52,8 @@ fn add_capabilities(caps: LinuxCapabilities, names: &[String]) -> anyhow::Result
     let mut added = Capabilities::new();
     for name in names {
         let value = serde_json::Value::String(name.to_uppercase());
-        let capability: Capability =
-            serde_json::from_value(value).with_context(|| format!("--cap {name}: no such capability"))?;
+        let capability: Capability = serde_json::from_value(value)
+            .map_err(|_| anyhow!("--cap {name}: no such capability; expected one such as CAP_NET_ADMIN"))?;
         added.insert(capability);
     }
     let union = |set: &Option<Capabilities>| Some(set.iter().flatten().chain(&added).copied().collect());
