@@ -196,3 +196,40 @@ fn every_command_and_flag_of_runc_is_there() {
         assert_eq!(missing(&runcs, &own, "OPTIONS"), [""; 0], "{command}");
     }
 }
+
+/// The text of all Rust files below `dir`.
+fn rust_sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && entry.file_name() != "target" {
+            rust_sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// A row of docs/threat-model.md names its tests and files in backquotes: all of them must exist.
+#[test]
+fn the_threat_model_names_tests_and_files_that_exist() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let document = fs::read_to_string(repository.join("docs/threat-model.md")).unwrap();
+    let mut sources = String::new();
+    rust_sources(&repository.join("tests"), &mut sources);
+    rust_sources(&repository.join("crates"), &mut sources);
+    let (mut tests, mut files) = (0, 0);
+    for quoted in document.split('`').skip(1).step_by(2) {
+        let name = quoted.rsplit("::").next().unwrap();
+        let is_path = |base: &str| repository.join(base).join(quoted).exists();
+        if quoted.contains("/src/") && quoted.ends_with(".rs") {
+            assert!(["", "crates", "tests"].into_iter().any(is_path), "no such file: {quoted}");
+            files += 1;
+        } else if name.matches('_').count() > 2
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+        {
+            assert!(sources.contains(&format!("fn {name}(")), "no such test: {quoted}");
+            tests += 1;
+        }
+    }
+    assert!(tests > 40 && files > 10, "{tests} tests, {files} files");
+}
