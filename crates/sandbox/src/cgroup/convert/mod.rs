@@ -294,9 +294,12 @@ impl Converter<'_> {
         if let Some(idle) = cpu.idle() {
             self.push("cpu.idle", v2, "cpu", "cpu.idle", idle).optional = idle == 0;
         }
-        // An idle cgroup has no weight but the idle one.
-        if let Some(shares) = shares.filter(|_| cpu.idle() != Some(1)) {
-            self.push("cpu.shares", v2, "cpu", "cpu.weight", weight_of_shares(shares));
+        match shares {
+            Some(_) if cpu.idle() == Some(1) => idle_has_no_weight("linux.resources.cpu.shares"),
+            Some(shares) => {
+                self.push("cpu.shares", v2, "cpu", "cpu.weight", weight_of_shares(shares));
+            }
+            None => {}
         }
         if let Some(burst) = cpu.burst() {
             self.push("cpu.burst", v2, "cpu", "cpu.max.burst", burst).optional = burst == 0;
@@ -419,7 +422,12 @@ impl Converter<'_> {
     fn unified(&mut self, unified: &HashMap<String, String>) -> Result<()> {
         let mut entries: Vec<_> = unified.iter().collect();
         entries.sort();
+        let idle = unified.get("cpu.idle").is_some_and(|idle| idle.trim() == "1");
         for (key, value) in entries {
+            if idle && key == "cpu.weight" {
+                idle_has_no_weight("linux.resources.unified.cpu.weight");
+                continue;
+            }
             let field = format!("unified.{key}");
             let Some((controller, _)) = key.split_once('.').filter(|(c, rest)| {
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -445,6 +453,11 @@ impl Converter<'_> {
         }
         Ok(())
     }
+}
+
+/// The kernel refuses the weight of an idle cgroup, and systemd has one property for both. The words are runc's.
+fn idle_has_no_weight(field: &str) {
+    tracing::warn!("{field} is ignored: unable to apply both a weight and cpu.idle, which is the lowest one");
 }
 
 #[cfg(test)]

@@ -268,6 +268,16 @@ fn network_and_rdma() {
 }
 
 #[test]
+fn an_idle_cgroup_gets_no_weight() {
+    assert_eq!(writes(&v2(), r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#), ["cpu.idle=1"]);
+    assert_eq!(
+        writes(&v2(), r#"{"unified":{"cpu.idle":"0","cpu.weight":"8"}}"#),
+        ["cpu.idle=0", "cpu.weight=8"]
+    );
+    assert_eq!(writes(&v2(), r#"{"cpu":{"idle":1,"shares":200}}"#), ["cpu.idle=1"]);
+}
+
+#[test]
 fn unified() {
     let json =
         r#"{"unified":{"memory.high":"9","io.max":"8:0 rbps=1\n8:0 wbps=2\n","cgroup.max.depth":"3"}}"#;
