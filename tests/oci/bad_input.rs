@@ -420,7 +420,7 @@ fn what_has_no_effect_is_warned_of() {
         (
             "/process/capabilities/bounding",
             json!(["CAP_KILL", "CAP_FLY"]),
-            "process.capabilities.bounding: unknown",
+            "process.capabilities: ignoring unknown or unavailable capabilities: [CAP_FLY]",
         ),
         ("/process/capabilities/ambient", json!(["CAP_CHOWN"]), "can't raise ambient capability CAP_CHOWN"),
         ("/linux/resources/memory", json!({"kernel": 1}), "linux.resources.memory.kernel"),

@@ -28,8 +28,8 @@ pub(crate) struct Portrait {
     oom_score_adj: i64,
     /// Absolute, by hierarchy.
     cgroups: String,
-    /// Owner and mode of each of its cgroup's directories, and its limit.
-    cgroup: Vec<String>,
+    /// Its cgroup's directories with owner and limit, and the mode of each.
+    cgroup: Vec<(String, u32)>,
     /// Whether it could make a directory.
     made: bool,
 }
@@ -90,7 +90,10 @@ impl Portrait {
         // What exec starts has 0, whatever config.json says.
         note(is < was.min(0), format!("oom_score_adj {is}, was {was}"));
         note(self.cgroups != other.cgroups, format!("cgroups {}, were {}", self.cgroups, other.cgroups));
-        note(self.cgroup != other.cgroup, format!("cgroup {:?}, was {:?}", self.cgroup, other.cgroup));
+        let is_less = |(is, was): (&(String, u32), &(String, u32))| is.0 == was.0 && is.1 & !was.1 == 0;
+        let is_more =
+            self.cgroup.len() != other.cgroup.len() || !self.cgroup.iter().zip(&other.cgroup).all(is_less);
+        note(is_more, format!("cgroup {:?}, was {:?}", self.cgroup, other.cgroup));
         note(self.made && !other.made, "a directory, by a call that its filter denies".into());
         more
     }
@@ -129,13 +132,13 @@ fn mounts(mountinfo: &str) -> BTreeMap<String, Vec<Mount>> {
 }
 
 /// What a container's cgroup allows, and whom.
-fn cgroup(c: &Container) -> Vec<String> {
+fn cgroup(c: &Container) -> Vec<(String, u32)> {
     let mut all: Vec<_> = hiber_tests::cgroup::directories(&c.bundle().cgroup())
         .into_iter()
         .map(|dir| {
             let meta = fs::metadata(&dir).unwrap();
             let limit = fs::read_to_string(dir.join("pids.max")).unwrap_or_default();
-            format!("{} {}:{} {:o} {}", dir.display(), meta.uid(), meta.gid(), meta.mode(), limit.trim())
+            (format!("{} {}:{} {}", dir.display(), meta.uid(), meta.gid(), limit.trim()), meta.mode())
         })
         .collect();
     all.sort();
