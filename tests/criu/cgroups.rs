@@ -66,8 +66,7 @@ fn full_sets_the_values_of_existing_ones_too() {
     require!(Root, Criu, UnifiedCgroups);
     let c = divided(&["--manage-cgroups-mode", "full"]);
     make_inner(&c);
-    // as the dump did it
-    c.restore(&[]).ok();
+    c.restore(&["--manage-cgroups-mode", "full"]).ok();
     assert_eq!((place(&c).as_str(), depth(cgroup(&c).join("inner")).as_str()), ("/inner", "5"));
     counts_on(&c, 3);
 }

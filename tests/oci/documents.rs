@@ -212,6 +212,7 @@ fn rust_sources(dir: &Path, text: &mut String) {
 /// A row of docs/threat-model.md names its tests and files in backquotes: all of them must exist.
 #[test]
 fn the_threat_model_names_tests_and_files_that_exist() {
+    require!(Repository);
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let document = fs::read_to_string(repository.join("docs/threat-model.md")).unwrap();
     let mut sources = String::new();

@@ -36,10 +36,10 @@ pub(crate) struct Portrait {
 
 impl Portrait {
     pub(crate) fn of(c: &Container) -> Self {
-        let pid = c.pid();
+        let pid = c.state()["pid"].to_string();
         let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
-        let shared = |kind: &&str| namespace("self", kind) == namespace(&pid.to_string(), kind);
+        let shared = |kind: &&str| namespace("self", kind) == namespace(&pid, kind);
         let status = read("status");
         let fields = status.lines().filter_map(|line| line.split_once(':'));
         let stat = read("stat");

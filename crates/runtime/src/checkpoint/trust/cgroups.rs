@@ -233,13 +233,18 @@ fn sets(entry: &CgroupEntry) -> Verdict {
                 "has a process in {path:?} of {name:?}, which is not in the container's cgroup"
             ));
         };
-        // The container's cgroup is what a namespace has for its "/".
-        let length = u32::try_from(dir.len() + 1).unwrap_or(0);
-        if member.cgns_prefix.is_some_and(|prefix| prefix != length) {
+        if member.cgns_prefix.is_some_and(|prefix| !is_ancestor(prefix, dir)) {
             return Err(format!("has a cgroup namespace in another cgroup than {dir:?} of {name:?}"));
         }
     }
     Ok(())
+}
+
+/// Whether so many bytes of a cgroup's path, "/" and `dir`, name that cgroup or one above. CRIU puts the container's own in
+/// their place, and makes the namespace there; with none of them it would make the namespace in the host's root.
+fn is_ancestor(prefix: u32, dir: &str) -> bool {
+    let end = usize::try_from(prefix).ok().and_then(|prefix| prefix.checked_sub(1));
+    end.is_some_and(|end| end == dir.len() || end > 0 && dir.as_bytes().get(end) == Some(&b'/'))
 }
 
 /// What of a cgroup's path is below the container's, if it is in there.
@@ -285,6 +290,12 @@ fn is_hugetlb(rest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_is_made_in_the_cgroup_or_above_it() {
+        let accepted: Vec<_> = (0..12).filter(|prefix| is_ancestor(*prefix, "pod/c/in")).collect();
+        assert_eq!(accepted, [4, 6, 9]);
+    }
 
     #[test]
     fn values_have_known_names() {
