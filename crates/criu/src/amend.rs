@@ -1,7 +1,5 @@
 //! Changes of images: what CRIU has written of a container that a restore elsewhere, or CRIU's own, could not take.
 
-use std::path::Path;
-
 use criu_proto::Message;
 use criu_proto::images::cgroup::{CgroupDirEntry, CgroupEntry};
 use criu_proto::images::core::{CoreEntry, TaskKobjIdsEntry};
@@ -9,8 +7,10 @@ use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::mnt::MntEntry;
 
 use crate::directory::ImageDirectory;
-use crate::error::{CriuError, Result};
-use crate::image_file::ImageFile;
+#[cfg(doc)]
+use crate::error::CriuError;
+use crate::error::Result;
+use crate::image_file::{ImageFile, encode};
 use crate::images::{COMMON, ChangedFiles, INVENTORY, INVENTORY_FILE, Images, Magic};
 
 /// The values by which a cgroup stops its tasks, and what lets them run: of cgroup v1 and of v2.
@@ -35,8 +35,8 @@ pub fn separate_network(dir: &ImageDirectory) -> Result<()> {
     write(dir, INVENTORY_FILE, &[INVENTORY], &[inventory])
 }
 
-/// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves those as they are that
-/// it finds. `None` if the images say so already.
+/// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves
+/// these as it finds them. `None` if the images say so already.
 ///
 /// # Errors
 /// [`CriuError::Image`] if an image is missing or malformed.
@@ -171,18 +171,6 @@ fn all<M: Message>(dir: &ImageDirectory, name: &str, magic: Magic) -> Result<Vec
         entries.push(entry);
     }
     Ok(entries)
-}
-
-fn encode<M: Message>(path: &Path, magic: &[u32], entries: &[M]) -> Result<Vec<u8>> {
-    let bad = |problem: String| CriuError::Image { path: path.into(), problem };
-    let mut bytes: Vec<u8> = magic.iter().flat_map(|m| m.to_le_bytes()).collect();
-    for entry in entries {
-        let entry = entry.write_to_bytes().map_err(|e| bad(e.to_string()))?;
-        let length = u32::try_from(entry.len()).map_err(|_| bad("has too long an entry".into()))?;
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&entry);
-    }
-    Ok(bytes)
 }
 
 fn write<M: Message>(dir: &ImageDirectory, name: &str, magic: &[u32], entries: &[M]) -> Result<()> {

@@ -125,3 +125,15 @@ impl ImageFile {
         self.entry()?.ok_or_else(|| self.bad("truncated: has no entry"))
     }
 }
+
+/// The content of an image file at `path`: its magics, and each entry after its length.
+pub(crate) fn encode<M: Message>(path: &Path, magic: &[u32], entries: &[M]) -> Result<Vec<u8>> {
+    let mut bytes: Vec<u8> = magic.iter().flat_map(|m| m.to_le_bytes()).collect();
+    for entry in entries {
+        let entry = entry.write_to_bytes().map_err(|e| bad(path, e.to_string()))?;
+        let length = u32::try_from(entry.len()).map_err(|_| bad(path, "has too long an entry"))?;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&entry);
+    }
+    Ok(bytes)
+}

@@ -20,7 +20,7 @@ use crate::directory::ImageDirectory;
 #[cfg(doc)]
 use crate::error::CriuError;
 use crate::error::Result;
-use crate::image_file::{ImageFile, bad};
+use crate::image_file::{ImageFile, bad, encode};
 
 /// Second magic of image files proper, after the common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +61,6 @@ impl Magic {
     pub(crate) const MEMFD: Self = Self(0x4845_3499);
     /// tty-info.img
     pub const TTY_INFO: Self = Self(0x5945_3036);
-}
-
-impl Magic {
-    pub(crate) fn number(self) -> u32 {
-        self.0
-    }
 }
 
 /// First magic of every image but the inventory, since version 2.
@@ -269,8 +263,15 @@ impl Images {
         dump_stats_of(self.source.open(DUMP_STATS)?).map(Some)
     }
 
+    /// The content of one of these images, with another entry.
+    pub(crate) fn encode<M: Message>(&self, name: &str, magic: Magic, entry: &M) -> Result<Vec<u8>> {
+        let magics = [COMMON, magic.0];
+        let magics = if self.has_common_magic() { &magics[..] } else { &magics[1..] };
+        encode(&self.dir().join(name), magics, std::slice::from_ref(entry))
+    }
+
     /// Whether files start with the magic that all images have.
-    pub(crate) fn has_common_magic(&self) -> bool {
+    fn has_common_magic(&self) -> bool {
         self.inventory.img_version == Some(VERSION_2)
     }
 
@@ -324,12 +325,8 @@ impl Images {
             let asks = core.thread_core.as_mut().and_then(|thread| thread.pdeath_sig.take());
             if let Some(asked) = asks.filter(|asked| *asked != 0) {
                 signal = Some(asked);
-                let fail = |why: String| bad(&self.dir().join(&name), why);
-                let entry = core.write_to_bytes().map_err(|e| fail(e.to_string()))?;
-                let length = u32::try_from(entry.len()).map_err(|_| fail("is too long".into()))?;
-                let common = (self.inventory.img_version == Some(VERSION_2)).then_some(COMMON);
-                let head = common.into_iter().chain([Magic::CORE.0, length]).flat_map(u32::to_le_bytes);
-                changed.push((name, head.chain(entry).collect()));
+                let content = self.encode(&name, Magic::CORE, &core)?;
+                changed.push((name, content));
             }
         }
         Ok(signal.map(|signal| (signal, changed)))

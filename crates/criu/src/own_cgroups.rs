@@ -1,11 +1,9 @@
 //! The cgroups of a checkpoint that are its container's.
 
-use criu_proto::Message;
 use criu_proto::images::cgroup::CgroupEntry;
 
 use crate::error::Result;
-use crate::image_file::bad;
-use crate::images::{COMMON, Images, Magic};
+use crate::images::{Images, Magic};
 
 /// The image's name.
 pub const CGROUP_IMAGE: &str = "cgroup.img";
@@ -36,16 +34,8 @@ impl Images {
             set.ctls
                 .retain(|member| !foreign.iter().any(|c| c.cnames.iter().any(|name| name == member.name())));
         }
-        let image = (!foreign.is_empty()).then(|| self.encode(&entry)).transpose()?;
+        let image =
+            (!foreign.is_empty()).then(|| self.encode(CGROUP_IMAGE, Magic::CGROUP, &entry)).transpose()?;
         Ok(OwnCgroups { entry, image })
-    }
-
-    fn encode(&self, entry: &CgroupEntry) -> Result<Vec<u8>> {
-        let fail = |why: String| bad(&self.dir().join(CGROUP_IMAGE), why);
-        let bytes = entry.write_to_bytes().map_err(|e| fail(e.to_string()))?;
-        let length = u32::try_from(bytes.len()).map_err(|_| fail("is too long".into()))?;
-        let magics = [COMMON.to_le_bytes(), Magic::CGROUP.number().to_le_bytes()].concat();
-        let magics = if self.has_common_magic() { &magics[..] } else { &magics[4..] };
-        Ok([magics, &length.to_le_bytes(), &bytes].concat())
     }
 }
