@@ -19,6 +19,7 @@ mod fifos;
 mod glance;
 pub mod id;
 mod inspect;
+mod kept;
 mod lazy;
 mod lifecycle;
 mod lock;

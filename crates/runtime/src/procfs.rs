@@ -125,6 +125,52 @@ pub(crate) fn streams(process: impl std::fmt::Display, fds: [i32; 3]) -> Vec<Str
         .collect()
 }
 
+/// A process or thread by its two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    /// In the runtime's pid namespace.
+    pub(crate) outer: i32,
+    /// In the container's.
+    pub(crate) inner: i32,
+}
+
+/// A process of a container, and its threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Numbered {
+    pub(crate) process: Number,
+    /// The first one, whose numbers are the process's, among them.
+    pub(crate) threads: Vec<Number>,
+}
+
+impl Numbered {
+    /// The processes `pids` of the container whose first process is `first`, without those that have ended.
+    pub(crate) fn all(first: i32, pids: &[i32]) -> Vec<Self> {
+        let depth = numbers(&format!("{first}")).map_or(0, |all| all.len().saturating_sub(1));
+        pids.iter().filter_map(|pid| Self::read(*pid, depth)).collect()
+    }
+
+    /// `depth` is how many pid namespaces the container's is below the runtime's.
+    fn read(pid: i32, depth: usize) -> Option<Self> {
+        stat(pid).filter(|stat| !stat.dead)?;
+        let entries = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let number = |tid: i32| {
+            let inner = numbers(&format!("{pid}/task/{tid}"))?.get(depth).copied()?;
+            Some(Number { outer: tid, inner })
+        };
+        let threads: Vec<_> = tids.filter_map(number).collect();
+        let process = threads.iter().copied().find(|thread| thread.outer == pid)?;
+        Some(Self { process, threads })
+    }
+}
+
+/// A process's or thread's numbers, in the runtime's pid namespace first (`NSpid` of proc_pid_status(5)).
+fn numbers(of: &str) -> Option<Vec<i32>> {
+    let status = std::fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    Some(line.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+}
+
 fn threads(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }

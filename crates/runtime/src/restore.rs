@@ -80,7 +80,7 @@ pub(crate) fn restore(
     }
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
-    let Checked { manifest, chain, cgroups } = check_images(&prepared, id, options, &images)?;
+    let Checked { manifest, kept, chain, cgroups } = check_images(&prepared, id, options, &images)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
@@ -100,6 +100,7 @@ pub(crate) fn restore(
         criu_options: &criu_options,
         chain: &chain,
         cgroups: cgroups.as_deref(),
+        kept: &kept,
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
     let restoring = Restoring {
@@ -351,6 +352,7 @@ impl Restoring<'_> {
                 facts.streams = procfs::streams(pid, [0, 1, 2]);
                 facts.follow(pid);
                 note_process(self.entry, facts, pid)?;
+                self.request.put_back(pid, &facts.cgroup)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }
             _ => Ok(()),

@@ -175,7 +175,7 @@ impl Trial<'_> {
     pub(crate) fn run(self) -> Result<()> {
         let prepared = Prepared::new(self.id, &create_options(self.options))?;
         check_plan(&prepared.plan)?;
-        let Checked { manifest, chain: images, cgroups } =
+        let Checked { manifest, kept, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
         let manifest = self.manifest.or(manifest.as_ref());
         let mut criu_options = self.options.criu.clone();
@@ -192,6 +192,7 @@ impl Trial<'_> {
             criu_options: &criu_options,
             chain: &images,
             cgroups: cgroups.as_deref(),
+            kept: &kept,
             network,
         };
         let paths = cgroup_paths(&prepared.layout)?;
@@ -254,9 +255,9 @@ impl Trial<'_> {
                 terminals.push(master);
                 Ok(())
             }
-            RestoreNotify::PostRestore { .. } => {
+            RestoreNotify::PostRestore { pid } => {
                 restorable.entered();
-                Ok(())
+                Ok(request.put_back(pid, cgroup.paths())?)
             }
             // They have all that they had, credentials and filters too, and would run when CRIU lets go of them. CRIU asks
             // nobody's leave for that: they, and it, must be gone when this is answered.

@@ -51,6 +51,7 @@ use staging::{Seal, Staging};
 use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
+use crate::kept::Kept;
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
@@ -375,6 +376,7 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
+                Kept::of(pid, &self.pids()?)?.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options)?;

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::create::Prepared;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::kept::Kept;
 use crate::preflight::PARENT_DEATH;
 use crate::state::Facts;
 
@@ -24,6 +26,8 @@ pub(crate) struct Request<'a> {
     pub(crate) chain: &'a [ImageDirectory],
     /// The image of cgroups that CRIU gets instead of theirs.
     pub(crate) cgroups: Option<&'a [u8]>,
+    /// What CRIU does not restore.
+    pub(crate) kept: &'a Kept,
     pub(crate) network: Network,
 }
 
@@ -49,6 +53,13 @@ impl<'a> Request<'a> {
         restore.lsm_profile = self.options.lsm_profile.clone();
         restore.lsm_mount_context = self.options.lsm_mount_context.clone();
         Ok(restore)
+    }
+
+    /// Gives the stopped tasks, of which `first` is the container's first process, what CRIU does not restore.
+    pub(crate) fn put_back(&self, first: i32, cgroup: &CgroupPaths) -> Result<()> {
+        let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
+        let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+        self.kept.put_back(first, &pids).context("give the processes back what CRIU does not keep")
     }
 
     /// New pipes under the names of the old ones.

@@ -24,6 +24,7 @@ use hiber_sandbox::plan::Plan;
 use super::manifest::{self, Kind, Manifest};
 use super::{custody, parents};
 use crate::error::{Error, Result};
+use crate::kept::Kept;
 
 /// What config.json grants.
 pub(crate) struct Grant<'a> {
@@ -45,6 +46,8 @@ type Verdict = std::result::Result<(), String>;
 pub(crate) struct Checked {
     /// None in those of other runtimes.
     pub(crate) manifest: Option<Manifest>,
+    /// What CRIU does not restore.
+    pub(crate) kept: Kept,
     /// The directory, and those that it builds on: what was looked at, and so what is to be restored.
     pub(crate) chain: Vec<ImageDirectory>,
     /// Its cgroups, where its image has others than its container's.
@@ -90,7 +93,7 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
     if let Some(grant) = grant {
         grant.check(&images, &cgroups.entry)?;
     }
-    Ok(Checked { manifest, chain, cgroups: cgroups.image })
+    Ok(Checked { manifest, kept: Kept::read_in(dir)?, chain, cgroups: cgroups.image })
 }
 
 fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {

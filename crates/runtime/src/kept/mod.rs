@@ -1,0 +1,70 @@
+//! Properties of processes that CRIU forgets. A checkpoint reads them while the tasks are frozen and writes them beside
+//! the images; a restore puts them back before the first instruction.
+//!
+//! Each group of properties has a file here: a part of [`Kept`], `of` that reads it, and `put_back`. A part that has
+//! nothing to say is left out of the file, and a container without any such property has no file.
+
+mod tasks;
+
+use std::io::{ErrorKind, Read};
+
+use hiber_criu::ImageDirectory;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::procfs::Numbered;
+
+/// The file in the directory of the images.
+pub(crate) const FILE_NAME: &str = "kept.json";
+/// No file of ours is longer, in bytes.
+const MAX_SIZE: u64 = 64 << 20;
+
+/// What `kept.json` holds. Processes and threads go by their numbers in the container's pid namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct Kept {
+    /// Scheduling, and what else each thread has for itself.
+    #[serde(skip_serializing_if = "tasks::Threads::is_empty")]
+    pub(crate) threads: tasks::Threads,
+}
+
+impl Kept {
+    /// Reads what the frozen processes `pids` have, of which `first` is the container's first one.
+    pub(crate) fn of(first: i32, pids: &[i32]) -> Result<Self> {
+        let processes = Numbered::all(first, pids);
+        Ok(Self { threads: tasks::of(&processes)? })
+    }
+
+    /// Gives the restored, stopped processes `pids` what they had.
+    pub(crate) fn put_back(&self, first: i32, pids: &[i32]) -> Result<()> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        let processes = Numbered::all(first, pids);
+        tasks::put_back(&self.threads, &processes)
+    }
+
+    /// Writes the file, if there is anything to be kept.
+    pub(crate) fn write(&self, dir: &ImageDirectory) -> Result<()> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        Ok(dir.write(FILE_NAME, &json)?)
+    }
+
+    /// The content of the file in `dir`; nothing if there is none, as in other runtimes' checkpoints.
+    ///
+    /// # Errors
+    /// If it cannot be read, is malformed, or has a field that this program does not know.
+    pub(crate) fn read_in(dir: &ImageDirectory) -> Result<Self> {
+        let path = dir.path().join(FILE_NAME);
+        let mut json = Vec::new();
+        match dir.file(FILE_NAME).and_then(|file| file.take(MAX_SIZE).read_to_end(&mut json)) {
+            Ok(_) => serde_json::from_slice(&json)
+                .map_err(|e| Error::File { path: path.clone(), why: format!("is malformed: {e}") }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(Error::file(&path, &e)),
+        }
+    }
+}
