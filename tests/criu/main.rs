@@ -3,6 +3,7 @@
 //! As with the OCI tests, runc can stand in for hiber: `HIBER_BIN=$(hack/peers)/runc hack/test criu`.
 #![forbid(unsafe_code)]
 
+mod accepted;
 mod apparmor;
 mod cgroups;
 mod contents;

@@ -18,6 +18,7 @@ use super::CheckpointOptions;
 use super::follower::Heads;
 use crate::error::{Error, Result};
 use crate::lazy::Token;
+use crate::preflight::AcceptedLoss;
 
 /// The file's name in a checkpoint's directory.
 pub const FILE_NAME: &str = "hiber.json";
@@ -51,6 +52,9 @@ pub struct Manifest {
     /// Whether it was restored on trial before it was published.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proved: bool,
+    /// What it was made without, because that was accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<AcceptedLoss>,
     /// What a destination shows to get the memory, if that is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_token: Option<Token>,
@@ -134,6 +138,7 @@ impl Manifest {
             cpu: Cpu::here(),
             options: Options::of(options),
             proved: false,
+            accepted: Vec::new(),
             memory_token: None,
             config: config_digest(spec)?,
             files: BTreeMap::new(),

@@ -55,7 +55,7 @@ use crate::kept::Kept;
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{self, Made, attacked, before_freezing, check_root, explain};
+use crate::preflight::{self, Accepted, Made, attacked, before_freezing, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
 use crate::trial;
@@ -114,6 +114,8 @@ pub struct CheckpointOptions {
     pub no_hash: bool,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
     pub no_sync: bool,
+    /// Names of checks of [preflight](crate::preflight) that are losses: what is lost by them is accepted.
+    pub accept: Vec<String>,
 }
 
 impl CriuOptions {
@@ -213,12 +215,17 @@ impl Task {
         if !matches!(status, Status::Running | Status::Paused) {
             return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
         }
+        let mut accepted = Accepted::of(&options.accept, &*container.spec()?)?;
         let may_freeze = before_freezing(self, status, !options.pre_dump)?;
         let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
-        let made = (!options.pre_dump).then(|| preflight::compare(self)?.accept()).transpose()?;
+        let made =
+            (!options.pre_dump).then(|| preflight::compare(self)?.accept(&mut accepted)).transpose()?;
+        if !options.pre_dump {
+            preflight::check_losses(self, &mut accepted)?;
+        }
         let fresh = self.has_fresh_network(options)?;
         if !fresh && !options.pre_dump {
-            preflight::check_network(self, options)?;
+            preflight::check_network(self, options, &mut accepted)?;
         }
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
@@ -261,6 +268,7 @@ impl Task {
             complete: false,
             follower: None,
         };
+        seal.manifest.accepted.clone_from(&accepted.met);
         seal.manifest.memory_token = memory.token().cloned();
         seal.manifest.options.loopback = fresh;
         seal.manifest.options.empty_network |= fresh;
@@ -282,7 +290,7 @@ impl Task {
             options,
             (&mut staging, &mut seal, &mut guard, memory),
             status,
-            (freezer, made),
+            (freezer, made, accepted),
         );
         #[cfg(feature = "archive")]
         drop(tar);
@@ -339,7 +347,7 @@ impl Task {
         options: &CheckpointOptions,
         (staging, seal, guard, mut memory): (&mut Staging, &mut Seal<'_>, &mut Guard, Memory),
         status: Status,
-        (freezer, made): (Option<PathBuf>, Option<Made>),
+        (freezer, made, mut accepted): (Option<PathBuf>, Option<Made>, Accepted),
     ) -> Result<()> {
         let cgroup = self.cgroup();
         let mut dump = self.dump_options(&mut session, spec, options, staging)?;
@@ -379,7 +387,7 @@ impl Task {
                 Kept::of(pid, &self.pids()?)?.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
-                    preflight::check_network(self, options)?;
+                    preflight::check_network(self, options, &mut accepted)?;
                 }
                 if options.prove {
                     self.prove(options, staging, seal)?;

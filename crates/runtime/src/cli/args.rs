@@ -350,6 +350,8 @@ pub(crate) struct CheckpointArgs {
     pub no_sync: bool,
     /// `--prove`
     pub prove: bool,
+    /// `--accept`: names of checks.
+    pub accept: Vec<String>,
     /// `--check`, with `--format`
     pub check: Option<Format>,
 }
@@ -380,6 +382,8 @@ pub(crate) enum CheckpointsAction {
         leave_running: bool,
         /// `--prove`
         prove: bool,
+        /// `--accept`: names of checks.
+        accept: Vec<String>,
         /// What it shares with `checkpoint`.
         criu: CriuFlags,
     },

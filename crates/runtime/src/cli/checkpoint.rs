@@ -34,6 +34,7 @@ impl Session {
             no_hash: args.no_hash,
             no_sync: args.no_sync,
             prove: args.prove,
+            accept: args.accept,
         };
         if let Some(format) = args.check {
             return show(&task.check_checkpoint(&options)?, format);

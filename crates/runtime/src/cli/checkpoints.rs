@@ -21,11 +21,12 @@ impl Session {
     pub(crate) fn checkpoints(&self, args: &CheckpointsArgs) -> anyhow::Result<ExitCode> {
         let all = self.checkpoints_named(args)?;
         match &args.action {
-            CheckpointsAction::Create { name, leave_running, prove, criu } => {
+            CheckpointsAction::Create { name, leave_running, prove, accept, criu } => {
                 let options = CheckpointOptions {
                     criu: self.criu_options(criu),
                     leave_running: *leave_running,
                     prove: *prove,
+                    accept: accept.clone(),
                     ..CheckpointOptions::default()
                 };
                 all.create(&self.task(&args.id)?, name, options)?;

@@ -120,6 +120,9 @@ fn describe_manifest(tree: &mut Tree, m: &Manifest) {
     tree.line(1, &format!("CRIU {}, Linux {}, {}", m.criu, m.kernel, m.cpu.architecture));
     tree.line(1, &format!("options: {}", options(&m.options)));
     tree.line(1, &format!("config.json {}", m.config));
+    tree.section("made without, as was accepted", &m.accepted, |loss| {
+        format!("{}: {}", loss.check, loss.what)
+    });
     if m.proved {
         tree.line(1, "proved: it was restored on trial before the container was given up");
     }

@@ -290,6 +290,12 @@ fn criu(m: &Matches) -> Result<CriuFlags> {
     })
 }
 
+/// The names that `--accept` has, of all the times that it is given.
+fn accept(m: &Matches) -> Vec<String> {
+    let lists = m.values("accept").map(|list| list.to_string_lossy().into_owned());
+    lists.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
 fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
     let args = CheckpointArgs {
         id: container_id(m)?,
@@ -308,6 +314,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
         prove: m.switch("prove"),
+        accept: accept(m),
         check: check(m)?,
     };
     let refuse = |message: &str| Err(Refusal::Value(message.into()));
@@ -357,6 +364,7 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
             name: name()?,
             leave_running: m.switch("leave-running"),
             prove: m.switch("prove"),
+            accept: accept(m),
             criu: common(m)?,
         },
         "ls" | "list" if word(2).is_some() => {

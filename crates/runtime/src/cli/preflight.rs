@@ -23,7 +23,7 @@ pub(super) fn show(report: &Report, format: Format) -> anyhow::Result<ExitCode> 
 
 /// A verdict, then a line for each finding with what to do below it.
 fn table(report: &Report) -> String {
-    let errors = report.findings.iter().filter(|f| f.severity == Severity::Error).count();
+    let errors = report.findings.iter().filter(|f| f.severity <= Severity::Loss).count();
     let mut text = match errors {
         0 => format!("{} of {}: nothing is in the way\n", report.operation, report.container),
         n => format!("{} of {}: would fail, {n} in the way\n", report.operation, report.container),
@@ -42,7 +42,7 @@ fn table(report: &Report) -> String {
         if of_a_kind > MAX_OF_A_KIND {
             let _ = writeln!(text, "{:9}{}: and {} more", "", finding.check, of_a_kind - MAX_OF_A_KIND);
         }
-        if matches!(finding.severity, Severity::Error | Severity::Warning) {
+        if finding.severity <= Severity::Warning {
             let _ = writeln!(text, "{:9}to do: {}", "", finding.advice);
         }
     }

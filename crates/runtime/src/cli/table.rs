@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing, help, manual pages and shell completion come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--prove`, `--trust-images`, `--check`, `checkpoints`,
+//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--prove`, `--accept`, `--trust-images`, `--check`, `checkpoints`,
 //! `--checkpoint` and `inspect` are our own.
 
 mod commands;
@@ -206,6 +206,11 @@ const CHECK: Flag = Flag::switch(
     "check",
     "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
 );
+const ACCEPT: Flag = Flag::list(
+    "accept",
+    "LIST",
+    "do without what a restore would not bring back: names of checks that are a loss, separated by commas",
+);
 const PROVE: &str =
     "restore the images on trial first; if that fails the container runs on and there is no checkpoint";
 const CHECK_FORMAT: Flag =
@@ -291,6 +296,7 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
     ),
     Flag::switch("prove", PROVE),
+    ACCEPT,
     CHECK,
     CHECK_FORMAT,
     HELP,
@@ -317,6 +323,7 @@ const CHECKPOINTS_FLAGS: &[Flag] = &[
         "prove",
         "create: restore the images on trial first, and fail if that fails; verify: do that now, without effect",
     ),
+    ACCEPT,
     HELP,
 ];
 

@@ -289,6 +289,8 @@ fn manifests_and_trust() {
     assert!(arguments!("restore --trust-images box", Restore).trust_images);
     assert!(arguments!("checkpoint --prove box", Checkpoint).prove);
     assert!(arguments!("restore --prove box", Restore).prove);
+    let args = arguments!("checkpoint --accept a,b --accept=c box", Checkpoint);
+    assert_eq!(args.accept, ["a", "b", "c"]);
     for other in ["--pre-dump", "--lazy-pages", "--page-server h:1"] {
         let flag = other.split(' ').next().unwrap_or_default();
         assert!(
@@ -449,11 +451,16 @@ fn help_shows_every_flag_and_command() {
 
 #[test]
 fn checkpoints_by_name() {
-    let args = arguments!("checkpoints create --leave-running --tcp-established box before-1", Checkpoints);
-    let CheckpointsAction::Create { name, leave_running: true, prove: false, criu } = args.action else {
+    let args = arguments!(
+        "checkpoints create --leave-running --accept a --tcp-established box before-1",
+        Checkpoints
+    );
+    let CheckpointsAction::Create { name, leave_running: true, prove: false, accept, criu } = args.action
+    else {
         panic!("{args:?}");
     };
     assert_eq!((name.as_str(), criu.tcp_established, args.id.as_str()), ("before-1", Some(true), "box"));
+    assert_eq!(accept, ["a"]);
     let args = arguments!("checkpoints ls --checkpoint-dir /c --format json box", Checkpoints);
     assert_eq!((args.action, args.dir, args.format), (CheckpointsAction::List, path("/c"), Format::Json));
     for (verb, action) in [

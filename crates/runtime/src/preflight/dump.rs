@@ -7,7 +7,9 @@ use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
+use super::{
+    Accepted, Findings, Report, bytes, files, host, losses, made, mounts, network, sockets, watches,
+};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
 use crate::state::Status;
@@ -45,6 +47,8 @@ impl Task {
         if let Err(e) = checkpoint::check_peers(options, &*self.container().spec()?) {
             findings.failed(&ARGUMENTS, &e);
         }
+        let accepted = Accepted::of(&options.accept, &*self.container().spec()?);
+        let accepted = accepted.map_err(|e| findings.failed(&ARGUMENTS, &e)).ok();
         let status = self.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
             findings.add(&STATE, format!("the container is {status}"));
@@ -72,6 +76,9 @@ impl Task {
         }
         let time = frozen(&size, tasks, total, options);
         describe(&mut findings, &size, time, options);
+        if let Some(accepted) = accepted {
+            accepted.mark(&mut findings);
+        }
         Ok(findings.report("checkpoint", self.container().id().as_str(), total, time))
     }
 
@@ -127,6 +134,7 @@ impl Task {
             unix_datagram: on(criu.ext_unix_sk),
         };
         if !options.pre_dump {
+            losses::find(findings, self)?;
             sockets::check(findings, &tasks, &open, allowed);
             let made = made::compare(self)?;
             findings.0.extend(made.findings.0);

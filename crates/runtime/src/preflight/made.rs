@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::table::{ATTACHED, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
 use super::tasks::Proc;
-use super::{Findings, Severity};
+use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -57,13 +57,8 @@ impl Made {
     }
 
     /// Refuses what could not be restored, and tells what would be otherwise than now.
-    pub(crate) fn accept(self) -> Result<Self> {
-        for found in &self.findings.0 {
-            if found.severity == Severity::Error {
-                return Err(Error::Invalid(format!("{found}; {}", found.advice)));
-            }
-            tracing::warn!("{found}");
-        }
+    pub(crate) fn accept(self, accepted: &mut Accepted) -> Result<Self> {
+        accepted.judge(&self.findings)?;
         Ok(self)
     }
 }

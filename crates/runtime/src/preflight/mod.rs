@@ -3,10 +3,12 @@
 //! It looks at /proc, at sockets by copies of their descriptors (pidfd_getfd(2)) and at images. What it finds is true
 //! of a moment: the container runs on meanwhile.
 
+mod accept;
 mod dump;
 mod explain;
 mod files;
 mod host;
+mod losses;
 mod made;
 mod mounts;
 mod network;
@@ -20,8 +22,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub(crate) use accept::Accepted;
+pub use accept::{ACCEPT, AcceptedLoss};
 pub(crate) use explain::{explain, explain_restore};
 pub(crate) use host::{attacked, check_pipe_size, check_root};
+pub(crate) use losses::check_losses;
 pub(crate) use made::{Made, compare};
 pub(crate) use network::check_network;
 pub(crate) use restore::check_restore;
@@ -36,6 +41,8 @@ pub(crate) use watches::watched_paths;
 pub enum Severity {
     /// The command would fail.
     Error,
+    /// A restore would not bring back what is named: the command refuses that, unless it is accepted.
+    Loss,
     /// It may fail, or something may be lost.
     Warning,
     /// It works, and takes time or space.
@@ -48,6 +55,7 @@ impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error => "error",
+            Self::Loss => "loss",
             Self::Warning => "warning",
             Self::Cost => "cost",
             Self::Info => "info",
@@ -164,7 +172,7 @@ impl Findings {
         Report {
             operation,
             container: container.into(),
-            possible: findings.iter().all(|f| f.severity != Severity::Error),
+            possible: findings.iter().all(|f| f.severity > Severity::Loss),
             bytes,
             milliseconds,
             findings,

@@ -6,9 +6,9 @@ use hiber_sandbox::network::{self, Contents, Device};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
-use super::Findings;
 use super::table::{NETWORK_DEVICE, NETWORK_ROUTE};
-use super::tasks::{Proc, refuse_first};
+use super::tasks::Proc;
+use super::{Accepted, Findings};
 use crate::checkpoint::{CheckpointOptions, config_file, joined};
 use crate::error::Result;
 use crate::state::Facts;
@@ -20,10 +20,10 @@ const REMADE: [&str; 4] = ["veth", "tun", "bridge", "sit"];
 const KERNELS: [&str; 3] = ["sit0", "gre0", "gretap0"];
 
 /// Refuses a network that no restore could make again, before anything is stopped.
-pub(crate) fn check_network(task: &Task, options: &CheckpointOptions) -> Result<()> {
+pub(crate) fn check_network(task: &Task, options: &CheckpointOptions, accepted: &mut Accepted) -> Result<()> {
     let mut findings = Findings::default();
     check(&mut findings, task, &task.tasks()?, options)?;
-    refuse_first(findings)
+    accepted.judge(&findings)
 }
 
 /// Looks into each network namespace that CRIU is to save.

@@ -14,8 +14,8 @@ use hiber_sandbox::sys::process::setns;
 
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
-    MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID, PROFILE,
-    ROOTFS,
+    LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID,
+    PROFILE, ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
@@ -85,6 +85,9 @@ fn check(
     if let Some(manifest) = &manifest {
         criu.follow(&manifest.options);
         machine(findings, manifest);
+        for loss in &manifest.accepted {
+            findings.add(&LEFT_OUT, format!("it was made without {}: {}", loss.check, loss.what));
+        }
     }
     versions(findings, session, manifest.as_ref(), &criu);
     let Ok(contents) = Contents::read(&images).map_err(|e| findings.failed(&IMAGES, &e)) else {

@@ -1,6 +1,6 @@
 //! The one table of what preflight looks for. `docs/limits.md` shows it; a test compares the two.
 
-use super::Severity::{self, Cost, Error, Info, Warning};
+use super::Severity::{self, Cost, Error, Info, Loss, Warning};
 
 /// Which command a check belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,10 @@ checks! {
     UNDO: "sem-undo", Checkpoint, Warning,
         "a process has used semaphores with SEM_UNDO: after a restore nothing is undone at its end",
         "see that it releases what it holds before a checkpoint";
+    SECCOMP_AGENT: "seccomp-agent", Checkpoint, Loss,
+        "an agent answers for system calls (SCMP_ACT_NOTIFY), and CRIU restores the filter without a listener: these calls \
+         would fail with ENOSYS",
+        "let the rules of linux.seccomp do without SCMP_ACT_NOTIFY";
     WATCH: "watch", Checkpoint, Error,
         "a file of an overlay is watched by inotify or fanotify, and is found under no path",
         "let the process end its watch";
@@ -211,6 +215,9 @@ checks! {
     MANIFEST: "manifest", Restore, Warning,
         "there is no hiber.json, or one without hashes: damage is not seen, and flags are not remembered",
         "pass the flags that the checkpoint was made with";
+    LEFT_OUT: "left-out", Restore, Warning,
+        "the checkpoint was made without something, which --accept gave up",
+        "nothing; make another checkpoint where it is needed";
     BUNDLE: "bundle", Restore, Error,
         "the bundle cannot be used, or a namespace that config.json joins is not there",
         "give the bundle that the container was created from, or its like";
