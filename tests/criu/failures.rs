@@ -4,31 +4,12 @@
 use crate::{count, counts_on};
 use hiber_tests::prelude::*;
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Puts `odd.c`, a process with something that checkpoints stumble over, into a root filesystem. It is compiled once
-/// for each of its versions, or was before: `$HIBER_ODD`.
-#[track_caller]
-fn install_odd(bundle: &Bundle) {
-    let mut version = DefaultHasher::new();
-    include_str!("odd.c").hash(&mut version);
-    let compiled = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("odd-{:x}", version.finish()));
-    let program = bundle.rootfs().join("bin/odd");
-    let before = std::env::var_os("HIBER_ODD").map(Into::into);
-    if before.iter().chain([&compiled]).any(|odd: &std::path::PathBuf| fs::copy(odd, &program).is_ok()) {
-        return;
-    }
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/odd.c");
-    hiber_tests::tools::compile(source, &program, &["-static", "-O1", "-pthread"]);
-    // Tests run side by side: each makes the file under a name of its own.
-    let own = compiled.with_extension(bundle.name());
-    let _ = fs::copy(&program, &own).and_then(|_| fs::rename(&own, &compiled));
-}
-
-/// A bundle whose process counts, and has a child that makes `kinds`; it may do all that a container can.
+/// A bundle whose process counts, and has a child that makes `kinds` of things that checkpoints stumble over (`odd.c`); it
+/// may do all that a container can.
 #[track_caller]
 pub(crate) fn odd(kinds: &str) -> Bundle {
     let bundle = Bundle::busybox().shell(&format!("odd {kinds} & {}", crate::COUNT)).edit(|c| {
@@ -45,7 +26,7 @@ pub(crate) fn odd(kinds: &str) -> Bundle {
         c["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
         c["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     });
-    install_odd(&bundle);
+    hiber_tests::programs::install("odd", &bundle);
     bundle
 }
 

@@ -36,6 +36,7 @@ mod network_devices;
 mod objects;
 mod prove;
 mod redis;
+mod same;
 mod seccomp;
 mod systemd;
 mod time;

@@ -5,7 +5,6 @@
  *
  * Statically linked, so that it runs in any root filesystem.
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -25,6 +25,7 @@ pub mod command;
 pub mod container;
 pub mod leaks;
 pub mod pipes;
+pub mod programs;
 pub mod pty;
 pub mod require;
 pub mod runtime;

@@ -42,12 +42,14 @@ pub enum Need {
     TimeNamespaces,
     /// A kernel with nftables, and the program for them.
     Nftables,
-    /// The program of tests/criu/odd.c, `$HIBER_ODD`, or a compiler for it.
+    /// The C programs of tests/criu, in `$HIBER_PROGRAMS`, or a compiler for them.
     OddProgram,
     /// This program, in PATH.
     Program(&'static str),
     /// A command that works in a network namespace of its own: the kernel has such devices.
     NetworkCommand(&'static str),
+    /// This version of Linux or a later one.
+    Linux(u32, u32),
     /// The repository that the tests were built from, which a virtual machine has not.
     Repository,
 }
@@ -100,7 +102,7 @@ impl Need {
             Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
             Self::TimeNamespaces => Err("time namespaces".to_owned()),
             Self::Nftables => nftables(),
-            Self::OddProgram if std::env::var_os("HIBER_ODD").is_some() => Ok(()),
+            Self::OddProgram if std::env::var_os(crate::programs::BEFORE).is_some() => Ok(()),
             Self::OddProgram => Self::Program("cc").check(),
             Self::NetworkCommand(command) => {
                 let mut try_it = std::process::Command::new("unshare");
@@ -108,6 +110,8 @@ impl Need {
                 let works = output.is_ok_and(|output| output.status.success());
                 if works { Ok(()) } else { Err(format!("a kernel that takes {command:?}")) }
             }
+            Self::Linux(major, minor) if linux() >= (major, minor) => Ok(()),
+            Self::Linux(major, minor) => Err(format!("Linux {major}.{minor}")),
             Self::Program(name) if tools::in_path(name) => Ok(()),
             Self::Program(name) => Err(format!("the program {name}")),
             Self::Repository if Path::new(env!("CARGO_MANIFEST_DIR")).is_dir() => Ok(()),
@@ -120,6 +124,14 @@ fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
     let mut command = std::process::Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// The version of the running kernel, as far as it matters.
+fn linux() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let mut numbers = name.release().to_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+    (next(), next())
 }
 
 fn dirty_tracking() -> Result<(), String> {

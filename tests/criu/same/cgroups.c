@@ -1,0 +1,6 @@
+/* The container's cgroup, and those below. */
+#include "same.h"
+
+const struct property cgroups[] = {
+	{ 0 },
+};

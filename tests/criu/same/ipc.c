@@ -1,0 +1,6 @@
+/* System V objects and message queues. */
+#include "same.h"
+
+const struct property ipc[] = {
+	{ 0 },
+};

@@ -1,0 +1,6 @@
+/* Memory and the areas that hold it. */
+#include "same.h"
+
+const struct property memory[] = {
+	{ 0 },
+};

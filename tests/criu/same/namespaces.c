@@ -1,0 +1,6 @@
+/* Namespaces and what they say. */
+#include "same.h"
+
+const struct property namespaces[] = {
+	{ 0 },
+};

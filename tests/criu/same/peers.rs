@@ -1,0 +1,72 @@
+//! What runc and crun do with the same rows and the same CRIU: the columns of the table.
+
+use super::row::{Peer, Row};
+use super::rows;
+use super::run::Same;
+use hiber_tests::prelude::*;
+
+/// What becomes of these rows in one container, or the error with which its checkpoint or restore fails.
+#[track_caller]
+fn together(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Result<Vec<Peer>, String> {
+    let mut same = Same::start(runtime, rows).with_flags(flags);
+    let before = same.ask();
+    for step in [Same::checkpoint, Same::restore] {
+        let output = step(&same);
+        if !output.status.success() {
+            return Err(output.stderr);
+        }
+    }
+    let after = same.ask();
+    let kept = |row: &&Row| before.get(row.name) == after.get(row.name);
+    Ok(rows.iter().map(|row| if kept(row) { Peer::Kept } else { Peer::Lost }).collect())
+}
+
+/// As [`together`]; where one row spoils it for others, it is found by halves. What it does stands with its error.
+#[track_caller]
+fn each(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Vec<(Peer, String)> {
+    match together(runtime, flags, rows) {
+        Ok(all) => all.into_iter().map(|does| (does, String::new())).collect(),
+        Err(error) if rows.len() == 1 => vec![(Peer::Fails, error)],
+        Err(_) => {
+            let (left, right) = rows.split_at(rows.len() / 2);
+            [each(runtime, flags, left), each(runtime, flags, right)].concat()
+        }
+    }
+}
+
+/// Checks the column of one runtime, the first or the second one; its checkpoints and restores are given `flags`.
+#[track_caller]
+fn column(runtime: &Runtime, index: usize, flags: &[&'static str]) {
+    let filter = std::env::var("HIBER_ROWS").unwrap_or_default();
+    let mut wrong = Vec::new();
+    for (_, _, all) in rows::AREAS {
+        let rows = all.iter().filter(|row| row.name.contains(&filter) && row.is_for_this_machine());
+        let rows: Vec<&Row> = rows.collect();
+        if rows.is_empty() {
+            continue;
+        }
+        for (row, (does, error)) in rows.iter().zip(each(runtime, flags, &rows)) {
+            let expected = row.peers_do()[index];
+            if does != expected {
+                wrong.push(format!("{}: {does:?}, not {expected:?} {error}", row.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn runc_does_what_the_table_says() {
+    require!(Root, Criu, OddProgram, Runc);
+    column(&Runtime::runc(), 0, &[]);
+}
+
+#[test]
+fn crun_does_what_the_table_says() {
+    require!(Root, Criu, OddProgram, Crun);
+    // Where crun sees cgroup v2 alone, CRIU still sees the host's v1 hierarchies, and cannot restore what crun has not
+    // made there.
+    let mixed = hiber_tests::cgroup::is_mixed();
+    let flags: &[_] = if mixed { &["--manage-cgroups-mode", "ignore"] } else { &[] };
+    column(&Runtime::crun(), 1, flags);
+}

@@ -1,0 +1,37 @@
+//! The rows, by area as the program has them.
+
+mod cgroups;
+mod files;
+mod ipc;
+mod memory;
+mod mounts;
+mod namespaces;
+mod networks;
+mod signals;
+mod sockets;
+mod tasks;
+mod timers;
+
+use super::row::Row;
+
+/// The area's name, its heading in docs, and its rows.
+pub(super) const AREAS: &[(&str, &str, &[Row])] = &[
+    ("tasks", "Tasks: credentials, scheduling, names, limits", tasks::ROWS),
+    ("signals", "Signals", signals::ROWS),
+    ("memory", "Memory", memory::ROWS),
+    ("files", "Descriptors and files", files::ROWS),
+    ("sockets", "Sockets", sockets::ROWS),
+    ("timers", "Timers and clocks", timers::ROWS),
+    ("ipc", "System V objects and message queues", ipc::ROWS),
+    ("networks", "Networks of one's own", networks::ROWS),
+    ("mounts", "Mounts and what is in a tmpfs", mounts::ROWS),
+    ("cgroups", "Cgroups", cgroups::ROWS),
+    ("namespaces", "Namespaces", namespaces::ROWS),
+];
+
+/// The rows of an area.
+#[track_caller]
+pub(super) fn of(area: &str) -> &'static [Row] {
+    let found = AREAS.iter().find(|(name, ..)| *name == area);
+    found.unwrap_or_else(|| panic!("no area {area}")).2
+}

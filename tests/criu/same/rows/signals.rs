@@ -1,0 +1,5 @@
+//! Signals: `same/signals.c`.
+
+use super::super::row::Row;
+
+pub(in super::super) const ROWS: &[Row] = &[];

@@ -1,0 +1,5 @@
+//! Sockets: `same/sockets.c`.
+
+use super::super::row::Row;
+
+pub(in super::super) const ROWS: &[Row] = &[];

@@ -1,0 +1,6 @@
+/* Signals: masks, handlers, what is queued. */
+#include "same.h"
+
+const struct property signals[] = {
+	{ 0 },
+};

@@ -1,0 +1,6 @@
+/* Timers and clocks. */
+#include "same.h"
+
+const struct property timers[] = {
+	{ 0 },
+};
