@@ -5,6 +5,7 @@
 
 mod accepted;
 mod apparmor;
+mod asked;
 mod cgroups;
 mod contents;
 mod crash;

@@ -20,6 +20,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use crate::container::Container;
 use crate::error::{Error, Result, chain};
 use crate::id::ContainerId;
+use crate::kept::resources::{self, ChangedResources};
 use crate::lifecycle::Lifecycle;
 use crate::lock::Lock;
 use crate::notify;
@@ -68,6 +69,8 @@ pub(crate) struct Prepared {
     pub(crate) cgroup: CgroupPaths,
     pub(crate) limits: Limits,
     pub(crate) on_denied: OnDenied,
+    /// The limits of config.json, where the container gets others.
+    first_resources: Option<LinuxResources>,
 }
 
 impl Prepared {
@@ -112,11 +115,26 @@ impl Prepared {
         let given = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
         let named = given.is_some_and(|path| !path.as_os_str().is_empty());
         let on_denied = if named { OnDenied::Fail } else { on_denied(options.rootless) };
-        Ok(Self { spec, json, plan, bundle, layout, cgroup, limits, on_denied })
+        Ok(Self { spec, json, plan, bundle, layout, cgroup, limits, on_denied, first_resources: None })
+    }
+
+    /// Takes limits that were in force at a dump instead of those of config.json.
+    ///
+    /// # Errors
+    /// If they are no limits, or none that this host has.
+    pub(crate) fn take(&mut self, in_force: &ChangedResources) -> Result<()> {
+        let first = resources::of(&self.spec);
+        resources::apply(in_force, Arc::make_mut(&mut self.spec))?;
+        self.limits = limits_of(&self.spec, &self.layout)?;
+        (self.json, self.first_resources) = (None, Some(first));
+        Ok(())
     }
 
     /// Keeps the configuration in the container's directory.
     pub(crate) fn write_config(&self, entry: &Entry) -> Result<()> {
+        if let Some(first) = &self.first_resources {
+            entry.keep_first_resources(first)?;
+        }
         match &self.json {
             Some(json) => entry.write_config_as_read(json),
             None => entry.write_config(&self.spec),
@@ -223,14 +241,19 @@ fn on_denied(rootless: Option<bool>) -> OnDenied {
     }
 }
 
-fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> Result<(CgroupPaths, Limits)> {
+fn limits_of(spec: &Spec, layout: &Layout) -> Result<Limits> {
     let linux = plan::linux_of(spec);
     let none = LinuxResources::default();
     let resources = linux.resources().as_ref().unwrap_or(&none);
     // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
     let machines_root = rustix::process::geteuid().is_root() && !in_user_namespace();
     let devices = machines_root.then(DeviceRule::defaults);
-    let limits = Limits::from_spec(resources, layout, devices.as_deref())?;
+    Ok(Limits::from_spec(resources, layout, devices.as_deref())?)
+}
+
+fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> Result<(CgroupPaths, Limits)> {
+    let limits = limits_of(spec, layout)?;
+    let linux = plan::linux_of(spec);
     let path = linux.cgroups_path().as_deref();
     let paths = match systemd {
         true => Unit::new(path, id.as_str(), spec.annotations().as_ref())?.resolve(layout)?,

@@ -62,7 +62,7 @@ pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;
 pub use processes::{INIT_ID, ProcessId};
-pub use restore::RestoreContainerOptions;
+pub use restore::{RESOURCES, Resources, RestoreContainerOptions};
 pub use state::{Brief, Facts, Status};
 pub use stdio::Stdio;
 pub use summary::{ProcessDetails, ProcessSummary};

@@ -18,6 +18,7 @@ use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::sys::{self, clone::Child};
+use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
 pub(crate) use request::Request;
@@ -30,6 +31,7 @@ use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
 use crate::id::ContainerId;
+use crate::kept::{Kept, resources};
 use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
@@ -56,10 +58,25 @@ pub struct RestoreContainerOptions<'a> {
     pub lsm_mount_context: Option<String>,
     /// Restore what others could have changed, and processes with more privilege than config.json grants.
     pub trust_images: bool,
+    /// Which limits the container gets, where others were in force at the dump than it was created with.
+    pub resources: Option<Resources>,
     /// Where memory is fetched from, by a daemon of CRIU's that is started and watched for that; with lazy pages alone
     /// the caller runs one.
     pub page_server: Option<Address>,
 }
+
+/// Which limits a restored container has. Where nothing is chosen they are those that were in force, and more than config.json
+/// grants is refused: whoever could write the images could ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resources {
+    /// Those that were in force at the dump, as `update` had changed them, but for what config.json has otherwise now.
+    Checkpoint,
+    /// Those of config.json.
+    Config,
+}
+
+/// The annotation of config.json that chooses: `checkpoint` or `config`.
+pub const RESOURCES: &str = "dev.hiber.resources";
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
 pub(crate) fn restore(
@@ -72,7 +89,7 @@ pub(crate) fn restore(
         systemd_cgroup: options.systemd_cgroup,
         ..CreateOptions::default()
     };
-    let prepared = Prepared::new(id, &create)?;
+    let mut prepared = Prepared::new(id, &create)?;
     // CRIU finds out in the restored process, and waits for it in vain.
     let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
     if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
@@ -81,6 +98,7 @@ pub(crate) fn restore(
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let Checked { manifest, kept, chain, cgroups } = check_images(&prepared, id, options, &images)?;
+    take_resources(&mut prepared, options, &kept)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
@@ -146,6 +164,39 @@ pub(crate) fn check_images(
     let checked = trust::check(images, Some(&grant))?;
     check_terminal(checked.manifest.as_ref(), options)?;
     Ok(checked)
+}
+
+/// Gives the container the limits that were in force at the dump.
+pub(crate) fn take_resources(
+    prepared: &mut Prepared,
+    options: &RestoreContainerOptions<'_>,
+    kept: &Kept,
+) -> Result<()> {
+    let chosen = options.resources.map_or_else(|| annotated(&prepared.spec), |chosen| Ok(Some(chosen)))?;
+    if kept.resources.is_empty() || chosen == Some(Resources::Config) {
+        return Ok(());
+    }
+    let in_force = resources::in_force(&kept.resources, &resources::of(&prepared.spec))?;
+    if chosen.is_none() && !options.trust_images {
+        trust::resources::check(&in_force).map_err(|problem| {
+            Error::Invalid(format!(
+                "the checkpoint's container {problem}: pass --resources checkpoint for what it had (or --trust-images), or \
+                 --resources config"
+            ))
+        })?;
+    }
+    prepared.take(&in_force)
+}
+
+fn annotated(spec: &Spec) -> Result<Option<Resources>> {
+    match spec.annotations().as_ref().and_then(|all| all.get(RESOURCES)).map(String::as_str) {
+        None => Ok(None),
+        Some("checkpoint") => Ok(Some(Resources::Checkpoint)),
+        Some("config") => Ok(Some(Resources::Config)),
+        Some(other) => {
+            Err(Error::Invalid(format!("annotations.{RESOURCES}: {other:?}; expected checkpoint or config")))
+        }
+    }
 }
 
 /// The terminal of a shell's job is the caller's to give: a manifest cannot ask for it.

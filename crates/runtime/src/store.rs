@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 
 use hiber_sandbox::cgroup::{CgroupPaths, Freezers};
 use hiber_sandbox::file::with_record;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -34,6 +34,8 @@ use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+/// `linux.resources` of the configuration before it was changed.
+const RESOURCES: &str = "resources.json";
 /// The mode of [`STATE`], whose owner may write it until the container was started: from then on nobody listens for it,
 /// and nobody need ask.
 const UNSTARTED: Mode = owned::PRIVATE;
@@ -321,6 +323,20 @@ impl Entry {
     /// Keeps the configuration, by the bytes that [`config`](Self::config) reads as the same.
     pub(crate) fn write_config_as_read(&self, json: &[u8]) -> Result<()> {
         self.replace_bytes(CONFIG, json)
+    }
+
+    /// The limits that the container was created with, if others were set since.
+    pub(crate) fn first_resources(&self) -> Result<Option<LinuxResources>> {
+        let bad = |e: serde_json::Error| Error::File { path: self.path.join(RESOURCES), why: e.to_string() };
+        self.read(RESOURCES)?.map(|bytes| serde_json::from_slice(&bytes).map_err(bad)).transpose()
+    }
+
+    /// Keeps those limits, unless earlier ones are kept.
+    pub(crate) fn keep_first_resources(&self, resources: &LinuxResources) -> Result<()> {
+        match self.first_resources()? {
+            Some(_) => Ok(()),
+            None => self.replace(RESOURCES, resources),
+        }
     }
 
     /// Reads a file of the runtime's in the container's directory or below: nothing on the way may be a link.

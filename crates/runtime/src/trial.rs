@@ -30,7 +30,9 @@ use crate::error::{Context, Error, Result, chain};
 use crate::id::ContainerId;
 use crate::preflight::explain_restore;
 use crate::procfs;
-use crate::restore::{Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace};
+use crate::restore::{
+    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
+};
 use crate::state::Facts;
 use crate::stdio::pipe;
 use crate::store::Store;
@@ -173,10 +175,11 @@ impl Trial<'_> {
     /// # Errors
     /// Why it cannot be restored, or not on trial.
     pub(crate) fn run(self) -> Result<()> {
-        let prepared = Prepared::new(self.id, &create_options(self.options))?;
+        let mut prepared = Prepared::new(self.id, &create_options(self.options))?;
         check_plan(&prepared.plan)?;
         let Checked { manifest, kept, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
+        take_resources(&mut prepared, self.options, &kept)?;
         let manifest = self.manifest.or(manifest.as_ref());
         let mut criu_options = self.options.criu.clone();
         if let Some(manifest) = manifest {

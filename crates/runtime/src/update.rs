@@ -1,10 +1,11 @@
 //! Changing the limits of a container that exists.
 
 use hiber_sandbox::cgroup::{Layout, Limits};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, chain};
+use crate::kept::resources;
 use crate::state::Status;
 use crate::task::Task;
 
@@ -20,7 +21,7 @@ impl Task {
         }
         // Another process may have updated it meanwhile.
         let mut spec = self.container().entry().config()?;
-        let old = resources(&spec);
+        let old = resources::of(&spec);
         let Change { merged, to_apply } = Change::new(&to_json(&old)?, to_json(change)?);
         let layout = Layout::detect()?;
         let limits = Limits::from_spec(&from_json(to_apply)?, &layout, None)?;
@@ -32,15 +33,12 @@ impl Task {
             }
             return Err(e.into());
         }
+        self.container().entry().keep_first_resources(&old)?;
         let mut linux = spec.linux().clone().unwrap_or_default();
         linux.set_resources(Some(from_json(merged)?));
         spec.set_linux(Some(linux));
         self.container().replace_spec(spec)
     }
-}
-
-fn resources(spec: &Spec) -> LinuxResources {
-    spec.linux().as_ref().and_then(|l| l.resources().clone()).unwrap_or_default()
 }
 
 fn to_json(resources: &LinuxResources) -> Result<Value> {

@@ -23,6 +23,7 @@ pub(crate) mod view;
 pub(crate) mod work;
 mod yard;
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
 use crate::kept::Kept;
+use crate::kept::resources::{self, ChangedResources};
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
@@ -260,7 +262,12 @@ impl Task {
             tracing::warn!("{problem}");
         }
         let mut seal = Seal {
-            manifest: Manifest::new(container.id().as_str(), version, spec, options)?,
+            manifest: Manifest::new(
+                container.id().as_str(),
+                version,
+                self.spec_as_created(spec)?.as_ref(),
+                options,
+            )?,
             work: Work { hash: !options.no_hash, sync: !options.no_sync },
             config: named.map(|named| named.config),
             cgroups: self.facts()?.cgroup.clone(),
@@ -309,6 +316,23 @@ impl Task {
             return Ok(());
         }
         dumped.inspect(|()| note())
+    }
+
+    /// The configuration before any update, by which a restore finds whether it has another one.
+    fn spec_as_created<'a>(&self, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
+        let Some(first) = self.container().entry().first_resources()? else { return Ok(Cow::Borrowed(spec)) };
+        let mut spec = spec.clone();
+        let mut linux = spec.linux().clone().unwrap_or_default();
+        linux.set_resources(Some(first));
+        spec.set_linux(Some(linux));
+        Ok(Cow::Owned(spec))
+    }
+
+    /// The limits that `update` has changed, here or before an earlier restore.
+    fn changed_resources(&self) -> Result<ChangedResources> {
+        let entry = self.container().entry();
+        let Some(first) = entry.first_resources()? else { return Ok(ChangedResources::new()) };
+        resources::changed(&first, &resources::of(&entry.config()?))
     }
 
     fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging) -> Result<Watch> {
@@ -384,7 +408,7 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
-                Kept::of(pid, &self.pids()?)?.write(&dir)?;
+                Kept { resources: self.changed_resources()?, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;

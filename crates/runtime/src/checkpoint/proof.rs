@@ -7,7 +7,7 @@ use hiber_criu::CriuError;
 use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
 use crate::error::{Context, Error, Result};
-use crate::restore::RestoreContainerOptions;
+use crate::restore::{Resources, RestoreContainerOptions};
 use crate::store::Store;
 use crate::task::Task;
 use crate::trial::{self, Trial};
@@ -76,6 +76,8 @@ impl Task {
             criu: CriuOptions { image_path: staging.path().to_owned(), ..options.criu.clone() },
             bundle: facts.bundle.clone(),
             systemd_cgroup: facts.cgroup.systemd.is_some(),
+            // A trial has none; a restore can be told what is wanted.
+            resources: Some(Resources::Config),
             ..RestoreContainerOptions::default()
         })
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 use super::table::CommandTable;
-use hiber::CheckpointName;
 use hiber::id::ContainerId;
+use hiber::{CheckpointName, Resources};
 
 /// A whole command line.
 #[derive(Debug)]
@@ -433,6 +433,8 @@ pub(crate) struct RestoreArgs {
     pub checkpoint_dir: Option<PathBuf>,
     /// `--trust-images`
     pub trust_images: bool,
+    /// `--resources`; `None` where not given.
+    pub resources: Option<Resources>,
     /// `--prove`
     pub prove: bool,
     /// `--check`, with `--format`

@@ -103,6 +103,7 @@ impl Session {
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),
             trust_images: args.trust_images,
+            resources: args.resources,
             page_server: args.page_server.clone().map(address),
         }
     }

@@ -430,6 +430,7 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
         lsm_profile: m.value("lsm-profile").map(value::lsm_profile).transpose()?,
         lsm_mount_context: text(m, "lsm-mount-context")?,
         trust_images: m.switch("trust-images"),
+        resources: m.value("resources").map(value::resources).transpose()?,
         prove: m.switch("prove"),
         check: check(m)?,
     })

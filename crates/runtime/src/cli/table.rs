@@ -355,6 +355,13 @@ const RESTORE_FLAGS: &[Flag] = &[
     ),
     Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
     Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
+    Flag::value(
+        "resources",
+        "WORD",
+        "the limits: those that were in force at the checkpoint, as `update` had changed them, or config.json's \
+         (default: checkpoint, and more than config.json grants is refused)",
+    )
+    .of(&["checkpoint", "config"]),
     Flag::switch(
         "trust-images",
         "restore images that were changed, that others can write to, or whose processes have more privilege \

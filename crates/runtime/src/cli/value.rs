@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use hiber::Resources;
 use hiber_sandbox::ids;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -54,6 +55,10 @@ pub(super) fn cgroups_mode(value: &OsStr) -> Result<CgroupsMode> {
         ("ignore", CgroupsMode::Ignore),
     ];
     word(value, "invalid manage-cgroups-mode", &modes)
+}
+
+pub(super) fn resources(value: &OsStr) -> Result<Resources> {
+    word(value, "invalid resources", &[("checkpoint", Resources::Checkpoint), ("config", Resources::Config)])
 }
 
 pub(super) fn network_lock(value: &OsStr) -> Result<NetworkLock> {

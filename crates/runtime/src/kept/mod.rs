@@ -4,8 +4,10 @@
 //! Each group of properties has a file here: a part of [`Kept`], `of` that reads it, and `put_back`. A part that has
 //! nothing to say is left out of the file, and a container without any such property has no file.
 
+pub(crate) mod resources;
 mod tasks;
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 
 use hiber_criu::ImageDirectory;
@@ -26,13 +28,16 @@ pub(crate) struct Kept {
     /// Scheduling, and what else each thread has for itself.
     #[serde(skip_serializing_if = "tasks::Threads::is_empty")]
     pub(crate) threads: tasks::Threads,
+    /// Limits that `update` has changed. A restore has them before it has processes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) resources: resources::ChangedResources,
 }
 
 impl Kept {
     /// Reads what the frozen processes `pids` have, of which `first` is the container's first one.
     pub(crate) fn of(first: i32, pids: &[i32]) -> Result<Self> {
         let processes = Numbered::all(first, pids);
-        Ok(Self { threads: tasks::of(&processes)? })
+        Ok(Self { threads: tasks::of(&processes)?, ..Self::default() })
     }
 
     /// Gives the restored, stopped processes `pids` what they had.

@@ -22,7 +22,7 @@ use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::{CreateOptions, Prepared};
 use crate::id::ContainerId;
-use crate::restore::{RestoreContainerOptions, check_images, check_strict};
+use crate::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
 use crate::store::Store;
 
 /// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.
@@ -60,7 +60,7 @@ fn check(
         systemd_cgroup: options.systemd_cgroup,
         ..CreateOptions::default()
     };
-    let prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
+    let mut prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
     if let Some(prepared) = &prepared
         && let Err(e) = options.criu.check_places(&prepared.spec)
     {
@@ -75,12 +75,19 @@ fn check(
         .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
     let dir = &dir;
-    if let Some(prepared) = &prepared
+    let given = prepared.as_ref().and_then(|prepared| manifest::config_digest(&prepared.spec).ok());
+    if let Some(prepared) = &mut prepared
         && let Err(e) = check_images(prepared, id, options, dir)
+            .and_then(|checked| take_resources(prepared, options, &checked.kept))
     {
         findings.failed(&IMAGES, &e);
     }
     let manifest = hashes(findings, dir);
+    if let (Some(manifest), Some(given)) = (&manifest, given)
+        && manifest.config != given
+    {
+        findings.add(&CONFIG, CONFIG.about);
+    }
     let mut criu = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu.follow(&manifest.options);
@@ -269,12 +276,6 @@ struct Against<'a> {
 
 impl Against<'_> {
     fn check(mut self, id: &ContainerId, manifest: Option<&Manifest>) {
-        let digest = manifest::config_digest(&self.prepared.spec);
-        if let (Some(manifest), Ok(digest)) = (manifest, digest)
-            && manifest.config != digest
-        {
-            self.findings.add(&CONFIG, CONFIG.about);
-        }
         let cgroup = Cgroup::open(self.prepared.cgroup.clone(), OnDenied::Skip);
         if let Err(e) = cgroup.and_then(|cgroup| if cgroup.exists() { cgroup.check_unused() } else { Ok(()) })
         {

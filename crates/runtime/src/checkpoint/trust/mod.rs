@@ -12,6 +12,7 @@ mod limits;
 mod mount_images;
 mod mounts;
 mod namespaces;
+pub(crate) mod resources;
 mod seccomp;
 
 use criu_proto::images::cgroup::CgroupEntry;

@@ -1,0 +1,112 @@
+//! What config.json or a command asked for holds after a restore.
+
+use crate::{counter, counts_on, sleep_and_wake};
+use hiber_tests::cgroup::{mount_of, read};
+use hiber_tests::prelude::*;
+use std::fs;
+
+/// 64 MiB of memory, 30 processes, and half a processor.
+fn limited() -> Bundle {
+    Bundle::busybox().edit(|c| {
+        c["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 30},
+            "cpu": {"quota": 50_000, "period": 100_000}});
+    })
+}
+
+/// What is in force: memory, processes, CPU quota.
+fn limits(c: &Container) -> [String; 3] {
+    let cg = c.bundle().cgroup();
+    let quota = match mount_of("cpu").is_some_and(|h| h.v2) {
+        true => read("cpu", &cg, "", "cpu.max").split(' ').next().unwrap_or_default().to_owned(),
+        false => read("cpu", &cg, "cpu.cfs_quota_us", ""),
+    };
+    let memory = read("memory", &cg, "memory.limit_in_bytes", "memory.max");
+    [memory, read("pids", &cg, "pids.max", "pids.max"), quota]
+}
+
+fn mib(n: u64) -> String {
+    (n << 20).to_string()
+}
+
+/// A bundle's config.json, changed between a checkpoint and a restore.
+fn edit(c: &Container, change: impl FnOnce(&mut Value)) {
+    let path = c.bundle().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn limits_of_an_update_are_in_force_again_and_again() {
+    require!(Root, Criu, Controller("memory"), Controller("cpu"), Controller("pids"));
+    let c = counter(&Runtime::hiber(), limited());
+    c.call("update", &["--memory", "48M", "--pids-limit", "20"]).ok();
+    let before = limits(&c);
+    assert_eq!(before, [mib(48), "20".into(), "50000".into()]);
+    for _ in 0..3 {
+        sleep_and_wake(&c, &[], &[]);
+        assert_eq!(limits(&c), before);
+    }
+    // What is changed later is merged into what came back.
+    c.call("update", &["--cpu-quota", "40000"]).ok();
+    c.checkpoint(&["--prove"]).ok();
+    let images = c.images().display().to_string();
+    let report = c.call(
+        "restore",
+        &["--check", "--format", "json", "--image-path", &images, "--bundle", &c.bundle_path()],
+    );
+    assert!(!report.stdout.contains("not the one that"), "{}", report.stdout);
+    c.restore(&[]).ok();
+    assert_eq!(limits(&c), [mib(48), "20".into(), "40000".into()]);
+    c.checkpoint(&[]).ok();
+    c.restore(&["--resources", "config"]).ok();
+    assert_eq!(limits(&c), [mib(64), "30".into(), "50000".into()]);
+    sleep_and_wake(&c, &[], &[]);
+    assert_eq!(limits(&c), [mib(64), "30".into(), "50000".into()], "what was not chosen is forgotten");
+    counts_on(&c, 3);
+}
+
+#[test]
+fn a_config_json_that_was_changed_since_has_the_last_word() {
+    require!(Root, Criu, Controller("memory"), Controller("cpu"), Controller("pids"));
+    let c = counter(&Runtime::hiber(), limited());
+    c.call("update", &["--memory", "48M", "--pids-limit", "20"]).ok();
+    c.checkpoint(&[]).ok();
+    edit(&c, |config| config["linux"]["resources"]["memory"] = json!({"limit": 56 << 20}));
+    c.restore(&[]).ok();
+    assert_eq!(limits(&c), [mib(56), "20".into(), "50000".into()]);
+}
+
+#[test]
+fn more_than_config_json_grants_must_be_asked_for() {
+    require!(Root, Criu, Controller("memory"), Controller("cpu"), Controller("pids"));
+    let c = counter(&Runtime::hiber(), limited());
+    c.call("update", &["--memory", "80M"]).ok();
+    c.checkpoint(&["--prove"]).ok();
+    let problem = "had 83886080 for memory.limit, which config.json has 67108864 for";
+    c.restore(&[]).fails(problem).fails("--resources checkpoint");
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+    let images = c.images().display().to_string();
+    let at = ["--image-path", &images, "--bundle", &c.bundle_path()];
+    c.call("restore", &[&at[..], &["--prove"]].concat()).fails(problem);
+    let report = c.call("restore", &[&at[..], &["--check", "--format", "json"]].concat());
+    assert!(report.exited(1).stdout.contains(problem), "{report}");
+    for (flags, annotation, memory) in [
+        (&["--resources", "checkpoint"][..], None, 80),
+        (&["--trust-images"], None, 80),
+        (&[], Some("checkpoint"), 80),
+        (&[], Some("config"), 64),
+        (&["--resources", "config"], Some("checkpoint"), 64),
+    ] {
+        if let Some(word) = annotation {
+            edit(&c, |config| config["annotations"] = json!({"dev.hiber.resources": word}));
+        }
+        c.restore(flags).ok();
+        assert_eq!(limits(&c)[0], mib(memory), "{flags:?} {annotation:?}");
+        c.delete(&["--force"]).ok();
+    }
+    edit(&c, |config| config["annotations"] = json!({"dev.hiber.resources": "all"}));
+    c.restore(&[]).fails("; expected checkpoint or config");
+    c.restore(&["--resources", "all"]).fails("expected checkpoint or config");
+}
