@@ -48,6 +48,8 @@ pub enum Need {
     Program(&'static str),
     /// A command that works in a network namespace of its own: the kernel has such devices.
     NetworkCommand(&'static str),
+    /// CAP_SYS_RESOURCE, which CRIU needs for processes of other users.
+    SysResource,
     /// This version of Linux or a later one.
     Linux(u32, u32),
     /// The repository that the tests were built from, which a virtual machine has not.
@@ -110,6 +112,8 @@ impl Need {
                 let works = output.is_ok_and(|output| output.status.success());
                 if works { Ok(()) } else { Err(format!("a kernel that takes {command:?}")) }
             }
+            Self::SysResource if has_sys_resource() => Ok(()),
+            Self::SysResource => Err("CAP_SYS_RESOURCE".to_owned()),
             Self::Linux(major, minor) if linux() >= (major, minor) => Ok(()),
             Self::Linux(major, minor) => Err(format!("Linux {major}.{minor}")),
             Self::Program(name) if tools::in_path(name) => Ok(()),
@@ -124,6 +128,11 @@ fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
     let mut command = std::process::Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+fn has_sys_resource() -> bool {
+    let own = rustix::thread::capabilities(None);
+    own.is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
 }
 
 /// The version of the running kernel, as far as it matters.

@@ -217,11 +217,11 @@ static void nap(void)
 	nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
 }
 
-/* Waits until all have answered, for at most 20 seconds in all; writes what they say to a file. */
+/* Waits until all have answered, for at most 8 seconds in all; writes what they say to a file. */
 static void collect(int round, char **names, int count, const char *path)
 {
 	FILE *out = fopen("/answer.new", "we");
-	int patience = 2000;
+	int patience = 800;
 	for (int i = 0; i < count; i++) {
 		struct slot *slot = shared->slots + i;
 		while (slot->answered != round && !slot->failed && patience-- > 0)

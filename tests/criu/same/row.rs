@@ -15,6 +15,8 @@ pub(super) struct Row {
     pub(super) expect: Expect,
     /// What the machine must have.
     pub(super) needs: &'static [Need],
+    /// The error that its being made gives on machines that have no such thing; empty if all have.
+    pub(super) lacking: &'static str,
     /// What `checkpoint` and `restore` are given.
     pub(super) flags: &'static [&'static str],
     /// What the property needs in config.json; the container has all capabilities that a row may need anyway.
@@ -49,11 +51,16 @@ pub(super) enum Peer {
 
 impl Row {
     const fn new(name: &'static str, read: &'static str, expect: Expect) -> Self {
-        Self { name, read, expect, needs: &[], flags: &[], config: None, peers: None }
+        Self { name, read, expect, needs: &[], lacking: "", flags: &[], config: None, peers: None }
     }
 
     pub(super) const fn needs(self, needs: &'static [Need]) -> Self {
         Self { needs, ..self }
+    }
+
+    /// Machines that answer its being made with this error have no such thing, and leave it out.
+    pub(super) const fn unless(self, lacking: &'static str) -> Self {
+        Self { lacking, ..self }
     }
 
     pub(super) const fn flags(self, flags: &'static [&'static str]) -> Self {
@@ -72,10 +79,15 @@ impl Row {
     pub(super) fn is_for_this_machine(&self) -> bool {
         let missing = self.needs.iter().find_map(|need| need.check().err());
         if let Some(missing) = &missing {
-            // libtest captures print!, not this
-            let _ = writeln!(std::io::stderr(), "{} is left out: it needs {missing}", self.name);
+            self.leave_out(&format!("it needs {missing}"));
         }
         missing.is_none()
+    }
+
+    /// Says that this machine cannot have the property.
+    pub(super) fn leave_out(&self, why: &str) {
+        // libtest captures print!, not this
+        let _ = writeln!(std::io::stderr(), "{} is left out: {why}", self.name);
     }
 
     /// What runc and crun are expected to do.

@@ -18,6 +18,7 @@ pub(super) struct Same {
     container: Container,
     flags: Vec<&'static str>,
     asked: usize,
+    missing: Vec<&'static str>,
 }
 
 impl Same {
@@ -39,9 +40,19 @@ impl Same {
         flags.dedup();
         let container = runtime.container(bundle);
         container.run_detached().ok();
-        let same = Self { container, flags, asked: 0 };
+        let mut same = Self { container, flags, asked: 0, missing: Vec::new() };
         let made = same.wait_for("ready");
-        let failed: Vec<_> = made.iter().filter(|(_, value)| value.is_err()).collect();
+        let mut failed = Vec::new();
+        for row in rows {
+            match made.get(row.name) {
+                Some(Ok(_)) => {}
+                Some(Err(why)) if !row.lacking.is_empty() && why.ends_with(row.lacking) => {
+                    row.leave_out(why);
+                    same.missing.push(row.name);
+                }
+                other => failed.push((row.name, other)),
+            }
+        }
         assert!(failed.is_empty(), "these could not be made: {failed:?}");
         same
     }
@@ -69,7 +80,9 @@ impl Same {
         let (new, path) = (rootfs.join("ask.new"), rootfs.join("ask"));
         let written = fs::write(&new, self.asked.to_string()).and_then(|()| fs::rename(&new, &path));
         written.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        self.wait_for(&format!("answer-{}", self.asked))
+        let mut seen = self.wait_for(&format!("answer-{}", self.asked));
+        seen.retain(|name, _| !self.missing.contains(&name.as_str()));
+        seen
     }
 
     pub(super) fn checkpoint(&self) -> Output {
@@ -164,7 +177,10 @@ pub(super) fn area(name: &str) {
         rows.into_iter().partition(|row| matches!(row.expect, Expect::Refused { .. }));
     for row in refused {
         if let Expect::Refused { check, words } = row.expect {
-            Same::start(&Runtime::hiber(), &[row]).is_refused(check, words);
+            let mut same = Same::start(&Runtime::hiber(), &[row]);
+            if same.missing.is_empty() {
+                same.is_refused(check, words);
+            }
         }
     }
     if saved.is_empty() {
