@@ -1,7 +1,7 @@
 //! A process as clients see it: the task's first, or one that was added by Exec.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hiber::ExitStatus;
 use hiber_sandbox::sys::signal::Signal;
@@ -9,6 +9,13 @@ use hiber_sandbox::sys::signal::Signal;
 use crate::error::{Context, Error, Result};
 use crate::io::{Stdio, Streams};
 use crate::rpc::Waiter;
+
+/// How long an end is held back for a client that has not read all output yet, and how often that is looked at: some, like
+/// ctr, stop reading when they hear of the end.
+const READ: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(1);
+
+type Told = Box<dyn FnOnce() + Send>;
 
 /// How far it is with Start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +179,35 @@ impl Process {
             return None;
         }
         Some(exit)
+    }
+
+    /// Calls `told` when its client has all that it has written, or has had time for that. Does not wait itself.
+    pub(crate) fn when_read(self: Arc<Self>, told: impl FnOnce() + Send + 'static) {
+        if self.is_read() {
+            return told();
+        }
+        let told: Arc<Mutex<Option<Told>>> = Arc::new(Mutex::new(Some(Box::new(told))));
+        let tell = |told: &Mutex<Option<Told>>| {
+            let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(told) = told {
+                told();
+            }
+        };
+        let own = Arc::clone(&told);
+        let wait = move || {
+            let began = Instant::now();
+            while !self.is_read() && began.elapsed() < READ {
+                std::thread::sleep(LOOK);
+            }
+            tell(&own);
+        };
+        if std::thread::Builder::new().name("drain".into()).spawn(wait).is_err() {
+            tell(&told);
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        self.lock().streams.as_ref().is_none_or(Streams::is_read)
     }
 
     /// Claims the telling of its end; false if somebody has.

@@ -116,8 +116,11 @@ impl Service {
         let Some(child) = process.child() else { return Ok(()) };
         let wait = child.wait().context(format!("wait for process {}", process.id))?;
         let (sender, task, process) = (self.sender(), Arc::clone(task), Arc::clone(process));
-        // The receiver lives as long as the service.
-        when_ended(wait, move |status| drop(sender.send(Heard::Exit(task, process, status))));
+        when_ended(wait, move |status| {
+            let own = Arc::clone(&process);
+            // The receiver lives as long as the service.
+            process.when_read(move || drop(sender.send(Heard::Exit(task, own, status))));
+        });
         Ok(())
     }
 

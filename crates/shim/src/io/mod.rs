@@ -20,7 +20,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Result};
-use copy::Copying;
+use copy::{Copying, Progress};
 use logger::Logger;
 pub(crate) use uri::Stdio;
 use uri::Target;
@@ -48,6 +48,8 @@ pub(crate) struct Streams {
     kept: Option<Kept>,
     /// Disconnected when all output is copied.
     outputs: Receiver<()>,
+    /// Of each output that is copied.
+    progress: Vec<Progress>,
     /// Keeps the FIFO of standard input from ending when a client leaves.
     stdin: Option<OwnedFd>,
     logger: Option<Logger>,
@@ -86,7 +88,8 @@ impl Prepared {
         let copying = Copying { cancel: Arc::clone(&cancel), done };
         let weak = Arc::downgrade(&cancel);
         let kept = Some(Kept { _cancel: cancel, outputs: Vec::new() });
-        let mut streams = Streams { cancel: weak, kept, outputs, stdin: None, logger: None };
+        let progress = Vec::new();
+        let mut streams = Streams { cancel: weak, kept, outputs, progress, stdin: None, logger: None };
         let stdout = Target::parse("stdout", &stdio.stdout)?;
         let stderr = Target::parse("stderr", &stdio.stderr)?;
         if stdio.terminal {
@@ -110,7 +113,7 @@ impl Prepared {
 
     /// The process is there: the container's ends are its own, and its terminal is joined to the client's files.
     pub(crate) fn started(self, process: &hiber::Process) -> Result<Streams> {
-        let Self { streams, stdio, terminal } = self;
+        let Self { mut streams, stdio, terminal } = self;
         drop(stdio);
         let (Some(Terminal { stdin, stdout, copying }), Some(master)) = (terminal, process.terminal()) else {
             return Ok(streams);
@@ -118,7 +121,7 @@ impl Prepared {
         rustix::io::ioctl_fionbio(master, true).context("FIONBIO")?;
         let duplicate = || master.try_clone_to_owned().context("dup");
         if let Some(stdout) = stdout {
-            copying.output(duplicate()?, stdout)?;
+            streams.progress.push(copying.output(duplicate()?, stdout)?);
         }
         if let Some(stdin) = stdin {
             copying.input(stdin, duplicate()?)?;
@@ -191,7 +194,7 @@ impl Streams {
         let Some(to) = self.output(field, target, owner)? else { return null() };
         let (from, theirs) = pipe(owner)?;
         rustix::io::ioctl_fionbio(&from, true).context("FIONBIO")?;
-        copying.output(from, to)?;
+        self.progress.push(copying.output(from, to)?);
         Ok(theirs)
     }
 
@@ -231,6 +234,13 @@ impl Streams {
                 Err(Error::invalid(field, "names a program, and stdout does not: expected both or none"))
             }
         }
+    }
+
+    /// Whether all output has reached the client: copied, and read where that can be seen.
+    pub(crate) fn is_read(&self) -> bool {
+        let unread = |fifo: &OwnedFd| rustix::io::ioctl_fionread(fifo).is_ok_and(|bytes| bytes > 0);
+        let kept = self.kept.iter().flat_map(|kept| &kept.outputs);
+        self.progress.iter().all(Progress::is_idle) && !kept.into_iter().any(unread)
     }
 
     /// The process has ended and its client may be gone: output is copied as long as somebody reads it.

@@ -24,6 +24,32 @@ fn started(prepared: Prepared) -> Streams {
 }
 
 #[test]
+fn what_a_client_has_not_read_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let stdout = fifo(dir.path(), "out");
+    let stdio = Stdio { stdin: String::new(), stdout, stderr: String::new(), terminal: false };
+    let prepared = Prepared::open(&stdio, OWNER).unwrap();
+    let [_, mut output, _] = files(&prepared);
+    let mut streams = started(prepared);
+    assert!(streams.is_read(), "nothing was written");
+    output.write_all(b"out").unwrap();
+    // wherever it is: in the pipe, with the thread, in the FIFO
+    for _ in 0..1000 {
+        assert!(!streams.is_read(), "nobody has read it");
+    }
+    let mut client = std::fs::File::open(&stdio.stdout).unwrap();
+    client.read_exact(&mut [0; 3]).unwrap();
+    assert!(streams.is_read());
+    // a client that is given up is not waited for
+    output.write_all(b"more").unwrap();
+    streams.let_go();
+    drop((client, output));
+    streams.outputs.recv_timeout(DRAIN).unwrap_err();
+    assert!(streams.is_read());
+    streams.finish();
+}
+
+#[test]
 fn fifos_are_copied_and_end_with_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let [stdin, stdout, stderr] = ["in", "out", "err"].map(|name| fifo(dir.path(), name));
