@@ -105,3 +105,25 @@ pub(crate) fn what_was_executed_does_not_hold_a_checkpoint_up() {
     all.create(&task, &name("cc"), options()).unwrap();
     here.assert_clean();
 }
+
+pub(crate) fn options_that_contradict_each_other_are_refused() {
+    require!(Root);
+    let here = Here::sleeping();
+    let task = here.run();
+    let both = CriuOptions { tcp_established: Some(true), tcp_close: Some(true), ..CriuOptions::default() };
+    let lazy = CriuOptions { lazy_pages: true, ..CriuOptions::default() };
+    for (options, words) in [
+        (
+            CheckpointOptions { criu: both, ..CheckpointOptions::default() },
+            "--tcp-established and --tcp-close exclude each other",
+        ),
+        (
+            CheckpointOptions { criu: lazy, pre_dump: true, ..CheckpointOptions::default() },
+            "--pre-dump and --lazy-pages",
+        ),
+    ] {
+        let error = task.checkpoint(&options).unwrap_err();
+        assert_eq!((error.kind(), task.status().unwrap()), (Kind::Invalid, Status::Running), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}

@@ -4,6 +4,7 @@ use hiber::{Condition, Ended, Error, Kind, Start, Status};
 use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::PATIENCE;
 use hiber_tests::prelude::*;
+use hiber_tests::tmpfs::Tmpfs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::{Here, null};
@@ -160,4 +161,31 @@ pub(crate) fn operations_are_refused_by_state() {
     refused(task.start(), "cannot start a container that has stopped");
     refused(task.stats().map(drop), "is not running");
     refused(task.events(Default::default()).map(drop), "is not running");
+}
+
+pub(crate) fn a_full_disk_is_no_mistake_of_the_callers() {
+    require!(Root);
+    // Its state takes one page, its configuration some more.
+    let bundle = Bundle::busybox().args(["sleep", "1000"]);
+    let here = Here::new(bundle.edit(|c| c["annotations"] = json!({"large": "x".repeat(20_000)})));
+    let mut failures = 0;
+    // The process is there when its state is written once more, and later its configuration.
+    for pages in 1..64 {
+        let _full = Tmpfs::mount(here.root(), pages);
+        match here.try_create_with(null(), Start::ByAnybody) {
+            Ok(task) => {
+                task.delete(true).unwrap();
+                assert!(failures > 4, "{failures}");
+                return;
+            }
+            Err(e) => {
+                failures += 1;
+                let text = hiber_sandbox::error::chain(&e);
+                assert_eq!(e.kind(), Kind::Failed, "{pages} pages: {text}");
+                assert!(text.contains("no space left on device"), "{pages} pages: {text}");
+                here.assert_clean();
+            }
+        }
+    }
+    panic!("no room is enough");
 }

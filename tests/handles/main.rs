@@ -28,6 +28,7 @@ fn main() {
     let trials = trials![
         checkpoints::a_named_checkpoint_starts_the_container_again,
         checkpoints::a_failed_create_leaves_nothing,
+        checkpoints::options_that_contradict_each_other_are_refused,
         checkpoints::what_was_executed_does_not_hold_a_checkpoint_up,
         events::a_stream_tells_what_others_do,
         events::the_past_and_the_end,
@@ -43,6 +44,7 @@ fn main() {
         lifecycle::a_handle_stays_with_its_container,
         lifecycle::limits_change_and_show,
         lifecycle::operations_are_refused_by_state,
+        lifecycle::a_full_disk_is_no_mistake_of_the_callers,
         waits::conditions,
         waits::a_container_of_another_process,
         waits::out_of_memory,
@@ -86,11 +88,19 @@ impl Here {
         self.create_with(files, Start::ByAnybody)
     }
 
-    fn create_with(&self, [input, output, errors]: [std::fs::File; 3], start: Start) -> Task {
+    fn create_with(&self, files: [std::fs::File; 3], start: Start) -> Task {
+        self.try_create_with(files, start).unwrap()
+    }
+
+    fn try_create_with(
+        &self,
+        [input, output, errors]: [std::fs::File; 3],
+        start: Start,
+    ) -> hiber::Result<Task> {
         let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
         let bundle = self.bundle.path().to_owned();
         let options = CreateOptions { bundle, stdio, start, ..CreateOptions::default() };
-        self.runtime.create(&self.id(), &options).unwrap()
+        self.runtime.create(&self.id(), &options)
     }
 
     fn run(&self) -> Task {

@@ -53,6 +53,21 @@ fn what_is_no_ttrpc_at_all() {
 }
 
 #[test]
+fn a_full_disk_is_no_invalid_argument() {
+    require!(Root);
+    let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
+    let state = shim.bundle.join("state");
+    std::fs::create_dir(&state).unwrap();
+    {
+        let _full = hiber_tests::tmpfs::Tmpfs::mount(&state, 1);
+        // The code of containerd's own shim for what the host refuses.
+        refused(shim.client.create(soon(), &shim.create_request()), Code::UNKNOWN, "no space left on device");
+    }
+    shim.run();
+    shim.end();
+}
+
+#[test]
 fn tasks_and_processes_that_are_not_there() {
     require!(Root);
     let shim = Shim::start(Bundle::busybox().shell("sleep 100"));

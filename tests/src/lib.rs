@@ -29,6 +29,7 @@ pub mod programs;
 pub mod pty;
 pub mod require;
 pub mod runtime;
+pub mod tmpfs;
 pub mod tools;
 pub mod user;
 

@@ -21,7 +21,7 @@ pub fn create(dir: &Path, mut spec: Spec) -> Result<()> {
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     annotations.insert(BUNDLE_LABEL.to_owned(), absolute.to_string_lossy().into_owned());
     spec.set_annotations(Some(annotations));
-    let json = serde_json::to_vec_pretty(&spec).map_err(|e| Error::Invalid(format!("config.json: {e}")))?;
+    let json = serde_json::to_vec_pretty(&spec).map_err(|e| Error::internal("encode config.json", e))?;
     std::fs::DirBuilder::new().mode(0o755).create(dir).map_err(|e| Error::file(dir, &e))?;
     let path = dir.join("config.json");
     // Environments have secrets in them.

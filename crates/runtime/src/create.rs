@@ -18,7 +18,8 @@ use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::container::Container;
-use crate::error::{Error, Result, chain};
+use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
 use crate::id::ContainerId;
 use crate::kept::resources::{self, ChangedResources};
 use crate::lifecycle::Lifecycle;
@@ -291,6 +292,7 @@ impl Creation {
 
 /// Creates a container up to the point where `start` executes its program.
 pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Creation> {
+    helpers::check()?;
     let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
     let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
@@ -449,9 +451,9 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
     true
 }
 
-/// A failure to note something down, as one of the set-up.
-fn told(e: Error) -> hiber_sandbox::Error {
-    hiber_sandbox::Error::invalid("the container's state", chain(&e))
+/// A failure to note something down, through the set-up in which it happens.
+fn noting(e: Error) -> hiber_sandbox::Error {
+    hiber_sandbox::Error::Step(Box::new(e))
 }
 
 /// What the parent does while init is on its way.
@@ -471,9 +473,9 @@ struct Creating<'a> {
 impl Steps for Creating<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
         // There before the process is: who finds that finds it in the making.
-        let listener = self.entry.listen().map_err(told)?;
+        let listener = self.entry.listen().map_err(noting)?;
         // Written before it is let go: an orphaned init can be found and killed.
-        note_process(self.entry, self.facts, pid).map_err(told)?;
+        note_process(self.entry, self.facts, pid).map_err(noting)?;
         Ok(vec![(self.listener.clone(), listener)])
     }
 
@@ -493,17 +495,18 @@ impl Steps for Creating<'_> {
             self.cgroup.limit(&self.prepared.limits)?;
             self.prepared.delegate(self.cgroup)?;
         }
-        self.prepared.write_config(self.entry).map_err(told)
+        self.prepared.write_config(self.entry).map_err(noting)
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
         // They may call the runtime for their container.
         self.lock.take();
         let ran = self.prepared.run_hooks(pid);
-        *self.lock = Some(self.entry.lock().map_err(|e| match e {
-            Error::NotFound => told(Error::Invalid("the container was deleted while its hooks ran".into())),
-            e => told(e),
-        })?);
+        let lock = match self.entry.lock() {
+            Err(gone @ Error::NotFound) => Err(gone).context("the container was deleted while its hooks ran"),
+            lock => lock,
+        };
+        *self.lock = Some(lock.map_err(noting)?);
         ran
     }
 

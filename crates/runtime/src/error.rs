@@ -1,7 +1,9 @@
 //! The public error.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 
+use hiber_criu::CriuError;
 use hiber_sandbox::SysError;
 
 use crate::checkpoint::named::CheckpointError;
@@ -44,13 +46,13 @@ pub enum Error {
     Invalid(String),
     /// Set-up or the kernel.
     #[error(transparent)]
-    Sandbox(#[from] hiber_sandbox::Error),
+    Sandbox(hiber_sandbox::Error),
     /// A named checkpoint that cannot be made or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// CRIU.
     #[error(transparent)]
-    Criu(#[from] hiber_criu::CriuError),
+    Criu(#[from] CriuError),
     /// A file that cannot be read or written.
     #[error("{path}: {why}", path = path.display())]
     File {
@@ -58,6 +60,25 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// This host or the network refused something that has no path: a peer, a helper process, a thread.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Cause,
+    },
+    /// What can only be a mistake in this program: a thread panicked, a record cannot be encoded, a helper process
+    /// speaks out of turn.
+    #[error("{what}")]
+    Internal {
+        /// What was being done, or by whom.
+        what: String,
+        /// What went wrong.
+        #[source]
+        source: Cause,
     },
     /// A failure with what was being done.
     #[error("{what}")]
@@ -70,6 +91,9 @@ pub enum Error {
     },
 }
 
+/// The cause of a failure: another crate's error, or a sentence.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// What sort of failure it is, for callers that answer with codes of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -80,10 +104,12 @@ pub enum Kind {
     State,
     /// The caller's configuration or arguments.
     Invalid,
-    /// This host, kernel or version cannot.
+    /// This host, its kernel, CRIU or this version cannot.
     Unsupported,
-    /// Everything else.
+    /// This host, its disk or the network refused, CRIU failed, or another program did.
     Failed,
+    /// A mistake in this program.
+    Internal,
 }
 
 impl Error {
@@ -99,8 +125,27 @@ impl Error {
             Self::Checkpoint(CheckpointError::Missing { .. }) => Kind::NotFound,
             Self::Checkpoint(_) => Kind::Invalid,
             Self::While { source, .. } => source.kind(),
-            Self::File { .. } | Self::Criu(_) => Kind::Failed,
+            Self::Criu(e) => criu_kind(e),
+            Self::File { .. } | Self::Host { .. } => Kind::Failed,
+            Self::Internal { .. } => Kind::Internal,
         }
+    }
+
+    /// Something without a path that this host refused.
+    pub(crate) fn host(what: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self::Host { what: what.into(), source: source.into() }
+    }
+
+    /// A mistake in this program.
+    pub(crate) fn internal(what: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self::Internal { what: what.into(), source: source.into() }
+    }
+
+    /// The end of a thread that panicked; `payload` is what joining it gives.
+    pub(crate) fn panicked(thread: &str, payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Self::internal(thread, format!("it panicked: {}", text.unwrap_or("without a message")))
     }
 
     /// A file's failure as std reports it.
@@ -115,12 +160,46 @@ impl Error {
     }
 }
 
+impl From<hiber_sandbox::Error> for Error {
+    /// What failed in a step of this crate's during a set-up comes out as what it was.
+    fn from(e: hiber_sandbox::Error) -> Self {
+        match e {
+            hiber_sandbox::Error::Step(step) => match step.downcast() {
+                Ok(own) => *own,
+                Err(step) => Self::Sandbox(hiber_sandbox::Error::Step(step)),
+            },
+            e => Self::Sandbox(e),
+        }
+    }
+}
+
 fn sandbox_kind(e: &hiber_sandbox::Error) -> Kind {
     use hiber_sandbox::Error as E;
     match e {
         E::Invalid { .. } => Kind::Invalid,
         E::Unsupported { .. } => Kind::Unsupported,
         E::While { source, .. } => sandbox_kind(source),
+        E::Step(step) => cause_kind(&**step),
+        _ => Kind::Failed,
+    }
+}
+
+fn criu_kind(e: &CriuError) -> Kind {
+    match e {
+        CriuError::Invalid { .. } => Kind::Invalid,
+        CriuError::NotFound(_) | CriuError::CannotStart { .. } | CriuError::TooOld { .. } => {
+            Kind::Unsupported
+        }
+        CriuError::Handler { source, .. } => cause_kind(&**source),
+        _ => Kind::Failed,
+    }
+}
+
+/// The kind of what a step of this crate's failed with, inside another crate's work.
+fn cause_kind(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
+    match (cause.downcast_ref::<Error>(), cause.downcast_ref::<hiber_sandbox::Error>()) {
+        (Some(own), _) => own.kind(),
+        (_, Some(sandbox)) => sandbox_kind(sandbox),
         _ => Kind::Failed,
     }
 }
@@ -133,5 +212,50 @@ pub(crate) trait Context<T> {
 impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     fn context(self, what: impl Into<String>) -> Result<T> {
         self.map_err(|e| Error::While { what: what.into(), source: Box::new(e.into()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_in_a_step_of_a_set_up_stays_what_it_is() {
+        let step = |e| Err::<(), _>(hiber_sandbox::Error::Step(Box::new(e)));
+        let inside =
+            |e| Error::from(hiber_sandbox::error::Context::context(step(e), "set it up").unwrap_err());
+        let plain = Error::from(step(Error::NotRunning).unwrap_err());
+        assert!(matches!(plain, Error::NotRunning), "{plain:?}");
+        let full = std::io::Error::from_raw_os_error(28);
+        let full = inside(Error::file("/s/state.json".as_ref(), &full));
+        assert_eq!(full.kind(), Kind::Failed);
+        assert_eq!(chain(&full), "set it up: /s/state.json: no space left on device");
+        assert_eq!(inside(Error::NotFound).kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn the_kind_of_what_stopped_criu_is_that_of_the_step() {
+        let stopped = |source: Cause| {
+            let (operation, step) = (hiber_criu::Operation::Restore, "post-restore".to_owned());
+            Error::from(CriuError::Handler { operation, step, source, ended: None }).kind()
+        };
+        assert_eq!(stopped(Box::new(Error::Invalid("no console".into()))), Kind::Invalid);
+        assert_eq!(stopped(Box::new(hiber_sandbox::Error::unsupported("x", "y"))), Kind::Unsupported);
+        assert_eq!(stopped("anything else".into()), Kind::Failed);
+        assert_eq!(Error::from(CriuError::NotFound("nowhere".into())).kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn a_panic_is_a_mistake_of_this_program_and_says_which() {
+        let thread = std::thread::spawn(|| -> () { std::panic::panic_any("index 3 of 2") });
+        let error = Error::panicked("the restoring thread", &*thread.join().unwrap_err());
+        assert_eq!(error.kind(), Kind::Internal);
+        assert_eq!(chain(&error), "the restoring thread: it panicked: index 3 of 2");
+    }
+
+    #[test]
+    fn causes_are_in_the_kernels_words() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(chain(&Error::host("connect to a:1", refused)), "connect to a:1: connection refused");
     }
 }

@@ -13,6 +13,7 @@ use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
+use crate::helpers;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::process::{Made, Process};
@@ -41,6 +42,7 @@ impl Task {
     /// Executes `process` in the container and returns it, running, as a child of the caller. What it leaves open of
     /// privileges and scheduling is as in the container's configuration.
     pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
+        helpers::check()?;
         match self.status()? {
             Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
             // Its first process may still see the host's root.

@@ -17,6 +17,7 @@ mod exit;
 pub mod features;
 mod fifos;
 mod glance;
+mod helpers;
 pub mod id;
 mod inspect;
 mod kept;
@@ -48,7 +49,7 @@ pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, Check
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::{CreateOptions, Start};
-pub use error::{Error, Kind, Result};
+pub use error::{Cause, Error, Kind, Result};
 pub use events::{Event, Events, EventsOptions, Exec};
 pub use exec::ExecOptions;
 pub use exit::{Ended, ExitStatus};
@@ -83,6 +84,7 @@ pub fn run_init_if_asked() {
     lazy::run_if_asked(argument.as_deref());
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
+    helpers::asked();
 }
 
 /// The program in docs/embedding.md, compiled.

@@ -58,7 +58,7 @@ pub(crate) fn shared() -> Result<&'static Arc<Monitor>> {
     // A monitor without its thread would let everybody wait in vain: the thread comes first.
     let running = Arc::clone(&made);
     let thread = std::thread::Builder::new().name("hiber-wait".into());
-    thread.spawn(move || running.run()).map_err(|e| Error::file("the waiting thread".as_ref(), &e))?;
+    thread.spawn(move || running.run()).map_err(|e| Error::host("start the waiting thread", e))?;
     Ok(MONITOR.get_or_init(|| made))
 }
 

@@ -3,14 +3,14 @@
 //! The container sees the directory `ROOT/ID/notify` at /run/notify; the socket in it is made by whoever starts the
 //! container, and read until the container is ready.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
 
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::send_bytes;
 use oci_spec::runtime::{MountBuilder, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -34,7 +34,7 @@ pub(crate) fn add_to(spec: &mut Spec, dir: &Path) -> Result<()> {
         .source(dir)
         .options(options)
         .build()
-        .map_err(|e| Error::Invalid(format!("mount {IN_CONTAINER}: {e}")))?;
+        .map_err(|e| Error::internal(format!("mount {IN_CONTAINER}"), e))?;
     spec.mounts_mut().get_or_insert_default().push(mount);
     if let Some(process) = spec.process_mut() {
         process.env_mut().get_or_insert_default().push(format!("NOTIFY_SOCKET={IN_CONTAINER}/{SOCKET}"));
@@ -110,12 +110,7 @@ impl Notify {
     fn barrier(&self) -> Result<()> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| Error::sys("pipe2", "for the host's acknowledgement", e))?;
-        let host = self.host.try_clone().map_err(|e| Error::file(Path::new("NOTIFY_SOCKET"), &e))?;
-        Channel::from(OwnedFd::from(host)).send_bytes(
-            b"BARRIER=1",
-            &[write.as_fd()],
-            "the notification socket",
-        )?;
+        send_bytes(&self.host, b"BARRIER=1", &[write.as_fd()], "the notification socket")?;
         drop(write);
         let timeout = Timespec { tv_sec: BARRIER.as_secs() as i64, tv_nsec: 0 };
         // A host that does not acknowledge, or not in time, is no failure of the container's.

@@ -18,6 +18,7 @@ use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
 use hiber_sandbox::sys::{self, clone::Child};
+use hiber_sandbox::wire::send_bytes;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
@@ -30,6 +31,7 @@ use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, lefto
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
 use crate::id::ContainerId;
 use crate::kept::{Kept, resources};
 use crate::lazy::{Address, Token, arrival::Arrival};
@@ -51,6 +53,9 @@ pub struct RestoreContainerOptions<'a> {
     pub bundle: PathBuf,
     /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
     pub systemd_cgroup: bool,
+    /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
+    /// machine's root.
+    pub rootless: Option<bool>,
     /// A terminal, or standard input, output and error where those of the dump were pipes.
     pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
@@ -78,18 +83,26 @@ pub enum Resources {
 /// The annotation of config.json that chooses: `checkpoint` or `config`.
 pub const RESOURCES: &str = "dev.hiber.resources";
 
+impl RestoreContainerOptions<'_> {
+    /// What a creation would be told of the same.
+    pub(crate) fn as_create(&self) -> CreateOptions<'static> {
+        CreateOptions {
+            bundle: self.bundle.clone(),
+            systemd_cgroup: self.systemd_cgroup,
+            rootless: self.rootless,
+            ..CreateOptions::default()
+        }
+    }
+}
+
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
 pub(crate) fn restore(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
 ) -> Result<Task> {
-    let create = CreateOptions {
-        bundle: options.bundle.clone(),
-        systemd_cgroup: options.systemd_cgroup,
-        ..CreateOptions::default()
-    };
-    let mut prepared = Prepared::new(id, &create)?;
+    helpers::check()?;
+    let mut prepared = Prepared::new(id, &options.as_create())?;
     // CRIU finds out in the restored process, and waits for it in vain.
     let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
     if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
@@ -309,7 +322,7 @@ impl Restoring<'_> {
         let mut restored = std::thread::scope(|scope| {
             let thread =
                 scope.spawn(|| self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref()));
-            thread.join().unwrap_or_else(|_| Err(Error::Invalid("the restoring thread panicked".into())))
+            thread.join().unwrap_or_else(|panic| Err(Error::panicked("the restoring thread", &*panic)))
         });
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
@@ -427,12 +440,7 @@ impl Restoring<'_> {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
             return Err(Error::Invalid(why.into()));
         };
-        let socket = socket.try_clone_to_owned().map_err(|e| Error::file(Path::new("console socket"), &e))?;
-        Ok(hiber_sandbox::wire::Channel::from(socket).send_bytes(
-            b"/dev/ptmx",
-            &[master.as_fd()],
-            "the console socket",
-        )?)
+        Ok(send_bytes(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?)
     }
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.
@@ -442,7 +450,7 @@ impl Restoring<'_> {
         if self.request.criu_options.shell_job == Some(true) {
             // The terminal that CRIU gives to the tasks of such a job.
             let copy =
-                stdio[0].try_clone_to_owned().map_err(|e| Error::file("standard input".as_ref(), &e))?;
+                stdio[0].try_clone_to_owned().map_err(|e| Error::host("duplicate standard input", e))?;
             launch.stdin(copy);
         }
         self.request.pipes(stdio, launch, restore)?;

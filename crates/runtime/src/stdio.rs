@@ -146,5 +146,5 @@ fn receive(socket: &OwnedFd) -> Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    master.ok_or_else(|| Error::Invalid("the container sent no terminal".into()))
+    master.ok_or_else(|| Error::internal("receive the container's terminal", "it sent none"))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
 use hiber_sandbox::parent::Starter;
 use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
 
 use crate::checkpoint;
@@ -224,7 +224,7 @@ impl Task {
         let starter = match self.status()? {
             Status::Created => match self.starter().take() {
                 Some(starter) => Some(starter),
-                None => self.entry().connect(START_SOCKET)?.map(|socket| Channel::from(socket).into()),
+                None => self.entry().connect(START_SOCKET)?.map(|socket| ParentEnd::from(socket).into()),
             },
             Status::Stopped => {
                 return self.refuse("cannot start a container that has stopped", Status::Stopped);

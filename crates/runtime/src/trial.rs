@@ -25,8 +25,9 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, entered, joined};
-use crate::create::{CreateOptions, Prepared};
+use crate::create::Prepared;
 use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
 use crate::id::ContainerId;
 use crate::preflight::explain_restore;
 use crate::procfs;
@@ -97,7 +98,7 @@ fn check_plan(plan: &Plan) -> Result<()> {
 /// Refuses what cannot be tried: by the configuration, by the file systems of its mounts, by what the processes `pids` do.
 /// Nothing is frozen, nothing stays.
 pub(crate) fn foresee(id: &ContainerId, options: &RestoreContainerOptions<'_>, pids: &[i32]) -> Result<()> {
-    let prepared = Prepared::new(id, &create_options(options))?;
+    let prepared = Prepared::new(id, &options.as_create())?;
     check(&options.criu, &prepared.spec)?;
     check_plan(&prepared.plan)?;
     if let Some(pid) = pids.iter().find(|pid| watches_by_handle(**pid)) {
@@ -113,7 +114,7 @@ pub(crate) fn foresee(id: &ContainerId, options: &RestoreContainerOptions<'_>, p
         Places::make(&options.criu.image_path, &prepared.plan).map(drop)
     };
     std::thread::scope(|scope| scope.spawn(mounts).join())
-        .unwrap_or_else(|_| Err(Error::Invalid("the trial's thread panicked".into())))
+        .unwrap_or_else(|panic| Err(Error::panicked("the trial's thread", &*panic)))
         .context("--prove")
 }
 
@@ -140,18 +141,11 @@ pub(crate) fn of_checkpoint(
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
 ) -> Result<()> {
+    helpers::check()?;
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let given = options.criu.work_path.as_deref().map(open_given).transpose()?;
     let log = given.as_ref().unwrap_or(&images);
     Trial { store, id, options, images: &images, manifest: None, log }.run()
-}
-
-fn create_options(options: &RestoreContainerOptions<'_>) -> CreateOptions<'static> {
-    CreateOptions {
-        bundle: options.bundle.clone(),
-        systemd_cgroup: options.systemd_cgroup,
-        ..CreateOptions::default()
-    }
 }
 
 /// The cgroup of this process's trial.
@@ -175,7 +169,7 @@ impl Trial<'_> {
     /// # Errors
     /// Why it cannot be restored, or not on trial.
     pub(crate) fn run(self) -> Result<()> {
-        let mut prepared = Prepared::new(self.id, &create_options(self.options))?;
+        let mut prepared = Prepared::new(self.id, &self.options.as_create())?;
         check_plan(&prepared.plan)?;
         let Checked { manifest, kept, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
@@ -204,7 +198,7 @@ impl Trial<'_> {
         let tried = in_time(patience, &paths, || {
             std::thread::scope(|scope| {
                 let thread = scope.spawn(|| self.in_private_namespaces(&request, &mut cgroup));
-                thread.join().unwrap_or_else(|_| Err(Error::Invalid("the trial's thread panicked".into())))
+                thread.join().unwrap_or_else(|panic| Err(Error::panicked("the trial's thread", &*panic)))
             })
         });
         if let Err(e) = cgroup.destroy() {
@@ -267,13 +261,13 @@ impl Trial<'_> {
             RestoreNotify::PreResume => {
                 end(cgroup, criu)?;
                 whole = true;
-                Err(Error::Invalid("that was the trial".into()).into())
+                Err(Error::host("restore on trial", "it has come to its end").into())
             }
             _ => Ok(()),
         });
         match restored {
             _ if whole => Ok(()),
-            Ok(_) => Err(Error::Invalid("CRIU resumed a restore on trial".into())),
+            Ok(_) => Err(Error::host("restore on trial", "CRIU resumed it")),
             Err(mut e) => {
                 places.work.keep_log(self.log, self.id.as_str(), &mut e);
                 Err(e.into())
@@ -416,11 +410,9 @@ fn check_memory(chain: &[ImageDirectory]) -> Result<Duration> {
             .map(|kib| kib << 10)
     });
     if let Some(available) = available.filter(|available| *available < bytes) {
-        return Err(Error::Invalid(format!(
-            "not enough memory for a trial: it takes {} MiB, {} MiB are available",
-            bytes >> 20,
-            available >> 20
-        )));
+        let (takes, available) = (bytes >> 20, available >> 20);
+        let why = format!("it takes {takes} MiB, {available} MiB are available");
+        return Err(Error::host("not enough memory for a trial", why));
     }
     let gib = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
     Ok(PATIENCE + PATIENCE_PER_GIB.saturating_mul(gib))

@@ -42,7 +42,7 @@ impl Task {
 }
 
 fn to_json(resources: &LinuxResources) -> Result<Value> {
-    serde_json::to_value(resources).map_err(|e| Error::Invalid(format!("linux.resources: {e}")))
+    serde_json::to_value(resources).map_err(|e| Error::internal("encode linux.resources", e))
 }
 
 fn from_json(value: Value) -> Result<LinuxResources> {

@@ -94,6 +94,9 @@ pub enum Error {
         /// systemd's own words, or how the connection failed.
         why: String,
     },
+    /// A step that the caller does itself failed (see [`Steps`](crate::parent::Steps)): the caller's own error.
+    #[error(transparent)]
+    Step(Box<dyn std::error::Error + Send + Sync>),
     /// A system call failed.
     #[error(transparent)]
     Sys(#[from] SysError),
@@ -141,12 +144,13 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     }
 }
 
-/// An error with its causes on one line.
+/// An error with its causes on one line, each I/O error among them in the words of [`plain`].
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(e) = source {
-        text = format!("{text}: {e}");
+        let own = e.downcast_ref().map_or_else(|| e.to_string(), plain);
+        text = format!("{text}: {own}");
         source = e.source();
     }
     text

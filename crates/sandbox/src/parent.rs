@@ -21,7 +21,7 @@ use crate::sources;
 use crate::sys::clone::{Child, Spawn, spawn};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::sys::scheduling::{affinity, cpu_set, set_affinity};
-use crate::wire::{Channel, FDS_PER_PACKET, FdRole, FromInit, ToInit};
+use crate::wire::{FDS_PER_PACKET, FdRole, FromInit, ParentEnd, ToInit, send_bytes};
 use crate::{Error, Result, SysError};
 
 /// What a launch needs beside the plan.
@@ -62,7 +62,7 @@ pub trait Steps {
 #[derive(Debug)]
 pub struct Launched {
     child: Guarded,
-    channel: Channel,
+    channel: ParentEnd,
     /// Whether `Start` was sent before it is `Ready`.
     told: bool,
 }
@@ -70,13 +70,13 @@ pub struct Launched {
 /// What alone can start a process that was let go, which ends if this is dropped before.
 #[derive(Debug)]
 pub struct Starter {
-    channel: Channel,
+    channel: ParentEnd,
     told: bool,
 }
 
 /// A connection to the socket on which a created container's first process listens.
-impl From<Channel> for Starter {
-    fn from(channel: Channel) -> Self {
+impl From<ParentEnd> for Starter {
+    fn from(channel: ParentEnd) -> Self {
         Self { channel, told: false }
     }
 }
@@ -92,9 +92,13 @@ impl Starter {
         if !self.told {
             self.channel.send(&ToInit::Start, &[])?;
         }
-        match self.channel.recv::<FromInit>()? {
+        match self.channel.recv()? {
+            // It closes with the execution of the program.
+            None => Ok(()),
             Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
-            _ => Ok(()),
+            Some((other, _)) => {
+                Err(SysError::new("recvmsg", format!("{other:?} instead of an end"), libc::EPROTO).into())
+            }
         }
     }
 }
@@ -108,7 +112,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let OwnBinary { program, mount } = OwnBinary::open().context("open the runtime's own binary")?;
     // To give the mount up takes its time. Until it has its plan, init is alone in a new pid namespace.
     let mount = mount.filter(|_| plan.namespaces.is_new(NamespaceKind::Pid));
-    let (ours, theirs) = Channel::pair()?;
+    let (ours, theirs) = ParentEnd::pair()?;
     let number = theirs.as_fd().as_raw_fd().to_string();
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
     let flags = plan.clone_flags();
@@ -133,7 +137,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
-        let sent = launched.channel.send_bytes(b"m", &[], "the init channel");
+        let sent = send_bytes(&launched.channel, b"m", &[], "the init channel");
         sent.map_err(|e| launched.gone(e))?;
     }
     fds.extend(descriptors(plan, options)?);
@@ -163,6 +167,10 @@ pub(crate) fn explain(error: Error, new_user: bool) -> Error {
         _ => return error,
     };
     Error::While { what: what.into(), source: Box::new(error) }
+}
+
+fn not_executed(errno: i32) -> Error {
+    SysError::new("execveat", "the runtime's own binary as init", errno).into()
 }
 
 impl Launched {
@@ -226,6 +234,7 @@ impl Launched {
         }
         match self.channel.recv() {
             Ok(Some((FromInit::Failed(failure), _))) => Error::Init(failure),
+            Ok(Some((FromInit::NotExecuted(errno), _))) => not_executed(errno),
             _ => self.died(),
         }
     }
@@ -238,7 +247,7 @@ impl Launched {
 
     fn follow(&mut self, plan: &Plan, steps: &mut dyn Steps, at_once: bool) -> Result<()> {
         loop {
-            let Some((message, _)) = self.channel.recv::<FromInit>()? else { return Err(self.died()) };
+            let Some((message, _)) = self.channel.recv()? else { return Err(self.died()) };
             match message {
                 FromInit::Forked(pid) => {
                     self.second_stage(plan, steps, pid)?;
@@ -260,6 +269,7 @@ impl Launched {
                 }
                 FromInit::Warning(message) => steps.warn(&message),
                 FromInit::Failed(failure) => return Err(Error::Init(failure)),
+                FromInit::NotExecuted(errno) => return Err(not_executed(errno)),
                 FromInit::Ready => break,
             }
         }

@@ -25,6 +25,7 @@
 //! listening socket, from whoever runs `start`. A failure at any point is `FromInit::Failed`.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -35,8 +36,24 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::clone::EXEC_FAILED_LEN;
+use crate::sys::clone::EXEC_FAILED;
 use crate::{Error, Result, SysError};
+
+/// What goes over a [`Channel`] in one direction: a packet of JSON for each message.
+pub trait Message: Serialize + DeserializeOwned {
+    /// What it means that the other end's program could not be executed, for this errno; where `None`, nobody says so.
+    fn not_executed(_errno: i32) -> Option<Self> {
+        None
+    }
+}
+
+impl Message for ToInit {}
+
+impl Message for FromInit {
+    fn not_executed(errno: i32) -> Option<Self> {
+        Some(Self::NotExecuted(errno))
+    }
+}
 
 /// From the parent to init.
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,6 +106,9 @@ pub enum FromInit {
     Warning(String),
     /// It failed.
     Failed(Failure),
+    /// It is not even init: execveat(2) failed with this errno. Said before there is any JSON.
+    #[serde(skip)]
+    NotExecuted(i32),
 }
 
 /// A failure in init, with its causes.
@@ -132,57 +152,53 @@ impl std::fmt::Display for Failure {
 /// The most descriptors that one packet carries (the kernel's SCM_MAX_FD is 253).
 pub const FDS_PER_PACKET: usize = 64;
 
-/// One end of the conversation.
+/// One end of a conversation over a SOCK_SEQPACKET socket: it says `Says` and hears `Hears`.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel<Says, Hears> {
+    socket: OwnedFd,
+    speaks: PhantomData<fn(Says) -> Hears>,
+}
 
-impl From<OwnedFd> for Channel {
+/// The parent's end, and that of who starts a container.
+pub type ParentEnd = Channel<ToInit, FromInit>;
+/// Init's end.
+pub type InitEnd = Channel<FromInit, ToInit>;
+
+impl<Says, Hears> From<OwnedFd> for Channel<Says, Hears> {
     fn from(socket: OwnedFd) -> Self {
-        Self(socket)
+        Self { socket, speaks: PhantomData }
     }
 }
 
-impl AsFd for Channel {
+impl<Says, Hears> AsFd for Channel<Says, Hears> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
-impl Channel {
+impl<Says: Message, Hears: Message> Channel<Says, Hears> {
     /// Two connected ends, both close-on-exec.
-    pub fn pair() -> Result<(Self, Self)> {
+    pub fn pair() -> Result<(Self, Channel<Hears, Says>)> {
         let (a, b) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| SysError::new("socketpair", "SOCK_SEQPACKET", e.raw_os_error()))?;
-        Ok((Self(a), Self(b)))
+        Ok((a.into(), b.into()))
     }
 
     /// Sends one message with descriptors (at most [`FDS_PER_PACKET`]).
-    pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    pub fn send(&self, message: &Says, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(message).map_err(|e| {
             SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL)
         })?;
-        self.send_bytes(&bytes, fds, "the init channel")
-    }
-
-    /// Sends one packet of raw bytes; `to` is who has the other end, for messages.
-    pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], to: &str) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(SysError::new("sendmsg", format!("{} descriptors", fds.len()), libc::E2BIG).into());
-        }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-            .map_err(|e| SysError::new("sendmsg", format!("to the other end of {to}"), e.raw_os_error()))?;
-        Ok(())
+        send_bytes(&self.socket, &bytes, fds, "the channel")
     }
 
     /// Receives one message, or `None` when the other end is closed.
-    pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+    pub fn recv(&self) -> Result<Option<(Hears, Vec<OwnedFd>)>> {
         let fail = |args: &str, errno: i32| Error::from(SysError::new("recvmsg", args, errno));
         let mut probe = [0u8; 1];
         let (_, length) =
-            retry(|| rustix::net::recv(&self.0, &mut probe[..], RecvFlags::PEEK | RecvFlags::TRUNC))
+            retry(|| rustix::net::recv(&self.socket, &mut probe[..], RecvFlags::PEEK | RecvFlags::TRUNC))
                 .map_err(|e| fail("length of the next packet", e.raw_os_error()))?;
         if length == 0 {
             return Ok(None);
@@ -192,37 +208,49 @@ impl Channel {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         retry(|| {
             rustix::net::recvmsg(
-                &self.0,
+                &self.socket,
                 &mut [IoSliceMut::new(&mut bytes)],
                 &mut ancillary,
                 RecvFlags::CMSG_CLOEXEC,
             )
         })
-        .map_err(|e| fail("on the init channel", e.raw_os_error()))?;
+        .map_err(|e| fail("on the channel", e.raw_os_error()))?;
         let fds = ancillary
             .drain()
             .filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None })
             .flatten()
             .collect();
-        if let Ok(errno) = <[u8; EXEC_FAILED_LEN]>::try_from(bytes.as_slice()) {
-            return Err(SysError::new(
-                "execveat",
-                "the runtime's own binary as init",
-                i32::from_ne_bytes(errno),
-            )
-            .into());
-        }
-        let message = serde_json::from_slice(&bytes)
-            .map_err(|e| fail(&format!("a packet that is no message ({e})"), libc::EPROTO))?;
+        let message = match bytes.split_first() {
+            Some((&EXEC_FAILED, errno)) => not_executed(errno).ok_or_else(|| "not for this end".to_owned()),
+            _ => serde_json::from_slice(&bytes).map_err(|e| e.to_string()),
+        };
+        let message =
+            message.map_err(|why| fail(&format!("a packet that is no message ({why})"), libc::EPROTO))?;
         Ok(Some((message, fds)))
     }
 
     /// As [`recv`](Self::recv), but a closed channel is an error.
-    pub fn expect<T: DeserializeOwned>(&self, what: &str) -> Result<(T, Vec<OwnedFd>)> {
+    pub fn expect(&self, what: &str) -> Result<(Hears, Vec<OwnedFd>)> {
         self.recv()?.ok_or_else(|| {
             SysError::new("recvmsg", format!("{what}: the other end is gone"), libc::ECONNRESET).into()
         })
     }
+}
+
+fn not_executed<Hears: Message>(errno: &[u8]) -> Option<Hears> {
+    Hears::not_executed(i32::from_ne_bytes(errno.try_into().ok()?))
+}
+
+/// Sends one packet of raw bytes with descriptors; `to` is what leads to the other end, for messages.
+pub fn send_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>], to: &str) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(SysError::new("sendmsg", format!("{} descriptors", fds.len()), libc::E2BIG).into());
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(|e| SysError::new("sendmsg", format!("to the other end of {to}"), e.raw_os_error()))?;
+    Ok(())
 }
 
 /// An end that is closed before all was read makes the other's next call fail once; what it has sent still lies there.
@@ -241,11 +269,11 @@ mod tests {
 
     #[test]
     fn messages_and_descriptors_cross() {
-        let (a, b) = Channel::pair().unwrap();
+        let (a, b) = ParentEnd::pair().unwrap();
         let (r, w) = rustix::pipe::pipe().unwrap();
         a.send(&ToInit::Fds(vec![FdRole::StartListener, FdRole::MountSource(7)]), &[r.as_fd(), w.as_fd()])
             .unwrap();
-        let (message, fds) = b.recv::<ToInit>().unwrap().unwrap();
+        let (message, fds) = b.recv().unwrap().unwrap();
         let ToInit::Fds(roles) = message else { panic!("{message:?}") };
         assert_eq!(roles, [FdRole::StartListener, FdRole::MountSource(7)]);
         rustix::io::write(&fds[1], b"x").unwrap();
@@ -255,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_large_message_is_not_cut() {
-        let (a, b) = Channel::pair().unwrap();
+        let (a, b) = InitEnd::pair().unwrap();
         let chain = vec!["x".repeat(100_000)];
         a.send(&FromInit::Failed(Failure { chain: chain.clone(), errno: None }), &[]).unwrap();
         let Some((FromInit::Failed(failure), _)) = b.recv().unwrap() else { panic!() };
@@ -264,13 +292,40 @@ mod tests {
 
     #[test]
     fn closed_and_garbage_are_told_apart() {
-        let (a, b) = Channel::pair().unwrap();
-        a.send_bytes(b"no json", &[], "it").unwrap();
-        assert!(b.recv::<ToInit>().unwrap_err().to_string().contains("no message"));
-        a.send_bytes(&libc::ENOENT.to_ne_bytes(), &[], "it").unwrap();
-        assert!(b.recv::<FromInit>().unwrap_err().to_string().starts_with("execveat"));
+        let (a, b) = ParentEnd::pair().unwrap();
+        send_bytes(&a, b"no json", &[], "it").unwrap();
+        assert!(b.recv().unwrap_err().to_string().contains("no message"));
         drop(a);
-        assert!(b.recv::<ToInit>().unwrap().is_none());
+        assert!(b.recv().unwrap().is_none());
+    }
+
+    #[test]
+    fn only_the_parent_hears_that_init_was_not_executed() {
+        let (parent, init) = ParentEnd::pair().unwrap();
+        let report = [&[EXEC_FAILED][..], &libc::ENOENT.to_ne_bytes()].concat();
+        send_bytes(&init, &report, &[], "it").unwrap();
+        let heard = parent.recv().unwrap();
+        assert!(matches!(heard, Some((FromInit::NotExecuted(libc::ENOENT), _))), "{heard:?}");
+        send_bytes(&parent, &report, &[], "it").unwrap();
+        assert!(init.recv().unwrap_err().to_string().contains("not for this end"));
+        // Four bytes alone are no errno, cut ones neither, nor is the message that says so in JSON.
+        for packet in [&report[1..], &report[..4], &[EXEC_FAILED], br#"{"NotExecuted":2}"#] {
+            send_bytes(&init, packet, &[], "it").unwrap();
+            assert!(parent.recv().unwrap_err().to_string().contains("no message"), "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn messages_of_four_bytes_are_messages() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        enum Word {
+            Go,
+        }
+        impl Message for Word {}
+        let (a, b) = Channel::<Word, Word>::pair().unwrap();
+        a.send(&Word::Go, &[]).unwrap();
+        assert_eq!(serde_json::to_vec(&Word::Go).unwrap().len(), 4);
+        assert_eq!(b.recv().unwrap().unwrap().0, Word::Go);
     }
 
     #[test]

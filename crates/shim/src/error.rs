@@ -60,6 +60,8 @@ impl Error {
                 Kind::State => Code::FAILED_PRECONDITION,
                 Kind::Invalid => Code::INVALID_ARGUMENT,
                 Kind::Unsupported => Code::UNIMPLEMENTED,
+                Kind::Internal => Code::INTERNAL,
+                // As containerd's own shim answers what the host refuses: its clients show the text.
                 _ => Code::UNKNOWN,
             },
         }

@@ -87,7 +87,8 @@ impl Guard {
     /// Its standard output is the record, whose lock is held as long as one of the two lives.
     pub(super) fn start(watch: &Watch) -> Result<Self> {
         let record = watch.entry.join(RECORD);
-        let watch = serde_json::to_string(watch).map_err(|e| Error::Invalid(e.to_string()))?;
+        let watch =
+            serde_json::to_string(watch).map_err(|e| Error::internal("encode the guard's task", e))?;
         let write = || {
             let mut file = owned::create(&record)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -142,13 +143,13 @@ impl Guard {
 
     fn say(&mut self, words: &[u8]) -> Result<()> {
         let said = self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(words));
-        said.map_err(|e| Error::file("the checkpoint's guard".as_ref(), &e))
+        said.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
     }
 
     /// A copy of our end, for who else has something to say.
     pub(super) fn share(&self) -> Result<OwnedFd> {
-        let pipe =
-            self.child.stdin.as_ref().ok_or_else(|| Error::Invalid("the guard's pipe is closed".into()))?;
+        let closed = || Error::internal("share the pipe to the checkpoint's guard", "it is closed");
+        let pipe = self.child.stdin.as_ref().ok_or_else(closed)?;
         rustix::io::fcntl_dupfd_cloexec(pipe, 3).map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))
     }
 }
@@ -171,24 +172,11 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
     };
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    let mut said = Said::default();
-    let (mut words, mut criu, mut staging) = (std::io::stdin().lock(), None, None);
-    let mut word = [0];
-    // Ends when it has heard all, or when the runtime is gone.
-    while words.read_exact(&mut word).is_ok() {
-        match word[0] {
-            DONE => std::process::exit(0),
-            CRIU => criu = Running::read(&mut words),
-            STAGING => staging = read_identity(&mut words),
-            LOCKING => said.locking = true,
-            LENDING => said.lending = true,
-            _ => said.publishing = true,
-        }
-    }
+    let Some(heard) = Heard::listen(&mut std::io::stdin().lock()) else { std::process::exit(0) };
     // It has lost its client, and lets the container go on.
-    criu.into_iter().for_each(Running::end);
-    let published = staging.is_some() && staging == unfinished::identity(&watch.target);
-    let _ = watch.settle(said, published);
+    heard.criu.into_iter().for_each(Running::end);
+    let published = heard.staging.is_some() && heard.staging == unfinished::identity(&watch.target);
+    let _ = watch.settle(heard.said, published);
     let _ = std::fs::remove_file(watch.entry.join(RECORD));
     std::process::exit(0);
 }
@@ -222,11 +210,45 @@ impl Running {
 }
 
 /// What the guard has heard.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Said {
     publishing: bool,
     lending: bool,
     locking: bool,
+}
+
+/// All that a runtime has said that is gone without [`DONE`].
+#[derive(Default)]
+struct Heard {
+    said: Said,
+    criu: Option<Running>,
+    staging: Option<unfinished::Identity>,
+}
+
+impl Heard {
+    /// Ends when the runtime is gone, or with none when that has said that all is done.
+    ///
+    /// After a word that the guard does not know, what follows may mean anything: the container is to run on, whatever
+    /// becomes of the checkpoint.
+    fn listen(words: &mut impl Read) -> Option<Self> {
+        let mut heard = Self::default();
+        let mut word = [0];
+        while words.read_exact(&mut word).is_ok() {
+            match word[0] {
+                DONE => return None,
+                CRIU => heard.criu = Running::read(words),
+                STAGING => heard.staging = read_identity(words),
+                LOCKING => heard.said.locking = true,
+                LENDING => heard.said.lending = true,
+                PUBLISHING => heard.said.publishing = true,
+                _ => {
+                    let _ = std::io::copy(words, &mut std::io::sink());
+                    heard.said = Said { publishing: false, locking: true, ..heard.said };
+                }
+            }
+        }
+        Some(heard)
+    }
 }
 
 impl Watch {
@@ -302,4 +324,36 @@ pub(crate) fn forget(entry: &Entry) {
 /// Removes what a killed checkpoint has written, of a container that is removed.
 pub(crate) fn sweep_after(entry: &Entry) {
     interrupted(entry).into_iter().for_each(|watch| unfinished::sweep_one(&watch.staging));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(mut words: &[u8]) -> Option<Said> {
+        Heard::listen(&mut words).map(|heard| heard.said)
+    }
+
+    #[test]
+    fn only_the_word_for_publishing_ends_a_container() {
+        let publishing = Said { publishing: true, ..Said::default() };
+        assert_eq!(said(&[PUBLISHING]), Some(publishing));
+        assert_eq!(said(&[PUBLISHING, DONE]), None);
+        assert_eq!(said(&[]), Some(Said::default()));
+        for unknown in
+            (0..=u8::MAX).filter(|b| ![PUBLISHING, LENDING, LOCKING, STAGING, CRIU, DONE].contains(b))
+        {
+            let confused = Said { locking: true, ..Said::default() };
+            assert_eq!(said(&[unknown]), Some(confused), "{unknown}");
+            assert_eq!(said(&[PUBLISHING, unknown, PUBLISHING, DONE]), Some(confused), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn an_identity_that_is_cut_off_is_none() {
+        let cut = [&[STAGING][..], &[7; 15]].concat();
+        assert!(Heard::listen(&mut &cut[..]).unwrap().staging.is_none());
+        let whole = [&[STAGING][..], &[7; 16]].concat();
+        assert!(Heard::listen(&mut &whole[..]).unwrap().staging.is_some());
+    }
 }

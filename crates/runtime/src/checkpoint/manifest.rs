@@ -149,7 +149,8 @@ impl Manifest {
     /// the beginning are read from there on.
     pub(crate) fn write(&mut self, dir: &ImageDirectory, hash: bool, heads: Heads) -> Result<()> {
         self.files = sums_from(dir, if hash { Hashed::All } else { Hashed::None }, heads)?;
-        let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        let mut json =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode hiber.json", e))?;
         json.push(b'\n');
         Ok(dir.write(FILE_NAME, &json)?)
     }
@@ -260,7 +261,7 @@ impl Options {
 
 /// The digest of a configuration, whatever the order and layout of its text.
 pub(crate) fn config_digest(spec: &Spec) -> Result<String> {
-    let bad = |e| Error::Invalid(format!("config.json: {e}"));
+    let bad = |e| Error::internal("encode config.json", e);
     // serde_json's objects are sorted by key; sets come in any order.
     let mut value = serde_json::to_value(spec).map_err(bad)?;
     let sets = value.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);

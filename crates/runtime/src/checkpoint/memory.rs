@@ -35,10 +35,9 @@ impl Memory {
             return Ok(Self::Foreign);
         };
         if !options.criu.lazy_pages {
-            let stream =
-                lazy::connect(address).and_then(|stream| lazy::bound(&stream).map(|()| stream)).map_err(
-                    |e| Error::Invalid(format!("--page-server {address}: Can't connect to server: {e}")),
-                )?;
+            let stream = lazy::connect(address)
+                .and_then(|stream| lazy::bound(&stream).map(|()| stream))
+                .map_err(|e| Error::host(format!("--page-server {address}: Can't connect to server"), e))?;
             let connection = Some(launch.pass(stream)?);
             let (address, port) = (Some(address.host.clone()), address.port);
             return Ok(Self::Sent(PageServer { address, port, connection }));

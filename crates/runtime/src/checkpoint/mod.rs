@@ -52,6 +52,7 @@ use staging::{Seal, Staging};
 use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
 use crate::kept::Kept;
 use crate::kept::resources::{self, ChangedResources};
 use crate::lazy::Address;
@@ -209,6 +210,7 @@ impl Task {
 
     fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
         let container = self.container();
+        helpers::check()?;
         check(options, container.id().as_str())?;
         let lock = container.entry().lock()?;
         settle(container.entry())?;
@@ -431,7 +433,7 @@ impl Task {
             }
             // CRIU would serve memory also after a refusal.
             DumpNotify::StatusReady if lazy && !staging.is_published() => {
-                Err(Error::Invalid("there is no checkpoint to serve memory for".into()).into())
+                Err(Error::host("serve the container's memory", "there is no checkpoint").into())
             }
             _ => Ok(()),
         });
@@ -537,6 +539,12 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
     proof::check(options)?;
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");
+    }
+    // A restore may be given both: podman does.
+    if options.criu.tcp_established == Some(true) && options.criu.tcp_close == Some(true) {
+        return refuse(
+            "--tcp-established and --tcp-close exclude each other: connections are kept or closed",
+        );
     }
     if options.status_fd.is_some() && !options.criu.lazy_pages {
         return refuse("--status-fd needs --lazy-pages");

@@ -135,7 +135,7 @@ impl CheckpointConfig {
 
     /// Writes it into a checkpoint's directory.
     pub(super) fn write(&self, dir: &ImageDirectory) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode config.json", e))?;
         Ok(dir.write(CONFIG, &json)?)
     }
 

@@ -92,7 +92,7 @@ impl Staging {
 
     /// The directory, which was made.
     pub(super) fn directory(&self) -> Result<&ImageDirectory> {
-        self.dir.as_ref().ok_or_else(|| Error::Invalid("the image directory is not made yet".into()))
+        self.dir.as_ref().ok_or_else(|| Error::internal("use the image directory", "it is not made yet"))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -1,4 +1,6 @@
 //! The command line as types.
+//!
+//! Only tests compare them: so the compiler knows a field that no command reads, and refuses the build.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +22,8 @@ pub(crate) struct Invocation {
 }
 
 /// Flags before the command.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct Global {
     /// The name that the program was called by, without directories: `hiber`.
     pub program: String,
@@ -41,7 +44,8 @@ pub(crate) struct Global {
 }
 
 /// The two forms of log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum LogFormat {
     /// `time="…" level=error msg="…"`
     #[default]
@@ -119,7 +123,8 @@ pub(crate) enum Command {
 }
 
 /// `create`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct CreateArgs {
     /// The new container.
     pub id: ContainerId,
@@ -140,7 +145,8 @@ pub(crate) struct CreateArgs {
 }
 
 /// `run`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct RunArgs {
     /// What it shares with `create`.
     pub create: CreateArgs,
@@ -153,7 +159,8 @@ pub(crate) struct RunArgs {
 }
 
 /// `exec`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct ExecArgs {
     /// The container.
     pub id: ContainerId,
@@ -197,7 +204,8 @@ pub(crate) struct ExecArgs {
 }
 
 /// A shell whose command lines can be completed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Shell {
     /// bash
     Bash,
@@ -208,7 +216,8 @@ pub(crate) enum Shell {
 }
 
 /// `--format`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Format {
     /// For people.
     #[default]
@@ -218,7 +227,8 @@ pub(crate) enum Format {
 }
 
 /// `list`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct ListArgs {
     /// `--format`
     pub format: Format,
@@ -227,7 +237,8 @@ pub(crate) struct ListArgs {
 }
 
 /// `kill`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct KillArgs {
     /// The container.
     pub id: ContainerId,
@@ -238,7 +249,8 @@ pub(crate) struct KillArgs {
 }
 
 /// `ps`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct PsArgs {
     /// The container.
     pub id: ContainerId,
@@ -249,7 +261,8 @@ pub(crate) struct PsArgs {
 }
 
 /// `spec`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct SpecArgs {
     /// `--bundle`; `None` is the working directory.
     pub bundle: Option<PathBuf>,
@@ -258,7 +271,8 @@ pub(crate) struct SpecArgs {
 }
 
 /// `events`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct EventsArgs {
     /// The container.
     pub id: ContainerId,
@@ -271,7 +285,8 @@ pub(crate) struct EventsArgs {
 }
 
 /// `update`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(crate) struct UpdateArgs {
     /// The container.
     pub id: ContainerId,
@@ -282,7 +297,8 @@ pub(crate) struct UpdateArgs {
 }
 
 /// Where `update` has its limits from; a file wins over flags.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(crate) enum UpdateSource {
     /// From flags.
     Flags(Box<LinuxResources>),
@@ -293,7 +309,8 @@ pub(crate) enum UpdateSource {
 }
 
 /// What `checkpoint` and `restore` both tell CRIU.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct CriuFlags {
     /// `--image-path`; `None` is `checkpoint` below the working directory.
     pub image_path: Option<PathBuf>,
@@ -322,7 +339,8 @@ pub(crate) struct CriuFlags {
 }
 
 /// `checkpoint`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct CheckpointArgs {
     /// The container.
     pub id: ContainerId,
@@ -357,7 +375,8 @@ pub(crate) struct CheckpointArgs {
 }
 
 /// `checkpoints`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct CheckpointsArgs {
     /// What to do.
     pub action: CheckpointsAction,
@@ -367,12 +386,11 @@ pub(crate) struct CheckpointsArgs {
     pub dir: Option<PathBuf>,
     /// `--bundle`; `None` is the container's, or the working directory.
     pub bundle: Option<PathBuf>,
-    /// `--format`
-    pub format: Format,
 }
 
 /// What `checkpoints` does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum CheckpointsAction {
     /// `create`
     Create {
@@ -388,13 +406,18 @@ pub(crate) enum CheckpointsAction {
         criu: CriuFlags,
     },
     /// `ls`
-    List,
+    List {
+        /// `--format`
+        format: Format,
+    },
     /// `inspect`
     Inspect(CheckpointName),
     /// `verify`
     Verify {
         /// The checkpoint.
         name: CheckpointName,
+        /// `--format`
+        format: Format,
         /// `--prove`, with the flags of the restore.
         prove: Option<CriuFlags>,
     },
@@ -403,7 +426,8 @@ pub(crate) enum CheckpointsAction {
 }
 
 /// `restore`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct RestoreArgs {
     /// The new container.
     pub id: ContainerId,
@@ -442,7 +466,8 @@ pub(crate) struct RestoreArgs {
 }
 
 /// `inspect`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct InspectArgs {
     /// The checkpoint: a directory or an archive.
     pub path: PathBuf,
@@ -453,7 +478,8 @@ pub(crate) struct InspectArgs {
 }
 
 /// `--manage-cgroups-mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum CgroupsMode {
     /// Restore the properties of cgroups that CRIU made.
     Soft,
@@ -466,7 +492,8 @@ pub(crate) enum CgroupsMode {
 }
 
 /// `--network-lock`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum NetworkLock {
     /// By iptables-restore.
     Iptables,
@@ -477,7 +504,8 @@ pub(crate) enum NetworkLock {
 }
 
 /// `--page-server`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct PageServer {
     /// Host name or address; IPv6 without its brackets.
     pub address: String,

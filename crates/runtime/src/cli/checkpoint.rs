@@ -16,26 +16,12 @@ use super::tell::Tell;
 
 impl Session {
     /// `checkpoint`
-    pub(crate) fn checkpoint(&self, args: CheckpointArgs) -> anyhow::Result<ExitCode> {
+    pub(crate) fn checkpoint(&self, args: &CheckpointArgs) -> anyhow::Result<ExitCode> {
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
         let task = self.task(&args.id)?;
-        let options = CheckpointOptions {
-            criu: self.criu_options(&args.criu),
-            parent_path: args.parent_path,
-            leave_running: args.leave_running,
-            pre_dump: args.pre_dump,
-            tcp_skip_in_flight: args.tcp_skip_in_flight,
-            link_remap: args.link_remap,
-            status_fd: args.status_fd.map(status_fd).transpose()?,
-            page_server: args.page_server.map(address),
-            any_peer: args.any_peer,
-            no_hash: args.no_hash,
-            no_sync: args.no_sync,
-            prove: args.prove,
-            accept: args.accept,
-        };
+        let options = self.checkpoint_options(args)?;
         if let Some(format) = args.check {
             return show(&task.check_checkpoint(&options)?, format);
         }
@@ -45,6 +31,11 @@ impl Session {
 
     /// `restore`
     pub(crate) fn restore(&self, args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+        if args.no_pivot {
+            tracing::warn!(
+                "--no-pivot has no effect on a restore: CRIU changes the root, by pivot_root alone"
+            );
+        }
         let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
         let all = || checkpoints_of(&args.id, args.checkpoint_dir.as_deref(), bundle);
         let named = args.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
@@ -94,11 +85,34 @@ impl Session {
         Ok(status.into())
     }
 
-    fn restore_options<'a>(&self, args: &RestoreArgs, stdio: Stdio<'a>) -> RestoreContainerOptions<'a> {
+    pub(super) fn checkpoint_options(&self, args: &CheckpointArgs) -> anyhow::Result<CheckpointOptions> {
+        Ok(CheckpointOptions {
+            criu: self.criu_options(&args.criu),
+            parent_path: args.parent_path.clone(),
+            leave_running: args.leave_running,
+            pre_dump: args.pre_dump,
+            tcp_skip_in_flight: args.tcp_skip_in_flight,
+            link_remap: args.link_remap,
+            status_fd: args.status_fd.map(status_fd).transpose()?,
+            page_server: args.page_server.clone().map(address),
+            any_peer: args.any_peer,
+            no_hash: args.no_hash,
+            no_sync: args.no_sync,
+            prove: args.prove,
+            accept: args.accept.clone(),
+        })
+    }
+
+    pub(super) fn restore_options<'a>(
+        &self,
+        args: &RestoreArgs,
+        stdio: Stdio<'a>,
+    ) -> RestoreContainerOptions<'a> {
         RestoreContainerOptions {
             criu: self.criu_options(&args.criu),
             bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
             systemd_cgroup: self.systemd_cgroup,
+            rootless: self.rootless,
             stdio,
             lsm_profile: args.lsm_profile.clone(),
             lsm_mount_context: args.lsm_mount_context.clone(),

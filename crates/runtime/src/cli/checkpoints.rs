@@ -31,9 +31,9 @@ impl Session {
                 };
                 all.create(&self.task(&args.id)?, name, options)?;
             }
-            CheckpointsAction::List => {
+            CheckpointsAction::List { format } => {
                 let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();
-                out::write(&output::checkpoints(&configs, args.format)?)?;
+                out::write(&output::checkpoints(&configs, *format)?)?;
             }
             CheckpointsAction::Inspect(name) => {
                 let checkpoint = all.get(name)?;
@@ -42,10 +42,10 @@ impl Session {
                 json["path"] = path.to_string_lossy().into();
                 out::write(&format!("{json:#}\n"))?;
             }
-            CheckpointsAction::Verify { name, prove } => {
+            CheckpointsAction::Verify { name, format, prove } => {
                 let checkpoint = all.get(name)?;
                 let path = checkpoint.path.clone();
-                let verified = inspect::run(&InspectArgs { path, format: args.format, verify: true })?;
+                let verified = inspect::run(&InspectArgs { path, format: *format, verify: true })?;
                 let Some(criu) = prove.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
                     return Ok(verified);
                 };
@@ -53,6 +53,7 @@ impl Session {
                     criu: self.criu_options(criu),
                     bundle: self.bundle_of(args)?,
                     systemd_cgroup: self.systemd_cgroup,
+                    rootless: self.rootless,
                     ..RestoreContainerOptions::default()
                 };
                 self.runtime.try_restore(&args.id, Some(&checkpoint), options)?;

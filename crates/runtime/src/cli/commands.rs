@@ -12,7 +12,7 @@ use hiber_sandbox::config;
 use hiber_sandbox::sys::signal::Signal;
 use oci_spec::runtime::Process;
 
-use super::args::{CreateArgs, ExecArgs, KillArgs, ListArgs, PsArgs, RunArgs};
+use super::args::{CreateArgs, ExecArgs, Global, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
 use super::output::{self, ContainerState, List};
 use super::tell::Tell;
@@ -36,6 +36,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    pub(crate) fn new(runtime: Runtime, global: &Global, listen_fds: u32) -> Self {
+        Self {
+            runtime,
+            criu: global.criu.clone(),
+            systemd_cgroup: global.systemd_cgroup,
+            rootless: global.rootless,
+            listen_fds,
+        }
+    }
+
     pub(crate) fn task(&self, id: &ContainerId) -> anyhow::Result<Task> {
         Ok(self.runtime.open(id)?.task()?)
     }
@@ -55,7 +65,12 @@ impl Session {
         Ok(task)
     }
 
-    fn create_options<'a>(&self, args: &CreateArgs, start: Start, stdio: Stdio<'a>) -> CreateOptions<'a> {
+    pub(super) fn create_options<'a>(
+        &self,
+        args: &CreateArgs,
+        start: Start,
+        stdio: Stdio<'a>,
+    ) -> CreateOptions<'a> {
         CreateOptions {
             start,
             notify: notify_host().is_some(),
@@ -343,7 +358,7 @@ fn stdio(console: Option<&OwnedFd>) -> Stdio<'_> {
     console.map_or(Stdio::Inherit, |socket| Stdio::Console(socket.as_fd()))
 }
 
-fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
+pub(super) fn exec_options<'a>(args: &'a ExecArgs, stdio: Stdio<'a>) -> ExecOptions<'a> {
     ExecOptions {
         id: None,
         ignore_paused: args.ignore_paused,

@@ -66,13 +66,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     if !matches!(command, Command::State { .. } | Command::List(_) | Command::Kill(_)) {
         hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
     }
-    let session = Session {
-        runtime: Runtime::new(&root.path),
-        criu: global.criu.clone(),
-        systemd_cgroup: global.systemd_cgroup,
-        rootless: global.rootless,
-        listen_fds,
-    };
+    let session = Session::new(Runtime::new(&root.path), global, listen_fds);
     match command {
         Command::Create(args) => session.create(&args)?,
         Command::Start { id } => session.start(&id)?,
@@ -87,7 +81,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume { id } => session.resume(&id)?,
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,
-        Command::Checkpoint(args) => return session.checkpoint(args),
+        Command::Checkpoint(args) => return session.checkpoint(&args),
         Command::Checkpoints(args) => return session.checkpoints(&args),
         Command::Restore(args) => return session.restore(&args),
         Command::Version

@@ -104,7 +104,8 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> std::result::Result
     if matches.help {
         return Ok(Invocation { command: Command::Help(Some(topic)), global });
     }
-    match count(topic, &matches, &global.program).and_then(|()| command(topic, &matches)) {
+    let parsed = count(topic, &matches, &global.program).and_then(|()| command(topic, &matches));
+    match parsed.and_then(|command| heard(&matches).map(|()| command)) {
         Ok(command) => Ok(Invocation { command, global }),
         Err(Refusal::Form(message)) => Err(fail(message, Help::Command(topic), 1)),
         Err(Refusal::Value(message)) if topic.name == "exec" => {
@@ -162,6 +163,11 @@ fn count(topic: &CommandTable, m: &Matches, program: &str) -> Result<()> {
         _ => return Ok(()),
     };
     Err(Refusal::Form(format!("{program}: {name:?} requires {wrong} argument(s)")))
+}
+
+/// A flag that the command has not looked at would be lost without a word.
+fn heard(m: &Matches) -> Result<()> {
+    m.unheard().map_or(Ok(()), |flag| Err(Refusal::Form(format!("--{flag} has no effect here"))))
 }
 
 /// How often `events` tells what a container uses, unless told otherwise.
@@ -372,10 +378,11 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
                 "checkpoints {action}: takes a container's id and nothing else"
             )));
         }
-        "ls" | "list" => CheckpointsAction::List,
+        "ls" | "list" => CheckpointsAction::List { format: format(m)? },
         "inspect" => CheckpointsAction::Inspect(name()?),
         "verify" => CheckpointsAction::Verify {
             name: name()?,
+            format: format(m)?,
             prove: m.switch("prove").then(|| common(m)).transpose()?,
         },
         "rm" | "delete" => CheckpointsAction::Remove(name()?),
@@ -390,7 +397,6 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
         id: word(1).unwrap_or_default().parse()?,
         dir: path(m, "checkpoint-dir"),
         bundle: path(m, "bundle"),
-        format: format(m)?,
     })
 }
 

@@ -39,6 +39,10 @@ const FLAGS: &[(&str, &str, &str, Read)] = &[
 /// `update`
 pub(super) fn update(id: ContainerId, m: &Matches) -> Result<UpdateArgs> {
     let given = |flag: &str| m.value(flag).filter(|v| !v.is_empty());
+    if given("resources").is_some() {
+        // As with runc.
+        FLAGS.iter().for_each(|(flag, ..)| m.ignore(flag));
+    }
     let source = match given("resources") {
         Some(dash) if dash == "-" => UpdateSource::Stdin,
         Some(path) => UpdateSource::File(path.into()),

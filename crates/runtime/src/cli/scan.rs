@@ -3,6 +3,7 @@
 //! switches as `--flag`, `--flag=false`, flags before and after positionals, `--` ends the flags.
 //! (Getopt-like libraries, lexopt included, read `-no-subreaper` as thirteen switches.)
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -25,6 +26,8 @@ pub(super) enum FlagsEnd {
 pub(super) struct Matches {
     table: &'static [Flag],
     given: Vec<(&'static Flag, OsString)>,
+    /// Which flags of the table somebody has asked for, a bit each.
+    asked: Cell<u64>,
     /// Arguments that are no flags.
     pub(super) positionals: Vec<OsString>,
     /// `--help` was seen; reading stopped there.
@@ -33,9 +36,25 @@ pub(super) struct Matches {
 
 impl Matches {
     fn of<'a>(&'a self, name: &str) -> impl DoubleEndedIterator<Item = &'a OsStr> + use<'a> {
-        let flag = self.table.iter().find(|f| f.name == name).map(|f| f.name);
-        debug_assert!(flag.is_some(), "--{name} is not in the table");
+        let at = self.table.iter().position(|f| f.name == name);
+        debug_assert!(at.is_some_and(|at| at < 64), "--{name} is not in the table, or the table is too long");
+        self.asked.set(self.asked.get() | at.map_or(0, |at| 1 << at));
+        let flag = at.map(|at| self.table[at].name);
         self.given.iter().filter(move |(f, _)| Some(f.name) == flag).map(|(_, value)| value.as_os_str())
+    }
+
+    /// A flag that was given, and that nobody has asked for.
+    pub(super) fn unheard(&self) -> Option<&'static str> {
+        let asked = |flag: &Flag| {
+            let at = self.table.iter().position(|f| f.name == flag.name);
+            at.is_some_and(|at| self.asked.get() & (1 << at) != 0)
+        };
+        self.given.iter().find(|(flag, _)| !asked(flag)).map(|(flag, _)| flag.name)
+    }
+
+    /// Takes a flag for one that has been asked for: its command ignores it on purpose.
+    pub(super) fn ignore(&self, name: &str) {
+        drop(self.of(name));
     }
 
     /// Whether a switch is on; the last one counts.
@@ -65,7 +84,8 @@ pub(super) fn scan(
     table: &'static [Flag],
     end: FlagsEnd,
 ) -> (Matches, Result<(), String>) {
-    let mut matches = Matches { table, given: Vec::new(), positionals: Vec::new(), help: false };
+    let mut matches =
+        Matches { table, given: Vec::new(), asked: Cell::new(0), positionals: Vec::new(), help: false };
     let result = fill(&mut matches, args, end);
     (matches, result)
 }

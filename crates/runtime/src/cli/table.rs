@@ -344,7 +344,7 @@ const RESTORE_FLAGS: &[Flag] = &[
     DETACH,
     PID_FILE,
     NO_SUBREAPER,
-    NO_PIVOT,
+    Flag::switch("no-pivot", "without effect here: CRIU changes the root, by pivot_root alone"),
     EMPTY_NS,
     AUTO_DEDUP,
     LAZY_PAGES,

@@ -3,19 +3,18 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use hiber::Process;
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::send_bytes;
 
 /// Where the caller wants to hear of a process.
 pub(crate) struct Tell {
     pid_file: Option<PidFile>,
-    pidfd_socket: Option<(PathBuf, Channel)>,
+    pidfd_socket: Option<(PathBuf, UnixStream)>,
 }
 
 impl Tell {
@@ -26,7 +25,7 @@ impl Tell {
     pub(crate) fn prepare(pidfd_socket: Option<&Path>, pid_file: Option<&Path>) -> anyhow::Result<Self> {
         let connect = |path: &Path| {
             let socket = UnixStream::connect(path).with_context(|| sending_to(path))?;
-            Ok::<_, anyhow::Error>((path.to_owned(), Channel::from(OwnedFd::from(socket))))
+            Ok::<_, anyhow::Error>((path.to_owned(), socket))
         };
         Ok(Self {
             pidfd_socket: pidfd_socket.map(connect).transpose()?,
@@ -36,8 +35,8 @@ impl Tell {
 
     /// Tells of the process: its pidfd is sent as a console is, over a unix stream socket.
     pub(crate) fn tell(self, process: &Process) -> anyhow::Result<()> {
-        if let Some((path, channel)) = &self.pidfd_socket {
-            channel.send_bytes(b"pidfd", &[process.pidfd()], "it").with_context(|| sending_to(path))?;
+        if let Some((path, socket)) = &self.pidfd_socket {
+            send_bytes(socket, b"pidfd", &[process.pidfd()], "it").with_context(|| sending_to(path))?;
         }
         self.pid_file.map_or(Ok(()), |file| file.write(process.pid()))
     }

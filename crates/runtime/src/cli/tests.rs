@@ -1,10 +1,16 @@
 //! Command lines, as clients and people write them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use hiber::{Runtime, Start, Stdio};
+use oci_spec::runtime::Spec;
+
 use super::args::*;
+use super::commands::{Session, exec_options};
+use super::exec_process;
 use super::help;
 use super::parse::{Help, UsageError, parse};
 use super::table::{self, COMMANDS, Count, Flag, Takes};
@@ -462,14 +468,21 @@ fn checkpoints_by_name() {
     assert_eq!((name.as_str(), criu.tcp_established, args.id.as_str()), ("before-1", Some(true), "box"));
     assert_eq!(accept, ["a"]);
     let args = arguments!("checkpoints ls --checkpoint-dir /c --format json box", Checkpoints);
-    assert_eq!((args.action, args.dir, args.format), (CheckpointsAction::List, path("/c"), Format::Json));
+    assert_eq!((args.action, args.dir), (CheckpointsAction::List { format: Format::Json }, path("/c")));
     for (verb, action) in [
         ("inspect", CheckpointsAction::Inspect("c1".parse().unwrap())),
         ("rm", CheckpointsAction::Remove("c1".parse().unwrap())),
-        ("verify", CheckpointsAction::Verify { name: "c1".parse().unwrap(), prove: None }),
+        (
+            "verify",
+            CheckpointsAction::Verify { name: "c1".parse().unwrap(), format: Format::Table, prove: None },
+        ),
         (
             "verify --prove",
-            CheckpointsAction::Verify { name: "c1".parse().unwrap(), prove: Some(CriuFlags::default()) },
+            CheckpointsAction::Verify {
+                name: "c1".parse().unwrap(),
+                format: Format::Table,
+                prove: Some(CriuFlags::default()),
+            },
         ),
     ] {
         let args = arguments!(&format!("checkpoints {verb} --bundle /b box c1"), Checkpoints);
@@ -487,6 +500,9 @@ fn checkpoints_by_name() {
             "Invalid checkpoint ID (c), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed",
         ),
         ("checkpoints create --empty-ns mount box c1", "expected network"),
+        ("checkpoints ls --prove box", "--prove has no effect here"),
+        ("checkpoints rm --format json box c1", "--format has no effect here"),
+        ("checkpoints verify --tcp-established box c1", "--tcp-established has no effect here"),
         ("restore --checkpoint c1 --image-path /i box", "exclude each other"),
         ("restore --checkpoint-dir /c box", "--checkpoint-dir needs --checkpoint"),
     ] {
@@ -497,39 +513,40 @@ fn checkpoints_by_name() {
     assert_eq!(arguments!("checkpoint checkpoints", Checkpoint).id.as_str(), "checkpoints");
 }
 
+/// A value that is not the default.
+fn sample(flag: &Flag) -> &'static str {
+    if let Some(word) = flag.words.last() {
+        return word;
+    }
+    match flag.takes {
+        Takes::Nothing => "true",
+        Takes::One(metavar) | Takes::Many(metavar) => match metavar {
+            "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" => "7",
+            "TIME" => "3s",
+            "FD" => "-1",
+            "ADDRESS:PORT" => "h:1",
+            "TYPE:NAME" => "a:b",
+            "NAME" => "c1",
+            _ => "x",
+        },
+    }
+}
+
 /// Whoever adds a flag to the table must give it a meaning, or this fails.
 #[test]
 fn every_flag_of_the_table_reaches_a_type() {
-    let sample = |metavar: &str| match metavar {
-        "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" | "0|1" => "7",
-        "TIME" => "3s",
-        "FD" => "-1",
-        "FORMAT" => "json",
-        "ADDRESS:PORT" => "h:1",
-        "MODE" => "full",
-        "METHOD" => "skip",
-        "NAMESPACE" => "network",
-        "TYPE:NAME" => "a:b",
-        "WHEN" => "true",
-        "NAME" => "c1",
-        _ => "x",
-    };
     let show = |line: &[&str]| format!("{:?}", words(line.iter().copied()).map_err(|e| e.message));
     for command in COMMANDS {
-        let arguments: &[&str] = match (command.name, command.count) {
-            (_, Count::Exactly(0)) => &[],
-            ("exec", _) => &["box", "sh"],
-            ("checkpoints", _) => &["create", "box", "c1"],
-            ("completion", _) => &["bash"],
-            _ => &["box"],
-        };
-        let plain = show(&[&[command.name], arguments].concat());
-        assert!(plain.starts_with("Ok"), "{plain}");
         for flag in command.flags {
-            let value = match flag.takes {
-                Takes::Nothing => "true",
-                Takes::One(metavar) | Takes::Many(metavar) => sample(metavar),
+            let arguments: &[&str] = match (command.name, command.count) {
+                (_, Count::Exactly(0)) => &[],
+                ("exec", _) => &["box", "sh"],
+                ("checkpoints", _) if flag.name == "format" => &["ls", "box"],
+                ("checkpoints", _) => &["create", "box", "c1"],
+                ("completion", _) => &["bash"],
+                _ => &["box"],
             };
+            let value = sample(flag);
             // -1 means "none" to --status-fd; any other needs lazy pages
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
@@ -538,11 +555,80 @@ fn every_flag_of_the_table_reaches_a_type() {
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
             };
+            let plain = show(&[&[command.name, more], arguments].concat());
+            assert!(plain.starts_with("Ok"), "{plain}");
             for name in [Some(flag.name), flag.short].into_iter().flatten() {
                 let given = format!("--{name}={value}");
                 let with = show(&[&[command.name, &given, more], arguments].concat());
                 assert!(with.starts_with("Ok") && with != plain, "{} {given}: {with}", command.name);
             }
+        }
+    }
+}
+
+/// What the library is told by a command line; none where the command has no options of the library's.
+fn told(line: &[&str]) -> Option<String> {
+    let Invocation { global, command } =
+        words(line.iter().copied()).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+    let session = Session::new(Runtime::new(Path::new("/nowhere")), &global, 0);
+    Some(match &command {
+        Command::Create(args) => {
+            format!("{:?}", session.create_options(args, Start::ByAnybody, Stdio::Inherit))
+        }
+        Command::Run(args) => {
+            format!("{:?}", session.create_options(&args.create, Start::ByAnybody, Stdio::Inherit))
+        }
+        Command::Restore(args) => format!("{:?}", session.restore_options(args, Stdio::Inherit)),
+        Command::Checkpoint(args) => format!("{:?}", session.checkpoint_options(args).unwrap()),
+        Command::Exec(args) => {
+            let mut process = exec_process::from_flags(&Spec::default(), args).unwrap();
+            // Sets are shown in any order.
+            let capabilities = process.capabilities().as_ref().and_then(|all| all.bounding().clone());
+            let capabilities: BTreeSet<_> =
+                capabilities.into_iter().flatten().map(|c| c.to_string()).collect();
+            process.set_capabilities(None);
+            format!("{:?} {process:?} {capabilities:?}", exec_options(args, Stdio::Inherit))
+        }
+        _ => return None,
+    })
+}
+
+/// What the command does itself stands here; that it reads the flag at all, the compiler knows.
+#[test]
+fn every_other_flag_reaches_the_library() {
+    let own = |command: &str, flag: &str| match flag {
+        "help" | "console-socket" | "pidfd-socket" | "pid-file" | "detach" | "check" | "format" => true,
+        "keep" | "no-subreaper" => ["run", "restore"].contains(&command),
+        "no-pivot" | "checkpoint" | "checkpoint-dir" | "prove" => command == "restore",
+        "process" | "tty" => command == "exec",
+        _ => false,
+    };
+    for name in ["create", "run", "exec", "checkpoint", "restore"] {
+        let command = table::command(name).unwrap();
+        let arguments: &[&str] = if name == "exec" { &["box", "sh"] } else { &["box"] };
+        for flag in command.flags.iter().filter(|flag| !own(name, flag.name)) {
+            let value = sample(flag);
+            let (value, more) = match flag.name {
+                "status-fd" => ("1", "--lazy-pages"),
+                "page-server" => (value, "--lazy-pages"),
+                "cap" => ("CAP_CHOWN", "--"),
+                "env" => ("A=b", "--"),
+                // The configuration has it on.
+                "no-new-privs" => ("false", "--"),
+                _ => (value, "--"),
+            };
+            let given = format!("--{}={value}", flag.name);
+            let plain = told(&[&[name, more], arguments].concat());
+            assert_ne!(told(&[&[name, &given, more], arguments].concat()), plain, "{name} {given}");
+        }
+        for (global, commands) in [
+            ("--rootless=true", &["create", "run", "restore"][..]),
+            ("--systemd-cgroup", &["create", "run", "restore"]),
+            ("--criu=/c", &["checkpoint", "restore"]),
+        ] {
+            let with = told(&[&[global, name], arguments].concat());
+            let differs = with != told(&[&[name], arguments].concat());
+            assert_eq!(differs, commands.contains(&name), "{global} {name}");
         }
     }
 }
@@ -558,13 +644,16 @@ fn the_values_that_shells_offer_are_taken() {
     try_each(table::GLOBAL, &|flag| vec![flag, "list".into()]);
     for command in COMMANDS {
         let check = command.flags.iter().any(|f| f.name == "check");
-        let first: &[&str] = match (command.name, command.count) {
-            (_, Count::Exactly(0)) => &[],
-            ("checkpoints", _) => &["ls", "box"],
-            _ if check => &["--check", "box"],
-            _ => &["box"],
+        let line = |flag: String| {
+            let first: &[&str] = match (command.name, command.count) {
+                (_, Count::Exactly(0)) => &[],
+                ("checkpoints", _) if flag.starts_with("--format") => &["ls", "box"],
+                ("checkpoints", _) => &["create", "box", "c1"],
+                _ if check => &["--check", "box"],
+                _ => &["box"],
+            };
+            [command.name].iter().chain(first).map(|&w| w.to_owned()).chain([flag]).collect()
         };
-        let line = |flag| [command.name].iter().chain(first).map(|&w| w.to_owned()).chain([flag]).collect();
         try_each(command.flags, &line);
     }
     for shell in ["bash", "zsh", "fish"] {

@@ -54,7 +54,7 @@ impl Kept {
         if *self == Self::default() {
             return Ok(());
         }
-        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode kept.json", e))?;
         Ok(dir.write(FILE_NAME, &json)?)
     }
 

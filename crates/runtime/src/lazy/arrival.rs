@@ -12,8 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use hiber_criu::page_relay::{self, Fetched};
 use hiber_criu::{Criu, Images, LazyMemory, LazyPages};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
-use hiber_sandbox::error::plain;
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::{Channel, Message};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::Signal;
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::admission::WELCOME;
 use super::token::Token;
 use super::{Address, PATIENCE, connect, spawn};
-use crate::error::{Context, Error, Result, chain};
+use crate::error::{Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to watch over a daemon of CRIU's.
 pub(super) const ARGUMENT: &str = "memory-arrival";
@@ -36,6 +35,21 @@ struct Plan {
     /// Whether the source is a runtime like this one, and hears what becomes of each page.
     accounted: bool,
 }
+
+/// What it hears.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// What it is to do; the connection to the source comes with this.
+    Fetch(Plan),
+    /// The container is whole but for its memory: this is its cgroup.
+    Restored(CgroupPaths),
+}
+
+impl Message for Order {}
+impl Message for Word {}
+
+/// The end of the process.
+type OwnEnd = Channel<Word, Order>;
 
 /// What it says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,7 +66,7 @@ enum Word {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     child: Mutex<Child>,
-    channel: Channel,
+    channel: Channel<Order, Word>,
     /// Whether it is to go on without us.
     released: AtomicBool,
     verdict: OnceLock<Result<(), String>>,
@@ -68,11 +82,11 @@ impl Arrival {
         source: &Address,
         token: Option<&Token>,
     ) -> Result<Self> {
-        let peer = connect(source)
-            .map_err(|e| Error::Invalid(format!("--page-server {source}: cannot connect: {}", plain(&e))))?;
+        let peer =
+            connect(source).map_err(|e| Error::host(format!("--page-server {source}: cannot connect"), e))?;
         token.map_or(Ok(()), |token| introduce(&peer, token)).map_err(|e| {
             let why = "the source does not take this checkpoint's token: it serves another one, or serves it already";
-            Error::Invalid(format!("--page-server {source}: {why}: {}", plain(&e)))
+            Error::host(format!("--page-server {source}: {why}"), e)
         })?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::file(path, &e));
         let plan = Plan {
@@ -82,14 +96,15 @@ impl Arrival {
             accounted: token.is_some(),
         };
         let (child, channel) = spawn(ARGUMENT)?;
-        channel.send(&plan, &[peer.as_fd()])?;
+        channel.send(&Order::Fetch(plan), &[peer.as_fd()])?;
         let arrival =
             Self { child: child.into(), channel, released: AtomicBool::new(false), verdict: OnceLock::new() };
         match arrival.listen() {
             Word::Ready => Ok(arrival),
-            Word::Failed(why) => Err(Error::Invalid(why)).context("start the daemon for lazy pages"),
+            Word::Failed(why) => Err(Error::host("start the daemon for lazy pages", why)),
             word => {
-                Err(Error::Invalid(format!("the daemon for lazy pages says {word:?} before it is ready")))
+                let why = format!("its process says {word:?} before it is ready");
+                Err(Error::internal("start the daemon for lazy pages", why))
             }
         }
     }
@@ -97,7 +112,7 @@ impl Arrival {
     /// The container is whole but for its memory: the process goes on without us, and kills what is in this cgroup if
     /// memory stops to come.
     pub(crate) fn restored(&self, cgroup: &CgroupPaths) -> Result<()> {
-        self.channel.send(cgroup, &[])?;
+        self.channel.send(&Order::Restored(cgroup.clone()), &[])?;
         self.released.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -119,11 +134,11 @@ impl Arrival {
                 Word::Ready => Err("the process that brings it is confused".into()),
             }
         });
-        verdict.clone().map_err(Error::Invalid).context("the container's memory did not arrive")
+        verdict.clone().map_err(|why| Error::host("the container's memory did not arrive", why))
     }
 
     fn listen(&self) -> Word {
-        match self.channel.recv::<Word>() {
+        match self.channel.recv() {
             Ok(Some((word, _))) => word,
             Ok(None) => Word::Failed("the process that brings it has died".into()),
             Err(e) => Word::Failed(e.to_string()),
@@ -153,8 +168,9 @@ fn introduce(mut peer: &TcpStream, token: &Token) -> std::io::Result<()> {
 }
 
 /// The process: its plan comes first, with the connection.
-pub(super) fn run(channel: &Channel) {
-    let Ok(Some((plan, files))) = channel.recv::<Plan>() else { return };
+pub(super) fn run(socket: OwnedFd) {
+    let channel = &OwnEnd::from(socket);
+    let Ok(Some((Order::Fetch(plan), files))) = channel.recv() else { return };
     let Ok([peer]) = <[OwnedFd; 1]>::try_from(files) else { return };
     let peer = TcpStream::from(peer);
     let word = bring(channel, &plan, &peer).unwrap_or_else(|e| {
@@ -164,9 +180,9 @@ pub(super) fn run(channel: &Channel) {
     let _ = channel.send(&word, &[]);
 }
 
-fn bring(channel: &Channel, plan: &Plan, peer: &TcpStream) -> Result<Word> {
-    let fail = |e| Error::file("socket".as_ref(), &e);
-    let (ours, theirs) = UnixStream::pair().map_err(fail)?;
+fn bring(channel: &OwnEnd, plan: &Plan, peer: &TcpStream) -> Result<Word> {
+    let fail = |e| Error::host("duplicate a socket", e);
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Error::host("make a socket pair", e))?;
     let mut daemon = LazyPages::start(&plan.criu, &plan.images, &plan.work, theirs)?;
     let upstream = peer.try_clone().map_err(fail)?;
     let memory = plan.accounted.then(|| LazyMemory::of(&Images::open(&plan.images)?)).transpose()?;
@@ -176,11 +192,11 @@ fn bring(channel: &Channel, plan: &Plan, peer: &TcpStream) -> Result<Word> {
     let ended = daemon.wait();
     drop(daemon);
     let cgroup = match cgroup {
-        None => channel.recv::<CgroupPaths>()?.map(|(paths, _)| paths),
+        None => hear_of_restored(channel)?,
         restored => restored,
     };
     let fetched =
-        fetching.join().map_err(|_| Error::Invalid("the thread that fetches memory panicked".into()))?;
+        fetching.join().map_err(|panic| Error::panicked("the thread that fetches memory", &*panic))?;
     match (ended, cgroup) {
         (Ok(()), Some(_)) => Ok(Word::Arrived { confirmed: fetched.is_ok_and(|f: Fetched| f.confirm(peer)) }),
         (ended, cgroup) => {
@@ -189,19 +205,34 @@ fn bring(channel: &Channel, plan: &Plan, peer: &TcpStream) -> Result<Word> {
                 Cgroup::open(paths, OnDenied::Skip)?.kill(Signal::KILL)?;
             }
             ended?;
-            Err(Error::Invalid("the restore failed".into()))
+            Err(restore_failed())
         }
     }
 }
 
 /// Waits for the daemon's end, and meanwhile for the word that the container is restored. If the runtime is gone before,
 /// the daemon is to end.
-fn attend(channel: &Channel, daemon: &LazyPages) -> Result<Option<CgroupPaths>> {
+fn attend(channel: &OwnEnd, daemon: &LazyPages) -> Result<Option<CgroupPaths>> {
     let mut ready = [channel.as_fd(), daemon.pidfd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     retry_on_intr(|| poll(&mut ready, None)).map_err(|e| Error::sys("poll", "a channel and a pidfd", e))?;
     if ready[0].revents().is_empty() {
         return Ok(None);
     }
-    let gone = || Error::Invalid("the restore failed".into());
-    channel.recv::<CgroupPaths>()?.map(|(paths, _)| Some(paths)).ok_or_else(gone)
+    hear_of_restored(channel)?.map(Some).ok_or_else(restore_failed)
+}
+
+/// The restored container's cgroup; none if there will be none.
+fn hear_of_restored(channel: &OwnEnd) -> Result<Option<CgroupPaths>> {
+    match channel.recv()? {
+        Some((Order::Restored(paths), _)) => Ok(Some(paths)),
+        Some((other, _)) => {
+            Err(Error::internal("wait for the restored container", format!("heard {other:?}")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Why memory that has come is of no use.
+fn restore_failed() -> Error {
+    Error::host("bring the container's memory", "the restore failed")
 }

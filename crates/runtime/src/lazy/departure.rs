@@ -12,26 +12,37 @@ use std::thread::JoinHandle;
 
 use hiber_criu::page_relay::{self, Ended};
 use hiber_criu::{Images, Launch, LazyMemory};
-use hiber_sandbox::error::plain;
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::{Channel, Message};
 use serde::{Deserialize, Serialize};
 
 use super::admission::Terms;
 use super::token::Token;
 use super::{Address, spawn, tune};
 use crate::checkpoint::PUBLISHING;
-use crate::error::{Context, Error, Result, chain};
+use crate::error::{Error, Result, chain};
 use crate::owned;
 
 /// argv\[1\] of the runtime's binary when it is to serve memory.
 pub(super) const ARGUMENT: &str = "memory-departure";
 
-/// What the process is to do; the listener, CRIU's socket and the guard's pipe come with it.
+/// What the process is to do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Plan {
     token: Token,
     any_peer: bool,
 }
+
+/// What it hears.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// What it is to do; the listener, CRIU's socket and the guard's pipe come with this.
+    Prepare(Plan),
+    /// Peers may come; the directory of the images comes with this.
+    Serve,
+}
+
+impl Message for Order {}
+impl Message for Word {}
 
 /// What it says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,7 +59,7 @@ enum Word {
 #[derive(Debug)]
 pub(crate) struct Departure {
     child: Child,
-    channel: Arc<Channel>,
+    channel: Arc<Channel<Order, Word>>,
     /// Passes on what the process warns of.
     listening: Option<JoinHandle<()>>,
     /// CRIU's configuration, which names the socket: its requests have no place for that.
@@ -66,10 +77,9 @@ impl Departure {
         guard: &OwnedFd,
         dir: &Path,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((address.host.as_str(), address.port)).map_err(|e| {
-            Error::Invalid(format!("--page-server {address}: cannot listen there: {}", plain(&e)))
-        })?;
-        let (ours, theirs) = UnixStream::pair().map_err(|e| Error::file("socket pair".as_ref(), &e))?;
+        let listener = TcpListener::bind((address.host.as_str(), address.port))
+            .map_err(|e| Error::host(format!("--page-server {address}: cannot listen there"), e))?;
+        let (ours, theirs) = UnixStream::pair().map_err(|e| Error::host("make a socket pair", e))?;
         let number = launch.pass(theirs)?;
         let config = dir.join("criu.conf");
         owned::write(&config, format!("ps-socket {number}\n").as_bytes())
@@ -77,24 +87,24 @@ impl Departure {
         let (child, channel) = spawn(ARGUMENT)?;
         let departure = Self { child, channel: Arc::new(channel), listening: None, config };
         let plan = Plan { token: token.clone(), any_peer };
-        departure.channel.send(&plan, &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
+        departure.channel.send(&Order::Prepare(plan), &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
         Ok(departure)
     }
 
     /// Peers may come: the images, which say what memory there is, are in `dir`.
     pub(crate) fn serve(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
-        self.channel.send(&"serve", &[dir])?;
-        let failed = match self.channel.recv::<Word>()? {
+        self.channel.send(&Order::Serve, &[dir])?;
+        let failed = match self.channel.recv()? {
             Some((Word::Ready, _)) => None,
             Some((Word::Failed(why) | Word::Warning(why), _)) => Some(why),
             None => Some("the process that serves it has died".into()),
         };
         if let Some(why) = failed {
-            return Err(Error::Invalid(why)).context("serve the container's memory");
+            return Err(Error::host("serve the container's memory", why));
         }
         let channel = Arc::clone(&self.channel);
         self.listening = Some(std::thread::spawn(move || {
-            while let Ok(Some((Word::Warning(what), _))) = channel.recv::<Word>() {
+            while let Ok(Some((Word::Warning(what), _))) = channel.recv() {
                 tracing::warn!("--page-server: {what}");
             }
         }));
@@ -117,12 +127,13 @@ impl Drop for Departure {
 }
 
 /// The process.
-pub(super) fn run(channel: Channel) {
-    let Ok(Some((plan, files))) = channel.recv::<Plan>() else { return };
+pub(super) fn run(socket: OwnedFd) {
+    let channel = Channel::<Word, Order>::from(socket);
+    let Ok(Some((Order::Prepare(plan), files))) = channel.recv() else { return };
     let Ok([listener, criu, guard]) = <[OwnedFd; 3]>::try_from(files) else { return };
     let (listener, criu, guard) = (TcpListener::from(listener), UnixStream::from(criu), File::from(guard));
-    let memory = match channel.recv::<String>() {
-        Ok(Some((_, dir))) => dir.first().ok_or(Error::NotRunning).and_then(left_behind),
+    let memory = match channel.recv() {
+        Ok(Some((Order::Serve, dir))) => dir.first().ok_or(Error::NotRunning).and_then(left_behind),
         // CRIU must not take our end for the destination's leave.
         _ => return drop(page_relay::fail(&criu)),
     };
@@ -137,7 +148,7 @@ pub(super) fn run(channel: Channel) {
     let runtime = Arc::clone(&channel);
     let _ = channel.send(&Word::Ready, &[]);
     std::thread::spawn(move || {
-        let _ = runtime.recv::<String>();
+        let _ = runtime.recv();
         // The runtime is gone, or done.
         let _ = page_relay::fail(&watched);
         std::process::exit(0);

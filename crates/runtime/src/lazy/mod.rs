@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hiber_sandbox::wire::Channel;
+use hiber_sandbox::wire::{Channel, Message};
 use rustix::net::sockopt;
 
 use crate::error::{Context, Error, Result};
@@ -82,10 +82,10 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Starts this program as one of the two processes; `argument` says which.
-fn spawn(argument: &str) -> Result<(Child, Channel)> {
+fn spawn<Says: Message, Hears: Message>(argument: &str) -> Result<(Child, Channel<Says, Hears>)> {
     let (ours, theirs) = Channel::pair()?;
     let theirs: OwnedFd =
-        theirs.as_fd().try_clone_to_owned().map_err(|e| Error::file("socket pair".as_ref(), &e))?;
+        theirs.as_fd().try_clone_to_owned().map_err(|e| Error::host("duplicate a socket", e))?;
     let child = Command::new("/proc/self/exe")
         .arg(argument)
         .env_clear()
@@ -100,23 +100,23 @@ fn spawn(argument: &str) -> Result<(Child, Channel)> {
 }
 
 /// The other end of [`spawn`]'s channel, if this process was started by it with `name`.
-fn asked(argument: Option<&OsStr>, name: &str) -> Option<Channel> {
+fn asked(argument: Option<&OsStr>, name: &str) -> Option<OwnedFd> {
     if argument != Some(name.as_ref()) {
         return None;
     }
     // What is sent to the runtime's process group is not meant for us.
     let _ = rustix::process::setsid();
-    rustix::stdio::stdin().try_clone_to_owned().ok().map(Channel::from)
+    rustix::stdio::stdin().try_clone_to_owned().ok()
 }
 
 /// Acts as one of the processes if the first argument says so, and then does not return.
 pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
-    if let Some(channel) = asked(argument, departure::ARGUMENT) {
-        departure::run(channel);
+    if let Some(socket) = asked(argument, departure::ARGUMENT) {
+        departure::run(socket);
         std::process::exit(0);
     }
-    if let Some(channel) = asked(argument, arrival::ARGUMENT) {
-        arrival::run(&channel);
+    if let Some(socket) = asked(argument, arrival::ARGUMENT) {
+        arrival::run(socket);
         std::process::exit(0);
     }
 }

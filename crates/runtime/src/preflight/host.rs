@@ -105,7 +105,7 @@ pub(super) fn pipe_size(findings: &mut Findings) {
 
 /// As [`pipe_size`], for a checkpoint that is about to be made.
 pub(crate) fn check_pipe_size() -> Result<()> {
-    let refuse = |what| Err(Error::Invalid(format!("--lazy-pages: {what}; {}", PIPE_SIZE.advice)));
+    let refuse = |what| Err(Error::host("--lazy-pages", format!("{what}; {}", PIPE_SIZE.advice)));
     small_pipes().map_or(Ok(()), refuse)
 }
 

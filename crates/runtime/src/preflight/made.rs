@@ -53,7 +53,7 @@ impl Made {
         if mountinfo::of(&pid.to_string())? == self.mounts {
             return Ok(());
         }
-        Err(Error::Invalid("the container's mounts have changed meanwhile: try again".into()))
+        Err(Error::host("the container's mounts have changed meanwhile", "try again"))
     }
 
     /// Refuses what could not be restored, and tells what would be otherwise than now.

@@ -20,7 +20,7 @@ use super::table::{
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
-use crate::create::{CreateOptions, Prepared};
+use crate::create::Prepared;
 use crate::id::ContainerId;
 use crate::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
 use crate::store::Store;
@@ -55,12 +55,7 @@ fn check(
         findings.add(&ID, format!("container {id} exists")).path = Some(store.path(id).display().to_string());
     }
     let session = host::start(findings, &options.criu);
-    let create = CreateOptions {
-        bundle: options.bundle.clone(),
-        systemd_cgroup: options.systemd_cgroup,
-        ..CreateOptions::default()
-    };
-    let mut prepared = Prepared::new(id, &create).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
+    let mut prepared = Prepared::new(id, &options.as_create()).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
     if let Some(prepared) = &prepared
         && let Err(e) = options.criu.check_places(&prepared.spec)
     {

@@ -27,7 +27,7 @@ use crate::rootfs::{self, Trees};
 use crate::sys::clone::{Sibling, SingleThreaded, fork_sibling};
 use crate::sys::poll::readable_within;
 use crate::sys::{ioctl, process};
-use crate::wire::{Channel, Failure, FdRole, FromInit, ToInit};
+use crate::wire::{Failure, FdRole, FromInit, InitEnd, ToInit};
 use crate::{Result, SysError, hooks, parent};
 
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
@@ -39,7 +39,7 @@ pub const ARGUMENT: &str = "init";
 /// itself to set a container up.
 pub fn run_if_asked() {
     if let Some(fd) = process::take_channel(ARGUMENT) {
-        std::process::exit(main(Channel::from(fd)));
+        std::process::exit(main(InitEnd::from(fd)));
     }
 }
 
@@ -55,7 +55,7 @@ struct Inherited {
     seccomp_agent: Option<OwnedFd>,
 }
 
-fn main(channel: Channel) -> i32 {
+fn main(channel: InitEnd) -> i32 {
     // Whoever waits for the failure: the parent, later the caller of `start`.
     let mut reporter = channel;
     match run(&mut reporter) {
@@ -69,7 +69,7 @@ fn main(channel: Channel) -> i32 {
 }
 
 /// Returns only in a first stage that handed over (`None`) or on failure.
-fn run(channel: &mut Channel) -> Result<Option<Infallible>> {
+fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
     let (plan, mut inherited) = receive(channel)?;
     // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
     // can have replaced it.
@@ -154,7 +154,7 @@ fn hide() -> Result<()> {
 
 /// The second stage's identity: root of a user namespace that was joined, or of a new one whose maps the parent
 /// writes now.
-fn become_root(channel: &Channel, plan: &InitPlan) -> Result<()> {
+fn become_root(channel: &InitEnd, plan: &InitPlan) -> Result<()> {
     // Also without maps to write: until the parent has read the first stage's message it takes what it hears for
     // that stage's own, and would follow the wrong process.
     proceed(channel, "the second stage's turn")?;
@@ -164,8 +164,8 @@ fn become_root(channel: &Channel, plan: &InitPlan) -> Result<()> {
     Ok(())
 }
 
-fn proceed(channel: &Channel, what: &str) -> Result<()> {
-    match channel.expect::<ToInit>(&format!("waiting for {what}"))? {
+fn proceed(channel: &InitEnd, what: &str) -> Result<()> {
+    match channel.expect(&format!("waiting for {what}"))? {
         (ToInit::Proceed, _) => Ok(()),
         (other, _) => {
             Err(SysError::new("recvmsg", format!("{other:?} instead of {what}"), libc::EPROTO).into())
@@ -173,10 +173,10 @@ fn proceed(channel: &Channel, what: &str) -> Result<()> {
     }
 }
 
-fn receive(channel: &Channel) -> Result<(InitPlan, Inherited)> {
+fn receive(channel: &InitEnd) -> Result<(InitPlan, Inherited)> {
     let mut inherited = Inherited::default();
     loop {
-        let (message, mut fds) = channel.expect::<ToInit>("waiting for the plan")?;
+        let (message, mut fds) = channel.expect("waiting for the plan")?;
         match message {
             ToInit::Fds(roles) => {
                 if roles.len() != fds.len() {
@@ -272,7 +272,7 @@ fn enter_time_namespace(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
 const NO_KEYRING: &str =
     "unable to join session keyring (--no-new-keyring at its creation leaves a container the caller's)";
 
-fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
+fn keyring(plan: &InitPlan, channel: &InitEnd) -> Result<()> {
     let Some(name) = &plan.keyring else { return Ok(()) };
     // Else the container would have the caller's, and the keys in it.
     if !process::join_session_keyring(name).context(NO_KEYRING)? {
@@ -283,7 +283,7 @@ fn keyring(plan: &InitPlan, channel: &Channel) -> Result<()> {
 
 /// Builds the root and enters it; returns the terminal, if there is one.
 fn enter_root(
-    channel: &Channel,
+    channel: &InitEnd,
     plan: &InitPlan,
     inherited: &mut Inherited,
 ) -> Result<Option<terminal::Terminal>> {
@@ -320,9 +320,9 @@ fn enter_root(
 }
 
 /// Asks the parent for the source of a mount.
-fn ask_for_source(channel: &Channel, index: usize) -> Result<OwnedFd> {
+fn ask_for_source(channel: &InitEnd, index: usize) -> Result<OwnedFd> {
     channel.send(&FromInit::NeedsSource(index), &[])?;
-    match channel.expect::<ToInit>("waiting for the source of a mount")? {
+    match channel.expect("waiting for the source of a mount")? {
         (ToInit::Fds(_), mut fds) if fds.len() == 1 => Ok(fds.remove(0)),
         (other, _) => {
             Err(SysError::new("recvmsg", format!("{other:?} instead of a source"), libc::EPROTO).into())
@@ -375,9 +375,9 @@ fn hook_state(plan: &InitPlan, status: &str) -> crate::plan::HookState {
 
 /// Waits until someone asks for the start; on `create` that is a caller of the listening socket, to whom
 /// failures are reported from then on.
-fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()> {
+fn wait_for_start(channel: &mut InitEnd, listener: Option<OwnedFd>) -> Result<()> {
     let Some(listener) = listener else {
-        return match channel.expect::<ToInit>("waiting for the start")? {
+        return match channel.expect("waiting for the start")? {
             (ToInit::Start, _) => still_followed(channel),
             (other, _) => {
                 Err(SysError::new("recvmsg", format!("{other:?} instead of Start"), libc::EPROTO).into())
@@ -385,12 +385,12 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
         };
     };
     // The creator may leave now; keeping its end would only delay what it learns of our death.
-    *channel = Channel::from(listener);
+    *channel = InitEnd::from(listener);
     let signals = ending_signals()?;
     loop {
         wait_for_call(channel, &signals)?;
         let connection = match rustix::net::accept_with(&*channel, rustix::net::SocketFlags::CLOEXEC) {
-            Ok(fd) => Channel::from(fd),
+            Ok(fd) => InitEnd::from(fd),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
             Err(e) => return Err(SysError::new("accept4", "the start socket", e.raw_os_error()).into()),
         };
@@ -403,7 +403,7 @@ fn wait_for_start(channel: &mut Channel, listener: Option<OwnedFd>) -> Result<()
 }
 
 /// `Start` may have been sent long ago, by a parent that has died since.
-fn still_followed(channel: &Channel) -> Result<()> {
+fn still_followed(channel: &InitEnd) -> Result<()> {
     let over = readable_within(channel, std::time::Duration::ZERO)
         .map_err(|e| SysError::new("poll", "the channel", e.raw_os_error()))?;
     if over {
@@ -421,7 +421,7 @@ fn ending_signals() -> Result<SignalFd> {
 }
 
 /// Waits until somebody calls; fails when a signal asks for the end instead.
-fn wait_for_call(listener: &Channel, signals: &SignalFd) -> Result<()> {
+fn wait_for_call(listener: &InitEnd, signals: &SignalFd) -> Result<()> {
     let mut fds = [listener.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     match rustix::event::poll(&mut fds, None) {
         Ok(_) if !fds[1].revents().is_empty() => {

@@ -9,14 +9,14 @@ use crate::error::Context;
 use crate::plan::{HookState, InitPlan};
 use crate::seccomp::Program;
 use crate::sys;
-use crate::wire::Channel;
+use crate::wire::send_bytes;
 use crate::{Result, SysError};
 
 /// The filter, until it is loaded.
 pub(super) struct Filter<'a> {
     program: Option<&'a Program>,
     /// The agent, and what it is told with the listener.
-    agent: Option<(Channel, Vec<u8>)>,
+    agent: Option<(OwnedFd, Vec<u8>)>,
 }
 
 /// "Container Process State" of the runtime specification (config-linux.md).
@@ -34,7 +34,7 @@ struct ProcessState<'a> {
 impl<'a> Filter<'a> {
     pub(super) fn new(plan: &'a InitPlan, host_proc: &HostProc, agent: Option<OwnedFd>) -> Result<Self> {
         let program = plan.seccomp.as_ref();
-        let agent = agent.map(|socket| -> Result<_> { Ok((Channel::from(socket), told(plan, host_proc)?)) });
+        let agent = agent.map(|socket| -> Result<_> { Ok((socket, told(plan, host_proc)?)) });
         Ok(Self { program, agent: agent.transpose()? })
     }
 
@@ -51,8 +51,7 @@ impl<'a> Filter<'a> {
         let listener =
             sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
         if let (Some(listener), Some((agent, state))) = (listener, &self.agent) {
-            agent
-                .send_bytes(state, &[listener.as_fd()], "its socket")
+            send_bytes(agent, state, &[listener.as_fd()], "its socket")
                 .context("send the seccomp listener to its agent")?;
         }
         self.agent = None;

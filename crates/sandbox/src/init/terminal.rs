@@ -8,7 +8,7 @@ use crate::plan::ProcessPlan;
 use crate::rootfs::devices;
 use crate::rootfs::resolve::Root;
 use crate::sys::ioctl;
-use crate::wire::Channel;
+use crate::wire::send_bytes;
 use crate::{Result, SysError, ids};
 
 /// The slave end of a new pseudoterminal, whose master is already on its way to the client.
@@ -29,9 +29,8 @@ impl Terminal {
             rustix::termios::tcsetwinsize(&slave, size)
                 .map_err(|e| SysError::new("ioctl", "TIOCSWINSZ", e.raw_os_error()))?;
         }
-        let socket = socket.try_clone().map_err(|e| SysError::io("dup", "the console socket", &e))?;
         // The payload is the terminal's name, as containerd's console library and podman's conmon expect some.
-        Channel::from(socket).send_bytes(b"/dev/ptmx", &[master.as_fd()], "the console socket")?;
+        send_bytes(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?;
         Ok(Self { slave })
     }
 

@@ -6,8 +6,9 @@ use std::ptr;
 
 use crate::{Result, SysError};
 
-/// The size of the record by which a child reports that execveat(2) failed: one native `i32`, the errno.
-pub const EXEC_FAILED_LEN: usize = size_of::<i32>();
+/// The first byte of the packet by which a child reports that execveat(2) failed; a native `i32`, the errno, follows. No
+/// JSON begins with this byte.
+pub const EXEC_FAILED: u8 = 0;
 
 /// libc's constant overflows its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -46,7 +47,7 @@ pub struct Child {
 ///
 /// Descriptors in `stdio`, `program` and `channel` must be above 2.
 ///
-/// If the execution fails the child sends a packet of [`EXEC_FAILED_LEN`] bytes and exits.
+/// If the execution fails the child sends [`EXEC_FAILED`] with the errno in one packet and exits.
 pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let mut argv: Vec<*const c_char> = spawn.argv.iter().map(|a| a.as_ptr()).collect();
     argv.push(ptr::null());
@@ -120,12 +121,13 @@ unsafe fn exec_child(
             libc::syscall(libc::SYS_fcntl, channel, libc::F_SETFD, 0);
             libc::syscall(libc::SYS_execveat, program, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
         }
-        let errno: i32 = *libc::__errno_location();
+        let [a, b, c, d] = i32::to_ne_bytes(*libc::__errno_location());
+        let report = [EXEC_FAILED, a, b, c, d];
         libc::syscall(
             libc::SYS_sendto,
             channel,
-            &raw const errno,
-            EXEC_FAILED_LEN,
+            &raw const report,
+            size_of_val(&report),
             libc::MSG_NOSIGNAL,
             0usize,
             0usize,

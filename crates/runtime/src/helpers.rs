@@ -1,0 +1,23 @@
+//! That this program can be its own helper: a container's init, a checkpoint's guard.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Whether `main` has asked what this process is to be.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// `main` has asked, and this process is no helper.
+pub(crate) fn asked() {
+    ASKED.store(true, Ordering::Relaxed);
+}
+
+/// Refuses what needs helpers in a program that would not act as one: its `main` would run again, as process 1 of the
+/// container.
+pub(crate) fn check() -> Result<()> {
+    if ASKED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let why = "its main does not begin with hiber::run_init_if_asked()";
+    Err(Error::internal("this program cannot act as its containers' init", why))
+}
