@@ -221,3 +221,22 @@ fn a_veth_into_a_namespace_inside() {
     assert!(inside(&c, "ip -o link").contains("outer"));
     counts_on(&c, 3);
 }
+
+/// A configuration for CRIU may say what becomes of such a device, so that only a restore can tell.
+#[test]
+fn a_restore_without_the_other_end_says_what_failed_and_what_rescues_the_checkpoint() {
+    require!(Root, Criu, Program("nsenter"));
+    let bundle = Bundle::busybox();
+    let config = bundle.join("criu.conf");
+    std::fs::write(&config, "").unwrap();
+    let bundle = bundle.edit(|c| c["annotations"] = json!({"org.criu.config": config}));
+    let c = counter(&Runtime::hiber(), bundle);
+    let _pair = Pair::moved_into(&c, "eth0");
+    inside(&c, "ip link set eth0 up");
+    c.checkpoint(&[]).ok();
+    let failed = c.restore(&[]);
+    failed.fails("Unknown peer net namespace").fails("-16 reported by netlink: Device or resource busy");
+    failed.fails("pass --empty-ns network to restore");
+    c.restore(&["--empty-ns", "network"]).ok();
+    counts_on(&c, 3);
+}

@@ -111,13 +111,26 @@ pub(crate) static CAUSES: &[Cause] = &[
     cause(
         &["Unknown peer net namespace"],
         "the other end of a veth was in a network namespace outside the container",
-        "name the device in linux.netDevices, or make the checkpoint with --empty-ns network",
+        "pass --empty-ns network to restore and have the network set up again, as by a hook, or name the device in \
+         linux.netDevices",
     )
     .found_by(&["network-device"]),
     cause(
         &["a macvlan parent for"],
         "the parent of a macvlan device was outside the container",
-        "make the checkpoint with --empty-ns network",
+        "pass --empty-ns network to restore and have the network set up again, as by a hook",
+    )
+    .found_by(&["network-device"]),
+    cause(
+        &["IP tool failed"],
+        "the addresses, routes or rules of the checkpoint could not be saved or made again",
+        "pass --empty-ns network and have the network set up again at the restore, as by a hook",
+    )
+    .found_by(&["network-device", "network-route"]),
+    cause(
+        &["Can't restore link"],
+        "a network device of the checkpoint could not be made again",
+        "pass --empty-ns network to restore and have the network set up again, as by a hook",
     )
     .found_by(&["network-device"]),
     cause(
@@ -340,6 +353,12 @@ pub(crate) static CAUSES: &[Cause] = &[
     )
     .found_by(&["page-server"]),
     cause(
+        &["The page server doesn't answer"],
+        "the page server went away, or is none",
+        "look at what it says, and that its CRIU is of the same version",
+    )
+    .found_by(&["page-server"]),
+    cause(
         &["page-pipe: splice", "Bad file descriptor"],
         "CRIU could not make its pipes large enough for lazy pages",
         "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE",
@@ -474,6 +493,11 @@ pub(crate) static CAUSES: &[Cause] = &[
     ),
     cause(
         &["Unexpected EOF on"],
+        "an image file is truncated",
+        "restore from another copy of the checkpoint",
+    ),
+    cause(
+        &["Read ", "bytes while", "expected from"],
         "an image file is truncated",
         "restore from another copy of the checkpoint",
     ),

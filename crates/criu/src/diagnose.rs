@@ -14,16 +14,21 @@ const MAX_LINES: usize = 8;
 const MAX_LINE: usize = 400;
 
 /// Errors that CRIU logs and gets over: here and there on every machine, never the cause.
-const HARMLESS: [&str; 4] = [
+const HARMLESS: [&str; 5] = [
     // no CAP_SYS_RESOURCE: CRIU keeps the limit that it has
     "rlimit: Can't setup RLIMIT_NOFILE for self",
     // a helper program's end; what it was run for is reported by itself
     "exited, status=",
+    // CRIU's own helper hears of the end of a restore that failed
+    "cgroupd: recv req error",
     // no /dev/net/tun: only containers with such a device need it
     "Can't check tun support",
     // our own refusal of a step, which is reported with its reason
     "RPC client reported script error",
 ];
+
+/// How CRIU says that a program has ended with a failure.
+const EXITED: &str = "exited, status=";
 
 /// Causes that CRIU logs as information.
 const TELLING: [&str; 1] = ["Can't connect to server"];
@@ -37,6 +42,11 @@ pub struct Diagnosis {
     pub cause: Option<&'static Cause>,
     /// The line that says so.
     pub told_by: Option<String>,
+    /// The first later line with an error of the system's, where [`told_by`](Self::told_by), or else the first line, has
+    /// none: what CRIU complains of first may be what it gets over, and the call that fails then is the cause.
+    pub later: Option<String>,
+    /// What a program that CRIU ran and that failed has printed last.
+    pub said: Option<String>,
     /// The process that the first of those lines to name one is about: in CRIU's pid namespace at a dump, in the
     /// container's at a restore.
     pub pid: Option<i32>,
@@ -58,8 +68,15 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
 /// The same for lines at hand: of a log, of CRIU's standard error, of a response.
 pub fn diagnose_text(text: &str) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
+    let mut all = Vec::new();
+    let mut printed = None;
     // CRIU 3 pads early messages with zero bytes.
-    for (stamp, line) in text.split(['\n', '\0']).filter_map(error_line) {
+    for whole in text.split(['\n', '\0']) {
+        if whole.contains(EXITED) {
+            diagnosis.said = diagnosis.said.or(printed.take());
+        }
+        printed = printed_by_program(whole).or(printed.filter(|_| whole.is_empty()));
+        let Some((stamp, line)) = error_line(whole) else { continue };
         diagnosis.pid = diagnosis.pid.or_else(|| pid_in(&stamp, line));
         let text: String = line.chars().take(MAX_LINE).collect();
         // The first cause counts: later errors are mostly its consequences.
@@ -70,10 +87,41 @@ pub fn diagnose_text(text: &str) -> Diagnosis {
             diagnosis.told_by = Some(text.clone());
         }
         if diagnosis.lines.len() < MAX_LINES {
-            diagnosis.lines.push(text);
+            diagnosis.lines.push(text.clone());
         }
+        all.push(text);
     }
+    diagnosis.later = later(&all, diagnosis.told_by.as_ref());
     diagnosis
+}
+
+/// The first line with an error of the system's behind the one that tells, if that has none.
+fn later(lines: &[String], told_by: Option<&String>) -> Option<String> {
+    let telling = told_by.or(lines.first())?;
+    let at = lines.iter().position(|line| line == telling)?;
+    let mut rest = lines[at..].iter();
+    let found = rest.find(|line| has_system_error(line))?;
+    (found != telling).then(|| found.clone())
+}
+
+/// Whether a line ends with the text of an errno, as those of perror(3) do.
+fn has_system_error(line: &str) -> bool {
+    /// errno(3) goes as far on Linux (EHWPOISON).
+    const LAST: i32 = 133;
+    line.rsplit_once(": ").is_some_and(|(_, text)| {
+        let is = |errno: i32| {
+            let known = io::Error::from_raw_os_error(errno).to_string();
+            known.strip_suffix(&format!(" (os error {errno})")) == Some(text)
+        };
+        (1..=LAST).any(is)
+    })
+}
+
+/// A line without CRIU's time stamp, which a program that CRIU runs has printed.
+fn printed_by_program(line: &str) -> Option<String> {
+    let strange = line.starts_with('(') || line.starts_with("pie: ") || line.starts_with("Error (");
+    let text: String = line.trim().chars().take(MAX_LINE).collect();
+    (!strange && !text.is_empty()).then_some(text)
 }
 
 /// Whether `message` is an error that CRIU gets over.
@@ -132,6 +180,42 @@ mod tests {
         assert_eq!(refused.told_by.as_deref(), Some("Can't connect to server ::1:1"));
         assert_eq!(diagnose_text("pie: 7: Error (criu/pie/restorer.c:1): x\n").pid, Some(7));
         assert_eq!(diagnose_text("(00.1) Error (criu/a.c:1): x\n").pid, None);
+    }
+
+    /// As CRIU 4.2.1 writes of a veth whose other end is outside.
+    #[test]
+    fn the_call_that_failed_is_told_where_the_first_line_is_one_that_criu_got_over() {
+        let d = diagnose_text(
+            "(00.118949)      1: Error (criu/net.c:1469): net: Unknown peer net namespace\n\
+             (00.143121)      1: Error (criu/libnetlink.c:54): -16 reported by netlink: Device or resource busy\n\
+             (00.143137)      1: Error (criu/net.c:1927): net: Can't restore link: -16\n\
+             (00.150079) Error (criu/cr-restore.c:2331): Restoring FAILED.\n",
+        );
+        assert!(d.cause.unwrap().advice.contains("--empty-ns network"));
+        assert_eq!(
+            d.later.as_deref(),
+            Some("Error (criu/libnetlink.c:54): -16 reported by netlink: Device or resource busy")
+        );
+        let itself = "(00.1) 1: Error (criu/files-reg.c:2353): Can't open file a: No such file or directory\n\
+                      (00.1) 1: Error (criu/x.c:1): y: Invalid argument\n";
+        assert_eq!(diagnose_text(itself).later, None);
+        let nothing = "(00.1) Error (criu/x.c:1): first\n(00.2) Error (criu/cgroup.c:2055): cg: cgroupd: recv req \
+                       error: No such file or directory\n";
+        assert_eq!(diagnose_text(nothing).later, None);
+    }
+
+    #[test]
+    fn what_a_program_said_goes_with_its_failure() {
+        let d = diagnose_text(
+            "(00.1) Running ip route restore\nError: ipv4: Address already assigned.\n(00.2) fine\n\
+             RTNETLINK answers: Network is unreachable\n\
+             (00.3)      1: Error (criu/util.c:657): exited, status=2\n\
+             (00.4)      1: Error (criu/net.c:1969): net: IP tool failed on route restore\n",
+        );
+        assert_eq!(d.said.as_deref(), Some("RTNETLINK answers: Network is unreachable"));
+        assert!(d.cause.unwrap().advice.contains("--empty-ns network"));
+        let other = "printed before\n(00.1) CRIU's own\n(00.2) Error (criu/util.c:657): exited, status=1\n";
+        assert_eq!(diagnose_text(other).said, None);
     }
 
     #[test]

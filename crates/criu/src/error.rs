@@ -158,6 +158,12 @@ impl fmt::Display for Failure {
             (None, Some(errno)) => write!(f, "{}", io::Error::from_raw_os_error(errno))?,
             (None, None) => f.write_str("it gave no reason")?,
         }
+        if let Some(later) = &d.later {
+            write!(f, ", then {later}")?;
+        }
+        if let Some(said) = &d.said {
+            write!(f, ", after a program had said {said:?}")?;
+        }
         if let Some(cause) = self.diagnosis.cause {
             write!(f, " ({}; {})", cause.explanation, cause.advice)?;
         }
