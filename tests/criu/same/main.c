@@ -22,6 +22,7 @@ static const struct {
 	{ "tasks", tasks },
 	{ "signals", signals },
 	{ "memory", memory },
+	{ "processor", processor },
 	{ "files", files },
 	{ "sockets", sockets },
 	{ "timers", timers },

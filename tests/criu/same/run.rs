@@ -215,7 +215,7 @@ macro_rules! areas {
     };
 }
 
-areas! { tasks signals memory files sockets timers ipc networks mounts cgroups namespaces }
+areas! { tasks signals memory processor files sockets timers ipc networks mounts cgroups namespaces }
 
 #[test]
 fn rows_and_the_programs_entries_are_the_same() {

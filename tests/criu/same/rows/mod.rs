@@ -7,6 +7,7 @@ mod memory;
 mod mounts;
 mod namespaces;
 mod networks;
+mod processor;
 mod signals;
 mod sockets;
 mod tasks;
@@ -19,6 +20,7 @@ pub(super) const AREAS: &[(&str, &str, &[Row])] = &[
     ("tasks", "Tasks: credentials, scheduling, names, limits", tasks::ROWS),
     ("signals", "Signals", signals::ROWS),
     ("memory", "Memory", memory::ROWS),
+    ("processor", "The processor", processor::ROWS),
     ("files", "Descriptors and files", files::ROWS),
     ("sockets", "Sockets", sockets::ROWS),
     ("timers", "Timers and clocks", timers::ROWS),
