@@ -26,6 +26,7 @@ mod guide;
 mod hostile_images;
 mod inspect;
 mod interchange;
+mod kept;
 mod lazy;
 mod leftovers;
 mod lifecycle;

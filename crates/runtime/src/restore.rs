@@ -385,12 +385,14 @@ impl Restoring<'_> {
         self.inherit(&mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
         let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry.path())?;
+        Kept::shed()?;
         let mut session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
             adopt(cgroup, facts, pid)?;
             // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+            Kept::shed_by(pid);
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
         let paths = facts.cgroup.clone();

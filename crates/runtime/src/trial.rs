@@ -29,6 +29,7 @@ use crate::create::Prepared;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::id::ContainerId;
+use crate::kept::Kept;
 use crate::preflight::explain_restore;
 use crate::procfs;
 use crate::restore::{
@@ -237,6 +238,7 @@ impl Trial<'_> {
         join(&request.prepared.spec, &mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
         let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, &places.scratch)?;
+        Kept::shed()?;
         let session = launch.start()?;
         let criu = session.pid().ok_or(Error::NotRunning)?;
         cgroup.adopt(criu)?;

@@ -256,6 +256,39 @@ fn processes_with_more_than_config_json_grants_are_refused() {
     v.c.assert_clean();
 }
 
+/// What CRIU forgets comes from a file of ours.
+#[test]
+fn what_is_given_back_is_no_more_than_config_json_grants() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    let scheduling = |policy: u32, nice: i32, priority: u32| {
+        let thread = json!({"scheduling": {
+            "policy": policy, "flags": 0, "nice": nice, "priority": priority,
+            "runtime": 1000, "deadline": 2000, "period": 3000
+        }});
+        json!({"threads": {"1": thread}})
+    };
+    let io_priority = |value: u32| json!({"threads": {"1": {"ioPriority": value}}});
+    let cases = [
+        ("disks first", io_priority(1 << 13 | 4), "an I/O priority of class 1 and level 4"),
+        ("a class that is none", io_priority(4 << 13), "an I/O priority of class 4"),
+        ("nice", scheduling(0, -1, 0), "a nice value of -1"),
+        ("realtime", scheduling(2, 0, 1), "the scheduling policy 2"),
+        ("a deadline", scheduling(6, 0, 0), "the scheduling policy 6"),
+        ("a nice session", json!({"processes": {"1": {"autogroupNice": -3}}}), "a nice value of -3"),
+        ("what is unknown", json!({"privileges": true}), "unknown field `privileges`"),
+    ];
+    for (what, kept, why) in cases {
+        let changed = ("kept.json", kept.to_string().into_bytes());
+        let End::Refused(said) = v.restore(what, &[changed]) else { panic!("{what}: it was restored") };
+        assert!(said.contains(why), "{what}: {said}");
+    }
+    let harmless = json!({"threads": {"1": {"ioPriority": 3 << 13, "timerSlack": 70000, "affinity": [0]}}});
+    let harmless = ("kept.json", harmless.to_string().into_bytes());
+    assert!(matches!(v.restore("what limits it", &[harmless]), End::Restored));
+    v.c.assert_clean();
+}
+
 #[test]
 fn filters_that_let_more_through_are_refused() {
     require!(Root, Criu);

@@ -528,14 +528,44 @@ static void show_thread_io_priority(void)
 	on_thread(show_io_priority);
 }
 
+static void set_timer_slack(void)
+{
+	must(prctl(PR_SET_TIMERSLACK, 77777, 0, 0, 0));
+}
+
 static void make_timer_slack(void)
 {
 	must(prctl(PR_SET_TIMERSLACK, 123456, 0, 0, 0));
+	on_thread(set_timer_slack);
+}
+
+static void say_timer_slack(void)
+{
+	say("%ld ", must(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)));
 }
 
 static void show_timer_slack(void)
 {
-	say("%ld", must(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)));
+	say_timer_slack();
+	on_thread(say_timer_slack);
+}
+
+/* Who is started has the slack of who starts it, and goes back to that. */
+static void make_default_timer_slack(void)
+{
+	must(prctl(PR_SET_TIMERSLACK, 60000, 0, 0, 0));
+	on_thread(say_timer_slack);
+}
+
+static void say_default_timer_slack(void)
+{
+	must(prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0));
+	say_timer_slack();
+}
+
+static void show_default_timer_slack(void)
+{
+	on_thread(say_default_timer_slack);
 }
 
 /* Switches of prctl(2) and the like */
@@ -940,6 +970,7 @@ const struct property tasks[] = {
 	{ "batch-scheduling", make_batch, show_schedule },
 	{ "idle-scheduling", make_idle, show_schedule },
 	{ "real-time-scheduling", make_round_robin, show_schedule },
+	{ "deadline-scheduling", make_deadline, show_schedule },
 	{ "reset-on-fork", make_reset_on_fork, show_schedule },
 	{ "time-slice", make_slice, show_slice },
 	{ "utilisation-clamp", make_clamp, show_clamp },
@@ -947,6 +978,7 @@ const struct property tasks[] = {
 	{ "io-priority", make_io_priority, show_io_priority },
 	{ "thread-io-priority", make_thread_io_priority, show_thread_io_priority },
 	{ "timer-slack", make_timer_slack, show_timer_slack },
+	{ "default-timer-slack", make_default_timer_slack, show_default_timer_slack },
 	{ "personality", make_personality, show_personality },
 	{ "memory-deny-write-execute", make_mdwe, show_mdwe },
 	{ "subreaper", make_subreaper, show_subreaper },

@@ -5,7 +5,7 @@
 //! nothing to say is left out of the file, and a container without any such property has no file.
 
 pub(crate) mod resources;
-mod tasks;
+pub(crate) mod tasks;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -28,6 +28,9 @@ pub(crate) struct Kept {
     /// Scheduling, and what else each thread has for itself.
     #[serde(skip_serializing_if = "tasks::Threads::is_empty")]
     pub(crate) threads: tasks::Threads,
+    /// What the threads of a process have in common.
+    #[serde(skip_serializing_if = "tasks::Processes::is_empty")]
+    pub(crate) processes: tasks::Processes,
     /// Limits that `update` has changed. A restore has them before it has processes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) resources: resources::ChangedResources,
@@ -37,7 +40,8 @@ impl Kept {
     /// Reads what the frozen processes `pids` have, of which `first` is the container's first one.
     pub(crate) fn of(first: i32, pids: &[i32]) -> Result<Self> {
         let processes = Numbered::all(first, pids);
-        Ok(Self { threads: tasks::of(&processes)?, ..Self::default() })
+        let (threads, processes) = tasks::of(&processes)?;
+        Ok(Self { threads, processes, ..Self::default() })
     }
 
     /// Gives the restored, stopped processes `pids` what they had.
@@ -46,7 +50,26 @@ impl Kept {
             return Ok(());
         }
         let processes = Numbered::all(first, pids);
-        tasks::put_back(&self.threads, &processes)
+        tasks::put_back(&self.threads, &self.processes, &processes)
+    }
+
+    /// Whether threads have scheduling policies that CRIU refuses at a restore.
+    pub(crate) fn schedules_beyond_criu(&self) -> bool {
+        self.threads
+            .values()
+            .filter_map(|thread| thread.scheduling.as_ref())
+            .any(tasks::Scheduling::is_beyond_criu)
+    }
+
+    /// Frees the calling thread, which is to start CRIU, of what restored processes would inherit and CRIU does not set: then
+    /// they have what the kernel starts with until they are given back what they had.
+    pub(crate) fn shed() -> Result<()> {
+        tasks::shed()
+    }
+
+    /// As [`Kept::shed`], of what process `criu` does not have from a thread.
+    pub(crate) fn shed_by(criu: u32) {
+        tasks::shed_by(criu);
     }
 
     /// Writes the file, if there is anything to be kept.

@@ -37,6 +37,9 @@ impl<'a> Request<'a> {
     pub(crate) fn view(&self, mut changed: ChangedFiles) -> Result<View<'a>> {
         changed.extend(self.without_parent_death_signal()?);
         if let [images, ..] = self.chain {
+            if self.kept.schedules_beyond_criu() {
+                Images::in_directory(images)?.with_ordinary_scheduling(&mut changed)?;
+            }
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));

@@ -168,6 +168,17 @@ impl Layout {
         Some(mount.point.join(inside.strip_prefix(&mount.root).ok()?))
     }
 
+    /// The directory of the cpuset that a `/proc/PID/cgroup` names, if it can be reached, and its hierarchy.
+    pub(super) fn cpuset_of(&self, proc_cgroup: &str) -> Option<(PathBuf, Version)> {
+        match self.v1.get("cpuset") {
+            Some(mount) => {
+                let inside = parse_own(proc_cgroup).remove("cpuset")?;
+                Some((mount.point.join(inside.strip_prefix(&mount.root).ok()?), Version::V1))
+            }
+            None => Some((self.v2_dir_of(proc_cgroup)?, Version::V2)),
+        }
+    }
+
     /// Every controller that can be used, v1 and v2 names side by side (`blkio` or `io`).
     pub fn controllers(&self) -> BTreeSet<&str> {
         self.v1.keys().chain(&self.v2_controllers).map(String::as_str).collect()

@@ -18,6 +18,7 @@
 //! of the OCI runtime specification 1.3.
 
 mod convert;
+mod cpuset;
 mod delegate;
 mod devices;
 mod dir;
@@ -37,6 +38,7 @@ mod usage;
 mod walk;
 mod write;
 
+pub use cpuset::Cpusets;
 pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
 pub use filter::device_filter;
 pub use freezer::Freezers;

@@ -8,7 +8,7 @@ mod namespace;
 mod netdevices;
 mod process;
 mod root;
-mod scheduling;
+pub(crate) mod scheduling;
 mod sysctl;
 
 use std::borrow::Cow;

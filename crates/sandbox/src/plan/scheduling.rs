@@ -243,7 +243,7 @@ impl Affinity {
 }
 
 /// `0-3,7` as ascending numbers; spaces and empty elements are let pass, as by runc.
-fn numbers(text: &str) -> std::result::Result<Vec<usize>, String> {
+pub(crate) fn numbers(text: &str) -> std::result::Result<Vec<usize>, String> {
     let number = |text: &str| match text.trim().parse::<usize>() {
         Ok(n) if n <= MAX_NUMBER => Ok(n),
         Ok(n) => Err(format!("{n} is larger than {MAX_NUMBER}")),

@@ -6,8 +6,9 @@ use rustix::thread::CpuSet;
 use crate::plan::{CpuScheduler, MemoryPolicy};
 use crate::{Result, SysError};
 
-/// `struct sched_attr` in its first version, which every kernel takes (sched_setattr(2)).
+/// `struct sched_attr` (sched_setattr(2)). Its first version, which every kernel takes, ends before the clamps of Linux 5.3.
 #[repr(C)]
+#[derive(Default)]
 struct SchedAttr {
     size: u32,
     policy: u32,
@@ -17,29 +18,81 @@ struct SchedAttr {
     runtime: u64,
     deadline: u64,
     period: u64,
+    util_min: u32,
+    util_max: u32,
 }
 
-/// sched_setattr(2).
+/// The size of the first version.
+const FIRST_VERSION: u32 = 48;
+/// linux/sched.h: SCHED_FLAG_UTIL_CLAMP_MIN and _MAX.
+const CLAMPS: u64 = 0x20 | 0x40;
+
+/// sched_setattr(2) of the calling thread.
 pub fn set_cpu_scheduler(wanted: &CpuScheduler) -> Result<(), SysError> {
-    let CpuScheduler { policy, flags, nice, priority, runtime, deadline, period } = *wanted;
-    let size = size_of::<SchedAttr>() as u32;
-    let attr = SchedAttr { size, policy, flags, nice, priority, runtime, deadline, period };
-    // SAFETY: a live structure that says its own size.
-    if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) } < 0 {
+    set_thread_scheduler(0, wanted, None)
+}
+
+/// sched_setattr(2) of thread `tid`, which is the calling one if 0. `clamps` bound its utilisation, in 1024ths.
+pub fn set_thread_scheduler(
+    tid: i32,
+    wanted: &CpuScheduler,
+    clamps: Option<[u32; 2]>,
+) -> Result<(), SysError> {
+    let CpuScheduler { policy, mut flags, nice, priority, runtime, deadline, period } = *wanted;
+    let (mut size, [util_min, util_max]) = (FIRST_VERSION, clamps.unwrap_or_default());
+    if clamps.is_some() {
+        size = size_of::<SchedAttr>() as u32;
+        flags |= CLAMPS;
+    }
+    let attr =
+        SchedAttr { size, policy, flags, nice, priority, runtime, deadline, period, util_min, util_max };
+    // SAFETY: a live structure that says its own size, or a smaller one.
+    if unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) } < 0 {
         return Err(SysError::new("sched_setattr", format!("{wanted:?}"), nix::errno::Errno::last_raw()));
     }
     Ok(())
 }
 
-/// ioprio_set(2); `value` holds class and level.
+/// sched_getattr(2) of thread `tid`, which is the calling one if 0: its scheduler, and the bounds of its utilisation in
+/// 1024ths, which are 0 in kernels without CONFIG_UCLAMP_TASK. Of ordinary policies Linux 6.12 tells the length of its turns in
+/// nanoseconds, as `runtime`.
+pub fn thread_scheduler(tid: i32) -> Result<(CpuScheduler, [u32; 2])> {
+    let mut attr = SchedAttr::default();
+    let size = size_of::<SchedAttr>();
+    // SAFETY: a live structure and its size.
+    if unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size, 0) } < 0 {
+        return Err(SysError::new("sched_getattr", tid.to_string(), nix::errno::Errno::last_raw()).into());
+    }
+    let SchedAttr { policy, flags, nice, priority, runtime, deadline, period, util_min, util_max, .. } = attr;
+    let scheduler =
+        CpuScheduler { policy, flags: flags & !CLAMPS, nice, priority, runtime, deadline, period };
+    Ok((scheduler, [util_min, util_max]))
+}
+
+/// linux/ioprio.h
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+
+/// ioprio_set(2) of the calling thread; `value` holds class and level.
 pub fn set_io_priority(value: u16) -> Result<()> {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    set_thread_io_priority(0, value)
+}
+
+/// ioprio_set(2) of thread `tid`, which is the calling one if 0; `value` holds class, hint and level.
+pub fn set_thread_io_priority(tid: i32, value: u16) -> Result<()> {
     // SAFETY: integers only.
-    if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(value)) } < 0 {
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, libc::c_int::from(value)) } < 0 {
         let args = format!("class {}, level {}", value >> 13, value & 0x1fff);
         return Err(SysError::new("ioprio_set", args, nix::errno::Errno::last_raw()).into());
     }
     Ok(())
+}
+
+/// ioprio_get(2) of thread `tid`, which is the calling one if 0: class, hint and level; class 0 is none of its own.
+pub fn thread_io_priority(tid: i32) -> Result<u16> {
+    // SAFETY: integers only.
+    let value = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    let failed = || SysError::new("ioprio_get", tid.to_string(), nix::errno::Errno::last_raw());
+    Ok(u16::try_from(value).map_err(|_| failed())?)
 }
 
 /// set_mempolicy(2).

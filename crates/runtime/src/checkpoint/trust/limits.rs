@@ -1,6 +1,7 @@
 //! Resource limits of processes, their scheduling and who is killed first for want of memory.
 
 use criu_proto::images::core::CoreEntry;
+use hiber_criu::images::RESET_ON_FORK;
 
 use super::{Grant, Verdict};
 
@@ -48,33 +49,47 @@ impl Grant<'_> {
     pub(super) fn scheduling(&self, core: &CoreEntry) -> Verdict {
         let Some(thread) = core.thread_core.as_ref() else { return Ok(()) };
         let Some(policy) = thread.sched_policy else { return Ok(()) };
+        self.scheduled(
+            policy & !RESET_ON_FORK,
+            thread.sched_nice.unwrap_or(0),
+            thread.sched_prio.unwrap_or(0),
+        )
+    }
+
+    /// As [`Grant::scheduling`], of what sched_setattr(2) is to be asked for.
+    pub(super) fn scheduled(&self, policy: u32, nice: i32, priority: u32) -> Verdict {
         if self.can(caps::Capability::CAP_SYS_NICE) {
             return Ok(());
         }
         let granted = self.plan.init.scheduling.cpu.as_ref();
-        let hard = |resource| {
-            let limit = self.plan.init.process.rlimits.iter().find(|limit| limit.resource == resource);
-            limit.map_or(0, |limit| limit.hard)
-        };
         if ORDINARY.contains(&policy) {
-            let nice = thread.sched_nice.unwrap_or(0);
-            let own = rustix::process::getpriority_process(None).unwrap_or(0);
-            let by_limit = 20 - i32::try_from(hard(NICE).min(40)).unwrap_or(40);
-            let least = granted.map_or(own.min(0), |cpu| cpu.nice.min(0)).min(by_limit);
-            return match nice < least {
-                true => Err(format!("has a nice value of {nice}; config.json grants {least}")),
-                false => Ok(()),
-            };
+            return self.nice(nice);
         }
-        let priority = thread.sched_prio.unwrap_or(0);
         let as_granted = granted.is_some_and(|cpu| cpu.policy == policy && priority <= cpu.priority);
-        let by_limit = REALTIME.contains(&policy) && u64::from(priority) <= hard(RTPRIO);
+        let by_limit = REALTIME.contains(&policy) && u64::from(priority) <= self.hard_limit(RTPRIO);
         match as_granted || by_limit {
             true => Ok(()),
             false => Err(format!(
                 "has the scheduling policy {policy} with priority {priority}, which config.json does not grant"
             )),
         }
+    }
+
+    /// Of an ordinary thread, or of a session.
+    pub(super) fn nice(&self, nice: i32) -> Verdict {
+        let granted = self.plan.init.scheduling.cpu.as_ref();
+        let own = rustix::process::getpriority_process(None).unwrap_or(0);
+        let by_limit = 20 - i32::try_from(self.hard_limit(NICE).min(40)).unwrap_or(40);
+        let least = granted.map_or(own.min(0), |cpu| cpu.nice.min(0)).min(by_limit);
+        match nice < least && !self.can(caps::Capability::CAP_SYS_NICE) {
+            true => Err(format!("has a nice value of {nice}; config.json grants {least}")),
+            false => Ok(()),
+        }
+    }
+
+    fn hard_limit(&self, resource: u32) -> u64 {
+        let limit = self.plan.init.process.rlimits.iter().find(|limit| limit.resource == resource);
+        limit.map_or(0, |limit| limit.hard)
     }
 }
 

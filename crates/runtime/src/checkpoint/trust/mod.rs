@@ -8,6 +8,7 @@
 mod cgroups;
 mod credentials;
 mod files;
+mod kept;
 mod limits;
 mod mount_images;
 mod mounts;
@@ -91,10 +92,12 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
         }
     }
     let cgroups = images.own_cgroups()?;
+    let kept = Kept::read_in(dir)?;
     if let Some(grant) = grant {
         grant.check(&images, &cgroups.entry)?;
+        grant.kept(&kept).map_err(|e| refused(format!("the checkpoint {e}")))?;
     }
-    Ok(Checked { manifest, kept: Kept::read_in(dir)?, chain, cgroups: cgroups.image })
+    Ok(Checked { manifest, kept, chain, cgroups: cgroups.image })
 }
 
 fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {

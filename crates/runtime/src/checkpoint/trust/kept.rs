@@ -1,0 +1,118 @@
+//! What processes are given back that CRIU forgets: no more than they could have asked the kernel for.
+
+use caps::Capability;
+use hiber_sandbox::plan::CpuScheduler;
+use hiber_sandbox::sys::scheduling::thread_io_priority;
+
+use super::{Grant, Verdict};
+use crate::kept::Kept;
+use crate::kept::tasks::{Scheduling, Thread};
+
+/// Classes of I/O priorities (linux/ioprio.h).
+const REALTIME: u16 = 1;
+const IDLE: u16 = 3;
+/// SCHED_DEADLINE (linux/sched.h).
+const DEADLINE: u32 = 6;
+
+impl Grant<'_> {
+    /// What threads and processes are given back; what limits a process alone is let pass.
+    pub(super) fn kept(&self, kept: &Kept) -> Verdict {
+        let Kept { threads, processes, .. } = kept;
+        for (tid, thread) in threads {
+            self.thread(thread).map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
+        }
+        for (pid, process) in processes {
+            let nice = process.autogroup_nice.unwrap_or(0);
+            self.nice(nice)
+                .map_err(|e| format!("gives the session of process {pid} what it may not have: it {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn thread(&self, thread: &Thread) -> Verdict {
+        // Processors are those of the cpuset at most, and anybody may choose among them, and how late timers may be.
+        let Thread { affinity: _, timer_slack: _, io_priority, scheduling } = thread;
+        io_priority.map_or(Ok(()), |value| self.io_priority(value))?;
+        scheduling.as_ref().map_or(Ok(()), |scheduling| self.attributes(scheduling))
+    }
+
+    /// The class that is served before others takes a privilege (ioprio_set(2)), or is the runtime's own, which it gives to
+    /// what it creates, too.
+    fn io_priority(&self, value: u16) -> Verdict {
+        let class = value >> 13;
+        if class > IDLE {
+            return Err(format!("has an I/O priority of class {class}, and there are {REALTIME} to {IDLE}"));
+        }
+        let privileged = [Capability::CAP_SYS_NICE, Capability::CAP_SYS_ADMIN].iter().any(|c| self.can(*c));
+        let level = |value: u16| value & 7;
+        let covers = |granted: u16| granted >> 13 == REALTIME && level(granted) <= level(value);
+        let granted = self.plan.init.scheduling.io_priority;
+        let granted = granted.map_or_else(|| thread_io_priority(0).is_ok_and(covers), covers);
+        match class == REALTIME && !privileged && !granted {
+            true => Err(format!(
+                "has an I/O priority of class {REALTIME} and level {}, which config.json does not grant",
+                level(value)
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn attributes(&self, wanted: &Scheduling) -> Verdict {
+        self.scheduled(wanted.policy, wanted.nice, wanted.priority)?;
+        let granted = self.plan.init.scheduling.cpu.as_ref().filter(|cpu| cpu.policy == DEADLINE);
+        let Some(granted) =
+            granted.filter(|_| wanted.policy == DEADLINE && !self.can(Capability::CAP_SYS_NICE))
+        else {
+            return Ok(());
+        };
+        let own = CpuScheduler {
+            runtime: wanted.runtime,
+            deadline: wanted.deadline,
+            period: wanted.period,
+            ..*granted
+        };
+        match share(&own) > share(granted) {
+            true => Err(format!(
+                "asks for {} ns in each {} ns, and config.json grants {} in {}",
+                own.runtime,
+                period(&own),
+                granted.runtime,
+                period(granted)
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// No period is the deadline's (sched(7)).
+fn period(scheduler: &CpuScheduler) -> u64 {
+    if scheduler.period == 0 { scheduler.deadline } else { scheduler.period }
+}
+
+/// How much of a processor, in 2^20ths as the kernel counts it.
+fn share(scheduler: &CpuScheduler) -> u128 {
+    (u128::from(scheduler.runtime) << 20) / u128::from(period(scheduler).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_the_period_or_else_of_the_deadline() {
+        let of = |runtime, deadline, period| {
+            share(&CpuScheduler {
+                policy: DEADLINE,
+                flags: 0,
+                nice: 0,
+                priority: 0,
+                runtime,
+                deadline,
+                period,
+            })
+        };
+        assert_eq!(of(1, 2, 0), of(2, 3, 4));
+        assert!(of(1, 1, 3) < of(1, 1, 2));
+        assert_eq!(of(u64::MAX, 0, 0), u128::from(u64::MAX) << 20);
+    }
+}

@@ -1,0 +1,57 @@
+//! What a restored process has of properties that it would take from whoever restores it. What it had itself is in `same`.
+
+use hiber_tests::prelude::*;
+use std::fs;
+use std::process::Command;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// What the first process takes from others: its processors, I/O priority, timer slack, filter of core dumps.
+#[track_caller]
+fn taken(c: &Container) -> Vec<String> {
+    let pid = c.pid();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let status = read("status");
+    let processors = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).unwrap().to_owned();
+    let ionice = Command::new("ionice").args(["-p", &pid.to_string()]).output().unwrap();
+    let io_priority = String::from_utf8(ionice.stdout).unwrap();
+    vec![processors, io_priority, read("timerslack_ns"), read("coredump_filter")]
+}
+
+/// Each thread of a test is one of its own, and what it starts has what it has.
+#[test]
+fn nothing_is_taken_from_who_restores_it() {
+    require!(Root, Criu, Program("ionice"));
+    let c = Runtime::hiber().container(Bundle::busybox().shell(crate::COUNT));
+    c.run_detached().ok();
+    let before = taken(&c);
+    c.checkpoint(&[]).ok();
+    assert!(!c.images().join("kept.json").exists(), "nothing is to be kept of it");
+    let own = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| own.is_set(*cpu)).unwrap());
+    sched_setaffinity(None, &one).unwrap();
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(123_456)).unwrap();
+    let me = rustix::thread::gettid().to_string();
+    assert!(Command::new("ionice").args(["-c", "2", "-n", "7", "-p", &me]).status().unwrap().success());
+    c.restore(&[]).ok();
+    assert_eq!(taken(&c), before);
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+/// What a cpuset leaves is no choice of the thread's: it changes with the cpuset.
+#[test]
+fn processors_of_a_cpuset_are_no_affinity() {
+    require!(Root, Criu, Controller("cpuset"));
+    let bundle = Bundle::busybox().shell(crate::COUNT);
+    let c =
+        Runtime::hiber().container(bundle.edit(|c| c["linux"]["resources"]["cpu"] = json!({"cpus": "0"})));
+    c.run_detached().ok();
+    c.checkpoint(&[]).ok();
+    assert!(!c.images().join("kept.json").exists(), "{:?}", fs::read_to_string(c.images().join("kept.json")));
+    c.restore(&[]).ok();
+    assert!(taken(&c)[0].ends_with("\t0"), "{:?}", taken(&c));
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
