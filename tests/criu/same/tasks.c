@@ -466,6 +466,11 @@ static void make_round_robin(void)
 	schedule((struct attributes){ .policy = SCHED_RR, .priority = 3 });
 }
 
+static void make_deadline(void)
+{
+	schedule((struct attributes){ .policy = 6, .runtime = 1000000, .deadline = 50000000, .period = 100000000 });
+}
+
 static void make_reset_on_fork(void)
 {
 	schedule((struct attributes){ .policy = SCHED_OTHER, .flags = 1 });
