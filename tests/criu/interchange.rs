@@ -1,6 +1,6 @@
 //! What one runtime checkpoints, another restores.
 
-use crate::{counter, counts_on};
+use crate::{counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
 
 /// One direction: `from` checkpoints, `to` restores and has a full container.
@@ -50,6 +50,29 @@ fn from_hiber_to_runc() {
 fn from_crun_to_hiber() {
     require!(Root, Criu, Crun);
     exchange(&Runtime::crun(), &beside_crun(), for_crun(), &CGROUPS_IGNORED);
+}
+
+/// crun cannot restore these itself: its masked directories are binds of one for which it gives CRIU no other.
+#[test]
+fn from_crun_to_hiber_with_masked_files_and_directories() {
+    require!(Root, Criu, Crun);
+    let masked = ["/proc/keys", "/proc/timer_list", "/proc/acpi", "/sys/firmware"];
+    let bundle = Bundle::busybox().edit(|c| c["linux"]["maskedPaths"] = json!(masked));
+    let c = counter(&Runtime::crun(), bundle);
+    c.checkpoint(&CGROUPS_IGNORED).ok();
+    let ours = c.in_hands_of(&beside_crun());
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let at = ["--image-path", &images, "--bundle", &bundle, "--manage-cgroups-mode", "ignore"];
+    ours.call("restore", &[&["--check"], &at[..]].concat()).ok();
+    ours.call("restore", &[&["--prove"], &at[..]].concat()).ok();
+    c.restore(&CGROUPS_IGNORED).fails("");
+    ours.restore(&CGROUPS_IGNORED).ok();
+    for _ in 0..2 {
+        counts_on(&ours, 3);
+        assert_eq!(ours.sh("cat /proc/keys /proc/timer_list; ls /proc/acpi /sys/firmware | grep -v :"), "");
+        ours.sh("! touch /sys/firmware/x 2>/dev/null");
+        sleep_and_wake(&ours, &CGROUPS_IGNORED, &CGROUPS_IGNORED);
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) use request::Request;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{CriuOptions, Direction, absolute, entered, joined, leftovers, mounts};
+use crate::checkpoint::{CriuOptions, Direction, absolute, crun, entered, joined, leftovers, mounts};
 use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
@@ -110,7 +110,8 @@ pub(crate) fn restore(
     }
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
-    let Checked { manifest, kept, chain, cgroups } = check_images(&prepared, id, options, &images)?;
+    let Checked { manifest, kept, empty_directory, chain, cgroups } =
+        check_images(&prepared, id, options, &images)?;
     take_resources(&mut prepared, options, &kept)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
@@ -132,6 +133,7 @@ pub(crate) fn restore(
         chain: &chain,
         cgroups: cgroups.as_deref(),
         kept: &kept,
+        empty_directory: empty_directory.as_deref(),
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
     let restoring = Restoring {
@@ -259,6 +261,8 @@ struct Restoring<'a> {
 struct Places<'a> {
     root: &'a Path,
     view: &'a Path,
+    /// For an empty file system, if one is needed.
+    empty: Option<&'a Path>,
     work: &'a Work,
 }
 
@@ -312,13 +316,17 @@ impl Restoring<'_> {
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
         let view = self.entry.path().join("images");
         std::fs::create_dir(&view).map_err(|e| Error::file(&view, &e))?;
+        let empty = self.request.empty_directory.map(|_| self.entry.path().join("empty"));
+        if let Some(empty) = &empty {
+            std::fs::create_dir(empty).map_err(|e| Error::file(empty, &e))?;
+        }
         let criu = self.request.criu_options;
         let daemon =
             (criu.lazy_pages && self.request.options.page_server.is_none()).then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
         let memory = self.fetch_memory(&work)?;
-        let places = Places { root: &root, view: &view, work: &work };
+        let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
         let mut restored = std::thread::scope(|scope| {
             let thread =
                 scope.spawn(|| self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref()));
@@ -327,7 +335,9 @@ impl Restoring<'_> {
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
-        let removed = [&root, &view].map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
+        let made = [&root, &view].into_iter().chain(&empty);
+        let removed = made.map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
+        let removed: Vec<_> = removed.collect();
         restored?;
         removed.into_iter().collect::<Result<()>>()?;
         // The daemon has its log there.
@@ -379,6 +389,9 @@ impl Restoring<'_> {
             restore.common.cgroups = Some(CgroupMode::Soft);
         }
         restore.common.external.extend(self.network_devices()?);
+        if let (Some(key), Some(at)) = (self.request.empty_directory, places.empty) {
+            restore.common.external.push(crun::supply(key, at)?);
+        }
         restore.join_namespaces =
             entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         let mut launch = self.criu.launch();

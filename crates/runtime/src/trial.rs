@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
-use crate::checkpoint::{CriuOptions, config_file, entered, joined};
+use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
 use crate::create::Prepared;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
@@ -172,7 +172,7 @@ impl Trial<'_> {
     pub(crate) fn run(self) -> Result<()> {
         let mut prepared = Prepared::new(self.id, &self.options.as_create())?;
         check_plan(&prepared.plan)?;
-        let Checked { manifest, kept, chain: images, cgroups } =
+        let Checked { manifest, kept, empty_directory, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
         take_resources(&mut prepared, self.options, &kept)?;
         let manifest = self.manifest.or(manifest.as_ref());
@@ -191,6 +191,7 @@ impl Trial<'_> {
             chain: &images,
             cgroups: cgroups.as_deref(),
             kept: &kept,
+            empty_directory: empty_directory.as_deref(),
             network,
         };
         let paths = cgroup_paths(&prepared.layout)?;
@@ -228,6 +229,9 @@ impl Trial<'_> {
         let mut restore = request.options(view.mount(&places.view)?, restorable.path(), &facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         restore.common.log_file = LOG.into();
+        if let Some(key) = request.empty_directory {
+            restore.common.external.push(crun::supply(key, &places.empty)?);
+        }
         // CRIU hears of its own children's ends, and reaps them.
         restore.as_sibling = false;
         let program = request.criu_options.find_criu()?;
@@ -296,6 +300,7 @@ struct Places {
     scratch: PathBuf,
     root: PathBuf,
     view: PathBuf,
+    empty: PathBuf,
     work: Work,
 }
 
@@ -304,8 +309,8 @@ impl Places {
     fn make(scratch: &Path, plan: &Plan) -> Result<Self> {
         let scratch = crate::checkpoint::absolute(scratch);
         let mut views = PrivateViews::new(&scratch)?;
-        let [root, view] = ["root", "images"].map(|name| scratch.join(name));
-        for dir in [&root, &view] {
+        let [root, view, empty] = ["root", "images", "empty"].map(|name| scratch.join(name));
+        for dir in [&root, &view, &empty] {
             std::fs::create_dir(dir).map_err(|e| Error::file(dir, &e))?;
         }
         let work = Work::open(None, &scratch, None)?;
@@ -320,7 +325,7 @@ impl Places {
         for source in sources {
             views.cover(source).context("this cannot be restored on trial")?;
         }
-        Ok(Self { scratch, root, view, work })
+        Ok(Self { scratch, root, view, empty, work })
     }
 }
 

@@ -62,7 +62,7 @@ fn mounts_that_config_json_does_not_have_are_refused() {
     let v = Victim::new(bundle());
     let name = v.file("mountpoints-");
     type Change = fn(&mut Vec<MntEntry>);
-    let cases: [(&str, Change, &str); 20] = [
+    let cases: [(&str, Change, &str); 22] = [
         ("no mask", |m| m.retain(|m| !m.mountpoint().ends_with("/proc/keys")), "does not mask /proc/keys"),
         (
             "no read-only path",
@@ -87,6 +87,16 @@ fn mounts_that_config_json_does_not_have_are_refused() {
             "of type AUTO",
         ),
         ("another key", |m| mount(m, "/data").ext_key = Some("/dev/null".into()), "of the host at /data"),
+        (
+            "crun's key of masked directories",
+            |m| mount(m, "/data").ext_key = Some("/run/crun/.empty-directory".into()),
+            "of the host at /data",
+        ),
+        (
+            "the key of a mask",
+            |m| mount(m, "/data").ext_key = Some("/proc/keys".into()),
+            "of the host at /data",
+        ),
         (
             "a second bind",
             |m| {

@@ -206,9 +206,15 @@ fn cgroups(list: &mut List, destination: &Path, facts: &Facts) -> Result<()> {
 fn masks(list: &mut List, spec: &Spec, facts: &Facts) {
     let masked = spec.linux().iter().flat_map(|l| l.masked_paths().iter().flatten());
     if list.direction == Direction::Restore {
-        if masked.count() > 0 {
-            let external = External::mount_source(NULL, NULL);
-            list.outside.push(Outside { point: NULL.into(), external, bind: None });
+        let masked: Vec<_> = masked.map(|path| in_container(path)).collect();
+        // The key that runc gives, and those of crun: the paths.
+        for key in masked.first().map(|_| NULL.into()).into_iter().chain(masked) {
+            if !list.outside.iter().any(|outside| outside.point == key)
+                && let Some(name) = key.to_str()
+            {
+                let external = External::mount_source(name, NULL);
+                list.outside.push(Outside { point: key, external, bind: None });
+            }
         }
         return;
     }

@@ -1,5 +1,6 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
+pub(crate) mod crun;
 mod custody;
 mod externals;
 mod follower;

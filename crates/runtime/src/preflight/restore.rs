@@ -18,6 +18,7 @@ use super::table::{
     PROFILE, ROOTFS,
 };
 use super::{Findings, Report, bytes, host};
+use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::Prepared;
@@ -333,7 +334,10 @@ impl Against<'_> {
         for mount in &self.contents.mounts {
             let Some(key) = mount.external.as_deref().filter(|key| !key.is_empty()) else { continue };
             // CRIU finds its own ones by itself.
-            if mount.mountpoint != "/" && !pairs.iter().any(|(known, _)| known == key) {
+            if mount.mountpoint != "/"
+                && !is_empty_directory(key)
+                && !pairs.iter().any(|(known, _)| known == key)
+            {
                 let what = format!("config.json has no mount for {key}, nor the host below an rbind of it");
                 self.findings.add(&MOUNT_MISSING, what).path = Some(mount.mountpoint.clone());
             }

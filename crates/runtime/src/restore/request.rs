@@ -28,6 +28,8 @@ pub(crate) struct Request<'a> {
     pub(crate) cgroups: Option<&'a [u8]>,
     /// What CRIU does not restore.
     pub(crate) kept: &'a Kept,
+    /// The key of directories that crun has masked.
+    pub(crate) empty_directory: Option<&'a str>,
     pub(crate) network: Network,
 }
 

@@ -24,7 +24,7 @@ use hiber_criu::{CgroupMode, External, ImageDirectory, Images};
 use hiber_sandbox::plan::Plan;
 
 use super::manifest::{self, Kind, Manifest};
-use super::{custody, parents};
+use super::{crun, custody, parents};
 use crate::error::{Error, Result};
 use crate::kept::Kept;
 
@@ -50,6 +50,8 @@ pub(crate) struct Checked {
     pub(crate) manifest: Option<Manifest>,
     /// What CRIU does not restore.
     pub(crate) kept: Kept,
+    /// The key of directories that crun has masked.
+    pub(crate) empty_directory: Option<String>,
     /// The directory, and those that it builds on: what was looked at, and so what is to be restored.
     pub(crate) chain: Vec<ImageDirectory>,
     /// Its cgroups, where its image has others than its container's.
@@ -97,7 +99,8 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
         grant.check(&images, &cgroups.entry)?;
         grant.kept(&kept).map_err(|e| refused(format!("the checkpoint {e}")))?;
     }
-    Ok(Checked { manifest, kept, chain, cgroups: cgroups.image })
+    let empty_directory = if manifest.is_none() { crun::empty_directory(&images)? } else { None };
+    Ok(Checked { manifest, kept, empty_directory, chain, cgroups: cgroups.image })
 }
 
 fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {

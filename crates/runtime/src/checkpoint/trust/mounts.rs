@@ -13,6 +13,7 @@ use hiber_sandbox::rootfs::resolve::Root;
 
 use super::mount_images::{Mount, at_most, confining, read};
 use super::{Grant, Verdict, namespaces};
+use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::externals::resolved;
 use crate::error::Result;
 
@@ -130,7 +131,7 @@ impl Check<'_> {
         if let Some(key) = &mount.key {
             let own =
                 Path::new(key) == mount.point && (self.keys.contains(key) || mount.point == Path::new("/"));
-            let mask = key == NULL && self.is_masked(&mount.point);
+            let mask = (key == NULL || is_empty_directory(key)) && self.is_masked(&mount.point);
             if !own && !mask {
                 return Err(format!("has {key:?} of the host at {at}, where config.json has no such mount"));
             }
@@ -332,10 +333,17 @@ impl Check<'_> {
 
     fn is_mask(&self, mount: &Mount) -> bool {
         let covers = match &mount.key {
-            Some(key) => key == NULL,
+            // crun gives files that it masks the key that a bind there would have.
+            Some(key) if Path::new(key) == mount.point => !self.is_bound(&mount.point),
+            Some(key) => key == NULL || is_empty_directory(key),
             None => mount.fstype == FsType::TMPFS && mount.flags & READ_ONLY != 0,
         };
         covers && self.is_masked(&mount.point)
+    }
+
+    fn is_bound(&self, point: &Path) -> bool {
+        let binds = |mount: &MountPlan| matches!(mount.source, MountSource::Bind { .. });
+        self.plan.mounts.iter().any(|mount| binds(mount) && point.starts_with(self.point(&mount.destination)))
     }
 
     /// A read-only path is a bind of itself.
