@@ -465,3 +465,21 @@ fn files_that_need_capabilities_are_refused() {
     v.refuses("packets", changed, "has a packet socket open");
     v.c.assert_clean();
 }
+
+#[test]
+fn options_of_sockets_that_need_capabilities_are_refused() {
+    require!(Root, Criu);
+    let v = Victim::new(bundle());
+    for (option, why) in [
+        (json!({"IP_TRANSPARENT": 1}), "sets IP_TRANSPARENT, and config.json does not grant CAP_NET_RAW"),
+        (json!({"SO_BUSY_POLL": 50}), "config.json does not grant CAP_NET_ADMIN"),
+        (json!({"TCP_CONGESTION": "6e6f6e65"}), "sets TCP_CONGESTION"),
+        (json!({"SO_NONE": 1}), "of a value that it cannot have"),
+        (json!({"SO_TIMESTAMP": "00112233445566"}), "of a value that it cannot have"),
+        (json!({"SO_TXTIME": "0x"}), "of a value that it cannot have"),
+    ] {
+        let kept = json!({"sockets": [{"process": 1, "fd": 0, "options": option}]}).to_string();
+        v.refuses(&kept, ("kept.json".into(), kept.clone().into_bytes()), why);
+    }
+    v.c.assert_clean();
+}

@@ -4,7 +4,11 @@
 //! Each group of properties has a file here: a part of [`Kept`], `of` that reads it, and `put_back`. A part that has
 //! nothing to say is left out of the file, and a container without any such property has no file.
 
+mod descriptors;
+mod groups;
+pub(crate) mod options;
 pub(crate) mod resources;
+pub(crate) mod sockets;
 pub(crate) mod tasks;
 
 use std::collections::BTreeMap;
@@ -12,6 +16,8 @@ use std::io::{ErrorKind, Read};
 
 use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
+
+use descriptors::Owner;
 
 use crate::error::{Error, Result};
 use crate::procfs::Numbered;
@@ -34,14 +40,22 @@ pub(crate) struct Kept {
     /// Limits that `update` has changed. A restore has them before it has processes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) resources: resources::ChangedResources,
+    /// Options of sockets, and the multicast groups that they are in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sockets: Vec<sockets::Socket>,
 }
 
 impl Kept {
     /// Reads what the frozen processes `pids` have, of which `first` is the container's first one.
     pub(crate) fn of(first: i32, pids: &[i32]) -> Result<Self> {
         let processes = Numbered::all(first, pids);
+        let owners = Owner::all(&processes);
+        let mut descriptors = Vec::new();
+        for owner in &owners {
+            descriptors.extend(owner.descriptors()?);
+        }
         let (threads, processes) = tasks::of(&processes)?;
-        Ok(Self { threads, processes, ..Self::default() })
+        Ok(Self { threads, processes, sockets: sockets::of(&descriptors)?, ..Self::default() })
     }
 
     /// Gives the restored, stopped processes `pids` what they had.
@@ -50,7 +64,8 @@ impl Kept {
             return Ok(());
         }
         let processes = Numbered::all(first, pids);
-        tasks::put_back(&self.threads, &self.processes, &processes)
+        tasks::put_back(&self.threads, &self.processes, &processes)?;
+        sockets::put_back(&self.sockets, &Owner::all(&processes))
     }
 
     /// Whether threads have scheduling policies that CRIU refuses at a restore.

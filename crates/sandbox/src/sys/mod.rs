@@ -12,4 +12,5 @@ pub mod process;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod writeback;

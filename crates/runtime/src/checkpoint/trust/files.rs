@@ -20,7 +20,11 @@ impl Grant<'_> {
         for entry in images.entries::<FileEntry>("files.img", Magic::FILES)? {
             let entry = entry?;
             let Some((what, capability)) = needs(&entry) else { continue };
-            if !self.can(capability) {
+            let may = match capability {
+                Capability::CAP_NET_RAW => self.can_in_network(capability),
+                other => self.can(other),
+            };
+            if !may {
                 let id = entry.id.unwrap_or_default();
                 return Ok(Err(format!(
                     "has {what} open (file {id}), and config.json does not grant {capability}"
@@ -38,9 +42,8 @@ fn needs(entry: &FileEntry) -> Option<(&'static str, Capability)> {
         Some(FdType::TUNF) => Some(("a network tunnel", Capability::CAP_NET_ADMIN)),
         Some(FdType::BPFMAP) => Some(("a BPF map", Capability::CAP_BPF)),
         Some(FdType::FANOTIFY) => Some(("a fanotify group", Capability::CAP_SYS_ADMIN)),
-        Some(FdType::INETSK) => {
-            let raw = entry.isk.as_ref()?.type_ == Some(RAW);
-            raw.then_some(("a raw socket", Capability::CAP_NET_RAW))
+        Some(FdType::INETSK) if entry.isk.type_ == Some(RAW) => {
+            Some(("a raw socket", Capability::CAP_NET_RAW))
         }
         _ => None,
     }

@@ -17,7 +17,7 @@ const DEADLINE: u32 = 6;
 impl Grant<'_> {
     /// What threads and processes are given back; what limits a process alone is let pass.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
-        let Kept { threads, processes, .. } = kept;
+        let Kept { threads, processes, sockets, .. } = kept;
         for (tid, thread) in threads {
             self.thread(thread).map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
         }
@@ -26,7 +26,7 @@ impl Grant<'_> {
             self.nice(nice)
                 .map_err(|e| format!("gives the session of process {pid} what it may not have: it {e}"))?;
         }
-        Ok(())
+        self.sockets(sockets)
     }
 
     fn thread(&self, thread: &Thread) -> Verdict {

@@ -15,6 +15,7 @@ mod mounts;
 mod namespaces;
 pub(crate) mod resources;
 mod seccomp;
+mod sockets;
 
 use criu_proto::images::cgroup::CgroupEntry;
 use criu_proto::images::core::CoreEntry;

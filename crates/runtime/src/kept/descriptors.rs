@@ -1,0 +1,88 @@
+//! The descriptors of a container's processes, and copies of them.
+
+use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use hiber_sandbox::plan::NamespaceKind;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use crate::error::{Error, Result};
+use crate::procfs::Numbered;
+
+/// A process whose descriptors can be copied.
+pub(super) struct Owner {
+    pub(super) outer: i32,
+    pub(super) inner: i32,
+    pidfd: OnceCell<OwnedFd>,
+}
+
+/// A descriptor that a process has open.
+pub(super) struct Descriptor<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) fd: i32,
+    /// What the kernel calls the file: `socket:[NUMBER]`, `anon_inode:[timerfd]`.
+    pub(super) target: PathBuf,
+}
+
+impl Owner {
+    pub(super) fn all(processes: &[Numbered]) -> Vec<Self> {
+        let owner = |process: &Numbered| {
+            let number = process.process;
+            Self { outer: number.outer, inner: number.inner, pidfd: OnceCell::new() }
+        };
+        processes.iter().map(owner).collect()
+    }
+
+    /// That one of `all` which has the number `inner` in the container.
+    pub(super) fn find(all: &[Self], inner: i32) -> Result<&Self> {
+        let found = all.iter().find(|owner| owner.inner == inner);
+        found.ok_or_else(|| Error::Invalid(format!("kept.json: the checkpoint has no process {inner}")))
+    }
+
+    /// All that it has open.
+    pub(super) fn descriptors(&self) -> Result<Vec<Descriptor<'_>>> {
+        let dir = PathBuf::from(format!("/proc/{}/fd", self.outer));
+        let entries = std::fs::read_dir(&dir).map_err(|e| Error::file(&dir, &e))?;
+        let mut descriptors = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::file(&dir, &e))?;
+            let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let path = entry.path();
+            let target = std::fs::read_link(&path).map_err(|e| Error::file(&path, &e))?;
+            descriptors.push(Descriptor { owner: self, fd, target });
+        }
+        Ok(descriptors)
+    }
+
+    /// A descriptor of ours for the file of its descriptor `fd` (pidfd_getfd(2)).
+    pub(super) fn copy(&self, fd: i32) -> Result<OwnedFd> {
+        let pidfd = match self.pidfd.get() {
+            Some(pidfd) => pidfd,
+            None => {
+                let fail = |e| Error::sys("pidfd_open", self.outer.to_string(), e);
+                let pid = Pid::from_raw(self.outer).ok_or_else(|| fail(rustix::io::Errno::SRCH))?;
+                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)?;
+                self.pidfd.get_or_init(|| pidfd)
+            }
+        };
+        rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
+            .map_err(|e| Error::sys("pidfd_getfd", format!("descriptor {fd} of process {}", self.inner), e))
+    }
+
+    /// What the kernel calls one of its namespaces.
+    pub(super) fn namespace(&self, kind: NamespaceKind) -> Result<PathBuf> {
+        let path = format!("/proc/{}/ns/{}", self.outer, kind.proc_name());
+        std::fs::read_link(&path).map_err(|e| Error::file(Path::new(&path), &e))
+    }
+}
+
+impl Descriptor<'_> {
+    pub(super) fn is_socket(&self) -> bool {
+        self.target.to_str().is_some_and(|target| target.starts_with("socket:["))
+    }
+
+    pub(super) fn copy(&self) -> Result<OwnedFd> {
+        self.owner.copy(self.fd)
+    }
+}
