@@ -396,3 +396,68 @@ fn a_mount_lies_in_the_one_that_is_seen_at_its_place() {
         assert_eq!(seen, "/a:\nb\n\n/a/b:\nd\ne\n711\n755\n722\n733", "{over}");
     }
 }
+
+/// Mounts of the host at or below the bundle, ascending.
+fn hosts_mounts(c: &Container) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| point.contains(c.id())).map(str::to_owned).collect()
+}
+
+#[test]
+fn in_the_hosts_mount_namespace_mounts_go_with_the_container() {
+    require!(Root);
+    let open = |c: &mut Value| {
+        for field in ["maskedPaths", "readonlyPaths"] {
+            c["linux"].as_object_mut().unwrap().remove(field);
+        }
+    };
+    let bundle = || Bundle::busybox().without_namespace("mount").edit(open);
+    let c = sleeper(bundle().edit(|c| c["root"]["readonly"] = json!(true)));
+    assert_eq!(
+        c.sh("readlink /proc/self/ns/mnt"),
+        fs::read_link("/proc/self/ns/mnt").unwrap().display().to_string()
+    );
+    c.exec(&["touch", "/file"]).fails("Read-only file system");
+    c.exec(&["touch", "/dev/shm/file"]).ok();
+    let before = hosts_mounts(&c);
+    assert!(before.len() > 5, "{before:?}");
+    // none of them is anybody's peer
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let own = text.lines().filter(|line| line.contains(c.id()));
+    assert!(own.into_iter().all(|line| !line.contains(" shared:")), "{text}");
+    c.checkpoint(&[]).fails("the container is in the host's mount namespace");
+    assert_eq!(c.status(), "running");
+    c.delete(&["--force"]).ok();
+    assert_eq!(hosts_mounts(&c), Vec::<String>::new());
+
+    // What the caller has mounted there stays, whoever was there first.
+    let c = Runtime::hiber().container(bundle().args(["true"]));
+    let own = c.bundle().join("rootfs");
+    hiber_tests::command::run(
+        {
+            let mut m = std::process::Command::new("mount");
+            m.args(["--bind", own.to_str().unwrap(), own.to_str().unwrap()]);
+            m
+        },
+        b"",
+    )
+    .ok();
+    c.run(&[]).ok();
+    assert_eq!(hosts_mounts(&c), [own.to_str().unwrap()]);
+    unmount(&own);
+
+    // A creation that fails leaves none.
+    let c = Runtime::hiber().container(bundle().args(["/no/such/program"]));
+    c.create(&[]).fails("/no/such/program");
+    assert_eq!(hosts_mounts(&c), Vec::<String>::new());
+    let masked = Runtime::hiber().container(Bundle::busybox().without_namespace("mount"));
+    masked.create(&[]).fails("without a private MNT namespace");
+}
+
+#[track_caller]
+fn unmount(at: &std::path::Path) {
+    let mut command = std::process::Command::new("umount");
+    command.arg(at);
+    hiber_tests::command::run(command, b"").ok();
+}

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
 use hiber_sandbox::parent::{Launch, Launched, Starter, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
+use hiber_sandbox::rootfs::HostRoot;
 use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
@@ -170,6 +171,7 @@ impl Prepared {
             namespaces: NamespaceKind::ALL.into_iter().filter(|k| namespaces.has(*k)).collect(),
             streams,
             put_root: false,
+            host_root: None,
             keyring: self.plan.init.keyring.clone(),
         }
     }
@@ -347,6 +349,7 @@ fn build(
              discouraged, as it is impossible to properly kill all container's processes"
         );
     }
+    mount_host_root(prepared, entry, facts)?;
     let mounts = prepared.cgroup_mounts(cgroup);
     if let Some(root) = &mut prepared.plan.init.root {
         root.cgroups = mounts;
@@ -380,6 +383,18 @@ fn build(
     }
     let (child, starter) = launched.detach()?;
     Ok(Built { child, starter: (!by_anybody).then_some(starter), kept })
+}
+
+/// What a container in the host's mount namespace mounts goes with the copy of its root, which is noted before it is
+/// mounted.
+fn mount_host_root(prepared: &Prepared, entry: &Entry, facts: &mut Facts) -> Result<()> {
+    let Some(plan) = prepared.plan.init.root.as_ref() else { return Ok(()) };
+    let Some(root) = HostRoot::prepare(plan).context("copy the root filesystem's mount")? else {
+        return Ok(());
+    };
+    facts.host_root = Some(root.mount_id()?);
+    entry.write_facts(facts)?;
+    root.attach(&plan.path).context("mount the root filesystem over itself")
 }
 
 /// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
@@ -441,10 +456,9 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
     let removed = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip)
         .and_then(|cgroup| cgroup.destroy())
         .and_then(|()| facts.resctrl.remove());
-    if let Err(e) = removed {
+    for e in [removed, facts.clear_root()].into_iter().filter_map(std::result::Result::err) {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }
-    facts.remove_put_root();
     if let Err(e) = entry.remove() {
         tracing::warn!("after a failed creation: {}", chain(&e));
     }

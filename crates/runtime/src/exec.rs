@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::parent::{Launch, Steps, launch};
-use hiber_sandbox::plan::{self, Plan};
+use hiber_sandbox::plan::{self, NamespaceKind, Plan};
 use hiber_sandbox::resctrl::Group;
 use hiber_sandbox::wire::FdRole;
 use oci_spec::runtime::Spec;
@@ -70,6 +70,7 @@ impl Task {
         let process = with_defaults(process.clone(), &spec);
         let mut plan = Plan::for_exec(&spec, &process, &namespaces, &plan_options)?;
         plan.init.hook_state.pid = facts.pid;
+        plan.init.joined_root = (!namespaces.has(NamespaceKind::Mount)).then(|| facts.rootfs.clone());
         let pidfd = self.pidfd()?;
         let cgroup = match options.cgroups {
             Some(below) => self.cgroup().below(below)?,

@@ -38,6 +38,7 @@ fn facts(pid: i32) -> Facts {
         cgroup: Default::default(),
         resctrl: Default::default(),
         put_root: false,
+        host_root: None,
         namespaces: Vec::new(),
         streams: Vec::new(),
         keyring: None,

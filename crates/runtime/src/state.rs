@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
 use hiber_sandbox::resctrl::Group;
+use hiber_sandbox::rootfs;
 use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,10 @@ pub struct Facts {
     /// Whether a restore makes an empty /tmp in the root filesystem, which is removed again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub put_root: bool,
+    /// The mount of the root filesystem over itself that a container in the host's mount namespace has: its number in
+    /// mountinfo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_root: Option<u64>,
     /// Name of its session keyring; without one its processes have their callers'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyring: Option<String>,
@@ -72,11 +77,13 @@ impl Facts {
         self.namespaces.extend(more);
     }
 
-    /// Removes what a restore that was killed has left in the root filesystem.
-    pub(crate) fn remove_put_root(&self) {
+    /// Removes what is made outside of the container's namespaces and cgroup: its mounts in the host's mount namespace, and
+    /// what a restore that was killed has left in the root filesystem.
+    pub(crate) fn clear_root(&self) -> hiber_sandbox::Result<()> {
         if self.put_root {
-            hiber_sandbox::rootfs::remove_put_root(&self.rootfs);
+            rootfs::remove_put_root(&self.rootfs);
         }
+        self.host_root.map_or(Ok(()), |id| rootfs::unmount_host_root(&self.rootfs, id))
     }
 
     /// Whether the container has a pid namespace of its own, which dies with its first process.

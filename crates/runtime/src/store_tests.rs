@@ -23,6 +23,7 @@ fn facts() -> Facts {
         namespaces: Vec::new(),
         resctrl: Default::default(),
         put_root: false,
+        host_root: None,
         streams: vec!["pipe:[1]".into()],
         keyring: None,
     }

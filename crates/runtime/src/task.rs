@@ -411,11 +411,10 @@ impl Task {
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
-        if let Ok(facts) = self.facts() {
-            facts.remove_put_root();
-        }
+        let cleared = self.facts().map_or(Ok(()), Facts::clear_root);
         removed?;
         ungrouped?;
+        cleared.context("unmount the root filesystem")?;
         // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
         let brief = self.container.brief().ok().filter(|_| self.facts().is_ok());
         self.entry().remove()?;

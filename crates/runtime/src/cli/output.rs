@@ -251,6 +251,7 @@ mod tests {
             cgroup: Default::default(),
             resctrl: Default::default(),
             put_root: false,
+            host_root: None,
             namespaces: Vec::new(),
             streams: Vec::new(),
             keyring: None,

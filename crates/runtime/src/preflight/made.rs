@@ -13,7 +13,7 @@ use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::table::{ATTACHED, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
+use super::table::{ATTACHED, HOST_MOUNTS, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
@@ -66,6 +66,11 @@ impl Made {
 /// Compares, by what /proc shows.
 pub(crate) fn compare(task: &Task) -> Result<Made> {
     let (facts, spec) = (task.facts()?, &*task.container().spec()?);
+    if !facts.namespaces.contains(&NamespaceKind::Mount) {
+        let mut findings = Findings::default();
+        findings.add(&HOST_MOUNTS, HOST_MOUNTS.about);
+        return Ok(Made { external: Vec::new(), removed: false, findings, mounts: Vec::new() });
+    }
     let outside = outside(Direction::Dump, spec, facts)?;
     let mounts = mountinfo::of(&facts.pid.to_string())?;
     let places: HashSet<&Path> = outside.iter().map(|o| o.point.as_path()).collect();

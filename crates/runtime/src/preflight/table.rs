@@ -150,6 +150,9 @@ checks! {
     CHROOT: "chroot", Checkpoint, Error,
         "the first process has another root directory than the container (chroot(2))",
         "let a child of it change its root directory, or set root.path to that";
+    HOST_MOUNTS: "host-mounts", Checkpoint, Error,
+        "the container is in the host's mount namespace, of which CRIU saves nothing",
+        "give it a mount namespace of its own in config.json";
     MOUNT_LINE: "mount-line", Checkpoint, Error,
         "a mount's line in mountinfo is longer than the 4 KiB that CRIU reads",
         "use fewer layers, or shorter paths for them";

@@ -289,11 +289,15 @@ fn enter_root(
 ) -> Result<Option<terminal::Terminal>> {
     let console = inherited.console_socket.take();
     let Some(root_plan) = &plan.root else {
-        // A joined container: "/" is already its root.
-        let root = Root::open_path(Path::new("/"))?;
-        return console
+        // With the mount namespace that was joined came its root.
+        let root = Root::open_path(plan.joined_root.as_deref().unwrap_or(Path::new("/")))?;
+        let terminal = console
             .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false))
-            .transpose();
+            .transpose()?;
+        if plan.joined_root.is_some() {
+            rootfs::change_root(&root).context("enter the container's root")?;
+        }
+        return Ok(terminal);
     };
     let opened = std::mem::take(&mut inherited.trees);
     let mut built =

@@ -88,6 +88,8 @@ pub struct InitPlan {
     pub net_devices: bool,
     /// The root filesystem; `None` for a process that joins a container.
     pub root: Option<RootPlan>,
+    /// The container's root on the host, for a process that joins a container in the host's mount namespace.
+    pub joined_root: Option<PathBuf>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     /// Keys as paths below /proc/sys.
@@ -395,6 +397,7 @@ impl InitPlan {
             loopback: false,
             net_devices: false,
             root: None,
+            joined_root: None,
             hostname: None,
             domainname: None,
             sysctl: BTreeMap::new(),

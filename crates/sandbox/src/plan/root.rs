@@ -98,11 +98,11 @@ impl RootPlan {
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masked_paths = paths("linux.maskedPaths", linux.masked_paths())?;
         let mut readonly_paths = paths("linux.readonlyPaths", linux.readonly_paths())?;
-        let plain = masked_paths.is_empty() && readonly_paths.is_empty() && mounts.is_empty();
-        if !own_mount_namespace && !plain {
+        let restricts = !masked_paths.is_empty() || !readonly_paths.is_empty();
+        if restricts && !own_mount_namespace {
             return Err(Error::invalid(
                 "linux.namespaces",
-                "unable to mount or restrict paths without a private MNT namespace: expected one of type mount",
+                "unable to mask or restrict paths without a private MNT namespace: expected one of type mount",
             ));
         }
         let is_root = |path: &PathBuf| !path.components().any(|c| matches!(c, Component::Normal(_)));

@@ -7,6 +7,7 @@ mod cgroup;
 mod copy_up;
 pub mod devices;
 mod filesystem;
+mod host_root;
 mod lookup;
 mod mount;
 mod pivot;
@@ -24,7 +25,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-pub use pivot::enter;
+pub use host_root::{HostRoot, unmount_host_root};
+pub use pivot::{change_root, enter};
 pub use private::PrivateViews;
 pub use put_root::{cannot_be_entered, remove_put_root};
 use resolve::Root;
@@ -68,10 +70,11 @@ pub struct Built {
 /// Mounts the root and everything in it; returns the root, not yet entered.
 pub fn build(init: &InitPlan, plan: &RootPlan, mut trees: Trees<'_>) -> Result<Built> {
     let mut read_only_later = Vec::new();
-    if !plan.own_mount_namespace {
-        return Ok(Built { root: Root::open_path(&plan.path)?, read_only_later });
-    }
-    let mut root = bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?;
+    let mut root = match plan.own_mount_namespace {
+        true => bind_root(plan).context(format!("bind the root filesystem {}", plan.path.display()))?,
+        // Where there is something to be mounted, this is the parent's HostRoot.
+        false => Root::open_path(&plan.path)?,
+    };
     for (i, step) in plan.mounts.iter().enumerate() {
         let tree = init.needs_parent_for(step).then(|| trees.source(i)).transpose();
         let mounted = tree.and_then(|tree| mount::mount(&mut root, plan, i, tree));
@@ -116,9 +119,6 @@ fn is_procfs(file: &OwnedFd) -> Result<bool> {
 
 /// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
 pub fn restrict(built: &mut Built, plan: &RootPlan) -> Result<()> {
-    if !plan.own_mount_namespace {
-        return Ok(());
-    }
     built.read_only_later.iter().try_for_each(mount::finish_readonly)?;
     let root = &mut built.root;
     for path in &plan.readonly_paths {

@@ -15,7 +15,7 @@ use crate::{Result, SysError};
 /// Enters the root; afterwards "/" is the container's and nothing of the host is mounted.
 pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
     let result = if !plan.own_mount_namespace {
-        fchdir(root).and_then(|()| chroot_here())
+        change_root(root)
     } else if plan.no_pivot {
         move_root(root, &plan.path)
     } else {
@@ -28,6 +28,11 @@ pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
         change_propagation(Path::new("/"), plan.propagation).context("set linux.rootfsPropagation")?;
     }
     root.check_guarded()
+}
+
+/// Enters the root of a container that has the mount namespace of its caller.
+pub fn change_root(root: &Root) -> Result<()> {
+    fchdir(root).and_then(|()| chroot_here())
 }
 
 fn fchdir(dir: impl AsFd) -> Result<()> {
