@@ -35,6 +35,7 @@ mod memory;
 mod named;
 mod network;
 mod network_devices;
+mod network_kept;
 mod objects;
 mod prove;
 mod redis;

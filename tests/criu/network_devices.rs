@@ -10,7 +10,7 @@ const UP: &str = "ip link set va up; ip link set vb up;";
 
 /// Runs commands in a container's network namespace, with the host's programs.
 #[track_caller]
-fn inside(c: &Container, commands: &str) -> String {
+pub(crate) fn inside(c: &Container, commands: &str) -> String {
     let mut command = Command::new("nsenter");
     command.args([&format!("--net=/proc/{}/ns/net", c.pid()), "sh", "-ec", commands]);
     let output = hiber_tests::command::run(command, b"");
@@ -90,7 +90,8 @@ fn a_tap_without_a_carrier() {
 fn is_refused(c: &Container, check: &str, words: &str) {
     let report = preflight(c, &[]);
     let found = finding(&report, check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
-    assert_eq!((&found["severity"], &report["possible"]), (&json!("error"), &json!(false)), "{report:#}");
+    let severity = if check == "network-part" { "loss" } else { "error" };
+    assert_eq!((&found["severity"], &report["possible"]), (&json!(severity), &json!(false)), "{report:#}");
     let before = count(c);
     let output = c.checkpoint(&[]);
     output.fails(words).fails("--empty-ns network");
@@ -121,14 +122,49 @@ refused! {
     a_macvlan: "ip link add link va name m0 type macvlan", "network-device", "network device m0 is a macvlan";
     a_vxlan: "ip link add name x0 type vxlan id 5 dev va dstport 4789", "network-device",
         "network device x0 is of kind vxlan";
-    a_route_by_a_nexthop_object:
-        "ip address add 10.9.0.1/24 dev va; ip nexthop add id 5 via 10.9.0.2 dev va; ip route add 10.10.0.0/16 nhid 5",
-        "network-route", "there are nexthop objects";
-    a_route_of_another_table: "ip route add 10.10.0.0/16 dev va table 100", "network-route", "routes in table 100";
-    a_rule_for_ipv6: "ip -6 rule add from fd00::/8 table main", "network-route", "rules for IPv6";
+    a_nexthop_object_beside_a_tun_device:
+        "ip address add 10.9.0.1/24 dev va; ip nexthop add id 5 via 10.9.0.2 dev va; ip tuntap add dev t0 mode tun",
+        "network-route", "beside a TUN device";
     a_next_hop_that_is_down:
         "ip route add 10.10.0.0/16 nexthop dev va nexthop dev vb; ip link set vb down", "network-route",
         "leads over a device that is down";
+}
+
+/// What neither CRIU nor hiber makes again is given up only where that is accepted.
+#[test]
+fn filters_and_ipsec_are_losses() {
+    require!(
+        Root,
+        Criu,
+        Program("nsenter"),
+        Program("tc"),
+        NetworkCommand(
+            "ip link add name va type veth; tc qdisc add dev va clsact; \
+         tc filter add dev va ingress protocol ip u32 match u32 0 0 flowid :1; \
+         ip xfrm policy add src 10.0.0.0/24 dst 10.1.0.0/24 dir out"
+        )
+    );
+    for (commands, words) in [
+        (
+            "tc qdisc add dev va clsact; tc filter add dev va ingress protocol ip u32 match u32 0 0 flowid :1",
+            "there are filters of queueing disciplines",
+        ),
+        (
+            "tc qdisc add dev va root handle 1: htb; tc filter add dev va parent 1: protocol ip u32 match u32 0 0 flowid 1:1",
+            "there are filters of queueing disciplines",
+        ),
+        (
+            "ip xfrm policy add src 10.0.0.0/24 dst 10.1.0.0/24 dir out",
+            "there are states or policies of IPsec",
+        ),
+    ] {
+        let c = counter(&Runtime::hiber(), Bundle::busybox());
+        inside(&c, &format!("{PAIR} {UP} {commands}"));
+        is_refused(&c, "network-part", words);
+        inside(&c, &format!("{PAIR} {UP} {commands}"));
+        sleep_and_wake(&c, &["--accept", "network-part"], &[]);
+        counts_on(&c, 3);
+    }
 }
 
 /// A device `inside` that is moved into a container, whose other end stays in a network namespace of the test's.

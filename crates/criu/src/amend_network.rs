@@ -12,6 +12,7 @@ const HOP_HEAD: usize = 8;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTA_MULTIPATH: u16 = 9;
+const RTA_NH_ID: u16 = 30;
 const IFA_FLAGS: u16 = 8;
 /// What the kernel says of a route's next hop and takes from nobody: DEAD, OFFLOAD, LINKDOWN, UNRESOLVED, TRAP.
 const OBSERVED: u8 = 1 | 8 | 16 | 32 | 64;
@@ -29,14 +30,14 @@ const MAX_SIZE: u64 = 64 << 20;
 /// Makes a dump's images of network namespaces such that a restore takes them: of routes over devices without a carrier the
 /// kernel takes the route, but not the remark that there is no carrier; a bridge that has lost its last port has no hardware address,
 /// and none can be given to it; and IPv6 addresses that were found to be unique are so, instead of being looked for anew, while no
-/// route may use them as its source.
+/// route may use them as its source. Routes by nexthop objects are left out, as those are.
 ///
 /// # Errors
 /// [`CriuError::Image`] if an image is malformed, [`CriuError::Io`] if it cannot be read or written.
 pub fn settle_network(dir: &ImageDirectory) -> Result<()> {
     for name in dir.names()?.iter().filter(|name| name.ends_with(".img")) {
         let settle: fn(&mut Vec<u8>) -> Option<()> = match name.split_once('-') {
-            Some(("route" | "route6", _)) => |bytes| messages(bytes, RTM_NEWROUTE, route),
+            Some(("route" | "route6", _)) => routes,
             Some(("ifaddr", _)) => |bytes| messages(bytes, RTM_NEWADDR, address),
             Some(("netdev", _)) => devices,
             _ => continue,
@@ -77,6 +78,28 @@ fn messages(bytes: &mut [u8], kind: u16, settle: fn(&mut [u8]) -> Option<()>) ->
         }
         at += length.next_multiple_of(4);
     }
+    Some(())
+}
+
+fn routes(bytes: &mut Vec<u8>) -> Option<()> {
+    messages(bytes, RTM_NEWROUTE, route)?;
+    // Those by nexthop objects, which CRIU does not save.
+    let (magic, mut rest) = bytes.split_at(bytes.len().min(4));
+    let mut kept = magic.to_vec();
+    while !rest.is_empty() {
+        let length = (u32_at(rest, 0)? as usize).next_multiple_of(4).min(rest.len());
+        let (message, after) = rest.split_at_checked(length.max(16))?;
+        let (mut body, mut by_object) = (message.get(ROUTE_HEAD..).unwrap_or_default().to_vec(), false);
+        attributes(&mut body, |kind, _| {
+            by_object |= kind == RTA_NH_ID;
+            Some(())
+        })?;
+        if !by_object || u16_at(message, 4)? != RTM_NEWROUTE {
+            kept.extend(message);
+        }
+        rest = after;
+    }
+    *bytes = kept;
     Some(())
 }
 

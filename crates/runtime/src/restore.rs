@@ -422,7 +422,7 @@ impl Restoring<'_> {
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
-            RestoreNotify::PostSetupNamespaces => Ok(self.request.network.make(first)?),
+            RestoreNotify::PostSetupNamespaces => Ok(self.request.make_network(first)?),
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {

@@ -253,7 +253,7 @@ impl Trial<'_> {
                 first = pid;
                 Ok(())
             }
-            RestoreNotify::PostSetupNamespaces => Ok(request.network.make(first)?),
+            RestoreNotify::PostSetupNamespaces => Ok(request.make_network(first)?),
             RestoreNotify::OrphanPtsMaster(master) => {
                 terminals.push(master);
                 Ok(())

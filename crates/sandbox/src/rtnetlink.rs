@@ -15,6 +15,9 @@ use crate::{Error, Result, SysError};
 
 /// Length, type, flags, sequence number and port.
 const NETLINK_HEADER: usize = 16;
+/// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 
 /// The network namespace of a process.
 pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd> {
@@ -34,16 +37,24 @@ pub(crate) fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> Result
         .unwrap_or_else(|_| Err(SysError::new("setns", "in a thread that died", libc::ESRCH).into()))
 }
 
-/// An rtnetlink socket.
+/// A netlink socket, mostly of rtnetlink.
 pub(crate) struct Route(OwnedFd);
 
 impl Route {
     pub(crate) fn open() -> Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        // The protocol that is 0 is NETLINK_ROUTE.
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
+        Self::with(None)
+    }
+
+    /// A socket of another of netlink's protocols, for [`raw`](Self::raw) requests.
+    pub(crate) fn of(protocol: rustix::net::Protocol) -> Result<Self> {
+        Self::with(Some(protocol))
+    }
+
+    /// The protocol that is 0 is NETLINK_ROUTE.
+    fn with(protocol: Option<rustix::net::Protocol>) -> Result<Self> {
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map(Self)
-            .map_err(|e| SysError::new("socket", "NETLINK_ROUTE", e.raw_os_error()).into())
+            .map_err(|e| SysError::new("socket", "netlink", e.raw_os_error()).into())
     }
 
     /// Sends a request and collects its answers up to the acknowledgement or the end of the dump.
@@ -71,28 +82,50 @@ impl Route {
     /// Whether a dump of what [`Message`] has no name for, with this type and body, gives anything. A kernel that does not
     /// know such things has none.
     pub(crate) fn has_any(&self, kind: u16, body: &[u8]) -> Result<bool> {
+        Ok(!self.dump(kind, body)?.is_empty())
+    }
+
+    /// The answers to a dump, each without its header. A kernel that does not know such things has none.
+    pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>> {
+        match self.raw(kind, NLM_F_DUMP, body) {
+            Err(e) if matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EINVAL)) => {
+                Ok(Vec::new())
+            }
+            answers => answers,
+        }
+    }
+
+    /// Sends a request as bytes, without its header, and collects its answers, without theirs, up to the acknowledgement or
+    /// the end of the dump.
+    pub(crate) fn raw(&self, kind: u16, flags: u16, body: &[u8]) -> Result<Vec<Vec<u8>>> {
         let length = NETLINK_HEADER + body.len();
         let failed = |call: &str, e: rustix::io::Errno| SysError::new(call, "rtnetlink", e.raw_os_error());
+        let ends = if flags & NLM_F_DUMP == NLM_F_DUMP { 0 } else { NLM_F_ACK };
         let mut request = Vec::with_capacity(length);
         request.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
-        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        request.extend((NLM_F_REQUEST | ends | flags).to_ne_bytes());
         request.extend([0; 8]);
         request.extend(body);
         rustix::net::send(&self.0, &request, SendFlags::empty()).map_err(|e| failed("send", e))?;
         let mut buffer = vec![0u8; 1 << 16];
-        let mut any = false;
+        let mut answers = Vec::new();
         loop {
             let (length, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())
                 .map_err(|e| failed("recv", e))?;
             let mut rest = &buffer[..length];
             while let [a, b, c, d, e, f, ..] = *rest {
-                // NLMSG_ERROR and NLMSG_DONE end it (netlink(7)).
-                if matches!(u16::from_ne_bytes([e, f]), 2 | 3) {
-                    return Ok(any);
-                }
-                any = true;
                 let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+                let body = rest.get(NETLINK_HEADER..length).unwrap_or_default();
+                // The error's number, or how a dump ended, is first in these (netlink(7)).
+                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                match u16::from_ne_bytes([e, f]) {
+                    NLMSG_ERROR | NLMSG_DONE if code == 0 => return Ok(answers),
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        return Err(SysError::new("rtnetlink", "request", -code).into());
+                    }
+                    _ => answers.push(body.to_vec()),
+                }
                 rest = rest.get(length.next_multiple_of(4).max(NETLINK_HEADER)..).unwrap_or_default();
             }
         }

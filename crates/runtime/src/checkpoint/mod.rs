@@ -54,8 +54,8 @@ use yard::Yard;
 
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
-use crate::kept::Kept;
 use crate::kept::resources::{self, ChangedResources};
+use crate::kept::{Kept, Networks};
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
@@ -411,7 +411,12 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
-                Kept { resources: self.changed_resources()?, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
+                let resources = self.changed_resources()?;
+                let networks = match seal.manifest.options.loopback {
+                    true => Networks::default(),
+                    false => self.kept_networks(options)?,
+                };
+                Kept { resources, networks, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;
@@ -480,6 +485,12 @@ impl Task {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
         Ok(dump)
+    }
+
+    /// What CRIU leaves out of the network namespaces that it saves.
+    fn kept_networks(&self, options: &CheckpointOptions) -> Result<Networks> {
+        let saved = preflight::saved_networks(self, options)?;
+        Networks::of(self.facts()?.pid, &saved, &*self.container().spec()?)
     }
 
     /// What a CRIU that died could not undo.

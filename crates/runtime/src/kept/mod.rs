@@ -6,6 +6,7 @@
 
 mod descriptors;
 mod groups;
+mod networks;
 pub(crate) mod options;
 pub(crate) mod resources;
 pub(crate) mod sockets;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 
 use hiber_criu::ImageDirectory;
+pub(crate) use networks::Networks;
 use serde::{Deserialize, Serialize};
 
 use descriptors::Owner;
@@ -43,6 +45,13 @@ pub(crate) struct Kept {
     /// Options of sockets, and the multicast groups that they are in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sockets: Vec<sockets::Socket>,
+    /// Routes, sysctls and more of network namespaces that the container has made.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) networks: Networks,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Kept {
@@ -58,6 +67,11 @@ impl Kept {
         Ok(Self { threads, processes, sockets: sockets::of(&descriptors)?, ..Self::default() })
     }
 
+    /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
+    pub(crate) fn put_back_network(&self, first: i32) -> Result<()> {
+        self.networks.put_back_own(first)
+    }
+
     /// Gives the restored, stopped processes `pids` what they had.
     pub(crate) fn put_back(&self, first: i32, pids: &[i32]) -> Result<()> {
         if *self == Self::default() {
@@ -65,6 +79,7 @@ impl Kept {
         }
         let processes = Numbered::all(first, pids);
         tasks::put_back(&self.threads, &self.processes, &processes)?;
+        self.networks.put_back_others(first, &processes)?;
         sockets::put_back(&self.sockets, &Owner::all(&processes))
     }
 

@@ -28,7 +28,7 @@ pub(crate) use explain::{explain, explain_restore};
 pub(crate) use host::{attacked, check_pipe_size, check_root};
 pub(crate) use losses::check_losses;
 pub(crate) use made::{Made, compare};
-pub(crate) use network::check_network;
+pub(crate) use network::{check_network, saved_networks};
 pub(crate) use restore::check_restore;
 pub(crate) use table::PARENT_DEATH;
 pub use table::{CHECKS, Check, When};

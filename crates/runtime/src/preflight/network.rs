@@ -6,7 +6,7 @@ use hiber_sandbox::network::{self, Contents, Device};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
-use super::table::{NETWORK_DEVICE, NETWORK_ROUTE};
+use super::table::{NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{CheckpointOptions, config_file, joined};
@@ -26,6 +26,15 @@ pub(crate) fn check_network(task: &Task, options: &CheckpointOptions, accepted: 
     accepted.judge(&findings)
 }
 
+/// A process for each network namespace whose contents CRIU saves.
+pub(crate) fn saved_networks(task: &Task, options: &CheckpointOptions) -> Result<Vec<i32>> {
+    if options.criu.empty_network == Some(true) {
+        return Ok(Vec::new());
+    }
+    let (facts, spec) = (task.facts()?, &*task.container().spec()?);
+    Ok(saved(facts, spec, &task.tasks()?).iter().map(|task| task.pid).collect())
+}
+
 /// Looks into each network namespace that CRIU is to save.
 pub(super) fn check(
     findings: &mut Findings,
@@ -41,7 +50,7 @@ pub(super) fn check(
     for task in &saved {
         let others: Vec<_> = saved.iter().map(|other| other.pid).filter(|pid| *pid != task.pid).collect();
         match network::contents(task.pid, &others) {
-            Ok(contents) => tell(findings, &contents, spec),
+            Ok(contents) => tell(findings, &contents, spec, task.pid == facts.pid),
             // Nothing is known then, and CRIU is asked.
             Err(e) => tracing::debug!("the network namespace of process {} is not looked at: {e}", task.pid),
         }
@@ -67,27 +76,31 @@ fn saved<'a>(facts: &Facts, spec: &Spec, tasks: &'a [Proc]) -> Vec<&'a Proc> {
     found
 }
 
-fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec) {
+/// `own` is the first process's, which is put together before there are sockets; others are afterwards.
+fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec, own: bool) {
     for device in &contents.devices {
         if let Some(why) = why_not(device, spec) {
             findings.add(&NETWORK_DEVICE, format!("network device {} {why}", device.name.escape_debug()));
         }
     }
+    let nested = "in a network namespace that a process has made, where sockets come before them";
     let tables: Vec<_> = contents.tables.iter().map(ToString::to_string).collect();
-    if !tables.is_empty() {
-        findings.add(
-            &NETWORK_ROUTE,
-            format!("there are routes in table {}, which CRIU leaves out", tables.join(", ")),
-        );
+    if !tables.is_empty() && !own {
+        findings.add(&NETWORK_ROUTE, format!("there are routes in table {}, {nested}", tables.join(", ")));
     }
+    let tun = contents.devices.iter().any(|device| device.kind.as_deref() == Some("tun"));
     for (there, what) in [
-        (contents.nexthops, "there are nexthop objects (ip nexthop), which CRIU leaves out"),
-        (contents.rules_of_ipv6, "there are rules for IPv6 (ip -6 rule), which CRIU leaves out"),
-        (contents.dead_hops, "a route of several next hops leads over a device that is down"),
+        (contents.nexthops && !own, format!("there are nexthop objects (ip nexthop), {nested}")),
+        (contents.nexthops && tun, "there are nexthop objects (ip nexthop) beside a TUN device, which has no carrier yet when they are made".into()),
+        (contents.rules_of_ipv6 && !own, format!("there are rules for IPv6 (ip -6 rule), {nested}")),
+        (contents.dead_hops, "a route of several next hops leads over a device that is down".into()),
     ] {
         if there {
             findings.add(&NETWORK_ROUTE, what);
         }
+    }
+    for what in &contents.strange {
+        findings.add(&NETWORK_PART, what);
     }
 }
 

@@ -190,9 +190,15 @@ checks! {
         "pass --empty-ns network and have the network set up again at the restore, as by a hook; or name a veth in \
          linux.netDevices, from which a restore takes it, too";
     NETWORK_ROUTE: "network-route", Checkpoint, Error,
-        "routes or rules that CRIU leaves out: tables beside the main one, nexthop objects, rules for IPv6, next hops that \
-         are down",
+        "routes that no restore could make again in time: several next hops of which one is down, nexthop objects beside a \
+         TUN device, and, in a network namespace that a process has made, those of other tables than the main one, nexthop \
+         objects and rules for IPv6",
         "remove them, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
+    NETWORK_PART: "network-part", Checkpoint, Loss,
+        "what neither CRIU nor hiber makes again of a network: queueing disciplines of other kinds than pfifo, bfifo, tbf, \
+         htb, prio, fq, fq_codel, ingress and clsact, their filters, XDP programs, bridges that tell VLANs apart, their \
+         permanent multicast groups, IPsec, ipsets, arptables",
+        "remove it, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

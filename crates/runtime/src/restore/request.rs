@@ -6,6 +6,7 @@ use std::path::Path;
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use hiber_sandbox::plan::NamespaceKind;
 
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::view::View;
@@ -65,6 +66,17 @@ impl<'a> Request<'a> {
         let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
         self.kept.put_back(first, &pids).context("give the processes back what CRIU does not keep")
+    }
+
+    /// Gives the new network namespace of the first process what CRIU has not, before any socket is there: a socket is bound
+    /// and connected by addresses, routes and sysctls.
+    pub(crate) fn make_network(&self, first: i32) -> Result<()> {
+        self.network.make(first)?;
+        let new = self.prepared.plan.namespaces.is_new(NamespaceKind::Network);
+        if !new || self.criu_options.empty_network == Some(true) {
+            return Ok(());
+        }
+        self.kept.put_back_network(first)
     }
 
     /// New pipes under the names of the old ones.

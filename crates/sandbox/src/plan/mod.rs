@@ -26,6 +26,7 @@ pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan, in_container};
 pub use scheduling::{Affinity, CpuScheduler, MEMORY_FLAGS, MEMORY_MODES, MemoryPolicy, Scheduling};
+pub use sysctl::sysctl_path;
 
 use crate::resctrl;
 use crate::seccomp::{self, Program};

@@ -17,7 +17,7 @@ pub(super) fn check(
         .into_iter()
         .flatten()
         .map(|(key, value)| {
-            let path = path_of(key);
+            let path = sysctl_path(key);
             let invalid = |problem: &str| Error::invalid(format!("linux.sysctl[{key:?}]"), problem);
             if key.is_empty() || path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
                 return Err(invalid("is not the name of a sysctl"));
@@ -51,9 +51,11 @@ fn needed_namespace(path: &str) -> Option<NamespaceKind> {
     }
 }
 
+/// The path below /proc/sys of a key of `linux.sysctl`.
+///
 /// Either separator is accepted; the first one that occurs is the separator, the other a character of a
 /// name (sysctl.d(5)): `net.ipv4.conf.eno2/100.rp_filter` and `net/ipv4/conf/eno2.100/rp_filter` are one.
-fn path_of(key: &str) -> String {
+pub fn sysctl_path(key: &str) -> String {
     match key.find(['.', '/']) {
         Some(i) if key.as_bytes()[i] == b'.' => key
             .chars()
@@ -73,8 +75,8 @@ mod tests {
 
     #[test]
     fn both_separators() {
-        assert_eq!(path_of("net.ipv4.conf.eno2/100.rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
-        assert_eq!(path_of("net/ipv4/conf/eno2.100/rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
+        assert_eq!(sysctl_path("net.ipv4.conf.eno2/100.rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
+        assert_eq!(sysctl_path("net/ipv4/conf/eno2.100/rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
     }
 
     #[test]

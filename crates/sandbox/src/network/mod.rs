@@ -1,6 +1,13 @@
 //! What a network namespace holds, as far as whoever saves it must know: its devices, and routes and rules that
 //! `ip route save` and `ip rule save` leave out.
 
+mod classes;
+mod kept;
+mod links;
+mod object;
+mod strange;
+mod sysctls;
+
 use std::collections::BTreeSet;
 
 use netlink_packet_core::NLM_F_DUMP;
@@ -16,6 +23,7 @@ use crate::Result;
 use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::expect;
+pub use kept::Kept;
 
 /// The table that `ip route save` saves (linux/rtnetlink.h, RT_TABLE_MAIN).
 const MAIN: u32 = 254;
@@ -47,6 +55,8 @@ pub struct Contents {
     pub rules_of_ipv6: bool,
     /// Whether a route of several next hops leads over a device that is down.
     pub dead_hops: bool,
+    /// What else nobody could make again.
+    pub strange: Vec<String>,
 }
 
 /// What the network namespace of process `pid` holds. `others` are processes in network namespaces that a device's other end
@@ -57,8 +67,8 @@ pub struct Contents {
 pub fn contents(pid: i32, others: &[i32]) -> Result<Contents> {
     rtnetlink::inside(&namespace_of(pid)?, || {
         let route = Route::open()?;
-        let mut contents =
-            Contents { nexthops: route.has_any(RTM_GETNEXTHOP, &NHMSG)?, ..Contents::default() };
+        let mut contents = Contents { strange: strange::read(&route, pid)?, ..Contents::default() };
+        contents.nexthops = route.has_any(RTM_GETNEXTHOP, &NHMSG)?;
         // The kernel numbers other namespaces when it is asked about a device that leads there.
         let links = route.request(Message::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
         let known = others.iter().map(|pid| number_of(&route, *pid)).collect::<Result<BTreeSet<_>>>()?;

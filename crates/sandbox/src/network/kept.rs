@@ -1,0 +1,112 @@
+//! What a network namespace holds that CRIU leaves out: read from one, given to another.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::classes::{CLASSES, Class};
+use super::object::Object;
+use super::{links, sysctls};
+use crate::error::Context;
+use crate::plan::NamespaceKind;
+use crate::rtnetlink::{self, Route, namespace_of};
+use crate::sys::process::unshare;
+use crate::{Error, Result};
+
+/// What CRIU does not save of a network namespace. Devices go by their numbers, which CRIU restores.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Kept {
+    /// Names, groups, lengths of queues and the like; a bridge's options and its ports'.
+    links: Vec<Object>,
+    /// Neighbours, nexthop objects, routes of other tables, rules for IPv6, queueing disciplines and more, by class.
+    objects: BTreeMap<String, Vec<Object>>,
+    /// Those that somebody has changed, by path below /proc/sys/net.
+    sysctls: BTreeMap<String, String>,
+}
+
+impl Kept {
+    /// Reads the network namespace of process `pid`. The sysctls `always`, by path below /proc/sys/net, are kept even if they
+    /// are as in a new namespace.
+    ///
+    /// # Errors
+    /// If the kernel does not answer, or not in a way that is known here.
+    pub fn of(pid: i32, always: &[String]) -> Result<Self> {
+        let new = new_sysctls()?;
+        rtnetlink::inside(&namespace_of(pid)?, || {
+            let route = Route::open()?;
+            let (links, _) = links::read(&route)?;
+            let devices = devices(&links);
+            let mut objects = BTreeMap::new();
+            for class in &CLASSES {
+                let (found, _) = class.read(&route, &devices)?;
+                if !found.is_empty() {
+                    objects.insert(class.name.to_owned(), found);
+                }
+            }
+            Ok(Self { links, objects, sysctls: sysctls::changed(sysctls::read()?, &new, always) })
+        })
+    }
+
+    /// Gives the network namespace of process `pid`, which has the same devices, what it lacks. Nothing outside of it is
+    /// changed, whatever is asked for.
+    ///
+    /// # Errors
+    /// What could not be made. Sysctls that this kernel does not take are only told.
+    pub fn put_back(&self, pid: i32) -> Result<()> {
+        if let Some(name) = self.objects.keys().find(|name| CLASSES.iter().all(|class| class.name != **name))
+        {
+            return Err(Error::invalid("objects", format!("{name:?} is no class of a network's")));
+        }
+        rtnetlink::inside(&namespace_of(pid)?, || {
+            let route = Route::open()?;
+            sysctls::put(&self.sysctls)?;
+            links::put(&route, &self.links)?;
+            let devices = devices(&self.links);
+            let (most, last) = CLASSES.split_at(CLASSES.len() - 1);
+            for group in [most, last] {
+                let (mut missing, mut unwanted) = (Vec::new(), Vec::new());
+                for class in group {
+                    let wanted = self.objects.get(class.name).map_or(&[][..], Vec::as_slice);
+                    let (lacks, has) = class.differences(&route, &devices, wanted)?;
+                    missing.extend(lacks.into_iter().map(|object| (class, object)));
+                    unwanted.extend(has.into_iter().map(|object| (class, object)));
+                }
+                make(&route, missing)?;
+                unwanted.iter().try_for_each(|(class, object)| class.remove(&route, object))?;
+            }
+            Ok(())
+        })
+        .context("give the network what CRIU does not keep")
+    }
+}
+
+/// One may need another that comes later, as a route does that by which its next hop is reached.
+fn make(route: &Route, mut missing: Vec<(&Class, &Object)>) -> Result<()> {
+    loop {
+        let (before, mut failed) = (missing.len(), None);
+        missing.retain(|(class, object)| {
+            let made = class.make(route, object);
+            made.map_err(|e| failed.get_or_insert(e)).is_err()
+        });
+        match failed {
+            None => return Ok(()),
+            Some(e) if missing.len() == before => return Err(e),
+            Some(_) => {}
+        }
+    }
+}
+
+fn devices(links: &[Object]) -> Vec<u32> {
+    links.iter().map(links::index).collect()
+}
+
+/// Those of a network namespace that nobody has changed.
+fn new_sysctls() -> Result<BTreeMap<String, String>> {
+    let read = || {
+        unshare(NamespaceKind::Network.clone_flag(), "for the sysctls of a new network")?;
+        sysctls::read()
+    };
+    std::thread::scope(|scope| scope.spawn(read).join())
+        .unwrap_or_else(|_| Err(crate::SysError::new("unshare", "in a thread that died", libc::ESRCH).into()))
+}

@@ -1,0 +1,83 @@
+//! What of a network namespace neither CRIU saves nor anybody else could give to another.
+
+use std::path::Path;
+
+use super::classes::{CLASSES, asking};
+use super::links;
+use super::object::{Object, attributes, text};
+use crate::Result;
+use crate::rtnetlink::Route;
+
+/// linux/rtnetlink.h
+const RTM_GETQDISC: u16 = 38;
+const RTM_GETTFILTER: u16 = 46;
+const RTM_GETMDB: u16 = 86;
+/// struct tcmsg: the device at 4, the handle at 8, the parent at 12.
+const TCMSG: usize = 20;
+const TCA_KIND: u16 = 1;
+/// Where clsact and ingress have filters (linux/pkt_sched.h, TC_H_MIN_INGRESS and TC_H_MIN_EGRESS).
+const CLSACT: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+/// struct br_port_msg and MDB_PERMANENT (linux/if_bridge.h); what an entry lies in.
+const BR_PORT_MSG: [u8; 8] = [7, 0, 0, 0, 0, 0, 0, 0];
+const MDB: u16 = 1;
+const PERMANENT: u8 = 1;
+/// linux/xfrm.h: XFRM_MSG_GETSA and XFRM_MSG_GETPOLICY.
+const IPSEC: [u16; 2] = [0x12, 0x15];
+/// NFNL_SUBSYS_IPSET and IPSET_CMD_LIST; struct nfgenmsg, and the attribute of the protocol's version.
+const IPSET_LIST: u16 = 6 << 8 | 7;
+const IPSET: [u8; 12] = [0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
+
+/// One line for each thing in the calling thread's network namespace, which is that of process `pid`.
+pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
+    let (links, mut strange) = links::read(route)?;
+    let devices: Vec<u32> = links.iter().map(links::index).collect();
+    for class in &CLASSES {
+        strange.extend(class.read(route, &devices)?.1);
+    }
+    let mut add = |there: bool, what: &str| strange.extend(there.then(|| what.to_owned()));
+    add(has_filters(route)?, "there are filters of queueing disciplines (tc filter)");
+    add(has_groups(route)?, "there are permanent multicast groups of a bridge (bridge mdb)");
+    let xfrm = Route::of(rustix::net::netlink::XFRM);
+    // A kernel without IPsec has no such sockets.
+    let ipsec =
+        xfrm.ok().map(|xfrm| IPSEC.iter().map(|kind| xfrm.has_any(*kind, &[])).collect::<Result<Vec<_>>>());
+    add(
+        ipsec.transpose()?.is_some_and(|any| any.contains(&true)),
+        "there are states or policies of IPsec (ip xfrm)",
+    );
+    let sets = Route::of(rustix::net::netlink::NETFILTER).and_then(|route| route.has_any(IPSET_LIST, &IPSET));
+    add(sets.unwrap_or(false), "there are sets of addresses (ipset)");
+    let arp = std::fs::read(Path::new("/proc").join(pid.to_string()).join("net/arp_tables_names"));
+    add(arp.is_ok_and(|names| !names.is_empty()), "there are tables of arptables");
+    Ok(strange)
+}
+
+fn has_filters(route: &Route) -> Result<bool> {
+    for answer in route.dump(RTM_GETQDISC, &[0; TCMSG])? {
+        let Some(qdisc) = Object::parse(&answer, TCMSG) else { continue };
+        let (device, handle) = (qdisc.u32_at(4), qdisc.u32_at(8));
+        let parents = match text(qdisc.attribute(TCA_KIND).unwrap_or_default()) {
+            _ if handle == 0 => continue,
+            b"clsact" | b"ingress" => CLSACT.to_vec(),
+            _ => vec![handle],
+        };
+        for parent in parents {
+            if route.has_any(RTM_GETTFILTER, &asking(&asking(&[0; TCMSG], 4, device), 12, parent))? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn has_groups(route: &Route) -> Result<bool> {
+    let inner = |value: &[u8]| attributes(value).unwrap_or_default();
+    let is_permanent = |answer: &Vec<u8>| {
+        let Some(bridge) = Object::parse(answer, BR_PORT_MSG.len()) else { return false };
+        let groups = inner(bridge.attribute(MDB).unwrap_or_default());
+        // Each group's entries, of which each begins with struct br_mdb_entry: a device and a state.
+        let entries = groups.iter().flat_map(|(_, entries)| inner(entries));
+        entries.into_iter().any(|(_, entry)| entry.get(4) == Some(&PERMANENT))
+    };
+    Ok(route.dump(RTM_GETMDB, &BR_PORT_MSG)?.iter().any(is_permanent))
+}
