@@ -110,3 +110,75 @@ fn more_than_config_json_grants_must_be_asked_for() {
     c.restore(&[]).fails("; expected checkpoint or config");
     c.restore(&["--resources", "all"]).fails("expected checkpoint or config");
 }
+
+/// A line of a file of the first process, by its beginning.
+fn line(c: &Container, file: &str, begin: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{}/{file}", c.pid())).unwrap();
+    text.lines().find(|line| line.starts_with(begin)).unwrap_or_default().to_owned()
+}
+
+/// The options of the mount at a point, as the first process sees it.
+fn mount_options(c: &Container, point: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap();
+    let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    text.lines()
+        .map(fields)
+        .find(|fields| fields[4] == point)
+        .map(|fields| fields[5].clone())
+        .unwrap_or_default()
+}
+
+#[test]
+fn mounts_in_which_no_links_are_followed() {
+    require!(Root, Criu, Linux(5, 14));
+    let bundle = Bundle::busybox();
+    let volume = bundle.join("volume");
+    fs::create_dir(&volume).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", volume.join("link")).unwrap();
+    fs::create_dir(bundle.rootfs().join("volume")).unwrap();
+    let bundle = bundle
+        .mount(json!({"destination": "/volume", "type": "bind", "source": volume,
+            "options": ["bind", "nosymfollow", "nodiratime"]}))
+        .mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["nosymfollow", "nosuid"]}));
+    let c = counter(&Runtime::hiber(), bundle);
+    c.sh("ln -s /etc/passwd /mnt/link");
+    let all = |c: &Container| ["/volume", "/mnt", "/dev", "/"].map(|point| mount_options(c, point));
+    let before = all(&c);
+    assert!(before[0].contains("nosymfollow") && before[1].contains("nosymfollow"), "{before:?}");
+    for round in 0..2 {
+        c.checkpoint(if round == 0 { &["--prove"] } else { &[] }).ok();
+        c.restore(&[]).ok();
+        assert_eq!(all(&c), before);
+        c.exec(&["cat", "/volume/link"]).fails("");
+        c.exec(&["cat", "/mnt/link"]).fails("");
+    }
+    counts_on(&c, 3);
+}
+
+#[test]
+fn scheduling_of_config_json() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().edit(|c| {
+        c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+        c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+    });
+    let c = counter(&Runtime::hiber(), bundle);
+    let all = |c: &Container| {
+        let nice = line(c, "stat", "").rsplit(')').next().unwrap().split(' ').nth(17).unwrap().to_owned();
+        [c.sh("ionice -p 1"), line(c, "sched", "policy").split(' ').next_back().unwrap().to_owned(), nice]
+    };
+    let before = all(&c);
+    assert_eq!(before, ["best-effort: prio 6", "3", "7"]);
+    for _ in 0..3 {
+        sleep_and_wake(&c, &[], &[]);
+        assert_eq!(all(&c), before);
+    }
+    // What the process had at the dump counts, whatever config.json says by then: only a creation asks for it.
+    c.checkpoint(&[]).ok();
+    edit(&c, |config| {
+        config["process"]["ioPriority"]["priority"] = json!(2);
+        config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": 3});
+    });
+    c.restore(&[]).ok();
+    assert_eq!(all(&c), before);
+}

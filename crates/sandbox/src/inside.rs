@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::plan::NamespaceKind;
-use crate::sys::process::setns;
+use crate::sys::process::{setns, unshare};
 use crate::{Result, SysError};
 
 /// Does `work` in namespaces of process `pid`, in a thread that joins them and ends. Programs that it starts are there, too.
@@ -20,6 +20,10 @@ pub fn inside<T: Send>(pid: i32, kinds: &[NamespaceKind], work: impl FnOnce() ->
     };
     let namespaces = kinds.iter().map(open).collect::<Result<Vec<_>>>()?;
     let joined = || {
+        if kinds.contains(&NamespaceKind::Mount) {
+            // The kernel wants the thread to have a root and a directory of its own.
+            unshare(libc::CLONE_FS as u64, "for another mount namespace")?;
+        }
         for (kind, namespace) in &namespaces {
             let what = format!("into the {} namespace of process {pid}", kind.as_str());
             setns(namespace.as_fd(), kind.clone_flag(), &what)?;

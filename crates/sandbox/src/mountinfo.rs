@@ -24,6 +24,8 @@ pub struct Mount {
     pub removed: bool,
     /// Where it is mounted, from the process's root.
     pub point: PathBuf,
+    /// Whether symbolic links are not followed in it.
+    pub nosymfollow: bool,
     /// The file system's type.
     pub fstype: String,
 }
@@ -54,7 +56,9 @@ fn parse(line: &str) -> Option<Mount> {
         None => (root, false),
     };
     let (root, point) = (unescape(root), unescape(left.next()?));
-    Some(Mount { id, parent, device, root, removed, point, fstype: right.split(' ').next()?.to_owned() })
+    let nosymfollow = left.next()?.split(',').any(|option| option == "nosymfollow");
+    let fstype = right.split(' ').next()?.to_owned();
+    Some(Mount { id, parent, device, root, removed, point, nosymfollow, fstype })
 }
 
 impl Mount {

@@ -411,12 +411,13 @@ impl Task {
             // need not wait for hashes and the disk.
             DumpNotify::PostDump => {
                 made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
+                let nosymfollow = made.as_ref().map_or_else(Vec::new, Made::nosymfollow);
                 let resources = self.changed_resources()?;
                 let networks = match seal.manifest.options.loopback {
                     true => Networks::default(),
                     false => self.kept_networks(options)?,
                 };
-                Kept { resources, networks, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
+                Kept { nosymfollow, resources, networks, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;

@@ -14,8 +14,10 @@ pub(crate) mod tasks;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
 
 use hiber_criu::ImageDirectory;
+use hiber_sandbox::rootfs::set_nosymfollow;
 pub(crate) use networks::Networks;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,9 @@ pub(crate) struct Kept {
     /// What the threads of a process have in common.
     #[serde(skip_serializing_if = "tasks::Processes::is_empty")]
     pub(crate) processes: tasks::Processes,
+    /// Where the first process has mounts in which symbolic links are not followed (`nosymfollow`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nosymfollow: Vec<PathBuf>,
     /// Limits that `update` has changed. A restore has them before it has processes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) resources: resources::ChangedResources,
@@ -81,6 +86,14 @@ impl Kept {
         tasks::put_back(&self.threads, &self.processes, &processes)?;
         self.networks.put_back_others(first, &processes)?;
         sockets::put_back(&self.sockets, &Owner::all(&processes))
+    }
+
+    /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.
+    pub(crate) fn put_back_mounts(&self, first: i32) -> Result<()> {
+        match self.nosymfollow.is_empty() {
+            true => Ok(()),
+            false => Ok(set_nosymfollow(first, &self.nosymfollow)?),
+        }
     }
 
     /// Whether threads have scheduling policies that CRIU refuses at a restore.

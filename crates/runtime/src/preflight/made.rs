@@ -56,6 +56,11 @@ impl Made {
         Err(Error::host("the container's mounts have changed meanwhile", "try again"))
     }
 
+    /// Where symbolic links are not followed.
+    pub(crate) fn nosymfollow(&self) -> Vec<PathBuf> {
+        self.mounts.iter().filter(|mount| mount.nosymfollow).map(|mount| mount.point.clone()).collect()
+    }
+
     /// Refuses what could not be restored, and tells what would be otherwise than now.
     pub(crate) fn accept(self, accepted: &mut Accepted) -> Result<Self> {
         accepted.judge(&self.findings)?;

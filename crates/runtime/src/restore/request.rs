@@ -64,6 +64,10 @@ impl<'a> Request<'a> {
     /// Gives the stopped tasks, of which `first` is the container's first process, what CRIU does not restore.
     pub(crate) fn put_back(&self, first: i32, cgroup: &CgroupPaths) -> Result<()> {
         let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
+        // Else the mounts are those of others, and as they are.
+        if self.prepared.plan.namespaces.is_new(NamespaceKind::Mount) {
+            self.kept.put_back_mounts(first)?;
+        }
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
         self.kept.put_back(first, &pids).context("give the processes back what CRIU does not keep")
     }

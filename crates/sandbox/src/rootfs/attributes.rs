@@ -1,10 +1,15 @@
 //! What the options of a bind mount make of its attributes.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::lookup::MountId;
-use crate::plan::MountPlan;
+use super::resolve::Root;
+use crate::error::Context;
+use crate::inside::inside;
+use crate::plan::{MountPlan, NamespaceKind};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};
 
@@ -41,6 +46,23 @@ pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bo
         }
     }
     change(tree, recursive, true)
+}
+
+/// Has no symbolic links followed in the mounts at `points` of process `pid`, whose mount namespace is its own.
+///
+/// # Errors
+/// There is no mount at a point, or Linux is older than 5.14.
+pub fn set_nosymfollow(pid: i32, points: &[PathBuf]) -> Result<()> {
+    let set = || -> Result<()> {
+        let root = Root::open_path(Path::new("/"))?;
+        let attributes = MountAttributes { set: libc::MOUNT_ATTR_NOSYMFOLLOW, ..Default::default() };
+        points.iter().try_for_each(|point| {
+            let done = root.open(point, OFlags::PATH).map_err(Into::into);
+            let done = done.and_then(|mount| mount_setattr(mount.as_fd(), attributes, false));
+            done.context(format!("have no symbolic links followed in {}", point.display()))
+        })
+    };
+    inside(pid, &[NamespaceKind::Mount], set)?
 }
 
 fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Result<()> {

@@ -25,6 +25,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
+pub use attributes::set_nosymfollow;
 pub use host_root::{HostRoot, unmount_host_root};
 pub use pivot::{change_root, enter};
 pub use private::PrivateViews;
