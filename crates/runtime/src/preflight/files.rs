@@ -9,7 +9,8 @@ use ::procfs::process::{MMapPath, Process};
 use rustix::fs::OFlags;
 
 use super::table::{
-    DELETED, DEV_TTY, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, PACKETS, QUEUE, TERMINAL,
+    BPF_MAP, DELETED, DEV_TTY, DEVICE, GHOST, IO_URING, KIND, LINK_REMAP, LOCK, OUTSIDE_FILE, PACKETS, QUEUE,
+    TERMINAL,
 };
 use super::tasks::Proc;
 use super::{Findings, bytes};
@@ -21,8 +22,8 @@ const BLOCK: u64 = 512;
 /// What the kernel appends to names of removed files.
 const REMOVED: &str = " (deleted)";
 /// Kinds of anonymous inodes that CRIU knows (files.c, dump_one_file).
-const KNOWN: [&str; 8] =
-    ["[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]", "[pidfd]", "bpf-map"];
+const KNOWN: [&str; 7] =
+    ["[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]", "[pidfd]"];
 /// Device numbers (Documentation/admin-guide/devices.txt): memory devices, misc, terminals.
 const MEM_MAJOR: u32 = 1;
 const MISC_MAJOR: u32 = 10;
@@ -151,6 +152,8 @@ impl Look<'_> {
     fn anonymous(&mut self, fd: i32, name: &str) {
         if name == "[io_uring]" {
             self.findings.of(self.task, &IO_URING, format!("descriptor {fd} is an io_uring"));
+        } else if name == "bpf-map" {
+            self.findings.of(self.task, &BPF_MAP, format!("descriptor {fd} is a BPF map"));
         } else if !KNOWN.contains(&name) {
             let name = name.trim_matches(['[', ']']);
             self.findings.of(

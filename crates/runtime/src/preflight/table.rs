@@ -77,6 +77,9 @@ checks! {
     KIND: "file-kind", Checkpoint, Error,
         "a file of a kind that CRIU cannot save is open: userfaultfd, perf event, BPF program, KVM and so on",
         "let the process close it";
+    BPF_MAP: "bpf-map", Checkpoint, Warning,
+        "a BPF map is open; a CRIU that was built without libbpf, as Debian's, cannot save it",
+        "let the process close it, or use a CRIU that was built with libbpf";
     DEVICE: "device", Checkpoint, Error,
         "a device is open or mapped that has state of its own: GPUs, /dev/kvm, /dev/fuse, block devices and so on",
         "let the process close it; for GPUs, CRIU needs a plugin of their maker";
