@@ -25,6 +25,7 @@ static const struct {
 	{ "processor", processor },
 	{ "files", files },
 	{ "sockets", sockets },
+	{ "queues", queues },
 	{ "timers", timers },
 	{ "ipc", ipc },
 	{ "networks", networks },

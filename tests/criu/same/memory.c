@@ -6,7 +6,7 @@
 
 #define MiB (1UL << 20)
 
-static char *area, *second;
+static char *area;
 static size_t length;
 static pid_t the_child;
 
@@ -301,36 +301,6 @@ static void show_seal(void)
 	say_result(mprotect(area, 4096, PROT_READ | PROT_WRITE));
 }
 
-static void make_huge_pages(void)
-{
-	area = anonymous(6 * MiB);
-	second = (char *)(((unsigned long)area + 2 * MiB - 1) & ~(2 * MiB - 1));
-	must(madvise(area, length, MADV_HUGEPAGE));
-	fill(second, 2 * MiB);
-}
-
-static void show_huge_pages(void)
-{
-	char *text = file("/proc/self/smaps"), *line = text;
-	long all = 0;
-	while ((line = strstr(line, "AnonHugePages:")))
-		all += atol(line += strlen("AnonHugePages:"));
-	say("%s", all >= 2048 ? "a huge page" : "small pages");
-	free(text);
-}
-
-static void make_huge_pages_or_fail(void)
-{
-	char *said;
-	make_huge_pages();
-	said = file("/sys/kernel/mm/transparent_hugepage/enabled");
-	if (strstr(said, "[never]")) {
-		errno = EOPNOTSUPP;
-		fail(said);
-	}
-	free(said);
-}
-
 /* Locks */
 
 static void make_lock(void)
@@ -496,7 +466,6 @@ const struct property memory[] = {
 	{ "advice-random", make_random, show_flags },
 	{ "guard-page", make_guard, show_guard },
 	{ "sealed-area", make_seal, show_seal },
-	{ "huge-page-in-use", make_huge_pages_or_fail, show_huge_pages },
 	{ "locked-area", make_lock, show_lock },
 	{ "locked-on-fault", make_lock_on_fault, show_lock },
 	{ "all-locked", make_lock_now, show_lock },

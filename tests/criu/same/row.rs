@@ -84,6 +84,10 @@ impl Row {
         missing.is_none()
     }
 
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.expect, Expect::Refused { .. })
+    }
+
     /// Says that this machine cannot have the property.
     pub(super) fn leave_out(&self, why: &str) {
         // libtest captures print!, not this

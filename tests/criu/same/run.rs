@@ -177,8 +177,7 @@ pub(super) fn area(name: &str) {
     let filter = std::env::var("HIBER_ROWS").unwrap_or_default();
     let rows = rows::of(name).iter();
     let rows: Vec<_> = rows.filter(|row| row.name.contains(&filter) && row.is_for_this_machine()).collect();
-    let (refused, saved): (Vec<&Row>, Vec<&Row>) =
-        rows.into_iter().partition(|row| matches!(row.expect, Expect::Refused { .. }));
+    let (refused, saved): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.is_refused());
     for row in refused {
         if let Expect::Refused { check, words } = row.expect {
             let mut same = Same::start(&Runtime::hiber(), &[row]);
@@ -219,7 +218,7 @@ macro_rules! areas {
     };
 }
 
-areas! { tasks signals memory processor files sockets timers ipc networks mounts cgroups namespaces }
+areas! { tasks signals memory processor files sockets queues timers ipc networks mounts cgroups namespaces }
 
 #[test]
 fn rows_and_the_programs_entries_are_the_same() {

@@ -33,7 +33,7 @@ struct property {
 	void (*show)(void);
 };
 
-extern const struct property tasks[], signals[], memory[], processor[], files[], sockets[], timers[], ipc[], networks[], mounts[],
+extern const struct property tasks[], signals[], memory[], processor[], files[], sockets[], queues[], timers[], ipc[], networks[], mounts[],
 	cgroups[], namespaces[];
 
 /* Ends this property's process, and makes its value or its failure `words: errno`. */

@@ -1,6 +1,6 @@
 //! Descriptors and files: `same/files.c`.
 
-use super::super::row::{Row, criu, differs, refused};
+use super::super::row::{Peer, Row, criu, differs, refused};
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -13,7 +13,9 @@ pub(in super::super) const ROWS: &[Row] = &[
     differs("path-of-directory", "F_GETFL, of O_PATH and O_DIRECTORY", "O_DIRECTORY is shown no more"),
     criu("nameless-file", "pread(2) and fstat(2), of O_TMPFILE"),
     criu("removed-file", "pread(2) and fstat(2)"),
-    criu("removed-file-with-link", "the same, where it has another name").flags(&["--link-remap"]),
+    criu("removed-file-with-link", "the same, where it has another name")
+        .flags(&["--link-remap"])
+        .peers(Peer::Kept, Peer::Fails),
     criu("removed-sparse-file", "fstat(2): size and blocks"),
     criu("directory-position", "getdents64(2): how many are left"),
     criu("removed-directory", "fstat(2)"),

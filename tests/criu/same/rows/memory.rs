@@ -29,12 +29,6 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("guard-page", "process_vm_readv(2), of MADV_GUARD_INSTALL").needs(&[Need::Linux(6, 13)]),
     differs("sealed-area", "mprotect(2), after mseal(2)", "can be changed and unmapped")
         .needs(&[Need::Linux(6, 10)]),
-    differs(
-        "huge-page-in-use",
-        "AnonHugePages in /proc/self/smaps",
-        "small pages, until khugepaged joins them",
-    )
-    .unless("Operation not supported"),
     criu("locked-area", "VmFlags and Locked in /proc/self/smaps, VmLck in /proc/self/status"),
     differs("locked-on-fault", "the same, of MLOCK_ONFAULT", "all of it is in memory, and locked"),
     differs("all-locked", "the same, of MCL_CURRENT", "areas of files are not locked any more"),

@@ -8,6 +8,7 @@ mod mounts;
 mod namespaces;
 mod networks;
 mod processor;
+mod queues;
 mod signals;
 mod sockets;
 mod tasks;
@@ -23,6 +24,7 @@ pub(super) const AREAS: &[(&str, &str, &[Row])] = &[
     ("processor", "The processor", processor::ROWS),
     ("files", "Descriptors and files", files::ROWS),
     ("sockets", "Sockets", sockets::ROWS),
+    ("queues", "What is queued in sockets, and how they are connected", queues::ROWS),
     ("timers", "Timers and clocks", timers::ROWS),
     ("ipc", "System V objects and message queues", ipc::ROWS),
     ("networks", "Networks of one's own", networks::ROWS),
