@@ -19,10 +19,16 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("unix-not-accepted", "poll(2) of the listener"),
     criu("passed-descriptor", "recvmsg(2) of SCM_RIGHTS that was on its way"),
     criu("tcp-listener", "TCP_INFO: its backlog, and connect(2)").peers(Peer::Lost, Peer::Kept),
-    criu("tcp-connection", "MSG_PEEK at both ends, and what is sent over it").flags(&["--tcp-established"]).peers(Peer::Fails, Peer::Kept),
+    criu("tcp-connection", "MSG_PEEK at both ends, and what is sent over it")
+        .flags(&["--tcp-established"])
+        .peers(Peer::Fails, Peer::Kept),
     refused("tcp-connection-without-flag", "the same", "tcp-connection", "--tcp-established"),
-    criu("tcp-half-closed", "poll(2) and write(2), after SHUT_WR").flags(&["--tcp-established"]).peers(Peer::Fails, Peer::Kept),
-    differs("tcp-urgent-byte", "MSG_OOB", "is lost").flags(&["--tcp-established"]).peers(Peer::Fails, Peer::Lost),
+    criu("tcp-half-closed", "poll(2) and write(2), after SHUT_WR")
+        .flags(&["--tcp-established"])
+        .peers(Peer::Fails, Peer::Kept),
+    differs("tcp-urgent-byte", "MSG_OOB", "is lost")
+        .flags(&["--tcp-established"])
+        .peers(Peer::Fails, Peer::Lost),
     criu("udp", "getpeername(2), and what is sent over it"),
     differs("udp-queue", "MSG_PEEK", "what nobody has read is lost"),
     criu("raw-socket", "SO_PROTOCOL, IP_HDRINCL"),
