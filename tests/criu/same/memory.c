@@ -97,7 +97,7 @@ static void show_protections(void)
 
 static void make_private_file(void)
 {
-	int fd = new_file("/private", "");
+	int fd = new_file("/mapped-private", "");
 	must(ftruncate(fd, 65536));
 	area = map(65536, PROT_WRITE, MAP_PRIVATE, fd);
 	close(fd);
@@ -107,12 +107,12 @@ static void make_private_file(void)
 static void show_private_file(void)
 {
 	show_area();
-	say_content(file("/private"), 1);
+	say_content(file("/mapped-private"), 1);
 }
 
 static void make_shared_file(void)
 {
-	int fd = new_file("/shared", "before");
+	int fd = new_file("/mapped-shared", "before");
 	must(ftruncate(fd, 65536));
 	area = map(65536, PROT_WRITE, MAP_SHARED, fd);
 	close(fd);
@@ -124,7 +124,7 @@ static void show_shared_file(void)
 	show_area();
 	/* what is written to it is in the file */
 	area[4096]++;
-	int fd = must(open("/shared", O_RDONLY | O_CLOEXEC));
+	int fd = must(open("/mapped-shared", O_RDONLY | O_CLOEXEC));
 	char byte = 0;
 	must(pread(fd, &byte, 1, 4096));
 	say("%d", byte == area[4096]);
