@@ -2,11 +2,15 @@
 //!
 //! CRIU runs `tar`, which runs `gzip`, for each tmpfs of a container: 5 ms apiece with the tasks frozen, and most hold
 //! a few device nodes or nothing. So CRIU finds this program under the name `tar`. It writes and reads the same
-//! archives as long as they are small and simple; else it becomes the real tar, before it has changed anything.
+//! archives as long as they are small and simple; else it becomes the real tar, before it has changed anything. Either way
+//! the archive has extended attributes and parts of seconds, which CRIU does not ask for; a tar that does not ask for them
+//! either, as with other runtimes, restores the rest.
+
+mod pax;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Cursor, Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +22,8 @@ use hiber_criu::Launch;
 use hiber_sandbox::ids;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 use tar::{Archive, Builder, EntryType, Header};
+
+use pax::Records;
 
 use super::links::Links;
 use crate::error::Result;
@@ -57,7 +63,14 @@ pub(crate) fn run_if_asked() {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let others: Vec<PathBuf> = std::env::split_paths(&path).skip(1).collect();
     let path = std::env::join_paths(others).unwrap_or_default();
-    let error = std::process::Command::new(NAME).args(&args).env("PATH", path).exec();
+    let mut command = std::process::Command::new(NAME);
+    // The options of CRIU's are GNU tar's already.
+    if args.first().is_some_and(|first| first == "--create") {
+        command.args(["--create", "--format=posix", "--atime-preserve=system"]).args(pax::OPTIONS);
+    } else {
+        command.args(args.first()).args(pax::OPTIONS);
+    }
+    let error = command.args(args.iter().skip(1)).env("PATH", path).exec();
     let _ = writeln!(std::io::stderr(), "tar: {error}");
     std::process::exit(127);
 }
@@ -77,8 +90,7 @@ fn try_run(args: &[OsString]) -> std::io::Result<bool> {
             file.rewind()?;
             return Ok(false);
         };
-        let directory = rustix::fs::open(directory, OFlags::DIRECTORY, Mode::empty())?;
-        return unpack(&directory, &items).map(|()| true);
+        return unpack(Path::new(directory), &items).map(|()| true);
     }
     Ok(false)
 }
@@ -92,7 +104,9 @@ struct Item {
     mode: u32,
     uid: u32,
     gid: u32,
-    mtime: i64,
+    mtime: Timespec,
+    atime: Timespec,
+    xattrs: Vec<pax::Xattr>,
     device: (u32, u32),
     /// A file's bytes or a link's target.
     content: Vec<u8>,
@@ -136,7 +150,7 @@ fn collect(
     let sparse = stat.st_blocks * 512 < stat.st_size;
     let hard_linked = kind != EntryType::Directory && stat.st_nlink > 1;
     let large = kind == EntryType::Regular && (stat.st_size as u64 > MAX_FILE || sparse);
-    if hard_linked || large || items.len() >= MAX_ENTRIES || stat.st_mtime < 0 {
+    if hard_linked || large || items.len() >= MAX_ENTRIES || stat.st_mtime.min(stat.st_atime) < 0 {
         return Ok(false);
     }
     let open = |flags| rustix::fs::openat(parent, name, flags | OFlags::CLOEXEC, Mode::empty());
@@ -144,20 +158,27 @@ fn collect(
         EntryType::Symlink => rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes(),
         EntryType::Regular => {
             let mut content = Vec::new();
-            std::fs::File::from(open(OFlags::RDONLY | OFlags::NOFOLLOW)?)
-                .take(MAX_FILE + 1)
-                .read_to_end(&mut content)?;
+            let quietly = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME;
+            // The container runs on, or is the original of a copy: its times are not ours to change.
+            let file = match open(quietly) {
+                Err(rustix::io::Errno::PERM) => open(quietly - OFlags::NOATIME),
+                file => file,
+            };
+            std::fs::File::from(file?).take(MAX_FILE + 1).read_to_end(&mut content)?;
             content
         }
         _ => Vec::new(),
     };
+    let named = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
     items.push(Item {
         path: path.to_owned(),
+        xattrs: pax::xattrs(&named)?,
         kind,
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: stat.st_mtime,
+        mtime: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
+        atime: Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ },
         device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         content,
     });
@@ -178,12 +199,13 @@ fn collect(
 }
 
 fn append(archive: &mut Builder<impl Write>, item: &Item) -> std::io::Result<()> {
+    pax::append(archive, item.mtime, item.atime, &item.xattrs)?;
     let mut header = Header::new_gnu();
     header.set_entry_type(item.kind);
     header.set_mode(item.mode);
     header.set_uid(item.uid.into());
     header.set_gid(item.gid.into());
-    header.set_mtime(item.mtime.max(0) as u64);
+    header.set_mtime(item.mtime.tv_sec.max(0) as u64);
     header.set_device_major(item.device.0)?;
     header.set_device_minor(item.device.1)?;
     header.set_size(0);
@@ -214,13 +236,38 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
     }
     let mut archive = Archive::new(Cursor::new(bytes));
     let mut items: Vec<Item> = Vec::new();
-    for entry in archive.entries()? {
+    let mut records = Records::default();
+    for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
         let kind = match entry.header().entry_type() {
             EntryType::Continuous => EntryType::Regular,
             kind => kind,
         };
-        let path = entry.path()?.into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        let text = |mut content: Vec<u8>| {
+            content.truncate(content.iter().position(|byte| *byte == 0).unwrap_or(content.len()));
+            content
+        };
+        // What stands before the entry that it is about.
+        match kind {
+            EntryType::XHeader => {
+                let Some(parsed) = Records::parse(&content) else { return Ok(None) };
+                records = parsed;
+                continue;
+            }
+            EntryType::GNULongName => {
+                records.path = Some(PathBuf::from(OsString::from_vec(text(content))));
+                continue;
+            }
+            EntryType::GNULongLink => {
+                records.target = Some(text(content));
+                continue;
+            }
+            _ => {}
+        }
+        let Records { path, target, mtime, atime, xattrs } = std::mem::take(&mut records);
+        let path = path.map_or_else(|| entry.path().map(std::borrow::Cow::into_owned), Ok)?;
         let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
         let in_known_directory = path.parent().is_none_or(|parent| {
             parent.as_os_str().is_empty()
@@ -238,10 +285,8 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
         if !simple || !in_known_directory || items.len() >= MAX_ENTRIES || path.is_absolute() {
             return Ok(None);
         }
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content)?;
-        if let Some(target) = entry.link_name_bytes().filter(|_| kind == EntryType::Symlink) {
-            content = target.into_owned();
+        if kind == EntryType::Symlink {
+            content = target.or(entry.header().link_name_bytes().map(Vec::from)).unwrap_or_default();
         }
         let header = entry.header();
         let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
@@ -257,14 +302,17 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
             }
             _ => (0, 0),
         };
-        let (mode, mtime) = (header.mode()? & 0o7777, header.mtime()? as i64);
-        items.push(Item { path, kind, mode, uid, gid, mtime, device, content });
+        let seconds = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
+        let mtime = mtime.unwrap_or(seconds);
+        let (mode, atime) = (header.mode()? & 0o7777, atime.unwrap_or(mtime));
+        items.push(Item { path, kind, mode, uid, gid, mtime, atime, xattrs, device, content });
     }
     Ok(Some(items))
 }
 
-/// Makes the files in `directory`, where none of them is yet. Each is in a directory that came before it.
-fn unpack(directory: &OwnedFd, items: &[Item]) -> std::io::Result<()> {
+/// Makes the files in the directory at `root`, where none of them is yet. Each is in a directory that came before it.
+fn unpack(root: &Path, items: &[Item]) -> std::io::Result<()> {
+    let directory = &rustix::fs::open(root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for item in items.iter().filter(|item| !item.path.as_os_str().is_empty()) {
         make_file(directory, item)?;
     }
@@ -278,8 +326,9 @@ fn unpack(directory: &OwnedFd, items: &[Item]) -> std::io::Result<()> {
             // After chown, which takes the set-user-id bits away.
             rustix::fs::chmodat(directory, path, Mode::from_raw_mode(item.mode), AtFlags::empty())?;
         }
-        let time = Timespec { tv_sec: item.mtime, tv_nsec: 0 };
-        let times = Timestamps { last_access: time, last_modification: time };
+        // After chown, which takes the capabilities away, and chmod, which changes access control lists.
+        pax::set_xattrs(&root.join(path), &item.xattrs)?;
+        let times = Timestamps { last_access: item.atime, last_modification: item.mtime };
         rustix::fs::utimensat(directory, path, &times, nofollow)?;
     }
     Ok(())

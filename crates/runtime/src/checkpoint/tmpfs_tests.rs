@@ -20,6 +20,13 @@ fn fill(dir: &Path) {
     std::os::unix::fs::symlink(target, dir.join("far")).unwrap();
     let fd = File::open(dir).unwrap();
     rustix::fs::mknodat(&fd, "fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    // A file system without extended attributes has none to lose.
+    let _ = pax::set_xattrs(&dir.join("shm/file"), &xattrs());
+    let _ = pax::set_xattrs(&dir.join("shm"), &[("user.of a directory".into(), b"1".to_vec())]);
+    let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
+    let times =
+        Timestamps { last_access: Timespec { tv_sec: 1_234_567_899, tv_nsec: 7 }, last_modification: time };
+    rustix::fs::utimensat(&fd, "shm/file", &times, AtFlags::empty()).unwrap();
     if rustix::process::geteuid().is_root() {
         let null = rustix::fs::makedev(1, 3);
         rustix::fs::mknodat(&fd, "null", FileType::CharacterDevice, Mode::from_raw_mode(0o666), null)
@@ -28,8 +35,13 @@ fn fill(dir: &Path) {
     }
 }
 
-/// Everything that an archive keeps, by path.
-fn listing(dir: &Path) -> Vec<String> {
+/// Values with the bytes that separate records.
+fn xattrs() -> Vec<pax::Xattr> {
+    vec![("user.a".into(), b"a\nb\0c=d".to_vec()), ("user.b".into(), Vec::new())]
+}
+
+/// Everything that an archive keeps, by path; extended attributes only if asked for.
+fn listing(dir: &Path, attributes: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(path) = todo.pop() {
@@ -41,7 +53,9 @@ fn listing(dir: &Path) -> Vec<String> {
         };
         let name = path.strip_prefix(dir).unwrap().display().to_string();
         let (mode, uid, gid, device) = (meta.mode(), meta.uid(), meta.gid(), meta.rdev());
-        lines.push(format!("{name} {mode:o} {uid}:{gid} {device} {} {content}", meta.mtime()));
+        let attributes = if attributes { pax::xattrs(&path).unwrap() } else { Vec::new() };
+        let time = (meta.mtime(), meta.mtime_nsec());
+        lines.push(format!("{name} {mode:o} {uid}:{gid} {device} {time:?} {attributes:?} {content}"));
         if meta.is_dir() {
             todo.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
         }
@@ -60,27 +74,82 @@ fn gnu_tar_reads_what_we_write() {
     std::fs::create_dir(&out).unwrap();
     let mut tar = Command::new("tar");
     tar.args(EXTRACT).arg("--preserve-permissions").arg("--directory").arg(&out);
+    let done = tar.stdin(File::open(&archive).unwrap()).output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    assert_eq!(listing(&out, false), listing(from.path(), false));
+    let out = to.path().join("with attributes");
+    std::fs::create_dir(&out).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(EXTRACT).args(pax::OPTIONS).arg("--preserve-permissions").arg("--directory").arg(&out);
     assert!(tar.stdin(File::open(&archive).unwrap()).status().unwrap().success());
-    assert_eq!(listing(&out), listing(from.path()));
+    assert_eq!(listing(&out, true), listing(from.path(), true));
+}
+
+#[test]
+fn we_read_what_we_write() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fill(from.path());
+    let archive = pack(File::open(from.path()).unwrap()).unwrap().unwrap();
+    unpack(to.path(), &read(&mut archive.as_slice()).unwrap().unwrap()).unwrap();
+    for dir in [from.path(), to.path()] {
+        let accessed = dir.join("shm/file").metadata().unwrap();
+        assert_eq!((accessed.atime(), accessed.atime_nsec()), (1_234_567_899, 7));
+    }
+    let listed = listing(to.path(), true);
+    assert_eq!(listed, listing(from.path(), true));
+    assert!(listed.iter().any(|line| line.contains("123456789")), "{listed:#?}");
+}
+
+#[test]
+fn records_that_are_none_are_left_to_tar() {
+    let whole = b"30 mtime=1234567890.123456789\n18 path=with\nline\n25 SCHILY.xattr.user.a=x\n";
+    let records = Records::parse(whole).unwrap();
+    assert_eq!(records.mtime, Some(Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 }));
+    assert_eq!(records.path, Some("with\nline".into()));
+    assert_eq!(records.xattrs, [("user.a".into(), b"x".to_vec())]);
+    for bad in [
+        &b"x"[..],
+        b"5 a=b",
+        b"99 a=b\n",
+        b"0 a=b\n",
+        b"6 a=b\n",
+        b"12 mtime=-1\n",
+        b"13 mtime=1.x\n",
+        b"21 GNU.sparse.major=1\n",
+    ] {
+        assert!(Records::parse(bad).is_none(), "{:?}", String::from_utf8_lossy(bad));
+    }
 }
 
 #[test]
 fn we_read_what_gnu_tar_writes() {
-    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let from = tempfile::tempdir().unwrap();
     fill(from.path());
-    let create =
-        ["--create", "--gzip", "--no-unquote", "--no-wildcards", "--one-file-system", "--check-links"];
-    let tar = Command::new("tar")
-        .args(create)
-        .args(["--preserve-permissions", "--sparse", "--numeric-owner"])
-        .arg("--directory")
-        .arg(from.path())
-        .arg(".")
-        .output()
-        .unwrap();
-    let items = read(&mut tar.stdout.as_slice()).unwrap().unwrap();
-    unpack(&File::open(to.path()).unwrap().into(), &items).unwrap();
-    assert_eq!(listing(to.path()), listing(from.path()));
+    for ours in [false, true] {
+        let to = tempfile::tempdir().unwrap();
+        let create =
+            ["--create", "--gzip", "--no-unquote", "--no-wildcards", "--one-file-system", "--check-links"];
+        let mut tar = Command::new("tar");
+        tar.args(create).args(["--preserve-permissions", "--sparse", "--numeric-owner"]);
+        if ours {
+            tar.arg("--format=posix").args(pax::OPTIONS);
+        }
+        let tar = tar.arg("--directory").arg(from.path()).arg(".").output().unwrap();
+        let items = read(&mut tar.stdout.as_slice()).unwrap().unwrap();
+        unpack(to.path(), &items).unwrap();
+        let whole = |dir: &Path| listing(dir, ours);
+        let seconds = |dir| whole(dir).iter().map(|line| without_fraction(line)).collect::<Vec<_>>();
+        match ours {
+            true => assert_eq!(whole(to.path()), whole(from.path())),
+            false => assert_eq!(seconds(to.path()), seconds(from.path())),
+        }
+    }
+}
+
+/// A line of a listing without the nanoseconds, which an older archive does not have.
+fn without_fraction(line: &str) -> String {
+    let (before, rest) = line.split_once(", ").unwrap();
+    format!("{before}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 #[test]
