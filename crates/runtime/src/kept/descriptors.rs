@@ -82,6 +82,10 @@ impl Descriptor<'_> {
         self.target.to_str().is_some_and(|target| target.starts_with("socket:["))
     }
 
+    pub(super) fn is_timer(&self) -> bool {
+        self.target == Path::new("anon_inode:[timerfd]")
+    }
+
     pub(super) fn copy(&self) -> Result<OwnedFd> {
         self.owner.copy(self.fd)
     }

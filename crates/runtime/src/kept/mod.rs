@@ -11,6 +11,7 @@ pub(crate) mod options;
 pub(crate) mod resources;
 pub(crate) mod sockets;
 pub(crate) mod tasks;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -50,6 +51,9 @@ pub(crate) struct Kept {
     /// Options of sockets, and the multicast groups that they are in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sockets: Vec<sockets::Socket>,
+    /// Timers that are descriptors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) timers: Vec<timers::Timer>,
     /// Routes, sysctls and more of network namespaces that the container has made.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) networks: Networks,
@@ -69,7 +73,8 @@ impl Kept {
             descriptors.extend(owner.descriptors()?);
         }
         let (threads, processes) = tasks::of(&processes)?;
-        Ok(Self { threads, processes, sockets: sockets::of(&descriptors)?, ..Self::default() })
+        let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
+        Ok(Self { threads, processes, sockets, timers, ..Self::default() })
     }
 
     /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
@@ -85,7 +90,9 @@ impl Kept {
         let processes = Numbered::all(first, pids);
         tasks::put_back(&self.threads, &self.processes, &processes)?;
         self.networks.put_back_others(first, &processes)?;
-        sockets::put_back(&self.sockets, &Owner::all(&processes))
+        let owners = Owner::all(&processes);
+        sockets::put_back(&self.sockets, &owners)?;
+        timers::put_back(&self.timers, &owners)
     }
 
     /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.

@@ -32,6 +32,17 @@ pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Has a timer's next read(2) find that it has run out `ticks` times, which is not 0 (timerfd_create(2), TFD_IOC_SET_TICKS,
+/// Linux 3.17).
+pub fn set_timer_ticks(timer: BorrowedFd<'_>, ticks: u64) -> std::result::Result<(), rustix::io::Errno> {
+    const TFD_IOC_SET_TICKS: libc::Ioctl = 0x4008_5400;
+    // SAFETY: the request reads a number of 8 bytes, which outlives the call.
+    if unsafe { libc::ioctl(timer.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks) } < 0 {
+        return Err(rustix::io::Errno::from_raw_os_error(nix::errno::Errno::last_raw()));
+    }
+    Ok(())
+}
+
 /// The `CLONE_NEW*` flag of an open namespace file (ioctl_nsfs(2), NS_GET_NSTYPE, Linux 4.11).
 pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
     const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
