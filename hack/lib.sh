@@ -7,6 +7,12 @@ REPO=$(dirname "$HACK")
 CACHE=${HIBER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hiber}
 export HACK REPO CACHE
 
+# Each script's head is its help.
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+fi
+
 say() { printf '%s\n' "$*" >&2; }
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2

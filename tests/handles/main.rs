@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod events;
+mod examples;
 mod exec;
 mod lifecycle;
 mod waits;
@@ -33,6 +34,9 @@ fn main() {
         events::a_stream_tells_what_others_do,
         events::the_past_and_the_end,
         events::many_streams_in_one_loop,
+        examples::a_command_is_run_and_its_code_passed_on,
+        examples::a_container_is_put_to_sleep_and_woken,
+        examples::many_are_watched_to_their_end,
         exec::pipes_and_the_end_of_input,
         exec::a_terminal_and_its_size,
         exec::processes_are_found_again_by_their_ids,

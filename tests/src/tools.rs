@@ -76,6 +76,10 @@ tool!(
     shim, "HIBER_SHIM", ["build", "--quick", "--shim"], ""
 );
 tool!(
+    /// The directory of the library's examples, built: `$HIBER_EXAMPLES`, else a debug build.
+    examples, "HIBER_EXAMPLES", ["build", "--examples"], ""
+);
+tool!(
     /// A CRIU that works on the running kernel: `$HIBER_CRIU`, else hack/criu's.
     criu, "HIBER_CRIU", ["criu"], ""
 );

@@ -57,6 +57,7 @@ pub use fifos::{DirectIo, Fifos};
 pub use glance::Glance;
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
+pub use hiber_sandbox::sys::signal::Signal;
 pub use inspect::{Inspection, Verification, inspect, verify};
 pub use lazy::{Address, Token};
 pub use lifecycle::Lifecycle;

@@ -62,6 +62,27 @@ fn a_wrong_command_line_shows_usage_and_logs_why() {
 }
 
 #[test]
+fn a_mistyped_command_gets_a_suggestion() {
+    let (status, out, err) = run(&["chekpoint", "box"]);
+    assert_eq!((status, out.as_str()), (Some(3), ""));
+    assert!(err.contains("No help topic for 'chekpoint'; did you mean checkpoint?"), "{err}");
+    assert!(run(&["help", "retsore"]).2.contains("did you mean restore?"));
+}
+
+#[test]
+fn manual_pages_get_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("share/man/man8");
+    let (status, _, err) = run(&["man", pages.to_str().unwrap()]);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert!(pages.join("hiber.8").is_file() && pages.join("hiber-checkpoint.8").is_file());
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let (status, _, err) = run(&["man", dir.path().join("file/man").to_str().unwrap()]);
+    assert_eq!(status, Some(1));
+    assert!(err.contains("/file/man: not a directory"), "{err}");
+}
+
+#[test]
 fn errors_go_to_the_log_file_and_to_the_person() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.json");

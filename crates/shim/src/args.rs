@@ -1,7 +1,74 @@
 //! The command line by which containerd starts a shim: Go's flags, then an action.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::PathBuf;
+
+/// A flag with a value, as `-h` and the manual page show it.
+struct Flag {
+    name: &'static str,
+    metavar: &'static str,
+    help: &'static str,
+    set: fn(&mut Args, String),
+}
+
+/// The flags that have a value.
+const FLAGS: &[Flag] = &[
+    Flag {
+        name: "namespace",
+        metavar: "NAME",
+        help: "containerd's namespace",
+        set: |args, value| args.namespace = value,
+    },
+    Flag { name: "id", metavar: "ID", help: "the task's id", set: |args, value| args.id = value },
+    Flag {
+        name: "address",
+        metavar: "SOCKET",
+        help: "containerd's gRPC socket",
+        set: |args, value| args.address = value,
+    },
+    Flag {
+        name: "publish-binary",
+        metavar: "FILE",
+        help: "the program whose command publish takes events (default: containerd)",
+        set: |args, value| args.publish_binary = value.into(),
+    },
+    Flag {
+        name: "bundle",
+        metavar: "DIR",
+        help: "the bundle's directory (default: the working directory)",
+        set: |args, value| args.bundle = Some(value.into()),
+    },
+    Flag {
+        name: "socket",
+        metavar: "SOCKET",
+        help: "be the shim that listens there, on the socket that is standard input",
+        set: |args, value| args.socket = Some(value.into()),
+    },
+];
+
+/// The flags without a value, and the actions.
+const WORDS: &[(&str, &str)] = &[
+    ("-debug", "log what happens in detail"),
+    ("-info", "print what containerd 2 asks a runtime for, and leave"),
+    ("-v, -version", "print the version, and leave"),
+    ("-h, -help", "print this, and leave"),
+    ("start", "start a shim, or find that of the pod, and print its address"),
+    ("delete", "clear up after a shim that is dead"),
+];
+
+/// What `-h` prints.
+pub(crate) fn help() -> String {
+    let mut text = "containerd-shim-hiber-v2: containerd's task service on hiber; containerd starts it.\n\n\
+                    usage: containerd-shim-hiber-v2 -namespace NAME -id ID [FLAG...] start|delete\n\n"
+        .to_owned();
+    let flags = FLAGS.iter().map(|flag| (format!("-{} {}", flag.name, flag.metavar), flag.help));
+    let words = WORDS.iter().map(|(word, help)| ((*word).to_owned(), *help));
+    for (word, help) in flags.chain(words) {
+        let _ = writeln!(text, "  {word:<21}  {help}");
+    }
+    text
+}
 
 /// What the shim is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +83,8 @@ pub(crate) enum Action {
     Version,
     /// Print a `RuntimeInfo` (containerd 2).
     Info,
+    /// Print which flags there are.
+    Help,
 }
 
 /// The command line.
@@ -72,6 +141,10 @@ impl Args {
                 "debug" => args.debug = given.is_none_or(|value| value != "false"),
                 "v" | "version" => args.action = Action::Version,
                 "info" => args.action = Action::Info,
+                "h" | "help" => {
+                    args.action = Action::Help;
+                    break;
+                }
                 _ => {
                     let mut next = || arguments.next().ok_or(format!("flag needs an argument: -{name}"));
                     let value = given.map_or_else(|| next().and_then(utf8), Ok);
@@ -83,20 +156,14 @@ impl Args {
     }
 
     fn set(&mut self, name: &str, value: Result<String, String>) -> Result<(), String> {
-        match name {
-            "namespace" => self.namespace = value?,
-            "id" => self.id = value?,
-            "address" => self.address = value?,
-            "publish-binary" => self.publish_binary = value?.into(),
-            "bundle" => self.bundle = Some(value?.into()),
-            "socket" => self.socket = Some(value?.into()),
-            _ => return Err(format!("flag provided but not defined: -{name}")),
-        }
+        let flag = FLAGS.iter().find(|flag| flag.name == name);
+        let flag = flag.ok_or_else(|| format!("flag provided but not defined: -{name}"))?;
+        (flag.set)(self, value?);
         Ok(())
     }
 
     fn check(self) -> Result<Self, String> {
-        if matches!(self.action, Action::Version | Action::Info) {
+        if matches!(self.action, Action::Version | Action::Info | Action::Help) {
             return Ok(self);
         }
         if self.namespace.is_empty() {
@@ -140,6 +207,21 @@ mod tests {
         let args = parse("--namespace=x -id=a -bundle /b -debug=false delete").unwrap();
         assert_eq!((args.bundle, args.action, args.debug), (Some("/b".into()), Action::Delete, false));
         assert_eq!(parse("-v").unwrap().action, Action::Version);
+    }
+
+    #[test]
+    fn help_and_the_manual_page_show_every_flag() {
+        for line in ["-h", "--help", "-namespace x -h", "-help stop"] {
+            assert_eq!(parse(line).unwrap().action, Action::Help, "{line}");
+        }
+        let page = include_str!("../containerd-shim-hiber-v2.8").replace("\\-", "-");
+        let unwrapped = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (help, page) = (unwrapped(&help()), unwrapped(&page));
+        let flags = FLAGS.iter().map(|flag| (format!("-{} {}", flag.name, flag.metavar), flag.help));
+        for (word, what) in flags.chain(WORDS.iter().map(|(word, what)| ((*word).to_owned(), *what))) {
+            assert!(help.contains(&format!("{word} {what}")), "{word}");
+            assert!(page.contains(&format!(".B {word} {what}")), "{word}: {page}");
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ fn run(args: &Args) -> Result<()> {
         Action::Serve => serve::serve(args),
         Action::Version => print(&format!("containerd-shim-hiber-v2 {}\n", env!("CARGO_PKG_VERSION"))),
         Action::Info => info::print(),
+        Action::Help => print(&args::help()),
     }
 }
 

@@ -133,8 +133,30 @@ pub(crate) fn type_name(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
+/// The names that people may use (docs/containerd.md); the others are containerd's own, for each other.
+const NAMES: &[&str] = &[
+    "Root",
+    "CriuPath",
+    "CriuImagePath",
+    "CriuWorkPath",
+    "SystemdCgroup",
+    "NoPivotRoot",
+    "NoNewKeyring",
+    "IoUid",
+    "IoGid",
+    "ShimCgroup",
+    "BinaryName",
+];
+
 fn one_line(e: &toml::de::Error) -> String {
-    e.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    let text = e.to_string();
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    match line.split_once(", expected one of ") {
+        Some((unknown, _)) if unknown.contains("unknown field") => {
+            format!("{unknown}, expected one of {}", NAMES.join(", "))
+        }
+        _ => line,
+    }
 }
 
 /// `runtimeoptions.v1.Options`, which containerd sends for runtimes that it does not know: TOML, as it stands below
@@ -211,7 +233,8 @@ mod tests {
         assert_eq!(by_body.io_uid, 5);
         let error = |value| Options::from_any(Some(&any(url, value))).unwrap_err().to_string();
         assert!(
-            error(string(3, "Rot = 5")).contains("unknown field `Rot`"),
+            error(string(3, "Rot = 5"))
+                .ends_with(&format!("unknown field `Rot`, expected one of {}", NAMES.join(", "))),
             "{}",
             error(string(3, "Rot = 5"))
         );
@@ -225,6 +248,22 @@ mod tests {
     fn other_types_are_refused() {
         let error = Options::from_any(Some(&any("some.Thing", vec![]))).unwrap_err().to_string();
         assert!(error.starts_with("options (some.Thing): expected"), "{error}");
+    }
+
+    #[test]
+    fn every_name_that_is_shown_is_known_and_documented() {
+        let (guide, page) =
+            (include_str!("../../../docs/containerd.md"), include_str!("../containerd-shim-hiber-v2.8"));
+        for name in NAMES {
+            assert!(guide.contains(&format!("`{name}`")) && page.contains(name), "{name}");
+            let value = match *name {
+                "IoUid" | "IoGid" => "7",
+                name if name.starts_with("No") || name == "SystemdCgroup" => "true",
+                _ => "\"/x\"",
+            };
+            let options: Options = toml::from_str(&format!("{name} = {value}")).unwrap();
+            assert_ne!(options, Options::default(), "{name}");
+        }
     }
 
     #[test]

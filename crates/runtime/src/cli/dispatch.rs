@@ -139,6 +139,7 @@ fn write_pages(directory: &Path, program: &str) -> anyhow::Result<()> {
         Err(_) => SystemTime::now(),
     };
     let date = humantime::format_rfc3339_seconds(date).to_string();
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     for (name, text) in man::pages(program, date.split('T').next().unwrap_or_default()) {
         let file = directory.join(name);
         std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;

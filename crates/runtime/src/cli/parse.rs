@@ -87,7 +87,11 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> std::result::Result
     // runc's argument parser leaves with 3 here
     let find = |name: &OsStr| {
         let name = name.to_string_lossy();
-        table::command(&name).ok_or_else(|| fail(format!("No help topic for '{name}'"), Help::No, 3))
+        table::command(&name).ok_or_else(|| {
+            let hint =
+                table::similar(&name).map_or_else(String::new, |c| format!("; did you mean {}?", c.name));
+            fail(format!("No help topic for '{name}'{hint}"), Help::No, 3)
+        })
     };
     let topic = match name.as_deref() {
         None => return Ok(Invocation { command: Command::Help(None), global }),

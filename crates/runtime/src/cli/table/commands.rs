@@ -181,7 +181,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
         .flags(&[FORMAT, Flag::switch("quiet", "ids only").short("q"), HELP]),
     CommandTable::new("man", "<directory>", "write the manual pages")
         .description(
-            "One page for the program and one for each command, of section 8, into a directory that exists.\n\
+            "One page for the program and one for each command, of section 8, into a directory, which is made.\n\
              With SOURCE_DATE_EPOCH in the environment that is their date.",
         )
         .examples(&[("man /usr/share/man/man8", "write them where man(1) looks for them")])
