@@ -184,3 +184,13 @@ fn a_mount_whose_line_is_too_long_is_named() {
     assert!(line.lines().any(|line| line.len() >= 4096), "the test makes a long line");
     fails(&on.c, &[], "mount-line", &["Can't parse", "line over 4 KiB", "a mount's line in mountinfo has 4"]);
 }
+
+/// Nobody can see a domain before; CRIU's own words do not name it.
+#[test]
+fn a_landlock_domain_that_forbids_to_read_is_named_by_the_error() {
+    require!(Root, Criu, OddProgram);
+    let c = run_odd(odd("").shell(&format!("({}) & exec odd landlock", crate::COUNT)));
+    let failed = c.checkpoint(&[]);
+    failed.fails("Can't get /proc fd").fails("Landlock domain");
+    counts_on(&c, count(&c));
+}

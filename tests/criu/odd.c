@@ -23,6 +23,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
@@ -218,6 +219,16 @@ static void dev_tty(void)
 		usleep(10000);
 }
 
+/* in a domain that forbids to read directories (linux/landlock.h) */
+static void landlock(void)
+{
+	unsigned long long read_dir = 1 << 3;
+	int ruleset = must(syscall(444 /* landlock_create_ruleset */, &read_dir, sizeof read_dir, 0));
+	must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	must(syscall(446 /* landlock_restrict_self */, ruleset, 0));
+	close(ruleset);
+}
+
 static void secret(void)
 {
 	int fd = must(syscall(447 /* memfd_secret */, 0));
@@ -298,6 +309,8 @@ static void make(const char *kind)
 		message_queue();
 	else if (KIND("secret"))
 		secret();
+	else if (KIND("landlock"))
+		landlock();
 	else if (KIND("undo"))
 		undo();
 	else if (KIND("dev-tty"))

@@ -149,6 +149,17 @@ pub(crate) static CAUSES: &[Cause] = &[
     )
     .found_by(&["file-kind"]),
     cause(
+        &["can't dump unprivileged task whose /proc doesn't belong to it"],
+        "a process without CAP_SYS_ADMIN sees at /proc the processes of another pid namespace",
+        "mount a proc of the container's own there",
+    ),
+    cause(
+        &["Can't get /proc fd"],
+        "a process may not open its own /proc: as a rule a Landlock domain that it has entered forbids to read, which nobody \
+         else can see or lift",
+        "have the program do without Landlock, as by denying landlock_create_ruleset with seccomp",
+    ),
+    cause(
         &["Can't dump that handle"],
         "a file that inotify or fanotify watches was found by no path",
         "let the process end its watch, or name the place with irmap-scan-path in CRIU's configuration",

@@ -36,6 +36,8 @@ const SAMPLES: &[(&str, &str)] = &[
     ("files-reg: File lib/libc.so.6 has bad size 1 (expect 2)", "same root file system"),
     ("CPU capabilities do not match run time", "processor"),
     ("Unexpected EOF on (empty-image)", "complete checkpoint"),
+    ("Can't get /proc fd", "Landlock"),
+    ("can't dump unprivileged task whose /proc doesn't belong to it (-1)", "mount a proc"),
     ("Read 257 bytes while 527 expected from /i/mm-1.img: No such file or directory", "another copy"),
     ("page-xfer: The page server doesn't answer: Resource temporarily unavailable", "same version"),
     ("net: IP tool failed on route restore  ", "--empty-ns network"),

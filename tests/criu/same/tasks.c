@@ -26,6 +26,23 @@ static void show_umask(void)
 	say("%03o", mask);
 }
 
+/* A Landlock domain (linux/landlock.h, which may be older than the kernel) */
+
+static void make_landlock(void)
+{
+	unsigned long long make_fifo = 1 << 10;
+	int ruleset = must(syscall(444, &make_fifo, sizeof make_fifo, 0));
+	must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	must(syscall(446, ruleset, 0));
+	close(ruleset);
+}
+
+static void show_landlock(void)
+{
+	unlink("/tmp/landlock");
+	say_result(mkfifo("/tmp/landlock", 0600));
+}
+
 /* Credentials */
 
 static void make_users(void)
@@ -1000,6 +1017,7 @@ const struct property tasks[] = {
 	{ "stopped-child", make_stopped, show_stopped },
 	{ "orphan", make_orphan, show_orphan },
 	{ "parent-death-signal-of-a-child", make_parent_death_signal, show_parent_death_signal },
+	{ "landlock", make_landlock, show_landlock },
 	{ "exit-signal", make_exit_signal, show_exit_signal },
 	{ "robust-lists", make_thread, show_robust_lists },
 	{ "tid-addresses", make_thread, show_tid_addresses },

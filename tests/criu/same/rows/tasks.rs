@@ -73,6 +73,12 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("stopped-child", "State in /proc/PID/status"),
     criu("orphan", "PPid in /proc/PID/status"),
     criu("parent-death-signal-of-a-child", "PR_GET_PDEATHSIG"),
+    differs(
+        "landlock",
+        "mkfifo(3), which a domain of the process forbids",
+        "in no domain; nobody can see one before (see below)",
+    )
+    .unless("Operation not supported"),
     differs("exit-signal", "/proc/PID/stat, of a child of clone(2) with SIGUSR2", "SIGCHLD"),
     criu("robust-lists", "get_robust_list(2)"),
     criu("tid-addresses", "PR_GET_TID_ADDRESS"),
