@@ -398,7 +398,9 @@ fn a_parent_death_signal_does_not_end_what_is_restored() {
         // Its parent has ended before it asks: else it would end here.
         c.sh("touch /dev/shm/go");
         wait_for("a count of 3", || crate::count(&c) >= 3);
-        c.checkpoint(&[]).ok();
+        let output = c.checkpoint(&[]);
+        output.ok();
+        assert!(output.stderr.contains("will not bring back signal 9"), "{output}");
         let before = files(&c);
         let images = c.images().display().to_string();
         let bundle = c.bundle_path();

@@ -30,8 +30,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, NetworkLock, PageServer,
-    PreDumpOptions, Session, Version,
+    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Images, NetworkLock,
+    PageServer, PreDumpOptions, Session, Version,
 };
 use oci_spec::runtime::Spec;
 
@@ -59,7 +59,7 @@ use crate::kept::{Kept, Networks};
 use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
-use crate::preflight::{self, Accepted, Made, attacked, before_freezing, check_root, explain};
+use crate::preflight::{self, Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain};
 use crate::state::Status;
 use crate::task::Task;
 use crate::trial;
@@ -304,6 +304,9 @@ impl Task {
         );
         #[cfg(feature = "archive")]
         drop(tar);
+        if staging.is_published() {
+            tell_parent_death_signal(staging.directory()?);
+        }
         if staging.is_published() && !options.leave_running {
             if let Err(e) = &dumped {
                 // The checkpoint is the container now; what CRIU could not end is ended here.
@@ -544,6 +547,17 @@ impl Task {
             connection: None,
         });
         Ok(())
+    }
+}
+
+/// Says what no restore will bring back, and nobody can see before the images are there.
+fn tell_parent_death_signal(dir: &ImageDirectory) {
+    let images = Images::in_directory(dir);
+    if let Ok(Some((signal, _))) = images.and_then(|images| images.without_parent_death_signal()) {
+        tracing::warn!(
+            "a restore will not bring back signal {signal} at the death of the first process's parent: {}",
+            PARENT_DEATH.about
+        );
     }
 }
 
