@@ -136,10 +136,51 @@ fn limits_are_systemd_s_and_the_kernel_s() {
     assert_eq!(read("cpuset", "cpuset.cpus", "cpuset.cpus"), "0");
     c.call("update", &["--memory", "100M", "--pids-limit", "60"]).ok();
     assert_eq!((property(&scope, memory), property(&scope, "TasksMax")), ("104857600".into(), "60".into()));
+    // The quota stays, in another period.
+    c.call("update", &["--cpu-period", "100000"]).ok();
+    assert_eq!(property(&scope, "CPUQuotaPerSecUSec"), "500ms");
+    assert_eq!(property(&scope, "CPUQuotaPeriodUSec"), "100ms");
     // what systemd does not know would be lost here
     systemctl(&["daemon-reload"]);
+    if v2("cpu") {
+        assert_eq!(read("cpu", "", "cpu.max"), "50000 100000");
+    } else {
+        assert_eq!(read("cpu", "cpu.cfs_quota_us", ""), "50000");
+        assert_eq!(read("cpu", "cpu.cfs_period_us", ""), "100000");
+    }
     assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), "104857600");
     assert_eq!(read("pids", "pids.max", "pids.max"), "60");
+}
+
+/// systemd shows the period and sets its own 100 ms wherever there is no quota (`cgroup_cpu_adjust_period`, v252): the
+/// period counts from the next quota on.
+#[test]
+fn a_period_without_a_quota_counts_with_the_next_quota() {
+    require!(Root, Systemd, Controller("cpu"));
+    let c = running(in_slice("system.slice"));
+    let scope = scope(&c);
+    let in_force = || {
+        let read = |v1, v2| read("cpu", "system.slice", &scope, v1, v2);
+        match hiber_tests::cgroup::mount_of("cpu").is_some_and(|h| h.v2) {
+            true => read("", "cpu.max"),
+            false => {
+                let quota = read("cpu.cfs_quota_us", "").replace("-1", "max");
+                format!("{quota} {}", read("cpu.cfs_period_us", ""))
+            }
+        }
+    };
+    c.call("update", &["--cpu-period", "50000"]).ok();
+    assert_eq!(property(&scope, "CPUQuotaPerSecUSec"), "infinity");
+    assert_eq!(property(&scope, "CPUQuotaPeriodUSec"), "50ms");
+    assert_eq!(in_force(), "max 50000");
+    systemctl(&["daemon-reload"]);
+    assert_eq!(in_force(), "max 100000");
+    c.call("update", &["--cpu-quota", "25000"]).ok();
+    for when in ["after the quota", "after a reload"] {
+        assert_eq!(property(&scope, "CPUQuotaPerSecUSec"), "500ms", "{when}");
+        assert_eq!(in_force(), "25000 50000", "{when}");
+        systemctl(&["daemon-reload"]);
+    }
 }
 
 #[test]
