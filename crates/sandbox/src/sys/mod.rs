@@ -9,6 +9,7 @@ pub mod mount;
 pub mod pidfd;
 pub mod poll;
 pub mod process;
+pub mod ptrace;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;

@@ -1,0 +1,241 @@
+//! A system call that a stopped thread makes, as if its program had.
+//!
+//! Afterwards the thread is where it was: its registers, the signals that it blocks, a call that it waits in and a restartable
+//! sequence that it is in are as they were. Its filters of seccomp and its dispatch of system calls do not see the call.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use hiber_sandbox::sys::ptrace::{
+    Dispatch, GoOn, dispatch, rseq_area, set_dispatch, set_signal_mask, signal_mask,
+};
+use nix::errno::Errno;
+use syscalls::Sysno;
+
+use crate::error::{Error, Result, memory as memory_error};
+use crate::registers::{INSTRUCTION, Registers};
+use crate::stop::{Stop, await_stop, detach, go_on, interrupt, registers, set_registers};
+
+/// Where in `struct rseq` the sequence is told that the thread is in (linux/rseq.h).
+const RSEQ_CS: u64 = 8;
+/// No more is read of an area to find an instruction in it, in bytes.
+const SEARCHED: u64 = 1 << 20;
+/// What a function may keep below its stack (the red zone of the x86-64 ABI), in bytes; aarch64 has none.
+const RED_ZONE: u64 = 128;
+/// What an error is as a result (linux/err.h, MAX_ERRNO).
+const ERRORS: std::ops::RangeInclusive<i64> = -4095..=-1;
+
+/// A thread that is stopped by ptrace(2), by the calling thread. Dropped, it goes on as it was.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: i32,
+    saved: Registers,
+    prepared: Option<Prepared>,
+    held: bool,
+}
+
+/// What was changed for calls, and is put back.
+#[derive(Debug)]
+struct Prepared {
+    memory: File,
+    instruction: u64,
+    mask: u64,
+    dispatch: Option<Dispatch>,
+    /// The address of what tells the restartable sequence that it is in, and that.
+    sequence: Option<(u64, u64)>,
+}
+
+impl Stopped {
+    pub(crate) fn new(tid: i32, saved: Registers) -> Self {
+        Self { tid, saved, prepared: None, held: true }
+    }
+
+    /// The thread's number.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// The thread's own dispatch of system calls.
+    pub fn dispatch(&self) -> Option<Dispatch> {
+        self.prepared.as_ref().map_or_else(|| dispatch(self.tid), |prepared| prepared.dispatch)
+    }
+
+    /// Has it dispatch system calls so from now on.
+    ///
+    /// # Errors
+    /// The kernel is older than 6.4, or refuses it.
+    pub fn set_dispatch(&mut self, to: &Dispatch) -> Result<()> {
+        match &mut self.prepared {
+            Some(prepared) => prepared.dispatch = Some(*to),
+            None => dispatch_by(self.tid, to)?,
+        }
+        Ok(())
+    }
+
+    /// Makes a system call, and gives what it returns.
+    ///
+    /// # Errors
+    /// The call could not be made; what the kernel answers to it is no error of ours.
+    pub fn call(&mut self, number: Sysno, arguments: [u64; 6]) -> Result<Result<u64, Errno>> {
+        let instruction = self.prepare()?.instruction;
+        let number = u64::try_from(number.id()).unwrap_or_default();
+        set_registers(self.tid, &self.saved.calling(instruction, number, arguments))?;
+        // Its beginning and its end.
+        for _ in 0..2 {
+            go_on(self.tid, GoOn::ToCall, 0)?;
+            await_stop(self.tid, GoOn::ToCall, Stop::Call)?;
+        }
+        let result = registers(self.tid)?.result();
+        Ok(match ERRORS.contains(&result) {
+            true => Err(Errno::from_raw(i32::try_from(-result).unwrap_or_default())),
+            false => Ok(result.cast_unsigned()),
+        })
+    }
+
+    /// As [`Stopped::call`], with bytes that are in the thread's memory for the time of the call: `arguments` gets their address.
+    /// They are where its program has nothing, below its stack, which ends there if it cannot be written.
+    ///
+    /// # Errors
+    /// As of that.
+    pub fn call_with(
+        &mut self,
+        bytes: &mut [u8],
+        number: Sysno,
+        arguments: impl FnOnce(u64) -> [u64; 6],
+    ) -> Result<Result<u64, Errno>> {
+        let length = u64::try_from(bytes.len()).unwrap_or_default();
+        let at = (self.saved.stack() - RED_ZONE - length) & !15;
+        let mut before = vec![0; bytes.len()];
+        self.read(at, &mut before)?;
+        self.write(at, bytes)?;
+        let result = self.call(number, arguments(at))?;
+        self.read(at, bytes)?;
+        self.write(at, &before)?;
+        Ok(result)
+    }
+
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let tid = self.tid;
+        let read = self.prepare()?.memory.read_exact_at(bytes, address);
+        read.map_err(memory_error(tid, address))
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        let tid = self.tid;
+        let written = self.prepare()?.memory.write_all_at(bytes, address);
+        written.map_err(memory_error(tid, address))
+    }
+
+    /// Before the first call: no signal comes in between, and no call becomes one.
+    fn prepare(&mut self) -> Result<&Prepared> {
+        if self.prepared.is_none() {
+            let tid = self.tid;
+            let path = format!("/proc/{tid}/mem");
+            let memory = File::options().read(true).write(true).open(path);
+            let memory = memory.map_err(memory_error(tid, 0))?;
+            let instruction = self.instruction(&memory)?;
+            let sequence = self.sequence(&memory);
+            let (mask, dispatch) = (mask_of(tid)?, dispatch(tid));
+            block(tid, u64::MAX)?;
+            self.prepared = Some(Prepared { memory, instruction, mask, dispatch, sequence });
+            if dispatch.is_some() {
+                dispatch_by(tid, &Dispatch::default())?;
+            }
+        }
+        self.prepared.as_ref().ok_or(Error::Gone(self.tid))
+    }
+
+    /// Where an instruction of a system call is: the one that the thread waits in, or one of the kernel's own (vdso(7)), or
+    /// any.
+    fn instruction(&self, memory: &File) -> Result<u64> {
+        let mut there = vec![0; INSTRUCTION.len()];
+        if let Some(caller) = self.saved.caller()
+            && memory.read_exact_at(&mut there, caller).is_ok()
+            && there == INSTRUCTION
+        {
+            return Ok(caller);
+        }
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.tid)).unwrap_or_default();
+        let executable = |line: &&str| line.split(' ').nth(1).is_some_and(|access| access.contains('x'));
+        let (own, others): (Vec<_>, Vec<_>) =
+            maps.lines().filter(executable).partition(|line| line.ends_with("[vdso]"));
+        let found = own.into_iter().chain(others).find_map(|line| find(memory, line));
+        found.ok_or(Error::NoInstruction(self.tid))
+    }
+
+    /// The kernel forgets a sequence when the thread runs elsewhere. One that waits in a call is in none.
+    fn sequence(&self, memory: &File) -> Option<(u64, u64)> {
+        if self.saved.in_call() {
+            return None;
+        }
+        let at = rseq_area(self.tid)? + RSEQ_CS;
+        let mut is = [0; 8];
+        memory.read_exact_at(&mut is, at).ok()?;
+        Some((at, u64::from_ne_bytes(is))).filter(|(_, is)| *is != 0)
+    }
+
+    /// Lets the thread go on as it was.
+    ///
+    /// # Errors
+    /// It has ended, or could not be brought back to where it was: then it is to be ended.
+    pub fn release(mut self) -> Result<()> {
+        self.held = false;
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<()> {
+        let tid = self.tid;
+        if let Some(prepared) = self.prepared.take() {
+            if let Some((at, was)) = prepared.sequence {
+                let written = prepared.memory.write_all_at(&was.to_ne_bytes(), at);
+                written.map_err(memory_error(tid, at))?;
+            }
+            set_registers(tid, &self.saved)?;
+            if self.saved.interrupted() {
+                // From the end of our call the kernel would return to the program with what was left of that one's. It goes on
+                // with calls where it delivers signals: there the thread stops once more.
+                interrupt(tid)?;
+                go_on(tid, GoOn::Freely, 0)?;
+                await_stop(tid, GoOn::Freely, Stop::Asked)?;
+            }
+            if let Some(dispatch) = &prepared.dispatch {
+                dispatch_by(tid, dispatch)?;
+            }
+            block(tid, prepared.mask)?;
+        }
+        detach(tid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.held {
+            let _ = self.let_go();
+        }
+    }
+}
+
+fn mask_of(tid: i32) -> Result<u64> {
+    signal_mask(tid).map_err(Error::of(tid, "PTRACE_GETSIGMASK"))
+}
+
+fn block(tid: i32, mask: u64) -> Result<()> {
+    set_signal_mask(tid, mask).map_err(Error::of(tid, "PTRACE_SETSIGMASK"))
+}
+
+fn dispatch_by(tid: i32, to: &Dispatch) -> Result<()> {
+    set_dispatch(tid, to).map_err(Error::of(tid, "PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG"))
+}
+
+/// Where an area of a line of `/proc/PID/maps` has the instruction.
+fn find(memory: &File, line: &str) -> Option<u64> {
+    let (from, to) = line.split(' ').next()?.split_once('-')?;
+    let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
+    let mut bytes = vec![0; usize::try_from((to - from).min(SEARCHED)).ok()?];
+    let read = memory.read_at(&mut bytes, from).ok()?;
+    // Instructions of aarch64 are aligned.
+    let step = if cfg!(target_arch = "aarch64") { INSTRUCTION.len() } else { 1 };
+    let mut places = (0..read.saturating_sub(INSTRUCTION.len() - 1)).step_by(step);
+    let at = places.find(|at| bytes[*at..].starts_with(INSTRUCTION))?;
+    Some(from + u64::try_from(at).ok()?)
+}

@@ -1,0 +1,108 @@
+//! Requests of ptrace(2) that nix leaves out. The calling thread traces the thread they are about, which is stopped.
+
+use crate::SysError;
+
+/// linux/ptrace.h
+const GETSIGMASK: libc::c_long = 0x420a;
+const SETSIGMASK: libc::c_long = 0x420b;
+const GET_RSEQ_CONFIGURATION: libc::c_long = 0x420f;
+const SET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_long = 0x4210;
+const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_long = 0x4211;
+
+/// How a stopped thread goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoOn {
+    /// Up to whatever stops it next.
+    Freely,
+    /// Up to the beginning or the end of a system call at most.
+    ToCall,
+    /// Without being traced any more.
+    Detached,
+}
+
+/// PTRACE_CONT, PTRACE_SYSCALL or PTRACE_DETACH, with this signal delivered first; none if it is 0. nix knows no real-time
+/// signals.
+pub fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<(), SysError> {
+    let request = match how {
+        GoOn::Freely => 7,
+        GoOn::ToCall => 24,
+        GoOn::Detached => 17,
+    };
+    // SAFETY: integers only.
+    let r = unsafe {
+        libc::syscall(libc::SYS_ptrace, request as libc::c_long, tid, 0, libc::c_long::from(signal))
+    };
+    if r < 0 { Err(failed(&format!("{how:?}"), tid)) } else { Ok(()) }
+}
+
+/// What prctl(2) was asked for with PR_SET_SYSCALL_USER_DISPATCH: system calls outside of an area become signals, unless the
+/// selector says otherwise (`struct ptrace_sud_config`, Linux 6.4).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dispatch {
+    /// 0 if calls are let through.
+    pub mode: u64,
+    /// Where the selector is; 0 if there is none.
+    pub selector: u64,
+    /// Where the area begins, and its length.
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// `struct ptrace_rseq_configuration` (Linux 5.13).
+#[repr(C)]
+#[derive(Default)]
+struct RseqConfiguration {
+    pointer: u64,
+    size: u32,
+    signature: u32,
+    flags: u32,
+    padding: u32,
+}
+
+fn failed(request: &str, tid: i32) -> SysError {
+    SysError::new("ptrace", format!("{request} of thread {tid}"), nix::errno::Errno::last_raw())
+}
+
+/// The signals that the thread blocks. Where a call has others meanwhile (sigsuspend(2)), it is those that it goes back to.
+pub fn signal_mask(tid: i32) -> Result<u64, SysError> {
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes as many bytes as it is told that there are.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, GETSIGMASK, tid, size_of::<u64>(), &raw mut mask) };
+    if r < 0 { Err(failed("PTRACE_GETSIGMASK", tid)) } else { Ok(mask) }
+}
+
+/// Has the thread block these signals; SIGKILL and SIGSTOP are left out.
+pub fn set_signal_mask(tid: i32, mask: u64) -> Result<(), SysError> {
+    // SAFETY: a live mask of the size that the kernel is told.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, SETSIGMASK, tid, size_of::<u64>(), &raw const mask) };
+    if r < 0 { Err(failed("PTRACE_SETSIGMASK", tid)) } else { Ok(()) }
+}
+
+/// Where the thread's restartable sequences are told (rseq(2)); `None` if it has not registered any, or the kernel does
+/// not say.
+pub fn rseq_area(tid: i32) -> Option<u64> {
+    let mut of = RseqConfiguration::default();
+    let size = size_of::<RseqConfiguration>();
+    // SAFETY: the kernel writes as many bytes as it is told that there are.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, GET_RSEQ_CONFIGURATION, tid, size, &raw mut of) };
+    (r >= 0 && of.pointer != 0).then_some(of.pointer)
+}
+
+/// The thread's dispatch of system calls; `None` if it has none, or the kernel does not say.
+pub fn dispatch(tid: i32) -> Option<Dispatch> {
+    let mut of = Dispatch::default();
+    let size = size_of::<Dispatch>();
+    // SAFETY: the kernel writes as many bytes as it is told that there are.
+    let r =
+        unsafe { libc::syscall(libc::SYS_ptrace, GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, &raw mut of) };
+    (r >= 0 && of.mode != 0).then_some(of)
+}
+
+/// Gives the thread this dispatch of system calls.
+pub fn set_dispatch(tid: i32, to: &Dispatch) -> Result<(), SysError> {
+    let (request, size) = (SET_SYSCALL_USER_DISPATCH_CONFIG, size_of::<Dispatch>());
+    // SAFETY: a live structure of the size that the kernel is told.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, request, tid, size, &raw const *to) };
+    if r < 0 { Err(failed("PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG", tid)) } else { Ok(()) }
+}
