@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criu_proto::Message;
-use criu_proto::images::core::CoreEntry;
 use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::pstree::PstreeEntry;
 use criu_proto::images::stats::StatsEntry;
@@ -311,52 +310,6 @@ impl Images {
         Ok(tasks)
     }
 
-    /// The images of the first task's threads that ask for a signal at their parent's death (prctl(2), PR_SET_PDEATHSIG), as
-    /// they would be without: the signal, and name and content of each file. Its parent dies: it is whoever restores it. What
-    /// [`Images::with_ordinary_scheduling`] changes is changed in them, too.
-    ///
-    /// # Errors
-    /// As [`Images::tasks`] and [`Images::entries`].
-    pub fn without_parent_death_signal(&self) -> Result<Option<(u32, ChangedFiles)>> {
-        let Some(first) = self.tasks()?.into_iter().find(|task| task.ppid == 0) else { return Ok(None) };
-        let (mut signal, mut changed) = (None, Vec::new());
-        for tid in first.threads {
-            let name = format!("core-{tid}.img");
-            let mut core: CoreEntry = match self.entries(&name, Magic::CORE)?.next() {
-                Some(core) => core?,
-                None => return Err(bad(&self.dir().join(name), "has no entry")),
-            };
-            let asks = core.thread_core.as_mut().and_then(|thread| thread.pdeath_sig.take());
-            if let Some(asked) = asks.filter(|asked| *asked != 0) {
-                signal = Some(asked);
-                schedule_ordinarily(&mut core);
-                let content = self.encode(&name, Magic::CORE, &core)?;
-                changed.push((name, content));
-            }
-        }
-        Ok(signal.map(|signal| (signal, changed)))
-    }
-
-    /// Adds the images of threads whose scheduling policy CRIU refuses at a restore (SCHED_DEADLINE, SCHED_EXT), with the
-    /// ordinary one in its place: whoever restores them has to set theirs. Those that are among `changed` are so already.
-    ///
-    /// # Errors
-    /// [`CriuError::Image`] if an image is missing or malformed.
-    pub fn with_ordinary_scheduling(&self, changed: &mut ChangedFiles) -> Result<()> {
-        for tid in self.tasks()?.into_iter().flat_map(|task| task.threads) {
-            let name = format!("core-{tid}.img");
-            // Of a zombie one thread is listed, whose number means nothing.
-            let Some(mut entries) = self.entries_if_any::<CoreEntry>(&name, Magic::CORE)? else { continue };
-            let Some(core) = entries.next() else { continue };
-            let mut core = core?;
-            if schedule_ordinarily(&mut core) && changed.iter().all(|(other, _)| *other != name) {
-                let content = self.encode(&name, Magic::CORE, &core)?;
-                changed.push((name, content));
-            }
-        }
-        Ok(())
-    }
-
     /// The entries of an image file, one at a time.
     ///
     /// # Errors
@@ -386,19 +339,6 @@ impl Images {
     pub fn entries_if_any<M: Message>(&self, name: &str, magic: Magic) -> Result<Option<Entries<M>>> {
         if self.has(name) { self.entries(name, magic).map(Some) } else { Ok(None) }
     }
-}
-
-/// Gives a thread the ordinary scheduling policy, if it has one that CRIU refuses; whether it had.
-fn schedule_ordinarily(core: &mut CoreEntry) -> bool {
-    // SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE (linux/sched.h).
-    const KNOWN: [u32; 5] = [0, 1, 2, 3, 5];
-    let known = |policy: u32| KNOWN.contains(&(policy & !RESET_ON_FORK));
-    let thread = core.thread_core.as_mut();
-    let Some(thread) = thread.filter(|t| t.sched_policy.is_some_and(|policy| !known(policy))) else {
-        return false;
-    };
-    (thread.sched_policy, thread.sched_nice, thread.sched_prio) = (Some(0), Some(0), None);
-    true
 }
 
 /// Reads the statistics of a dump from its image or work directory.

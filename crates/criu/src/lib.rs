@@ -9,6 +9,7 @@
 pub mod amend;
 pub mod amend_network;
 mod causes;
+pub mod cores;
 pub mod descriptors;
 mod diagnose;
 mod directory;

@@ -23,6 +23,7 @@ use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
 pub(crate) use request::Request;
+use request::limit_file_sizes;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
@@ -377,7 +378,7 @@ impl Restoring<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let view = self.request.view(ChangedFiles::new())?;
+        let (view, limits) = self.request.view(ChangedFiles::new())?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -431,9 +432,12 @@ impl Restoring<'_> {
                 facts.streams = procfs::streams(pid, [0, 1, 2]);
                 facts.follow(pid);
                 note_process(self.entry, facts, pid)?;
+                first = pid;
                 self.request.put_back(pid, &facts.cgroup)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }
+            // CRIU's code in the tasks has written its last line to the log.
+            RestoreNotify::PreResume => Ok(limit_file_sizes(&limits, first, &facts.cgroup)?),
             _ => Ok(()),
         });
         restored?;

@@ -215,7 +215,7 @@ impl Trial<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         // What is mounted on the host meanwhile is not for the trial, whose views are in no peer group.
-        let view = request.view(amend::without_outer_sharing(self.images)?)?;
+        let (view, _) = request.view(amend::without_outer_sharing(self.images)?)?;
         let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
         let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
         sys::process::unshare(flags, "for the trial's own mounts and network")?;

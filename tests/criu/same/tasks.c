@@ -981,6 +981,7 @@ const struct property tasks[] = {
 	{ "root-directory", make_root, show_root },
 	{ "limits", make_limits, show_limits },
 	{ "limits-of-size", make_size_limits, show_size_limits },
+	{ "file-size-limit", make_file_size_limit, show_file_size_limit },
 	{ "limits-of-config", NULL, show_limits_of_config },
 	{ "oom-score", make_oom_score, show_oom_score },
 	{ "oom-score-of-config", NULL, show_oom_score_of_config },

@@ -553,7 +553,7 @@ impl Task {
 /// Says what no restore will bring back, and nobody can see before the images are there.
 fn tell_parent_death_signal(dir: &ImageDirectory) {
     let images = Images::in_directory(dir);
-    if let Ok(Some((signal, _))) = images.and_then(|images| images.without_parent_death_signal()) {
+    if let Ok(Some(signal)) = images.and_then(|images| images.parent_death_signal()) {
         tracing::warn!(
             "a restore will not bring back signal {signal} at the death of the first process's parent: {}",
             PARENT_DEATH.about

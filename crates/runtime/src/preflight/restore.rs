@@ -97,7 +97,7 @@ fn check(
         return (0, 0);
     };
     flags(findings, &criu, &contents, dir);
-    if let Ok(Some((signal, _))) = images.without_parent_death_signal() {
+    if let Ok(Some(signal)) = images.parent_death_signal() {
         findings.add(
             &PARENT_DEATH,
             format!("the first process gets no signal {signal} when its new parent dies"),

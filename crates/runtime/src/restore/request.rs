@@ -3,10 +3,12 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use hiber_criu::cores::{Cores, FileSizeLimit};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::view::View;
@@ -15,6 +17,7 @@ use crate::create::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::kept::Kept;
 use crate::preflight::PARENT_DEATH;
+use crate::procfs::{Number, Numbered};
 use crate::state::Facts;
 
 /// What is to be restored, and how.
@@ -35,18 +38,18 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The images as CRIU is to see them, but for those that are `changed`. To be called before the mount namespace is
-    /// unshared.
-    pub(crate) fn view(&self, mut changed: ChangedFiles) -> Result<View<'a>> {
-        changed.extend(self.without_parent_death_signal()?);
+    /// The images as CRIU is to see them, but for those that are `changed`, and the limits that
+    /// [`limit_file_sizes`] is to set. To be called before the mount namespace is unshared.
+    pub(crate) fn view(&self, mut changed: ChangedFiles) -> Result<(View<'a>, Vec<FileSizeLimit>)> {
+        let mut limits = Vec::new();
         if let [images, ..] = self.chain {
-            if self.kept.schedules_beyond_criu() {
-                Images::in_directory(images)?.with_ordinary_scheduling(&mut changed)?;
-            }
+            let cores = self.cores(images)?;
+            changed.extend(cores.changed);
+            limits = cores.file_sizes;
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
-        View::prepare(self.chain, changed, &self.prepared.plan.namespaces)
+        Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
     }
 
     /// All but what depends on where CRIU runs. `root` is where the root filesystem is mounted for it.
@@ -63,12 +66,11 @@ impl<'a> Request<'a> {
 
     /// Gives the stopped tasks, of which `first` is the container's first process, what CRIU does not restore.
     pub(crate) fn put_back(&self, first: i32, cgroup: &CgroupPaths) -> Result<()> {
-        let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
         // Else the mounts are those of others, and as they are.
         if self.prepared.plan.namespaces.is_new(NamespaceKind::Mount) {
             self.kept.put_back_mounts(first)?;
         }
-        let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+        let pids = pids(cgroup)?;
         self.kept.put_back(first, &pids).context("give the processes back what CRIU does not keep")
     }
 
@@ -103,15 +105,39 @@ impl<'a> Request<'a> {
 
     /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when
     /// it had another: that would be its own end.
-    fn without_parent_death_signal(&self) -> Result<ChangedFiles> {
-        let Some(dir) = self.chain.first() else { return Ok(Vec::new()) };
-        let Some((signal, changed)) = Images::in_directory(dir)?.without_parent_death_signal()? else {
-            return Ok(Vec::new());
-        };
-        tracing::warn!(
-            "signal {signal} at the death of the first process's parent is not restored: {}",
-            PARENT_DEATH.about
-        );
-        Ok(changed)
+    fn cores(&self, images: &ImageDirectory) -> Result<Cores> {
+        let highest = getrlimit(Resource::Fsize).maximum.unwrap_or(u64::MAX);
+        let cores =
+            Images::in_directory(images)?.restorable_cores(self.kept.schedules_beyond_criu(), highest)?;
+        if let Some(signal) = cores.parent_death {
+            tracing::warn!(
+                "signal {signal} at the death of the first process's parent is not restored: {}",
+                PARENT_DEATH.about
+            );
+        }
+        Ok(cores)
     }
+}
+
+/// Sets the limits that CRIU was not told of, when it has nothing more to write to its log from within the tasks.
+pub(crate) fn limit_file_sizes(limits: &[FileSizeLimit], first: i32, cgroup: &CgroupPaths) -> Result<()> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let finite = |limit: u64| (limit != u64::MAX).then_some(limit);
+    for Number { outer, inner } in Numbered::all(first, &pids(cgroup)?).into_iter().map(|all| all.process) {
+        let Some(limit) = limits.iter().find(|limit| i64::from(limit.pid) == i64::from(inner)) else {
+            continue;
+        };
+        let limit = Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) };
+        prlimit(Pid::from_raw(outer), Resource::Fsize, limit)
+            .map_err(|e| Error::sys("prlimit", format!("RLIMIT_FSIZE of process {inner}"), e))?;
+    }
+    Ok(())
+}
+
+/// The tasks in a cgroup.
+fn pids(cgroup: &CgroupPaths) -> Result<Vec<i32>> {
+    let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
+    Ok(cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect())
 }

@@ -30,6 +30,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("root-directory", "access(2) below a chroot(2)"),
     criu("limits", "getrlimit(2) of all sixteen"),
     criu("limits-of-size", "getrlimit(2) of RLIMIT_AS, RLIMIT_DATA and RLIMIT_STACK"),
+    // CRIU alone ends the process: its code there goes on writing to the log.
+    hiber("file-size-limit", "getrlimit(2) of RLIMIT_FSIZE, of 0"),
     criu("limits-of-config", "/proc/self/limits").config(|c| {
         c["process"]["rlimits"] = json!([
             {"type": "RLIMIT_NOFILE", "hard": 1000, "soft": 999},
