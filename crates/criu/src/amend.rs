@@ -94,6 +94,28 @@ pub fn revive_external_mounts(dir: &ImageDirectory) -> Result<()> {
     Ok(())
 }
 
+/// Says of file systems that write synchronously that they do: CRIU notes them by a flag (MS_SYNC of msync(2)) that mount(2)
+/// takes for a mount without devices.
+///
+/// # Errors
+/// [`CriuError::Image`] if an image is malformed, [`CriuError::Io`] if it cannot be written.
+pub fn settle_synchronous_mounts(dir: &ImageDirectory) -> Result<()> {
+    const MS_SYNC: u32 = 4;
+    const MS_SYNCHRONOUS: u32 = 16;
+    let names = dir.names()?;
+    for name in names.iter().filter(|name| name.starts_with("mountpoints-") && name.ends_with(".img")) {
+        let mut mounts: Vec<MntEntry> = all(dir, name, Magic::MNTS)?;
+        for flags in mounts.iter_mut().filter_map(|mount| mount.sb_flags.as_mut()) {
+            // No file system has that flag: what a mount keeps from processes is told of the mount.
+            if *flags & MS_SYNC != 0 {
+                *flags = *flags & !MS_SYNC | MS_SYNCHRONOUS;
+            }
+        }
+        write(dir, name, &[COMMON, Magic::MNTS.0], &mounts)?;
+    }
+    Ok(())
+}
+
 /// What CRIU is to read instead of the images of mounts, so that no mount gets events from outside the container. Those of
 /// mounts that do not are left out.
 ///

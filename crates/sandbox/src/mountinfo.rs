@@ -26,6 +26,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Whether symbolic links are not followed in it.
     pub nosymfollow: bool,
+    /// Whether its file system writes synchronously (`sync`).
+    pub synchronous: bool,
     /// The file system's type.
     pub fstype: String,
 }
@@ -57,8 +59,10 @@ fn parse(line: &str) -> Option<Mount> {
     };
     let (root, point) = (unescape(root), unescape(left.next()?));
     let nosymfollow = left.next()?.split(',').any(|option| option == "nosymfollow");
-    let fstype = right.split(' ').next()?.to_owned();
-    Some(Mount { id, parent, device, root, removed, point, nosymfollow, fstype })
+    let mut right = right.split(' ');
+    let fstype = right.next()?.to_owned();
+    let synchronous = right.nth(1).is_some_and(|options| options.split(',').any(|option| option == "sync"));
+    Some(Mount { id, parent, device, root, removed, point, nosymfollow, synchronous, fstype })
 }
 
 impl Mount {

@@ -275,6 +275,7 @@ impl Task {
             config: named.map(|named| named.config),
             cgroups: self.facts()?.cgroup.clone(),
             revive: made.as_ref().is_some_and(|made| made.removed),
+            synchronous: made.as_ref().is_some_and(Made::is_synchronous),
             complete: false,
             follower: None,
         };

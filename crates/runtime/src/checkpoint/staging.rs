@@ -3,7 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use hiber_criu::amend::{revive_external_mounts, separate_network, tidy_cgroups};
+use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
 use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
 use hiber_sandbox::cgroup::CgroupPaths;
@@ -37,6 +37,8 @@ pub(super) struct Seal<'a> {
     pub(super) cgroups: CgroupPaths,
     /// Whether the source of a bind mount had been removed.
     pub(super) revive: bool,
+    /// Whether a file system writes synchronously.
+    pub(super) synchronous: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
     /// Whether the images are what a restore expects.
@@ -132,6 +134,9 @@ impl Staging {
         if seal.revive {
             revive_external_mounts(dir)?;
         }
+        if seal.synchronous {
+            settle_synchronous_mounts(dir)?;
+        }
         seal.complete = true;
         Ok(())
     }
@@ -226,6 +231,7 @@ mod tests {
             work: Work { hash: true, sync: true },
             cgroups: CgroupPaths::default(),
             revive: false,
+            synchronous: false,
             config: None,
             complete: true,
             follower: None,

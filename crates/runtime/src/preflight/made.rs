@@ -21,13 +21,12 @@ use crate::error::{Error, Result};
 use crate::task::Task;
 
 /// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
-const REMADE: [&str; 13] = [
+const REMADE: [&str; 12] = [
     "proc",
     "sysfs",
     "devtmpfs",
     "securityfs",
     "debugfs",
-    "tracefs",
     "cgroup",
     "cgroup2",
     "mqueue",
@@ -54,6 +53,11 @@ impl Made {
             return Ok(());
         }
         Err(Error::host("the container's mounts have changed meanwhile", "try again"))
+    }
+
+    /// Whether a file system that the container sees writes synchronously.
+    pub(crate) fn is_synchronous(&self) -> bool {
+        self.mounts.iter().any(|mount| mount.synchronous)
     }
 
     /// Where symbolic links are not followed.
@@ -261,7 +265,17 @@ impl<'a> Look<'a> {
             if REMADE.contains(&mount.fstype.as_str()) || self.is_expected(mount, below)? {
                 continue;
             }
-            if mount.fstype == "overlay" && !self.is_part_of_expected(mount, below)? {
+            if mount.fstype == "tracefs" {
+                // The kernel mounts it by itself below debugfs, where somebody looks for it.
+                let automatic = |above: &&Mount| above.id == mount.parent && above.fstype == "debugfs";
+                if !mounts.iter().any(|above| automatic(&above)) {
+                    self.tell(
+                        &MOUNT,
+                        "a tracefs was mounted inside, which CRIU leaves out".into(),
+                        &mount.point,
+                    );
+                }
+            } else if mount.fstype == "overlay" && !self.is_part_of_expected(mount, below)? {
                 // CRIU would look for its directories from the host's root.
                 let what = "an overlay was mounted inside, and no restore finds its directories";
                 self.tell(&MOUNT, what.into(), &mount.point);

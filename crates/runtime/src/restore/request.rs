@@ -8,6 +8,7 @@ use hiber_criu::images::ChangedFiles;
 use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
+use hiber_sandbox::rootfs::mount_tracefs;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{Network, RestoreContainerOptions};
@@ -68,6 +69,8 @@ impl<'a> Request<'a> {
     pub(crate) fn put_back(&self, first: i32, cgroup: &CgroupPaths) -> Result<()> {
         // Else the mounts are those of others, and as they are.
         if self.prepared.plan.namespaces.is_new(NamespaceKind::Mount) {
+            let root = self.prepared.plan.init.root.as_ref();
+            root.map_or(Ok(()), |root| mount_tracefs(first, root)).context("mount what CRIU leaves out")?;
             self.kept.put_back_mounts(first)?;
         }
         let pids = pids(cgroup)?;

@@ -26,7 +26,7 @@ impl New<'_> {
     /// Whether [`detached`](Self::detached) can do it. Others take options that only they can take apart (overlay), have
     /// names with a part that is an option (fuse.sshfs), or know mount(2) alone.
     pub(super) fn can_be_detached(fstype: &str) -> bool {
-        matches!(fstype, "proc" | "sysfs" | "tmpfs")
+        matches!(fstype, "proc" | "sysfs" | "tmpfs" | "tracefs")
     }
 
     /// Mounts it on what `target` has open.

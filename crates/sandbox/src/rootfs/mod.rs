@@ -27,6 +27,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 pub use attributes::set_nosymfollow;
 pub use host_root::{HostRoot, unmount_host_root};
+pub use mount::mount_tracefs;
 pub use pivot::{change_root, enter};
 pub use private::PrivateViews;
 pub use put_root::{cannot_be_entered, remove_put_root};

@@ -11,9 +11,13 @@ use super::filesystem::{self, New};
 use super::lookup::MountId;
 use super::resolve::{Point, Role, Root};
 use super::{attach, attributes, cgroup, clone_path, is_procfs};
-use crate::plan::{MountPlan, MountSource, RootPlan};
+use crate::error::Context;
+use crate::inside;
+use crate::plan::{MountPlan, MountSource, NamespaceKind, RootPlan};
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};
+
+const TRACEFS: &str = "tracefs";
 
 /// Makes the mount `plan.mounts[index]`; `tree` is its source where the parent opened it. Gives the mount if it is to become
 /// read-only in the end.
@@ -51,6 +55,29 @@ pub(super) fn mount(
         root.mounted(&step.destination, &point, top.zip(role));
     }
     Ok(later)
+}
+
+/// Mounts what the plan has of tracefs in the mount namespace of process `pid`, whose root is the container's: nobody has
+/// made it there yet.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn mount_tracefs(pid: i32, plan: &RootPlan) -> Result<()> {
+    let of_tracefs = |step: &&MountPlan| matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == TRACEFS);
+    let steps: Vec<_> = plan.mounts.iter().filter(of_tracefs).filter(|step| !is_remount(step)).collect();
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let mount = || -> Result<()> {
+        let root = Root::open_path(Path::new("/"))?;
+        for step in &steps {
+            let point = root.point(&step.destination, true)?;
+            let top = filesystem(plan, step, &point, true).and_then(|top| change(&root, step, &point, top));
+            top.context(format!("mount {} ({TRACEFS})", step.destination.display()))?;
+        }
+        Ok(())
+    };
+    inside(pid, &[NamespaceKind::Mount], mount)?
 }
 
 fn is_remount(step: &MountPlan) -> bool {

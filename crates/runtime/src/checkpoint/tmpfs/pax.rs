@@ -98,7 +98,9 @@ pub(super) fn append(
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::XHeader);
     header.set_mode(0o644);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(content.len() as u64);
     header.set_path("PaxHeaders/file")?;
     header.set_cksum();

@@ -12,6 +12,8 @@ use crate::error::Result;
 /// All flags that a mount has in images: those of one mount, of its file system, and of its propagation. Commands like
 /// MS_REMOUNT and MS_REC are not among them.
 const KNOWN: u32 = 0x03bf_8ddf;
+/// MS_REC, which CRIU says of debugfs.
+const REC: u32 = 0x4000;
 /// A mount of the images; paths are absolute and clean.
 #[derive(Debug)]
 pub(super) struct Mount {
@@ -54,12 +56,14 @@ fn mount(entry: &MntEntry) -> std::result::Result<Mount, String> {
     let (flags, Some(sb_flags)) = (entry.flags.unwrap_or(0), entry.sb_flags) else {
         return bad("without flags of its file system");
     };
-    if (flags | sb_flags) & !KNOWN != 0 {
-        return bad(&format!("with the flags {flags:#x} and {sb_flags:#x}"));
-    }
     let Some(Ok(fstype)) = entry.fstype.map(|t| t.enum_value()) else {
         return bad("of an unknown type");
     };
+    // What the kernel mounts by itself below this one comes along.
+    let flags = if fstype == FsType::DEBUGFS { flags & !REC } else { flags };
+    if (flags | sb_flags) & !KNOWN != 0 {
+        return bad(&format!("with the flags {flags:#x} and {sb_flags:#x}"));
+    }
     let root = entry.root.as_deref().unwrap_or_default();
     let Some(root) = clean(root) else { return bad(&format!("of {root:?}, which is no plain path")) };
     let key = entry.ext_key.clone().filter(|key| !key.is_empty());

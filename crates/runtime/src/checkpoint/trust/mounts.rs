@@ -74,6 +74,11 @@ impl Wanted {
     fn is_bind(&self) -> bool {
         self.key == Key::Yes
     }
+
+    /// CRIU has none of those in its images: a restore mounts what config.json has of them.
+    fn is_left_to_us(&self) -> bool {
+        self.types == [FsType::TRACEFS]
+    }
 }
 
 /// Whether a mount comes from outside.
@@ -111,7 +116,8 @@ impl Check<'_> {
             self.planned(mount, &mut wanted)?;
         }
         let may_lack = |point: &Path, wanted: &[Wanted]| {
-            wanted.is_empty() || wanted.iter().all(Wanted::is_bind) && self.lies_on_the_root(point)
+            wanted.iter().all(Wanted::is_left_to_us)
+                || wanted.iter().all(Wanted::is_bind) && self.lies_on_the_root(point)
         };
         if let Some((point, _)) = wanted.iter().find(|(point, wanted)| !may_lack(point, wanted)) {
             return Err(format!("lacks the mount at {}", point.display()));
