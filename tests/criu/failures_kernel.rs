@@ -34,7 +34,19 @@ fn a_message_queue() {
     let report = preflight(&c, &[]);
     assert!(finding(&report, "outside-file").is_none(), "a false reason: {report:#}");
     assert_eq!(finding(&report, "message-queues").map(|f| &f["path"]), Some(&json!("/dev/mqueue/odd")));
-    fails(&c, &[], "message-queue", &["POSIX message queue", "process 2 (odd message-queue)"]);
+    let found = finding(&report, "message-queue").unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(found["process"]["command"], json!("odd message-queue"));
+    fails(&c, &[], "message-queues", &["POSIX message queues", "/dev/mqueue/odd"]);
+}
+
+#[test]
+fn a_message_queue_that_no_mount_shows() {
+    require!(Root, Criu, OddProgram);
+    let bundle = odd("message-queue-closed").edit(|c| {
+        let mounts = c["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["type"] != "mqueue");
+    });
+    fails(&run_odd(bundle), &[], "message-queues", &["POSIX message queues", "/odd"]);
 }
 
 #[test]

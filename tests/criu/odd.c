@@ -243,10 +243,10 @@ static void undo(void)
 }
 
 /* mq_open(3) without its library */
-static void message_queue(void)
+static long message_queue(void)
 {
 	struct { long flags, maximum, size, now, reserved[4]; } attr = { 0, 4, 64, 0, { 0 } };
-	must(syscall(SYS_mq_open, "odd", O_RDWR | O_CREAT, 0600, &attr));
+	return must(syscall(SYS_mq_open, "odd", O_RDWR | O_CREAT, 0600, &attr));
 }
 
 static void make(const char *kind)
@@ -307,6 +307,8 @@ static void make(const char *kind)
 		must(pipe2((int[2]){ 0 }, O_DIRECT));
 	else if (KIND("message-queue"))
 		message_queue();
+	else if (KIND("message-queue-closed"))
+		must(close(message_queue()));
 	else if (KIND("secret"))
 		secret();
 	else if (KIND("landlock"))

@@ -483,3 +483,23 @@ fn options_of_sockets_that_need_capabilities_are_refused() {
     }
     v.c.assert_clean();
 }
+
+#[test]
+fn system_v_objects_of_others_and_beyond_limits_are_refused() {
+    require!(Root, Criu);
+    let kept = |ipc: Value| ("kept.json".to_owned(), json!({"ipc": ipc}).to_string().into_bytes());
+    let v = Victim::new(bundle().edit(|c| {
+        c["process"]["rlimits"] = json!([{"type": "RLIMIT_MEMLOCK", "hard": 65536, "soft": 65536}]);
+    }));
+    let queue = kept(json!({"queueBytes": {"0": 1_000_000}}));
+    v.refuses("a large queue", queue, "config.json does not grant CAP_SYS_RESOURCE");
+    let locked = kept(json!({"locked": {"0": 40_000, "1": 40_000}}));
+    v.refuses("locked memory", locked, "locks 80000 bytes of System V memory");
+    v.c.assert_clean();
+    let v = Victim::new(bundle().edit(|c| {
+        let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "ipc");
+    }));
+    v.refuses("the host's", kept(json!({"removed": [0]})), "an IPC namespace that is not its own");
+    v.c.assert_clean();
+}

@@ -421,7 +421,8 @@ impl Task {
                     true => Networks::default(),
                     false => self.kept_networks(options)?,
                 };
-                Kept { nosymfollow, resources, networks, ..Kept::of(pid, &self.pids()?)? }.write(&dir)?;
+                Kept { nosymfollow, resources, networks, ..Kept::of(pid, &self.pids()?, &dir)? }
+                    .write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;

@@ -6,6 +6,7 @@
 
 mod descriptors;
 mod groups;
+pub(crate) mod ipc;
 mod networks;
 pub(crate) mod options;
 pub(crate) mod resources;
@@ -54,6 +55,9 @@ pub(crate) struct Kept {
     /// Timers that are descriptors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) timers: Vec<timers::Timer>,
+    /// System V objects.
+    #[serde(skip_serializing_if = "ipc::Ipc::is_empty")]
+    pub(crate) ipc: ipc::Ipc,
     /// Routes, sysctls and more of network namespaces that the container has made.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) networks: Networks,
@@ -64,8 +68,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Kept {
-    /// Reads what the frozen processes `pids` have, of which `first` is the container's first one.
-    pub(crate) fn of(first: i32, pids: &[i32]) -> Result<Self> {
+    /// Reads what the frozen processes `pids` have, of which `first` is the container's first one. `dir` has their images.
+    pub(crate) fn of(first: i32, pids: &[i32], dir: &ImageDirectory) -> Result<Self> {
         let processes = Numbered::all(first, pids);
         let owners = Owner::all(&processes);
         let mut descriptors = Vec::new();
@@ -74,7 +78,8 @@ impl Kept {
         }
         let (threads, processes) = tasks::of(&processes)?;
         let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
-        Ok(Self { threads, processes, sockets, timers, ..Self::default() })
+        let ipc = ipc::Ipc::of(first, &dir.names()?)?;
+        Ok(Self { threads, processes, sockets, timers, ipc, ..Self::default() })
     }
 
     /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
@@ -92,7 +97,8 @@ impl Kept {
         self.networks.put_back_others(first, &processes)?;
         let owners = Owner::all(&processes);
         sockets::put_back(&self.sockets, &owners)?;
-        timers::put_back(&self.timers, &owners)
+        timers::put_back(&self.timers, &owners)?;
+        self.ipc.put_back(first)
     }
 
     /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.

@@ -4,16 +4,23 @@
 //! the host's, or what is the host's would be copied: so every dump asks this before it stops anything.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::External;
 use hiber_sandbox::mountinfo::{self, Mount};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::Root;
+use hiber_sandbox::sys::process::setns;
 use oci_spec::runtime::Spec;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::table::{ATTACHED, HOST_MOUNTS, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, REPLACED, REPLACED_OPEN};
+use super::table::{
+    ATTACHED, HOST_MOUNTS, HOSTS, MOUNT, MOUNT_SOURCE, OVERMOUNTED, QUEUES, REPLACED, REPLACED_OPEN,
+};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
@@ -101,6 +108,8 @@ pub(crate) fn compare(task: &Task) -> Result<Made> {
     look.strangers(&below, &replaced)?;
     if shared::namespaces(spec).any(|kind| kind == NamespaceKind::Ipc) {
         look.attached()?;
+    } else if facts.namespaces.contains(&NamespaceKind::Ipc) {
+        look.queues(facts.pid)?;
     }
     let findings = look.findings;
     let removed = replaced.iter().any(|mount| mount.removed);
@@ -310,6 +319,25 @@ impl<'a> Look<'a> {
         Ok(false)
     }
 
+    /// POSIX message queues, as the container's mount of them shows them, or one that nobody else sees. What is in them could
+    /// be read by nobody who does not take it out, and the kernel tells of none who has asked to be notified.
+    fn queues(&mut self, pid: i32) -> Result<()> {
+        let mount = self.mounts.iter().find(|mount| mount.fstype == "mqueue");
+        let names = match mount {
+            Some(mount) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                let root = Root::open_path(Path::new(&format!("/proc/{pid}/root")))?;
+                root.open(&mount.point, flags).map(queue_names).unwrap_or_default()
+            }
+            None => hidden_queues(pid)?,
+        };
+        for name in names {
+            let place = mount.map_or(Path::new("/"), |mount| &mount.point);
+            self.tell(&QUEUES, QUEUES.about.into(), &place.join(name));
+        }
+        Ok(())
+    }
+
     /// Whether a process has System V memory of a namespace that it shares.
     fn attached(&mut self) -> Result<()> {
         for process in self.task.tasks()?.iter().filter(|process| !process.is_dead()) {
@@ -321,6 +349,35 @@ impl<'a> Look<'a> {
         }
         Ok(())
     }
+}
+
+fn queue_names(dir: OwnedFd) -> Vec<String> {
+    let entries = rustix::fs::Dir::read_from(&dir).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "." && name != "..").collect()
+}
+
+/// The message queues in the IPC namespace of a process, by a mount of them on no path; asked by a thread that joins it.
+fn hidden_queues(pid: i32) -> Result<Vec<String>> {
+    let path = format!("/proc/{pid}/ns/ipc");
+    let namespace = File::open(&path).map_err(|e| Error::file(Path::new(&path), &e))?;
+    let mount = || -> rustix::io::Result<OwnedFd> {
+        let context = fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(context.as_fd())?;
+        let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        rustix::fs::openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+    };
+    let ask = || {
+        setns(namespace.as_fd(), NamespaceKind::Ipc.clone_flag(), "into the container's IPC namespace")?;
+        match mount() {
+            Ok(dir) => Ok(queue_names(dir)),
+            // a kernel without them
+            Err(Errno::NODEV) => Ok(Vec::new()),
+            Err(e) => Err(Error::sys("fsmount", "mqueue", e)),
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(ask).join())
+        .unwrap_or_else(|_| Err(Error::Invalid("a thread has panicked".into())))
 }
 
 /// The links of /proc to the files that a process has open or mapped, or is in.

@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use ::procfs::process::{MountInfo, MountInfos, MountOptFields, Process};
+use ::procfs::process::{MountInfo, MountOptFields, Process};
 use hiber_criu::External;
-use rustix::fs::OFlags;
 
 use super::Findings;
-use super::table::{MOUNT, MOUNT_LINE, QUEUES, SHARING};
+use super::table::{MOUNT, MOUNT_LINE, SHARING};
 use super::tasks::Proc;
 
 /// File systems that CRIU makes anew at a restore (filesystems.c).
@@ -43,7 +42,6 @@ pub(super) fn check(
 ) -> (u64, u64) {
     let Ok(mounts) = Process::new(first.pid).and_then(|p| p.mountinfo()) else { return (0, 0) };
     long_lines(findings, first);
-    queues(findings, first, &mounts);
     let points: HashSet<String> = external.iter().filter_map(point).collect();
     let root =
         mounts.iter().find(|m| m.mount_point.as_os_str() == "/").map(|m| (m.majmin.clone(), master(m)));
@@ -102,22 +100,6 @@ fn long_lines(findings: &mut Findings, first: &Proc) {
         let point = line.split(|byte| *byte == b' ').nth(4).unwrap_or_default();
         let what = format!("a mount's line in mountinfo has {} bytes", line.len() + 1);
         findings.add(&MOUNT_LINE, what).path = Some(String::from_utf8_lossy(point).into_owned());
-    }
-}
-
-/// Message queues of the container's, as its mount of them shows them.
-fn queues(findings: &mut Findings, first: &Proc, mounts: &MountInfos) {
-    let Some(root) = first.root() else { return };
-    for mount in mounts.iter().filter(|mount| mount.fs_type == "mqueue" && mount.root == "/") {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Ok(dir) = root.open(&mount.mount_point, flags) else { continue };
-        for entry in rustix::fs::Dir::read_from(&dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name != "." && name != ".." {
-                findings.add(&QUEUES, QUEUES.about).path =
-                    Some(format!("{}/{name}", mount.mount_point.display()));
-            }
-        }
     }
 }
 

@@ -134,8 +134,8 @@ checks! {
     QUEUE: "message-queue", Checkpoint, Error,
         "a POSIX message queue is open",
         "let the process close it";
-    QUEUES: "message-queues", Checkpoint, Warning,
-        "there are POSIX message queues: they and what is in them are not saved",
+    QUEUES: "message-queues", Checkpoint, Error,
+        "there are POSIX message queues, which CRIU cannot save",
         "empty and remove them, or have the program make them again";
     DEV_TTY: "dev-tty", Checkpoint, Warning,
         "a process has /dev/tty open; CRIU saves that only if the same process is the first that has the terminal open",

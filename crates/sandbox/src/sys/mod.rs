@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod ioctl;
+pub mod ipc;
 pub mod mount;
 pub mod pidfd;
 pub mod poll;

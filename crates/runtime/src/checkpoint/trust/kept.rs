@@ -1,11 +1,12 @@
 //! What processes are given back that CRIU forgets: no more than they could have asked the kernel for.
 
 use caps::Capability;
-use hiber_sandbox::plan::CpuScheduler;
+use hiber_sandbox::plan::{CpuScheduler, NamespaceKind};
 use hiber_sandbox::sys::scheduling::thread_io_priority;
 
 use super::{Grant, Verdict};
 use crate::kept::Kept;
+use crate::kept::ipc::Ipc;
 use crate::kept::tasks::{Scheduling, Thread};
 
 /// Classes of I/O priorities (linux/ioprio.h).
@@ -13,11 +14,15 @@ const REALTIME: u16 = 1;
 const IDLE: u16 = 3;
 /// SCHED_DEADLINE (linux/sched.h).
 const DEADLINE: u32 = 6;
+/// RLIMIT_MEMLOCK (getrlimit(2)).
+const MEMLOCK: u32 = 8;
+/// How many bytes a message queue may hold without a privilege, unless kernel.msgmnb is changed (MSGMNB of linux/msg.h).
+const QUEUE_BYTES: u64 = 16384;
 
 impl Grant<'_> {
     /// What threads and processes are given back; what limits a process alone is let pass.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
-        let Kept { threads, processes, sockets, .. } = kept;
+        let Kept { threads, processes, sockets, ipc, .. } = kept;
         for (tid, thread) in threads {
             self.thread(thread).map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
         }
@@ -26,7 +31,31 @@ impl Grant<'_> {
             self.nice(nice)
                 .map_err(|e| format!("gives the session of process {pid} what it may not have: it {e}"))?;
         }
-        self.sockets(sockets)
+        self.sockets(sockets)?;
+        self.ipc(ipc)
+    }
+
+    /// System V objects are those of a namespace of the container's own, and take no more of the machine than processes could.
+    fn ipc(&self, kept: &Ipc) -> Verdict {
+        if !kept.is_empty() && !self.plan.namespaces.is_new(NamespaceKind::Ipc) {
+            return Err("changes System V objects of an IPC namespace that is not its own (kept.json)".into());
+        }
+        let (locked, queue) = (kept.locked_bytes(), kept.largest_queue());
+        let limit = self.plan.init.process.rlimits.iter().find(|limit| limit.resource == MEMLOCK);
+        let more = limit.is_some_and(|limit| limit.hard < locked);
+        if more && !self.can(Capability::CAP_IPC_LOCK) {
+            return Err(format!(
+                "locks {locked} bytes of System V memory, and config.json grants less (kept.json)"
+            ));
+        }
+        let on_host =
+            !self.plan.namespaces.has(NamespaceKind::User) && self.can(Capability::CAP_SYS_RESOURCE);
+        if queue > QUEUE_BYTES && !on_host {
+            return Err(format!(
+                "has a message queue of {queue} bytes, and config.json does not grant CAP_SYS_RESOURCE (kept.json)"
+            ));
+        }
+        Ok(())
     }
 
     fn thread(&self, thread: &Thread) -> Verdict {
