@@ -70,7 +70,7 @@ impl LazyMemory {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn with(task: u64, pages: u64) -> Self {
         let mut memory = Self::default();
         memory.add(task, PAGE, PAGE * (pages + 1));

@@ -281,6 +281,23 @@ pub fn decline(mut peer: &TcpStream) {
     let _ = peer.shutdown(Shutdown::Both);
 }
 
+/// For `fuzz/`: what one end asks for, and what the other answers, however much of that comes at once.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(asked: &[u8], answered: &[u8]) {
+    for relay in [false, true] {
+        let missing = || Missing::new(LazyMemory::with(1, 10), relay);
+        let (at_once, in_parts) = (missing(), missing());
+        let ended = requests(asked, io::sink(), &at_once);
+        assert_eq!(requests(asked, io::sink(), &in_parts), ended);
+        let (mut one, mut other) = (Answers::new(at_once.clone()), Answers::new(in_parts.clone()));
+        one.hear(answered);
+        answered.chunks(7).for_each(|part| other.hear(part));
+        assert_eq!((one.is_done(), at_once.pages()), (other.is_done(), in_parts.pages()));
+        assert!(at_once.pages() <= 10);
+    }
+}
+
 #[cfg(test)]
 #[path = "page_relay_tests.rs"]
 mod tests;

@@ -16,6 +16,9 @@ mod exec;
 mod exit;
 pub mod features;
 mod fifos;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glance;
 mod helpers;
 pub mod id;

@@ -42,7 +42,11 @@ pub struct Loaded {
 /// The file cannot be read (`JSON specification file config.json not found`, as runc says), is no
 /// JSON (with line and column), or has a field (named by its path) that does not fit.
 pub fn load(path: &Path) -> Result<Loaded> {
-    let json = read_file(path)?;
+    read(read_file(path)?, path)
+}
+
+/// As [`load`], of a file that is read already.
+pub(crate) fn read(json: Vec<u8>, path: &Path) -> Result<Loaded> {
     let Parsed { value: spec, plain, warnings } = parse::<Spec>(&json, path, "", Some("process"))?;
     check_version(spec.version())?;
     Ok(Loaded { spec: Arc::new(spec), json: plain.then_some(json), warnings })

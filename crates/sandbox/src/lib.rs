@@ -6,6 +6,9 @@ pub mod cgroup;
 pub mod config;
 pub mod error;
 pub mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 pub mod idmap;
 pub mod ids;

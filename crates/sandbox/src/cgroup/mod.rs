@@ -47,5 +47,7 @@ pub use layout::{CgroupPaths, Kind, Layout, Mount, Version};
 pub use limits::{Limits, MemoryCheck, Write};
 pub use oom::OomWatch;
 pub use stats::Stats;
+#[cfg(fuzzing)]
+pub(crate) use systemd::read_dbus;
 pub use systemd::{ANNOTATION_PREFIX, Unit};
 pub use usage::*;

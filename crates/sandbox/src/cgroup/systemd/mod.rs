@@ -24,6 +24,20 @@ use crate::error::{Error, Result};
 /// Annotations of config.json that become properties of the unit, as runc and crun read them.
 pub const ANNOTATION_PREFIX: &str = "org.systemd.property.";
 
+/// For `fuzz/`: reads a message as it comes, and text as it stands in an annotation.
+#[cfg(fuzzing)]
+pub(crate) fn read_dbus(bytes: &[u8]) {
+    if let Some(prologue) = bytes.first_chunk() {
+        let _ = wire::Message::rest(prologue);
+    }
+    if let Ok(message) = wire::Message::decode(bytes) {
+        let _ = message.encode();
+    }
+    if let Ok(Ok(value)) = str::from_utf8(bytes).map(text::parse) {
+        let _ = text::in_microseconds("TimeoutStopSec", value);
+    }
+}
+
 /// A scope, by the names under which systemd knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
