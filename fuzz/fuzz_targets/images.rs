@@ -19,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
     let _ = images.tasks();
     let _ = images.check_pages();
     let _ = images.own_cgroups();
-    let _ = images.without_parent_death_signal();
+    let _ = images.parent_death_signal();
     let _ = images.deleted_files();
     let _ = hiber_criu::amend::shared_namespaces(&images, true, true);
 });

@@ -37,7 +37,10 @@ fn request(kind: u8, bytes: &[u8]) -> Option<()> {
                 let _ = options.runtime_root("namespace");
             }
             streams([&request.stdin, &request.stdout, &request.stderr]);
-            request.rootfs.iter().for_each(|mount| drop(HostOptions::new(mount.options.iter().map(String::as_str))));
+            request
+                .rootfs
+                .iter()
+                .for_each(|mount| drop(HostOptions::new(mount.options.iter().map(String::as_str))));
         }
         1 => {
             let request = api::ExecProcessRequest::parse_from_bytes(bytes).ok()?;
