@@ -1,9 +1,14 @@
 //! What config.json or a command asked for holds after a restore.
 
 use crate::{counter, counts_on, sleep_and_wake};
+use hiber_tests::agent::receive;
 use hiber_tests::cgroup::{mount_of, read};
 use hiber_tests::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 /// 64 MiB of memory, 30 processes, and half a processor.
 fn limited() -> Bundle {
@@ -181,4 +186,70 @@ fn scheduling_of_config_json() {
     });
     c.restore(&[]).ok();
     assert_eq!(all(&c), before);
+}
+
+/// Gives what asks an agent its listeners again, as at create: the kernel would answer with ENOSYS else.
+#[test]
+fn an_agent_answers_for_system_calls_again() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox();
+    let path = bundle.join("agent.sock");
+    let agent = UnixListener::bind(&path).unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while told.send(receive(&agent)).is_ok() {});
+    let script = "(while [ ! -e /dev/shm/go ]; do sleep 0.05; done; mkdir /dev/shm/new 2>/dev/shm/error; \
+                  echo >/dev/shm/done; sleep 1000) & i=0; while :; do i=$((i+1)); echo $i >/dev/shm/count; sleep 0.05; done";
+    let bundle = bundle.shell(script).edit(|c| {
+        c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path,
+            "listenerMetadata": "told", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]});
+    });
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || crate::count(&c) >= 3);
+    let first = heard.recv().unwrap().0;
+    for round in 0..3 {
+        c.checkpoint(if round == 0 { &["--prove"] } else { &[] }).ok();
+        assert!(heard.try_recv().is_err(), "a trial is nobody's");
+        c.restore(&[]).ok();
+        let mut again: Vec<_> =
+            std::iter::from_fn(|| heard.recv_timeout(Duration::from_millis(300)).ok()).collect();
+        assert!(again.len() > 1, "each process has its own: {}", again.len());
+        let state = again.iter().map(|(state, _)| state).find(|state| state["pid"] == c.pid()).unwrap();
+        for same in ["metadata", "fds", "ociVersion"] {
+            assert_eq!(state[same], first[same], "{state}");
+        }
+        assert_eq!(
+            (&state["state"]["id"], &state["state"]["bundle"]),
+            (&json!(c.id()), &json!(c.bundle_path()))
+        );
+        for (state, _) in &again {
+            let pid = state["pid"].as_i64().unwrap();
+            let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+            let names = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+            assert!(!names.into_iter().any(|name| name.ends_with("anon_inode:seccomp notify")), "{state}");
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            assert!(!status.contains("State:\tT"), "{status}");
+        }
+        if round == 2 {
+            fs::write(format!("/proc/{}/root/dev/shm/go", c.pid()), "").unwrap();
+            let asked = |listener: &OwnedFd| {
+                let mut fds = [PollFd::new(listener, PollFlags::IN)];
+                poll(&mut fds, Some(&Timespec::default()))
+                    .is_ok_and(|_| fds[0].revents().contains(PollFlags::IN))
+            };
+            wait_for("the agent to be asked", || again.iter().any(|(_, listener)| asked(listener)));
+            again.clear();
+            wait_for("the answer", || fs::exists(format!("/proc/{}/root/dev/shm/done", c.pid())).unwrap());
+            assert!(c.exec(&["cat", "/dev/shm/error"]).ok().contains("Function not implemented"));
+        }
+    }
+    counts_on(&c, crate::count(&c));
+    c.checkpoint(&[]).ok();
+    fs::remove_file(c.bundle().join("agent.sock")).unwrap();
+    let images = c.images().display().to_string();
+    let check = ["--check", "--image-path", &images, "--bundle", &c.bundle_path()];
+    assert!(c.call("restore", &check).exited(1).stdout.contains("seccomp-agent: there is no agent"));
+    c.restore(&[]).fails("failed to connect with seccomp agent");
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
 }

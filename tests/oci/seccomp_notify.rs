@@ -1,39 +1,15 @@
 //! SCMP_ACT_NOTIFY: an agent outside the container gets the listener.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
+use hiber_tests::agent::receive;
 use hiber_tests::prelude::*;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// Receives one process state with its descriptors.
-fn agent(bundle: &Bundle, times: usize) -> JoinHandle<Vec<(Value, Vec<OwnedFd>)>> {
+/// The states of so many processes; their listeners are dropped at once.
+fn agent(bundle: &Bundle, times: usize) -> JoinHandle<Vec<Value>> {
     let listener = UnixListener::bind(bundle.join("agent.sock")).unwrap();
-    std::thread::spawn(move || {
-        let receive = |_| {
-            let (stream, _) = listener.accept().unwrap();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut bytes = [0u8; 65_536];
-            let iov = &mut [std::io::IoSliceMut::new(&mut bytes)];
-            let length = recvmsg(&stream, iov, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
-            let mut fds = Vec::new();
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(more) = message {
-                    // Dropped at once: a listener without an agent answers ENOSYS, rather than never.
-                    fds.extend(more);
-                }
-            }
-            let names =
-                fds.iter().map(|fd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap());
-            assert_eq!(names.collect::<Vec<_>>(), [std::path::Path::new("anon_inode:seccomp notify")]);
-            fds.clear();
-            (serde_json::from_slice(&bytes[..length]).unwrap(), fds)
-        };
-        (0..times).map(receive).collect()
-    })
+    std::thread::spawn(move || (0..times).map(|_| receive(&listener).0).collect())
 }
 
 fn with_filter(bundle: Bundle, no_new_privileges: bool, names: Value) -> Bundle {
@@ -57,7 +33,7 @@ fn the_agent_gets_the_listener_and_the_state_of_the_process() {
         let c = Runtime::hiber().container(bundle.shell(MKDIR));
         let output = c.run(&[]);
         assert!(output.ok().contains("Function not implemented"), "{output}");
-        let (state, _) = agent.join().unwrap().remove(0);
+        let state = agent.join().unwrap().remove(0);
         assert_eq!((&state["fds"], &state["metadata"]), (&json!(["seccompFd"]), &json!("told")));
         assert_eq!(state["state"]["id"], c.id());
         assert_eq!(state["state"]["status"], "creating");
@@ -77,7 +53,7 @@ fn the_agent_has_the_listener_when_the_container_is_created() {
         let c = Runtime::hiber().container(bundle.shell("! mkdir /dev/shm/x"));
         c.create(&[]).ok();
         wait_for("the listener", || agent.is_finished());
-        let (state, _) = agent.join().unwrap().remove(0);
+        let state = agent.join().unwrap().remove(0);
         assert_eq!(state["pid"], c.pid());
         assert_eq!(c.status(), "created");
         c.start().ok();
@@ -93,7 +69,7 @@ fn an_exec_has_a_listener_of_its_own() {
     c.run_detached().ok();
     let output = c.exec(&["sh", "-c", MKDIR]);
     assert!(output.ok().contains("Function not implemented"), "{output}");
-    let (state, _) = agent.join().unwrap().remove(1);
+    let state = agent.join().unwrap().remove(1);
     assert_eq!(state["state"]["status"], "running");
     assert_eq!(state["state"]["pid"], c.pid());
     assert_ne!(state["pid"], state["state"]["pid"]);

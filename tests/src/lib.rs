@@ -18,6 +18,7 @@
 //! path, so that tests run side by side and [`leaks`] are found by name.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod apparmor;
 pub mod bundle;
 pub mod cgroup;

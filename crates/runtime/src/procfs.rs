@@ -165,7 +165,7 @@ impl Numbered {
 }
 
 /// A process's or thread's numbers, in the runtime's pid namespace first (`NSpid` of proc_pid_status(5)).
-fn numbers(of: &str) -> Option<Vec<i32>> {
+pub(crate) fn numbers(of: &str) -> Option<Vec<i32>> {
     let status = std::fs::read_to_string(format!("/proc/{of}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     Some(line.split_whitespace().filter_map(|number| number.parse().ok()).collect())

@@ -3,6 +3,7 @@
 //! CRIU runs in a mount namespace of its own, on a thread of its own: the root's bind mount and the cgroup yard
 //! vanish with it, however it ends.
 
+mod agent;
 mod request;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use hiber_sandbox::wire::send_bytes;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
+use agent::{Agent, Listeners};
 pub(crate) use request::Request;
 use request::limit_file_sizes;
 
@@ -378,7 +380,9 @@ impl Restoring<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         let host = namespace("mnt")?;
-        let (view, limits) = self.request.view(ChangedFiles::new())?;
+        let agent = Agent::of(self.request.prepared, self.request.chain)?;
+        let changed = agent.as_ref().map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
+        let (view, limits) = self.request.view(changed)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -412,7 +416,7 @@ impl Restoring<'_> {
         let paths = facts.cgroup.clone();
         session.watch(move || work_in(&paths));
         let own = namespace("mnt")?;
-        let mut first = 0;
+        let (mut first, mut listeners) = (0, Vec::new());
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
                 first = pid;
@@ -436,12 +440,18 @@ impl Restoring<'_> {
                 self.request.put_back(pid, &facts.cgroup)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }
-            // CRIU's code in the tasks has written its last line to the log.
-            RestoreNotify::PreResume => Ok(limit_file_sizes(&limits, first, &facts.cgroup)?),
+            // CRIU's code in the tasks has written its last line to the log, and installed their filters.
+            RestoreNotify::PreResume => {
+                limit_file_sizes(&limits, first, &facts.cgroup)?;
+                if let Some(agent) = &agent {
+                    listeners = agent.hand_over(&request::pids(&facts.cgroup)?)?;
+                }
+                Ok(())
+            }
             _ => Ok(()),
         });
         restored?;
-        Ok(())
+        listeners.into_iter().try_for_each(Listeners::take_away)
     }
 
     /// The devices of `linux.netDevices`, which CRIU moves where those of the images were.

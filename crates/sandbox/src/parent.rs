@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -399,10 +398,7 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     }
     if let Some(path) = plan.init.seccomp.as_ref().filter(|p| p.notify).and_then(|p| p.listener_path.as_ref())
     {
-        let socket = UnixStream::connect(path)
-            .map_err(|e| SysError::io("connect", path.display().to_string(), &e))
-            .context("failed to connect with seccomp agent specified in the seccomp profile")?;
-        fds.push((FdRole::SeccompAgent, socket.into()));
+        fds.push((FdRole::SeccompAgent, crate::seccomp::agent::connect(path)?.into()));
     }
     fds.extend(sources::open(plan)?);
     Ok(fds)

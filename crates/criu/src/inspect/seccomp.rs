@@ -3,9 +3,13 @@
 use criu_proto::images::seccomp::SeccompEntry;
 
 use crate::error::{CriuError, Result};
-use crate::images::{Images, Magic};
+use crate::images::{ChangedFiles, Images, Magic};
 
 const FILE: &str = "seccomp.img";
+/// linux/seccomp.h: SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER (Linux 5.0) and _TSYNC_ESRCH (5.7).
+const USER_NOTIF: u32 = 0x7fc0_0000;
+const NEW_LISTENER: u32 = 1 << 3;
+const TSYNC_ESRCH: u32 = 1 << 4;
 
 /// The filters of all threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,7 +56,43 @@ impl SeccompFilters {
     }
 }
 
+/// Instructions of which one gives SECCOMP_RET_USER_NOTIF, whatever its data.
+fn asks_agent(program: &[u8]) -> bool {
+    /// BPF_RET | BPF_K
+    const RETURN: u16 = 0x06;
+    /// Without SECCOMP_RET_DATA.
+    const ACTION: u32 = 0xffff_0000;
+    let (instructions, _) = program.as_chunks::<8>();
+    instructions.iter().any(|b| {
+        let (code, k) = (u16::from_ne_bytes([b[0], b[1]]), u32::from_ne_bytes([b[4], b[5], b[6], b[7]]));
+        code == RETURN && k & ACTION == USER_NOTIF
+    })
+}
+
 impl Images {
+    /// The image of filters with each that has an agent answer for calls installed with a listener, which is then a descriptor
+    /// of its process: without, as CRIU saves them, the kernel answers for the agent with ENOSYS. Nothing if none does.
+    ///
+    /// # Errors
+    /// As [`Images::seccomp_filters`].
+    pub fn with_seccomp_listeners(&self) -> Result<ChangedFiles> {
+        let entries = self.entries_if_any::<SeccompEntry>(FILE, Magic::SECCOMP)?;
+        let Some(mut entry) = entries.and_then(|mut entries| entries.next()).transpose()? else {
+            return Ok(ChangedFiles::new());
+        };
+        let mut asking = entry
+            .seccomp_filters
+            .iter_mut()
+            .filter(|filter| filter.filter.as_deref().is_some_and(asks_agent))
+            .peekable();
+        if asking.peek().is_none() {
+            return Ok(ChangedFiles::new());
+        }
+        // A filter for all threads can have a listener only if the kernel need not tell the thread that could not follow.
+        asking.for_each(|filter| filter.flags = Some(filter.flags() | NEW_LISTENER | TSYNC_ESRCH));
+        Ok(vec![(FILE.to_owned(), self.encode(FILE, Magic::SECCOMP, &entry)?)])
+    }
+
     /// The filters of all threads; none where no thread had one.
     ///
     /// # Errors
@@ -80,6 +120,19 @@ mod tests {
     fn filters(nexts: &[Option<u32>]) -> SeccompFilters {
         let filter = |n: usize| SeccompFilter { program: vec![u8::try_from(n).unwrap(); 8], flags: 0 };
         SeccompFilters { all: nexts.iter().enumerate().map(|(n, next)| (filter(n), *next)).collect() }
+    }
+
+    #[test]
+    fn a_filter_that_asks_an_agent() {
+        let program = |action: u32| {
+            let load = [0x20u8, 0, 0, 0, 0, 0, 0xc0, 0x7f];
+            let mut bytes = load.to_vec();
+            bytes.extend([6, 0, 0, 0]);
+            bytes.extend(action.to_ne_bytes());
+            bytes
+        };
+        assert!(asks_agent(&program(0x7fc0_0000)) && asks_agent(&program(0x7fc0_0005)));
+        assert!(!asks_agent(&program(0x7fff_0000)), "what is loaded is no action");
     }
 
     #[test]

@@ -225,9 +225,6 @@ impl Task {
         let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
         let made =
             (!options.pre_dump).then(|| preflight::compare(self)?.accept(&mut accepted)).transpose()?;
-        if !options.pre_dump {
-            preflight::check_losses(self, &mut accepted)?;
-        }
         let fresh = self.has_fresh_network(options)?;
         if !fresh && !options.pre_dump {
             preflight::check_network(self, options, &mut accepted)?;

@@ -86,7 +86,7 @@ fn loss(name: &str, given: &str) -> Result<&'static Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{SECCOMP_AGENT, TCP};
+    use super::super::table::{NETWORK_PART, TCP};
     use super::*;
 
     fn spec(annotation: &str) -> Spec {
@@ -97,11 +97,11 @@ mod tests {
     #[test]
     fn a_name_that_is_no_loss_is_refused_with_those_that_are() {
         for (flag, annotation, given) in
-            [("tcp-connection", "", "--accept"), ("seccomp-agent", "x", "annotations.dev.hiber.accept")]
+            [("tcp-connection", "", "--accept"), ("network-part", "x", "annotations.dev.hiber.accept")]
         {
             let error = Accepted::of(&[flag.to_owned()], &spec(annotation)).unwrap_err().to_string();
             assert!(
-                error.starts_with(given) && error.contains("expected ") && error.contains("seccomp-agent")
+                error.starts_with(given) && error.contains("expected ") && error.contains("network-part")
             );
         }
         assert!(Accepted::of(&["".to_owned()], &spec("")).is_err());
@@ -110,17 +110,14 @@ mod tests {
     #[test]
     fn only_what_is_named_is_accepted_by_flag_or_annotation() {
         let mut findings = Findings::default();
-        findings.add(&SECCOMP_AGENT, "it asks");
+        findings.add(&NETWORK_PART, "it asks");
         let mut none = Accepted::of(&[], &spec(" , ")).unwrap();
         let error = none.judge(&findings).unwrap_err().to_string();
-        assert!(error.contains("--accept seccomp-agent"), "{error}");
-        for (flag, annotation) in [(vec!["seccomp-agent".to_owned()], ""), (vec![], " seccomp-agent,")] {
+        assert!(error.contains("--accept network-part"), "{error}");
+        for (flag, annotation) in [(vec!["network-part".to_owned()], ""), (vec![], " network-part,")] {
             let mut accepted = Accepted::of(&flag, &spec(annotation)).unwrap();
             accepted.judge(&findings).unwrap();
-            assert_eq!(
-                accepted.met,
-                [AcceptedLoss { check: "seccomp-agent".into(), what: "it asks".into() }]
-            );
+            assert_eq!(accepted.met, [AcceptedLoss { check: "network-part".into(), what: "it asks".into() }]);
             findings.add(&TCP, "a connection");
             assert!(accepted.judge(&findings).is_err());
             findings.0.pop();

@@ -7,9 +7,7 @@ use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{
-    Accepted, Findings, Report, bytes, files, host, losses, made, mounts, network, sockets, watches,
-};
+use super::{Accepted, Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
 use crate::state::Status;
@@ -134,7 +132,6 @@ impl Task {
             unix_datagram: on(criu.ext_unix_sk),
         };
         if !options.pre_dump {
-            losses::find(findings, self)?;
             sockets::check(findings, &tasks, &open, allowed);
             let made = made::compare(self)?;
             findings.0.extend(made.findings.0);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::inspect::{Contents, Mount, RegularFile};
@@ -15,7 +16,7 @@ use hiber_sandbox::sys::process::setns;
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
     LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID,
-    PROFILE, ROOTFS,
+    PROFILE, ROOTFS, SECCOMP_AGENT,
 };
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::crun::is_empty_directory;
@@ -102,6 +103,9 @@ fn check(
             &PARENT_DEATH,
             format!("the first process gets no signal {signal} when its new parent dies"),
         );
+    }
+    if let Some(prepared) = &prepared {
+        agent(findings, prepared);
     }
     profile(findings, options.lsm_profile.as_deref(), contents.lsm);
     if let Some(prepared) = &prepared {
@@ -250,6 +254,15 @@ fn memory(
         findings.add(&MEMORY_LIMIT, what);
     }
     (total, time)
+}
+
+/// The agent is not connected to: a connection is for one listener.
+fn agent(findings: &mut Findings, prepared: &Prepared) {
+    let program = prepared.plan.init.seccomp.as_ref().filter(|program| program.notify);
+    let Some(path) = program.and_then(|program| program.listener_path.as_deref()) else { return };
+    if !std::fs::metadata(path).is_ok_and(|at| at.file_type().is_socket()) {
+        findings.add(&SECCOMP_AGENT, SECCOMP_AGENT.about).path = Some(path.display().to_string());
+    }
 }
 
 /// Of all files with such names.

@@ -143,10 +143,6 @@ checks! {
     UNDO: "sem-undo", Checkpoint, Warning,
         "a process has used semaphores with SEM_UNDO: after a restore nothing is undone at its end",
         "see that it releases what it holds before a checkpoint";
-    SECCOMP_AGENT: "seccomp-agent", Checkpoint, Loss,
-        "an agent answers for system calls (SCMP_ACT_NOTIFY), and CRIU restores the filter without a listener: these calls \
-         would fail with ENOSYS",
-        "let the rules of linux.seccomp do without SCMP_ACT_NOTIFY";
     WATCH: "watch", Checkpoint, Error,
         "a file of an overlay is watched by inotify or fanotify, and is found under no path",
         "let the process end its watch";
@@ -281,6 +277,9 @@ checks! {
     PARENT_DEATH: "parent-death-signal", Restore, Warning,
         "the first process had asked for a signal when its parent dies; that was the runtime or a shim, and is another now",
         "let the program ask for it again (prctl(2), PR_SET_PDEATHSIG) where the new parent's death should end it";
+    SECCOMP_AGENT: "seccomp-agent", Restore, Error,
+        "there is no agent at linux.seccomp.listenerPath, which answers for system calls (SCMP_ACT_NOTIFY)",
+        "start the agent first";
     MEMORY_LIMIT: "memory-limit", Restore, Warning,
         "the images hold more memory than config.json allows the container",
         "raise linux.resources.memory.limit";

@@ -140,7 +140,7 @@ pub(crate) fn limit_file_sizes(limits: &[FileSizeLimit], first: i32, cgroup: &Cg
 }
 
 /// The tasks in a cgroup.
-fn pids(cgroup: &CgroupPaths) -> Result<Vec<i32>> {
+pub(super) fn pids(cgroup: &CgroupPaths) -> Result<Vec<i32>> {
     let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
     Ok(cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect())
 }

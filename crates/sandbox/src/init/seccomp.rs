@@ -2,12 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use serde::Serialize;
-
 use super::HostProc;
 use crate::error::Context;
-use crate::plan::{HookState, InitPlan};
-use crate::seccomp::Program;
+use crate::plan::InitPlan;
+use crate::seccomp::{Program, agent};
 use crate::sys;
 use crate::wire::send_bytes;
 use crate::{Result, SysError};
@@ -17,18 +15,6 @@ pub(super) struct Filter<'a> {
     program: Option<&'a Program>,
     /// The agent, and what it is told with the listener.
     agent: Option<(OwnedFd, Vec<u8>)>,
-}
-
-/// "Container Process State" of the runtime specification (config-linux.md).
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ProcessState<'a> {
-    oci_version: &'a str,
-    fds: [&'static str; 1],
-    pid: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a str>,
-    state: HookState,
 }
 
 impl<'a> Filter<'a> {
@@ -72,9 +58,5 @@ fn told(plan: &InitPlan, host_proc: &HostProc) -> Result<Vec<u8>> {
         state.status = "running".into();
     }
     let metadata = plan.seccomp.as_ref().and_then(|p| p.listener_metadata.as_deref());
-    let told =
-        ProcessState { oci_version: &plan.hook_state.oci_version, fds: ["seccompFd"], pid, metadata, state };
-    serde_json::to_vec(&told).map_err(|e| {
-        SysError::new("write", format!("the state for the seccomp agent ({e})"), libc::EINVAL).into()
-    })
+    agent::message(pid, metadata, state)
 }

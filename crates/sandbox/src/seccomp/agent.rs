@@ -1,0 +1,44 @@
+//! The agent that answers for system calls (SCMP_ACT_NOTIFY), outside of the container.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::Context;
+use crate::plan::HookState;
+use crate::{Result, SysError};
+
+/// "Container Process State" of the runtime specification (config-linux.md).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessState<'a> {
+    oci_version: &'a str,
+    fds: [&'static str; 1],
+    pid: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    state: &'a HookState,
+}
+
+/// A connection to the agent that listens at `path`: it is for one listener.
+///
+/// # Errors
+/// There is none.
+pub fn connect(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path)
+        .map_err(|e| SysError::io("connect", path.display().to_string(), &e))
+        .context("failed to connect with seccomp agent specified in the seccomp profile")
+}
+
+/// What goes with the listener of process `pid`, a number of the runtime's pid namespace.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn message(pid: i32, metadata: Option<&str>, state: HookState) -> Result<Vec<u8>> {
+    let told =
+        ProcessState { oci_version: &state.oci_version, fds: ["seccompFd"], pid, metadata, state: &state };
+    serde_json::to_vec(&told).map_err(|e| {
+        SysError::new("write", format!("the state for the seccomp agent ({e})"), libc::EINVAL).into()
+    })
+}
