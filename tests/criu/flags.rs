@@ -236,3 +236,14 @@ fn memory_is_not_tracked_where_the_kernel_cannot() {
     assert_eq!(c.status(), "running");
     counts_on(&c, 3);
 }
+
+#[test]
+fn a_restore_says_that_how_the_root_is_changed_is_not_its_choice() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&[]).ok();
+    let restored = c.restore(&["--no-pivot"]);
+    restored.ok();
+    assert!(restored.stderr.contains("--no-pivot has no effect"), "{restored:?}");
+    counts_on(&c, 3);
+}

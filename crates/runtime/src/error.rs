@@ -246,14 +246,6 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_a_mistake_of_this_program_and_says_which() {
-        let thread = std::thread::spawn(|| -> () { std::panic::panic_any("index 3 of 2") });
-        let error = Error::panicked("the restoring thread", &*thread.join().unwrap_err());
-        assert_eq!(error.kind(), Kind::Internal);
-        assert_eq!(chain(&error), "the restoring thread: it panicked: index 3 of 2");
-    }
-
-    #[test]
     fn causes_are_in_the_kernels_words() {
         let refused = std::io::Error::from_raw_os_error(111);
         assert_eq!(chain(&Error::host("connect to a:1", refused)), "connect to a:1: connection refused");

@@ -41,6 +41,7 @@ mod stdio;
 mod store;
 mod summary;
 mod task;
+mod threads;
 mod trial;
 mod update;
 mod wait;

@@ -83,7 +83,7 @@ impl Notify {
     /// Waits until the container is ready or its first process, `pidfd`, gone. When it is ready the host hears of it,
     /// that `main_pid` is the service's process, and has taken note of both when this returns.
     pub fn forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<()> {
-        let failed = |e: std::io::Error| Error::file(Path::new("NOTIFY_SOCKET"), &e);
+        let failed = |e: std::io::Error| Error::host("talk to the service manager at $NOTIFY_SOCKET", e);
         let mut buffer = [0u8; 4096];
         loop {
             let mut fds = [self.socket.as_fd(), pidfd].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));

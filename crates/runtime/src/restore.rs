@@ -46,6 +46,7 @@ use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
 use crate::task::Task;
+use crate::threads::apart;
 
 /// How to restore.
 #[derive(Debug, Default)]
@@ -330,10 +331,8 @@ impl Restoring<'_> {
         // Outside of that mount namespace, which it would keep alive.
         let memory = self.fetch_memory(&work)?;
         let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
-        let mut restored = std::thread::scope(|scope| {
-            let thread =
-                scope.spawn(|| self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref()));
-            thread.join().unwrap_or_else(|panic| Err(Error::panicked("the restoring thread", &*panic)))
+        let mut restored = apart("the restoring thread", || {
+            self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref())
         });
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);

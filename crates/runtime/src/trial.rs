@@ -38,6 +38,7 @@ use crate::restore::{
 use crate::state::Facts;
 use crate::stdio::pipe;
 use crate::store::Store;
+use crate::threads::apart;
 
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,9 +115,7 @@ pub(crate) fn foresee(id: &ContainerId, options: &RestoreContainerOptions<'_>, p
         sys::process::unshare(flag, "for a look at the trial's mounts")?;
         Places::make(&options.criu.image_path, &prepared.plan).map(drop)
     };
-    std::thread::scope(|scope| scope.spawn(mounts).join())
-        .unwrap_or_else(|panic| Err(Error::panicked("the trial's thread", &*panic)))
-        .context("--prove")
+    apart("the trial's thread", mounts).context("--prove")
 }
 
 /// Whether CRIU saves handles of files that a process watches, not their paths: it does where the file system can open
@@ -198,10 +197,7 @@ impl Trial<'_> {
         let mut cgroup = Cgroup::create(&prepared.layout, &paths, &Limits::default(), OnDenied::Fail)
             .context("make the trial's cgroup")?;
         let tried = in_time(patience, &paths, || {
-            std::thread::scope(|scope| {
-                let thread = scope.spawn(|| self.in_private_namespaces(&request, &mut cgroup));
-                thread.join().unwrap_or_else(|panic| Err(Error::panicked("the trial's thread", &*panic)))
-            })
+            apart("the trial's thread", || self.in_private_namespaces(&request, &mut cgroup))
         });
         if let Err(e) = cgroup.destroy() {
             tracing::warn!("after a trial: {}", chain(&e));

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::threads::apart;
 
 /// By the objects' numbers, which a restore gives them again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +122,5 @@ fn inside<T: Send>(pid: i32, what: impl FnOnce() -> Result<T> + Send) -> Result<
         setns(namespace.as_fd(), NamespaceKind::Ipc.clone_flag(), "into the container's IPC namespace")?;
         what()
     };
-    std::thread::scope(|scope| scope.spawn(there).join())
-        .unwrap_or_else(|_| Err(Error::Invalid("a thread has panicked".into())))
+    apart("the thread in the container's IPC namespace", there)
 }

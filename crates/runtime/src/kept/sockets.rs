@@ -18,6 +18,7 @@ use super::descriptors::{Descriptor, Owner};
 use super::groups::{self, Group, Joined};
 use super::options::{INT, Kind, LONGEST, OPTIONS, Of, Over, PRIORITY, SocketOption, by_name};
 use crate::error::{Error, Result};
+use crate::threads::apart;
 
 /// A socket by one of the descriptors that lead to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,8 +270,7 @@ fn untouched_in(owner: &Owner, kind: Kind) -> Result<Option<Values>> {
         )?;
         Ok(kind.untouched())
     };
-    std::thread::scope(|scope| scope.spawn(there).join())
-        .unwrap_or_else(|_| Err(Error::Invalid("a thread has panicked".into())))
+    apart("the thread in the container's network namespace", there)
 }
 
 /// What of `kept` may not be set; `may` is whether config.json grants a capability.

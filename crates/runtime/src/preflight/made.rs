@@ -26,6 +26,7 @@ use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
 use crate::error::{Error, Result};
 use crate::task::Task;
+use crate::threads::apart;
 
 /// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
 const REMADE: [&str; 12] = [
@@ -376,8 +377,7 @@ fn hidden_queues(pid: i32) -> Result<Vec<String>> {
             Err(e) => Err(Error::sys("fsmount", "mqueue", e)),
         }
     };
-    std::thread::scope(|scope| scope.spawn(ask).join())
-        .unwrap_or_else(|_| Err(Error::Invalid("a thread has panicked".into())))
+    apart("a look at the container's message queues", ask)
 }
 
 /// The links of /proc to the files that a process has open or mapped, or is in.
