@@ -122,6 +122,9 @@ refused! {
     a_macvlan: "ip link add link va name m0 type macvlan", "network-device", "network device m0 is a macvlan";
     a_vxlan: "ip link add name x0 type vxlan id 5 dev va dstport 4789", "network-device",
         "network device x0 is of kind vxlan";
+    a_veth_of_a_name_that_criu_needs_twice:
+        "ip link add name br0 type bridge; ip link add name p0 type veth; ip link set p0 master br0", "network-device",
+        "network device veth0 has a name that CRIU's restore would need";
     a_nexthop_object_beside_a_tun_device:
         "ip address add 10.9.0.1/24 dev va; ip nexthop add id 5 via 10.9.0.2 dev va; ip tuntap add dev t0 mode tun",
         "network-route", "beside a TUN device";

@@ -4,6 +4,7 @@
 //! of a moment: the container runs on meanwhile.
 
 mod accept;
+mod device_names;
 mod dump;
 mod explain;
 mod files;

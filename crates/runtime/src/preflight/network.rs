@@ -6,6 +6,7 @@ use hiber_sandbox::network::{self, Contents, Device};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
+use super::device_names::taken_twice;
 use super::table::{NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
@@ -82,6 +83,15 @@ fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec, own: bool) {
         if let Some(why) = why_not(device, spec) {
             findings.add(&NETWORK_DEVICE, format!("network device {} {why}", device.name.escape_debug()));
         }
+    }
+    if let Some(name) = taken_twice(&contents.devices) {
+        let what = "has a name that CRIU's restore would need for another veth's end meanwhile";
+        let finding = findings.add(&NETWORK_DEVICE, format!("network device {} {what}", name.escape_debug()));
+        finding.advice = format!(
+            "call it otherwise (ip link set {} name NEW), or {}",
+            name.escape_debug(),
+            finding.advice
+        );
     }
     let nested = "in a network namespace that a process has made, where sockets come before them";
     let tables: Vec<_> = contents.tables.iter().map(ToString::to_string).collect();

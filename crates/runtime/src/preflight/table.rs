@@ -184,8 +184,8 @@ checks! {
         "a process has System V memory attached that belongs to an IPC namespace that config.json joins",
         "let the process detach it, or give the container an IPC namespace of its own";
     NETWORK_DEVICE: "network-device", Checkpoint, Error,
-        "a network device that no restore could make again: a veth whose other end is outside, a macvlan, or of a kind that \
-         CRIU does not know",
+        "a network device that no restore could make again: a veth whose other end is outside or whose name is needed \
+         twice, a macvlan, or of a kind that CRIU does not know",
         "pass --empty-ns network and have the network set up again at the restore, as by a hook; or name a veth in \
          linux.netDevices, from which a restore takes it, too";
     NETWORK_ROUTE: "network-route", Checkpoint, Error,
@@ -194,7 +194,7 @@ checks! {
          objects and rules for IPv6",
         "remove them, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
     NETWORK_PART: "network-part", Checkpoint, Loss,
-        "what neither CRIU nor hiber makes again of a network: queueing disciplines of other kinds than pfifo, bfifo, tbf, \
+        "what neither CRIU nor hiber makes again of a network: queueing disciplines of other kinds than pfifo, pfifo_fast, bfifo, tbf, \
          htb, prio, fq, fq_codel, ingress and clsact, their filters, XDP programs, bridges that tell VLANs apart, their \
          permanent multicast groups, IPsec, ipsets, arptables",
         "remove it, or pass --empty-ns network and have the network set up again at the restore, as by a hook";

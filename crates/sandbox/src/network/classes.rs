@@ -38,8 +38,19 @@ const FRA_PROTOCOL: u16 = 21;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_HTB_INIT: u16 = 2;
-const QDISCS: [&[u8]; 10] =
-    [b"pfifo", b"bfifo", b"tbf", b"htb", b"ingress", b"clsact", b"noqueue", b"prio", b"fq", b"fq_codel"];
+const QDISCS: [&[u8]; 11] = [
+    b"pfifo",
+    b"bfifo",
+    b"tbf",
+    b"htb",
+    b"ingress",
+    b"clsact",
+    b"noqueue",
+    b"prio",
+    b"fq",
+    b"fq_codel",
+    b"pfifo_fast",
+];
 
 /// One class. What it says of attributes holds when a network is read, and when what was read is given to another.
 pub(super) struct Class {

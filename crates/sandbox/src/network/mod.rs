@@ -33,14 +33,26 @@ const RTM_GETNEXTHOP: u16 = 106;
 const NHMSG: [u8; 8] = [0; 8];
 
 /// A network device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Device {
+    pub index: u32,
     pub name: String,
     pub loopback: bool,
     /// `veth`, `bridge`, …; hardware has none.
     pub kind: Option<String>,
     /// Whether the other end, or the device below, is in a network namespace that is none of those that were named.
     pub outside: bool,
+    /// The other end, or the device below, in the same network namespace: its index.
+    pub below: Option<u32>,
+    /// The index of the bridge that it is a port of.
+    pub master: Option<u32>,
+}
+
+impl Device {
+    /// The index of a veth's other end, if that is in the same network namespace.
+    pub fn peer(&self) -> Option<u32> {
+        self.below.filter(|_| self.kind.as_deref() == Some("veth"))
+    }
 }
 
 /// What a network namespace holds.
@@ -116,15 +128,20 @@ impl Contents {
 fn device(message: &Message, known: &BTreeSet<i32>) -> Option<Device> {
     let Message::NewLink(link) = message else { return None };
     let mut device = Device {
-        name: String::new(),
+        index: link.header.index,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
-        kind: None,
-        outside: false,
+        ..Device::default()
     };
+    let mut elsewhere = false;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
-            LinkAttribute::LinkNetNsId(number) => device.outside = !known.contains(number),
+            LinkAttribute::LinkNetNsId(number) => {
+                device.outside = !known.contains(number);
+                elsewhere = true;
+            }
+            LinkAttribute::Link(index) => device.below = Some(*index),
+            LinkAttribute::Controller(index) => device.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 device.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -134,6 +151,7 @@ fn device(message: &Message, known: &BTreeSet<i32>) -> Option<Device> {
             _ => {}
         }
     }
+    device.below = device.below.filter(|_| !elsewhere);
     Some(device)
 }
 
