@@ -12,6 +12,7 @@ pub mod manifest;
 mod memory;
 pub(crate) mod named;
 mod network;
+mod options;
 mod parents;
 mod proof;
 pub(crate) mod shared;
@@ -30,7 +31,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{
-    CgroupMode, Common, Criu, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Images, NetworkLock,
+    CgroupMode, Common, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Images, NetworkLock,
     PageServer, PreDumpOptions, Session, Version,
 };
 use oci_spec::runtime::Spec;
@@ -49,6 +50,8 @@ use memory::Memory;
 pub(crate) use memory::check_peers;
 use named::Named;
 pub(crate) use network::needs_no_lock;
+pub(crate) use options::{CRIU_CONFIG, check, config_file};
+pub use options::{CheckpointOptions, CriuOptions};
 use staging::{Seal, Staging};
 use yard::Yard;
 
@@ -56,7 +59,6 @@ use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::kept::resources::{self, ChangedResources};
 use crate::kept::{Kept, Networks};
-use crate::lazy::Address;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::preflight::{self, Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain};
@@ -69,122 +71,6 @@ const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
 
 /// CRIU's log of a dump.
 const DUMP_LOG: &str = "dump.log";
-
-/// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
-#[derive(Debug, Clone, Default)]
-pub struct CriuOptions {
-    /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
-    pub criu: Option<PathBuf>,
-    /// Where the images are.
-    pub image_path: PathBuf,
-    /// Where CRIU keeps its log and other files that are no images; the image directory if absent.
-    pub work_path: Option<PathBuf>,
-    pub tcp_established: Option<bool>,
-    pub tcp_close: Option<bool>,
-    pub ext_unix_sk: Option<bool>,
-    pub shell_job: Option<bool>,
-    pub file_locks: Option<bool>,
-    pub lazy_pages: bool,
-    pub auto_dedup: bool,
-    /// How cgroups are treated; soft if absent.
-    pub cgroups_mode: Option<CgroupMode>,
-    pub network_lock: Option<NetworkLock>,
-    /// Leave the network namespace's contents out.
-    pub empty_network: Option<bool>,
-}
-
-/// How to checkpoint.
-#[derive(Debug, Default)]
-pub struct CheckpointOptions {
-    /// What a restore shares.
-    pub criu: CriuOptions,
-    /// An earlier (pre-)dump to build on, relative to the image directory.
-    pub parent_path: Option<PathBuf>,
-    /// Let the container run on.
-    pub leave_running: bool,
-    /// Only copy memory, for a later dump to build on.
-    pub pre_dump: bool,
-    pub tcp_skip_in_flight: bool,
-    pub link_remap: bool,
-    /// CRIU writes a NUL byte here when lazy pages can be fetched.
-    pub status_fd: Option<OwnedFd>,
-    /// Send pages there instead of to disk; with lazy pages, serve them there.
-    pub page_server: Option<Address>,
-    /// Serve whoever asks for lazy pages: daemons of CRIU's own know no token.
-    pub any_peer: bool,
-    /// Restore it on trial before the container is given up, and give up the checkpoint instead if that fails.
-    pub prove: bool,
-    /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
-    pub no_hash: bool,
-    /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
-    pub no_sync: bool,
-    /// Names of checks of [preflight](crate::preflight) that are losses: what is lost by them is accepted.
-    pub accept: Vec<String>,
-}
-
-impl CriuOptions {
-    /// Finds CRIU and starts a session's process.
-    pub(crate) fn find_criu(&self) -> Result<Criu> {
-        Ok(Criu::find(self.criu.as_deref())?)
-    }
-
-    /// Whether the directory and the file that are the caller's own can be used: what [`apply`](Self::apply) would find.
-    pub(crate) fn check_places(&self, spec: &Spec) -> Result<()> {
-        if let Some(work) = self.work_path.as_deref().filter(|work| work.exists()) {
-            custody::check_work(&ImageDirectory::open(work)?)?;
-        }
-        config_file(spec).as_deref().map_or(Ok(()), |path| custody::open_config(path).map(drop))
-    }
-
-    /// Fills what dump and restore share.
-    pub(crate) fn apply(&self, common: &mut Common, spec: &Spec) -> Result<()> {
-        if let Some(work) = &self.work_path {
-            common.work_dir = Some(work::open_given(work)?.descriptor()?);
-        }
-        common.config_fd = config_file(spec).as_deref().map(custody::open_config).transpose()?;
-        common.tcp_established = self.tcp_established.unwrap_or(false);
-        common.tcp_close = self.tcp_close.unwrap_or(false);
-        common.ext_unix_sk = self.ext_unix_sk.unwrap_or(false);
-        common.shell_job = self.shell_job.unwrap_or(false);
-        common.file_locks = self.file_locks.unwrap_or(false);
-        common.lazy_pages = self.lazy_pages;
-        common.auto_dedup = self.auto_dedup;
-        common.cgroups = Some(self.cgroups_mode.unwrap_or_default());
-        common.network_lock = self.network_lock;
-        common.empty_network_ns = self.empty_network.unwrap_or(false);
-        // A job of a shell takes the terminal of the restore instead.
-        let terminal =
-            spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-        common.orphan_pts_master = terminal || !common.shell_job;
-        Ok(())
-    }
-}
-
-impl CriuOptions {
-    /// What was not chosen is as the dump of this manifest had it. Lazy pages and deduplication, which change where
-    /// memory comes from, are chosen anew each time; so is what changes the host or takes from the caller: how cgroups
-    /// are treated, and the terminal.
-    pub(crate) fn follow(&mut self, dump: &manifest::Options) {
-        // Keeping and closing connections exclude each other: a choice of one is a choice about both.
-        if self.tcp_established.is_none() && self.tcp_close.is_none() {
-            self.tcp_established = Some(dump.tcp_established);
-            self.tcp_close = Some(dump.tcp_close);
-        }
-        self.ext_unix_sk = self.ext_unix_sk.or(Some(dump.ext_unix_sk));
-        self.file_locks = self.file_locks.or(Some(dump.file_locks));
-        self.empty_network = self.empty_network.or(Some(dump.empty_network));
-        self.network_lock = self.network_lock.or(dump.network_lock);
-    }
-}
-
-/// The annotation of config.json that names a configuration file for CRIU.
-pub(crate) const CRIU_CONFIG: &str = "org.criu.config";
-
-/// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
-pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
-    let annotated = spec.annotations().as_ref().and_then(|a| a.get(CRIU_CONFIG)).map(PathBuf::from);
-    annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
-}
 
 /// A path that means the same to everybody.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
@@ -558,35 +444,4 @@ fn tell_parent_death_signal(dir: &ImageDirectory) {
             PARENT_DEATH.about
         );
     }
-}
-
-pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
-    let refuse = |why: &str| Err(Error::Invalid(why.into()));
-    proof::check(options)?;
-    if options.pre_dump && options.criu.lazy_pages {
-        return refuse("--pre-dump and --lazy-pages cannot be used together");
-    }
-    // A restore may be given both: podman does.
-    if options.criu.tcp_established == Some(true) && options.criu.tcp_close == Some(true) {
-        return refuse(
-            "--tcp-established and --tcp-close exclude each other: connections are kept or closed",
-        );
-    }
-    if options.status_fd.is_some() && !options.criu.lazy_pages {
-        return refuse("--status-fd needs --lazy-pages");
-    }
-    if options.any_peer && !options.criu.lazy_pages {
-        return refuse("--page-server-any-peer needs --lazy-pages: it is about who may fetch them");
-    }
-    if options.criu.lazy_pages && options.page_server.is_none() {
-        return refuse(
-            "--lazy-pages needs --page-server ADDRESS:PORT: where the container's memory is served",
-        );
-    }
-    if let Some(parent) = &options.parent_path {
-        let path = parents::named(&options.criu.image_path, parent)?;
-        let parent_dir = ImageDirectory::open(&path)?;
-        parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
-    }
-    Ok(())
 }
