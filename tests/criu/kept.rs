@@ -55,3 +55,46 @@ fn processors_of_a_cpuset_are_no_affinity() {
     c.delete(&["--force"]).ok();
     c.assert_clean();
 }
+
+/// What a process can only set for itself is set before it runs: one that looks all the time never sees it otherwise.
+#[test]
+fn nothing_runs_before_it_has_what_it_had() {
+    require!(Root, Criu, OddProgram);
+    let bundle = Bundle::busybox().args(["watchful"]);
+    hiber_tests::programs::install("watchful", &bundle);
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    let (look, seen) = (c.bundle().rootfs().join("look"), c.bundle().rootfs().join("seen"));
+    for round in 0..5 {
+        fs::write(&look, "").unwrap();
+        wait_for("a look", || seen.exists());
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "0", "so often it was otherwise in round {round}");
+        let _ = fs::remove_dir_all(c.images());
+        c.checkpoint(&[]).ok();
+        fs::remove_file(&seen).unwrap();
+        c.restore(&[]).ok();
+    }
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+/// What the kernel refuses to the process is no reason to let it run without.
+#[test]
+fn what_cannot_be_given_back_ends_the_restore() {
+    require!(Root, Criu);
+    let c = Runtime::hiber().container(Bundle::busybox().shell(crate::COUNT));
+    c.run_detached().ok();
+    c.checkpoint(&["--no-hash"]).ok();
+    // It has no CAP_SYS_RESOURCE.
+    let kept = json!({"switches": {"1": {"ioFlusher": true}}}).to_string();
+    let manifest = c.images().join("hiber.json");
+    let mut listed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    listed["files"]["kept.json"]["size"] = json!(kept.len());
+    fs::write(c.images().join("kept.json"), kept).unwrap();
+    fs::write(&manifest, listed.to_string()).unwrap();
+    let failed = c.restore(&[]);
+    failed.fails("give thread 1 back what only it can set");
+    assert!(failed.stderr.contains("not permitted"), "{failed}");
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+}

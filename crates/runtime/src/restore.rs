@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
@@ -412,8 +414,10 @@ impl Restoring<'_> {
             Kept::shed_by(pid);
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
-        let paths = facts.cgroup.clone();
-        session.watch(move || work_in(&paths));
+        let (paths, held) = (facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
+        let holds = Arc::clone(&held);
+        session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));
+        let criu = session.pid();
         let own = namespace("mnt")?;
         let (mut first, mut listeners) = (0, Vec::new());
         let restored = session.restore(&restore, |step| match step {
@@ -439,17 +443,25 @@ impl Restoring<'_> {
                 self.request.put_back(pid, &facts.cgroup)?;
                 Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
             }
-            // CRIU's code in the tasks has written its last line to the log, and installed their filters.
+            // CRIU's code in the tasks has written its last line to the log, and installed their filters. CRIU lets them go next: where
+            // they are to do something before they run, they go no further than into the freezer.
             RestoreNotify::PreResume => {
                 limit_file_sizes(&limits, first, &facts.cgroup)?;
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&facts.cgroup)?)?;
+                }
+                if self.request.kept.has_switches() {
+                    held.store(true, Ordering::Relaxed);
+                    hold(cgroup, criu)?;
                 }
                 Ok(())
             }
             _ => Ok(()),
         });
         restored?;
+        if self.request.kept.has_switches() {
+            self.request.turn_switches(facts.pid, cgroup)?;
+        }
         listeners.into_iter().try_for_each(Listeners::take_away)
     }
 
@@ -492,11 +504,24 @@ impl Restoring<'_> {
     }
 }
 
+/// Freezes the tasks, but not CRIU, which is in their cgroup, and what it has started.
+fn hold(cgroup: &Cgroup, criu: Option<u32>) -> Result<()> {
+    let criu = criu.and_then(|pid| i32::try_from(pid).ok());
+    for pid in cgroup.pids()? {
+        let number = i32::try_from(pid).ok();
+        if criu.is_some() && (number == criu || number.and_then(procfs::parent) == criu) {
+            cgroup.let_out(pid)?;
+        }
+    }
+    cgroup.freeze().context("hold the restored processes until they have what CRIU does not keep")
+}
+
 /// What is done in the cgroup that CRIU has the tasks in while it waits for them. Images of a paused container freeze that, and
-/// CRIU in it: who restores a container wants it to run.
-fn work_in(paths: &CgroupPaths) -> u64 {
+/// CRIU in it: who restores a container wants it to run, unless they are `held`.
+fn work_in(paths: &CgroupPaths, held: bool) -> u64 {
     let Ok(cgroup) = Cgroup::open(paths.clone(), OnDenied::Skip) else { return 0 };
-    if cgroup.frozen().unwrap_or(false)
+    if !held
+        && cgroup.frozen().unwrap_or(false)
         && let Err(e) = cgroup.thaw()
     {
         tracing::warn!("the restore is frozen: {}", chain(&e));

@@ -286,6 +286,11 @@ fn what_is_given_back_is_no_more_than_config_json_grants() {
         ("realtime", scheduling(2, 0, 1), "the scheduling policy 2"),
         ("a deadline", scheduling(6, 0, 0), "the scheduling policy 6"),
         ("a nice session", json!({"processes": {"1": {"autogroupNice": -3}}}), "a nice value of -3"),
+        (
+            "another personality",
+            json!({"switches": {"1": {"personality": 0x40_0000}}}),
+            "the personality 0x400000",
+        ),
         ("what is unknown", json!({"privileges": true}), "unknown field `privileges`"),
     ];
     for (what, kept, why) in cases {

@@ -58,6 +58,7 @@ use yard::Yard;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::kept::resources::{self, ChangedResources};
+use crate::kept::switches::{Answers, ask};
 use crate::kept::{Kept, Networks};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
@@ -282,6 +283,7 @@ impl Task {
         Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
         let pid = self.facts()?.pid;
         let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
+        let mut answers = Answers::new();
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -289,6 +291,9 @@ impl Task {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
+                if status == Status::Running {
+                    answers = ask(&self.pids()?);
+                }
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
                 seal.follower = (!options.leave_running).then(|| Follower::start(dir.clone(), seal.work));
@@ -304,8 +309,8 @@ impl Task {
                     true => Networks::default(),
                     false => self.kept_networks(options)?,
                 };
-                Kept { nosymfollow, resources, networks, ..Kept::of(pid, &self.pids()?, &dir)? }
-                    .write(&dir)?;
+                let kept = Kept::of(pid, &self.pids()?, &answers, &dir)?;
+                Kept { nosymfollow, resources, networks, ..kept }.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;

@@ -9,8 +9,10 @@ mod groups;
 pub(crate) mod ipc;
 mod networks;
 pub(crate) mod options;
+mod policy;
 pub(crate) mod resources;
 pub(crate) mod sockets;
+pub(crate) mod switches;
 pub(crate) mod tasks;
 mod timers;
 
@@ -43,6 +45,9 @@ pub(crate) struct Kept {
     /// What the threads of a process have in common.
     #[serde(skip_serializing_if = "tasks::Processes::is_empty")]
     pub(crate) processes: tasks::Processes,
+    /// What only they themselves can set.
+    #[serde(skip_serializing_if = "switches::Switches::is_empty")]
+    pub(crate) switches: switches::Switches,
     /// Where the first process has mounts in which symbolic links are not followed (`nosymfollow`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) nosymfollow: Vec<PathBuf>,
@@ -68,18 +73,25 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Kept {
-    /// Reads what the frozen processes `pids` have, of which `first` is the container's first one. `dir` has their images.
-    pub(crate) fn of(first: i32, pids: &[i32], dir: &ImageDirectory) -> Result<Self> {
+    /// Reads what the frozen processes `pids` have, of which `first` is the container's first one. `answers` are what they have said
+    /// of themselves before; `dir` has their images.
+    pub(crate) fn of(
+        first: i32,
+        pids: &[i32],
+        answers: &switches::Answers,
+        dir: &ImageDirectory,
+    ) -> Result<Self> {
         let processes = Numbered::all(first, pids);
         let owners = Owner::all(&processes);
         let mut descriptors = Vec::new();
         for owner in &owners {
             descriptors.extend(owner.descriptors()?);
         }
+        let switches = switches::of(&processes, answers);
         let (threads, processes) = tasks::of(&processes)?;
         let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
         let ipc = ipc::Ipc::of(first, &dir.names()?)?;
-        Ok(Self { threads, processes, sockets, timers, ipc, ..Self::default() })
+        Ok(Self { threads, processes, switches, sockets, timers, ipc, ..Self::default() })
     }
 
     /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
@@ -99,6 +111,22 @@ impl Kept {
         sockets::put_back(&self.sockets, &owners)?;
         timers::put_back(&self.timers, &owners)?;
         self.ipc.put_back(first)
+    }
+
+    /// Whether [`Kept::turn_switches`] has something to do: then the processes must not run before.
+    pub(crate) fn has_switches(&self) -> bool {
+        !self.switches.is_empty()
+    }
+
+    /// Has the restored processes `pids` set what only they can, before they run. They are frozen, and nobody traces them; `thaw`
+    /// ends that.
+    pub(crate) fn turn_switches(
+        &self,
+        first: i32,
+        pids: &[i32],
+        thaw: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        switches::put_back(&self.switches, &Numbered::all(first, pids), thaw)
     }
 
     /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.

@@ -88,6 +88,12 @@ impl<'a> Request<'a> {
         self.kept.put_back_network(first)
     }
 
+    /// Has the tasks, which are frozen since before CRIU let them go, set what only they can; they run when this returns.
+    pub(crate) fn turn_switches(&self, first: i32, cgroup: &Cgroup) -> Result<()> {
+        let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+        self.kept.turn_switches(first, &pids, || Ok(cgroup.thaw()?))
+    }
+
     /// New pipes under the names of the old ones.
     pub(crate) fn pipes(
         &self,

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dir::{Dir, if_there, read_by_path};
 use super::handle::{Cgroup, OnDenied};
-use super::layout::{CgroupPaths, Version};
+use super::layout::{CgroupPaths, Layout, Version};
 use super::members::listed;
 use super::walk::walk;
 use crate::error::{Context, Error, Result, SysError};
@@ -101,6 +101,17 @@ impl Cgroup {
             thaw(&dir).context("thaw after a failed freeze")?;
             Err(e)
         })
+    }
+
+    /// Moves a process out of what [`Cgroup::freeze`] stops, to where this process is.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub fn let_out(&self, pid: u32) -> Result<()> {
+        let own = Layout::detect()?.own_freezer();
+        let own =
+            own.ok_or_else(|| Error::unsupported("cgroups", "this process's own cgroup cannot be seen"))?;
+        Ok(self.dir(&own)?.write("cgroup.procs", &pid.to_string())?)
     }
 
     /// Lets the processes run again; that of a cgroup without freezer is no change.

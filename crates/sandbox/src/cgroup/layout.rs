@@ -168,6 +168,15 @@ impl Layout {
         Some(mount.point.join(inside.strip_prefix(&mount.root).ok()?))
     }
 
+    /// The directory of this process's own cgroup where containers are frozen.
+    pub(super) fn own_freezer(&self) -> Option<PathBuf> {
+        let (mount, key) = match self.v1.get("freezer") {
+            Some(mount) => (mount, "freezer"),
+            None => (self.v2.as_ref()?, ""),
+        };
+        Some(mount.point.join(self.own.get(key)?.strip_prefix(&mount.root).ok()?))
+    }
+
     /// The directory of the cpuset that a `/proc/PID/cgroup` names, if it can be reached, and its hierarchy.
     pub(super) fn cpuset_of(&self, proc_cgroup: &str) -> Option<(PathBuf, Version)> {
         match self.v1.get("cpuset") {

@@ -1,6 +1,6 @@
 //! Memory: `same/memory.c`.
 
-use super::super::row::{Row, criu, differs};
+use super::super::row::{Row, criu, differs, hiber};
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -34,10 +34,10 @@ pub(in super::super) const ROWS: &[Row] = &[
     differs("all-locked", "the same, of MCL_CURRENT", "areas of files are not locked any more"),
     differs("future-locked", "Locked of a new area, after MCL_FUTURE", "new areas are not locked"),
     criu("area-name", "/proc/self/maps, of PR_SET_VMA_ANON_NAME").unless("Invalid argument"),
-    differs("memory-policy", "get_mempolicy(2)", "the default").unless("Function not implemented"),
+    hiber("memory-policy", "get_mempolicy(2)").unless("Function not implemented"),
     differs("area-policy", "get_mempolicy(2) of mbind(2)", "the default").unless("Function not implemented"),
     criu("huge-pages-disabled", "PR_GET_THP_DISABLE"),
-    differs("merging", "PR_GET_MEMORY_MERGE", "off").needs(&[Need::Linux(6, 4)]),
+    hiber("merging", "PR_GET_MEMORY_MERGE").needs(&[Need::Linux(6, 4)]),
     criu("protection-key", "ProtectionKey in /proc/self/smaps, pkey_get(3)").unless("Invalid argument"),
     criu("protection-key-taken", "pkey_alloc(2)").unless("Invalid argument"),
     criu("vdso", "AT_SYSINFO_EHDR and /proc/self/maps"),

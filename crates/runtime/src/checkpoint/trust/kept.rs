@@ -7,11 +7,14 @@ use hiber_sandbox::sys::scheduling::thread_io_priority;
 use super::{Grant, Verdict};
 use crate::kept::Kept;
 use crate::kept::ipc::Ipc;
+use crate::kept::switches::Switched;
 use crate::kept::tasks::{Scheduling, Thread};
 
 /// Classes of I/O priorities (linux/ioprio.h).
 const REALTIME: u16 = 1;
 const IDLE: u16 = 3;
+/// PER_LINUX and PER_LINUX32, and these with UNAME26 (linux/personality.h): the usual filters let them through, too.
+const HARMLESS: [u32; 4] = [0, 8, 0x2_0000, 0x2_0008];
 /// SCHED_DEADLINE (linux/sched.h).
 const DEADLINE: u32 = 6;
 /// RLIMIT_MEMLOCK (getrlimit(2)).
@@ -22,7 +25,11 @@ const QUEUE_BYTES: u64 = 16384;
 impl Grant<'_> {
     /// What threads and processes are given back; what limits a process alone is let pass.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
-        let Kept { threads, processes, sockets, ipc, .. } = kept;
+        let Kept { threads, processes, switches, sockets, ipc, .. } = kept;
+        for (tid, Switched { personality, .. }) in switches {
+            let verdict = personality.map_or(Ok(()), |persona| self.personality(persona));
+            verdict.map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
+        }
         for (tid, thread) in threads {
             self.thread(thread).map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
         }
@@ -56,6 +63,19 @@ impl Grant<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// What else a thread turns for itself is its own affair, and the kernel asks for its privileges; what it executes, and how the
+    /// kernel reads its files, a filter may forbid to choose.
+    fn personality(&self, persona: u32) -> Verdict {
+        let init = &self.plan.init;
+        let granted = init.personality == Some(persona.into()) || HARMLESS.contains(&persona);
+        match granted || init.seccomp.is_none() {
+            true => Ok(()),
+            false => {
+                Err(format!("has the personality {persona:#x}, and config.json filters its system calls"))
+            }
+        }
     }
 
     fn thread(&self, thread: &Thread) -> Verdict {

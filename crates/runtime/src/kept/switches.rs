@@ -1,0 +1,256 @@
+//! Switches that only a thread can turn for itself (prctl(2), personality(2), set_mempolicy(2)). Most are read from outside; a
+//! few are told to the thread alone, which is asked before it is frozen.
+
+use std::collections::BTreeMap;
+
+use hiber_memory::{Seized, Stopped};
+use hiber_sandbox::plan::MemoryPolicy;
+use hiber_sandbox::sys::ptrace::Dispatch;
+use serde::{Deserialize, Serialize};
+use syscalls::Sysno;
+
+use super::policy;
+use crate::error::{Context, Error, Result};
+use crate::procfs::{Number, Numbered};
+
+/// By the thread's number in the container. What a process has as a whole stands with its first thread.
+pub(crate) type Switches = BTreeMap<i32, Switched>;
+/// What processes have said, by their numbers here.
+pub(crate) type Answers = BTreeMap<i32, Answer>;
+
+/// What differs from what the kernel starts with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct Switched {
+    /// personality(2)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) personality: Option<u32>,
+    /// Whether memory errors are told at once, or late (PR_MCE_KILL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) machine_checks_early: Option<bool>,
+    /// PR_SET_IO_FLUSHER
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) io_flusher: bool,
+    /// Whether reading the time stamp counter is a SIGSEGV (PR_SET_TSC).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) no_time_stamps: bool,
+    /// PR_SET_SYSCALL_USER_DISPATCH: mode, where the selector is, where the area is that is let through, and its length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dispatch: Option<[u64; 4]>,
+    /// set_mempolicy(2): the mode with its flags, and the nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_policy: Option<(i32, Vec<usize>)>,
+    /// Of the process: PR_SET_MEMORY_MERGE.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) merging: bool,
+    /// Of the process: the flags of PR_SET_THP_DISABLE, which CRIU leaves out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) huge_pages_disabled: Option<u32>,
+    /// Of the process: the bits of PR_SET_MDWE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deny_write_execute: Option<u32>,
+}
+
+/// What a process says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    deny_write_execute: u32,
+    huge_pages_disabled: u32,
+    no_time_stamps: bool,
+    dispatch: Option<[u64; 4]>,
+}
+
+/// linux/prctl.h
+mod option {
+    pub(super) const GET_TSC: u64 = 25;
+    pub(super) const SET_TSC: u64 = 26;
+    pub(super) const MCE_KILL: u64 = 33;
+    pub(super) const SET_THP_DISABLE: u64 = 41;
+    pub(super) const GET_THP_DISABLE: u64 = 42;
+    pub(super) const SET_IO_FLUSHER: u64 = 57;
+    pub(super) const SET_MDWE: u64 = 65;
+    pub(super) const GET_MDWE: u64 = 66;
+    pub(super) const SET_MEMORY_MERGE: u64 = 67;
+}
+/// PR_TSC_SIGSEGV
+const NO_TIME_STAMPS: u32 = 2;
+/// In what PR_GET_THP_DISABLE returns: whether it is disabled at all. What is above are the flags of Linux 6.18.
+const DISABLED: u32 = 1;
+/// PR_MDWE_NO_INHERIT
+const NOT_INHERITED: u32 = 2;
+
+/// linux/sched.h: PF_MCE_PROCESS, PF_MCE_EARLY; PF_MEMALLOC_NOIO with PF_LOCAL_THROTTLE.
+const MACHINE_CHECKS: u64 = 0x80;
+const MACHINE_CHECKS_EARLY: u64 = 0x0800_0000;
+const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
+
+/// Asks the processes `pids`, which run, what cannot be seen from outside. Each is stopped for some 100 µs.
+pub(crate) fn ask(pids: &[i32]) -> Answers {
+    let answer = |pid: i32| match asked(pid) {
+        Ok(answer) => Some((pid, answer)),
+        // What ends meanwhile has nothing to be kept; what cannot be stopped CRIU cannot stop either, and says why.
+        Err(e) => {
+            tracing::debug!("process {pid} is not asked: {e}");
+            None
+        }
+    };
+    pids.iter().filter_map(|pid| answer(*pid)).collect()
+}
+
+fn asked(pid: i32) -> hiber_memory::Result<Answer> {
+    let mut stopped = Seized::new(pid)?.wait()?;
+    let mut get = |option| stopped.call(Sysno::prctl, [option, 0, 0, 0, 0, 0]);
+    // Older kernels have them not.
+    let number =
+        |result: std::result::Result<u64, _>| result.ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let deny_write_execute = number(get(option::GET_MDWE)?);
+    let huge_pages_disabled = number(get(option::GET_THP_DISABLE)?);
+    let no_time_stamps = cfg!(target_arch = "x86_64") && {
+        let mut value = [0; 4];
+        stopped.call_with(&mut value, Sysno::prctl, |at| [option::GET_TSC, at, 0, 0, 0, 0])?.is_ok()
+            && u32::from_ne_bytes(value) == NO_TIME_STAMPS
+    };
+    let dispatch = stopped.dispatch().map(|d| [d.mode, d.selector, d.offset, d.length]);
+    stopped.release()?;
+    Ok(Answer { deny_write_execute, huge_pages_disabled, no_time_stamps, dispatch })
+}
+
+/// Reads what the frozen `processes` have; `answers` are what they have said before.
+pub(super) fn of(processes: &[Numbered], answers: &Answers) -> Switches {
+    let mut all = Switches::new();
+    for process in processes {
+        for thread in &process.threads {
+            let mut switched = Switched::of(thread.outer);
+            if *thread == process.process {
+                switched.complete(thread.outer, answers);
+            }
+            if switched != Switched::default() {
+                all.insert(thread.inner, switched);
+            }
+        }
+    }
+    all
+}
+
+impl Switched {
+    fn of(tid: i32) -> Self {
+        let personality = read(tid, "personality").and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
+        let flags = flags(tid);
+        let machine_checks = flags & MACHINE_CHECKS != 0;
+        Self {
+            personality: personality.filter(|persona| *persona != 0),
+            machine_checks_early: machine_checks.then_some(flags & MACHINE_CHECKS_EARLY != 0),
+            io_flusher: flags & IO_FLUSHER == IO_FLUSHER,
+            memory_policy: policy::of_thread(tid).map(|policy| (policy.mode, policy.nodes)),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what a process has as a whole.
+    fn complete(&mut self, pid: i32, answers: &Answers) {
+        let text = read(pid, "ksm_stat").unwrap_or_default();
+        self.merging = text.lines().any(|line| line == "ksm_merge_any: yes");
+        let own = answers.get(&pid).copied();
+        // One that was made since has what its parent has.
+        let inherited = || {
+            let mut parent = *answers.get(&crate::procfs::parent(pid)?)?;
+            if parent.deny_write_execute & NOT_INHERITED != 0 {
+                parent.deny_write_execute = 0;
+            }
+            parent.dispatch = None;
+            Some(parent)
+        };
+        let Some(answer) = own.or_else(inherited) else { return };
+        self.no_time_stamps = answer.no_time_stamps;
+        self.dispatch = answer.dispatch;
+        self.deny_write_execute = Some(answer.deny_write_execute).filter(|bits| *bits != 0);
+        let flags = answer.huge_pages_disabled & !DISABLED;
+        self.huge_pages_disabled = Some(flags).filter(|flags| *flags != 0);
+    }
+
+    /// Has the stopped thread turn them. What forbids it something comes last.
+    fn put_back(&self, stopped: &mut Stopped) -> Result<()> {
+        let mut set = |number, arguments: [u64; 6]| -> Result<()> {
+            let result = stopped.call(number, arguments).map_err(failed(0))?;
+            result.map(drop).map_err(|e| Error::sys(number.name(), format!("{arguments:?}"), errno(e)))
+        };
+        let mut switch = |option: u64, one: u64, two: u64| set(Sysno::prctl, [option, one, two, 0, 0, 0]);
+        if self.io_flusher {
+            switch(option::SET_IO_FLUSHER, 1, 0)?;
+        }
+        if let Some(early) = self.machine_checks_early {
+            switch(option::MCE_KILL, 1, u64::from(early))?;
+        }
+        if self.merging {
+            switch(option::SET_MEMORY_MERGE, 1, 0)?;
+        }
+        if let Some(flags) = self.huge_pages_disabled {
+            switch(option::SET_THP_DISABLE, 1, flags.into())?;
+        }
+        if self.no_time_stamps {
+            switch(option::SET_TSC, NO_TIME_STAMPS.into(), 0)?;
+        }
+        if let Some(persona) = self.personality {
+            set(Sysno::personality, [persona.into(), 0, 0, 0, 0, 0])?;
+        }
+        if let Some((mode, nodes)) = &self.memory_policy {
+            policy::set(stopped, &MemoryPolicy { mode: *mode, nodes: nodes.clone() })?;
+        }
+        if let Some([mode, selector, offset, length]) = self.dispatch {
+            stopped.set_dispatch(&Dispatch { mode, selector, offset, length }).map_err(failed(0))?;
+        }
+        if let Some(bits) = self.deny_write_execute {
+            let result =
+                stopped.call(Sysno::prctl, [option::SET_MDWE, bits.into(), 0, 0, 0, 0]).map_err(failed(0))?;
+            result.map_err(|e| Error::sys("prctl", "PR_SET_MDWE", errno(e)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, turn their switches. `thaw` lets them go
+/// to where they stop, before an instruction of their own.
+pub(super) fn put_back(
+    all: &Switches,
+    processes: &[Numbered],
+    thaw: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let concerned =
+        |process: &&Numbered| process.threads.iter().any(|thread| all.contains_key(&thread.inner));
+    let threads = processes.iter().filter(concerned).flat_map(|process| &process.threads);
+    let seize = |thread: &Number| Ok((*thread, Seized::new(thread.outer).map_err(failed(thread.inner))?));
+    let seized: Vec<_> = threads.map(seize).collect::<Result<_>>()?;
+    thaw()?;
+    let wait =
+        |(thread, seized): (Number, Seized)| Ok((thread, seized.wait().map_err(failed(thread.inner))?));
+    let mut stopped: Vec<_> = seized.into_iter().map(wait).collect::<Result<_>>()?;
+    for (thread, stopped) in &mut stopped {
+        let Some(switched) = all.get(&thread.inner) else { continue };
+        switched
+            .put_back(stopped)
+            .context(format!("give thread {} back what only it can set", thread.inner))?;
+    }
+    stopped.into_iter().try_for_each(|(thread, stopped)| stopped.release().map_err(failed(thread.inner)))
+}
+
+pub(super) fn failed(inner: i32) -> impl FnOnce(hiber_memory::Error) -> Error {
+    move |e| match inner {
+        0 => Error::Invalid(e.to_string()),
+        inner => Error::Invalid(format!("thread {inner} of the container: {e}")),
+    }
+}
+
+pub(super) fn errno(e: nix::errno::Errno) -> rustix::io::Errno {
+    rustix::io::Errno::from_raw_os_error(e as i32)
+}
+
+/// The kernel's flags of a thread (proc_pid_stat(5), field 9).
+fn flags(tid: i32) -> u64 {
+    let text = read(tid, "stat").unwrap_or_default();
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields.split(' ').nth(9 - 3).and_then(|flags| flags.parse().ok()).unwrap_or(0)
+}
+
+fn read(pid: i32, file: &str) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
+}
