@@ -123,6 +123,16 @@ odd_failures! {
         ["Connected TCP socket", "--tcp-established", "process 2 (odd tcp)", "127.0.0.1:"];
     a_tcp_connection_that_nobody_has_accepted: "tcp-in-flight", "tcp-in-flight",
         ["In-flight connection", "--tcp-skip-in-flight", "process 2 (odd tcp-in-flight)"];
+    a_unix_connection_that_nobody_has_accepted_with_data: "unix-in-flight", "unix-in-flight",
+        ["in-flight socket", "nobody has accepted yet", "process 2 (odd unix-in-flight)"];
+    a_unix_message_with_its_senders_credentials: "unix-ancillary", "unix-ancillary",
+        ["Control messages", "tell of their senders", "process 2 (odd unix-ancillary)"];
+    a_netlink_socket_in_a_high_group: "netlink-groups", "netlink-groups",
+        ["in groups that CRIU cannot save", "process 2 (odd netlink-groups)"];
+    a_udp_socket_that_is_corked: "udp-corked", "udp-corked",
+        ["corked", "holds back", "process 2 (odd udp-corked)"];
+    a_socket_with_a_bpf_program: "socket-filter", "socket-filter",
+        ["BPF program attached", "process 2 (odd socket-filter)"];
     a_flock: "flock", "file-lock",
         ["file locks", "--file-locks", "process 2 (odd flock)", "/locked"];
     a_posix_lock: "posix-lock", "file-lock",

@@ -50,6 +50,18 @@ fn a_message_queue_that_no_mount_shows() {
 }
 
 #[test]
+fn a_peer_that_will_be_another_user_is_warned_of() {
+    require!(Root, Criu, OddProgram);
+    let report = preflight(&run_odd(odd("unix-credentials")), &[]);
+    let found = finding(&report, "unix-credentials").unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!((&found["severity"], &report["possible"]), (&json!("warning"), &json!(true)));
+    assert_eq!(found["process"]["command"], json!("odd unix-credentials"));
+    // the peers of this one are root, in a user namespace, too
+    let report = preflight(&run_odd(odd("unix-in-flight").user_namespace(100_000)), &[]);
+    assert!(finding(&report, "unix-credentials").is_none(), "{report:#}");
+}
+
+#[test]
 fn what_is_to_be_undone_is_warned_of() {
     require!(Root, Criu, OddProgram);
     let c = run_odd(odd("undo"));

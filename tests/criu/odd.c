@@ -114,7 +114,7 @@ static void perf(void)
 	must(syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0));
 }
 
-static void bpf(void)
+static int bpf(void)
 {
 	union bpf_attr attr;
 	struct bpf_insn program[] = { { .code = BPF_ALU64 | BPF_MOV | BPF_K }, { .code = BPF_JMP | BPF_EXIT } };
@@ -123,7 +123,7 @@ static void bpf(void)
 	attr.insns = (unsigned long)program;
 	attr.insn_cnt = 2;
 	attr.license = (unsigned long)"GPL";
-	must(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr));
+	return must(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr));
 }
 
 static void io_uring(void)
@@ -243,6 +243,54 @@ static void undo(void)
 }
 
 /* mq_open(3) without its library */
+/* In a group that CRIU has no room for. */
+static void netlink_groups(void)
+{
+	int fd = must(socket(AF_NETLINK, SOCK_RAW, 0));
+	must(bind(fd, (void *)&(struct sockaddr){ AF_NETLINK, { 0 } }, 12));
+	must(setsockopt(fd, 270 /* SOL_NETLINK */, 1 /* NETLINK_ADD_MEMBERSHIP */, &(int){ 36 }, sizeof(int)));
+}
+
+static void udp_corked(void)
+{
+	struct sockaddr_in name = { .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = inet_addr("127.0.0.1") };
+	int fd = must(socket(AF_INET, SOCK_DGRAM, 0));
+	must(setsockopt(fd, IPPROTO_UDP, 1 /* UDP_CORK */, &(int){ 1 }, sizeof(int)));
+	must(sendto(fd, "word", 4, 0, (void *)&name, sizeof name));
+}
+
+static void socket_filter(void)
+{
+	int program = bpf(), fd = must(socket(AF_INET, SOCK_DGRAM, 0));
+	must(setsockopt(fd, SOL_SOCKET, 50 /* SO_ATTACH_BPF */, &program, sizeof program));
+	must(close(program));
+}
+
+static void unix_ancillary(void)
+{
+	int fds[2];
+	must(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds));
+	must(setsockopt(fds[1], SOL_SOCKET, SO_PASSCRED, &(int){ 1 }, sizeof(int)));
+	must(write(fds[0], "word", 4));
+}
+
+static void unix_credentials(void)
+{
+	must(seteuid(1000));
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, (int[2]){ 0 }));
+	must(seteuid(0));
+}
+
+static void unix_in_flight(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "\0odd" };
+	int listener = must(socket(AF_UNIX, SOCK_STREAM, 0)), fd = must(socket(AF_UNIX, SOCK_STREAM, 0));
+	must(bind(listener, (void *)&name, sizeof name));
+	must(listen(listener, 1));
+	must(connect(fd, (void *)&name, sizeof name));
+	must(write(fd, "word", 4));
+}
+
 static long message_queue(void)
 {
 	struct { long flags, maximum, size, now, reserved[4]; } attr = { 0, 4, 64, 0, { 0 } };
@@ -305,6 +353,18 @@ static void make(const char *kind)
 		child(CLONE_NEWUSER);
 	else if (KIND("packet-pipe"))
 		must(pipe2((int[2]){ 0 }, O_DIRECT));
+	else if (KIND("netlink-groups"))
+		netlink_groups();
+	else if (KIND("udp-corked"))
+		udp_corked();
+	else if (KIND("socket-filter"))
+		socket_filter();
+	else if (KIND("unix-ancillary"))
+		unix_ancillary();
+	else if (KIND("unix-credentials"))
+		unix_credentials();
+	else if (KIND("unix-in-flight"))
+		unix_in_flight();
 	else if (KIND("message-queue"))
 		message_queue();
 	else if (KIND("message-queue-closed"))

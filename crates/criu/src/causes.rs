@@ -309,6 +309,36 @@ pub(crate) static CAUSES: &[Cause] = &[
         "try again in a moment, or let it close the socket",
     )
     .found_by(&["netlink-unread"]),
+    cause(
+        &["The netlink socket", "groups"],
+        "a process has a netlink socket in groups that CRIU cannot save",
+        "let it close the socket",
+    )
+    .found_by(&["netlink-groups"]),
+    cause(
+        &["Control messages in queue"],
+        "a unix socket has messages to be read that tell of their senders",
+        "try again in a moment",
+    )
+    .found_by(&["unix-ancillary"]),
+    cause(
+        &["Non-empty write queue on an in-flight socket"],
+        "a unix connection that nobody has accepted yet has data in it",
+        "try again in a moment",
+    )
+    .found_by(&["unix-in-flight"]),
+    cause(
+        &["Can't dump corked dgram socket"],
+        "a UDP socket holds back what it sends",
+        "try again in a moment, or let the process send it",
+    )
+    .found_by(&["udp-corked"]),
+    cause(
+        &["Can't get socket filter len", "Permission denied"],
+        "a socket has a BPF program attached",
+        "let the process detach it",
+    )
+    .found_by(&["socket-filter"]),
     // programs that CRIU runs
     cause(
         &["execvp(\"iptables"],

@@ -488,6 +488,22 @@ static void show_shared(void)
 	show(fds[1], IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int));
 }
 
+/* Made by another user than who has it. */
+static void make_peer_credentials(void)
+{
+	must(seteuid(1000));
+	local();
+	must(seteuid(0));
+}
+
+static void show_peer_credentials(void)
+{
+	struct ucred peer;
+	socklen_t length = sizeof peer;
+	must(getsockopt(fds[0], SOL_SOCKET, SO_PEERCRED, &peer, &length));
+	say("user %d", peer.uid);
+}
+
 #define ENTRY(text, name) { text, make_##name, show_##name }
 const struct property sockets[] = {
 	ENTRY("so-reuseport", so_reuseport),
@@ -589,5 +605,6 @@ const struct property sockets[] = {
 	{ "tcp-connection-reuse", connection, show_connection_reuse },
 	ENTRY("tcp-connection-segments", segments),
 	ENTRY("shared-socket", shared),
+	ENTRY("unix-peer-credentials", peer_credentials),
 	{ 0 },
 };

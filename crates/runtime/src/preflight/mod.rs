@@ -16,6 +16,7 @@ pub(crate) mod restore;
 mod sockets;
 mod table;
 mod tasks;
+mod unsaved;
 mod watches;
 
 use std::fmt;

@@ -10,16 +10,16 @@ use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::sys::process::setns;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::unix::nlas::UnixDiagName;
+use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, netlink};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
-use super::Findings;
 use super::files::SocketFd;
-use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_PEER};
+use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_IN_FLIGHT, UNIX_PEER};
 use super::tasks::Proc;
+use super::{Findings, unsaved};
 
 /// What the flags allow.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +58,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], sockets: &[Vec<Sock
                 findings.of(task, &SOCKET, format!("descriptor {} is a socket of kind {name}", socket.fd));
                 continue;
             }
+            unsaved::check(findings, task, socket.fd, &copy, kind.family);
             if kind.family == AddressFamily::NETLINK && has_data(&copy) {
                 findings.of(
                     task,
@@ -133,6 +134,8 @@ struct Network {
     tcp: HashMap<u64, TcpNetEntry>,
     /// Sockets that are connected to one that the container does not have: with a name for the other end.
     outside: HashMap<u64, Peer>,
+    /// Sockets that have sent something to one that has not accepted them yet.
+    hasty: HashSet<u64>,
 }
 
 /// The other end of a unix socket.
@@ -150,7 +153,14 @@ impl Network {
             .into_iter()
             .flatten();
         let tcp = tables.map(|entry| (entry.inode, entry)).collect();
-        Self { tcp, outside: outside_peers(&unix_sockets(task).unwrap_or_default(), held) }
+        let local = unix_sockets(task).unwrap_or_default();
+        let waiting = waiting(&local, held);
+        let hasty = local.iter().filter(|s| {
+            waiting.contains(&s.header.inode)
+                && s.nlas.iter().any(|nla| matches!(nla, Nla::ReceiveQueueLength(_, sent) if *sent > 0))
+        });
+        let hasty = hasty.map(|socket| socket.header.inode.into()).collect();
+        Self { tcp, outside: outside_peers(&local, held), hasty }
     }
 
     fn check(&self, findings: &mut Findings, task: &Proc, socket: &SocketFd, kind: &Kind, allowed: Allowed) {
@@ -164,6 +174,13 @@ impl Network {
                     format!("descriptor {} is connected to a unix socket outside the container", socket.fd);
                 findings.of(task, check, what).path = Some(peer.name.clone()).filter(|name| !name.is_empty());
             }
+        }
+        if self.hasty.contains(&socket.inode) {
+            let what = format!(
+                "descriptor {} is a unix connection that nobody has accepted, and has sent something",
+                socket.fd
+            );
+            findings.of(task, &UNIX_IN_FLIGHT, what);
         }
         let Some(entry) = self.tcp.get(&socket.inode) else { return };
         tcp(findings, task, socket.fd, entry, allowed);
@@ -193,11 +210,16 @@ fn tcp(findings: &mut Findings, task: &Proc, fd: i32, entry: &TcpNetEntry, allow
     }
 }
 
+/// The sockets that wait to be accepted by one of `held`.
+fn waiting(all: &[UnixResponse], held: &HashSet<u64>) -> HashSet<u32> {
+    let held = all.iter().filter(|socket| held.contains(&u64::from(socket.header.inode)));
+    held.filter_map(UnixResponse::pending_connections).flatten().copied().collect()
+}
+
 /// The sockets of `held` whose other end is not in it, nor waiting to be accepted by one that is.
 fn outside_peers(all: &[UnixResponse], held: &HashSet<u64>) -> HashMap<u64, Peer> {
     let is_held = |s: &&UnixResponse| held.contains(&u64::from(s.header.inode));
-    let waiting: HashSet<u32> =
-        all.iter().filter(is_held).filter_map(UnixResponse::pending_connections).flatten().copied().collect();
+    let waiting = waiting(all, held);
     let names: HashMap<u32, String> = all.iter().map(|s| (s.header.inode, name(s))).collect();
     let mut outside = HashMap::new();
     for socket in all.iter().filter(is_held) {
@@ -254,7 +276,7 @@ fn ask_for_unix_sockets() -> rustix::io::Result<Vec<UnixResponse>> {
     let request = UnixRequest {
         state_flags: StateFlags::from_bits_retain(u32::MAX),
         inode: 0,
-        show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::ICONS,
+        show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::ICONS | ShowFlags::RQLEN,
         cookie: [0xff; 8],
     };
     let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(SockDiagMessage::UnixRequest(request)));

@@ -101,6 +101,24 @@ checks! {
     UNIX_DATAGRAM: "unix-datagram", Checkpoint, Error,
         "a datagram unix socket is connected to one outside the container, in the same network namespace",
         "pass --ext-unix-sk, to checkpoint and to restore";
+    UNIX_IN_FLIGHT: "unix-in-flight", Checkpoint, Error,
+        "a unix connection that nobody has accepted yet has data in it",
+        "try again in a moment";
+    ANCILLARY: "unix-ancillary", Checkpoint, Error,
+        "a unix socket has messages to be read that tell of their senders, or of their time (SO_PASSCRED, SO_TIMESTAMP)",
+        "try again in a moment";
+    CREDENTIALS: "unix-credentials", Checkpoint, Warning,
+        "a unix socket says of its peer that it is another user than root; after a restore it says root (SO_PEERCRED)",
+        "let programs ask for that when they accept a connection, and make connections anew after a restore";
+    GROUPS: "netlink-groups", Checkpoint, Error,
+        "a netlink socket is in groups beyond the 32nd, or in groups without a number of its own",
+        "let the process close it";
+    CORKED: "udp-corked", Checkpoint, Error,
+        "a UDP socket holds back what it sends (UDP_CORK)",
+        "try again in a moment, or let the process send it";
+    FILTER: "socket-filter", Checkpoint, Error,
+        "a socket has a BPF program attached (SO_ATTACH_BPF)",
+        "let the process detach it, or attach a classic filter (SO_ATTACH_FILTER), which is saved";
     LOCK: "file-lock", Checkpoint, Error,
         "a file is locked",
         "pass --file-locks, to checkpoint and to restore";

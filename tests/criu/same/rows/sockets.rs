@@ -1,6 +1,6 @@
 //! Sockets: `same/sockets.c`.
 
-use super::super::row::{Peer, Row, criu, hiber};
+use super::super::row::{Peer, Row, criu, differs, hiber};
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -109,4 +109,9 @@ pub(in super::super) const ROWS: &[Row] = &[
         .flags(&["--tcp-established"])
         .peers(Peer::Fails, Peer::Lost),
     hiber("shared-socket", "options of a socket that two processes have"),
+    differs(
+        "unix-peer-credentials",
+        "SO_PEERCRED, of another user than root",
+        "root (`unix-credentials` warns)",
+    ),
 ];
