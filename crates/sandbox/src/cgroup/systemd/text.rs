@@ -7,7 +7,7 @@ use super::wire::Value;
 /// # Errors
 /// What is wrong with the text.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, depth: 0 };
     let value = parser.value()?;
     parser.blanks();
     if parser.at < text.len() {
@@ -45,9 +45,14 @@ pub(super) fn in_microseconds(name: &str, value: Value) -> Result<(String, Value
     Ok((format!("{stem}USec"), Value::U64(micro.ok_or("expected a number of seconds")?)))
 }
 
+/// How deep arrays may be nested, as in D-Bus.
+const DEEPEST: usize = 32;
+
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// In how many arrays the next value is.
+    depth: usize,
 }
 
 impl Parser<'_> {
@@ -134,6 +139,10 @@ impl Parser<'_> {
         if !self.eat('[') {
             return Err("expected \"[\"".into());
         }
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(format!("arrays are nested deeper than {DEEPEST}"));
+        }
         let mut values = Vec::new();
         while !self.eat(']') {
             if !values.is_empty() && !self.eat(',') {
@@ -145,6 +154,7 @@ impl Parser<'_> {
             };
             values.push(value);
         }
+        self.depth -= 1;
         let found = values.first().map(Value::signature);
         let Some(signature) = element.map(str::to_owned).or(found) else {
             return Err("an empty array needs a type, such as \"@as []\"".into());
@@ -212,6 +222,18 @@ fn number(signature: &str, word: &str) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arrays_are_nested_only_so_deep() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(parse(&nested(DEEPEST)).unwrap().signature(), "a".repeat(DEEPEST) + "i");
+        for deep in [nested(DEEPEST + 1), nested(1_000_000), "[".repeat(1_000_000)] {
+            assert_eq!(parse(&deep).unwrap_err(), "arrays are nested deeper than 32");
+        }
+        assert!(parse("[[1], [2], [3]]").is_ok());
+        let row = format!("[{}1]", "[1], ".repeat(100));
+        assert!(parse(&row).unwrap_err().contains("values of types"));
+    }
 
     #[test]
     fn values() {

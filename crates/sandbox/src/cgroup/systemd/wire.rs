@@ -410,6 +410,10 @@ impl<'a> Reader<'a> {
             }
             "(" => {
                 let mut types = rest.strip_suffix(')').ok_or(Malformed("unbalanced signature"))?;
+                // The protocol has none; an array of them would have any number of elements in no bytes.
+                if types.is_empty() {
+                    return Err(Malformed("a struct without members"));
+                }
                 let mut members = Vec::new();
                 while !types.is_empty() {
                     let (one, others) = split(types)?;

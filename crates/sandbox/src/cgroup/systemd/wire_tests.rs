@@ -84,3 +84,16 @@ fn no_bytes_make_it_panic() {
     let endless = format!("l\x02\0\x01\0\0\0\0\x01\0\0\0{}", "\u{7f}".repeat(4));
     assert!(Message::rest(endless.as_bytes()[..PROLOGUE].try_into().unwrap()).is_err());
 }
+
+#[test]
+fn structs_without_members_are_refused() {
+    let body = vec![Value::Array("(t)".into(), vec![Value::Struct(vec![Value::U64(0)])])];
+    let mut bytes = Message { serial: 9, ..Message::call("d", "/p", "i", "m", body) }.encode();
+    assert!(Message::decode(&bytes).is_ok());
+    let at = bytes.windows(4).position(|w| w == b"a(t)").unwrap();
+    // Eight bytes of them would never end.
+    bytes[at..at + 4].copy_from_slice(b"a()y");
+    assert_eq!(Message::decode(&bytes), Err(Malformed("a struct without members")));
+    bytes[at..at + 4].copy_from_slice(b"()yy");
+    assert!(Message::decode(&bytes).is_err());
+}
