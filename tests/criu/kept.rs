@@ -98,3 +98,32 @@ fn what_cannot_be_given_back_ends_the_restore() {
     assert_eq!(c.status(), "gone");
     c.assert_clean();
 }
+
+/// One that is paused is thawed to be asked, and runs no instruction for that.
+#[test]
+fn a_paused_one_is_asked_too() {
+    require!(Root, Criu, OddProgram);
+    let bundle = Bundle::busybox().args(["watchful"]);
+    hiber_tests::programs::install("watchful", &bundle);
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    let (look, seen) = (c.bundle().rootfs().join("look"), c.bundle().rootfs().join("seen"));
+    fs::write(&look, "").unwrap();
+    wait_for("a look", || seen.exists());
+    c.call("pause", &[]).ok();
+    fs::remove_file(&seen).unwrap();
+    fs::write(&look, "").unwrap();
+    c.checkpoint(&["--leave-running"]).ok();
+    assert_eq!(c.status(), "paused");
+    assert!(look.exists() && !seen.exists(), "it ran");
+    let kept = fs::read_to_string(c.images().join("kept.json")).unwrap();
+    assert!(kept.contains("personality"), "{kept}");
+    let runs = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let (major, minor) = runs.split_once('.').unwrap();
+    let version: (u32, u32) = (major.parse().unwrap(), minor.split('.').next().unwrap().parse().unwrap());
+    assert_eq!(kept.contains("denyWriteExecute"), version >= (6, 3), "{kept}");
+    c.call("resume", &[]).ok();
+    wait_for("it runs again", || seen.exists());
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}

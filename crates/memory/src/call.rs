@@ -184,6 +184,16 @@ impl Stopped {
     }
 
     fn let_go(&mut self) -> Result<()> {
+        self.settle()?;
+        detach(self.tid)
+    }
+
+    /// Puts all back that was changed for calls, and keeps the thread stopped: from then on it needs not run to be let go, as it
+    /// cannot where its cgroup is frozen meanwhile.
+    ///
+    /// # Errors
+    /// As of [`Stopped::release`].
+    pub fn settle(&mut self) -> Result<()> {
         let tid = self.tid;
         if let Some(prepared) = self.prepared.take() {
             if let Some((at, was)) = prepared.sequence {
@@ -203,7 +213,7 @@ impl Stopped {
             }
             block(tid, prepared.mask)?;
         }
-        detach(tid)
+        Ok(())
     }
 }
 

@@ -58,7 +58,7 @@ use yard::Yard;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::kept::resources::{self, ChangedResources};
-use crate::kept::switches::{Answers, ask};
+use crate::kept::switches::{Answers, ask, ask_frozen};
 use crate::kept::{Kept, Networks};
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
@@ -291,9 +291,10 @@ impl Task {
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
             DumpNotify::PreDump => {
-                if status == Status::Running {
-                    answers = ask(&self.pids()?);
-                }
+                answers = match status {
+                    Status::Paused => ask_frozen(pid, &self.pids()?, cgroup)?,
+                    _ => ask(&self.pids()?),
+                };
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
                 // Where the tasks are let go first, nobody waits for hashes.
                 seal.follower = (!options.leave_running).then(|| Follower::start(dir.clone(), seal.work));

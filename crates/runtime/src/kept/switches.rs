@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use hiber_memory::{Seized, Stopped};
+use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::plan::MemoryPolicy;
 use hiber_sandbox::sys::ptrace::Dispatch;
 use serde::{Deserialize, Serialize};
@@ -97,8 +98,35 @@ pub(crate) fn ask(pids: &[i32]) -> Answers {
     pids.iter().filter_map(|pid| answer(*pid)).collect()
 }
 
+/// As [`ask`], of processes that are frozen in `cgroup`: they are thawed for that, and run no further than to where they stop.
+pub(crate) fn ask_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
+    let processes = Numbered::all(first, pids);
+    let threads = processes.iter().flat_map(|process| &process.threads);
+    let seize = |thread: &Number| Seized::new(thread.outer).map_err(failed(thread.inner));
+    let seized: Vec<_> = threads.map(seize).collect::<Result<_>>()?;
+    cgroup.thaw()?;
+    let asked = seized.into_iter().map(|seized| {
+        let mut stopped = seized.wait().map_err(failed(0))?;
+        let is_process = pids.contains(&stopped.tid());
+        let answer = is_process.then(|| answer(&mut stopped)).transpose().map_err(failed(0))?;
+        stopped.settle().map_err(failed(0))?;
+        Ok((stopped, answer))
+    });
+    let asked: Result<Vec<_>> = asked.collect();
+    // Whatever was found out: they do not run.
+    cgroup.freeze()?;
+    let answers = asked?.into_iter().filter_map(|(stopped, answer)| Some((stopped.tid(), answer?)));
+    Ok(answers.collect())
+}
+
 fn asked(pid: i32) -> hiber_memory::Result<Answer> {
     let mut stopped = Seized::new(pid)?.wait()?;
+    let answer = answer(&mut stopped)?;
+    stopped.release()?;
+    Ok(answer)
+}
+
+fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
     let mut get = |option| stopped.call(Sysno::prctl, [option, 0, 0, 0, 0, 0]);
     // Older kernels have them not.
     let number =
@@ -111,7 +139,6 @@ fn asked(pid: i32) -> hiber_memory::Result<Answer> {
             && u32::from_ne_bytes(value) == NO_TIME_STAMPS
     };
     let dispatch = stopped.dispatch().map(|d| [d.mode, d.selector, d.offset, d.length]);
-    stopped.release()?;
     Ok(Answer { deny_write_execute, huge_pages_disabled, no_time_stamps, dispatch })
 }
 
