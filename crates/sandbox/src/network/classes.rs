@@ -489,3 +489,7 @@ fn tc_class(object: &mut Object) -> Verdict {
         _ => Verdict::Others,
     }
 }
+
+#[cfg(test)]
+#[path = "classes_tests.rs"]
+mod tests;
