@@ -41,12 +41,10 @@ fn each(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Vec<(Option
 /// Checks the column of one runtime, the first or the second one; its checkpoints and restores are given `flags`.
 #[track_caller]
 fn column(runtime: &Runtime, index: usize, flags: &[&'static str]) {
-    let filter = std::env::var("HIBER_ROWS").unwrap_or_default();
     let mut wrong = Vec::new();
-    for (_, _, all) in rows::AREAS {
-        let rows = all.iter().filter(|row| row.name.contains(&filter) && row.is_for_this_machine());
-        // What is refused has a container of its own, here as there.
-        let (refused, saved): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.is_refused());
+    for (area, _, all) in rows::AREAS {
+        let rows = rows::asked_for(area, all);
+        let (refused, saved): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.is_refused());
         let alone = refused.chunks(1).chain((!saved.is_empty()).then_some(saved.as_slice()));
         let outcomes: Vec<_> = alone.flat_map(|rows| each(runtime, flags, rows)).collect();
         let rows = refused.iter().chain(&saved);

@@ -174,9 +174,7 @@ fn fault(row: &Row, before: &Seen, after: &Seen) -> Option<String> {
 /// Runs the rows of an area: those that are refused each in a container of its own, all others together.
 #[track_caller]
 pub(super) fn area(name: &str) {
-    let filter = std::env::var("HIBER_ROWS").unwrap_or_default();
-    let rows = rows::of(name).iter();
-    let rows: Vec<_> = rows.filter(|row| row.name.contains(&filter) && row.is_for_this_machine()).collect();
+    let rows = rows::asked_for(name, rows::of(name));
     let (refused, saved): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.is_refused());
     for row in refused {
         if let Expect::Refused { check, words } = row.expect {

@@ -135,7 +135,7 @@ checks! {
         "a process belongs to a session outside the container",
         "let the process call setsid(2); where the container has no pid namespace of its own, pass --shell-job";
     NAMESPACE: "nested-namespace", Checkpoint, Error,
-        "a process lives in another pid, user, ipc, uts or time namespace than the first process",
+        "a process lives in another pid, user, ipc, uts, time or cgroup namespace than the first process",
         "stop it first: CRIU saves nested mount and network namespaces only";
     TRACED: "traced", Checkpoint, Error,
         "a process is traced (ptrace(2)), so that CRIU cannot trace it",

@@ -16,9 +16,8 @@ use crate::error::{Error, Result};
 use crate::state::Status as ContainerStatus;
 use crate::task::Task;
 
-/// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net); cgroup namespaces
-/// are part of the cgroups.
-const NOT_NESTED: [&str; 5] = ["pid", "user", "ipc", "uts", "time"];
+/// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).
+const NOT_NESTED: [&str; 6] = ["pid", "user", "ipc", "uts", "time", "cgroup"];
 /// How many processes a warning names.
 const MAX_NAMED: usize = 5;
 /// How many ancestors a process can have: as many as there can be processes (PID_MAX_LIMIT).

@@ -38,8 +38,9 @@ pub(in super::super) const ROWS: &[Row] = &[
     differs("area-policy", "get_mempolicy(2) of mbind(2)", "the default").unless("Function not implemented"),
     criu("huge-pages-disabled", "PR_GET_THP_DISABLE"),
     hiber("merging", "PR_GET_MEMORY_MERGE").needs(&[Need::Linux(6, 4)]),
-    criu("protection-key", "ProtectionKey in /proc/self/smaps, pkey_get(3)").unless("Invalid argument"),
-    criu("protection-key-taken", "pkey_alloc(2)").unless("Invalid argument"),
+    differs("protection-key", "ProtectionKey in /proc/self/smaps, pkey_get(3)", "the area has key 0")
+        .unless("Invalid argument"),
+    differs("protection-key-taken", "pkey_alloc(2)", "the key is free").unless("Invalid argument"),
     criu("vdso", "AT_SYSINFO_EHDR and /proc/self/maps"),
     criu("memory-layout", "/proc/self/stat: program, heap, stack, arguments, environment"),
 ];

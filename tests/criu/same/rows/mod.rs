@@ -39,3 +39,10 @@ pub(super) fn of(area: &str) -> &'static [Row] {
     let found = AREAS.iter().find(|(name, ..)| *name == area);
     found.unwrap_or_else(|| panic!("no area {area}")).2
 }
+
+/// Those of the rows that this machine can have, and whose `AREA/NAME` contains `$HIBER_ROWS`.
+pub(super) fn asked_for(area: &str, rows: &'static [Row]) -> Vec<&'static Row> {
+    let filter = std::env::var("HIBER_ROWS").unwrap_or_default();
+    let asked = |row: &&Row| format!("{area}/{}", row.name).contains(&filter);
+    rows.iter().filter(asked).filter(|row| row.is_for_this_machine()).collect()
+}
