@@ -171,3 +171,26 @@ fn what_criu_leaves_out() {
     }
     counts_on(&c, 3);
 }
+
+#[test]
+fn queueing_disciplines_that_this_machine_lacks() {
+    const EACH: [&str; 4] = [
+        "tc qdisc add dev va root handle 5: fq_codel limit 100 target 7ms interval 90ms flows 64 noecn",
+        "tc qdisc add dev va root handle 5: fq limit 500 flow_limit 40 maxrate 5mbit nopacing",
+        "tc qdisc add dev va root handle 5: prio bands 4 priomap 1 2 2 2 1 2 0 0 1 1 1 1 1 1 1 3; \
+         tc qdisc add dev va parent 5:2 handle 50: pfifo limit 9",
+        "tc qdisc add dev va root handle 5: pfifo_fast",
+    ];
+    require!(UnifiedCgroups, Root, Criu, Program("nsenter"), Program("tc"));
+    for make in EACH {
+        let c = counter(&Runtime::hiber(), Bundle::busybox());
+        inside(&c, "ip link add name va type veth peer name vb; ip link set va up; ip link set vb up");
+        inside(&c, make);
+        let before = inside(&c, "tc qdisc show dev va");
+        for round in 1..=2 {
+            sleep_and_wake(&c, &[], &[]);
+            assert_eq!(inside(&c, "tc qdisc show dev va"), before, "{make}, round {round}");
+        }
+        counts_on(&c, 3);
+    }
+}

@@ -160,7 +160,7 @@ fn linux() -> Vec<Row> {
     vec![
         ("/namespaces", json!([{"type": "galaxy"}]), "linux.namespaces[0].type: "),
         ("/namespaces", json!([{"type": "pid"}, {"type": "pid"}]), "linux.namespaces: duplicated ns"),
-        ("/namespaces", json!([{"type": "pid"}]), "linux.namespaces: unable to mount"),
+        ("/namespaces", json!([{"type": "pid"}]), "linux.namespaces: unable to mask"),
         ("/namespaces/0/path", json!("proc"), "linux.namespaces[0].path: proc"),
         ("/namespaces/0/path", json!("/no/such"), "linux.namespaces[0].path: "),
         ("/namespaces/0/path", json!("/dev/null"), "linux.namespaces[0].path: /dev/null"),

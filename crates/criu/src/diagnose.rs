@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use crate::causes::{CAUSES, Cause};
 
 /// Errors stand near the end of a log; of a longer one the beginning is left out.
@@ -104,17 +106,13 @@ fn later(lines: &[String], told_by: Option<&String>) -> Option<String> {
     (found != telling).then(|| found.clone())
 }
 
-/// Whether a line ends with the text of an errno, as those of perror(3) do.
+/// Whether a line ends with the text of an errno, as those of perror(3) do. CRIU has glibc's texts, and this program may
+/// have another library's.
 fn has_system_error(line: &str) -> bool {
     /// errno(3) goes as far on Linux (EHWPOISON).
     const LAST: i32 = 133;
-    line.rsplit_once(": ").is_some_and(|(_, text)| {
-        let is = |errno: i32| {
-            let known = io::Error::from_raw_os_error(errno).to_string();
-            known.strip_suffix(&format!(" (os error {errno})")) == Some(text)
-        };
-        (1..=LAST).any(is)
-    })
+    line.rsplit_once(": ")
+        .is_some_and(|(_, text)| (1..=LAST).any(|errno| Errno::from_raw(errno).desc() == text))
 }
 
 /// A line without CRIU's time stamp, which a program that CRIU runs has printed.

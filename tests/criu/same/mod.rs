@@ -3,7 +3,7 @@
 //!
 //! To add one: an entry in a table of `same/AREA.c`, a row in `same/rows/AREA.rs`, then
 //! `HIBER_WRITE=1 cargo test -p hiber-tests --test criu same::docs` for the table in docs/limits.md.
-//! `HIBER_ROWS=AREA/` or a part of a name runs these alone, for runc and crun, too (`same::peers`).
+//! `HIBER_ROWS=AREA/` or a part of a name runs these alone, for runc and crun, too (`same::peers`, with `--ignored`).
 
 mod docs;
 mod peers;

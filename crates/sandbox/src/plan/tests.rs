@@ -116,12 +116,14 @@ fn mistakes_name_their_field() {
 }
 
 #[test]
-fn mounts_need_a_mount_namespace() {
-    let message = error(|c| {
-        c["linux"]["namespaces"] = json!([{"type": "pid"}]);
-        c["mounts"] = json!([{"destination": "/proc", "type": "proc"}]);
-    });
-    assert!(message.contains("MNT namespace"), "{message}");
+fn masks_need_a_mount_namespace() {
+    for (field, path) in [("maskedPaths", "/proc/keys"), ("readonlyPaths", "/proc/bus")] {
+        let message = error(|c| {
+            c["linux"]["namespaces"] = json!([{"type": "pid"}]);
+            c["linux"][field] = json!([path]);
+        });
+        assert!(message.contains("MNT namespace"), "{message}");
+    }
 }
 
 #[test]

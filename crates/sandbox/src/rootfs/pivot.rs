@@ -75,9 +75,14 @@ fn unmount(path: &str) -> Result<()> {
 fn move_root(root: &Root, path: &Path) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(|e| SysError::io("read", "/proc/self/mountinfo", &e))?;
+    // What lies below one of them goes with that: iproute2, for instance, binds /sys/fs/bpf over itself.
+    let mut gone: Vec<&str> = Vec::new();
     for line in table.lines() {
         let Some((fields, rest)) = line.split_once(" - ") else { continue };
         let Some(point) = fields.split(' ').nth(4) else { continue };
+        if gone.iter().any(|above| Path::new(point).starts_with(above)) {
+            continue;
+        }
         if Path::new(point).starts_with(path) || !(rest.starts_with("proc ") || rest.starts_with("sysfs ")) {
             continue;
         }
@@ -87,6 +92,7 @@ fn move_root(root: &Root, path: &Path) -> Result<()> {
             nix::mount::mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .map_err(|e| SysError::new("mount", format!("tmpfs on {point}"), e as i32))?;
         }
+        gone.push(point);
     }
     fchdir(root)?;
     nix::mount::mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
