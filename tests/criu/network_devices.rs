@@ -211,6 +211,12 @@ fn a_veth_of_the_configuration_is_moved_in_again() {
         command.args(["-ec", commands]);
         hiber_tests::command::run(command, b"")
     };
+    // The kernel takes a network namespace, and with it the pair, apart some time after its last process.
+    let pair_gone = || {
+        wait_for("the pair to go with the namespace", || {
+            host(&format!("! ip link show {ours}")).status.success()
+        });
+    };
     let make = format!("ip link add name {ours} type veth peer name {theirs}; ip link set {ours} up");
     host(&format!("{make}; ip address add 198.18.71.1/24 dev {theirs}")).ok();
     let bundle = Bundle::busybox().edit(|c| c["linux"]["netDevices"] = json!({&theirs: {"name": "eth0"}}));
@@ -221,6 +227,7 @@ fn a_veth_of_the_configuration_is_moved_in_again() {
     c.checkpoint(&[]).ok();
     c.restore(&[]).fails("linux.netDevices").fails(&theirs);
     assert_eq!(c.status(), "gone");
+    pair_gone();
     host(&make).ok();
     c.restore(&[]).ok();
     let plain =
@@ -229,9 +236,7 @@ fn a_veth_of_the_configuration_is_moved_in_again() {
     counts_on(&c, 3);
     assert!(inside(&c, "ip -o link show eth0").contains("LOWER_UP"), "it is connected");
     c.delete(&["--force"]).ok();
-    wait_for("the pair to go with the namespace", || {
-        host(&format!("! ip link show {ours}")).status.success()
-    });
+    pair_gone();
 }
 
 /// What docker in a container does: a network namespace inside, linked to the container's.
