@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Result;
 use crate::images::Images;
-use crate::inspect::PAGE;
+use crate::pagemap::PAGE;
 
 /// Pages by the number of their task.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -26,6 +26,7 @@ mod options;
 mod own_cgroups;
 mod packet;
 pub mod page_relay;
+pub mod pagemap;
 mod patience;
 mod session;
 mod swrk;

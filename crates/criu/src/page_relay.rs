@@ -18,8 +18,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::inspect::PAGE;
 use crate::lazy_memory::LazyMemory;
+use crate::pagemap::PAGE;
 
 /// Bytes of a request.
 pub const REQUEST: usize = 32;

@@ -5,23 +5,16 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 
 use criu_proto::images::mm::{MmEntry, VmaEntry};
-use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
 use serde::Serialize;
 
 use crate::directory::ImageDirectory;
 use crate::error::{CriuError, Result};
 use crate::image_file::bad;
 use crate::images::{Images, Magic};
+use crate::pagemap::{IN_PARENT, LAZY, PRESENT, Run, runs};
 
-/// Images do not say how large pages are; on x86-64 they have this size.
-pub(crate) const PAGE: u64 = 4096;
 /// Arguments beyond are left out.
 const MAX_ARGUMENTS: u64 = 64 << 10;
-
-/// Flags of pagemap entries (CRIU: criu/include/pagemap.h).
-const IN_PARENT: u32 = 1;
-const LAZY: u32 = 2;
-const PRESENT: u32 = 4;
 
 /// Memory of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -74,45 +67,6 @@ const KINDS: [(u32, &str); 14] = [
 fn kind(area: &VmaEntry) -> &'static str {
     let status = area.status.unwrap_or_default();
     KINDS.iter().find(|(bit, _)| status & bit != 0).map_or("other", |(_, name)| name)
-}
-
-/// A run of pages: first and last address, and where they are.
-struct Run {
-    start: u64,
-    end: u64,
-    flags: u32,
-}
-
-impl Run {
-    /// CRIU before 2.0 says only whether a run is in the parent.
-    fn new(entry: &PagemapEntry) -> Option<Self> {
-        let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages.unwrap_or_default()));
-        let start = entry.vaddr.unwrap_or_default();
-        let end = start.checked_add(pages.checked_mul(PAGE)?)?;
-        let old = if entry.in_parent.unwrap_or(false) { IN_PARENT } else { PRESENT };
-        Some(Self { start, end, flags: entry.flags.unwrap_or(old) })
-    }
-}
-
-/// The runs of a pagemap image, in order, without overlap; and the number of its pages image.
-fn runs(images: &Images, name: &str) -> Result<(u32, impl Iterator<Item = Result<Run>>)> {
-    let wrong =
-        bad(&images.dir().join(name), "has runs of pages that overlap, are out of order, or end nowhere");
-    let mut wrong = Some(wrong);
-    let mut entries = images.entries::<PagemapEntry>(name, Magic::PAGEMAP)?;
-    let head: PagemapHead = entries.head()?;
-    let mut last = 0;
-    let runs = entries.map_while(move |entry| match entry {
-        Err(e) => Some(Err(e)),
-        Ok(entry) => match Run::new(&entry).filter(|run| run.start >= last) {
-            Some(run) => {
-                last = run.end;
-                Some(Ok(run))
-            }
-            None => wrong.take().map(Err),
-        },
-    });
-    Ok((head.pages_id.unwrap_or_default(), runs))
 }
 
 /// A task's address space; `None` for one that has none, such as a zombie.

@@ -19,7 +19,7 @@ use serde::Serialize;
 pub(crate) use files::deleted_files;
 pub use files::{Descriptor, Holder, RegularFile, Socket};
 pub use memory::{Memory, Segment};
-pub(crate) use memory::{PAGE, check_pages, lazy_pages};
+pub(crate) use memory::{check_pages, lazy_pages};
 pub use places::{CgroupSet, Mount};
 pub use seccomp::{SeccompFilter, SeccompFilters};
 pub use threads::{CapabilitySet, Credentials, Seccomp, State, Thread};
