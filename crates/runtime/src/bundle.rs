@@ -6,7 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
-use crate::owned;
+use crate::host::owned;
 
 /// The label, an annotation of the configuration, that says where a container's bundle is.
 pub const BUNDLE_LABEL: &str = "org.hiber.bundle";

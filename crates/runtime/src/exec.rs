@@ -14,11 +14,11 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::helpers;
+use crate::host::procfs;
 use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::{Claim, ProcessId, Record};
-use crate::procfs;
 use crate::state::Status;
 use crate::stdio::Stdio;
 use crate::task::Task;

@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::procfs;
+use crate::host::procfs;
 use crate::store::Entry;
 
 /// How long somebody else may hold the lock. Hooks are run without it, and the longest that it is held for is a checkpoint

@@ -213,8 +213,8 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::procfs;
     use crate::process::Made;
-    use crate::procfs;
     use std::process::Command;
 
     #[test]

@@ -14,9 +14,9 @@ use rustix::termios::Winsize;
 
 use crate::error::{Error, Result};
 use crate::exit::{Ended, ExitStatus};
+use crate::host::procfs;
 use crate::monitor;
 use crate::processes::{ProcessId, Record};
-use crate::procfs;
 use crate::state::Status;
 use crate::stdio::Kept;
 use crate::wait::Wait;

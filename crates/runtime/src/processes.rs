@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host::owned;
 use crate::id::{ContainerId, InvalidId, MAX_ID};
-use crate::owned;
 use crate::process::{Made, Process};
 use crate::store::Entry;
 use crate::task::Task;

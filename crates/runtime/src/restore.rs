@@ -37,18 +37,18 @@ use crate::container::Container;
 use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
+use crate::host::procfs;
+use crate::host::threads::apart;
 use crate::id::ContainerId;
 use crate::kept::{Kept, resources};
 use crate::lazy::{Address, Token, arrival::Arrival};
 use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
-use crate::procfs;
 use crate::state::Facts;
 use crate::stdio::{Stdio, Wired};
 use crate::store::{Entry, Store};
 use crate::task::Task;
-use crate::threads::apart;
 
 /// How to restore.
 #[derive(Debug, Default)]

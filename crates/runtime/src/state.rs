@@ -12,7 +12,7 @@ use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::procfs;
+use crate::host::procfs;
 use crate::store::{INIT_SOCKET, START_SOCKET};
 
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so

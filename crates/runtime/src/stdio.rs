@@ -11,7 +11,7 @@ use rustix::net::{
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Error, Result};
-use crate::procfs;
+use crate::host::procfs;
 
 /// Standard input, output and error of a new process. One whose configuration asks for a terminal takes one of the
 /// last three, all others one of the first three or the last.

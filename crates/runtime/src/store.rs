@@ -26,10 +26,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result, chain};
+use crate::host::owned;
+use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::lock::Lock;
-use crate::owned;
-use crate::procfs;
 use crate::state::{Brief, FACTS_VERSION, Facts};
 
 const STATE: &str = "state.json";

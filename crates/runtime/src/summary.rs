@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::procfs;
+use crate::host::procfs;
 use crate::task::Task;
 
 /// A process of a container, as managers of containers list it. Memory is in bytes.

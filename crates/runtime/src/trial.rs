@@ -28,17 +28,17 @@ use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
 use crate::create::Prepared;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
+use crate::host::procfs;
+use crate::host::threads::apart;
 use crate::id::ContainerId;
 use crate::kept::Kept;
 use crate::preflight::explain_restore;
-use crate::procfs;
 use crate::restore::{
     Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
 };
 use crate::state::Facts;
 use crate::stdio::pipe;
 use crate::store::Store;
-use crate::threads::apart;
 
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);

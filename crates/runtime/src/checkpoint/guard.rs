@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{leftovers, unfinished};
 use crate::error::{Context, Error, Result};
-use crate::owned;
-use crate::procfs;
+use crate::host::owned;
+use crate::host::procfs;
 use crate::store::Entry;
 use crate::trial;
 

@@ -8,7 +8,7 @@ use hiber_sandbox::plan::NamespaceKind;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::error::{Error, Result};
-use crate::procfs::Numbered;
+use crate::host::procfs::Numbered;
 
 /// A process whose descriptors can be copied.
 pub(super) struct Owner {

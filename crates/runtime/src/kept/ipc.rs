@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::threads::apart;
+use crate::host::threads::apart;
 
 /// By the objects' numbers, which a restore gives them again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use descriptors::Owner;
 
 use crate::error::{Error, Result};
-use crate::procfs::Numbered;
+use crate::host::procfs::Numbered;
 
 /// The file in the directory of the images.
 pub(crate) const FILE_NAME: &str = "kept.json";

@@ -8,7 +8,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::procfs::Numbered;
+use crate::host::procfs::Numbered;
 
 /// What each has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

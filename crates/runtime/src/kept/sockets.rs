@@ -18,7 +18,7 @@ use super::descriptors::{Descriptor, Owner};
 use super::groups::{self, Group, Joined};
 use super::options::{INT, Kind, LONGEST, OPTIONS, Of, Over, PRIORITY, SocketOption, by_name};
 use crate::error::{Error, Result};
-use crate::threads::apart;
+use crate::host::threads::apart;
 
 /// A socket by one of the descriptors that lead to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn an_untouched_socket_has_nothing_to_be_kept() {
-        let me = crate::procfs::Numbered::all(1, &[i32::try_from(std::process::id()).unwrap()]);
+        let me = crate::host::procfs::Numbered::all(1, &[i32::try_from(std::process::id()).unwrap()]);
         let owners = Owner::all(&me);
         let untouched = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

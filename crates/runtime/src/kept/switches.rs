@@ -12,7 +12,7 @@ use syscalls::Sysno;
 
 use super::policy;
 use crate::error::{Context, Error, Result};
-use crate::procfs::{Number, Numbered};
+use crate::host::procfs::{Number, Numbered};
 
 /// By the thread's number in the container. What a process has as a whole stands with its first thread.
 pub(crate) type Switches = BTreeMap<i32, Switched>;
@@ -180,7 +180,7 @@ impl Switched {
         let own = answers.get(&pid).copied();
         // One that was made since has what its parent has.
         let inherited = || {
-            let mut parent = *answers.get(&crate::procfs::parent(pid)?)?;
+            let mut parent = *answers.get(&crate::host::procfs::parent(pid)?)?;
             if parent.deny_write_execute & NOT_INHERITED != 0 {
                 parent.deny_write_execute = 0;
             }

@@ -15,7 +15,7 @@ use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::procfs::{Number, Numbered};
+use crate::host::procfs::{Number, Numbered};
 
 /// By the thread's number in the container.
 pub(crate) type Threads = BTreeMap<i32, Thread>;

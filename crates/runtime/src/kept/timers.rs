@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn timers_are_read_and_set() {
-        let me = crate::procfs::Numbered::all(1, &[i32::try_from(std::process::id()).unwrap()]);
+        let me = crate::host::procfs::Numbered::all(1, &[i32::try_from(std::process::id()).unwrap()]);
         let owners = Owner::all(&me);
         let new = |clock| timerfd_create(clock, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).unwrap();
         let (ticking, dated, plain) =

@@ -20,7 +20,7 @@ use super::token::Token;
 use super::{Address, spawn, tune};
 use crate::checkpoint::PUBLISHING;
 use crate::error::{Error, Result, chain};
-use crate::owned;
+use crate::host::owned;
 
 /// argv\[1\] of the runtime's binary when it is to serve memory.
 pub(super) const ARGUMENT: &str = "memory-departure";

@@ -25,8 +25,8 @@ use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
 use crate::error::{Error, Result};
+use crate::host::threads::apart;
 use crate::task::Task;
-use crate::threads::apart;
 
 /// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
 const REMADE: [&str; 12] = [

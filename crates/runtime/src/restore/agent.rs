@@ -17,7 +17,7 @@ use syscalls::Sysno;
 
 use crate::create::Prepared;
 use crate::error::{Context, Error, Result};
-use crate::procfs;
+use crate::host::procfs;
 
 /// What a listener is called in /proc.
 const LISTENER: &str = "anon_inode:seccomp notify";

@@ -16,9 +16,9 @@ use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::create::Prepared;
 use crate::error::{Context, Error, Result};
+use crate::host::procfs::{Number, Numbered};
 use crate::kept::Kept;
 use crate::preflight::PARENT_DEATH;
-use crate::procfs::{Number, Numbered};
 use crate::state::Facts;
 
 /// What is to be restored, and how.

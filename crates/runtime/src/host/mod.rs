@@ -1,0 +1,5 @@
+//! The host, as every part of the library sees it: processes, files' owners, threads.
+
+pub(crate) mod owned;
+pub(crate) mod procfs;
+pub(crate) mod threads;
