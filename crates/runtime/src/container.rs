@@ -9,8 +9,8 @@ use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
-use crate::state::{Brief, Facts};
-use crate::store::{Entry, Store};
+use crate::state::facts::{Brief, Facts};
+use crate::state::store::{Entry, Store};
 use crate::task::Task;
 
 /// A handle on an existing container; clones share it. It keeps the container's directory open, so it stays with

@@ -24,13 +24,13 @@ use crate::helpers;
 use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::kept::resources::{self, ChangedResources};
-use crate::lifecycle::Lifecycle;
-use crate::lock::Lock;
 use crate::notify;
 use crate::process;
-use crate::state::{FACTS_VERSION, Facts};
+use crate::state::facts::{FACTS_VERSION, Facts};
+use crate::state::lifecycle::Lifecycle;
+use crate::state::lock::Lock;
+use crate::state::store::{Entry, Store};
 use crate::stdio::{Kept, Stdio, Wired};
-use crate::store::{Entry, Store};
 use crate::task::Task;
 
 /// How to create a container.

@@ -7,7 +7,7 @@ use hiber_criu::CriuError;
 use hiber_sandbox::SysError;
 
 use crate::checkpoint::named::CheckpointError;
-use crate::state::Status;
+use crate::state::facts::Status;
 
 pub(crate) use hiber_sandbox::error::chain;
 

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::exit::ExitStatus;
-use crate::lifecycle::{FILE, Lifecycle, Line};
 use crate::process::{Made, Process};
+use crate::state::lifecycle::{FILE, Lifecycle, Line};
 use crate::task::Task;
 
 /// Something that happened in a container.

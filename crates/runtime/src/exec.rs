@@ -15,11 +15,11 @@ use rustix::io::Errno;
 use crate::error::{Context, Result};
 use crate::helpers;
 use crate::host::procfs;
-use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::{Claim, ProcessId, Record};
-use crate::state::Status;
+use crate::state::facts::Status;
+use crate::state::lifecycle::Lifecycle;
 use crate::stdio::Stdio;
 use crate::task::Task;
 

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::process::{self, Made, Process};
-use crate::state::{Brief, Facts, Observe, Status};
-use crate::store::{Look, Overview};
+use crate::state::facts::{Brief, Facts, Observe, Status};
+use crate::state::store::{Look, Overview};
 use crate::task::Task;
 
 /// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each

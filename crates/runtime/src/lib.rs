@@ -26,8 +26,6 @@ pub mod id;
 mod inspect;
 mod kept;
 mod lazy;
-mod lifecycle;
-mod lock;
 mod monitor;
 mod notify;
 pub mod preflight;
@@ -37,7 +35,6 @@ mod restore;
 pub mod spec;
 mod state;
 mod stdio;
-mod store;
 mod summary;
 mod task;
 mod trial;
@@ -62,19 +59,19 @@ pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::signal::Signal;
 pub use inspect::{Inspection, Verification, inspect, verify};
 pub use lazy::{Address, Token};
-pub use lifecycle::Lifecycle;
 pub use notify::Notify;
 pub use process::Process;
 pub use processes::{INIT_ID, ProcessId};
 pub use restore::{RESOURCES, Resources, RestoreContainerOptions};
-pub use state::{Brief, Facts, Status};
+pub use state::facts::{Brief, Facts, Status};
+pub use state::lifecycle::Lifecycle;
 pub use stdio::Stdio;
 pub use summary::{ProcessDetails, ProcessSummary};
 pub use task::Task;
 pub use wait::{Condition, Wait};
 
 use id::ContainerId;
-use store::Store;
+use state::store::Store;
 
 /// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar, what
 /// brings memory) if the arguments say so, and then

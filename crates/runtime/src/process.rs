@@ -17,7 +17,7 @@ use crate::exit::{Ended, ExitStatus};
 use crate::host::procfs;
 use crate::monitor;
 use crate::processes::{ProcessId, Record};
-use crate::state::Status;
+use crate::state::facts::Status;
 use crate::stdio::Kept;
 use crate::wait::Wait;
 

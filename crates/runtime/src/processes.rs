@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::host::owned;
 use crate::id::{ContainerId, InvalidId, MAX_ID};
 use crate::process::{Made, Process};
-use crate::store::Entry;
+use crate::state::store::Entry;
 use crate::task::Task;
 
 /// The id of a container's first process.

@@ -42,12 +42,12 @@ use crate::host::threads::apart;
 use crate::id::ContainerId;
 use crate::kept::{Kept, resources};
 use crate::lazy::{Address, Token, arrival::Arrival};
-use crate::lifecycle::Lifecycle;
 use crate::preflight::explain_restore;
 use crate::preflight::restore::unloaded_profile;
-use crate::state::Facts;
+use crate::state::facts::Facts;
+use crate::state::lifecycle::Lifecycle;
+use crate::state::store::{Entry, Store};
 use crate::stdio::{Stdio, Wired};
-use crate::store::{Entry, Store};
 use crate::task::Task;
 
 /// How to restore.

@@ -18,13 +18,13 @@ use crate::error::{Context, Error, Result, chain};
 use crate::exit::ExitStatus;
 use crate::host::procfs;
 use crate::lazy::arrival::Arrival;
-use crate::lifecycle::Lifecycle;
-use crate::lock::Lock;
 use crate::monitor;
 use crate::process::{Made, Process};
 use crate::processes::ProcessId;
-use crate::state::{Brief, Facts, Observe, Status};
-use crate::store::{Entry, START_SOCKET};
+use crate::state::facts::{Brief, Facts, Observe, Status};
+use crate::state::lifecycle::Lifecycle;
+use crate::state::lock::Lock;
+use crate::state::store::{Entry, START_SOCKET};
 use crate::wait::{Condition, Wait};
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the

@@ -36,9 +36,9 @@ use crate::preflight::explain_restore;
 use crate::restore::{
     Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
 };
-use crate::state::Facts;
+use crate::state::facts::Facts;
+use crate::state::store::Store;
 use crate::stdio::pipe;
-use crate::store::Store;
 
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);

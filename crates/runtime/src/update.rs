@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, chain};
 use crate::kept::resources;
-use crate::state::Status;
+use crate::state::facts::Status;
 use crate::task::Task;
 
 impl Task {

@@ -13,7 +13,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
-use crate::state::Facts;
+use crate::state::facts::Facts;
 
 /// Key of a network namespace that the container joined.
 pub(crate) const NETWORK_KEY: &str = "extRootNetNS";

@@ -28,7 +28,7 @@ use super::{leftovers, unfinished};
 use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
-use crate::store::Entry;
+use crate::state::store::Entry;
 use crate::trial;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.

@@ -60,10 +60,10 @@ use crate::helpers;
 use crate::kept::resources::{self, ChangedResources};
 use crate::kept::switches::{Answers, ask, ask_frozen};
 use crate::kept::{Kept, Networks};
-use crate::lifecycle::Lifecycle;
 use crate::monitor;
 use crate::preflight::{self, Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain};
-use crate::state::Status;
+use crate::state::facts::Status;
+use crate::state::lifecycle::Lifecycle;
 use crate::task::Task;
 use crate::trial;
 

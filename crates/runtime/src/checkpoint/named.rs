@@ -16,7 +16,7 @@ use super::{CheckpointOptions, CriuOptions, unfinished};
 use crate::container::Container;
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
-use crate::state::Status;
+use crate::state::facts::Status;
 use crate::task::Task;
 
 /// The file beside the images.

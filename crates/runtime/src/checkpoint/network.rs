@@ -13,7 +13,7 @@ use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
 use super::{CriuOptions, joined};
-use crate::state::Facts;
+use crate::state::facts::Facts;
 
 /// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
 /// loopback, so that no packet comes from outside; and CRIU was not told to save established connections, so that it

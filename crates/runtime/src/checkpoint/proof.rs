@@ -8,7 +8,7 @@ use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
 use crate::error::{Context, Error, Result};
 use crate::restore::{Resources, RestoreContainerOptions};
-use crate::store::Store;
+use crate::state::store::Store;
 use crate::task::Task;
 use crate::trial::{self, Trial};
 

@@ -10,7 +10,7 @@ use super::tasks::{self, Proc};
 use super::{Accepted, Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::error::Result;
-use crate::state::Status;
+use crate::state::facts::Status;
 use crate::task::Task;
 
 /// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.

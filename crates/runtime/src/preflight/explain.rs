@@ -7,7 +7,7 @@ use crate::checkpoint::CheckpointOptions;
 use crate::error::Error;
 use crate::id::ContainerId;
 use crate::restore::RestoreContainerOptions;
-use crate::store::Store;
+use crate::state::store::Store;
 use crate::task::Task;
 
 /// Completes a dump's failure by the process that it is about, and what of it. The container runs on, so that it can

@@ -12,7 +12,7 @@ use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{CheckpointOptions, config_file, joined};
 use crate::error::Result;
-use crate::state::Facts;
+use crate::state::facts::Facts;
 use crate::task::Task;
 
 /// Kinds of devices that CRIU makes again (net.c), but for those that lead outside.

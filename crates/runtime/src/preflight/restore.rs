@@ -25,7 +25,7 @@ use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::create::Prepared;
 use crate::id::ContainerId;
 use crate::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
-use crate::store::Store;
+use crate::state::store::Store;
 
 /// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;

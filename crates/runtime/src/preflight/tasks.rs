@@ -13,7 +13,7 @@ use super::table::{
 };
 use super::{Findings, Process};
 use crate::error::{Error, Result};
-use crate::state::Status as ContainerStatus;
+use crate::state::facts::Status as ContainerStatus;
 use crate::task::Task;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).

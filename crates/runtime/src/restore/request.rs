@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 use crate::kept::Kept;
 use crate::preflight::PARENT_DEATH;
-use crate::state::Facts;
+use crate::state::facts::Facts;
 
 /// What is to be restored, and how.
 pub(crate) struct Request<'a> {

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::store::Entry;
+use crate::state::store::Entry;
 
 /// The file's name in the container's directory.
 pub(crate) const FILE: &str = "events";
@@ -113,7 +113,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
+    use crate::state::store::Store;
 
     #[test]
     fn lines_are_appended_and_the_file_stays_small() {

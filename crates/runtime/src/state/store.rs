@@ -29,8 +29,8 @@ use crate::error::{Error, Result, chain};
 use crate::host::owned;
 use crate::host::procfs;
 use crate::id::ContainerId;
-use crate::lock::Lock;
-use crate::state::{Brief, FACTS_VERSION, Facts};
+use crate::state::facts::{Brief, FACTS_VERSION, Facts};
+use crate::state::lock::Lock;
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -60,7 +60,7 @@ pub(crate) struct Store {
 pub(crate) struct Entry {
     dir: OwnedFd,
     path: PathBuf,
-    /// The file of what was done to it, once something was; see [`crate::lifecycle`].
+    /// The file of what was done to it, once something was; see [`crate::state::lifecycle`].
     pub(crate) events: OnceLock<OwnedFd>,
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::host::procfs;
-use crate::store::{INIT_SOCKET, START_SOCKET};
+use crate::state::store::{INIT_SOCKET, START_SOCKET};
 
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
 /// nothing in it can become untrue.

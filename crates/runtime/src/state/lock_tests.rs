@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::Store;
+use crate::state::store::Store;
 
 fn entry() -> (tempfile::TempDir, Entry, Lock, Entry) {
     let dir = tempfile::tempdir().unwrap();

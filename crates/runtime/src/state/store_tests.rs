@@ -1,7 +1,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::state::Facts;
+use crate::state::facts::Facts;
 
 fn store() -> (tempfile::TempDir, Store, ContainerId) {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,6 @@
+//! What is on disk of a container: its directory, its facts, the lock, the events that are written down.
+
+pub(crate) mod facts;
+pub(crate) mod lifecycle;
+pub(crate) mod lock;
+pub(crate) mod store;
