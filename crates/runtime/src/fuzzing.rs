@@ -5,7 +5,7 @@ use std::path::Path;
 use hiber_criu::ImageDirectory;
 
 use crate::checkpoint::manifest::Manifest;
-use crate::create::Prepared;
+use crate::container::create::Prepared;
 use crate::id::ContainerId;
 use crate::kept::{Kept, resources};
 use crate::restore::{RestoreContainerOptions, check_images};

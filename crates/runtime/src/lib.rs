@@ -8,67 +8,52 @@ mod archive;
 pub mod bundle;
 mod checkpoint;
 mod container;
-mod create;
 pub mod docker;
 mod error;
-mod events;
-mod exec;
-mod exit;
 pub mod features;
-mod fifos;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod glance;
 mod helpers;
 mod host;
 pub mod id;
 mod inspect;
 mod kept;
 mod lazy;
-mod monitor;
-mod notify;
 pub mod preflight;
-mod process;
-mod processes;
 mod restore;
 pub mod spec;
 mod state;
-mod stdio;
-mod summary;
-mod task;
 mod trial;
-mod update;
-mod wait;
 
 use std::path::Path;
 
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
-pub use container::Container;
-pub use create::{CreateOptions, Start};
+pub use container::create::{CreateOptions, Start};
+pub use container::events::{Event, Events, EventsOptions, Exec};
+pub use container::exec::ExecOptions;
+pub use container::exit::{Ended, ExitStatus};
+pub use container::fifos::{DirectIo, Fifos};
+pub use container::glance::Glance;
+pub use container::handle::Container;
+pub use container::notify::Notify;
+pub use container::process::Process;
+pub use container::processes::{INIT_ID, ProcessId};
+pub use container::stdio::Stdio;
+pub use container::summary::{ProcessDetails, ProcessSummary};
+pub use container::task::Task;
+pub use container::wait::{Condition, Wait};
 pub use error::{Cause, Error, Kind, Result};
-pub use events::{Event, Events, EventsOptions, Exec};
-pub use exec::ExecOptions;
-pub use exit::{Ended, ExitStatus};
-pub use fifos::{DirectIo, Fifos};
-pub use glance::Glance;
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::signal::Signal;
 pub use inspect::{Inspection, Verification, inspect, verify};
 pub use lazy::{Address, Token};
-pub use notify::Notify;
-pub use process::Process;
-pub use processes::{INIT_ID, ProcessId};
 pub use restore::{RESOURCES, Resources, RestoreContainerOptions};
 pub use state::facts::{Brief, Facts, Status};
 pub use state::lifecycle::Lifecycle;
-pub use stdio::Stdio;
-pub use summary::{ProcessDetails, ProcessSummary};
-pub use task::Task;
-pub use wait::{Condition, Wait};
 
 use id::ContainerId;
 use state::store::Store;
@@ -107,7 +92,7 @@ impl Runtime {
     /// Creates a container up to the point where [`Task::start`] executes its program. On failure nothing of it is
     /// left.
     pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Task> {
-        Ok(create::create(&self.store, id, options)?.finish())
+        Ok(container::create::create(&self.store, id, options)?.finish())
     }
 
     /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure

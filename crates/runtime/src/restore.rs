@@ -33,8 +33,10 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::{self, Checked, Grant};
 use crate::checkpoint::work::Work;
 use crate::checkpoint::{CriuOptions, Direction, absolute, crun, entered, joined, leftovers, mounts};
-use crate::container::Container;
-use crate::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
+use crate::container::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
+use crate::container::handle::Container;
+use crate::container::stdio::{Stdio, Wired};
+use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::host::procfs;
@@ -47,8 +49,6 @@ use crate::preflight::restore::unloaded_profile;
 use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::store::{Entry, Store};
-use crate::stdio::{Stdio, Wired};
-use crate::task::Task;
 
 /// How to restore.
 #[derive(Debug, Default)]

@@ -25,7 +25,8 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
-use crate::create::Prepared;
+use crate::container::create::Prepared;
+use crate::container::stdio::pipe;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::host::procfs;
@@ -38,7 +39,6 @@ use crate::restore::{
 };
 use crate::state::facts::Facts;
 use crate::state::store::Store;
-use crate::stdio::pipe;
 
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -55,16 +55,16 @@ pub use options::{CheckpointOptions, CriuOptions};
 use staging::{Seal, Staging};
 use yard::Yard;
 
+use crate::container::monitor;
+use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::kept::resources::{self, ChangedResources};
 use crate::kept::switches::{Answers, ask, ask_frozen};
 use crate::kept::{Kept, Networks};
-use crate::monitor;
 use crate::preflight::{self, Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain};
 use crate::state::facts::Status;
 use crate::state::lifecycle::Lifecycle;
-use crate::task::Task;
 use crate::trial;
 
 /// The first CRIU that surely knows the choice to lock nothing.

@@ -13,11 +13,11 @@ use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
 
 use super::{CheckpointOptions, CriuOptions, unfinished};
-use crate::container::Container;
+use crate::container::handle::Container;
+use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::id::ContainerId;
 use crate::state::facts::Status;
-use crate::task::Task;
 
 /// The file beside the images.
 const CONFIG: &str = "config.json";

@@ -6,10 +6,10 @@ use hiber_criu::CriuError;
 
 use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
+use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::restore::{Resources, RestoreContainerOptions};
 use crate::state::store::Store;
-use crate::task::Task;
 use crate::trial::{self, Trial};
 
 /// A trial that failed, on its way through the dump that it ends.

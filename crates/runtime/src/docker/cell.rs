@@ -5,10 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::{Exit, Health, Life, State};
-use crate::container::Container;
-use crate::exit::{Ended, ExitStatus};
-use crate::task::Task;
-use crate::wait::{Condition, Teller, Wait};
+use crate::container::exit::{Ended, ExitStatus};
+use crate::container::handle::Container;
+use crate::container::task::Task;
+use crate::container::wait::{Condition, Teller, Wait};
 
 /// A container's state, shared by those who change it and those who wait. `C` and `T` are the manager's references to
 /// the runtime's container and task, which it hands out as long as they are valid.

@@ -2,8 +2,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::exit::Ended;
-use crate::wait::{Condition, Wait};
+use crate::container::exit::Ended;
+use crate::container::wait::{Condition, Wait};
 
 type Cell = StateCell<&'static str, &'static str>;
 type Change<'a> = &'a dyn Fn(&Cell);

@@ -9,9 +9,9 @@ use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STAT
 use super::tasks::{self, Proc};
 use super::{Accepted, Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
 use crate::checkpoint::{self, CheckpointOptions, joined};
+use crate::container::task::Task;
 use crate::error::Result;
 use crate::state::facts::Status;
-use crate::task::Task;
 
 /// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;

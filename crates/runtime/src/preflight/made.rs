@@ -24,9 +24,9 @@ use super::table::{
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
+use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::host::threads::apart;
-use crate::task::Task;
 
 /// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
 const REMADE: [&str; 12] = [

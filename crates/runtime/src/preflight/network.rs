@@ -11,9 +11,9 @@ use super::table::{NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{CheckpointOptions, config_file, joined};
+use crate::container::task::Task;
 use crate::error::Result;
 use crate::state::facts::Facts;
-use crate::task::Task;
 
 /// Kinds of devices that CRIU makes again (net.c), but for those that lead outside.
 const REMADE: [&str; 4] = ["veth", "tun", "bridge", "sit"];

@@ -22,7 +22,7 @@ use super::{Findings, Report, bytes, host};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
-use crate::create::Prepared;
+use crate::container::create::Prepared;
 use crate::id::ContainerId;
 use crate::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
 use crate::state::store::Store;

@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, statat};
 use super::Findings;
 use super::table::WATCH;
 use super::tasks::Proc;
+use crate::container::task::Task;
 use crate::error::Result;
-use crate::task::Task;
 
 /// How many files are looked at, at most: some seconds' worth.
 const MAX_FILES: usize = 2_000_000;

@@ -15,7 +15,7 @@ use hiber_sandbox::wire::send_bytes;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
 use syscalls::Sysno;
 
-use crate::create::Prepared;
+use crate::container::create::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs;
 

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
-use crate::create::Prepared;
+use crate::container::create::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 use crate::kept::Kept;

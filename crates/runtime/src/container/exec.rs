@@ -12,16 +12,16 @@ use hiber_sandbox::wire::FdRole;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 
+use crate::container::monitor;
+use crate::container::process::{Made, Process};
+use crate::container::processes::{Claim, ProcessId, Record};
+use crate::container::stdio::Stdio;
+use crate::container::task::Task;
 use crate::error::{Context, Result};
 use crate::helpers;
 use crate::host::procfs;
-use crate::monitor;
-use crate::process::{Made, Process};
-use crate::processes::{Claim, ProcessId, Record};
 use crate::state::facts::Status;
 use crate::state::lifecycle::Lifecycle;
-use crate::stdio::Stdio;
-use crate::task::Task;
 
 /// How to execute a process.
 #[derive(Debug, Default)]

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::host::procfs;
-use crate::task::Task;
 
 /// A process of a container, as managers of containers list it. Memory is in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

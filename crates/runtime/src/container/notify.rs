@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::task::Task;
 
 /// The directory's name below the container's.
 pub(crate) const DIR: &str = "notify";

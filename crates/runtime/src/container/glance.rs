@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::Runtime;
 use crate::checkpoint;
-use crate::container::Container;
+use crate::container::handle::Container;
+use crate::container::process::{self, Made, Process};
+use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::host::procfs;
 use crate::id::ContainerId;
-use crate::process::{self, Made, Process};
 use crate::state::facts::{Brief, Facts, Observe, Status};
 use crate::state::store::{Look, Overview};
-use crate::task::Task;
 
 /// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
 /// time, so it is no handle: one that has got a successor of the same id is not told from that.

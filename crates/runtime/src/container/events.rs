@@ -14,11 +14,11 @@ use rustix::fs::inotify::{self, WatchFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::container::exit::ExitStatus;
+use crate::container::process::{Made, Process};
+use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::exit::ExitStatus;
-use crate::process::{Made, Process};
 use crate::state::lifecycle::{FILE, Lifecycle, Line};
-use crate::task::Task;
 
 /// Something that happened in a container.
 #[derive(Debug)]

@@ -12,12 +12,12 @@ use std::str::FromStr;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::container::process::{Made, Process};
+use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::host::owned;
 use crate::id::{ContainerId, InvalidId, MAX_ID};
-use crate::process::{Made, Process};
 use crate::state::store::Entry;
-use crate::task::Task;
 
 /// The id of a container's first process.
 pub const INIT_ID: &str = "init";

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::exit::ExitStatus;
+use crate::container::exit::ExitStatus;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,20 +18,20 @@ use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::container::Container;
+use crate::container::handle::Container;
+use crate::container::notify;
+use crate::container::process;
+use crate::container::stdio::{Kept, Stdio, Wired};
+use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::kept::resources::{self, ChangedResources};
-use crate::notify;
-use crate::process;
 use crate::state::facts::{FACTS_VERSION, Facts};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
 use crate::state::store::{Entry, Store};
-use crate::stdio::{Kept, Stdio, Wired};
-use crate::task::Task;
 
 /// How to create a container.
 #[derive(Debug, Default)]

@@ -12,20 +12,20 @@ use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
 
 use crate::checkpoint;
-use crate::container::Container;
-use crate::create::Built;
+use crate::container::create::Built;
+use crate::container::exit::ExitStatus;
+use crate::container::handle::Container;
+use crate::container::monitor;
+use crate::container::process::{Made, Process};
+use crate::container::processes::ProcessId;
+use crate::container::wait::{Condition, Wait};
 use crate::error::{Context, Error, Result, chain};
-use crate::exit::ExitStatus;
 use crate::host::procfs;
 use crate::lazy::arrival::Arrival;
-use crate::monitor;
-use crate::process::{Made, Process};
-use crate::processes::ProcessId;
 use crate::state::facts::{Brief, Facts, Observe, Status};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
 use crate::state::store::{Entry, START_SOCKET};
-use crate::wait::{Condition, Wait};
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
 /// container's cgroup, and asks the kernel by them: no path is looked up and no file of the container's is read again.

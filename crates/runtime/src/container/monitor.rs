@@ -11,11 +11,11 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
+use crate::container::exit::ExitStatus;
+use crate::container::process::Process;
+use crate::container::task::Task;
+use crate::container::wait::{Teller, Wait};
 use crate::error::{Error, Result};
-use crate::exit::ExitStatus;
-use crate::process::Process;
-use crate::task::Task;
-use crate::wait::{Teller, Wait};
 
 /// What epoll tells of inotify; pidfds are told by the keys of their processes.
 const INOTIFY: u64 = 0;
@@ -213,8 +213,8 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::process::Made;
     use crate::host::procfs;
-    use crate::process::Made;
     use std::process::Command;
 
     #[test]

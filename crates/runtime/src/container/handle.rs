@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
 
+use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::facts::{Brief, Facts};
 use crate::state::store::{Entry, Store};
-use crate::task::Task;
 
 /// A handle on an existing container; clones share it. It keeps the container's directory open, so it stays with
 /// this container even when another one gets the id.

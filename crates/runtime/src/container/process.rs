@@ -12,14 +12,14 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;
 
+use crate::container::exit::{Ended, ExitStatus};
+use crate::container::monitor;
+use crate::container::processes::{ProcessId, Record};
+use crate::container::stdio::Kept;
+use crate::container::wait::Wait;
 use crate::error::{Error, Result};
-use crate::exit::{Ended, ExitStatus};
 use crate::host::procfs;
-use crate::monitor;
-use crate::processes::{ProcessId, Record};
 use crate::state::facts::Status;
-use crate::stdio::Kept;
-use crate::wait::Wait;
 
 /// A process: a container's first one, or one that was executed in it. Its number cannot pass to another process
 /// under this handle's hands. Clones share it.
