@@ -3,8 +3,6 @@
 //! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "archive")]
-mod archive;
 pub mod bundle;
 mod checkpoint;
 mod container;
@@ -17,19 +15,17 @@ pub mod fuzzing;
 mod helpers;
 mod host;
 pub mod id;
-mod inspect;
-mod kept;
-mod lazy;
-pub mod preflight;
-mod restore;
 pub mod spec;
 mod state;
-mod trial;
 
 use std::path::Path;
 
+pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
+pub use checkpoint::lazy::{Address, Token};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
+pub use checkpoint::preflight;
+pub use checkpoint::restore::{RESOURCES, Resources, RestoreContainerOptions};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::create::{CreateOptions, Start};
 pub use container::events::{Event, Events, EventsOptions, Exec};
@@ -49,9 +45,6 @@ pub use error::{Cause, Error, Kind, Result};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sandbox::sys::signal::Signal;
-pub use inspect::{Inspection, Verification, inspect, verify};
-pub use lazy::{Address, Token};
-pub use restore::{RESOURCES, Resources, RestoreContainerOptions};
 pub use state::facts::{Brief, Facts, Status};
 pub use state::lifecycle::Lifecycle;
 
@@ -66,7 +59,7 @@ pub fn run_init_if_asked() {
     // Each look at the arguments copies all of them.
     let argument = std::env::args_os().nth(1);
     checkpoint::run_guard_if_asked(argument.as_deref());
-    lazy::run_if_asked(argument.as_deref());
+    checkpoint::lazy::run_if_asked(argument.as_deref());
     #[cfg(feature = "archive")]
     checkpoint::tmpfs::run_if_asked();
     helpers::asked();
@@ -98,7 +91,7 @@ impl Runtime {
     /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure
     /// nothing of it is left.
     pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
-        restore::restore(&self.store, id, options)
+        checkpoint::restore::restore(&self.store, id, options)
     }
 
     /// Lists what would make [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) a
@@ -130,7 +123,7 @@ impl Runtime {
         if let Some(checkpoint) = checkpoint {
             checkpoint.choose(&mut options.criu);
         }
-        trial::of_checkpoint(&self.store, id, &options)
+        checkpoint::trial::of_checkpoint(&self.store, id, &options)
     }
 
     /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so

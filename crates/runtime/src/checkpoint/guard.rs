@@ -25,11 +25,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{leftovers, unfinished};
+use crate::checkpoint::trial;
 use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
 use crate::state::store::Entry;
-use crate::trial;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";

@@ -5,10 +5,10 @@ use oci_spec::runtime::Spec;
 
 use super::guard::Guard;
 use super::{CheckpointOptions, config_file};
+use crate::checkpoint::lazy::{self, Token, departure::Departure};
+use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::lazy::{self, Token, departure::Departure};
-use crate::preflight::check_pipe_size;
 
 /// What is ours of the way that memory takes.
 pub(super) enum Memory {

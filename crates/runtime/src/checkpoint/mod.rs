@@ -1,11 +1,16 @@
 //! Checkpoints: `checkpoint` on a container, and what a later restore has to find again.
 
+#[cfg(feature = "archive")]
+mod archive;
 pub(crate) mod crun;
 mod custody;
 mod externals;
 mod follower;
 mod frozen;
 mod guard;
+pub(crate) mod inspect;
+pub(crate) mod kept;
+pub(crate) mod lazy;
 pub(crate) mod leftovers;
 mod links;
 pub mod manifest;
@@ -14,11 +19,14 @@ pub(crate) mod named;
 mod network;
 mod options;
 mod parents;
+pub mod preflight;
 mod proof;
+pub(crate) mod restore;
 pub(crate) mod shared;
 mod staging;
 #[cfg(feature = "archive")]
 pub(crate) mod tmpfs;
+pub(crate) mod trial;
 pub(crate) mod trust;
 mod unfinished;
 pub(crate) mod view;
@@ -55,17 +63,18 @@ pub use options::{CheckpointOptions, CriuOptions};
 use staging::{Seal, Staging};
 use yard::Yard;
 
+use crate::checkpoint::kept::resources::{self, ChangedResources};
+use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
+use crate::checkpoint::kept::{Kept, Networks};
+use crate::checkpoint::preflight::{
+    Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain,
+};
 use crate::container::monitor;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
-use crate::kept::resources::{self, ChangedResources};
-use crate::kept::switches::{Answers, ask, ask_frozen};
-use crate::kept::{Kept, Networks};
-use crate::preflight::{self, Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain};
 use crate::state::facts::Status;
 use crate::state::lifecycle::Lifecycle;
-use crate::trial;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);

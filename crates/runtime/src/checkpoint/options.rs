@@ -7,8 +7,8 @@ use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
 
 use super::{custody, manifest, parents, proof, work};
+use crate::checkpoint::lazy::Address;
 use crate::error::{Context, Error, Result};
-use crate::lazy::Address;
 
 /// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +58,7 @@ pub struct CheckpointOptions {
     pub no_hash: bool,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
     pub no_sync: bool,
-    /// Names of checks of [preflight](crate::preflight) that are losses: what is lost by them is accepted.
+    /// Names of checks of [preflight](crate::checkpoint::preflight) that are losses: what is lost by them is accepted.
     pub accept: Vec<String>,
 }
 

@@ -6,11 +6,11 @@ use hiber_criu::CriuError;
 
 use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
+use crate::checkpoint::restore::{Resources, RestoreContainerOptions};
+use crate::checkpoint::trial::{self, Trial};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
-use crate::restore::{Resources, RestoreContainerOptions};
 use crate::state::store::Store;
-use crate::trial::{self, Trial};
 
 /// A trial that failed, on its way through the dump that it ends.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::checkpoint::kept::resources::{self, ChangedResources};
 use crate::container::handle::Container;
 use crate::container::notify;
 use crate::container::process;
@@ -27,7 +28,6 @@ use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::host::procfs;
 use crate::id::ContainerId;
-use crate::kept::resources::{self, ChangedResources};
 use crate::state::facts::{FACTS_VERSION, Facts};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;

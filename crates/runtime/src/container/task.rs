@@ -12,6 +12,7 @@ use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
 
 use crate::checkpoint;
+use crate::checkpoint::lazy::arrival::Arrival;
 use crate::container::create::Built;
 use crate::container::exit::ExitStatus;
 use crate::container::handle::Container;
@@ -21,7 +22,6 @@ use crate::container::processes::ProcessId;
 use crate::container::wait::{Condition, Wait};
 use crate::error::{Context, Error, Result, chain};
 use crate::host::procfs;
-use crate::lazy::arrival::Arrival;
 use crate::state::facts::{Brief, Facts, Observe, Status};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;

@@ -4,9 +4,9 @@ use hiber_sandbox::cgroup::{Layout, Limits};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::kept::resources;
 use crate::container::task::Task;
 use crate::error::{Error, Result, chain};
-use crate::kept::resources;
 use crate::state::facts::Status;
 
 impl Task {

@@ -5,10 +5,10 @@ use hiber_sandbox::plan::{CpuScheduler, NamespaceKind};
 use hiber_sandbox::sys::scheduling::thread_io_priority;
 
 use super::{Grant, Verdict};
-use crate::kept::Kept;
-use crate::kept::ipc::Ipc;
-use crate::kept::switches::Switched;
-use crate::kept::tasks::{Scheduling, Thread};
+use crate::checkpoint::kept::Kept;
+use crate::checkpoint::kept::ipc::Ipc;
+use crate::checkpoint::kept::switches::Switched;
+use crate::checkpoint::kept::tasks::{Scheduling, Thread};
 
 /// Classes of I/O priorities (linux/ioprio.h).
 const REALTIME: u16 = 1;

@@ -26,8 +26,8 @@ use hiber_sandbox::plan::Plan;
 
 use super::manifest::{self, Kind, Manifest};
 use super::{crun, custody, parents};
+use crate::checkpoint::kept::Kept;
 use crate::error::{Error, Result};
-use crate::kept::Kept;
 
 /// What config.json grants.
 pub(crate) struct Grant<'a> {

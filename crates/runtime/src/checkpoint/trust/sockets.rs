@@ -4,8 +4,8 @@ use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;
 
 use super::{Grant, Verdict};
-use crate::kept::options::Over;
-use crate::kept::sockets::{self, Socket};
+use crate::checkpoint::kept::options::Over;
+use crate::checkpoint::kept::sockets::{self, Socket};
 
 impl Grant<'_> {
     pub(super) fn sockets(&self, kept: &[Socket]) -> Verdict {

@@ -21,10 +21,10 @@ use super::table::{
 use super::{Findings, Report, bytes, host};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
+use crate::checkpoint::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::container::create::Prepared;
 use crate::id::ContainerId;
-use crate::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
 use crate::state::store::Store;
 
 /// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.

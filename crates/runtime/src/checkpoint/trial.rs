@@ -21,7 +21,12 @@ use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::preflight::explain_restore;
+use crate::checkpoint::restore::{
+    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
+};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
@@ -32,11 +37,6 @@ use crate::helpers;
 use crate::host::procfs;
 use crate::host::threads::apart;
 use crate::id::ContainerId;
-use crate::kept::Kept;
-use crate::preflight::explain_restore;
-use crate::restore::{
-    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
-};
 use crate::state::facts::Facts;
 use crate::state::store::Store;
 

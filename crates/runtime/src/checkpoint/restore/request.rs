@@ -12,13 +12,13 @@ use hiber_sandbox::rootfs::mount_tracefs;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{Network, RestoreContainerOptions};
+use crate::checkpoint::kept::Kept;
+use crate::checkpoint::preflight::PARENT_DEATH;
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::container::create::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
-use crate::kept::Kept;
-use crate::preflight::PARENT_DEATH;
 use crate::state::facts::Facts;
 
 /// What is to be restored, and how.

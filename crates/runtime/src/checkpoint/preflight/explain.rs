@@ -4,10 +4,10 @@ use hiber_criu::{CriuError, Failure, Images};
 
 use super::{Finding, Severity, check_restore, tasks};
 use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::restore::RestoreContainerOptions;
 use crate::container::task::Task;
 use crate::error::Error;
 use crate::id::ContainerId;
-use crate::restore::RestoreContainerOptions;
 use crate::state::store::Store;
 
 /// Completes a dump's failure by the process that it is about, and what of it. The container runs on, so that it can

@@ -118,7 +118,7 @@ fn open_archive(path: &Path, _hash: bool, _images: bool) -> Result<Found> {
 
 #[cfg(feature = "archive")]
 fn open_archive(path: &Path, hash: bool, images: bool) -> Result<Found> {
-    let archive = crate::archive::Archive::read(path, hash)?;
+    let archive = crate::checkpoint::archive::Archive::read(path, hash)?;
     // The checkpoint is the directory of the inventory; podman calls it "checkpoint".
     let inventories = archive.kept.keys().filter_map(|name| name.strip_suffix("inventory.img"));
     let whole = inventories.filter(|dir| dir.is_empty() || dir.ends_with('/'));
