@@ -5,7 +5,7 @@
 # Seen: the limit is set (TCP_REPAIR_OPTIONS) after the kernel has computed the segment size from its default of 536 bytes, less
 # 12 for timestamps. The kernel computes anew only when the path's MTU changes or the peer's window grows beyond the largest
 # that was saved: on a connection whose windows are full-grown that never comes, and so it stays slow.
-# Where hiber's users meet it: they do not: hiber has the kernel compute anew (crates/runtime/src/kept/sockets.rs).
+# Where hiber's users meet it: they do not: hiber has the kernel compute anew (crates/runtime/src/checkpoint/kept/sockets.rs).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 need forky criu-4.2.1 criu=4.2.1-1
