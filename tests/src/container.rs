@@ -35,6 +35,13 @@ pub struct Streams {
 /// The standard streams that a detached command passes on.
 type Stdios = [Stdio; 3];
 
+impl Runtime {
+    /// A guard for the container that `bundle` describes; nothing runs yet.
+    pub fn container(&self, bundle: impl Into<Rc<Bundle>>) -> Container {
+        Container::new(self.clone(), bundle.into())
+    }
+}
+
 impl Container {
     pub(crate) fn new(runtime: Runtime, bundle: Rc<Bundle>) -> Self {
         let id = bundle.name().to_owned();

@@ -1,14 +1,11 @@
 //! A runtime with runc's command line and a private directory for its state.
 
-use crate::bundle::Bundle;
 use crate::command::{self, Output};
-use crate::container::Container;
 use crate::user::PlainUser;
 use crate::{cgroup, tools};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -147,10 +144,5 @@ impl Runtime {
         let mut command = self.command();
         command.args(args);
         command::run(command, b"")
-    }
-
-    /// A guard for the container that `bundle` describes; nothing runs yet.
-    pub fn container(&self, bundle: impl Into<Rc<Bundle>>) -> Container {
-        Container::new(self.clone(), bundle.into())
     }
 }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 
-use crate::error::{CriuError, Result};
-use crate::image_file::bad;
+use crate::error::{CriuError, Result, bad};
 
 /// The link by which CRIU finds the checkpoint that one builds on.
 pub const PARENT: &str = "parent";

@@ -208,3 +208,8 @@ impl fmt::Display for Operation {
 fn listed(lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
 }
+
+/// What is wrong with the image at `path`.
+pub(crate) fn bad(path: &std::path::Path, problem: impl Into<String>) -> CriuError {
+    CriuError::Image { path: path.into(), problem: problem.into() }
+}

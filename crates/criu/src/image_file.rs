@@ -8,15 +8,11 @@ use std::sync::Arc;
 use criu_proto::Message;
 
 use crate::directory::ImageDirectory;
-use crate::error::{CriuError, Result};
+use crate::error::{CriuError, Result, bad};
 
 /// No honest entry is larger: the largest, the address space of a task, takes some 60 bytes for each of its areas.
 /// Messages in memory can be fifty times their size on disk.
 const MAX_ENTRY: u64 = 16 << 20;
-
-pub(crate) fn bad(path: &Path, problem: impl Into<String>) -> CriuError {
-    CriuError::Image { path: path.into(), problem: problem.into() }
-}
 
 #[derive(Debug)]
 enum Content {

@@ -18,8 +18,8 @@ use serde::Serialize;
 use crate::directory::ImageDirectory;
 #[cfg(doc)]
 use crate::error::CriuError;
-use crate::error::Result;
-use crate::image_file::{ImageFile, bad, encode};
+use crate::error::{Result, bad};
+use crate::image_file::{ImageFile, encode};
 
 /// Second magic of image files proper, after the common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,14 +246,6 @@ impl Images {
         }
     }
 
-    /// Checks that the memory of a checkpoint in a directory is all there: as much as its maps name.
-    ///
-    /// # Errors
-    /// [`CriuError::Image`] naming the file of pages that is too short, or a map that is malformed.
-    pub fn check_pages(&self) -> Result<()> {
-        self.real_dir().map_or(Ok(()), |dir| crate::inspect::check_pages(self, dir))
-    }
-
     /// Statistics of the dump; none if they are elsewhere, as with a work directory.
     ///
     /// # Errors
@@ -322,14 +314,6 @@ impl Images {
         }
         file.expect_magic(magic.0, name)?;
         Ok(Entries { file, message: std::marker::PhantomData, failed: false })
-    }
-
-    /// The paths of files that had lost their names, as images have them: without their first slash or with it.
-    ///
-    /// # Errors
-    /// As [`Images::entries`].
-    pub fn deleted_files(&self) -> Result<Vec<String>> {
-        crate::inspect::deleted_files(self)
     }
 
     /// As [`Images::entries`]; `None` if there is no such file.

@@ -17,6 +17,7 @@ mod error;
 mod image_file;
 pub mod images;
 pub mod inspect;
+mod launch;
 mod lazy_memory;
 mod lazy_pages;
 mod locate;
@@ -38,9 +39,10 @@ pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use directory::{ImageDirectory, PARENT};
 pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
+pub use launch::{CriuInfo, Launch};
 pub use lazy_memory::LazyMemory;
 pub use lazy_pages::LazyPages;
-pub use locate::{Criu, CriuInfo, ENV_VAR, find_program};
+pub use locate::{Criu, ENV_VAR, find_program};
 pub use modes::{CgroupMode, NetworkLock, UnknownWord};
 pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{
@@ -48,5 +50,5 @@ pub use options::{
 };
 pub use own_cgroups::{CGROUP_IMAGE, OwnCgroups};
 pub use patience::work_of;
-pub use session::{Launch, Session};
+pub use session::Session;
 pub use version::{Features, Version};

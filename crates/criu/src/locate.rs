@@ -9,8 +9,6 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Access, access};
 
 use crate::error::{CriuError, Result};
-use crate::session::{Launch, Session};
-use crate::version::{Features, Version};
 
 /// The environment variable that names the program.
 pub const ENV_VAR: &str = "HIBER_CRIU";
@@ -23,17 +21,6 @@ const EXTRA_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Criu {
     path: PathBuf,
-}
-
-/// What [`Criu::check`] found out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CriuInfo {
-    /// The program.
-    pub path: PathBuf,
-    /// Its version.
-    pub version: Version,
-    /// What it and the kernel can do.
-    pub features: Features,
 }
 
 impl Criu {
@@ -74,28 +61,6 @@ impl Criu {
     /// The program's path.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Prepares a criu process; files to be inherited by it or by what it restores are added there.
-    pub fn launch(&self) -> Launch<'_> {
-        Launch::new(self)
-    }
-
-    /// Starts a criu process that inherits nothing; for dumps and questions.
-    ///
-    /// # Errors
-    /// As [`Launch::start`].
-    pub fn start(&self) -> Result<Session> {
-        self.launch().start()
-    }
-
-    /// Whether CRIU works here: its version, and what its probe of the kernel finds.
-    ///
-    /// # Errors
-    /// [`CriuError::CannotStart`] with CRIU's own words if the probe fails; as [`Launch::start`] besides.
-    pub fn check(&self) -> Result<CriuInfo> {
-        let mut session = self.start()?;
-        Ok(CriuInfo { path: self.path.clone(), version: session.version()?, features: session.features()? })
     }
 }
 

@@ -6,8 +6,8 @@
 use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
 
 use crate::directory::ImageDirectory;
-use crate::error::Result;
-use crate::image_file::{bad, encode};
+use crate::error::{Result, bad};
+use crate::image_file::encode;
 use crate::images::{COMMON, Images, Magic};
 
 /// Images do not say how large pages are; on x86-64 they have this size in bytes.

@@ -13,7 +13,7 @@
 //!     X                                         X
 //! ```
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -21,27 +21,16 @@ use criu_proto::rpc::{CriuNotify, CriuOpts, CriuReq, CriuReqType, CriuResp};
 use criu_proto::{Message as _, MessageField};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::diagnose::{diagnose, diagnose_text, is_harmless};
 use crate::error::{CriuError, Failure, HandlerError, Operation, Result};
-use crate::locate::{Criu, complaint};
+use crate::locate::complaint;
 use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
-use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions, SwrkFd};
+use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions};
 use crate::packet::{self, Packet};
-use crate::patience::{PATIENCE, Patience};
+use crate::patience::Patience;
 use crate::swrk::Swrk;
 use crate::version::{Features, Version};
-
-/// A criu process to be: collects the files that it inherits.
-#[derive(Debug)]
-pub struct Launch<'a> {
-    criu: &'a Criu,
-    files: Vec<OwnedFd>,
-    stdin: Option<OwnedFd>,
-    programs: Option<PathBuf>,
-    patience: Option<Duration>,
-}
 
 /// A connection to a criu process, which ends with it.
 ///
@@ -62,74 +51,13 @@ pub struct Session {
 type OnNotify<'a> =
     dyn FnMut(&CriuNotify, Vec<OwnedFd>) -> std::result::Result<Vec<String>, HandlerError> + 'a;
 
-impl<'a> Launch<'a> {
-    pub(crate) fn new(criu: &'a Criu) -> Self {
-        Self { criu, files: Vec::new(), stdin: None, programs: None, patience: Some(PATIENCE) }
-    }
-
-    /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
-    /// once the process runs.
-    ///
-    /// # Errors
-    /// [`CriuError::Io`] if this process has no free descriptor.
-    pub fn pass(&mut self, file: impl Into<OwnedFd>) -> Result<SwrkFd> {
-        let mut file = file.into();
-        if file.as_raw_fd() < 3 {
-            // Numbers of standard streams mean those of the criu process there.
-            file = rustix::io::fcntl_dupfd_cloexec(&file, 3)
-                .map_err(|e| CriuError::io("duplicate a file", e))?;
-        }
-        let number = SwrkFd(file.as_raw_fd());
-        self.files.push(file);
-        Ok(number)
-    }
-
-    /// Standard input of the process, /dev/null if not set: the terminal that a restore with `shell_job`
-    /// gives to the tasks.
-    pub fn stdin(&mut self, file: impl Into<OwnedFd>) {
-        self.stdin = Some(file.into());
-    }
-
-    /// A directory where CRIU looks first for the programs that it runs: `tar`, `ip`, `iptables-save` and others.
-    pub fn programs(&mut self, directory: impl Into<PathBuf>) {
-        self.programs = Some(directory.into());
-    }
-
-    /// For how long the process may do nothing before it is killed; five minutes if not set, and for ever with `None`.
-    pub fn patience(&mut self, limit: Option<Duration>) {
-        self.patience = limit;
-    }
-
-    /// Starts the process and asks for its version.
-    ///
-    /// # Errors
-    /// [`CriuError::CannotStart`] with what it printed, [`CriuError::TooOld`] below
-    /// [`Version::MINIMUM`].
-    pub fn start(self) -> Result<Session> {
-        let criu = self.criu.path();
-        // CRIU finds this process by the socket's peer credentials, which are those of its making.
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
-        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs).map_err(|e| {
-            CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
-        })?;
-        let patience = self.patience.map(|limit| Patience::new(limit, swrk.pid()));
-        let mut session = Session { socket: Some(ours), swrk: Some(swrk), version: None, patience };
-        let found = session.version()?;
-        if found < Version::MINIMUM {
-            return Err(CriuError::TooOld {
-                criu: criu.into(),
-                found,
-                needed: Version::MINIMUM,
-                what: "hiber",
-            });
-        }
-        Ok(session)
-    }
-}
-
 impl Session {
+    /// A session with a process that was started, which may do nothing for `limit`.
+    pub(crate) fn with(socket: OwnedFd, swrk: Swrk, limit: Option<Duration>) -> Self {
+        let patience = limit.map(|limit| Patience::new(limit, swrk.pid()));
+        Self { socket: Some(socket), swrk: Some(swrk), version: None, patience }
+    }
+
     /// A session on a connected SOCK_SEQPACKET socket whose other end is a `criu swrk`, or plays one.
     pub fn from_socket(socket: OwnedFd) -> Self {
         Self { socket: Some(socket), swrk: None, version: None, patience: None }

@@ -10,6 +10,8 @@ use criu_proto::rpc::{CriuFeatures, CriuRestoreResp, CriuVersion};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::*;
+use crate::locate::Criu;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 /// The other end of a session, in CRIU's role.
 struct Peer(OwnedFd);

@@ -14,7 +14,7 @@ use syscalls::Sysno;
 
 use crate::error::{Error, Result, memory as memory_error};
 use crate::registers::{INSTRUCTION, Registers};
-use crate::stop::{Stop, await_stop, detach, go_on, interrupt, registers, set_registers};
+use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, registers, set_registers};
 
 /// Where in `struct rseq` the sequence is told that the thread is in (linux/rseq.h).
 const RSEQ_CS: u64 = 8;
@@ -45,11 +45,18 @@ struct Prepared {
     sequence: Option<(u64, u64)>,
 }
 
-impl Stopped {
-    pub(crate) fn new(tid: i32, saved: Registers) -> Self {
-        Self { tid, saved, prepared: None, held: true }
+impl Seized {
+    /// Waits until the thread has stopped.
+    ///
+    /// # Errors
+    /// It has ended, does not stop, or runs a 32-bit program.
+    pub fn wait(self) -> Result<Stopped> {
+        let (tid, saved) = self.stopped()?;
+        Ok(Stopped { tid, saved, prepared: None, held: true })
     }
+}
 
+impl Stopped {
     /// The thread's number.
     pub fn tid(&self) -> i32 {
         self.tid

@@ -9,7 +9,6 @@ use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
 use rustix::process::{WaitOptions, waitpid};
 
-use crate::call::Stopped;
 use crate::error::{Error, Result, request};
 use crate::registers::Registers;
 
@@ -63,18 +62,15 @@ impl Seized {
         Ok(seized)
     }
 
-    /// Waits until the thread has stopped.
-    ///
-    /// # Errors
-    /// It has ended, does not stop, or runs a 32-bit program.
-    pub fn wait(mut self) -> Result<Stopped> {
+    /// Waits for the stop, and hands the thread over with its registers: whoever gets them lets it go.
+    pub(crate) fn stopped(mut self) -> Result<(i32, Registers)> {
         await_stop(self.tid, GoOn::Freely, Stop::Asked)?;
         let registers = registers(self.tid)?;
         if !registers.native() {
             return Err(Error::Foreign(self.tid));
         }
         self.held = false;
-        Ok(Stopped::new(self.tid, registers))
+        Ok((self.tid, registers))
     }
 }
 

@@ -23,6 +23,7 @@ mod rpc;
 mod serve;
 mod service;
 mod task;
+mod waiter;
 mod watch;
 
 use std::io::Write;

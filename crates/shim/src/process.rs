@@ -8,7 +8,7 @@ use hiber_sandbox::sys::signal::Signal;
 
 use crate::error::{Context, Error, Result};
 use crate::io::{Stdio, Streams};
-use crate::rpc::Waiter;
+use crate::waiter::Waiter;
 
 /// How long an end is held back for a client that has not read all output yet, and how often that is looked at: some, like
 /// ctr, stop reading when they hear of the end.

@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use containerd_shim_protos::api::{WaitRequest, WaitResponse};
+use containerd_shim_protos::api::WaitRequest;
 use containerd_shim_protos::create_task;
 use containerd_shim_protos::protobuf::Message;
-use containerd_shim_protos::ttrpc::{self, Code, MethodHandler, Request, Response, TtrpcContext, get_status};
-
-use hiber::ExitStatus;
+use containerd_shim_protos::ttrpc::{self, Code, MethodHandler, Request, TtrpcContext, get_status};
 
 use crate::error::Error;
 use crate::service::Service;
+use crate::waiter::{Waiter, failure};
 
 type Handler = Box<dyn MethodHandler + Send + Sync>;
 
@@ -53,52 +52,11 @@ struct Wait(Arc<Service>);
 
 impl MethodHandler for Wait {
     fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<()> {
-        let waiter = Waiter(context);
+        let waiter = Waiter::new(context);
         match WaitRequest::parse_from_bytes(&request.payload) {
             Ok(request) => self.0.wait_for(&request, waiter),
             Err(e) => waiter.refuse(Error::invalid("request", e.to_string())),
         }
         Ok(())
     }
-}
-
-/// A client that waits for a process's end.
-#[derive(Debug)]
-pub(crate) struct Waiter(TtrpcContext);
-
-impl Waiter {
-    /// Whether its connection is broken.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.0.cancel_rx.try_recv().is_err_and(|e| e.is_disconnected())
-    }
-
-    /// Tells how the process ended.
-    pub(crate) fn tell(self, exit: &ExitStatus) {
-        let answer = WaitResponse {
-            exit_status: exit.code().unsigned_abs(),
-            exited_at: Some(exit.at.into()).into(),
-            ..WaitResponse::default()
-        };
-        let mut response = Response { status: Some(get_status(Code::OK, "")).into(), ..Response::default() };
-        match answer.write_to_bytes() {
-            Ok(payload) => response.payload = payload,
-            Err(e) => response = failure(get_status(Code::INTERNAL, e)),
-        }
-        self.respond(response);
-    }
-
-    pub(crate) fn refuse(self, error: Error) {
-        if let ttrpc::Error::RpcStatus(status) = error.into() {
-            self.respond(failure(status));
-        }
-    }
-
-    fn respond(self, response: Response) {
-        // A client that has gone needs no answer.
-        let _ = self.0.respond(self.0.mh.stream_id, response);
-    }
-}
-
-fn failure(status: ttrpc::Status) -> Response {
-    Response { status: Some(status).into(), ..Response::default() }
 }

@@ -18,8 +18,8 @@ use hiber_sandbox::sys::signal::Signal;
 use crate::error::{Context, Error, Result, chain};
 use crate::process::{Process, finished};
 use crate::publish::{Publisher, to_any};
-use crate::rpc::Waiter;
 use crate::task::Task;
+use crate::waiter::Waiter;
 use crate::watch::{MemoryWatch, when_ended};
 use crate::{checkpoint, metrics};
 

@@ -8,8 +8,7 @@ use criu_proto::images::files::{
 };
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::image_file::bad;
+use crate::error::{Result, bad};
 use crate::images::{Images, Magic};
 
 /// No path or name of a file is longer (PATH_MAX).
@@ -272,9 +271,15 @@ impl Files {
 }
 
 /// The paths of files that had lost their names.
-pub(crate) fn deleted_files(images: &Images) -> Result<Vec<String>> {
-    let files = Files::read(images)?;
-    Ok(files.deleted.iter().filter_map(|id| files.path(*id)).collect())
+impl Images {
+    /// The paths of files that had lost their names, as images have them: without their first slash or with it.
+    ///
+    /// # Errors
+    /// As [`Images::entries`].
+    pub fn deleted_files(&self) -> Result<Vec<String>> {
+        let files = Files::read(self)?;
+        Ok(files.deleted.iter().filter_map(|id| files.path(*id)).collect())
+    }
 }
 
 /// How long the names in an entry are.

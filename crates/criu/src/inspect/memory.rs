@@ -8,8 +8,7 @@ use criu_proto::images::mm::{MmEntry, VmaEntry};
 use serde::Serialize;
 
 use crate::directory::ImageDirectory;
-use crate::error::{CriuError, Result};
-use crate::image_file::bad;
+use crate::error::{CriuError, Result, bad};
 use crate::images::{Images, Magic};
 use crate::pagemap::{IN_PARENT, LAZY, PRESENT, Run, runs};
 
@@ -150,7 +149,17 @@ fn count_pages(
 ///
 /// # Errors
 /// [`CriuError::Image`] naming the file.
-pub(crate) fn check_pages(images: &Images, dir: &ImageDirectory) -> Result<()> {
+impl Images {
+    /// Checks that the memory of a checkpoint in a directory is all there: as much as its maps name.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`] naming the file of pages that is too short, or a map that is malformed.
+    pub fn check_pages(&self) -> Result<()> {
+        self.real_dir().map_or(Ok(()), |dir| check_pages(self, dir))
+    }
+}
+
+fn check_pages(images: &Images, dir: &ImageDirectory) -> Result<()> {
     let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
     for name in images.names()?.iter().filter(|n| n.starts_with("pagemap-") && n.ends_with(".img")) {
         let (id, runs) = runs(images, name)?;

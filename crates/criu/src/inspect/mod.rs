@@ -16,10 +16,9 @@ use criu_proto::images::fs::FsEntry;
 use criu_proto::images::inventory::inventory_entry::LsmType;
 use serde::Serialize;
 
-pub(crate) use files::deleted_files;
 pub use files::{Descriptor, Holder, RegularFile, Socket};
+pub(crate) use memory::lazy_pages;
 pub use memory::{Memory, Segment};
-pub(crate) use memory::{check_pages, lazy_pages};
 pub use places::{CgroupSet, Mount};
 pub use seccomp::{SeccompFilter, SeccompFilters};
 pub use threads::{CapabilitySet, Credentials, Seccomp, State, Thread};

@@ -11,7 +11,7 @@ use hiber_sandbox::sys::poll::readable_within;
 use hiber_sandbox::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
-use super::Owner;
+use super::owner::Owner;
 use crate::error::{Context, Error, Result};
 
 /// How long it may take to get ready.

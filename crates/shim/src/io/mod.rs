@@ -6,6 +6,7 @@
 
 mod copy;
 mod logger;
+mod owner;
 mod uri;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,30 +15,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hiber_sandbox::ids;
 use rustix::event::EventfdFlags;
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::pipe::PipeFlags;
 
 use crate::error::{Context, Error, Result};
 use copy::{Copying, Progress};
 use logger::Logger;
+pub(crate) use owner::Owner;
+use owner::pipe;
 pub(crate) use uri::Stdio;
 use uri::Target;
 
 /// How long what a dead process has written may take to be read.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Whose streams they are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner<'a> {
-    /// Id of the container or of the exec, for logging programs.
-    pub(crate) id: &'a str,
-    pub(crate) namespace: &'a str,
-    /// Owner of the pipes.
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
 
 /// The streams of a process that lives, or has lived.
 #[derive(Debug)]
@@ -282,16 +272,6 @@ fn open(field: &str, path: &Path, flags: OFlags) -> Result<OwnedFd> {
 fn is_fifo(field: &str, file: &OwnedFd) -> Result<bool> {
     let stat = rustix::fs::fstat(file).context(format!("fstat {field}"))?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
-}
-
-/// A pipe, reading end first, which the container's user may open again through /proc/self/fd.
-fn pipe(owner: Owner<'_>) -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("pipe2")?;
-    if (owner.uid, owner.gid) != (0, 0) {
-        let owned = || rustix::fs::fchown(&reader, Some(ids::uid(owner.uid)?), Some(ids::gid(owner.gid)?));
-        owned().context("fchown a pipe")?;
-    }
-    Ok((reader, writer))
 }
 
 fn null() -> Result<OwnedFd> {

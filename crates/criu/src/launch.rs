@@ -1,0 +1,130 @@
+//! Starting a criu process.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::error::{CriuError, Result};
+use crate::locate::Criu;
+use crate::options::SwrkFd;
+use crate::patience::PATIENCE;
+use crate::session::Session;
+use crate::swrk::Swrk;
+use crate::version::{Features, Version};
+
+/// A criu process to be: collects the files that it inherits.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    criu: &'a Criu,
+    files: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    programs: Option<PathBuf>,
+    patience: Option<Duration>,
+}
+
+/// What [`Criu::check`] found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CriuInfo {
+    /// The program.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: Version,
+    /// What it and the kernel can do.
+    pub features: Features,
+}
+
+impl Criu {
+    /// Prepares a criu process; files to be inherited by it or by what it restores are added there.
+    pub fn launch(&self) -> Launch<'_> {
+        Launch::new(self)
+    }
+
+    /// Starts a criu process that inherits nothing; for dumps and questions.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start(&self) -> Result<Session> {
+        self.launch().start()
+    }
+
+    /// Whether CRIU works here: its version, and what its probe of the kernel finds.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with CRIU's own words if the probe fails; as [`Launch::start`] besides.
+    pub fn check(&self) -> Result<CriuInfo> {
+        let mut session = self.start()?;
+        Ok(CriuInfo {
+            path: self.path().to_owned(),
+            version: session.version()?,
+            features: session.features()?,
+        })
+    }
+}
+
+impl<'a> Launch<'a> {
+    pub(crate) fn new(criu: &'a Criu) -> Self {
+        Self { criu, files: Vec::new(), stdin: None, programs: None, patience: Some(PATIENCE) }
+    }
+
+    /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
+    /// once the process runs.
+    ///
+    /// # Errors
+    /// [`CriuError::Io`] if this process has no free descriptor.
+    pub fn pass(&mut self, file: impl Into<OwnedFd>) -> Result<SwrkFd> {
+        let mut file = file.into();
+        if file.as_raw_fd() < 3 {
+            // Numbers of standard streams mean those of the criu process there.
+            file = rustix::io::fcntl_dupfd_cloexec(&file, 3)
+                .map_err(|e| CriuError::io("duplicate a file", e))?;
+        }
+        let number = SwrkFd(file.as_raw_fd());
+        self.files.push(file);
+        Ok(number)
+    }
+
+    /// Standard input of the process, /dev/null if not set: the terminal that a restore with `shell_job`
+    /// gives to the tasks.
+    pub fn stdin(&mut self, file: impl Into<OwnedFd>) {
+        self.stdin = Some(file.into());
+    }
+
+    /// A directory where CRIU looks first for the programs that it runs: `tar`, `ip`, `iptables-save` and others.
+    pub fn programs(&mut self, directory: impl Into<PathBuf>) {
+        self.programs = Some(directory.into());
+    }
+
+    /// For how long the process may do nothing before it is killed; five minutes if not set, and for ever with `None`.
+    pub fn patience(&mut self, limit: Option<Duration>) {
+        self.patience = limit;
+    }
+
+    /// Starts the process and asks for its version.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with what it printed, [`CriuError::TooOld`] below
+    /// [`Version::MINIMUM`].
+    pub fn start(self) -> Result<Session> {
+        let criu = self.criu.path();
+        // CRIU finds this process by the socket's peer credentials, which are those of its making.
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
+        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs).map_err(|e| {
+            CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
+        })?;
+        let mut session = Session::with(ours, swrk, self.patience);
+        let found = session.version()?;
+        if found < Version::MINIMUM {
+            return Err(CriuError::TooOld {
+                criu: criu.into(),
+                found,
+                needed: Version::MINIMUM,
+                what: "hiber",
+            });
+        }
+        Ok(session)
+    }
+}
