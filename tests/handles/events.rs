@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use hiber::Signal;
 use hiber::{Ended, Event, Events, EventsOptions, ExecOptions, Lifecycle, Stdio};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

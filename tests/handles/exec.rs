@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{Read, Write};
 
+use hiber::Signal;
 use hiber::{Ended, ExecOptions, Fifos, Kind, ProcessId, Stdio};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::prelude::*;
 
 use crate::{Here, process, read};

@@ -1,7 +1,7 @@
 //! What a container's handle does from its creation to its deletion.
 
+use hiber::Signal;
 use hiber::{Condition, Ended, Error, Kind, Start, Status};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::PATIENCE;
 use hiber_tests::prelude::*;
 use hiber_tests::tmpfs::Tmpfs;

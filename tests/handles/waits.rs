@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use hiber::Signal;
 use hiber::id::ContainerId;
 use hiber::{Condition, CreateOptions, Ended, Runtime, Stdio, Wait};
-use hiber_sandbox::sys::signal::Signal;
 use hiber_tests::prelude::{Bundle, json};
 use hiber_tests::{PATIENCE, require};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,5 +1,6 @@
 //! Images that are truncated, corrupted or made to harm give an error or a description: never a crash, an endless
 //! loop, or memory without bounds.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

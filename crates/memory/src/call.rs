@@ -6,9 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use hiber_sandbox::sys::ptrace::{
-    Dispatch, GoOn, dispatch, rseq_area, set_dispatch, set_signal_mask, signal_mask,
-};
+use hiber_sys::ptrace::{Dispatch, GoOn, dispatch, rseq_area, set_dispatch, set_signal_mask, signal_mask};
 use nix::errno::Errno;
 use syscalls::Sysno;
 

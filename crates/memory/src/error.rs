@@ -1,6 +1,6 @@
 //! Why a thread cannot be stopped or cannot make a call.
 
-use hiber_sandbox::SysError;
+use hiber_sys::SysError;
 use nix::errno::Errno;
 
 /// What failed, with the thread's number where it is asked for.

@@ -3,7 +3,7 @@
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use hiber_sandbox::sys::ptrace::GoOn;
+use hiber_sys::ptrace::GoOn;
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
@@ -136,7 +136,7 @@ fn wait(tid: i32, expected: Stop) -> Result<Stop> {
 }
 
 pub(crate) fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<()> {
-    hiber_sandbox::sys::ptrace::go_on(tid, how, signal).map_err(Error::of(tid, "continue"))
+    hiber_sys::ptrace::go_on(tid, how, signal).map_err(Error::of(tid, "continue"))
 }
 
 pub(crate) fn detach(tid: i32) -> Result<()> {

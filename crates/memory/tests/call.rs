@@ -1,4 +1,5 @@
 //! Calls made in the place of other programs, which must not see them.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
+use hiber::Signal;
 use hiber::{EventsOptions, ExecOptions, Runtime, Task};
-use hiber_sandbox::sys::signal::Signal;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 type Operation = fn(&Task) -> Result<()>;

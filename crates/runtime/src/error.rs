@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::CriuError;
-use hiber_sandbox::SysError;
+use hiber_sys::SysError;
 
 use crate::checkpoint::named::CheckpointError;
 use crate::state::facts::Status;
@@ -157,6 +157,12 @@ impl Error {
     /// A failed system call.
     pub(crate) fn sys(call: &str, args: impl Into<String>, e: rustix::io::Errno) -> Self {
         Self::Sandbox(SysError::new(call, args, e.raw_os_error()).into())
+    }
+}
+
+impl From<SysError> for Error {
+    fn from(e: SysError) -> Self {
+        Self::Sandbox(e.into())
     }
 }
 

@@ -44,7 +44,7 @@ pub use container::wait::{Condition, Wait};
 pub use error::{Cause, Error, Kind, Result};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
-pub use hiber_sandbox::sys::signal::Signal;
+pub use hiber_sys::signal::Signal;
 pub use state::facts::{Brief, Facts, Status};
 pub use state::lifecycle::Lifecycle;
 

@@ -1,4 +1,5 @@
 //! The binary's outside: exit status, standard output and error, log files.
+#![forbid(unsafe_code)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

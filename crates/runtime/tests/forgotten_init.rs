@@ -1,4 +1,5 @@
 //! A program that cannot be its containers' init, as this one, whose `main` is the test harness's.
+#![forbid(unsafe_code)]
 
 use hiber::{CreateOptions, Error, Kind, RestoreContainerOptions, Runtime};
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Hook;
 
 use crate::plan::HookState;
-use crate::sys::poll::readable_within;
 use crate::{Error, Result};
+use hiber_sys::poll::readable_within;
 
 /// Where hooks run, beside what they say themselves.
 #[derive(Debug, Default)]

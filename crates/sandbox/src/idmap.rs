@@ -9,9 +9,9 @@ use rustix::pipe::PipeFlags;
 use crate::error::Context;
 use crate::parent::{reap, write_file};
 use crate::plan::{IdMap, MountIdMaps, NamespaceKind, Namespaces};
-use crate::sys::clone::spawn_in_user_namespace;
-use crate::sys::mount::map_ids;
 use crate::{Error, Result, SysError};
+use hiber_sys::clone::spawn_in_user_namespace;
+use hiber_sys::mount::map_ids;
 
 /// Whether this process is in another user namespace than the machine's first, which alone maps all ids to themselves
 /// (user_namespaces(7)). The kernel is asked once: a runtime stays in its own.
@@ -19,7 +19,7 @@ pub fn in_user_namespace() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         let map = rustix::fs::open("/proc/self/uid_map", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let map = map.and_then(crate::file::read).map(crate::file::text).unwrap_or_default();
+        let map = map.and_then(hiber_sys::file::read).map(hiber_sys::file::text).unwrap_or_default();
         let fields: Vec<_> = map.split_ascii_whitespace().collect();
         !map.is_empty() && fields != ["0", "0", "4294967295"]
     })
@@ -82,7 +82,7 @@ pub(crate) fn apply(tree: BorrowedFd<'_>, maps: &MountIdMaps, container: &Namesp
         _ if maps.uid.is_empty() => namespace_with(&container.uid_maps, &container.gid_maps)?,
         _ => namespace_with(&maps.uid, &maps.gid)?,
     };
-    map_ids(tree, namespace.as_fd(), maps.recursive)
+    Ok(map_ids(tree, namespace.as_fd(), maps.recursive)?)
 }
 
 /// Shows the owners of a detached tree's files as the container's user namespace has them.

@@ -1,13 +1,8 @@
-//! User and group ids. The last number of 32 bits is none: to chown(2), setresuid(2) and their like it means "leave as it
-//! is", and who should have had that id would stay root.
+//! User and group ids, as config.json gives them.
 
-use rustix::fs::{Gid, Uid};
-use rustix::io::Errno;
+pub use hiber_sys::ids::{MAX, gid, uid};
 
 use crate::{Error, Result};
-
-/// The greatest id.
-pub const MAX: u32 = u32::MAX - 1;
 
 /// The id that `field` gives.
 ///
@@ -22,38 +17,14 @@ pub fn no_id(number: impl std::fmt::Display) -> String {
     format!("{number} is no id; expected a number from 0 to {MAX}")
 }
 
-/// A user for a system call.
-///
-/// # Errors
-/// EINVAL: the number is no id.
-pub fn uid(id: u32) -> Result<Uid, Errno> {
-    if id <= MAX { Ok(Uid::from_raw(id)) } else { Err(Errno::INVAL) }
-}
-
-/// A group for a system call.
-///
-/// # Errors
-/// EINVAL: the number is no id.
-pub fn gid(id: u32) -> Result<Gid, Errno> {
-    if id <= MAX { Ok(Gid::from_raw(id)) } else { Err(Errno::INVAL) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::{become_user, set_groups};
 
     #[test]
-    fn what_is_no_id_reaches_no_call() {
+    fn what_is_no_id_is_refused_by_its_field() {
         assert_eq!(check("f", MAX).unwrap(), MAX);
         let error = check("process.user.uid", u32::MAX).unwrap_err().to_string();
         assert_eq!(error, "process.user.uid: 4294967295 is no id; expected a number from 0 to 4294967294");
-        assert_eq!((uid(u32::MAX), gid(u32::MAX)), (Err(Errno::INVAL), Err(Errno::INVAL)));
-        // Root may make each of these calls, and others none: both must hear that there is no such id.
-        for (user, group) in [(u32::MAX, 0), (0, u32::MAX)] {
-            let error = become_user(user, group).unwrap_err().to_string();
-            assert!(error.ends_with("invalid argument"), "{error}");
-        }
-        assert!(set_groups(&[0, u32::MAX]).unwrap_err().to_string().ends_with("invalid argument"));
     }
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use crate::plan::NamespaceKind;
-use crate::sys::process::{setns, unshare};
 use crate::{Result, SysError};
+use hiber_sys::process::{setns, unshare};
 
 /// Does `work` in namespaces of process `pid`, in a thread that joins them and ends. Programs that it starts are there, too.
 ///

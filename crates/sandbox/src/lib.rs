@@ -1,11 +1,11 @@
 //! Namespaces, cgroups, rootfs and identity of a container, by direct system calls.
 //!
 //! The crate knows nothing of CRIU; crate `hiber` translates between the two.
+#![forbid(unsafe_code)]
 
 pub mod cgroup;
 pub mod config;
 pub mod error;
-pub mod file;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -25,9 +25,9 @@ pub mod rootfs;
 mod rtnetlink;
 pub mod seccomp;
 mod sources;
-pub mod sys;
 pub mod wire;
 
-pub use error::{Error, Result, SysError};
+pub use error::{Error, Result};
+pub use hiber_sys::SysError;
 pub use idmap::in_user_namespace;
 pub use inside::inside;

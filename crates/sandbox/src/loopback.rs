@@ -13,8 +13,8 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::Context;
 use crate::rtnetlink::{self, Route, namespace_of};
-use crate::sys::ioctl::loopback_up;
 use crate::{Result, SysError};
+use hiber_sys::ioctl::loopback_up;
 
 /// Whether the network namespace of process `pid` holds nothing but its loopback device, up, with the addresses,
 /// routes and rules that the kernel gives it, and no firewall. Its sysctls are not looked at.

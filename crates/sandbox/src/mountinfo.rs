@@ -41,10 +41,10 @@ pub fn of(pid: &str) -> Result<Vec<Mount>> {
     let path = format!("/proc/{pid}/mountinfo");
     let read = || {
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        crate::file::read(file)
+        hiber_sys::file::read(file)
     };
     let bytes = read().map_err(|e| SysError::new("read", path.clone(), e.raw_os_error()))?;
-    Ok(crate::file::text(bytes).lines().filter_map(parse).collect())
+    Ok(hiber_sys::file::text(bytes).lines().filter_map(parse).collect())
 }
 
 fn parse(line: &str) -> Option<Mount> {

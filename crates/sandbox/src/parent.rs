@@ -17,11 +17,11 @@ use crate::plan::{NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::rootfs::resolve::fd_path;
 use crate::sources;
-use crate::sys::clone::{Child, Spawn, spawn};
-use crate::sys::mount::{MountAttributes, mount_setattr};
-use crate::sys::scheduling::{affinity, cpu_set, set_affinity};
 use crate::wire::{FDS_PER_PACKET, FdRole, FromInit, ParentEnd, ToInit, send_bytes};
 use crate::{Error, Result, SysError};
+use hiber_sys::clone::{Child, Spawn, spawn};
+use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::scheduling::{affinity, cpu_set, set_affinity};
 
 /// What a launch needs beside the plan.
 #[derive(Default)]
@@ -152,20 +152,20 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
 }
 
 /// Why the kernel does not make a process, or gives it no new namespaces.
-pub(crate) fn explain(error: Error, new_user: bool) -> Error {
-    let what = match &error {
-        Error::Sys(SysError { errno: libc::EAGAIN, .. }) => {
+pub(crate) fn explain(error: SysError, new_user: bool) -> Error {
+    let what = match error.errno {
+        libc::EAGAIN => {
             "a limit of processes is reached: pids.max of a cgroup, RLIMIT_NPROC or kernel.threads-max"
         }
-        Error::Sys(SysError { errno: libc::ENOSPC, .. }) => {
+        libc::ENOSPC => {
             "a limit in /proc/sys/user/max_*_namespaces is reached, or one of 32 nested user namespaces"
         }
-        Error::Sys(SysError { errno: libc::EPERM, .. }) if new_user => {
+        libc::EPERM if new_user => {
             "this host, its kernel.unprivileged_userns_clone or its security module, allows the caller no user namespaces"
         }
-        _ => return error,
+        _ => return error.into(),
     };
-    Error::While { what: what.into(), source: Box::new(error) }
+    Error::While { what: what.into(), source: Box::new(error.into()) }
 }
 
 fn not_executed(errno: i32) -> Error {

@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::plan::NamespaceKind;
-use crate::sys::process::setns;
 use crate::{Error, Result, SysError};
+use hiber_sys::process::setns;
 
 /// Length, type, flags, sequence number and port.
 const NETLINK_HEADER: usize = 16;

@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::error::Context;
 use crate::plan::{MountPlan, MountSource, NamespaceKind, Plan, RootPlan};
 use crate::rootfs::{attributes, clone_path};
-use crate::sys::process;
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError, idmap};
+use hiber_sys::process;
 
 /// Opens what is there before init has mounted anything.
 pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {

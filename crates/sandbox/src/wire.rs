@@ -36,8 +36,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::clone::EXEC_FAILED;
 use crate::{Error, Result, SysError};
+use hiber_sys::clone::EXEC_FAILED;
 
 /// What goes over a [`Channel`] in one direction: a packet of JSON for each message.
 pub trait Message: Serialize + DeserializeOwned {

@@ -1,4 +1,5 @@
 //! What counts as a network namespace with nothing but loopback, in namespaces of the tests' own.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
 
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use hiber_sandbox::loopback::{is_alone, make};
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::sys::process::unshare;
+use hiber_sys::process::unshare;
 
 /// Runs `work` with a thread's number in a network namespace of its own; `None` without the right to make one.
 fn in_namespace<T: Send>(work: impl FnOnce(i32) -> T + Send) -> Option<T> {

@@ -91,6 +91,12 @@ impl<T> Context<T> for std::result::Result<T, hiber_sandbox::Error> {
     }
 }
 
+impl<T> Context<T> for std::result::Result<T, hiber_sandbox::SysError> {
+    fn context(self, what: impl Into<String>) -> Result<T> {
+        self.map_err(hiber::Error::from).context(what)
+    }
+}
+
 impl<T> Context<T> for std::io::Result<T> {
     fn context(self, what: impl Into<String>) -> Result<T> {
         self.map_err(|source| Error::Io { what: what.into(), source })

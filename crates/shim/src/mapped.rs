@@ -6,8 +6,8 @@ use std::path::Path;
 
 use hiber_sandbox::idmap;
 use hiber_sandbox::plan::{IdMap, NamespaceKind};
-use hiber_sandbox::sys::mount::{MountAttributes, map_ids, mount_setattr};
-use hiber_sandbox::sys::process::{setns, unshare};
+use hiber_sys::mount::{MountAttributes, map_ids, mount_setattr};
+use hiber_sys::process::{setns, unshare};
 use nix::mount::MsFlags;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};

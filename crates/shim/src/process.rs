@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hiber::ExitStatus;
-use hiber_sandbox::sys::signal::Signal;
+use hiber_sys::signal::Signal;
 
 use crate::error::{Context, Error, Result};
 use crate::io::{Stdio, Streams};

@@ -15,7 +15,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField, MessageFull};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::ttrpc::{self, context};
 use containerd_shim_protos::{Client, EventsClient, topics};
-use hiber_sandbox::sys::poll::readable_within;
+use hiber_sys::poll::readable_within;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Context, Result};

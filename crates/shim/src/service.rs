@@ -13,7 +13,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::topics;
 use hiber::{Ended, ExitStatus};
 use hiber_sandbox::config;
-use hiber_sandbox::sys::signal::Signal;
+use hiber_sys::signal::Signal;
 
 use crate::error::{Context, Error, Result, chain};
 use crate::process::{Process, finished};
@@ -369,7 +369,7 @@ impl Service {
         let process = task.process(&request.exec_id)?;
         let number = i32::try_from(request.signal).ok();
         let signal = number.and_then(Signal::new).ok_or_else(|| {
-            let limit = hiber_sandbox::sys::signal::SIGNALS;
+            let limit = hiber_sys::signal::SIGNALS;
             Error::invalid("signal", format!("{} is none: expected 1 to {limit}", request.signal))
         })?;
         if process.is_exec {

@@ -1,4 +1,5 @@
 //! The example, run on the real kernel.
+#![forbid(unsafe_code)]
 
 use std::process::Command;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hiber_criu::External;
 use hiber_sandbox::cgroup::{Kind, Layout};
 use hiber_sandbox::mountinfo;
-use hiber_sandbox::plan::{DEFAULT_DEVICES, NamespaceKind, in_container};
+use hiber_sandbox::plan::{self, DEFAULT_DEVICES, NamespaceKind, in_container};
 use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
@@ -279,7 +279,7 @@ pub(super) fn by_path(spec: &Spec) -> impl Iterator<Item = (NamespaceKind, PathB
     let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
     let with_path = |ns: &oci_spec::runtime::LinuxNamespace| {
         let path = ns.path().clone().filter(|p| !p.as_os_str().is_empty())?;
-        Some((NamespaceKind::from(ns.typ()), path))
+        Some((plan::namespace_kind(ns.typ()), path))
     };
     all.filter_map(with_path).collect::<Vec<_>>().into_iter()
 }

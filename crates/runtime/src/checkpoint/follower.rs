@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hiber_criu::ImageDirectory;
-use hiber_sandbox::sys::writeback::begin_writeback;
+use hiber_sys::writeback::begin_writeback;
 
 /// Between two looks at what CRIU has written.
 const PAUSE: Duration = Duration::from_millis(2);

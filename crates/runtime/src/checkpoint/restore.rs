@@ -20,8 +20,8 @@ use hiber_criu::{
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::sys::{self, clone::Child};
 use hiber_sandbox::wire::send_bytes;
+use hiber_sys::{self as sys, clone::Child};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, RestoreOptions, amend};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
+use hiber_sandbox::loopback;
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::{PrivateViews, Restorable};
-use hiber_sandbox::{loopback, sys};
+use hiber_sys as sys;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use hiber::{CreateOptions, ExecOptions, Glance, Runtime, Start, Status, Stdio, Task};
 use hiber_sandbox::config;
-use hiber_sandbox::sys::signal::Signal;
+use hiber_sys::signal::Signal;
 use oci_spec::runtime::Process;
 
 use super::args::{CreateArgs, ExecArgs, Global, KillArgs, ListArgs, PsArgs, RunArgs};

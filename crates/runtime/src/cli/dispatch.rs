@@ -64,7 +64,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     let inherited = preserved(&command).saturating_add(listen_fds);
     // What the caller left open is not for CRIU, hooks or ps(1); these start none.
     if !matches!(command, Command::State { .. } | Command::List(_) | Command::Kill(_)) {
-        hiber_sandbox::sys::process::close_on_exec_from(inherited.saturating_add(3))?;
+        hiber_sys::process::close_on_exec_from(inherited.saturating_add(3))?;
     }
     let session = Session::new(Runtime::new(&root.path), global, listen_fds);
     match command {

@@ -184,7 +184,7 @@ fn wait(signals: &Signals, console: Option<&Console>) -> anyhow::Result<(bool, b
 }
 
 fn forward(process: &Process, number: u32) {
-    let signal = i32::try_from(number).ok().and_then(hiber_sandbox::sys::signal::Signal::new);
+    let signal = i32::try_from(number).ok().and_then(hiber_sys::signal::Signal::new);
     // The process may just have died: its SIGCHLD says so.
     let _ = signal.map(|s| process.kill(s));
 }

@@ -13,9 +13,9 @@ use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limit
 use hiber_sandbox::parent::{Launch, Launched, Starter, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::HostRoot;
-use hiber_sandbox::sys::clone::Child;
 use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
+use hiber_sys::clone::Child;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::checkpoint::kept::resources::{self, ChangedResources};

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hiber_sandbox::cgroup::Cgroup;
-use hiber_sandbox::sys::poll::readable_within;
-use hiber_sandbox::sys::signal::Signal;
-use hiber_sandbox::sys::{self, clone::Child};
+use hiber_sys::poll::readable_within;
+use hiber_sys::signal::Signal;
+use hiber_sys::{self as sys, clone::Child};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
 use hiber_sandbox::parent::Starter;
-use hiber_sandbox::sys::signal::Signal;
 use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
+use hiber_sys::signal::Signal;
 
 use crate::checkpoint;
 use crate::checkpoint::lazy::arrival::Arrival;

@@ -24,7 +24,7 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 fn record<T>(pid: i32, file: &str, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
-    hiber_sandbox::file::with_record(&file, take).ok()
+    hiber_sys::file::with_record(&file, take).ok()
 }
 
 fn read(pid: i32, file: &str) -> Option<String> {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use hiber_sandbox::cgroup::{CgroupPaths, Freezers};
-use hiber_sandbox::file::with_record;
+use hiber_sys::file::with_record;
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
@@ -203,7 +203,7 @@ impl Overview {
     pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
         let file = self.open(id, CONFIG)?;
         owned::check_file(&file, CONFIG.as_ref()).ok()?;
-        let bytes = hiber_sandbox::file::read_record(file).ok()?;
+        let bytes = hiber_sys::file::read_record(file).ok()?;
         serde_json::from_str(str::from_utf8(&bytes).ok()?).ok()
     }
 
@@ -350,7 +350,7 @@ impl Entry {
             Err(e) => return Err(Error::file(&self.path.join(name), &e.into())),
         };
         owned::check_file(&fd, &self.path.join(name))?;
-        let bytes = hiber_sandbox::file::read_record(&fd)
+        let bytes = hiber_sys::file::read_record(&fd)
             .map_err(|e| Error::sys("read", self.path.join(name).display().to_string(), e))?;
         Ok(Some(bytes))
     }

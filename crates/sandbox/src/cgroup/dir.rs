@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::layout::Version;
 use crate::error::SysError;
-use crate::file;
+use hiber_sys::file;
 
 /// `statfs` types, linux/magic.h.
 const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;

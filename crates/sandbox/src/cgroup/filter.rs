@@ -6,7 +6,7 @@
 //! exceptions work; without one the answer is no.
 
 use super::devices::{Access, DeviceKind, DeviceRule};
-use crate::sys::bpf::{Insn, Reg};
+use hiber_sys::bpf::{Insn, Reg};
 
 /// `BPF_DEVCG_DEV_*`, linux/bpf.h.
 const DEV_BLOCK: i32 = 1;

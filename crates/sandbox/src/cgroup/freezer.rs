@@ -18,7 +18,7 @@ use super::layout::{CgroupPaths, Layout, Version};
 use super::members::listed;
 use super::walk::walk;
 use crate::error::{Context, Error, Result, SysError};
-use crate::sys::signal::Signal;
+use hiber_sys::signal::Signal;
 
 /// How long freezing and killing may take; a process in an uninterruptible call delays both.
 const PATIENCE: Duration = Duration::from_secs(10);

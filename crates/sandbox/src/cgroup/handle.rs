@@ -17,7 +17,7 @@ use super::remove;
 use super::write::{set_devices_v1, write_group};
 use crate::error::{Context, Error, Result, SysError};
 use crate::idmap::in_user_namespace;
-use crate::sys::bpf;
+use hiber_sys::bpf;
 
 /// What to do where this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::dir::{Dir, if_there};
 use super::handle::Cgroup;
 use super::walk::walk;
 use crate::error::{Error, Result, SysError};
-use crate::sys::signal::Signal;
+use hiber_sys::signal::Signal;
 
 /// How long a removal, of all directories together, waits for cgroups that dying processes keep
 /// busy for a moment.

@@ -9,8 +9,8 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
 use crate::plan::ProcessPlan;
-use crate::sys::process;
 use crate::{Error, Result, SysError};
+use hiber_sys::process;
 
 /// A program that was found, with its arguments and environment.
 pub(super) struct Program {

@@ -11,8 +11,8 @@ use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::rootfs::devices::is_null;
 use crate::rootfs::resolve::Root;
-use crate::sys;
 use crate::{Error, Result, SysError, ids};
+use hiber_sys as sys;
 
 /// Gives up everything that the container's process does not have, but for what the filter takes away and, where
 /// no_new_privs is not set, the right to load the filter. Returns the user's home directory, from the container's
@@ -142,13 +142,13 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
         match sys::process::drop_from_bounding_set(bit) {
             Ok(true) => {}
             Ok(false) => break, // past the kernel's last capability
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         }
     }
     rustix::thread::set_keep_capabilities(true).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
     match sys::process::set_groups(&process.additional_gids) {
         // Root of a user namespace may, unless nobody there may (setgroups in user_namespaces(7)).
-        Err(Error::Sys(SysError { errno: libc::EPERM, .. })) if in_user_namespace => {
+        Err(SysError { errno: libc::EPERM, .. }) if in_user_namespace => {
             if !process.additional_gids.is_empty() {
                 let why = "the user namespace does not allow setgroups(2)";
                 return Err(Error::unsupported("process.user.additionalGids", why));
@@ -157,7 +157,7 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
         set => set?,
     }
     sys::process::become_user(process.uid, process.gid).map_err(|e| match e {
-        Error::Sys(SysError { call, errno: libc::EINVAL, .. }) => {
+        SysError { call, errno: libc::EINVAL, .. } => {
             let (field, kind, ids) = match call.as_str() {
                 "setresuid" => ("uid", "uid", vec![process.uid]),
                 "setresgid" => ("gid", "gid", vec![process.gid]),
@@ -168,7 +168,8 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
             Error::invalid(format!("process.user.{field}"), problem)
         }
         e => {
-            Error::While { what: format!("become user {}:{}", process.uid, process.gid), source: Box::new(e) }
+            let what = format!("become user {}:{}", process.uid, process.gid);
+            Error::While { what, source: Box::new(e.into()) }
         }
     })?;
     rustix::thread::set_keep_capabilities(false).map_err(fail("prctl", "PR_SET_KEEPCAPS"))

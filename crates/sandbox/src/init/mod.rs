@@ -24,11 +24,11 @@ use crate::error::Context;
 use crate::plan::{InitPlan, NamespaceKind};
 use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Trees};
-use crate::sys::clone::{Sibling, SingleThreaded, fork_sibling};
-use crate::sys::poll::readable_within;
-use crate::sys::{ioctl, process};
 use crate::wire::{Failure, FdRole, FromInit, InitEnd, ToInit};
 use crate::{Result, SysError, hooks, parent};
+use hiber_sys::clone::{Sibling, SingleThreaded, fork_sibling};
+use hiber_sys::poll::readable_within;
+use hiber_sys::{ioctl, process};
 
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
 pub const ARGUMENT: &str = "init";
@@ -209,8 +209,8 @@ fn receive(channel: &InitEnd) -> Result<(InitPlan, Inherited)> {
 }
 
 fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
-    let bytes =
-        crate::file::read_record(&memfd).map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
+    let bytes = hiber_sys::file::read_record(&memfd)
+        .map_err(|e| SysError::new("read", "the plan", e.raw_os_error()))?;
     InitPlan::decode(&bytes)
 }
 
@@ -235,11 +235,14 @@ fn join_one((role, fd): &(FdRole, OwnedFd)) -> Result<()> {
         FdRole::Join(flag) => {
             let kind = NamespaceKind::ALL.into_iter().find(|k| k.clone_flag() == *flag);
             let name = kind.map_or("unknown", NamespaceKind::as_str);
-            process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))
+            process::setns(fd.as_fd(), *flag, &format!("into the {name} namespace of linux.namespaces"))?;
         }
-        FdRole::JoinProcess(flags) => process::setns(fd.as_fd(), *flags, "into the container's namespaces"),
-        _ => Ok(()),
+        FdRole::JoinProcess(flags) => {
+            process::setns(fd.as_fd(), *flags, "into the container's namespaces")?;
+        }
+        _ => {}
     }
+    Ok(())
 }
 
 fn namespaces(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
@@ -265,7 +268,7 @@ fn enter_time_namespace(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     let path = "self/ns/time_for_children";
     let fd = rustix::fs::openat(host_proc.fd()?, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| SysError::new("openat", path, e.raw_os_error()))?;
-    process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")
+    Ok(process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")?)
 }
 
 /// With runc's words; what may forbid it is the filter of a container that the runtime itself is in.

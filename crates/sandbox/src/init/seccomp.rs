@@ -6,9 +6,9 @@ use super::HostProc;
 use crate::error::Context;
 use crate::plan::InitPlan;
 use crate::seccomp::{Program, agent};
-use crate::sys;
 use crate::wire::send_bytes;
 use crate::{Result, SysError};
+use hiber_sys as sys;
 
 /// The filter, until it is loaded.
 pub(super) struct Filter<'a> {

@@ -7,9 +7,9 @@ use rustix::termios::Winsize;
 use crate::plan::ProcessPlan;
 use crate::rootfs::devices;
 use crate::rootfs::resolve::Root;
-use crate::sys::ioctl;
 use crate::wire::send_bytes;
 use crate::{Result, SysError, ids};
+use hiber_sys::ioctl;
 
 /// The slave end of a new pseudoterminal, whose master is already on its way to the client.
 pub(super) struct Terminal {

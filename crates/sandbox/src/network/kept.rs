@@ -10,8 +10,8 @@ use super::{links, sysctls};
 use crate::error::Context;
 use crate::plan::NamespaceKind;
 use crate::rtnetlink::{self, Route, namespace_of};
-use crate::sys::process::unshare;
 use crate::{Error, Result};
+use hiber_sys::process::unshare;
 
 /// What CRIU does not save of a network namespace. Devices go by their numbers, which CRIU restores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

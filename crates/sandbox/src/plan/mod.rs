@@ -18,14 +18,15 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, Hooks, Linux, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+pub use hiber_sys::NamespaceKind;
 pub use host::HostOptions;
 pub use mount_options::MOUNT_OPTIONS;
 pub use mounts::{MountIdMaps, MountPlan, MountSource};
-pub use namespace::{IdMap, Join, NamespaceKind, Namespaces};
+pub use namespace::{IdMap, Join, Namespaces, kind as namespace_kind};
 pub use netdevices::NetDevice;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan, in_container};
-pub use scheduling::{Affinity, CpuScheduler, MEMORY_FLAGS, MEMORY_MODES, MemoryPolicy, Scheduling};
+pub use scheduling::{Affinity, MEMORY_FLAGS, MEMORY_MODES, Scheduling};
 pub use sysctl::sysctl_path;
 
 use crate::resctrl;

@@ -2,7 +2,7 @@
 
 use nix::mount::MsFlags;
 
-use crate::sys::mount::MS_NOSYMFOLLOW;
+use hiber_sys::mount::MS_NOSYMFOLLOW;
 
 /// What one mount option does.
 pub(super) enum Effect {

@@ -9,8 +9,8 @@ use super::mount_data::{is_cgroup_option, kernel_number};
 use super::mount_options::{ATIME_MASK, Effect, SWITCHES, effect};
 use super::namespace::check_id_maps;
 use super::{IdMap, NamespaceKind, Namespaces};
-use crate::sys::mount::{MountAttributes, attributes};
 use crate::{Error, Result, ids};
+use hiber_sys::mount::{MountAttributes, attributes};
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,85 +3,26 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use hiber_sys::NamespaceKind;
+use hiber_sys::ioctl::namespace_kind;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::ProcessPlan;
-use crate::sys::ioctl::namespace_kind;
 use crate::{Error, Result, SysError, ids};
 
-/// A kind of namespace (namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NamespaceKind {
-    User,
-    Mount,
-    Pid,
-    Network,
-    Ipc,
-    Uts,
-    Cgroup,
-    Time,
-}
-
-impl NamespaceKind {
-    /// All kinds, in the order in which they are joined: the user namespace first, since it gives the right
-    /// to the others.
-    pub const ALL: [Self; 8] =
-        [Self::User, Self::Mount, Self::Pid, Self::Network, Self::Ipc, Self::Uts, Self::Cgroup, Self::Time];
-
-    /// The kind's `CLONE_NEW*` flag.
-    pub fn clone_flag(self) -> u64 {
-        let flag = match self {
-            Self::User => libc::CLONE_NEWUSER,
-            Self::Mount => libc::CLONE_NEWNS,
-            Self::Pid => libc::CLONE_NEWPID,
-            Self::Network => libc::CLONE_NEWNET,
-            Self::Ipc => libc::CLONE_NEWIPC,
-            Self::Uts => libc::CLONE_NEWUTS,
-            Self::Cgroup => libc::CLONE_NEWCGROUP,
-            Self::Time => 0x80, // CLONE_NEWTIME, Linux 5.6; libc lacks it
-        };
-        flag as u64
-    }
-
-    /// The kind's name in config.json.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Mount => "mount",
-            Self::Pid => "pid",
-            Self::Network => "network",
-            Self::Ipc => "ipc",
-            Self::Uts => "uts",
-            Self::Cgroup => "cgroup",
-            Self::Time => "time",
-        }
-    }
-
-    /// The kind's file below /proc/PID/ns.
-    pub fn proc_name(self) -> &'static str {
-        match self {
-            Self::Mount => "mnt",
-            Self::Network => "net",
-            other => other.as_str(),
-        }
-    }
-}
-
-impl From<LinuxNamespaceType> for NamespaceKind {
-    fn from(kind: LinuxNamespaceType) -> Self {
-        match kind {
-            LinuxNamespaceType::User => Self::User,
-            LinuxNamespaceType::Mount => Self::Mount,
-            LinuxNamespaceType::Pid => Self::Pid,
-            LinuxNamespaceType::Network => Self::Network,
-            LinuxNamespaceType::Ipc => Self::Ipc,
-            LinuxNamespaceType::Uts => Self::Uts,
-            LinuxNamespaceType::Cgroup => Self::Cgroup,
-            LinuxNamespaceType::Time => Self::Time,
-        }
+/// The kind that config.json calls so.
+pub fn kind(typ: LinuxNamespaceType) -> NamespaceKind {
+    match typ {
+        LinuxNamespaceType::User => NamespaceKind::User,
+        LinuxNamespaceType::Mount => NamespaceKind::Mount,
+        LinuxNamespaceType::Pid => NamespaceKind::Pid,
+        LinuxNamespaceType::Network => NamespaceKind::Network,
+        LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
+        LinuxNamespaceType::Uts => NamespaceKind::Uts,
+        LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
+        LinuxNamespaceType::Time => NamespaceKind::Time,
     }
 }
 
@@ -171,7 +112,7 @@ impl Namespaces {
     }
 
     fn add(&mut self, index: usize, namespace: &LinuxNamespace) -> Result<()> {
-        let kind = NamespaceKind::from(namespace.typ());
+        let kind = kind(namespace.typ());
         if self.has(kind) {
             return Err(Error::invalid(
                 "linux.namespaces",

@@ -1,5 +1,6 @@
 //! How the kernel serves a process: CPU and I/O schedulers, CPUs, memory nodes.
 
+use hiber_sys::scheduling::{CpuScheduler, MemoryPolicy};
 use oci_spec::runtime::{
     ExecCPUAffinity, IOPriorityClass, Linux, LinuxMemoryPolicy, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler,
@@ -19,29 +20,6 @@ pub struct Scheduling {
     pub has_cpuset: bool,
 }
 
-/// The fields of `struct sched_attr` (sched_setattr(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuScheduler {
-    /// A `SCHED_*` number.
-    pub policy: u32,
-    pub flags: u64,
-    pub nice: i32,
-    pub priority: u32,
-    /// Nanoseconds, as the two that follow; of SCHED_DEADLINE alone.
-    pub runtime: u64,
-    pub deadline: u64,
-    pub period: u64,
-}
-
-/// set_mempolicy(2)'s arguments.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryPolicy {
-    /// An `MPOL_*` number with its `MPOL_F_*` flags.
-    pub mode: i32,
-    /// Ascending.
-    pub nodes: Vec<usize>,
-}
-
 /// The CPUs of a process that joins a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Affinity {
@@ -59,49 +37,46 @@ impl Scheduling {
         let cpus =
             linux.resources().as_ref().and_then(|r| r.cpu().as_ref()).and_then(|c| c.cpus().as_deref());
         Ok(Self {
-            cpu: process.scheduler().as_ref().map(CpuScheduler::new).transpose()?,
+            cpu: process.scheduler().as_ref().map(cpu_scheduler).transpose()?,
             io_priority: io_priority(process)?,
-            memory: linux.memory_policy().as_ref().map(MemoryPolicy::new).transpose()?,
+            memory: linux.memory_policy().as_ref().map(memory_policy).transpose()?,
             has_cpuset: cpus.is_some_and(|c| !c.is_empty()),
         })
     }
 }
 
-impl CpuScheduler {
-    fn new(scheduler: &Scheduler) -> Result<Self> {
-        use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedOther, SchedRr};
-        let policy = *scheduler.policy();
-        let nice = scheduler.nice().unwrap_or(0);
-        if matches!(policy, SchedOther | SchedBatch) && !(-20..=19).contains(&nice) {
-            let problem = format!("{nice} is not between -20 and 19, as {policy} needs it");
-            return Err(Error::invalid("process.scheduler.nice", problem));
-        }
-        let priority = scheduler.priority().unwrap_or(0);
-        if priority != 0 && !matches!(policy, SchedFifo | SchedRr) {
-            let problem = "scheduler.priority can only be specified for SchedFIFO or SchedRR policy";
-            return Err(Error::invalid("process.scheduler.priority", problem));
-        }
-        let priority = u32::try_from(priority).map_err(|_| {
-            Error::invalid("process.scheduler.priority", format!("{priority} is less than 0"))
-        })?;
-        let times = [scheduler.runtime(), scheduler.deadline(), scheduler.period()].map(|t| t.unwrap_or(0));
-        if policy != SchedDeadline && times != [0; 3] {
-            let problem = "runtime, deadline and period can only be specified for SCHED_DEADLINE";
-            return Err(Error::invalid("process.scheduler", problem));
-        }
-        let [runtime, deadline, period] = times;
-        // sched(7); no period is the deadline's
-        if runtime > deadline {
-            let problem = format!("{runtime} is more than deadline, {deadline}");
-            return Err(Error::invalid("process.scheduler.runtime", problem));
-        }
-        if period != 0 && deadline > period {
-            let problem = format!("{deadline} is more than period, {period}");
-            return Err(Error::invalid("process.scheduler.deadline", problem));
-        }
-        let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| bits | scheduler_flag(*flag));
-        Ok(Self { policy: policy_number(policy), flags, nice, priority, runtime, deadline, period })
+fn cpu_scheduler(scheduler: &Scheduler) -> Result<CpuScheduler> {
+    use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedOther, SchedRr};
+    let policy = *scheduler.policy();
+    let nice = scheduler.nice().unwrap_or(0);
+    if matches!(policy, SchedOther | SchedBatch) && !(-20..=19).contains(&nice) {
+        let problem = format!("{nice} is not between -20 and 19, as {policy} needs it");
+        return Err(Error::invalid("process.scheduler.nice", problem));
     }
+    let priority = scheduler.priority().unwrap_or(0);
+    if priority != 0 && !matches!(policy, SchedFifo | SchedRr) {
+        let problem = "scheduler.priority can only be specified for SchedFIFO or SchedRR policy";
+        return Err(Error::invalid("process.scheduler.priority", problem));
+    }
+    let priority = u32::try_from(priority)
+        .map_err(|_| Error::invalid("process.scheduler.priority", format!("{priority} is less than 0")))?;
+    let times = [scheduler.runtime(), scheduler.deadline(), scheduler.period()].map(|t| t.unwrap_or(0));
+    if policy != SchedDeadline && times != [0; 3] {
+        let problem = "runtime, deadline and period can only be specified for SCHED_DEADLINE";
+        return Err(Error::invalid("process.scheduler", problem));
+    }
+    let [runtime, deadline, period] = times;
+    // sched(7); no period is the deadline's
+    if runtime > deadline {
+        let problem = format!("{runtime} is more than deadline, {deadline}");
+        return Err(Error::invalid("process.scheduler.runtime", problem));
+    }
+    if period != 0 && deadline > period {
+        let problem = format!("{deadline} is more than period, {period}");
+        return Err(Error::invalid("process.scheduler.deadline", problem));
+    }
+    let flags = scheduler.flags().iter().flatten().fold(0, |bits, flag| bits | scheduler_flag(*flag));
+    Ok(CpuScheduler { policy: policy_number(policy), flags, nice, priority, runtime, deadline, period })
 }
 
 /// linux/sched.h
@@ -148,39 +123,31 @@ fn io_priority(process: &Process) -> Result<Option<u16>> {
     }
 }
 
-impl MemoryPolicy {
-    fn new(policy: &LinuxMemoryPolicy) -> Result<Self> {
-        use MemoryPolicyModeType as Mode;
-        let nodes = match policy.nodes().as_deref() {
-            None | Some("") => Vec::new(),
-            Some(text) => numbers(text).map_err(|why| {
-                Error::invalid(
-                    "linux.memoryPolicy.nodes",
-                    format!("invalid memory policy nodes {text:?}: {why}"),
-                )
-            })?,
-        };
-        let count = nodes.len();
-        let problem = match policy.mode() {
-            Mode::MpolDefault | Mode::MpolLocal if count != 0 => {
-                format!("memory policy mode requires 0 nodes but got {count}")
-            }
-            Mode::MpolBind
-            | Mode::MpolInterleave
-            | Mode::MpolPreferredMany
-            | Mode::MpolWeightedInterleave
-                if count == 0 =>
-            {
-                "memory policy mode requires at least one node but got 0".into()
-            }
-            _ => String::new(),
-        };
-        if !problem.is_empty() {
-            return Err(Error::invalid("linux.memoryPolicy.nodes", problem));
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
+    use MemoryPolicyModeType as Mode;
+    let nodes = match policy.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(text) => numbers(text).map_err(|why| {
+            Error::invalid("linux.memoryPolicy.nodes", format!("invalid memory policy nodes {text:?}: {why}"))
+        })?,
+    };
+    let count = nodes.len();
+    let problem = match policy.mode() {
+        Mode::MpolDefault | Mode::MpolLocal if count != 0 => {
+            format!("memory policy mode requires 0 nodes but got {count}")
         }
-        let flags = policy.flags().iter().flatten().fold(0, |bits, flag| bits | memory_flag(*flag));
-        Ok(Self { mode: mode_number(policy.mode()) | flags, nodes })
+        Mode::MpolBind | Mode::MpolInterleave | Mode::MpolPreferredMany | Mode::MpolWeightedInterleave
+            if count == 0 =>
+        {
+            "memory policy mode requires at least one node but got 0".into()
+        }
+        _ => String::new(),
+    };
+    if !problem.is_empty() {
+        return Err(Error::invalid("linux.memoryPolicy.nodes", problem));
     }
+    let flags = policy.flags().iter().flatten().fold(0, |bits, flag| bits | memory_flag(*flag));
+    Ok(MemoryPolicy { mode: mode_number(policy.mode()) | flags, nodes })
 }
 
 /// The modes of `linux.memoryPolicy`, for `features`.
@@ -281,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_would_refuse_is_refused_with_its_field() {
-        let check = |json: serde_json::Value| CpuScheduler::new(&serde_json::from_value(json).unwrap());
+        let check = |json: serde_json::Value| cpu_scheduler(&serde_json::from_value(json).unwrap());
         use serde_json::json;
         let deadline =
             json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3, "nice": 30});
@@ -302,7 +269,7 @@ mod tests {
     fn memory_policies_want_the_right_number_of_nodes() {
         let check = |mode: &str, nodes: &str| {
             let json = serde_json::json!({"mode": mode, "nodes": nodes, "flags": ["MPOL_F_STATIC_NODES"]});
-            MemoryPolicy::new(&serde_json::from_value(json).unwrap())
+            memory_policy(&serde_json::from_value(json).unwrap())
         };
         assert_eq!(check("MPOL_BIND", "0").unwrap(), MemoryPolicy { mode: 2 | 1 << 15, nodes: vec![0] });
         assert!(check("MPOL_BIND", "").is_err());

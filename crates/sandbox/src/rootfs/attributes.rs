@@ -10,8 +10,8 @@ use super::resolve::Root;
 use crate::error::Context;
 use crate::inside::inside;
 use crate::plan::{MountPlan, NamespaceKind};
-use crate::sys::mount::{MountAttributes, mount_setattr};
-use crate::{Error, Result, SysError};
+use crate::{Result, SysError};
+use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 const ATIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
 /// What a user namespace may not take away, by the names of mountinfo and of mount(2).
@@ -38,14 +38,14 @@ pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bo
     } else {
         match change(tree, own, false) {
             // The kernel does not say which are locked.
-            Err(Error::Sys(e)) if e.errno == libc::EPERM => {
+            Err(e) if e.errno == libc::EPERM => {
                 let present = present(source, false)?.first().copied().unwrap_or_default();
                 change(tree, keeping(own, step.cleared, present)?, false)?;
             }
             done => done?,
         }
     }
-    change(tree, recursive, true)
+    Ok(change(tree, recursive, true)?)
 }
 
 /// Has no symbolic links followed in the mounts at `points` of process `pid`, whose mount namespace is its own.
@@ -57,7 +57,7 @@ pub fn set_nosymfollow(pid: i32, points: &[PathBuf]) -> Result<()> {
         let root = Root::open_path(Path::new("/"))?;
         let attributes = MountAttributes { set: libc::MOUNT_ATTR_NOSYMFOLLOW, ..Default::default() };
         points.iter().try_for_each(|point| {
-            let done = root.open(point, OFlags::PATH).map_err(Into::into);
+            let done = root.open(point, OFlags::PATH);
             let done = done.and_then(|mount| mount_setattr(mount.as_fd(), attributes, false));
             done.context(format!("have no symbolic links followed in {}", point.display()))
         })
@@ -65,15 +65,13 @@ pub fn set_nosymfollow(pid: i32, points: &[PathBuf]) -> Result<()> {
     inside(pid, &[NamespaceKind::Mount], set)?
 }
 
-fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Result<()> {
+fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Result<(), SysError> {
     if attributes.is_empty() {
         return Ok(());
     }
     match mount_setattr(tree.as_fd(), attributes, recursive) {
         // Linux 5.14 learned to clear this one.
-        Err(Error::Sys(e))
-            if e.errno == libc::EINVAL && attributes.clear & libc::MOUNT_ATTR_NOSYMFOLLOW != 0 =>
-        {
+        Err(e) if e.errno == libc::EINVAL && attributes.clear & libc::MOUNT_ATTR_NOSYMFOLLOW != 0 => {
             let clear = attributes.clear & !libc::MOUNT_ATTR_NOSYMFOLLOW;
             mount_setattr(tree.as_fd(), MountAttributes { clear, ..attributes }, recursive)
         }

@@ -9,8 +9,8 @@ use super::filesystem::{self, New};
 use super::resolve::Point;
 use super::{attach, attach_below, clone_path};
 use crate::plan::{CgroupMount, MountPlan, RootPlan};
-use crate::sys::mount::{MountAttributes, attributes, mount_setattr};
 use crate::{Error, Result, SysError};
+use hiber_sys::mount::{MountAttributes, attributes, mount_setattr};
 
 /// The container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host. Gives the mount,
 /// where its descriptor is known.
@@ -88,5 +88,5 @@ fn bound(path: &Path, flags: u64) -> Result<OwnedFd> {
 /// The per-mount part of mount(2) flags, as attributes.
 fn set_mount_flags(mount: &OwnedFd, flags: u64) -> Result<()> {
     let set = attributes(flags) & !libc::MOUNT_ATTR__ATIME & !libc::MOUNT_ATTR_NODIRATIME;
-    mount_setattr(mount.as_fd(), MountAttributes { set, ..Default::default() }, false)
+    Ok(mount_setattr(mount.as_fd(), MountAttributes { set, ..Default::default() }, false)?)
 }

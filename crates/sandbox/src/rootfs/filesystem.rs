@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::resolve::fd_path;
-use crate::sys::mount::attributes;
 use crate::{Error, Result, SysError};
+use hiber_sys::mount::attributes;
 
 /// A filesystem to be mounted: the arguments of mount(2).
 pub(super) struct New<'a> {

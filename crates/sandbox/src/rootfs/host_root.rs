@@ -9,8 +9,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::{attach_at_path, clone_path};
 use crate::plan::RootPlan;
-use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Result, SysError};
+use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 /// The copy, which is mounted nowhere yet.
 #[derive(Debug)]

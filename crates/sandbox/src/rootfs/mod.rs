@@ -36,9 +36,9 @@ pub use restorable::Restorable;
 
 use crate::error::Context;
 use crate::plan::{InitPlan, MountSource, RootPlan};
-use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError};
+use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 /// Of directories that the image lacks.
 const DIR_MODE: Mode = Mode::from_raw_mode(0o755);

@@ -14,8 +14,8 @@ use super::{attach, attributes, cgroup, clone_path, is_procfs};
 use crate::error::Context;
 use crate::inside;
 use crate::plan::{MountPlan, MountSource, NamespaceKind, RootPlan};
-use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::{Error, Result, SysError};
+use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 const TRACEFS: &str = "tracefs";
 
@@ -222,5 +222,5 @@ fn just_mounted(root: &Root, step: &MountPlan, point: &Point) -> Result<OwnedFd>
 /// A tmpfs that is to be read-only had to be writable until now.
 pub(super) fn finish_readonly(tmpfs: &OwnedFd) -> Result<()> {
     let readonly = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
-    mount_setattr(tmpfs.as_fd(), readonly, false)
+    Ok(mount_setattr(tmpfs.as_fd(), readonly, false)?)
 }

@@ -35,10 +35,11 @@ mod spans;
 
 use std::path::PathBuf;
 
+use hiber_sys::seccomp as sys;
+pub use hiber_sys::seccomp::SockFilter;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompFilterFlag};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::seccomp as sys;
 use crate::{Error, Result};
 use arch::Abi;
 pub use arch::NATIVE;
@@ -50,32 +51,6 @@ use spans::Span;
 
 /// The longest program that the kernel takes (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
-
-/// One instruction of classic BPF: `struct sock_filter` (linux/filter.h). Stored as one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "u64", into = "u64")]
-pub struct SockFilter {
-    /// Operation.
-    pub code: u16,
-    /// Instructions to skip if the comparison holds.
-    pub jt: u8,
-    /// Instructions to skip if it does not.
-    pub jf: u8,
-    /// The operation's constant.
-    pub k: u32,
-}
-
-impl From<u64> for SockFilter {
-    fn from(n: u64) -> Self {
-        Self { code: (n >> 48) as u16, jt: (n >> 40) as u8, jf: (n >> 32) as u8, k: n as u32 }
-    }
-}
-
-impl From<SockFilter> for u64 {
-    fn from(i: SockFilter) -> Self {
-        Self::from(i.code) << 48 | Self::from(i.jt) << 40 | Self::from(i.jf) << 32 | Self::from(i.k)
-    }
-}
 
 /// A profile, ready for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

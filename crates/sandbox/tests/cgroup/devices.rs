@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use hiber_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Layout, Limits, device_filter};
-use hiber_sandbox::sys::bpf;
+use hiber_sys::bpf;
 
 use crate::host::*;
 

@@ -4,7 +4,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use hiber_sandbox::seccomp::{Program, compile, known_actions, known_flags, supported_flags};
-use hiber_sandbox::sys::seccomp::install;
+use hiber_sys::seccomp::install;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use serde_json::{Value, json};

@@ -1,5 +1,6 @@
 //! The seccomp compiler: against a model of the specification, against libseccomp, and in the
 //! kernel.
+#![forbid(unsafe_code)]
 
 mod captured;
 mod compare;

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use hiber_sandbox::sys::poll::readable_within;
-use hiber_sandbox::sys::signal::Signal;
+use hiber_sys::poll::readable_within;
+use hiber_sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::owner::Owner;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
-use hiber_sandbox::sys::socket::{device_address, option, set_option};
+use hiber_sys::socket::{device_address, option, set_option};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, netdevice};
 use serde::{Deserialize, Serialize};

@@ -7,10 +7,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::sys::ipc::{
-    Queue, find_segment, lock_segment, queues, remove_segment, segments, set_queue_bytes,
-};
-use hiber_sandbox::sys::process::setns;
+use hiber_sys::ipc::{Queue, find_segment, lock_segment, queues, remove_segment, segments, set_queue_bytes};
+use hiber_sys::process::setns;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use hiber_memory::Stopped;
-use hiber_sandbox::plan::MemoryPolicy;
+use hiber_sys::scheduling::MemoryPolicy;
 use syscalls::Sysno;
 
 use super::switches::{errno, failed};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::sys::process::setns;
-use hiber_sandbox::sys::socket::{option, set_option};
+use hiber_sys::process::setns;
+use hiber_sys::socket::{option, set_option};
 use rustix::io::Errno;
 use rustix::net::{Protocol, SocketFlags, sockopt};
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use hiber_memory::{Seized, Stopped};
 use hiber_sandbox::cgroup::Cgroup;
-use hiber_sandbox::plan::MemoryPolicy;
-use hiber_sandbox::sys::ptrace::Dispatch;
+use hiber_sys::ptrace::Dispatch;
+use hiber_sys::scheduling::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 

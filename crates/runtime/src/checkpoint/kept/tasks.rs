@@ -5,10 +5,9 @@ use std::path::Path;
 
 use hiber_sandbox::SysError;
 use hiber_sandbox::cgroup::Cpusets;
-use hiber_sandbox::plan::CpuScheduler;
-use hiber_sandbox::sys::scheduling::{
-    affinity, cpu_set, set_affinity, set_thread_io_priority, set_thread_scheduler, thread_io_priority,
-    thread_scheduler,
+use hiber_sys::scheduling::{
+    CpuScheduler, affinity, cpu_set, set_affinity, set_thread_io_priority, set_thread_scheduler,
+    thread_io_priority, thread_scheduler,
 };
 use rustix::io::Errno;
 use rustix::thread::CpuSet;
@@ -253,7 +252,7 @@ fn count(list: &str) -> usize {
 /// A machine that has none of these processors runs the thread where it can.
 fn put_affinity(thread: Number, processors: &[usize]) -> Result<()> {
     match set_affinity(Some(thread.outer), &cpu_set(processors.iter().copied())) {
-        Err(hiber_sandbox::Error::Sys(e)) if e.errno == Errno::INVAL.raw_os_error() => {
+        Err(e) if e.errno == Errno::INVAL.raw_os_error() => {
             let inner = thread.inner;
             tracing::warn!("thread {inner} ran on processors {processors:?}, of which there are none here");
             Ok(())

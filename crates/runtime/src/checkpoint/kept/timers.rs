@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use hiber_sandbox::sys::ioctl::set_timer_ticks;
+use hiber_sys::ioctl::set_timer_ticks;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_gettime, timerfd_settime,
 };

@@ -12,7 +12,7 @@ use hiber_criu::External;
 use hiber_sandbox::mountinfo::{self, Mount};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::Root;
-use hiber_sandbox::sys::process::setns;
+use hiber_sys::process::setns;
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;

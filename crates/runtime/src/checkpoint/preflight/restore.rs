@@ -11,7 +11,7 @@ use hiber_criu::{ImageDirectory, Images, NetworkLock, Session};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::plan::{MountSource, NamespaceKind};
 use hiber_sandbox::rootfs::resolve::Root;
-use hiber_sandbox::sys::process::setns;
+use hiber_sys::process::setns;
 
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,

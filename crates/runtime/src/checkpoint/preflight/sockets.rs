@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ::procfs::net::{TcpNetEntry, TcpState};
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::sys::process::setns;
+use hiber_sys::process::setns;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName};

@@ -280,7 +280,7 @@ pub(super) fn check(
         nested(findings, task, first);
         // This process has never asked for anything to be undone.
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        if hiber_sandbox::sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same) {
+        if hiber_sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same) {
             findings.of(task, &UNDO, "it has used semaphores with SEM_UNDO");
         }
         other_user(findings, task, own_user_namespace);

@@ -1,8 +1,8 @@
 //! What processes are given back that CRIU forgets: no more than they could have asked the kernel for.
 
 use caps::Capability;
-use hiber_sandbox::plan::{CpuScheduler, NamespaceKind};
-use hiber_sandbox::sys::scheduling::thread_io_priority;
+use hiber_sandbox::plan::NamespaceKind;
+use hiber_sys::scheduling::{CpuScheduler, thread_io_priority};
 
 use super::{Grant, Verdict};
 use crate::checkpoint::kept::Kept;

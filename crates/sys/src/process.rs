@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::signal::SIGNALS;
 use crate::{Result, SysError, ids};
 
-fn last(call: &str, args: impl Into<String>) -> crate::Error {
-    SysError::new(call, args, nix::errno::Errno::last_raw()).into()
+fn last(call: &str, args: impl Into<String>) -> SysError {
+    SysError::new(call, args, nix::errno::Errno::last_raw())
 }
 
 /// Joins namespaces: `fd` is a namespace and `flags` its kind or 0, or a pidfd and any set of kinds (setns(2)).
@@ -69,7 +69,7 @@ pub fn join_session_keyring(name: &str) -> Result<bool> {
     if ring < 0 {
         return match nix::errno::Errno::last_raw() {
             libc::ENOSYS => Ok(false),
-            errno => Err(SysError::new("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", errno).into()),
+            errno => Err(SysError::new("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", errno)),
         };
     }
     // The possessor may do all; the user may view, read, link and search: without the last no other process could join it.
@@ -95,11 +95,11 @@ pub fn reset_signals() -> Result<()> {
     }
     nix::sys::signal::SigSet::empty()
         .thread_set_mask()
-        .map_err(|e| SysError::new("sigprocmask", "to unblock all signals", e as i32).into())
+        .map_err(|e| SysError::new("sigprocmask", "to unblock all signals", e as i32))
 }
 
 /// execve(2); returns only on failure.
-pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible, SysError> {
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible> {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
@@ -112,7 +112,7 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallib
 /// setgroups(2) of the calling, single-threaded process.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
     if groups.iter().any(|group| *group > ids::MAX) {
-        return Err(SysError::new("setgroups", format!("{groups:?}"), libc::EINVAL).into());
+        return Err(SysError::new("setgroups", format!("{groups:?}"), libc::EINVAL));
     }
     // SAFETY: the pointer and the length belong to one slice.
     if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } < 0 {
@@ -125,7 +125,7 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
 pub fn become_user(uid: u32, gid: u32) -> Result<()> {
     for (call, id) in [("setresgid", gid), ("setresuid", uid)] {
         if id > ids::MAX {
-            return Err(SysError::new(call, id.to_string(), libc::EINVAL).into());
+            return Err(SysError::new(call, id.to_string(), libc::EINVAL));
         }
     }
     // SAFETY: integers only.
@@ -158,7 +158,7 @@ pub fn drop_from_bounding_set(capability: u8) -> Result<bool> {
     }
     match nix::errno::Errno::last_raw() {
         libc::EINVAL => Ok(false),
-        errno => Err(SysError::new("prctl", format!("PR_CAPBSET_DROP {capability}"), errno).into()),
+        errno => Err(SysError::new("prctl", format!("PR_CAPBSET_DROP {capability}"), errno)),
     }
 }
 
@@ -181,7 +181,7 @@ pub fn raise_ambient(capability: u8) -> Result<()> {
 ///
 /// # Errors
 /// The kernel compares nothing (CONFIG_KCMP), or the caller may not look at the processes.
-pub fn shares_undo_list(one: i32, other: i32) -> Result<bool, SysError> {
+pub fn shares_undo_list(one: i32, other: i32) -> Result<bool> {
     /// linux/kcmp.h
     const KCMP_SYSVSEM: i32 = 6;
     // SAFETY: kcmp(2) takes numbers alone.

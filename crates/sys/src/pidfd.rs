@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::SysError;
+use crate::{Result, SysError};
 
 /// `struct pidfd_info` of uapi/linux/pidfd.h in its first version; later ones only grow at the end.
 #[repr(C)]

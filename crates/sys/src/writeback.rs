@@ -22,7 +22,7 @@ pub fn begin_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result
     };
     if r < 0 {
         let args = format!("{length} bytes from {offset} on");
-        return Err(SysError::new("sync_file_range", args, nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("sync_file_range", args, nix::errno::Errno::last_raw()));
     }
     Ok(())
 }

@@ -52,8 +52,7 @@ pub fn attributes(flags: u64) -> u64 {
 pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive: bool) -> Result<()> {
     let userns_fd = user_namespace.as_raw_fd() as u64;
     let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
-    set(mount, &attr, recursive)
-        .map_err(|errno| SysError::new("mount_setattr", "MOUNT_ATTR_IDMAP", errno).into())
+    set(mount, &attr, recursive).map_err(|errno| SysError::new("mount_setattr", "MOUNT_ATTR_IDMAP", errno))
 }
 
 /// Changes the attributes of the mount whose root is `mount`, or of all below it (Linux 5.12).
@@ -69,7 +68,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursi
             "set {:#x} clear {:#x} propagation {:#x}",
             attributes.set, attributes.clear, attributes.propagation
         );
-        SysError::new("mount_setattr", args, errno).into()
+        SysError::new("mount_setattr", args, errno)
     })
 }
 

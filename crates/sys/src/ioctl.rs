@@ -18,7 +18,7 @@ pub fn loopback_up() -> Result<()> {
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads the ifreq that outlives the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request) } < 0 {
-        return Err(SysError::new("ioctl", "SIOCSIFFLAGS lo up", nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("ioctl", "SIOCSIFFLAGS lo up", nix::errno::Errno::last_raw()));
     }
     Ok(())
 }
@@ -27,7 +27,7 @@ pub fn loopback_up() -> Result<()> {
 pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: TIOCSCTTY takes an integer.
     if unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) } < 0 {
-        return Err(SysError::new("ioctl", "TIOCSCTTY", nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("ioctl", "TIOCSCTTY", nix::errno::Errno::last_raw()));
     }
     Ok(())
 }
@@ -49,7 +49,7 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: the request takes no argument.
     let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) };
     if kind < 0 {
-        return Err(SysError::new("ioctl", "NS_GET_NSTYPE", nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("ioctl", "NS_GET_NSTYPE", nix::errno::Errno::last_raw()));
     }
     Ok(kind as u64)
 }

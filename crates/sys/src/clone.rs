@@ -78,7 +78,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let errno = last_errno();
     drop(old_mask);
     if pid < 0 {
-        return Err(SysError::new("clone3", namespace_names(spawn.namespaces), errno).into());
+        return Err(SysError::new("clone3", namespace_names(spawn.namespaces), errno));
     }
     // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -161,7 +161,7 @@ pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<
     let errno = last_errno();
     drop(old_mask);
     if pid < 0 {
-        return Err(SysError::new("clone3", "with a new user namespace", errno).into());
+        return Err(SysError::new("clone3", "with a new user namespace", errno));
     }
     // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -194,7 +194,7 @@ impl SingleThreaded {
             .map_err(|e| SysError::io("read", path, &e))?;
         // Field 20, num_threads; what follows the command starts with field 3 (proc_pid_stat(5)).
         if stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(17)) != Some("1") {
-            return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY).into());
+            return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY));
         }
         Ok(Self(()))
     }
@@ -211,13 +211,13 @@ pub fn fork_sibling(_: SingleThreaded, namespaces: u64) -> Result<Sibling> {
     match pid {
         0 => Ok(Sibling::Child),
         pid if pid > 0 => Ok(Sibling::Parent(pid as i32)),
-        _ => Err(SysError::new("clone3", namespace_names(namespaces), last_errno()).into()),
+        _ => Err(SysError::new("clone3", namespace_names(namespaces), last_errno())),
     }
 }
 
 /// `NEWNS|NEWPID`-like names of clone flags, for messages.
 fn namespace_names(flags: u64) -> String {
-    let names: Vec<_> = crate::plan::NamespaceKind::ALL
+    let names: Vec<_> = crate::NamespaceKind::ALL
         .iter()
         .filter(|kind| flags & kind.clone_flag() != 0)
         .map(|kind| kind.as_str())

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::SysError;
+use crate::{Result, SysError};
 
 /// The kernel's last signal (`_NSIG`, asm-generic/signal.h).
 pub const SIGNALS: i32 = 64;
@@ -27,7 +27,7 @@ impl Signal {
     }
 
     /// Sends it to the process behind a pidfd (pidfd_send_signal(2)); the error ESRCH says that it is dead.
-    pub fn send(self, pidfd: BorrowedFd<'_>) -> Result<(), SysError> {
+    pub fn send(self, pidfd: BorrowedFd<'_>) -> Result<()> {
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: integers, and a null pointer where the kernel is to fill in the information itself.
         let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), self.0, no_info, 0) };

@@ -2,8 +2,35 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use crate::SysError;
-use crate::seccomp::SockFilter;
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, SysError};
+
+/// One instruction of classic BPF: `struct sock_filter` (linux/filter.h). Stored as one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub struct SockFilter {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip if the comparison holds.
+    pub jt: u8,
+    /// Instructions to skip if it does not.
+    pub jf: u8,
+    /// The operation's constant.
+    pub k: u32,
+}
+
+impl From<u64> for SockFilter {
+    fn from(n: u64) -> Self {
+        Self { code: (n >> 48) as u16, jt: (n >> 40) as u8, jf: (n >> 32) as u8, k: n as u32 }
+    }
+}
+
+impl From<SockFilter> for u64 {
+    fn from(i: SockFilter) -> Self {
+        Self::from(i.code) << 48 | Self::from(i.jt) << 40 | Self::from(i.jf) << 32 | Self::from(i.k)
+    }
+}
 
 /// Installs a filter on the calling thread. The thread must have set no_new_privs or have
 /// CAP_SYS_ADMIN in its user namespace, else EACCES.

@@ -5,9 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::error::SysError;
-
-type Result<T> = std::result::Result<T, SysError>;
+use crate::{Result, SysError};
 
 /// Commands of bpf(2).
 const PROG_LOAD: libc::c_int = 5;

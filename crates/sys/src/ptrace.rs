@@ -1,6 +1,6 @@
 //! Requests of ptrace(2) that nix leaves out. The calling thread traces the thread they are about, which is stopped.
 
-use crate::SysError;
+use crate::{Result, SysError};
 
 /// linux/ptrace.h
 const GETSIGMASK: libc::c_long = 0x420a;
@@ -22,7 +22,7 @@ pub enum GoOn {
 
 /// PTRACE_CONT, PTRACE_SYSCALL or PTRACE_DETACH, with this signal delivered first; none if it is 0. nix knows no real-time
 /// signals.
-pub fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<(), SysError> {
+pub fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<()> {
     let request = match how {
         GoOn::Freely => 7,
         GoOn::ToCall => 24,
@@ -65,7 +65,7 @@ fn failed(request: &str, tid: i32) -> SysError {
 }
 
 /// The signals that the thread blocks. Where a call has others meanwhile (sigsuspend(2)), it is those that it goes back to.
-pub fn signal_mask(tid: i32) -> Result<u64, SysError> {
+pub fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask = 0u64;
     // SAFETY: the kernel writes as many bytes as it is told that there are.
     let r = unsafe { libc::syscall(libc::SYS_ptrace, GETSIGMASK, tid, size_of::<u64>(), &raw mut mask) };
@@ -73,7 +73,7 @@ pub fn signal_mask(tid: i32) -> Result<u64, SysError> {
 }
 
 /// Has the thread block these signals; SIGKILL and SIGSTOP are left out.
-pub fn set_signal_mask(tid: i32, mask: u64) -> Result<(), SysError> {
+pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     // SAFETY: a live mask of the size that the kernel is told.
     let r = unsafe { libc::syscall(libc::SYS_ptrace, SETSIGMASK, tid, size_of::<u64>(), &raw const mask) };
     if r < 0 { Err(failed("PTRACE_SETSIGMASK", tid)) } else { Ok(()) }
@@ -100,7 +100,7 @@ pub fn dispatch(tid: i32) -> Option<Dispatch> {
 }
 
 /// Gives the thread this dispatch of system calls.
-pub fn set_dispatch(tid: i32, to: &Dispatch) -> Result<(), SysError> {
+pub fn set_dispatch(tid: i32, to: &Dispatch) -> Result<()> {
     let (request, size) = (SET_SYSCALL_USER_DISPATCH_CONFIG, size_of::<Dispatch>());
     // SAFETY: a live structure of the size that the kernel is told.
     let r = unsafe { libc::syscall(libc::SYS_ptrace, request, tid, size, &raw const *to) };

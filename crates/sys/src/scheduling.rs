@@ -2,9 +2,32 @@
 
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
+use serde::{Deserialize, Serialize};
 
-use crate::plan::{CpuScheduler, MemoryPolicy};
 use crate::{Result, SysError};
+
+/// The fields of `struct sched_attr` (sched_setattr(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuScheduler {
+    /// A `SCHED_*` number.
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds, as the two that follow; of SCHED_DEADLINE alone.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// set_mempolicy(2)'s arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// An `MPOL_*` number with its `MPOL_F_*` flags.
+    pub mode: i32,
+    /// Ascending.
+    pub nodes: Vec<usize>,
+}
 
 /// `struct sched_attr` (sched_setattr(2)). Its first version, which every kernel takes, ends before the clamps of Linux 5.3.
 #[repr(C)]
@@ -28,16 +51,12 @@ const FIRST_VERSION: u32 = 48;
 const CLAMPS: u64 = 0x20 | 0x40;
 
 /// sched_setattr(2) of the calling thread.
-pub fn set_cpu_scheduler(wanted: &CpuScheduler) -> Result<(), SysError> {
+pub fn set_cpu_scheduler(wanted: &CpuScheduler) -> Result<()> {
     set_thread_scheduler(0, wanted, None)
 }
 
 /// sched_setattr(2) of thread `tid`, which is the calling one if 0. `clamps` bound its utilisation, in 1024ths.
-pub fn set_thread_scheduler(
-    tid: i32,
-    wanted: &CpuScheduler,
-    clamps: Option<[u32; 2]>,
-) -> Result<(), SysError> {
+pub fn set_thread_scheduler(tid: i32, wanted: &CpuScheduler, clamps: Option<[u32; 2]>) -> Result<()> {
     let CpuScheduler { policy, mut flags, nice, priority, runtime, deadline, period } = *wanted;
     let (mut size, [util_min, util_max]) = (FIRST_VERSION, clamps.unwrap_or_default());
     if clamps.is_some() {
@@ -61,7 +80,7 @@ pub fn thread_scheduler(tid: i32) -> Result<(CpuScheduler, [u32; 2])> {
     let size = size_of::<SchedAttr>();
     // SAFETY: a live structure and its size.
     if unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size, 0) } < 0 {
-        return Err(SysError::new("sched_getattr", tid.to_string(), nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("sched_getattr", tid.to_string(), nix::errno::Errno::last_raw()));
     }
     let SchedAttr { policy, flags, nice, priority, runtime, deadline, period, util_min, util_max, .. } = attr;
     let scheduler =
@@ -82,7 +101,7 @@ pub fn set_thread_io_priority(tid: i32, value: u16) -> Result<()> {
     // SAFETY: integers only.
     if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, libc::c_int::from(value)) } < 0 {
         let args = format!("class {}, level {}", value >> 13, value & 0x1fff);
-        return Err(SysError::new("ioprio_set", args, nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("ioprio_set", args, nix::errno::Errno::last_raw()));
     }
     Ok(())
 }
@@ -92,7 +111,7 @@ pub fn thread_io_priority(tid: i32) -> Result<u16> {
     // SAFETY: integers only.
     let value = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
     let failed = || SysError::new("ioprio_get", tid.to_string(), nix::errno::Errno::last_raw());
-    Ok(u16::try_from(value).map_err(|_| failed())?)
+    u16::try_from(value).map_err(|_| failed())
 }
 
 /// set_mempolicy(2).
@@ -108,7 +127,7 @@ pub fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
     // SAFETY: the pointer is null, or the mask has the number of bits that the kernel reads of it.
     if unsafe { libc::syscall(libc::SYS_set_mempolicy, policy.mode, pointer, bits) } < 0 {
         let args = format!("mode {:#x}, nodes {:?}", policy.mode, policy.nodes);
-        return Err(SysError::new("set_mempolicy", args, nix::errno::Errno::last_raw()).into());
+        return Err(SysError::new("set_mempolicy", args, nix::errno::Errno::last_raw()));
     }
     Ok(())
 }
@@ -116,13 +135,13 @@ pub fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
 /// sched_setaffinity(2) of a process, or of the calling thread.
 pub fn set_affinity(pid: Option<i32>, cpus: &CpuSet) -> Result<()> {
     rustix::thread::sched_setaffinity(pid.and_then(Pid::from_raw), cpus)
-        .map_err(|e| SysError::new("sched_setaffinity", format!("{cpus:?}"), e.raw_os_error()).into())
+        .map_err(|e| SysError::new("sched_setaffinity", format!("{cpus:?}"), e.raw_os_error()))
 }
 
 /// The CPUs of a process, or of the calling thread.
 pub fn affinity(pid: Option<i32>) -> Result<CpuSet> {
     rustix::thread::sched_getaffinity(pid.and_then(Pid::from_raw))
-        .map_err(|e| SysError::new("sched_getaffinity", "", e.raw_os_error()).into())
+        .map_err(|e| SysError::new("sched_getaffinity", "", e.raw_os_error()))
 }
 
 /// A set of CPUs by their numbers; those past the kernel's structure are left out.
