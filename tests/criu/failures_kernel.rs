@@ -79,6 +79,13 @@ fn what_is_to_be_undone_is_warned_of() {
 }
 
 #[test]
+fn threads_alone_have_nothing_to_be_undone() {
+    require!(Root, Criu, OddProgram);
+    let report = preflight(&run_odd(odd("threads")), &[]);
+    assert!(finding(&report, "sem-undo").is_none(), "{report:#}");
+}
+
+#[test]
 fn the_controlling_terminal_by_its_common_name() {
     require!(Root, Criu, OddProgram);
     let c = run_odd(odd("dev-tty"));

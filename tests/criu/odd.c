@@ -242,6 +242,13 @@ static void undo(void)
 	must(semop(must(semget(77, 1, 0600 | IPC_CREAT)), &up, 1));
 }
 
+static void threads(void)
+{
+	pthread_t unused;
+	if (pthread_create(&unused, NULL, thread, NULL))
+		exit(1);
+}
+
 /* mq_open(3) without its library */
 /* In a group that CRIU has no room for. */
 static void netlink_groups(void)
@@ -375,6 +382,8 @@ static void make(const char *kind)
 		landlock();
 	else if (KIND("undo"))
 		undo();
+	else if (KIND("threads"))
+		threads();
 	else if (KIND("dev-tty"))
 		dev_tty();
 	else if (KIND("ended-proc"))

@@ -113,7 +113,7 @@ fn failed(call: &str, id: i32, e: Errno) -> Error {
 }
 
 /// Does something in the IPC namespace of a process, on a thread that joins it and ends.
-fn inside<T: Send>(pid: i32, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(in crate::checkpoint) fn inside<T: Send>(pid: i32, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = format!("/proc/{pid}/ns/ipc");
     let namespace = File::open(&path).map_err(|e| Error::file(Path::new(&path), &e))?;
     let there = || {

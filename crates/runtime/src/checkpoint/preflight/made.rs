@@ -4,7 +4,6 @@
 //! the host's, or what is the host's would be copied: so every dump asks this before it stops anything.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,6 @@ use hiber_criu::External;
 use hiber_sandbox::mountinfo::{self, Mount};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::Root;
-use hiber_sys::process::setns;
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
@@ -23,10 +21,9 @@ use super::table::{
 };
 use super::tasks::Proc;
 use super::{Accepted, Findings};
-use crate::checkpoint::{Bind, Direction, Outside, destinations, named_points, outside, shared, utf8};
+use crate::checkpoint::{Bind, Direction, Outside, destinations, kept, named_points, outside, shared, utf8};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::host::threads::apart;
 
 /// File systems that CRIU makes anew and whose content is the kernel's, so that it is the same wherever they are mounted.
 const REMADE: [&str; 12] = [
@@ -358,26 +355,20 @@ fn queue_names(dir: OwnedFd) -> Vec<String> {
     names.filter(|name| name != "." && name != "..").collect()
 }
 
-/// The message queues in the IPC namespace of a process, by a mount of them on no path; asked by a thread that joins it.
+/// The message queues in the IPC namespace of a process, by a mount of them on no path.
 fn hidden_queues(pid: i32) -> Result<Vec<String>> {
-    let path = format!("/proc/{pid}/ns/ipc");
-    let namespace = File::open(&path).map_err(|e| Error::file(Path::new(&path), &e))?;
     let mount = || -> rustix::io::Result<OwnedFd> {
         let context = fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(context.as_fd())?;
         let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         rustix::fs::openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
     };
-    let ask = || {
-        setns(namespace.as_fd(), NamespaceKind::Ipc.clone_flag(), "into the container's IPC namespace")?;
-        match mount() {
-            Ok(dir) => Ok(queue_names(dir)),
-            // a kernel without them
-            Err(Errno::NODEV) => Ok(Vec::new()),
-            Err(e) => Err(Error::sys("fsmount", "mqueue", e)),
-        }
-    };
-    apart("a look at the container's message queues", ask)
+    kept::ipc::inside(pid, || match mount() {
+        Ok(dir) => Ok(queue_names(dir)),
+        // a kernel without them
+        Err(Errno::NODEV) => Ok(Vec::new()),
+        Err(e) => Err(Error::sys("fsmount", "mqueue", e)),
+    })
 }
 
 /// The links of /proc to the files that a process has open or mapped, or is in.

@@ -159,7 +159,7 @@ checks! {
         "a process has /dev/tty open; CRIU saves that only if the same process is the first that has the terminal open",
         "let it close /dev/tty, or open the terminal by its name instead";
     UNDO: "sem-undo", Checkpoint, Warning,
-        "a process has used semaphores with SEM_UNDO: after a restore nothing is undone at its end",
+        "a process may have used semaphores with SEM_UNDO: after a restore nothing is undone at its end",
         "see that it releases what it holds before a checkpoint";
     WATCH: "watch", Checkpoint, Error,
         "a file of an overlay is watched by inotify or fanotify, and is found under no path",

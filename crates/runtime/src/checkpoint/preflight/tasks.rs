@@ -12,6 +12,7 @@ use super::table::{
     ZOMBIE_THREADS,
 };
 use super::{Findings, Process};
+use crate::checkpoint::kept;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::state::facts::Status as ContainerStatus;
@@ -278,13 +279,35 @@ pub(super) fn check(
             continue;
         }
         nested(findings, task, first);
-        // This process has never asked for anything to be undone.
-        let own = rustix::process::getpid().as_raw_nonzero().get();
-        if hiber_sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same) {
-            findings.of(task, &UNDO, "it has used semaphores with SEM_UNDO");
-        }
         other_user(findings, task, own_user_namespace);
     }
+    undone(findings, tasks, first);
+}
+
+/// Where semaphores may be changed at a process's end. A list of what is undone is not enough: whoever has made a thread
+/// has an empty one (CLONE_SYSVSEM).
+fn undone(findings: &mut Findings, tasks: &[Proc], first: &Proc) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let differs = |task: &&Proc| {
+        !task.is_dead() && hiber_sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same)
+    };
+    let listed: Vec<_> = tasks.iter().filter(differs).collect();
+    if !listed.is_empty() && has_semaphores(first) {
+        for task in listed {
+            findings.of(task, &UNDO, "it may have used semaphores with SEM_UNDO");
+        }
+    }
+}
+
+/// Whether there are System V semaphores in the IPC namespace of a process; proc_sysvipc(5) lists those of its reader.
+fn has_semaphores(process: &Proc) -> bool {
+    let lines = || {
+        let path = Path::new("/proc/sysvipc/sem");
+        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+        Ok(text.lines().count())
+    };
+    // the first line is a heading
+    kept::ipc::inside(process.pid, lines).is_ok_and(|lines| lines > 1)
 }
 
 fn nested(findings: &mut Findings, task: &Proc, first: &Proc) {
