@@ -291,6 +291,21 @@ fn what_is_given_back_is_no_more_than_config_json_grants() {
             json!({"switches": {"1": {"personality": 0x40_0000}}}),
             "the personality 0x400000",
         ),
+        (
+            "a node that none has",
+            json!({"switches": {"1": {"memoryPolicy": [2, [1u64 << 60]]}}}),
+            "takes memory from node 1152921504606846976",
+        ),
+        (
+            "an area's node",
+            json!({"memory": {"1": {"areas": [{"from": 4096, "to": 8192, "policy": [2, [4096]]}]}}}),
+            "takes memory from node 4096",
+        ),
+        (
+            "segments",
+            json!({"memory": {"1": {"descriptors": [[0, 0x0040_f301_0000_0fffu64]]}}}),
+            "has a local descriptor table, and config.json's filter forbids",
+        ),
         ("what is unknown", json!({"privileges": true}), "unknown field `privileges`"),
     ];
     for (what, kept, why) in cases {

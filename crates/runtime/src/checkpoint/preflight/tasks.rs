@@ -8,8 +8,8 @@ use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::resolve::Root;
 
 use super::table::{
-    BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING, ZOMBIE,
-    ZOMBIE_THREADS,
+    BESIDE, EXIT_SIGNAL, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING,
+    ZOMBIE, ZOMBIE_THREADS,
 };
 use super::{Findings, Process};
 use crate::checkpoint::kept;
@@ -19,6 +19,8 @@ use crate::state::facts::Status as ContainerStatus;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).
 const NOT_NESTED: [&str; 6] = ["pid", "user", "ipc", "uts", "time", "cgroup"];
+/// signal(7)
+const SIGCHLD: i32 = 17;
 /// How many processes a warning names.
 const MAX_NAMED: usize = 5;
 /// How many ancestors a process can have: as many as there can be processes (PID_MAX_LIMIT).
@@ -279,6 +281,14 @@ pub(super) fn check(
             continue;
         }
         nested(findings, task, first);
+        let signal = task.stat.exit_signal.unwrap_or(SIGCHLD);
+        if signal != SIGCHLD {
+            findings.of(
+                task,
+                &EXIT_SIGNAL,
+                format!("its parent gets signal {signal} at its end, not SIGCHLD"),
+            );
+        }
         other_user(findings, task, own_user_namespace);
     }
     undone(findings, tasks, first);
