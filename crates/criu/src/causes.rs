@@ -430,13 +430,15 @@ pub(crate) static CAUSES: &[Cause] = &[
     cause(
         &["Can't fork for", "File exists"],
         "a process number of the checkpoint is taken",
-        "restore into a pid namespace of its own, or stop the process that has the number",
+        "restore into a pid namespace of its own, or end what has the number: a process, a thread, or a session or \
+         process group, which lasts until the parents of its zombies have waited for them",
     )
     .found_by(&["pid"]),
     cause(
         &["Pid", "do not match expected"],
         "a process number of the checkpoint is taken",
-        "restore into a pid namespace of its own, or stop the process that has the number",
+        "restore into a pid namespace of its own, or end what has the number: a process, a thread, or a session or \
+         process group, which lasts until the parents of its zombies have waited for them",
     )
     .found_by(&["pid"]),
     cause(

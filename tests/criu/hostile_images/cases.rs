@@ -232,14 +232,18 @@ fn processes_with_more_than_config_json_grants_are_refused() {
         (
             "a limit",
             |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits[7].max = Some(1025),
-            "has 1025 for the resource limit 7",
+            "has 1025 for the resource limit RLIMIT_NOFILE",
         ),
         (
             "limits left out",
             |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits.truncate(7),
-            "has no resource limit 7",
+            "has no resource limit RLIMIT_NOFILE",
         ),
-        ("limits elsewhere", |c| c.tc.as_mut().unwrap().rlimits = None.into(), "has no resource limit 7"),
+        (
+            "limits elsewhere",
+            |c| c.tc.as_mut().unwrap().rlimits = None.into(),
+            "has no resource limit RLIMIT_NOFILE",
+        ),
         ("killed last", |c| c.tc.as_mut().unwrap().oom_score_adj = Some(-1), "has oom_score_adj -1"),
         (
             "nice",

@@ -59,7 +59,7 @@ impl Proc {
     }
 
     pub(super) fn process(&self) -> Process {
-        Process { pid: self.inner, command: self.command.clone() }
+        Process { pid: self.inner, host_pid: Some(self.pid), command: self.command.clone() }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -75,6 +75,27 @@ impl Proc {
 pub(super) fn depth(init: i32) -> usize {
     let status = ::procfs::process::Process::new(init).and_then(|p| p.status()).ok();
     status.and_then(|s| s.nspid).map_or(0, |all| all.len().saturating_sub(1))
+}
+
+/// The numbers that are not free in a pid namespace, with who has them. The kernel also keeps a number for the session or
+/// process group that it names, whose first process may be gone or a zombie.
+pub(super) fn numbers_taken(namespace: &Path) -> HashMap<i32, String> {
+    let mut taken = HashMap::new();
+    for process in ::procfs::process::all_processes().into_iter().flatten().flatten() {
+        let pid = process.pid();
+        if std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok().as_deref() != Some(namespace) {
+            continue;
+        }
+        let Ok(status) = process.status() else { continue };
+        let inside = |numbers: &Option<Vec<i32>>| numbers.as_ref().and_then(|all| all.last().copied());
+        let name = &status.name;
+        taken.insert(inside(&status.nspid).unwrap_or(pid), format!("by process {pid} ({name})"));
+        for (what, number) in [("process group", &status.nspgid), ("session", &status.nssid)] {
+            let Some(number) = inside(number) else { continue };
+            taken.entry(number).or_insert_with(|| format!("as the {what} of process {pid} ({name})"));
+        }
+    }
+    taken
 }
 
 /// The command line on one line, else the name.
