@@ -1,7 +1,8 @@
 """Checks the links of the Markdown files: a file that a link names must be there, and so must a heading that it names in one.
 
 links.py REPOSITORY: prints each broken link as FILE:LINE: TARGET: REASON; exit status 1 if there is one. Links to other hosts are not
-followed. Pages of docs/ must be listed in docs/SUMMARY.md, else the book would not have them.
+followed. Pages of docs/ must be listed in docs/SUMMARY.md, else the book would not have them. A path in backquotes, such as
+`state/store.rs`, must lead to a file, from the repository or from one of the directories in BASES.
 """
 
 import os
@@ -9,18 +10,23 @@ import re
 import sys
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+PATH = re.compile(r"`((?:[a-z][\w-]*/[\w./-]*(?:\.(?:rs|md|svg|8)|/))|(?:hack/[\w-]+))`")
+CRATES = [f"crates/{name}" for name in ("runtime", "cli", "sandbox", "sys", "memory", "criu", "shim")]
+BASES = ["", "crates", "tests", "tests/youki", *CRATES, *(f"{crate}/src" for crate in CRATES)]
+# It tells of files that are gone.
+HISTORY = "CHANGELOG.md"
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 
 def lines_of(path):
-    """Numbers and lines that are prose: no code blocks, and code spans are blanked."""
+    """Numbers and lines that are prose, without blocks of code."""
     fenced = False
     with open(path) as file:
         for number, line in enumerate(file, 1):
             if FENCE.match(line):
                 fenced = not fenced
             elif not fenced and not line.startswith("    "):
-                yield number, re.sub(r"`[^`]*`", "", line)
+                yield number, line
 
 
 def anchors(path):
@@ -63,7 +69,11 @@ def check(repository):
     broken, count, in_book = [], 0, set()
     for page in pages:
         for number, line in lines_of(os.path.join(repository, page)):
-            for target in LINK.findall(line):
+            for path in PATH.findall(line) if page != HISTORY else []:
+                count += 1
+                if not any(os.path.exists(os.path.join(repository, base, path)) for base in BASES):
+                    broken.append(f"{page}:{number}: `{path}`: no such file")
+            for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
                 count += 1
                 if page == "docs/SUMMARY.md":
                     in_book.add(os.path.normpath(os.path.join("docs", target)))
@@ -72,7 +82,7 @@ def check(repository):
                     broken.append(f"{page}:{number}: {target}: {why}")
     missing = [page for page in pages if page.startswith("docs/") and page not in in_book | {"docs/SUMMARY.md"}]
     broken += [f"{page}: not listed in docs/SUMMARY.md" for page in missing]
-    print("\n".join(broken) if broken else f"{count} links in {len(pages)} pages")
+    print("\n".join(broken) if broken else f"{count} links and paths in {len(pages)} pages")
     return 1 if broken or not count else 0
 
 
