@@ -111,7 +111,11 @@ fn the_controlling_terminal_by_its_common_name() {
     let found = finding(&report, "dev-tty").unwrap_or_else(|| panic!("{report:#}"));
     assert_eq!((&found["severity"], &found["path"]), (&json!("warning"), &json!("/dev/tty")));
     let before = count(&c);
-    c.checkpoint(&[]).fails("ctty inheritance").fails("has /dev/tty open").fails("(odd dev-tty): descriptor");
+    c.checkpoint(&[])
+        .fails("ctty inheritance")
+        .fails("has /dev/tty open")
+        .fails("(odd dev-tty), ")
+        .fails(" on the host: descriptor");
     counts_on(&c, before);
 }
 
@@ -218,7 +222,8 @@ fn what_is_watched_and_has_no_path_is_named() {
     let words = [
         "Can't dump that handle",
         "inotify or fanotify",
-        "(odd watch=/srv/app/deep): descriptor 3 watches inode",
+        "(odd watch=/srv/app/deep), ",
+        " on the host: descriptor 3 watches inode",
     ];
     fails(&on.c, &[], "watch", &words);
 }

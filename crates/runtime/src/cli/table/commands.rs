@@ -113,8 +113,8 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
              and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
              exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
              stats and oom are runc's.\n\n\
-             --lifecycle begins with the events since the container's creation and goes on until the container is deleted;\n\
-             statistics come only with --interval.",
+             With --lifecycle the events since the container's creation come first, and the lines go on until the\n\
+             container is deleted; statistics come only with --interval.",
         )
         .examples(&[("events --stats web", "show what web uses now")])
         .flags(&[
