@@ -69,7 +69,8 @@ impl Reader {
         let hiber = path(tools::hiber());
         reader.script("hack/build", &format!("[ \"$1\" != --shim ] && {{ echo '{hiber}'; exit; }}\n{shim}"));
         reader.script("hack/criu", &format!("echo '{}'", path(tools::criu())));
-        reader.script("hack/rootfs", &format!("exec '{}' \"$@\"", tools::script("rootfs").display()));
+        reader
+            .script("hack/rootfs", &format!("[ \"$1\" = redis ] && echo '{}'", path(tools::rootfs_redis())));
         std::os::unix::fs::symlink("../hack", place.join("work/hack"))
             .unwrap_or_else(|e| panic!("hack: {e}"));
         let installed = reader.installed("").display().to_string();
@@ -115,7 +116,8 @@ impl Reader {
         let (master, slave) = pty::open();
         let stream = || slave.try_clone().unwrap_or_else(|e| panic!("a terminal: {e}"));
         let mut command = Command::new("setsid");
-        command.args(["--wait", "--ctty", "sh", "-ec", &script]).current_dir(self.place.join("work"));
+        // It need not fork, for it leads no process group; busybox's has no longer options.
+        command.args(["-c", "sh", "-ec", &script]).current_dir(self.place.join("work"));
         command.stdin(stream()).stdout(stream()).stderr(stream());
         command.env("PATH", self.path()).env_remove("HIBER_CRIU").env("TERM", "xterm");
         drop(slave);

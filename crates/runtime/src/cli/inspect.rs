@@ -394,8 +394,7 @@ mod tests {
             &mut tree,
             &[process(1, 0), process(5, 1), process(2, 1), process(6, 5), process(8, 9), process(9, 8)],
         );
-        let expected =
-            "  processes, by their numbers in the container (6)\n    1 p1\n      5 p5\n        6 p6\n      2 p2\n    8 p8\n      9 p9\n";
+        let expected = "  processes, by their numbers in the container (6)\n    1 p1\n      5 p5\n        6 p6\n      2 p2\n    8 p8\n      9 p9\n";
         assert_eq!(tree.0, expected);
     }
 }
