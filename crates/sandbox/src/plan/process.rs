@@ -252,4 +252,15 @@ mod tests {
             assert_eq!(capability_number(ours), c.index(), "{c}");
         }
     }
+
+    #[test]
+    fn limits_are_called_as_in_config_json() {
+        for name in RLIMITS {
+            let name = format!("RLIMIT_{name}");
+            let kind: PosixRlimitType = serde_json::from_value(name.clone().into()).unwrap();
+            let limit = Rlimit { resource: rlimit_number(kind), soft: 0, hard: 0 };
+            assert_eq!(limit.name(), name);
+        }
+        assert_eq!(Rlimit { resource: 99, soft: 0, hard: 0 }.name(), "RLIMIT 99");
+    }
 }
