@@ -11,7 +11,6 @@
 mod containerd;
 mod containerd_shim;
 mod docker;
-mod documents;
 mod home;
 mod podman;
 mod podman_checkpoint;

@@ -112,7 +112,7 @@ macro_rules! odd_failures {
     ($($name:ident: $kinds:literal, $check:literal, [$($word:literal),+];)*) => {
         $(#[test]
         fn $name() {
-            require!(Root, Criu, OddProgram);
+            require!(Root, Criu, CPrograms);
             odd_fails($kinds, &[], $check, &[$($word),+]);
         })*
     };
@@ -156,12 +156,12 @@ odd_failures! {
     a_netlink_socket_with_unread_messages: "netlink-unread", "netlink-unread",
         ["data to read", "try again", "process 2 (odd netlink-unread)"];
     a_process_whose_first_thread_has_ended: "zombie-with-threads", "zombie-threads",
-        ["Zombies with threads", "(odd), ", " on the host: a process's first thread has ended"];
+        ["Zombies with threads", "(odd): a process's first thread has ended"];
 }
 
 #[test]
 fn a_socket_of_a_kind_that_is_not_known() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let (c, kind) = first_odd(&["vsock", "alg", "sctp"]);
     fails(
         &c,
@@ -173,7 +173,7 @@ fn a_socket_of_a_kind_that_is_not_known() {
 
 #[test]
 fn a_device_with_state_of_its_own() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     // fuse, loop-control, kvm, snapshot
     let (c, kind) = first_odd(&["device=229", "device=237", "device=232", "device=231"]);
     let number = kind.replace("device=", "chr 10:");
@@ -187,12 +187,11 @@ fn a_device_with_state_of_its_own() {
 
 #[test]
 fn a_namespace_inside_is_refused_at_once() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     for kind in ["pid", "uts", "ipc", "user"] {
         let c = run_odd(odd(&format!("{kind}-namespace")));
-        let process = format!("(odd {kind}-namespace), ");
-        let what = format!(" on the host: its {kind} namespace is not that of the first process");
-        fails(&c, &[], "nested-namespace", &[&process, &what, "stop it first"]);
+        let what = format!("(odd {kind}-namespace): its {kind} namespace is not that of the first process");
+        fails(&c, &[], "nested-namespace", &[&what, "stop it first"]);
         assert!(!c.images().exists(), "CRIU was not asked");
     }
 }
@@ -217,9 +216,8 @@ fn a_process_that_was_left_in_a_namespace_of_the_host_is_refused_at_once() {
         })
     };
     wait_for("the orphan", || orphan().is_some());
-    let process = format!("(sleep 1000), {} on the host: ", orphan().unwrap());
-    let what = "its uts namespace is not that of the first process";
-    fails(&c, &[], "nested-namespace", &[&process, what, "stop it first"]);
+    let what = "(sleep 1000): its uts namespace is not that of the first process";
+    fails(&c, &[], "nested-namespace", &[what, "stop it first"]);
 }
 
 #[test]
@@ -250,19 +248,14 @@ fn what_was_executed_is_named_and_left_out() {
 
 #[test]
 fn a_traced_process_is_refused_at_once() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("traced"));
     let start = std::time::Instant::now();
     fails(
         &c,
         &[],
         "traced",
-        &[
-            "(odd traced), ",
-            " on the host: it is traced by process",
-            "(odd) of the host",
-            "detach the debugger",
-        ],
+        &["(odd traced): it is traced by process", "(odd) of the host", "detach the debugger"],
     );
     assert!(start.elapsed() < std::time::Duration::from_secs(8), "CRIU would have tried for ten seconds");
 }
@@ -283,7 +276,7 @@ fn with_outside<S>(
 
 #[test]
 fn a_stream_to_a_socket_outside() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let (c, listener) = with_outside("unix-stream", |b| b, |path| UnixListener::bind(path).unwrap());
     let _connection = listener.accept().unwrap();
     fails(
@@ -302,7 +295,7 @@ fn a_stream_to_a_socket_outside() {
 
 #[test]
 fn a_datagram_socket_outside() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     // CRIU sees sockets of the container's network namespace only.
     let (c, _socket) = with_outside("unix-datagram", |b| b, |path| UnixDatagram::bind(path).unwrap());
     fails(
@@ -370,7 +363,7 @@ fn a_mount_that_the_configuration_does_not_name() {
 
 #[test]
 fn a_process_of_another_user_without_the_capability() {
-    require!(Root, Criu, OddProgram, Program("setpriv"));
+    require!(Root, Criu, CPrograms, Program("setpriv"));
     let bundle = odd("user=1000");
     // where it writes that it is ready
     fs::set_permissions(bundle.rootfs(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -384,9 +377,10 @@ fn a_process_of_another_user_without_the_capability() {
         hiber_tests::command::run(command, b"")
     };
     let check = run(&["--check"]);
-    let said = &check.exited(1).stdout;
-    assert!(said.contains("other-user: process 2 (odd user=1000), "), "{check}");
-    assert!(said.contains(" on the host: it runs as user 1000"), "{check}");
+    assert!(
+        check.exited(1).stdout.contains("other-user: process 2 (odd user=1000): it runs as user 1000"),
+        "{check}"
+    );
     let output = run(&[]);
     output.fails("rlimit").fails("CAP_SYS_RESOURCE").fails("process 2 (odd user=1000)");
     assert_eq!(c.status(), "running");
@@ -422,7 +416,7 @@ fn a_network_lock_without_its_program() {
 
 #[test]
 fn deleted_stopped_and_ended_is_no_failure() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("deleted=70000 stopped packet"));
     let report = preflight(&c, &[]);
     assert_eq!(report["possible"], json!(true), "{report:#}");
@@ -436,7 +430,7 @@ fn deleted_stopped_and_ended_is_no_failure() {
 
 #[test]
 fn memory_is_told_and_its_space_needed() {
-    require!(Root, Criu, OddProgram, Program("mount"));
+    require!(Root, Criu, CPrograms, Program("mount"));
     let c = run_odd(odd("memory=20000000"));
     let small = c.bundle().join("small");
     fs::create_dir(&small).unwrap();

@@ -46,7 +46,7 @@ fn a_criu_that_is_missing_or_cannot_be_executed() {
 
 #[test]
 fn a_criu_that_is_too_old() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     // odd, called as `odd swrk FD`, plays one
     let c = run_odd(odd("stopped"));
     criu_fails(&c, &c.bundle().rootfs().join("bin/odd"), &["is CRIU 3.15, but hiber needs CRIU 3.17"]);
@@ -183,7 +183,7 @@ fn a_plain_container_has_nothing_in_the_way() {
 
 #[test]
 fn a_stopped_process_does_not_hang_a_checkpoint() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("stopped"));
     // of a v1 cgroup that is frozen CRIU could seize it never
     c.checkpoint(&["--leave-running"]).ok();

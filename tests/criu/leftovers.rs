@@ -82,19 +82,19 @@ fn a_killed_criu_leaves_the_network(method: &str) {
 
 #[test]
 fn iptables_rules_of_a_killed_criu() {
-    require!(Root, Criu, OddProgram, Program("iptables"), Program("nft"));
+    require!(Root, Criu, CPrograms, Program("iptables"), Program("nft"));
     a_killed_criu_leaves_the_network("iptables");
 }
 
 #[test]
 fn nftables_of_a_killed_criu() {
-    require!(Root, Criu, OddProgram, Program("iptables"), Program("nft"));
+    require!(Root, Criu, CPrograms, Program("iptables"), Program("nft"));
     a_killed_criu_leaves_the_network("nftables");
 }
 
 #[test]
 fn the_guard_unlocks_the_network_when_hiber_is_killed_as_well() {
-    require!(Root, Criu, OddProgram, Program("iptables"), Program("nft"));
+    require!(Root, Criu, CPrograms, Program("iptables"), Program("nft"));
     let c = connected();
     killed_checkpoint(&c, &["--network-lock", "iptables"], true);
     wait_for("the guard", || c.status() == "running" && locks(&c).is_empty());
@@ -117,7 +117,7 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn links_to_removed_files_of_a_killed_criu() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("removed-with-link"));
     // Somebody else's file of such a name is no business of ours.
     let other = c.bundle().rootfs().join("tmp/link_remap.999");
@@ -132,7 +132,7 @@ fn links_to_removed_files_of_a_killed_criu() {
 /// file might have.
 #[test]
 fn no_link_of_the_container_leads_out_of_it() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("flock").edit(|c| c["process"]["capabilities"] = json!({})));
     let outside = c.bundle().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -155,7 +155,7 @@ fn no_link_of_the_container_leads_out_of_it() {
 
 #[test]
 fn ghosts_of_an_earlier_restore() {
-    require!(Root, Criu, OddProgram);
+    require!(Root, Criu, CPrograms);
     let c = run_odd(odd("deleted=900000"));
     c.checkpoint(&[]).ok();
     // As CRIU names them; it is gone too soon to be killed at the right moment.

@@ -24,7 +24,6 @@ pub mod bundle;
 pub mod cgroup;
 pub mod command;
 pub mod container;
-pub mod documents;
 pub mod leaks;
 pub mod pipes;
 pub mod programs;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::causes::{CAUSES, Cause};
+use crate::causes::{self, Cause};
 
 /// Errors stand near the end of a log; of a longer one the beginning is left out.
 const MAX_LOG: u64 = 4 << 20;
@@ -83,7 +83,7 @@ pub fn diagnose_text(text: &str) -> Diagnosis {
         let text: String = line.chars().take(MAX_LINE).collect();
         // The first cause counts: later errors are mostly its consequences.
         if diagnosis.cause.is_none()
-            && let Some(cause) = CAUSES.iter().find(|cause| cause.matches(line))
+            && let Some(cause) = causes::of(line)
         {
             diagnosis.cause = Some(cause);
             diagnosis.told_by = Some(text.clone());
@@ -171,7 +171,7 @@ mod tests {
                 "Error (criu/pie/restorer.c:1): third",
             ]
         );
-        assert!(d.cause.unwrap().advice.contains("--tcp-established"));
+        assert!(d.cause.unwrap().advice.contains("tcp_established"));
         assert_eq!(d.pid, Some(12));
         let refused =
             diagnose_text("(00.1) Can't connect to server ::1:1\n(00.2) Error (a.c:1): Unable to detach\n");
@@ -189,7 +189,7 @@ mod tests {
              (00.143137)      1: Error (criu/net.c:1927): net: Can't restore link: -16\n\
              (00.150079) Error (criu/cr-restore.c:2331): Restoring FAILED.\n",
         );
-        assert!(d.cause.unwrap().advice.contains("--empty-ns network"));
+        assert!(d.cause.unwrap().advice.contains("empty_network_ns"));
         assert_eq!(
             d.later.as_deref(),
             Some("Error (criu/libnetlink.c:54): -16 reported by netlink: Device or resource busy")
@@ -211,7 +211,7 @@ mod tests {
              (00.4)      1: Error (criu/net.c:1969): net: IP tool failed on route restore\n",
         );
         assert_eq!(d.said.as_deref(), Some("RTNETLINK answers: Network is unreachable"));
-        assert!(d.cause.unwrap().advice.contains("--empty-ns network"));
+        assert!(d.cause.unwrap().advice.contains("empty_network_ns"));
         let other = "printed before\n(00.1) CRIU's own\n(00.2) Error (criu/util.c:657): exited, status=1\n";
         assert_eq!(diagnose_text(other).said, None);
     }

@@ -1,4 +1,4 @@
-//! What can go wrong between hiber and CRIU.
+//! What can go wrong between this program and CRIU.
 
 use std::fmt;
 use std::io;
@@ -145,7 +145,9 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// Error lines of the log and of what CRIU printed, first ones first, with what they mean.
     pub diagnosis: Diagnosis,
-    /// Whose fault it is in the container's terms, if a caller knows: `process 7 (nc -l): …`.
+    /// What the cause means and what to do about it in the caller's own terms, in place of the cause's, if the caller has such.
+    pub meaning: Option<String>,
+    /// Whose fault it is, if a caller knows: `process 7 (nc -l): …`.
     pub seen: Option<String>,
 }
 
@@ -164,8 +166,10 @@ impl fmt::Display for Failure {
         if let Some(said) = &d.said {
             write!(f, ", after a program had said {said:?}")?;
         }
-        if let Some(cause) = self.diagnosis.cause {
-            write!(f, " ({}; {})", cause.explanation, cause.advice)?;
+        match (&self.meaning, self.diagnosis.cause) {
+            (Some(meaning), _) => write!(f, " ({meaning})")?,
+            (None, Some(cause)) => write!(f, " ({}; {})", cause.explanation, cause.advice)?,
+            (None, None) => {}
         }
         if let Some(seen) = &self.seen {
             write!(f, "; {seen}")?;

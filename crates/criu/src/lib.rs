@@ -21,7 +21,6 @@ mod launch;
 mod lazy_memory;
 mod lazy_pages;
 mod locate;
-mod locks;
 mod modes;
 mod notify;
 mod options;
@@ -34,7 +33,7 @@ mod session;
 mod swrk;
 mod version;
 
-pub use causes::Cause;
+pub use causes::{Cause, causes};
 pub use descriptors::Descriptors;
 pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use directory::{ImageDirectory, PARENT};

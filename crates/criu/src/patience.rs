@@ -6,15 +6,15 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use hiber_sys::procfs;
 use rustix::event::Timespec;
 
 /// As long as a disk may take for one request.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
-/// The fields of /proc/PID/stat with the time that a process has used, in user and in kernel mode (proc_pid_stat(5)), counted
-/// after the command's closing parenthesis.
-const TIMES: std::ops::Range<usize> = 11..13;
+/// The fields of /proc/PID/stat with the time that a process has used, in user and in kernel mode (proc_pid_stat(5)).
+const TIMES: std::ops::RangeInclusive<usize> = 14..=15;
 
 pub(crate) struct Patience {
     limit: Duration,
@@ -66,13 +66,11 @@ impl Patience {
 
 /// What a process has done: ticks of processors, and bytes that it read and wrote. Nothing if it is gone.
 pub fn work_of(pid: u32) -> u64 {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let (stat, io) = (read("stat"), read("io"));
-    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
-    let times =
-        fields.split(' ').enumerate().filter(|(index, _)| TIMES.contains(index)).map(|(_, field)| field);
+    let times = procfs::stat(pid, |stat| TIMES.filter_map(|field| stat.field(field)).collect::<Vec<u64>>());
+    let io = procfs::read(pid, "io").unwrap_or_default();
     let bytes = io.lines().filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
-    times.chain(bytes).filter_map(|number| number.parse::<u64>().ok()).fold(0, u64::wrapping_add)
+    let bytes = bytes.filter_map(|number| number.parse().ok());
+    times.unwrap_or_default().into_iter().chain(bytes).fold(0, u64::wrapping_add)
 }
 
 /// A process's work, and that of the programs which it runs.

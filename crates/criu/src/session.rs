@@ -324,8 +324,15 @@ impl Session {
         if diagnosis.cause.is_none() {
             diagnosis.cause = cr_errmsg.as_deref().and_then(|m| diagnose_text(m).cause);
         }
-        let failure =
-            Failure { operation, cr_errno: response.cr_errno, cr_errmsg, log, diagnosis, seen: None };
+        let failure = Failure {
+            operation,
+            cr_errno: response.cr_errno,
+            cr_errmsg,
+            log,
+            diagnosis,
+            meaning: None,
+            seen: None,
+        };
         if died {
             CriuError::Died { how, failure: Box::new(failure) }
         } else {

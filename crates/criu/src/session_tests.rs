@@ -344,7 +344,7 @@ fn a_failure_is_explained_by_the_log_of_this_operation_alone() {
     let error = session.dump(&options(), |_| Ok(())).unwrap_err();
     assert_eq!(error.failure().unwrap().log.as_deref(), Some(log.canonicalize().unwrap().as_path()));
     let text = error.to_string();
-    assert!(text.contains("Error (criu/y.c:2)") && text.contains("--file-locks"), "{text}");
+    assert!(text.contains("Error (criu/y.c:2)") && text.contains("file_locks"), "{text}");
     assert!(!text.contains("TCP") && !text.contains("RLIMIT"), "{text}");
     peer.join().unwrap();
 }

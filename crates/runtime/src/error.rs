@@ -1,5 +1,7 @@
 //! The public error.
 
+pub(crate) mod causes;
+
 use std::any::Any;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +54,7 @@ pub enum Error {
     Checkpoint(#[from] CheckpointError),
     /// CRIU.
     #[error(transparent)]
-    Criu(#[from] CriuError),
+    Criu(CriuError),
     /// A file that cannot be read or written.
     #[error("{path}: {why}", path = path.display())]
     File {
@@ -157,6 +159,16 @@ impl Error {
     /// A failed system call.
     pub(crate) fn sys(call: &str, args: impl Into<String>, e: rustix::io::Errno) -> Self {
         Self::Sandbox(SysError::new(call, args, e.raw_os_error()).into())
+    }
+}
+
+impl From<CriuError> for Error {
+    /// A failure of CRIU's is told in this library's terms.
+    fn from(mut e: CriuError) -> Self {
+        if let Some(failure) = e.failure_mut() {
+            failure.meaning = failure.diagnosis.cause.map(causes::meaning);
+        }
+        Self::Criu(e)
     }
 }
 

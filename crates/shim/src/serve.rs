@@ -160,10 +160,7 @@ fn dead_children() -> Vec<i32> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = threads.map(|thread| read(format!("{}/children", thread.path().display())));
     let children = lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-    let is_dead = |pid: &String| {
-        let stat = read(format!("/proc/{pid}/stat"));
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
-    };
+    let is_dead = |pid: &String| hiber_sys::procfs::stat(pid, |stat| stat.field(3)).flatten() == Some('Z');
     children.filter(is_dead).filter_map(|pid| pid.parse().ok()).collect()
 }
 

@@ -4,6 +4,7 @@ use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use crate::procfs::Stat;
 use crate::{Result, SysError};
 
 /// The first byte of the packet by which a child reports that execveat(2) failed; a native `i32`, the errno, follows. No
@@ -187,13 +188,13 @@ impl SingleThreaded {
     pub fn check(proc: BorrowedFd<'_>) -> Result<Self> {
         let path = "self/stat";
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let mut stat = String::new();
-        rustix::fs::openat(proc, path, flags, rustix::fs::Mode::empty())
-            .map_err(std::io::Error::from)
-            .and_then(|fd| std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut stat))
-            .map_err(|e| SysError::io("read", path, &e))?;
-        // Field 20, num_threads; what follows the command starts with field 3 (proc_pid_stat(5)).
-        if stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(17)) != Some("1") {
+        let stat = rustix::fs::openat(proc, path, flags, rustix::fs::Mode::empty())
+            .and_then(crate::file::read_record)
+            .map_err(|e| SysError::new("read", path, e.raw_os_error()))?;
+        /// num_threads of proc_pid_stat(5).
+        const THREADS: usize = 20;
+        let threads = Stat::parse(&crate::file::text(stat)).and_then(|stat| stat.field::<u32>(THREADS));
+        if threads != Some(1) {
             return Err(SysError::new("clone3", "in a process with several threads", libc::EBUSY));
         }
         Ok(Self(()))

@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod pidfd;
 pub mod poll;
 pub mod process;
+pub mod procfs;
 pub mod ptrace;
 pub mod scheduling;
 pub mod seccomp;

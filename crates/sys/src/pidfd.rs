@@ -1,6 +1,10 @@
-//! What a pidfd tells of a process that has ended.
+//! Processes by their pidfds (pidfd_open(2)): copies of their descriptors, and how one has ended.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::cell::OnceCell;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::{Result, SysError};
 
@@ -37,6 +41,41 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>, SysError> {
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
+/// A process whose descriptors can be copied. Its pidfd is opened once, for the first copy.
+#[derive(Debug)]
+pub struct DescriptorOwner {
+    pid: i32,
+    pidfd: OnceCell<OwnedFd>,
+}
+
+impl DescriptorOwner {
+    /// The process `pid`, which need not exist.
+    pub fn new(pid: i32) -> Self {
+        Self { pid, pidfd: OnceCell::new() }
+    }
+
+    /// A descriptor of the caller's for the file of the process's descriptor `fd`, close-on-exec (pidfd_getfd(2), Linux 5.6).
+    ///
+    /// # Errors
+    /// ESRCH if the process is gone, EBADF if it has no such descriptor, EPERM if the caller may not trace it.
+    pub fn copy(&self, fd: i32) -> Result<OwnedFd> {
+        let pidfd = match self.pidfd.get() {
+            Some(pidfd) => pidfd,
+            None => {
+                let pid = Pid::from_raw(self.pid).ok_or(Errno::SRCH);
+                let opened = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+                let failed = |e: Errno| SysError::new("pidfd_open", self.pid.to_string(), e.raw_os_error());
+                let opened = opened.map_err(failed)?;
+                self.pidfd.get_or_init(|| opened)
+            }
+        };
+        rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).map_err(|e| {
+            let args = format!("descriptor {fd} of process {}", self.pid);
+            SysError::new("pidfd_getfd", args, e.raw_os_error())
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -58,5 +97,18 @@ mod tests {
         assert!(matches!(status, None | Some(libc::SIGKILL)), "{status:?}");
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(exit_status(file.as_fd()).unwrap(), None, "what is no pidfd knows no status");
+    }
+
+    #[test]
+    fn a_copy_is_the_same_file() {
+        let owner = DescriptorOwner::new(std::process::id() as i32);
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let copy = owner.copy(writer.as_raw_fd()).unwrap();
+        rustix::io::write(&copy, b"x").unwrap();
+        assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(1));
+        drop((writer, copy));
+        assert_eq!(owner.copy(i32::MAX).unwrap_err().errno, libc::EBADF);
+        let gone = DescriptorOwner::new(0).copy(0).unwrap_err();
+        assert_eq!((gone.call.as_str(), gone.errno), ("pidfd_open", libc::ESRCH));
     }
 }

@@ -68,7 +68,7 @@ fn flags() -> &'static [&'static str] {
 #[test]
 #[ignore = "takes minutes; hack/test --all has it"]
 fn runc_does_what_the_table_says() {
-    require!(Root, Criu, OddProgram, Runc);
+    require!(Root, Criu, CPrograms, Runc);
     let runc = if hiber_tests::cgroup::is_mixed() { Runtime::runc_on_v2() } else { Runtime::runc() };
     column(&runc, 0, flags());
 }
@@ -76,6 +76,6 @@ fn runc_does_what_the_table_says() {
 #[test]
 #[ignore = "takes minutes; hack/test --all has it"]
 fn crun_does_what_the_table_says() {
-    require!(Root, Criu, OddProgram, Crun);
+    require!(Root, Criu, CPrograms, Crun);
     column(&Runtime::crun(), 1, flags());
 }

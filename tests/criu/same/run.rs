@@ -203,7 +203,7 @@ macro_rules! areas {
     ($($area:ident)*) => {
         $(#[test]
         fn $area() {
-            require!(Root, Criu, OddProgram);
+            require!(Root, Criu, CPrograms);
             area(stringify!($area));
         })*
 
@@ -220,7 +220,7 @@ areas! { tasks signals memory processor files sockets queues timers ipc networks
 
 #[test]
 fn rows_and_the_programs_entries_are_the_same() {
-    require!(OddProgram);
+    require!(CPrograms);
     let bundle = Bundle::busybox();
     hiber_tests::programs::install("same", &bundle);
     let mut list = std::process::Command::new(bundle.rootfs().join("bin/same"));

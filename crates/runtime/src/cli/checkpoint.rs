@@ -11,7 +11,6 @@ use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, PageServe
 use super::checkpoints::checkpoints_of;
 use super::commands::{Session, connect_console};
 use super::foreground::{self, Console, Signals};
-use super::inspect;
 use super::preflight::show;
 use super::tell::Tell;
 
@@ -27,7 +26,6 @@ impl Session {
             return show(&task.check_checkpoint(&options)?, format);
         }
         task.checkpoint(&options)?;
-        inspect::tell_written(&options.criu.image_path)?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -29,8 +29,7 @@ impl Session {
                     accept: accept.clone(),
                     ..CheckpointOptions::default()
                 };
-                let made = all.create(&self.task(&args.id)?, name, options)?;
-                inspect::tell_written(&made.path)?;
+                all.create(&self.task(&args.id)?, name, options)?;
             }
             CheckpointsAction::List { format } => {
                 let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();

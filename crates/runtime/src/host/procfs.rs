@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hiber_sandbox::plan::NamespaceKind;
-use rustix::fs::{Mode, OFlags};
+use hiber_sys::procfs;
 
 /// What /proc/PID/stat says of a process (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,29 +18,17 @@ pub(crate) struct Stat {
 
 /// None if there is no such process.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    record(pid, "stat", |stat| parse(&String::from_utf8_lossy(stat)))?
-}
-
-fn record<T>(pid: i32, file: &str, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty()).ok()?;
-    hiber_sys::file::with_record(&file, take).ok()
-}
-
-fn read(pid: i32, file: &str) -> Option<String> {
-    record(pid, file, |text| String::from_utf8_lossy(text).into_owned())
+    procfs::stat(pid, known)?
 }
 
 /// The process's parent; none for one that has none here.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
-    let stat = read(pid, "stat")?;
-    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
-    (parent > 0).then_some(parent)
+    procfs::stat(pid, |stat| stat.field(4))?.filter(|parent| *parent > 0)
 }
 
 /// Its arguments, as a shell would be given them without quotes; empty if it is gone.
 pub(crate) fn command_line(pid: i32) -> String {
-    read(pid, "cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned()
+    procfs::read(pid, "cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned()
 }
 
 /// What a process is called and uses.
@@ -61,32 +49,26 @@ pub(crate) struct Usage {
 
 /// From stat and statm (proc_pid_statm(5)); none if there is no such process.
 pub(crate) fn usage(pid: i32) -> Option<Usage> {
-    let stat = read(pid, "stat")?;
-    let (head, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let field = |number: usize| fields.get(number - 3)?.parse().ok();
-    let statm = read(pid, "statm")?;
+    let statm = procfs::read(pid, "statm")?;
     let pages: Vec<u64> = statm.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    Some(Usage {
-        command: head.split_once(" (")?.1.to_owned(),
-        user_ticks: field(14)?,
-        kernel_ticks: field(15)?,
-        start_time: field(22)?,
-        resident_pages: *pages.get(1)?,
-        shared_pages: *pages.get(2)?,
-        data_pages: *pages.get(5)?,
-    })
+    procfs::stat(pid, |stat| {
+        Some(Usage {
+            command: stat.command.to_owned(),
+            user_ticks: stat.field(14)?,
+            kernel_ticks: stat.field(15)?,
+            start_time: stat.field(22)?,
+            resident_pages: *pages.get(1)?,
+            shared_pages: *pages.get(2)?,
+            data_pages: *pages.get(5)?,
+        })
+    })?
 }
 
-fn parse(stat: &str) -> Option<Stat> {
-    // The command in parentheses may hold anything, also parentheses.
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.trim_end().split(' ');
-    // They begin with field 3, the state.
-    let dead = matches!(fields.next()?, "Z" | "X" | "x");
-    let start_time = fields.nth(22 - 4)?.parse().ok()?;
+fn known(stat: procfs::Stat<'_>) -> Option<Stat> {
+    let (dead, start_time) = (stat.dead(), stat.field(22)?);
     // 0 is also what those see who may not trace it.
     let told = |status: &i32| *status != 0 || rustix::process::geteuid().is_root();
-    let exit_status = if dead { fields.nth(52 - 23).and_then(|f| f.parse().ok()).filter(told) } else { None };
+    let exit_status = if dead { stat.field(52).filter(told) } else { None };
     Some(Stat { start_time, dead, exit_status })
 }
 
@@ -166,7 +148,7 @@ impl Numbered {
 
 /// A process's or thread's numbers, in the runtime's pid namespace first (`NSpid` of proc_pid_status(5)).
 pub(crate) fn numbers(of: &str) -> Option<Vec<i32>> {
-    let status = std::fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+    let status = procfs::read(of, "status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     Some(line.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
@@ -227,6 +209,7 @@ mod tests {
     #[test]
     fn commands_may_hold_anything() {
         let fields = (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let parse = |line: &str| procfs::Stat::parse(line).and_then(known);
         let parsed = parse(&format!("7 (a) Z 1 (b c) S {fields}\n")).unwrap();
         assert_eq!(parsed, Stat { start_time: 22, dead: false, exit_status: None });
         let dead = parse(&format!("7 (sh) Z {fields}")).unwrap();

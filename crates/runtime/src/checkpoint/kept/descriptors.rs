@@ -1,20 +1,19 @@
 //! The descriptors of a container's processes, and copies of them.
 
-use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_sandbox::plan::NamespaceKind;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use hiber_sys::pidfd::DescriptorOwner;
 
-use crate::error::{Error, Result};
-use crate::host::procfs::Numbered;
+use crate::error::{Context, Error, Result};
+use crate::host::procfs::{Number, Numbered};
 
 /// A process whose descriptors can be copied.
 pub(super) struct Owner {
     pub(super) outer: i32,
     pub(super) inner: i32,
-    pidfd: OnceCell<OwnedFd>,
+    descriptors: DescriptorOwner,
 }
 
 /// A descriptor that a process has open.
@@ -28,8 +27,8 @@ pub(super) struct Descriptor<'a> {
 impl Owner {
     pub(super) fn all(processes: &[Numbered]) -> Vec<Self> {
         let owner = |process: &Numbered| {
-            let number = process.process;
-            Self { outer: number.outer, inner: number.inner, pidfd: OnceCell::new() }
+            let Number { outer, inner } = process.process;
+            Self { outer, inner, descriptors: DescriptorOwner::new(outer) }
         };
         processes.iter().map(owner).collect()
     }
@@ -55,19 +54,11 @@ impl Owner {
         Ok(descriptors)
     }
 
-    /// A descriptor of ours for the file of its descriptor `fd` (pidfd_getfd(2)).
+    /// A descriptor of ours for the file of its descriptor `fd`.
     pub(super) fn copy(&self, fd: i32) -> Result<OwnedFd> {
-        let pidfd = match self.pidfd.get() {
-            Some(pidfd) => pidfd,
-            None => {
-                let fail = |e| Error::sys("pidfd_open", self.outer.to_string(), e);
-                let pid = Pid::from_raw(self.outer).ok_or_else(|| fail(rustix::io::Errno::SRCH))?;
-                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)?;
-                self.pidfd.get_or_init(|| pidfd)
-            }
-        };
-        rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
-            .map_err(|e| Error::sys("pidfd_getfd", format!("descriptor {fd} of process {}", self.inner), e))
+        self.descriptors
+            .copy(fd)
+            .context(format!("copy a descriptor of process {} of the container", self.inner))
     }
 
     /// What the kernel calls one of its namespaces.

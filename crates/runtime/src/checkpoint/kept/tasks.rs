@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hiber_sandbox::SysError;
 use hiber_sandbox::cgroup::Cpusets;
+use hiber_sys::procfs::read;
 use hiber_sys::scheduling::{
     CpuScheduler, affinity, cpu_set, set_affinity, set_thread_io_priority, set_thread_scheduler,
     thread_io_priority, thread_scheduler,
@@ -263,10 +264,6 @@ fn put_affinity(thread: Number, processors: &[usize]) -> Result<()> {
 
 fn timer_slack(tid: i32) -> Option<u64> {
     read(tid, "timerslack_ns")?.trim().parse().ok()
-}
-
-fn read(pid: i32, file: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
 }
 
 fn write(pid: i32, file: &str, value: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use super::{Finding, Severity, check_restore, tasks};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::restore::RestoreContainerOptions;
 use crate::container::task::Task;
-use crate::error::Error;
+use crate::error::{Error, causes};
 use crate::id::ContainerId;
 use crate::state::store::Store;
 
@@ -50,12 +50,16 @@ pub(crate) fn explain_restore(
 }
 
 fn has_checks(failure: &Failure) -> bool {
-    failure.diagnosis.cause.is_some_and(|cause| !cause.checks.is_empty())
+    !checks(failure).is_empty()
+}
+
+fn checks(failure: &Failure) -> &'static [&'static str] {
+    failure.diagnosis.cause.map_or(&[], causes::checks)
 }
 
 /// Names what of `findings` is the failure's cause, if any is.
 fn name(failure: &mut Failure, findings: &[Finding]) -> bool {
-    let checks = failure.diagnosis.cause.map_or(&[][..], |cause| cause.checks);
+    let checks = checks(failure);
     let mut found: Vec<_> = findings.iter().filter(|f| checks.contains(&f.check)).collect();
     found.retain(|f| f.severity <= Severity::Warning);
     let found = found.into_iter().min_by_key(|f| f.severity);

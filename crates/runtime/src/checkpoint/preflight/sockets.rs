@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ::procfs::net::{TcpNetEntry, TcpState};
 use hiber_sandbox::plan::NamespaceKind;
+use hiber_sys::pidfd::DescriptorOwner;
 use hiber_sys::process::setns;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -14,7 +15,6 @@ use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, netlink};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::files::SocketFd;
 use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_IN_FLIGHT, UNIX_PEER};
@@ -44,15 +44,9 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], sockets: &[Vec<Sock
     let mut networks: HashMap<PathBuf, Network> = HashMap::new();
     let mut seen = HashSet::new();
     for (task, sockets) in tasks.iter().zip(sockets) {
-        let Some(pidfd) = Pid::from_raw(task.pid)
-            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok())
-        else {
-            continue;
-        };
+        let owner = DescriptorOwner::new(task.pid);
         for socket in sockets.iter().filter(|s| seen.insert(s.inode)) {
-            let Ok(copy) = rustix::process::pidfd_getfd(&pidfd, socket.fd, PidfdGetfdFlags::empty()) else {
-                continue;
-            };
+            let Ok(copy) = owner.copy(socket.fd) else { continue };
             let Some(kind) = Kind::of(&copy) else { continue };
             if let Some(name) = kind.unsupported() {
                 findings.of(task, &SOCKET, format!("descriptor {} is a socket of kind {name}", socket.fd));

@@ -1,7 +1,7 @@
 //! The agent that answers for system calls of a restored container: it gets the listeners of its processes, as at `create`.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use hiber_memory::Seized;
 use hiber_sandbox::plan::InitPlan;
 use hiber_sandbox::seccomp::agent;
 use hiber_sandbox::wire::send_bytes;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
+use hiber_sys::pidfd::DescriptorOwner;
+use rustix::process::{Pid, Signal};
 use syscalls::Sysno;
 
 use crate::container::create::Prepared;
@@ -97,7 +98,7 @@ impl<'a> Agent<'a> {
             Some(first) => first,
             None => agent::connect(self.path)?,
         };
-        let copy = copy(pid, descriptor)?;
+        let copy = DescriptorOwner::new(pid).copy(descriptor)?;
         send_bytes(&connection, &message, &[copy.as_fd()], "the seccomp agent's socket")
             .context("send the seccomp listener to its agent")
     }
@@ -133,13 +134,6 @@ fn from_nix(e: nix::errno::Errno) -> rustix::io::Errno {
 fn signal(pid: i32, signal: Signal) -> Result<()> {
     let process = Pid::from_raw(pid).ok_or(Error::NotRunning)?;
     rustix::process::kill_process(process, signal).map_err(|e| Error::sys("kill", pid.to_string(), e))
-}
-
-fn copy(pid: i32, descriptor: i32) -> Result<OwnedFd> {
-    let fail = |call: &'static str| move |e| Error::sys(call, pid.to_string(), e);
-    let process = Pid::from_raw(pid).ok_or(Error::NotRunning)?;
-    let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(fail("pidfd_open"))?;
-    rustix::process::pidfd_getfd(&pidfd, descriptor, PidfdGetfdFlags::empty()).map_err(fail("pidfd_getfd"))
 }
 
 /// The descriptors of a process that are listeners.

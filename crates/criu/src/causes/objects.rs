@@ -1,0 +1,211 @@
+//! What processes have open or mapped, and their mounts.
+
+use super::cause::{Cause, cause};
+
+pub(super) const CAUSES: &[Cause] = &[
+    cause(
+        "packet-pipe",
+        &["packetized mode for pipes"],
+        "a pipe of packets (O_DIRECT) is open",
+        "let the process close it",
+    ),
+    cause(
+        "secret-memory",
+        &["Unknown shit", "/secretmem"],
+        "memory of memfd_secret(2) is in use, which nobody but its process can read",
+        "let the process close it",
+    ),
+    cause(
+        "foreign-proc",
+        &["can't dump unprivileged task whose /proc doesn't belong to it"],
+        "a process without CAP_SYS_ADMIN sees at /proc the processes of another pid namespace",
+        "mount a proc of the tree's own pid namespace there",
+    ),
+    cause(
+        "own-proc-denied",
+        &["Can't get /proc fd"],
+        "a process may not open its own /proc: as a rule a Landlock domain that it has entered forbids to read, which nobody else can see or lift",
+        "have the program do without Landlock, as by denying landlock_create_ruleset with seccomp",
+    ),
+    cause(
+        "watched-file",
+        &["Can't dump that handle"],
+        "a file that inotify or fanotify watches was found by no path",
+        "let the process end its watch, or name the place with irmap-scan-path in CRIU's configuration",
+    ),
+    cause(
+        "proc-line-too-long",
+        &["bfd buffer is too small"],
+        "a line of /proc is longer than CRIU reads, as that of an overlay with many layers",
+        "use fewer layers, or shorter paths for them",
+    ),
+    cause(
+        "mounts-unreadable",
+        &["Can't parse", "'s mountinfo"],
+        "CRIU could not read the mounts of the tree",
+        "have the first process keep the root directory of its mount namespace, and no mount with a line over 4 KiB",
+    ),
+    cause(
+        "mount-outside",
+        &["is autodetected external mount"],
+        "a mount comes from outside the mount namespace of the tree",
+        "name it as an external mount",
+    ),
+    cause(
+        "mount-missing",
+        &["No mapping for", "mountpoint"],
+        "the images have an external mount that the restore does not supply",
+        "supply each external mount of the dump at the restore",
+    ),
+    cause(
+        "file-system",
+        &["FS mnt", "unsupported id"],
+        "a mount's file system cannot be saved",
+        "name it as an external mount, or unmount it",
+    ),
+    cause(
+        "mount-sharing",
+        &["has unreachable sharing"],
+        "a mount gets its events from outside the mount namespace of the tree",
+        "mount it with rprivate propagation, or as an external mount",
+    ),
+    cause(
+        "terminal-on-host",
+        &["Can't lookup mount=", "path=/dev/pts/"],
+        "a process uses a terminal outside the tree",
+        "set shell_job, or start the tree with a terminal of its own",
+    ),
+    cause(
+        "file-outside",
+        &["Can't lookup mount="],
+        "a file is open that lies on no mount of the tree's",
+        "give standard streams as pipes, a terminal or /dev/null, and close other files of the host",
+    ),
+    cause(
+        "covered-file",
+        &["Open files on overmounted mounts"],
+        "a file is open below a mount that another one covers",
+        "let the process close it, or mount in another order",
+    ),
+    cause(
+        "deleted-file-too-large",
+        &["Can't dump ghost file", "increase limit"],
+        "a deleted file that is still open is larger than CRIU's ghost limit",
+        "raise ghost_limit, or let the process close the file",
+    ),
+    cause(
+        "link-remap",
+        &["Can't create link remap"],
+        "a file is open that was removed from its directory but has other names",
+        "set link_remap",
+    ),
+    cause(
+        "file-size",
+        &["bad size", "(expect"],
+        "a file's size is not what it was at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        "file-mode",
+        &["bad mode", "(expect"],
+        "a file's mode is not what it was at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        "build-id",
+        &["bad build-ID"],
+        "a program or library is another build than at the checkpoint",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        "file-missing",
+        &["Can't open file", "No such file"],
+        "a file that was open at the checkpoint is missing",
+        "restore on the same root file system, as it was then",
+    ),
+    cause(
+        "io-uring",
+        &["io_uring"],
+        "a process uses io_uring, which CRIU cannot save",
+        "switch io_uring off in the program, or deny io_uring_setup with seccomp",
+    ),
+    // The kernel passes no io_uring over a unix socket (EINVAL), which is how CRIU takes descriptors.
+    cause(
+        "io-uring-descriptor",
+        &["send_fds failed (-22)"],
+        "a process has a descriptor that the kernel does not hand over: an io_uring",
+        "switch io_uring off in the program, or deny io_uring_setup with seccomp",
+    ),
+    cause(
+        "device",
+        &["Can't dump file", "of that type", "(chr"],
+        "a process has a device open that has state of its own",
+        "let it close the device; for GPUs, CRIU needs a plugin of their maker",
+    ),
+    cause(
+        "device-mapping",
+        &["Can't handle non-regular mapping"],
+        "a process has mapped a device that has state of its own",
+        "let it unmap the device; for GPUs, CRIU needs a plugin of their maker",
+    ),
+    cause(
+        "file-kind",
+        &["Can't dump file", "of that type"],
+        "a process has a file open of a kind that CRIU cannot save",
+        "let it close the file; its kind and name are in the message",
+    ),
+    cause(
+        "mptcp",
+        &["Unsupported proto 262"],
+        "a process has an MPTCP socket, which CRIU cannot save",
+        "let it use TCP: Go programs do with GODEBUG=multipathtcp=0",
+    ),
+    cause(
+        "socket-protocol",
+        &["Unsupported proto"],
+        "a process has a socket of a protocol that CRIU cannot save",
+        "let it close the socket",
+    ),
+    cause(
+        "socket-kind",
+        &["Unknown socket collected"],
+        "a process has a socket of a kind that CRIU cannot save",
+        "let it close the socket",
+    ),
+    cause(
+        "netlink-unread",
+        &["The socket has data to read"],
+        "a process has a netlink socket with messages that it has not read",
+        "try again in a moment, or let it close the socket",
+    ),
+    cause(
+        "netlink-groups",
+        &["The netlink socket", "groups"],
+        "a process has a netlink socket in groups that CRIU cannot save",
+        "let it close the socket",
+    ),
+    cause(
+        "unix-ancillary",
+        &["Control messages in queue"],
+        "a unix socket has messages to be read that tell of their senders",
+        "try again in a moment",
+    ),
+    cause(
+        "unix-in-flight",
+        &["Non-empty write queue on an in-flight socket"],
+        "a unix connection that nobody has accepted yet has data in it",
+        "try again in a moment",
+    ),
+    cause(
+        "udp-corked",
+        &["Can't dump corked dgram socket"],
+        "a UDP socket holds back what it sends",
+        "try again in a moment, or let the process send it",
+    ),
+    cause(
+        "socket-filter",
+        &["Can't get socket filter len", "Permission denied"],
+        "a socket has a BPF program attached",
+        "let the process detach it",
+    ),
+];
