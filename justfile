@@ -59,3 +59,7 @@ bench:
 # counts of system calls, instructions and allocations against those on record (root)
 bench-check:
     hack/bench-check
+
+# the documents as a book; prints its directory
+docs:
+    hack/docs

@@ -97,8 +97,15 @@ def goals(result):
 def picture(result):
     """Bars, one group for each quantity, as parts of the slowest."""
     groups = [(q, result["results"][q]) for q in PICTURE if q in result["results"]]
-    bar, gap, left, width = 13, 16, 310, 420
-    parts, y = [], 44
+    # 7.5: more than a character of any font that a viewer may take for 12px sans-serif
+    left = round(max(len(q) for q, _ in groups) * 7.5) + 26
+    bar, gap, width = 13, 16, 420
+    layout = "cgroup v2" if result["layout"] == "v2" else "the host's cgroups"
+    head = [("h", f"How long each tool takes, in ms: medians on {layout}; shorter is faster"),
+            ("n", "hiber, crun, runc: the whole command, on the container of hiber spec. floor: a C program that makes the same container and does"),
+            ("n", "nothing else. criu: CRIU driven by its own command line. Each group of bars is scaled to its slowest.")]
+    parts = [f'<text x="16" y="{22 + 16 * i}" class="{kind}">{text}</text>' for i, (kind, text) in enumerate(head)]
+    y = 76
     for quantity, tools in groups:
         shown = [t for t in TOOLS if t in tools]
         medians = {t: statistics.median(tools[t]) for t in shown}
@@ -109,10 +116,9 @@ def picture(result):
             parts.append(f'<text x="{left + length + 5:.1f}" y="{y + bar - 4}" class="n">{tool} {number(medians[tool])} ms</text>')
             y += bar
         y += gap
-    style = "text{font:12px sans-serif;fill:#333}.n{font-size:10px}"
-    title = f'<text x="16" y="22" style="font-size:14px">Medians, {result["layout"]} layout; shorter is faster</text>'
+    style = "text{font:12px sans-serif;fill:#333}.n{font-size:10px}.h{font-size:14px}"
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 110} {y}" width="{left + width + 110}">'
-            f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{title}{"".join(parts)}</svg>\n')
+            f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n')
 
 
 def tables(results):

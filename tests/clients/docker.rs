@@ -43,7 +43,7 @@ impl Docker {
         docker
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         // the client of the same package, should there be another one
         let debian = "/usr/bin/docker";
         let mut command = self.home.command(if Path::new(debian).exists() { debian } else { "docker" });

@@ -70,18 +70,24 @@ impl Home {
     /// Makes an archive of the busybox image that every client loads, and returns its path.
     #[track_caller]
     pub(crate) fn image(&self) -> String {
-        self.archive(IMAGE, tools::rootfs_busybox())
+        self.archive(IMAGE, tools::rootfs_busybox(), &["sh"])
     }
 
     /// As [`image`](Self::image), of the one with redis.
     #[track_caller]
     pub(crate) fn redis_image(&self) -> String {
-        self.archive(REDIS, tools::rootfs_redis())
+        self.archive(REDIS, tools::rootfs_redis(), &["sh"])
+    }
+
+    /// As [`image`](Self::image), of one that starts a redis-server, by a name of the caller's.
+    #[track_caller]
+    pub(crate) fn redis_image_called(&self, name: &str) -> String {
+        self.archive(name, tools::rootfs_redis(), &["redis-server", "--save", ""])
     }
 
     /// An image's archive in the format of `docker save` (the image specification 1.2 of moby).
     #[track_caller]
-    fn archive(&self, name: &str, rootfs: Result<&Path, &str>) -> String {
+    fn archive(&self, name: &str, rootfs: Result<&Path, &str>, command: &[&str]) -> String {
         let rootfs = rootfs.unwrap_or_else(|e| panic!("no root filesystem: {e}"));
         let tar = |directory: &Path, archive: &str, what: &[&str]| {
             let mut tar = Command::new("tar");
@@ -96,7 +102,7 @@ impl Home {
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Cmd": ["sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+            "config": {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]}
         });
         let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);

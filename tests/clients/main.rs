@@ -11,6 +11,7 @@
 mod containerd;
 mod containerd_shim;
 mod docker;
+mod documents;
 mod home;
 mod podman;
 mod podman_checkpoint;

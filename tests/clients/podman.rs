@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What podman would raise for every container to values that root may not have here.
-const ULIMITS: [&str; 2] = ["nofile=1024:1024", "nproc=1024:1024"];
+pub(crate) const ULIMITS: [&str; 2] = ["nofile=1024:1024", "nproc=1024:1024"];
 
 /// podman with a private storage that holds the busybox image. It takes all containers with it when
 /// dropped.
@@ -34,15 +34,21 @@ impl Podman {
         &self.0
     }
 
+    /// `podman`, with the private storage.
+    pub(crate) fn client(&self) -> Command {
+        let mut command = self.0.command("podman");
+        command.env("CONTAINERS_CONF", self.0.join("containers.conf"));
+        command.arg("--root").arg(self.0.join("root")).arg("--runroot").arg(self.0.join("run"));
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
+        command
+    }
+
     /// `podman ARGS` with hiber as the runtime.
     #[track_caller]
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let hiber = tools::hiber().unwrap_or_else(|e| panic!("no runtime: {e}"));
-        let mut command = self.0.command("podman");
-        command.env("CONTAINERS_CONF", self.0.join("containers.conf"));
-        command.arg("--root").arg(self.0.join("root")).arg("--runroot").arg(self.0.join("run"));
-        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime"]).arg(hiber);
-        command.args(args);
+        let mut command = self.client();
+        command.arg("--runtime").arg(hiber).args(args);
         command
     }
 

@@ -156,7 +156,7 @@ odd_failures! {
     a_netlink_socket_with_unread_messages: "netlink-unread", "netlink-unread",
         ["data to read", "try again", "process 2 (odd netlink-unread)"];
     a_process_whose_first_thread_has_ended: "zombie-with-threads", "zombie-threads",
-        ["Zombies with threads", "(odd): a process's first thread has ended"];
+        ["Zombies with threads", "(odd), ", " on the host: a process's first thread has ended"];
 }
 
 #[test]
@@ -190,8 +190,9 @@ fn a_namespace_inside_is_refused_at_once() {
     require!(Root, Criu, CPrograms);
     for kind in ["pid", "uts", "ipc", "user"] {
         let c = run_odd(odd(&format!("{kind}-namespace")));
-        let what = format!("(odd {kind}-namespace): its {kind} namespace is not that of the first process");
-        fails(&c, &[], "nested-namespace", &[&what, "stop it first"]);
+        let process = format!("(odd {kind}-namespace), ");
+        let what = format!(" on the host: its {kind} namespace is not that of the first process");
+        fails(&c, &[], "nested-namespace", &[&process, &what, "stop it first"]);
         assert!(!c.images().exists(), "CRIU was not asked");
     }
 }
@@ -216,8 +217,9 @@ fn a_process_that_was_left_in_a_namespace_of_the_host_is_refused_at_once() {
         })
     };
     wait_for("the orphan", || orphan().is_some());
-    let what = "(sleep 1000): its uts namespace is not that of the first process";
-    fails(&c, &[], "nested-namespace", &[what, "stop it first"]);
+    let process = format!("(sleep 1000), {} on the host: ", orphan().unwrap());
+    let what = "its uts namespace is not that of the first process";
+    fails(&c, &[], "nested-namespace", &[&process, what, "stop it first"]);
 }
 
 #[test]
@@ -255,7 +257,12 @@ fn a_traced_process_is_refused_at_once() {
         &c,
         &[],
         "traced",
-        &["(odd traced): it is traced by process", "(odd) of the host", "detach the debugger"],
+        &[
+            "(odd traced), ",
+            " on the host: it is traced by process",
+            "(odd) of the host",
+            "detach the debugger",
+        ],
     );
     assert!(start.elapsed() < std::time::Duration::from_secs(8), "CRIU would have tried for ten seconds");
 }
@@ -377,10 +384,9 @@ fn a_process_of_another_user_without_the_capability() {
         hiber_tests::command::run(command, b"")
     };
     let check = run(&["--check"]);
-    assert!(
-        check.exited(1).stdout.contains("other-user: process 2 (odd user=1000): it runs as user 1000"),
-        "{check}"
-    );
+    let said = &check.exited(1).stdout;
+    assert!(said.contains("other-user: process 2 (odd user=1000), "), "{check}");
+    assert!(said.contains(" on the host: it runs as user 1000"), "{check}");
     let output = run(&[]);
     output.fails("rlimit").fails("CAP_SYS_RESOURCE").fails("process 2 (odd user=1000)");
     assert_eq!(c.status(), "running");

@@ -86,6 +86,23 @@ fn threads_alone_have_nothing_to_be_undone() {
 }
 
 #[test]
+fn another_signal_than_sigchld_at_a_processs_end_is_warned_of() {
+    require!(Root, Criu, CPrograms);
+    let bundle = Bundle::busybox().args(["same", "exit-signal"]);
+    hiber_tests::programs::install("same", &bundle);
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    let ready = c.bundle().rootfs().join("ready");
+    wait_for("the program", || ready.exists());
+    let report = preflight(&c, &[]);
+    let found = finding(&report, "exit-signal").unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(found["severity"], json!("warning"));
+    let all = report["findings"].as_array().unwrap();
+    let of_it = all.iter().filter(|f| f["check"] == "exit-signal").count();
+    assert_eq!(of_it, 1, "of that process alone: {report:#}");
+}
+
+#[test]
 fn the_controlling_terminal_by_its_common_name() {
     require!(Root, Criu, CPrograms);
     let c = run_odd(odd("dev-tty"));
@@ -94,7 +111,11 @@ fn the_controlling_terminal_by_its_common_name() {
     let found = finding(&report, "dev-tty").unwrap_or_else(|| panic!("{report:#}"));
     assert_eq!((&found["severity"], &found["path"]), (&json!("warning"), &json!("/dev/tty")));
     let before = count(&c);
-    c.checkpoint(&[]).fails("ctty inheritance").fails("has /dev/tty open").fails("(odd dev-tty): descriptor");
+    c.checkpoint(&[])
+        .fails("ctty inheritance")
+        .fails("has /dev/tty open")
+        .fails("(odd dev-tty), ")
+        .fails(" on the host: descriptor");
     counts_on(&c, before);
 }
 
@@ -201,7 +222,8 @@ fn what_is_watched_and_has_no_path_is_named() {
     let words = [
         "Can't dump that handle",
         "inotify or fanotify",
-        "(odd watch=/srv/app/deep): descriptor 3 watches inode",
+        "(odd watch=/srv/app/deep), ",
+        " on the host: descriptor 3 watches inode",
     ];
     fails(&on.c, &[], "watch", &words);
 }

@@ -191,6 +191,18 @@ fn an_id_or_a_cgroup_that_is_taken() {
     assert_eq!(c.status(), "running");
 }
 
+/// Restores the container's checkpoint as another container of the same numbers, in a cgroup and under an id of its own.
+/// Errors are in `restore.log` of the bundle.
+fn restore_beside(c: &Container, flags: &[&str]) -> hiber_tests::command::Output {
+    change_config(c, |v| v["linux"]["cgroupsPath"] = json!(format!("{}/d", c.bundle().cgroup_parent())));
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let log = c.bundle().join("restore.log").display().to_string();
+    let mut command = c.runtime().command();
+    command.args(["--log", &log, "restore", "--detach", "--image-path", &images, "--bundle", &bundle]);
+    command.args(flags).arg(format!("{}-other", c.id()));
+    hiber_tests::command::run(command, b"")
+}
+
 #[test]
 fn a_process_number_that_is_taken() {
     require!(Root, Criu);
@@ -200,24 +212,36 @@ fn a_process_number_that_is_taken() {
     assert_eq!(report["possible"], json!(true), "{report:#}");
     c.checkpoint(&["--leave-running"]).ok();
     let pid = c.pid();
-    // Another container of the same numbers, in a cgroup and under an id of its own.
-    change_config(&c, |v| v["linux"]["cgroupsPath"] = json!(format!("{}/d", c.bundle().cgroup_parent())));
-    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
-    let other = format!("{}-other", c.id());
-    let log = c.bundle().join("restore.log").display().to_string();
-    let run = |flags: &[&str]| {
-        let mut command = c.runtime().command();
-        command.args(["--log", &log, "restore", "--detach", "--image-path", &images, "--bundle", &bundle]);
-        command.args(flags).arg(&other);
-        hiber_tests::command::run(command, b"")
-    };
-    let check = run(&["--check"]);
-    assert!(check.exited(1).stdout.contains(&format!("pid: process number {pid} (sh) is taken")), "{check}");
-    run(&[]).exited(1);
-    let error = fs::read_to_string(&log).unwrap();
+    let check = restore_beside(&c, &["--check"]);
+    let taken = format!("pid: process number {pid} (sh) is taken by process {pid} (sh)");
+    assert!(check.exited(1).stdout.contains(&taken), "{check}");
+    restore_beside(&c, &[]).exited(1);
+    let error = fs::read_to_string(c.bundle().join("restore.log")).unwrap();
     assert!(error.contains("a process number of the checkpoint is taken"), "{error}");
     assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
     counts_on(&c, 3);
+}
+
+#[test]
+fn a_process_number_that_a_session_keeps() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().without_namespace("pid").shell("sleep 600 & while :; do sleep 600; done");
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    let pid = c.pid();
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    wait_for("the children", || children().split_whitespace().count() == 2);
+    c.checkpoint(&["--leave-running"]).ok();
+    // Its children stay, in the session that it led.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    wait_for("the end of the first process", || !Path::new(&format!("/proc/{pid}")).exists());
+    let check = restore_beside(&c, &["--check"]);
+    let taken = format!("pid: process number {pid} (sh) is taken as the process group of process ");
+    assert!(check.exited(1).stdout.contains(&taken), "{check}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn bundle() -> Bundle {
             c["process"]["oomScoreAdj"] = json!(100);
             c["linux"]["seccomp"] = json!({
                 "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18}]
+                "syscalls": [{"names": ["mkdir", "mkdirat", "modify_ldt"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18}]
             });
             c["linux"]["resources"]["pids"] = json!({"limit": 50});
         },

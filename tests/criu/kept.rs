@@ -92,6 +92,9 @@ fn what_cannot_be_given_back_ends_the_restore() {
     listed["files"]["kept.json"]["size"] = json!(kept.len());
     fs::write(c.images().join("kept.json"), kept).unwrap();
     fs::write(&manifest, listed.to_string()).unwrap();
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let tried = c.call("restore", &["--prove", "--image-path", &images, "--bundle", &bundle]);
+    tried.fails("give thread 1 back what only it can set");
     let failed = c.restore(&[]);
     failed.fails("give thread 1 back what only it can set");
     assert!(failed.stderr.contains("not permitted"), "{failed}");

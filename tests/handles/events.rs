@@ -75,6 +75,29 @@ pub(crate) fn a_stream_tells_what_others_do() {
     assert!(events.wait().unwrap().is_none());
 }
 
+/// A reader that begins after the end of a process hears what the one who waited heard.
+pub(crate) fn a_late_reader_hears_of_exit_codes() {
+    require!(Root);
+    let here = Here::sleeping();
+    let task = here.run();
+    for code in ["6", "7"] {
+        let options = ExecOptions { stdio: Stdio::Pipes, ..ExecOptions::default() };
+        let exec = task.exec(&process(&task, &["sh", "-c", &format!("exit {code}")]), &options).unwrap();
+        assert_eq!(exec.wait().unwrap().get().code().to_string(), code);
+    }
+    let options = EventsOptions { past: true, until_deleted: true, ..Default::default() };
+    let mut events = task.events(options).unwrap();
+    let mut codes = Vec::new();
+    while codes.len() < 2 {
+        if let Some(Event::Exit { exec: Some(_), status }) = next(&mut events) {
+            codes.push(status.ended);
+        }
+    }
+    assert_eq!(codes, [Ended::Exited(6), Ended::Exited(7)]);
+    task.delete(true).unwrap();
+    here.assert_clean();
+}
+
 /// As `hiber events` shows it.
 pub(crate) fn the_past_and_the_end() {
     require!(Root);

@@ -32,6 +32,7 @@ fn main() {
         checkpoints::options_that_contradict_each_other_are_refused,
         checkpoints::what_was_executed_does_not_hold_a_checkpoint_up,
         events::a_stream_tells_what_others_do,
+        events::a_late_reader_hears_of_exit_codes,
         events::the_past_and_the_end,
         events::many_streams_in_one_loop,
         examples::a_command_is_run_and_its_code_passed_on,

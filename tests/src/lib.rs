@@ -24,6 +24,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod command;
 pub mod container;
+pub mod documents;
 pub mod leaks;
 pub mod pipes;
 pub mod programs;

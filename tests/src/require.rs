@@ -40,6 +40,10 @@ pub enum Need {
     DirtyTracking,
     /// Time namespaces.
     TimeNamespaces,
+    /// A kernel that knows nodes of memory (numa(7)).
+    MemoryPolicies,
+    /// More than one node with memory (numa(7)).
+    Nodes,
     /// A kernel with nftables, and the program for them.
     Nftables,
     /// The C programs of tests/criu, in `$HIBER_PROGRAMS`, or a compiler for them.
@@ -103,6 +107,10 @@ impl Need {
             Self::DirtyTracking => dirty_tracking(),
             Self::TimeNamespaces if Path::new("/proc/self/ns/time").is_symlink() => Ok(()),
             Self::TimeNamespaces => Err("time namespaces".to_owned()),
+            Self::MemoryPolicies if Path::new("/proc/self/numa_maps").exists() => Ok(()),
+            Self::MemoryPolicies => Err("a kernel with memory policies".to_owned()),
+            Self::Nodes if nodes() > 1 => Ok(()),
+            Self::Nodes => Err("several nodes with memory (a kernel has some with numa=fake=2)".to_owned()),
             Self::Nftables => nftables(),
             Self::CPrograms if std::env::var_os(crate::programs::BEFORE).is_some() => Ok(()),
             Self::CPrograms => Self::Program("cc").check(),
@@ -133,6 +141,15 @@ fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
 fn has_sys_resource() -> bool {
     let own = rustix::thread::capabilities(None);
     own.is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
+}
+
+/// How many nodes have memory.
+fn nodes() -> usize {
+    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    let number = |text: &str| text.parse::<usize>().unwrap_or(0);
+    let range =
+        |part: &str| part.split_once('-').map_or(1, |(from, to)| number(to).saturating_sub(number(from)) + 1);
+    nodes.trim().split(',').filter(|part| !part.is_empty()).map(range).sum()
 }
 
 /// The version of the running kernel, as far as it matters.

@@ -17,20 +17,18 @@ fn find(variable: &str, script: &[&str], file: &str) -> Result<PathBuf, String> 
         };
     }
     let program = repository().join("hack").join(script[0]);
+    // Its standard error is the caller's: whoever waits for a build sees what is built.
     let output = Command::new(&program)
         .args(&script[1..])
         .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
         .output()
         .map_err(|e| format!("{variable} is unset and {} cannot be run: {e}", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     match stdout.trim_end().lines().next_back() {
         Some(path) if output.status.success() && file.is_empty() => Ok(path.into()),
         Some(path) if output.status.success() => Ok(Path::new(path).join(file)),
-        _ => Err(format!(
-            "{variable} is unset and hack/{} failed: {}",
-            script.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
+        _ => Err(format!("{variable} is unset and hack/{} failed, as is said above", script.join(" "))),
     }
 }
 
@@ -68,12 +66,12 @@ macro_rules! tool {
 }
 
 tool!(
-    /// The runtime under test: `$HIBER_BIN`, else the release build.
-    hiber, "HIBER_BIN", ["build"], ""
+    /// The runtime under test: `$HIBER_BIN`, else the debug build of the sources as they are now.
+    hiber, "HIBER_BIN", ["build", "--debug"], ""
 );
 tool!(
-    /// The shim under test: `$HIBER_SHIM`, else a quick build.
-    shim, "HIBER_SHIM", ["build", "--quick", "--shim"], ""
+    /// The shim under test: `$HIBER_SHIM`, else the debug build of the sources as they are now.
+    shim, "HIBER_SHIM", ["build", "--debug", "--shim"], ""
 );
 tool!(
     /// The directory of the library's examples, built: `$HIBER_EXAMPLES`, else a debug build.

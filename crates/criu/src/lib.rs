@@ -21,6 +21,7 @@ mod launch;
 mod lazy_memory;
 mod lazy_pages;
 mod locate;
+mod locks;
 mod modes;
 mod notify;
 mod options;

@@ -54,7 +54,10 @@ impl Criu {
             .map(|path| Self { path })
             .ok_or_else(|| {
                 let dirs = dirs.to_string_lossy();
-                CriuError::NotFound(format!("no program of that name in {dirs}, and $HIBER_CRIU is not set"))
+                CriuError::NotFound(format!(
+                    "no program of that name in {dirs}, and ${ENV_VAR} is not set; install CRIU 3.17 or later, \
+                     or set {ENV_VAR} to its path"
+                ))
             })
     }
 

@@ -6,13 +6,16 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use hiber_sys::ptrace::{Dispatch, GoOn, dispatch, rseq_area, set_dispatch, set_signal_mask, signal_mask};
+use hiber_sys::ptrace::{
+    Dispatch, GoOn, dispatch, extended_state, rseq_area, set_dispatch, set_extended_state, set_signal_mask,
+    signal_mask,
+};
 use nix::errno::Errno;
 use syscalls::Sysno;
 
 use crate::error::{Error, Result, memory as memory_error};
 use crate::registers::{INSTRUCTION, Registers};
-use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, registers, set_registers};
+use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, kill, registers, set_registers};
 
 /// Where in `struct rseq` the sequence is told that the thread is in (linux/rseq.h).
 const RSEQ_CS: u64 = 8;
@@ -30,6 +33,7 @@ pub struct Stopped {
     saved: Registers,
     prepared: Option<Prepared>,
     held: bool,
+    doomed: bool,
 }
 
 /// What was changed for calls, and is put back.
@@ -49,8 +53,9 @@ impl Seized {
     /// # Errors
     /// It has ended, does not stop, or runs a 32-bit program.
     pub fn wait(self) -> Result<Stopped> {
-        let (tid, saved) = self.stopped()?;
-        Ok(Stopped { tid, saved, prepared: None, held: true })
+        let (tid, doomed) = (self.tid(), self.is_doomed());
+        let saved = self.stopped()?;
+        Ok(Stopped { tid, saved, prepared: None, held: true, doomed })
     }
 }
 
@@ -75,6 +80,21 @@ impl Stopped {
             None => dispatch_by(self.tid, to)?,
         }
         Ok(())
+    }
+
+    /// Does `work`, and gives the thread back what the processor keeps for it beside the registers that calls use: some calls
+    /// change that, as pkey_alloc(2) the rights of a protection key.
+    ///
+    /// # Errors
+    /// Those of `work`; the state could not be read or put back.
+    pub fn keeping_extended_state<E: From<Error>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut state = extended_state(self.tid).map_err(Error::of(self.tid, "PTRACE_GETREGSET"))?;
+        let done = work(self);
+        let put = set_extended_state(self.tid, &mut state).map_err(Error::of(self.tid, "PTRACE_SETREGSET"));
+        done.and_then(|()| Ok(put?))
     }
 
     /// Makes a system call, and gives what it returns.
@@ -119,7 +139,11 @@ impl Stopped {
         Ok(result)
     }
 
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+    /// Reads the thread's memory.
+    ///
+    /// # Errors
+    /// There is none at the address.
+    pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let tid = self.tid;
         let read = self.prepare()?.memory.read_exact_at(bytes, address);
         read.map_err(memory_error(tid, address))
@@ -179,7 +203,7 @@ impl Stopped {
         Some((at, u64::from_ne_bytes(is))).filter(|(_, is)| *is != 0)
     }
 
-    /// Lets the thread go on as it was.
+    /// Lets the thread go on as it was; one that is [doomed](crate::Seized::doomed) is killed.
     ///
     /// # Errors
     /// It has ended, or could not be brought back to where it was: then it is to be ended.
@@ -189,6 +213,10 @@ impl Stopped {
     }
 
     fn let_go(&mut self) -> Result<()> {
+        if self.doomed {
+            kill(self.tid);
+            return Ok(());
+        }
         self.settle()?;
         detach(self.tid)
     }

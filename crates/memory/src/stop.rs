@@ -39,6 +39,7 @@ pub(crate) enum Stop {
 pub struct Seized {
     tid: i32,
     held: bool,
+    doomed: bool,
 }
 
 impl Seized {
@@ -57,25 +58,44 @@ impl Seized {
             other => other,
         }
         .map_err(request(tid, "PTRACE_SEIZE"))?;
-        let seized = Self { tid, held: true };
+        let seized = Self { tid, held: true, doomed: false };
         interrupt(tid)?;
         Ok(seized)
     }
 
+    /// From now on it is let go never: dropped, it is killed, and its process with it.
+    #[must_use]
+    pub fn doomed(mut self) -> Self {
+        self.doomed = true;
+        self
+    }
+
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed
+    }
+
     /// Waits for the stop, and hands the thread over with its registers: whoever gets them lets it go.
-    pub(crate) fn stopped(mut self) -> Result<(i32, Registers)> {
+    pub(crate) fn stopped(mut self) -> Result<Registers> {
         await_stop(self.tid, GoOn::Freely, Stop::Asked)?;
         let registers = registers(self.tid)?;
         if !registers.native() {
             return Err(Error::Foreign(self.tid));
         }
         self.held = false;
-        Ok((self.tid, registers))
+        Ok(registers)
     }
 }
 
 impl Drop for Seized {
     fn drop(&mut self) {
+        if self.held && self.doomed {
+            kill(self.tid);
+            return;
+        }
         // What has not stopped cannot be let go; the kernel does it when this thread ends.
         if self.held && (detach(self.tid).is_ok() || wait(self.tid, Stop::Asked).is_ok()) {
             let _ = detach(self.tid);
@@ -133,6 +153,11 @@ fn wait(tid: i32, expected: Stop) -> Result<Stop> {
         }
         sleep(PAUSE);
     }
+}
+
+/// A thread that is stopped ends at once, without an instruction of its program.
+pub(crate) fn kill(tid: i32) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(tid), nix::sys::signal::Signal::SIGKILL);
 }
 
 pub(crate) fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<()> {

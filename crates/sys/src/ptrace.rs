@@ -9,6 +9,17 @@ const GET_RSEQ_CONFIGURATION: libc::c_long = 0x420f;
 const SET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_long = 0x4210;
 const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_long = 0x4211;
 
+/// NT_X86_XSTATE, or what comes nearest to it elsewhere (linux/elf.h): NT_PRFPREG.
+#[cfg(target_arch = "x86_64")]
+const EXTENDED: libc::c_long = 0x202;
+#[cfg(not(target_arch = "x86_64"))]
+const EXTENDED: libc::c_long = 2;
+/// PTRACE_GETREGSET and PTRACE_SETREGSET
+const GETREGSET: libc::c_long = 0x4204;
+const SETREGSET: libc::c_long = 0x4205;
+/// More than any processor keeps for a thread, in bytes: AMX's tiles are 8 KiB of it.
+const MAX_EXTENDED: usize = 64 << 10;
+
 /// How a stopped thread goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoOn {
@@ -105,4 +116,26 @@ pub fn set_dispatch(tid: i32, to: &Dispatch) -> Result<()> {
     // SAFETY: a live structure of the size that the kernel is told.
     let r = unsafe { libc::syscall(libc::SYS_ptrace, request, tid, size, &raw const *to) };
     if r < 0 { Err(failed("PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG", tid)) } else { Ok(()) }
+}
+
+/// What the processor keeps for the thread beside its general registers, as the kernel lays it out (xsave): vectors, and the
+/// rights of its protection keys.
+pub fn extended_state(tid: i32) -> Result<Vec<u8>, SysError> {
+    let mut state = vec![0u8; MAX_EXTENDED];
+    let mut area = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: state.len() };
+    // SAFETY: the kernel writes at most as many bytes as the area says, and then says how many.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, GETREGSET, tid, EXTENDED, &raw mut area) };
+    if r < 0 {
+        return Err(failed("PTRACE_GETREGSET", tid));
+    }
+    state.truncate(area.iov_len);
+    Ok(state)
+}
+
+/// Gives the thread back what [`extended_state`] has said.
+pub fn set_extended_state(tid: i32, state: &mut [u8]) -> Result<(), SysError> {
+    let area = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: state.len() };
+    // SAFETY: a live area of the size that it says.
+    let r = unsafe { libc::syscall(libc::SYS_ptrace, SETREGSET, tid, EXTENDED, &raw const area) };
+    if r < 0 { Err(failed("PTRACE_SETREGSET", tid)) } else { Ok(()) }
 }

@@ -232,14 +232,18 @@ fn processes_with_more_than_config_json_grants_are_refused() {
         (
             "a limit",
             |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits[7].max = Some(1025),
-            "has 1025 for the resource limit 7",
+            "has 1025 for the resource limit RLIMIT_NOFILE",
         ),
         (
             "limits left out",
             |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits.truncate(7),
-            "has no resource limit 7",
+            "has no resource limit RLIMIT_NOFILE",
         ),
-        ("limits elsewhere", |c| c.tc.as_mut().unwrap().rlimits = None.into(), "has no resource limit 7"),
+        (
+            "limits elsewhere",
+            |c| c.tc.as_mut().unwrap().rlimits = None.into(),
+            "has no resource limit RLIMIT_NOFILE",
+        ),
         ("killed last", |c| c.tc.as_mut().unwrap().oom_score_adj = Some(-1), "has oom_score_adj -1"),
         (
             "nice",
@@ -290,6 +294,21 @@ fn what_is_given_back_is_no_more_than_config_json_grants() {
             "another personality",
             json!({"switches": {"1": {"personality": 0x40_0000}}}),
             "the personality 0x400000",
+        ),
+        (
+            "a node that none has",
+            json!({"switches": {"1": {"memoryPolicy": [2, [1u64 << 60]]}}}),
+            "takes memory from node 1152921504606846976",
+        ),
+        (
+            "an area's node",
+            json!({"memory": {"1": {"areas": [{"from": 4096, "to": 8192, "policy": [2, [4096]]}]}}}),
+            "takes memory from node 4096",
+        ),
+        (
+            "segments",
+            json!({"memory": {"1": {"descriptors": [[0, 0x0040_f301_0000_0fffu64]]}}}),
+            "has a local descriptor table, and config.json's filter forbids",
         ),
         ("what is unknown", json!({"privileges": true}), "unknown field `privileges`"),
     ];

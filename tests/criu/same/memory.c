@@ -329,6 +329,11 @@ static void make_lock_now(void)
 	must(mlockall(MCL_CURRENT));
 }
 
+static void make_lock_future_on_fault(void)
+{
+	must(mlockall(MCL_FUTURE | MCL_ONFAULT));
+}
+
 static void make_lock_future(void)
 {
 	must(mlockall(MCL_FUTURE));
@@ -336,8 +341,11 @@ static void make_lock_future(void)
 
 static void show_lock_future(void)
 {
-	char *new = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* apart from its neighbours, with which it would be one area */
+	char *new = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	new[0] = 1;
 	say_smaps(new, "Locked:");
+	say_smaps(new, "VmFlags:");
 	munmap(new, 65536);
 }
 
@@ -373,6 +381,15 @@ static void make_area_policy(void)
 	unsigned long nodes = 1;
 	area = anonymous(65536);
 	must(syscall(SYS_mbind, area, 65536, 2 /* MPOL_BIND */, &nodes, 64, 0));
+}
+
+static void make_shared_area_policy(void)
+{
+	unsigned long nodes = 1;
+	area = map(65536, PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	must(syscall(SYS_mbind, area + 32768, 32768, 3 /* MPOL_INTERLEAVE */ | 1 << 15 /* MPOL_F_STATIC_NODES */, &nodes, 64, 0));
+	area += 32768;
+	child(forever);
 }
 
 static void show_area_policy(void)
@@ -417,12 +434,29 @@ static void show_key(void)
 	say("rights %d ", pkey_get(length));
 }
 
+static void make_higher_key(void)
+{
+	int lower = must(pkey_alloc(0, 0));
+	make_key();
+	must(pkey_free(lower));
+}
+
 static void show_key_taken(void)
 {
 	int key = pkey_alloc(0, 0);
 	say("%s", key == (int)length ? "free" : "taken");
 	if (key >= 0)
 		pkey_free(key);
+}
+
+/* The one below the one that is taken. */
+static void show_key_free(void)
+{
+	int key = pkey_alloc(0, 0);
+	say("%d %d ", key, (int)length);
+	if (key >= 0)
+		pkey_free(key);
+	say_smaps(area, "ProtectionKey:");
 }
 
 static void show_vdso(void)
@@ -470,13 +504,17 @@ const struct property memory[] = {
 	{ "locked-on-fault", make_lock_on_fault, show_lock },
 	{ "all-locked", make_lock_now, show_lock },
 	{ "future-locked", make_lock_future, show_lock_future },
+	{ "future-locked-on-fault", make_lock_future_on_fault, show_lock_future },
 	{ "area-name", make_area_name, show_area_name },
 	{ "memory-policy", make_memory_policy, show_memory_policy },
+	{ "memory-policy-of-config", NULL, show_memory_policy },
 	{ "area-policy", make_area_policy, show_area_policy },
+	{ "shared-area-policy", make_shared_area_policy, show_area_policy },
 	{ "huge-pages-disabled", make_no_huge_pages, show_no_huge_pages },
 	{ "merging", make_merging, show_merging },
 	{ "protection-key", make_key, show_key },
 	{ "protection-key-taken", make_key, show_key_taken },
+	{ "protection-key-free", make_higher_key, show_key_free },
 	{ "vdso", NULL, show_vdso },
 	{ "memory-layout", NULL, show_layout },
 	{ 0 },

@@ -101,13 +101,21 @@ static void make_local_segment(void)
 {
 	struct user_desc entry = { .entry_number = 2, .base_addr = 0x10000, .limit = 0xfff, .seg_32bit = 1 };
 	may(syscall(SYS_modify_ldt, 1, &entry, sizeof entry), "modify_ldt");
+	/* code, by pages, of all 4 GiB, at the end of what a table can have */
+	entry = (struct user_desc){ .entry_number = 8191, .base_addr = 0x12345000, .limit = 0xfffff, .seg_32bit = 1, .contents = 2, .limit_in_pages = 1, .useable = 1 };
+	must(syscall(SYS_modify_ldt, 0x11, &entry, sizeof entry));
+	entry = (struct user_desc){ .entry_number = 7, .limit = 0xf, .contents = 1, .read_exec_only = 1, .seg_not_present = 1, .useable = 1 };
+	must(syscall(SYS_modify_ldt, 0x11, &entry, sizeof entry));
 }
 
 static void show_local_segment(void)
 {
-	unsigned long table[8] = { 0 };
+	static unsigned long table[8192];
 	long size = must(syscall(SYS_modify_ldt, 0, table, sizeof table));
-	say("%ld %#lx", size, table[2]);
+	say("%ld ", size);
+	for (size_t i = 0; i < COUNT(table); i++)
+		if (table[i])
+			say("%zu: %#lx ", i, table[i]);
 }
 
 static void make_no_cpuid(void)

@@ -10,6 +10,7 @@
 #include <sys/fsuid.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 #define STATUS "/proc/thread-self/status"
@@ -602,6 +603,13 @@ static void show_personality(void)
 	say("%#lx", must(personality(0xffffffff)));
 }
 
+static void show_machine(void)
+{
+	struct utsname is;
+	must(uname(&is));
+	say("%s", is.machine);
+}
+
 static void make_mdwe(void)
 {
 	must(prctl(65 /* PR_SET_MDWE */, 1 /* PR_MDWE_REFUSE_EXEC_GAIN */, 0, 0, 0));
@@ -916,6 +924,22 @@ static void show_rseqs(void)
 	on_thread(show_rseq);
 }
 
+/* Barriers by which other threads see what this one has written (membarrier(2)) */
+
+static void make_barriers(void)
+{
+	must(syscall(SYS_membarrier, 1 << 4 /* REGISTER_PRIVATE_EXPEDITED */, 0, 0));
+	must(syscall(SYS_membarrier, 1 << 2 /* REGISTER_GLOBAL_EXPEDITED */, 0, 0));
+}
+
+/* One that is not registered for may not be asked for. */
+static void show_barriers(void)
+{
+	say_result(syscall(SYS_membarrier, 1 << 3 /* PRIVATE_EXPEDITED */, 0, 0));
+	say_result(syscall(SYS_membarrier, 1 << 5 /* PRIVATE_EXPEDITED_SYNC_CORE */, 0, 0));
+	say_result(syscall(SYS_membarrier, 1 << 9 /* GET_REGISTRATIONS, Linux 6.3 */, 0, 0));
+}
+
 /* What a process has used */
 
 static void make_use_time(void)
@@ -999,10 +1023,12 @@ const struct property tasks[] = {
 	{ "utilisation-clamp", make_clamp, show_clamp },
 	{ "autogroup-nice", make_autogroup, show_autogroup },
 	{ "io-priority", make_io_priority, show_io_priority },
+	{ "io-priority-of-config", NULL, show_io_priority },
 	{ "thread-io-priority", make_thread_io_priority, show_thread_io_priority },
 	{ "timer-slack", make_timer_slack, show_timer_slack },
 	{ "default-timer-slack", make_default_timer_slack, show_default_timer_slack },
 	{ "personality", make_personality, show_personality },
+	{ "personality-of-config", NULL, show_machine },
 	{ "memory-deny-write-execute", make_mdwe, show_mdwe },
 	{ "subreaper", make_subreaper, show_subreaper },
 	{ "machine-check-policy", make_machine_checks, show_machine_checks },
@@ -1023,6 +1049,7 @@ const struct property tasks[] = {
 	{ "robust-lists", make_thread, show_robust_lists },
 	{ "tid-addresses", make_thread, show_tid_addresses },
 	{ "restartable-sequences", make_thread, show_rseqs },
+	{ "memory-barriers", make_barriers, show_barriers },
 	{ "used-processor-time", make_use_time, show_used_time },
 	{ "start-time", NULL, show_start_time },
 	{ "io-counters", make_io_counters, show_io_counters },

@@ -104,13 +104,15 @@ pub(super) const CAUSES: &[Cause] = &[
         "pid-taken",
         &["Can't fork for", "File exists"],
         "a process number of the checkpoint is taken",
-        "restore into a pid namespace of its own, or free the number: stop the process that has it, or wait for the zombie whose session or process group has it",
+        "restore into a pid namespace of its own, or end what has the number: a process, a thread, or a session or \
+         process group, which lasts until the parents of its zombies have waited for them",
     ),
     cause(
         "pid-not-given",
         &["Pid", "do not match expected"],
         "a process number of the checkpoint is taken",
-        "restore into a pid namespace of its own, or free the number: stop the process that has it, or wait for the zombie whose session or process group has it",
+        "restore into a pid namespace of its own, or end what has the number: a process, a thread, or a session or \
+         process group, which lasts until the parents of its zombies have waited for them",
     ),
     cause(
         "traced",

@@ -29,7 +29,7 @@ use super::{leftovers, proof, shared, trial};
 
 use crate::checkpoint::kept::resources::{self, ChangedResources};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
-use crate::checkpoint::kept::{Kept, Networks};
+use crate::checkpoint::kept::{Kept, Networks, Reading};
 use crate::checkpoint::preflight::{
     Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain,
 };
@@ -256,7 +256,7 @@ impl Task {
         Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
         let pid = self.facts()?.pid;
         let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
-        let mut answers = Answers::new();
+        let (mut answers, mut reading) = (Answers::new(), None);
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
                 locked = true;
@@ -269,6 +269,9 @@ impl Task {
                     _ => ask(&self.pids()?),
                 };
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
+                if frozen.is_some() || status == Status::Paused {
+                    reading = Some(Reading::start(self.pids()?)?);
+                }
                 // Where the tasks are let go first, nobody waits for hashes.
                 seal.follower = (!options.leave_running).then(|| Follower::start(dir.clone(), seal.work));
                 Ok(())
@@ -283,7 +286,9 @@ impl Task {
                     true => Networks::default(),
                     false => self.kept_networks(options)?,
                 };
-                let kept = Kept::of(pid, &self.pids()?, &answers, &dir)?;
+                let pids = self.pids()?;
+                let reading = reading.take().map_or_else(|| Reading::start(pids.clone()), Ok)?;
+                let kept = Kept::of(pid, &pids, &answers, reading, &dir)?;
                 Kept { nosymfollow, resources, networks, ..kept }.write(&dir)?;
                 if !seal.manifest.options.loopback {
                     // It may have changed before it was frozen.

@@ -460,7 +460,7 @@ impl Restoring<'_> {
         });
         restored?;
         if self.request.kept.has_switches() {
-            self.request.turn_switches(facts.pid, cgroup)?;
+            self.request.turn_switches(facts.pid, cgroup, false)?;
         }
         listeners.into_iter().try_for_each(Listeners::take_away)
     }
@@ -505,7 +505,7 @@ impl Restoring<'_> {
 }
 
 /// Freezes the tasks, but not CRIU, which is in their cgroup, and what it has started.
-fn hold(cgroup: &Cgroup, criu: Option<u32>) -> Result<()> {
+pub(super) fn hold(cgroup: &Cgroup, criu: Option<u32>) -> Result<()> {
     let criu = criu.and_then(|pid| i32::try_from(pid).ok());
     for pid in cgroup.pids()? {
         let number = i32::try_from(pid).ok();

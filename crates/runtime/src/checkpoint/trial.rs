@@ -9,6 +9,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -20,13 +21,13 @@ use hiber_sandbox::rootfs::{PrivateViews, Restorable};
 use hiber_sys as sys;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::restore::{
-    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, namespace, take_resources,
+    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, hold, namespace, take_resources,
 };
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
@@ -197,16 +198,25 @@ impl Trial<'_> {
         let paths = cgroup_paths(&prepared.layout)?;
         let mut cgroup = Cgroup::create(&prepared.layout, &paths, &Limits::default(), OnDenied::Fail)
             .context("make the trial's cgroup")?;
+        let first = AtomicI32::new(0);
         let tried = in_time(patience, &paths, || {
-            apart("the trial's thread", || self.in_private_namespaces(&request, &mut cgroup))
+            apart("the trial's thread", || self.in_private_namespaces(&request, &mut cgroup, &first))
         });
-        if let Err(e) = cgroup.destroy() {
-            tracing::warn!("after a trial: {}", chain(&e));
+        match cgroup.destroy() {
+            // Not before the thread has ended that traced its processes: until then none of them can be reaped.
+            Ok(()) => reap(first.into_inner()),
+            Err(e) => tracing::warn!("after a trial: {}", chain(&e)),
         }
         tried.map_err(|e| explain_restore(self.store, self.id, self.options, e))
     }
 
-    fn in_private_namespaces(&self, request: &Request<'_>, cgroup: &mut Cgroup) -> Result<()> {
+    /// `ours` gets the number of the first process where that is a child of ours.
+    fn in_private_namespaces(
+        &self,
+        request: &Request<'_>,
+        cgroup: &mut Cgroup,
+        ours: &AtomicI32,
+    ) -> Result<()> {
         let plan = &request.prepared.plan;
         if let Some(name) = &plan.init.keyring {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
@@ -229,8 +239,9 @@ impl Trial<'_> {
         if let Some(key) = request.empty_directory {
             restore.common.external.push(crun::supply(key, &places.empty)?);
         }
-        // CRIU hears of its own children's ends, and reaps them.
-        restore.as_sibling = false;
+        // CRIU hears of its own children's ends, and reaps them. Where they outlive it, that is for us.
+        let outlive = request.kept.has_switches();
+        restore.as_sibling = outlive;
         let program = request.criu_options.find_criu()?;
         let mut launch = program.launch();
         let streams = [pipe()?, pipe()?, pipe()?];
@@ -248,6 +259,7 @@ impl Trial<'_> {
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
                 first = pid;
+                ours.store(if outlive { pid } else { 0 }, Ordering::Relaxed);
                 Ok(())
             }
             RestoreNotify::PostSetupNamespaces => Ok(request.make_network(first)?),
@@ -261,6 +273,8 @@ impl Trial<'_> {
             }
             // They have all that they had, credentials and filters too, and would run when CRIU lets go of them. CRIU asks
             // nobody's leave for that: they, and it, must be gone when this is answered.
+            // Where they are to do something before they run, CRIU lets them go, and no further than into the freezer.
+            RestoreNotify::PreResume if outlive => Ok(hold(cgroup, Some(criu))?),
             RestoreNotify::PreResume => {
                 end(cgroup, criu)?;
                 whole = true;
@@ -270,12 +284,20 @@ impl Trial<'_> {
         });
         match restored {
             _ if whole => Ok(()),
+            Ok(_) if outlive => request.turn_switches(first, cgroup, true),
             Ok(_) => Err(Error::host("restore on trial", "CRIU resumed it")),
             Err(mut e) => {
                 places.work.keep_log(self.log, self.id.as_str(), &mut e);
                 Err(e.into())
             }
         }
+    }
+}
+
+/// Buries a child that was killed; somebody else in this program may have done so, who waits for all that ends.
+fn reap(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
     }
 }
 

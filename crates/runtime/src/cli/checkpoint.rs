@@ -11,6 +11,7 @@ use super::args::{CgroupsMode, CheckpointArgs, CriuFlags, NetworkLock, PageServe
 use super::checkpoints::checkpoints_of;
 use super::commands::{Session, connect_console};
 use super::foreground::{self, Console, Signals};
+use super::inspect;
 use super::preflight::show;
 use super::tell::Tell;
 
@@ -26,6 +27,7 @@ impl Session {
             return show(&task.check_checkpoint(&options)?, format);
         }
         task.checkpoint(&options)?;
+        inspect::tell_written(&options.criu.image_path)?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -29,7 +29,8 @@ impl Session {
                     accept: accept.clone(),
                     ..CheckpointOptions::default()
                 };
-                all.create(&self.task(&args.id)?, name, options)?;
+                let made = all.create(&self.task(&args.id)?, name, options)?;
+                inspect::tell_written(&made.path)?;
             }
             CheckpointsAction::List { format } => {
                 let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();

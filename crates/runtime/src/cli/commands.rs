@@ -1,6 +1,7 @@
 //! The lifecycle commands.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use hiber_sandbox::config;
 use hiber_sys::signal::Signal;
 use oci_spec::runtime::Process;
 
-use super::args::{CreateArgs, ExecArgs, Global, KillArgs, ListArgs, PsArgs, RunArgs};
+use super::args::{CreateArgs, ExecArgs, Format, Global, KillArgs, ListArgs, PsArgs, RunArgs};
 use super::foreground::{self, Console, Signals};
 use super::output::{self, ContainerState, List};
 use super::tell::Tell;
@@ -242,7 +243,15 @@ impl Session {
 
     /// `ps`
     pub(crate) fn ps(&self, args: &PsArgs) -> anyhow::Result<()> {
-        Ok(out::write(&output::ps(&self.task(&args.id)?.pids()?, args)?)?)
+        let task = self.task(&args.id)?;
+        let text = output::ps(&task.pids()?, args)?;
+        // Programs that call hiber get runc's columns.
+        let for_people = matches!(args.format, Format::Table) && std::io::stdout().is_terminal();
+        Ok(out::write(&if for_people {
+            output::with_pids_inside(&text, |pid| task.pid_inside(pid))
+        } else {
+            text
+        })?)
     }
 
     /// `pause`

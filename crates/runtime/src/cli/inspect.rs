@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
 use hiber::manifest::{Manifest, Options};
-use hiber::{Inspection, Verification};
+use hiber::{CgroupMode, Inspection, Verification};
 
 use super::args::{Format, InspectArgs};
 use super::out;
@@ -31,6 +33,25 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     };
     out::write(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells a person at a terminal what a checkpoint has written; programs that call hiber get no output.
+pub(super) fn tell_written(path: &Path) -> anyhow::Result<()> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    // The checkpoint is good even where it cannot be described.
+    let text = hiber::inspect(path).map_or_else(|_| format!("wrote {}", path.display()), |i| written(&i));
+    out::write(&(text + "\n"))?;
+    Ok(())
+}
+
+fn written(i: &Inspection) -> String {
+    let text = format!("wrote {}: {} in {} files", i.path.display(), bytes(i.size), i.files);
+    match &i.contents.statistics {
+        Some(s) => format!("{text}; the container was frozen for {} ms", s.frozen_time.as_millis()),
+        None => text,
+    }
 }
 
 /// Lines, indented by two spaces a level.
@@ -94,7 +115,7 @@ fn tree(i: &Inspection) -> String {
         format!("segment {}: {}{}", s.id, bytes(s.stored), beside(&[("in the parent", s.in_parent)]))
     });
     tree.section("sockets", &contents.sockets, socket);
-    tree.section("mounts", &contents.mounts, mount);
+    mounts(&mut tree, &contents.mounts);
     tree.section("cgroups", &contents.cgroups, cgroup);
     if let Some(s) = &contents.statistics {
         tree.line(1, "dump");
@@ -118,7 +139,10 @@ fn describe_manifest(tree: &mut Tree, m: &Manifest) {
     };
     tree.line(1, &format!("{kind} {}, {}", m.container, m.created));
     tree.line(1, &format!("CRIU {}, Linux {}, {}", m.criu, m.kernel, m.cpu.architecture));
-    tree.line(1, &format!("options: {}", options(&m.options)));
+    let chosen = options(&m.options);
+    if !chosen.is_empty() {
+        tree.line(1, &format!("options: {chosen}"));
+    }
     tree.line(1, &format!("config.json {}", m.config));
     tree.section("made without, as was accepted", &m.accepted, |loss| {
         format!("{}: {}", loss.check, loss.what)
@@ -128,7 +152,7 @@ fn describe_manifest(tree: &mut Tree, m: &Manifest) {
     }
 }
 
-/// The options that are on, by their flags' names.
+/// The options that somebody chose, by their flags' names.
 fn options(o: &Options) -> String {
     let switches = [
         ("tcp-established", o.tcp_established),
@@ -140,40 +164,51 @@ fn options(o: &Options) -> String {
         ("link-remap", o.link_remap),
         ("lazy-pages", o.lazy_pages),
         ("auto-dedup", o.auto_dedup),
-        ("empty-ns network", o.empty_network),
+        // Where loopback is all that the network had, hiber itself asks CRIU for an empty one.
+        ("empty-ns network", o.empty_network && !o.loopback),
         ("leave-running", o.leave_running),
     ];
     let mut all: Vec<String> =
         switches.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect();
-    all.push(format!("manage-cgroups-mode {}", o.cgroups_mode));
+    if o.cgroups_mode != CgroupMode::default() {
+        all.push(format!("manage-cgroups-mode {}", o.cgroups_mode));
+    }
     all.extend(o.network_lock.map(|lock| format!("network-lock {lock}")));
     all.extend(o.parent_path.as_ref().map(|path| format!("parent-path {}", path.display())));
     all.extend(o.page_server.as_ref().map(|address| format!("page-server {address}")));
     all.join(", ")
 }
 
-/// Children below their parents. Without recursion: a chain of processes can be as long as its images.
 fn processes(tree: &mut Tree, all: &[Process]) {
-    tree.line(1, &format!("processes ({})", all.len()));
-    let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
-    let pids: HashSet<u32> = all.iter().map(|p| p.pid).collect();
-    for (index, process) in all.iter().enumerate().rev() {
-        children.entry(process.ppid).or_default().push(index);
+    tree.line(1, &format!("processes, by their numbers in the container ({})", all.len()));
+    for (depth, p) in below_their_parents(all, |p| (p.pid, p.ppid)) {
+        process(tree, 2 + depth, p);
     }
-    // Those whose parent is not there come first; what is left after them goes round in circles.
-    let roots = all.iter().enumerate().filter(|(_, p)| !pids.contains(&p.ppid)).map(|(index, _)| index);
-    let mut shown = HashSet::new();
+}
+
+/// Children below their parents, each with its depth; `numbers` tells an item's own number and its parent's. Without
+/// recursion: a chain can be as long as its images.
+fn below_their_parents<T>(all: &[T], numbers: impl Fn(&T) -> (u32, u32)) -> Vec<(usize, &T)> {
+    let mut children: HashMap<u32, Vec<usize>> = HashMap::new();
+    let own: HashSet<u32> = all.iter().map(|item| numbers(item).0).collect();
+    for (index, item) in all.iter().enumerate().rev() {
+        children.entry(numbers(item).1).or_default().push(index);
+    }
+    // Items whose parent is missing come first; the others that are left form circles.
+    let roots = (0..all.len()).filter(|index| !own.contains(&numbers(&all[*index]).1));
+    let (mut shown, mut order) = (HashSet::new(), Vec::new());
     for root in roots.chain(0..all.len()) {
-        let mut stack = vec![(root, 2)];
+        let mut stack = vec![(root, 0)];
         while let Some((index, depth)) = stack.pop() {
             if !shown.insert(index) {
                 continue;
             }
-            process(tree, depth, &all[index]);
-            let below = children.get(&all[index].pid).into_iter().flatten();
+            order.push((depth, &all[index]));
+            let below = children.get(&numbers(&all[index]).0).into_iter().flatten();
             stack.extend(below.map(|child| (*child, depth + 1)));
         }
     }
+    order
 }
 
 fn process(tree: &mut Tree, depth: usize, p: &Process) {
@@ -256,6 +291,19 @@ fn socket(s: &Socket) -> String {
 fn held(word: &str, holders: &[Holder]) -> String {
     let list: Vec<_> = holders.iter().map(|h| format!("{} (fd {})", h.pid, h.fd)).collect();
     if list.is_empty() { String::new() } else { format!(", {word} process {}", list.join(", ")) }
+}
+
+/// Mounts below the mount that they are on, in the order in which they were made.
+fn mounts(tree: &mut Tree, all: &[Mount]) {
+    if all.is_empty() {
+        return;
+    }
+    tree.line(1, &format!("mounts ({})", all.len()));
+    let mut all: Vec<&Mount> = all.iter().collect();
+    all.sort_by_key(|mount| mount.id);
+    for (depth, m) in below_their_parents(&all, |m| (m.id, m.parent)) {
+        tree.line(2 + depth, &mount(m));
+    }
 }
 
 fn mount(m: &Mount) -> String {
@@ -346,8 +394,7 @@ mod tests {
             &mut tree,
             &[process(1, 0), process(5, 1), process(2, 1), process(6, 5), process(8, 9), process(9, 8)],
         );
-        let expected =
-            "  processes (6)\n    1 p1\n      5 p5\n        6 p6\n      2 p2\n    8 p8\n      9 p9\n";
+        let expected = "  processes, by their numbers in the container (6)\n    1 p1\n      5 p5\n        6 p6\n      2 p2\n    8 p8\n      9 p9\n";
         assert_eq!(tree.0, expected);
     }
 }

@@ -216,6 +216,19 @@ fn rows_of(output: &str, pids: &[i32]) -> Result<String, PsError> {
     Ok(rows)
 }
 
+/// The table of [`ps`] with each process's number in the container in front.
+pub(crate) fn with_pids_inside(table: &str, inside: impl Fn(i32) -> Option<i32>) -> String {
+    let header = table.lines().next().unwrap_or_default();
+    let column = header.split_whitespace().position(|name| name == "PID").unwrap_or(usize::MAX);
+    let mut text = format!("INSIDE {header}\n");
+    for row in table.lines().skip(1) {
+        let pid = row.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());
+        let number = pid.and_then(&inside).map_or_else(|| "?".to_owned(), |number| number.to_string());
+        let _ = writeln!(text, "{number:>6} {row}");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +318,15 @@ mod tests {
         assert!(matches!(rows_of("USER COMMAND\n", &[1]), Err(PsError::NoPidColumn)));
         assert!(matches!(rows_of("", &[1]), Err(PsError::NoPidColumn)));
         assert!(matches!(rows_of("PID CMD\nx y\n", &[1]), Err(PsError::Pid(line)) if line == "x y"));
+    }
+
+    #[test]
+    fn people_see_the_numbers_inside_too() {
+        let table = "USER       PID COMMAND\nroot        21 sh 1\nroot        22 gone\n";
+        assert_eq!(
+            with_pids_inside(table, |pid| (pid == 21).then_some(1)),
+            "INSIDE USER       PID COMMAND\n     1 root        21 sh 1\n     ? root        22 gone\n"
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::container::exit::ExitStatus;
+use crate::container::monitor;
 use crate::container::process::{Made, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
@@ -279,7 +280,8 @@ impl Events {
     /// Waits for the end of a further process; one that is gone already has ended somehow.
     fn follow(&mut self, exec: Exec, start_time: u64) -> Result<()> {
         let Some(process) = Process::open(exec.pid, start_time, Made::default())? else {
-            self.queue.push_back(Event::Exit { exec: Some(exec), status: ExitStatus::unknown() });
+            let status = monitor::how_it_ended(exec.pid, start_time).unwrap_or_else(ExitStatus::unknown);
+            self.queue.push_back(Event::Exit { exec: Some(exec), status });
             return Ok(());
         };
         let key = self.next_exec;

@@ -105,8 +105,15 @@ impl Task {
         let child = launched.start()?;
         entry.note(Lifecycle::ExecStarted { exec: id, pid, start_time });
         let record = claim.and_then(Claim::keep);
-        let made =
-            Made { id: options.id.clone(), record, kept: wired.keep()?, reaps: true, ..Made::default() };
+        let made = Made {
+            id: options.id.clone(),
+            record,
+            kept: wired.keep()?,
+            reaps: true,
+            // 0: the process had ended before it was looked at
+            start_time: (start_time != 0).then_some(start_time),
+            ..Made::default()
+        };
         let process = Process::new(child, made);
         monitor::adopt(facts.pid, &process);
         Ok(process)

@@ -1,7 +1,7 @@
 //! One epoll and one thread for all that is waited for in this process: ends of processes by their pidfds, removals
 //! of containers by inotify on their directories.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -45,6 +45,36 @@ static MONITOR: OnceLock<Arc<Monitor>> = OnceLock::new();
 /// that were executed in it must be reaped, even if nobody waits for them.
 static CHILDREN: Mutex<Vec<(i32, Process)>> = Mutex::new(Vec::new());
 
+/// Exit statuses of former children by number and start time: a reader of events may ask for them long after the end. The
+/// oldest are forgotten.
+static ENDED: Mutex<VecDeque<((i32, u64), ExitStatus)>> = Mutex::new(VecDeque::new());
+/// How many exit statuses are remembered.
+const REMEMBERED: usize = 1024;
+
+/// The exit status of a process that this one executed in a container, if its end was noticed.
+pub(crate) fn how_it_ended(pid: i32, start_time: u64) -> Option<ExitStatus> {
+    let identity = (pid, start_time);
+    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, child)) = children.iter().find(|(_, child)| child.identity() == Some(identity)) {
+        return child.exit_status();
+    }
+    let ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    ended.iter().find(|(of, _)| *of == identity).map(|(_, status)| status.clone())
+}
+
+/// Lets go of the children that have ended and were reaped; their exit statuses are remembered.
+fn settle(children: &mut Vec<(i32, Process)>) {
+    let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    children.retain(|(_, child)| {
+        let status = if child.is_alive() { None } else { child.exit_status() };
+        let Some(status) = status else { return true };
+        ended.extend(child.identity().map(|identity| (identity, status)));
+        false
+    });
+    let excess = ended.len().saturating_sub(REMEMBERED);
+    ended.drain(..excess);
+}
+
 /// The monitor of this process, made when the first one waits.
 pub(crate) fn shared() -> Result<&'static Arc<Monitor>> {
     let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +96,7 @@ pub(crate) fn shared() -> Result<&'static Arc<Monitor>> {
 /// reaps the child when that ends.
 pub(crate) fn adopt(init: i32, child: &Process) {
     let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    children.retain(|(_, child)| child.is_alive() || child.exit_status().is_none());
+    settle(&mut children);
     children.push((init, child.clone()));
     if let Some(Err(e)) = MONITOR.get().map(|monitor| monitor.watch(child, None)) {
         tracing::debug!("process {} is not watched: {e}", child.pid());

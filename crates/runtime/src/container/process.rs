@@ -224,6 +224,11 @@ impl Process {
         Ok(status)
     }
 
+    /// Its number and start time, if the latter was recorded: no other process has had both.
+    pub(crate) fn identity(&self) -> Option<(i32, u64)> {
+        Some((self.0.pid, self.0.made.start_time?))
+    }
+
     /// Takes a zombie away, if it is the caller's child.
     pub(crate) fn reap(&self) {
         let _ = waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);

@@ -58,7 +58,8 @@ impl<'a> Stdio<'a> {
     pub(crate) fn fit(self, terminal: bool) -> Result<Self> {
         let what = match (terminal, self) {
             (true, Self::Inherit | Self::Files(_) | Self::Pipes) => {
-                "cannot allocate tty if hiber will detach without setting console socket"
+                "cannot allocate tty if hiber will detach without setting console socket: pass --console-socket, \
+                 or set process.terminal of config.json to false"
             }
             (false, Self::Console(_) | Self::Terminal) => {
                 "cannot use console socket if hiber will not detach or allocate tty"

@@ -166,6 +166,12 @@ impl Task {
         Ok(self.cgroup.oom_kills()? > 0)
     }
 
+    /// The number in the container's pid namespace of the process that has `pid` in the runtime's; `None` if the process is gone.
+    pub fn pid_inside(&self, pid: i32) -> Option<i32> {
+        let depth = procfs::numbers(&self.pid()?.to_string())?.len().checked_sub(1)?;
+        procfs::numbers(&pid.to_string())?.get(depth).copied()
+    }
+
     /// All processes of the container, ascending, in the runtime's pid namespace.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids: Vec<i32> =

@@ -30,6 +30,34 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+/// The names of the limits, by their numbers (asm-generic/resource.h).
+const RLIMITS: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+impl Rlimit {
+    /// `RLIMIT_NOFILE` and so on, as config.json and getrlimit(2) call it; a number without a name is shown as it is.
+    pub fn name(&self) -> String {
+        let known = usize::try_from(self.resource).ok().and_then(|number| RLIMITS.get(number));
+        known.map_or_else(|| format!("RLIMIT {}", self.resource), |name| format!("RLIMIT_{name}"))
+    }
+}
+
 /// What to execute, as whom, and with what around it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlan {
@@ -223,5 +251,16 @@ mod tests {
                 serde_json::from_value(serde_json::Value::String(c.to_string())).unwrap();
             assert_eq!(capability_number(ours), c.index(), "{c}");
         }
+    }
+
+    #[test]
+    fn limits_are_called_as_in_config_json() {
+        for name in RLIMITS {
+            let name = format!("RLIMIT_{name}");
+            let kind: PosixRlimitType = serde_json::from_value(name.clone().into()).unwrap();
+            let limit = Rlimit { resource: rlimit_number(kind), soft: 0, hard: 0 };
+            assert_eq!(limit.name(), name);
+        }
+        assert_eq!(Rlimit { resource: 99, soft: 0, hard: 0 }.name(), "RLIMIT 99");
     }
 }

@@ -1,6 +1,7 @@
 //! Memory: `same/memory.c`.
 
-use super::super::row::{Row, criu, differs, hiber};
+use super::super::row::{Row, criu, hiber};
+use hiber_tests::prelude::*;
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -27,20 +28,24 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("advice-sequential", "VmFlags, of MADV_SEQUENTIAL"),
     criu("advice-random", "VmFlags, of MADV_RANDOM"),
     criu("guard-page", "process_vm_readv(2), of MADV_GUARD_INSTALL").needs(&[Need::Linux(6, 13)]),
-    differs("sealed-area", "mprotect(2), after mseal(2)", "can be changed and unmapped")
-        .needs(&[Need::Linux(6, 10)]),
+    hiber("sealed-area", "mprotect(2), after mseal(2)").needs(&[Need::Linux(6, 10)]),
     criu("locked-area", "VmFlags and Locked in /proc/self/smaps, VmLck in /proc/self/status"),
-    differs("locked-on-fault", "the same, of MLOCK_ONFAULT", "all of it is in memory, and locked"),
-    differs("all-locked", "the same, of MCL_CURRENT", "areas of files are not locked any more"),
-    differs("future-locked", "Locked of a new area, after MCL_FUTURE", "new areas are not locked"),
+    hiber("locked-on-fault", "the same, of MLOCK_ONFAULT"),
+    hiber("all-locked", "the same, of MCL_CURRENT"),
+    hiber("future-locked", "Locked of a new area, after MCL_FUTURE"),
+    hiber("future-locked-on-fault", "the same, after MCL_FUTURE and MCL_ONFAULT"),
     criu("area-name", "/proc/self/maps, of PR_SET_VMA_ANON_NAME").unless("Invalid argument"),
     hiber("memory-policy", "get_mempolicy(2)").unless("Function not implemented"),
-    differs("area-policy", "get_mempolicy(2) of mbind(2)", "the default").unless("Function not implemented"),
+    hiber("memory-policy-of-config", "get_mempolicy(2), of linux.memoryPolicy")
+        .needs(&[Need::MemoryPolicies])
+        .config(|c| c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"})),
+    hiber("area-policy", "get_mempolicy(2) of mbind(2)").needs(&[Need::Nodes]),
+    hiber("shared-area-policy", "the same, of memory that processes share").needs(&[Need::Nodes]),
     criu("huge-pages-disabled", "PR_GET_THP_DISABLE"),
     hiber("merging", "PR_GET_MEMORY_MERGE").needs(&[Need::Linux(6, 4)]),
-    differs("protection-key", "ProtectionKey in /proc/self/smaps, pkey_get(3)", "the area has key 0")
-        .unless("Invalid argument"),
-    differs("protection-key-taken", "pkey_alloc(2)", "the key is free").unless("Invalid argument"),
+    hiber("protection-key", "ProtectionKey in /proc/self/smaps, pkey_get(3)").unless("Invalid argument"),
+    hiber("protection-key-taken", "pkey_alloc(2)").unless("Invalid argument"),
+    hiber("protection-key-free", "the same, of a key below one that is taken").unless("Invalid argument"),
     criu("vdso", "AT_SYSINFO_EHDR and /proc/self/maps"),
     criu("memory-layout", "/proc/self/stat: program, heap, stack, arguments, environment"),
 ];

@@ -56,10 +56,14 @@ pub(in super::super) const ROWS: &[Row] = &[
     hiber("utilisation-clamp", "sched_getattr(2)").unless("Operation not supported"),
     hiber("autogroup-nice", "/proc/self/autogroup"),
     hiber("io-priority", "ioprio_get(2)"),
+    hiber("io-priority-of-config", "ioprio_get(2), of process.ioPriority")
+        .config(|c| c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6})),
     hiber("thread-io-priority", "the same, of two threads that differ"),
     hiber("timer-slack", "PR_GET_TIMERSLACK, of two threads that differ"),
     differs("default-timer-slack", "the same, after it was set to 0", "50 µs"),
     hiber("personality", "personality(2)"),
+    hiber("personality-of-config", "uname(2), of linux.personality")
+        .config(|c| c["linux"]["personality"] = json!({"domain": "LINUX32"})),
     hiber("memory-deny-write-execute", "PR_GET_MDWE").needs(&[Need::Linux(6, 3)]),
     criu("subreaper", "PR_GET_CHILD_SUBREAPER"),
     hiber("machine-check-policy", "PR_MCE_KILL_GET"),
@@ -81,10 +85,15 @@ pub(in super::super) const ROWS: &[Row] = &[
         "in no domain; nobody can see one before (see below)",
     )
     .unless("Operation not supported"),
-    differs("exit-signal", "/proc/PID/stat, of a child of clone(2) with SIGUSR2", "SIGCHLD"),
+    differs(
+        "exit-signal",
+        "/proc/PID/stat, of a child of clone(2) with SIGUSR2",
+        "SIGCHLD (`exit-signal` warns)",
+    ),
     criu("robust-lists", "get_robust_list(2)"),
     criu("tid-addresses", "PR_GET_TID_ADDRESS"),
     criu("restartable-sequences", "rseq(2), which a registered thread may not call again"),
+    criu("memory-barriers", "membarrier(2), and what is registered for it"),
     differs("used-processor-time", "clock(3)", "begins at 0"),
     differs("start-time", "/proc/self/stat", "the time of the restore"),
     differs("io-counters", "/proc/self/io", "begin at 0"),

@@ -4,6 +4,7 @@
 //! Each group of properties has a file here: a part of [`Kept`], `of` that reads it, and `put_back`. A part that has
 //! nothing to say is left out of the file, and a container without any such property has no file.
 
+mod areas;
 mod descriptors;
 mod groups;
 pub(crate) mod ipc;
@@ -12,6 +13,7 @@ pub(crate) mod options;
 mod policy;
 pub(crate) mod resources;
 pub(crate) mod sockets;
+pub(crate) mod spaces;
 pub(crate) mod switches;
 pub(crate) mod tasks;
 mod timers;
@@ -20,9 +22,12 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 
-use hiber_criu::ImageDirectory;
+pub(crate) use areas::Reading;
+use hiber_criu::images::ChangedFiles;
+use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::rootfs::set_nosymfollow;
 pub(crate) use networks::Networks;
+pub(crate) use policy::MAX_NODES;
 use serde::{Deserialize, Serialize};
 
 use descriptors::Owner;
@@ -48,6 +53,9 @@ pub(crate) struct Kept {
     /// What only they themselves can set.
     #[serde(skip_serializing_if = "switches::Switches::is_empty")]
     pub(crate) switches: switches::Switches,
+    /// Locks, policies, keys and seals of memory, and descriptors of segments.
+    #[serde(skip_serializing_if = "spaces::AddressSpaces::is_empty")]
+    pub(crate) memory: spaces::AddressSpaces,
     /// Where the first process has mounts in which symbolic links are not followed (`nosymfollow`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) nosymfollow: Vec<PathBuf>,
@@ -74,11 +82,12 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Kept {
     /// Reads what the frozen processes `pids` have, of which `first` is the container's first one. `answers` are what they have said
-    /// of themselves before; `dir` has their images.
+    /// of themselves before, and `reading` what was read of their memory since; `dir` has their images.
     pub(crate) fn of(
         first: i32,
         pids: &[i32],
         answers: &switches::Answers,
+        reading: Reading,
         dir: &ImageDirectory,
     ) -> Result<Self> {
         let processes = Numbered::all(first, pids);
@@ -88,10 +97,11 @@ impl Kept {
             descriptors.extend(owner.descriptors()?);
         }
         let switches = switches::of(&processes, answers);
+        let memory = spaces::of(&processes, answers, reading.finish()?);
         let (threads, processes) = tasks::of(&processes)?;
         let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
         let ipc = ipc::Ipc::of(first, &dir.names()?)?;
-        Ok(Self { threads, processes, switches, sockets, timers, ipc, ..Self::default() })
+        Ok(Self { threads, processes, switches, memory, sockets, timers, ipc, ..Self::default() })
     }
 
     /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
@@ -115,18 +125,27 @@ impl Kept {
 
     /// Whether [`Kept::turn_switches`] has something to do: then the processes must not run before.
     pub(crate) fn has_switches(&self) -> bool {
-        !self.switches.is_empty()
+        !self.switches.is_empty() || !self.memory.is_empty()
     }
 
     /// Has the restored processes `pids` set what only they can, before they run. They are frozen, and nobody traces them; `thaw`
-    /// ends that.
+    /// ends that. On `trial` none of them runs afterwards.
     pub(crate) fn turn_switches(
         &self,
         first: i32,
         pids: &[i32],
+        trial: bool,
         thaw: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        switches::put_back(&self.switches, &Numbered::all(first, pids), thaw)
+        switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), trial, thaw)
+    }
+
+    /// What CRIU is to read instead of `images`, so that it does not bring in memory that is locked only when it is touched.
+    pub(crate) fn without_locks(&self, images: &Images) -> Result<ChangedFiles> {
+        let pids = self.memory.keys().filter_map(|pid| u32::try_from(*pid).ok());
+        let space = |pid: u32| self.memory.get(&i32::try_from(pid).ok()?);
+        let is_wanted = |pid, address| space(pid).is_none_or(|space| space.is_locked_now(address));
+        Ok(images.without_locks(pids, is_wanted)?)
     }
 
     /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.

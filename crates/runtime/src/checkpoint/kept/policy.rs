@@ -5,6 +5,7 @@ use std::io::Read;
 
 use hiber_memory::Stopped;
 use hiber_sys::scheduling::MemoryPolicy;
+use nix::errno::Errno;
 use syscalls::Sysno;
 
 use super::switches::{errno, failed};
@@ -15,12 +16,14 @@ const MODES: [&str; 7] =
     ["default", "prefer", "bind", "interleave", "local", "prefer (many)", "weighted interleave"];
 /// MPOL_F_STATIC_NODES, MPOL_F_RELATIVE_NODES, MPOL_F_NUMA_BALANCING
 const FLAGS: [(&str, i32); 3] = [("static", 1 << 15), ("relative", 1 << 14), ("balancing", 1 << 13)];
+/// How many nodes a kernel can have, and more (MAX_NUMNODES of linux/numa.h).
+pub(crate) const MAX_NODES: usize = 4096;
 /// So much has the first line, in bytes.
 const FIRST: usize = 512;
 
 /// The policy of a thread, which areas without one of their own show: the first one, of the program, has none. The kernel
 /// walks no more than the areas that are read.
-fn parse(text: &str) -> Option<MemoryPolicy> {
+pub(super) fn parse(text: &str) -> Option<MemoryPolicy> {
     let (_, rest) = text.lines().next()?.split_once(' ')?;
     // Two names have a space in them, and so has what follows the policy.
     let mode = MODES.iter().rposition(|name| {
@@ -43,6 +46,17 @@ pub(super) fn of_thread(tid: i32) -> Option<MemoryPolicy> {
 
 /// Has the stopped thread take this policy.
 pub(super) fn set(stopped: &mut Stopped, policy: &MemoryPolicy) -> Result<()> {
+    apply(stopped, policy, Sysno::set_mempolicy, |mode, mask, bits| [mode, mask, bits, 0, 0, 0])
+}
+
+/// Has the stopped thread make a call with this policy: its mode, where the mask of its nodes is, and of how many bits. A machine
+/// that has none of these nodes does without.
+pub(super) fn apply(
+    stopped: &mut Stopped,
+    policy: &MemoryPolicy,
+    call: Sysno,
+    arguments: impl FnOnce(u64, u64, u64) -> [u64; 6],
+) -> Result<()> {
     let words = policy.nodes.iter().max().map_or(0, |n| n / 64 + 1);
     let mut mask = vec![0u64; words];
     for node in &policy.nodes {
@@ -51,15 +65,26 @@ pub(super) fn set(stopped: &mut Stopped, policy: &MemoryPolicy) -> Result<()> {
     let mut bytes: Vec<u8> = mask.into_iter().flat_map(u64::to_ne_bytes).collect();
     let mode = u64::from(policy.mode.cast_unsigned());
     let result = match bytes.is_empty() {
-        true => stopped.call(Sysno::set_mempolicy, [mode, 0, 0, 0, 0, 0]),
+        true => stopped.call(call, arguments(mode, 0, 0)),
         // The kernel takes one bit less than it is told.
         false => {
             let bits = u64::try_from(words * 64 + 1).unwrap_or_default();
-            stopped.call_with(&mut bytes, Sysno::set_mempolicy, |at| [mode, at, bits, 0, 0, 0])
+            stopped.call_with(&mut bytes, call, |at| arguments(mode, at, bits))
         }
     };
-    let result = result.map_err(failed(0))?;
-    result.map(drop).map_err(|e| Error::sys("set_mempolicy", format!("{policy:?}"), errno(e)))
+    match result.map_err(failed(0))? {
+        Err(Errno::EINVAL) if !policy.nodes.is_empty() => {
+            tracing::warn!("memory was taken from nodes {:?}, of which there are none here", policy.nodes);
+            Ok(())
+        }
+        result => result.map(drop).map_err(|e| Error::sys(call.name(), format!("{policy:?}"), errno(e))),
+    }
+}
+
+/// Whether there is more than one node with memory: else a policy chooses nothing.
+pub(super) fn has_choice() -> bool {
+    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    numbers(nodes.trim()).len() > 1
 }
 
 /// `0-2,5`
@@ -67,7 +92,7 @@ fn numbers(list: &str) -> Vec<usize> {
     let range = |part: &str| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
-        (to < 4096).then_some(from..=to)
+        (to < MAX_NODES).then_some(from..=to)
     };
     list.split(',').filter_map(range).flatten().collect()
 }

@@ -11,7 +11,8 @@ use hiber_sys::scheduling::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
-use super::policy;
+use super::spaces::AddressSpaces;
+use super::{policy, spaces};
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 
@@ -36,6 +37,9 @@ pub(crate) struct Switched {
     /// Whether reading the time stamp counter is a SIGSEGV (PR_SET_TSC).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) no_time_stamps: bool,
+    /// Whether the instruction CPUID is a SIGSEGV (ARCH_SET_CPUID of arch_prctl(2)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) no_processor_identification: bool,
     /// PR_SET_SYSCALL_USER_DISPATCH: mode, where the selector is, where the area is that is let through, and its length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dispatch: Option<[u64; 4]>,
@@ -48,18 +52,24 @@ pub(crate) struct Switched {
     /// Of the process: the flags of PR_SET_THP_DISABLE, which CRIU leaves out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) huge_pages_disabled: Option<u32>,
+    /// Of the process: whether it may use AMX's tiles (ARCH_REQ_XCOMP_PERM of arch_prctl(2)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tiles: bool,
     /// Of the process: the bits of PR_SET_MDWE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deny_write_execute: Option<u32>,
 }
 
 /// What a process says of itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     deny_write_execute: u32,
     huge_pages_disabled: u32,
     no_time_stamps: bool,
+    no_processor_identification: bool,
+    tiles: bool,
     dispatch: Option<[u64; 4]>,
+    pub(super) space: spaces::Said,
 }
 
 /// linux/prctl.h
@@ -73,6 +83,15 @@ mod option {
     pub(super) const SET_MDWE: u64 = 65;
     pub(super) const GET_MDWE: u64 = 66;
     pub(super) const SET_MEMORY_MERGE: u64 = 67;
+}
+/// asm/prctl.h, and the number of AMX's tile data among what a processor keeps for threads.
+#[cfg(target_arch = "x86_64")]
+mod processor {
+    pub(super) const GET_CPUID: u64 = 0x1011;
+    pub(super) const SET_CPUID: u64 = 0x1012;
+    pub(super) const GET_PERMISSION: u64 = 0x1022;
+    pub(super) const ASK_PERMISSION: u64 = 0x1023;
+    pub(super) const TILES: u64 = 18;
 }
 /// PR_TSC_SIGSEGV
 const NO_TIME_STAMPS: u32 = 2;
@@ -140,7 +159,32 @@ fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
             && u32::from_ne_bytes(value) == NO_TIME_STAMPS
     };
     let dispatch = stopped.dispatch().map(|d| [d.mode, d.selector, d.offset, d.length]);
-    Ok(Answer { deny_write_execute, huge_pages_disabled, no_time_stamps, dispatch })
+    let (no_processor_identification, tiles) = ask_processor(stopped)?;
+    let space = spaces::ask(stopped)?;
+    Ok(Answer {
+        deny_write_execute,
+        huge_pages_disabled,
+        no_time_stamps,
+        no_processor_identification,
+        tiles,
+        dispatch,
+        space,
+    })
+}
+
+/// Whether the processor does not tell the stopped thread what it is, and whether the process may use tiles.
+#[cfg(target_arch = "x86_64")]
+fn ask_processor(stopped: &mut Stopped) -> hiber_memory::Result<(bool, bool)> {
+    let told = stopped.call(Sysno::arch_prctl, [processor::GET_CPUID, 0, 0, 0, 0, 0])?;
+    let mut may = [0; 8];
+    let asked = |at| [processor::GET_PERMISSION, at, 0, 0, 0, 0];
+    let known = stopped.call_with(&mut may, Sysno::arch_prctl, asked)?.is_ok();
+    Ok((told == Ok(0), known && u64::from_ne_bytes(may) & 1 << processor::TILES != 0))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn ask_processor(_: &mut Stopped) -> hiber_memory::Result<(bool, bool)> {
+    Ok((false, false))
 }
 
 /// Reads what the frozen `processes` have; `answers` are what they have said before.
@@ -178,10 +222,10 @@ impl Switched {
     fn complete(&mut self, pid: i32, answers: &Answers) {
         let text = read(pid, "ksm_stat").unwrap_or_default();
         self.merging = text.lines().any(|line| line == "ksm_merge_any: yes");
-        let own = answers.get(&pid).copied();
+        let own = answers.get(&pid).cloned();
         // One that was made since has what its parent has.
         let inherited = || {
-            let mut parent = *answers.get(&crate::host::procfs::parent(pid)?)?;
+            let mut parent = answers.get(&crate::host::procfs::parent(pid)?)?.clone();
             if parent.deny_write_execute & NOT_INHERITED != 0 {
                 parent.deny_write_execute = 0;
             }
@@ -190,6 +234,8 @@ impl Switched {
         };
         let Some(answer) = own.or_else(inherited) else { return };
         self.no_time_stamps = answer.no_time_stamps;
+        self.no_processor_identification = answer.no_processor_identification;
+        self.tiles = answer.tiles;
         self.dispatch = answer.dispatch;
         self.deny_write_execute = Some(answer.deny_write_execute).filter(|bits| *bits != 0);
         let flags = answer.huge_pages_disabled & !DISABLED;
@@ -218,6 +264,14 @@ impl Switched {
         if self.no_time_stamps {
             switch(option::SET_TSC, NO_TIME_STAMPS.into(), 0)?;
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.no_processor_identification {
+            set(Sysno::arch_prctl, [processor::SET_CPUID, 0, 0, 0, 0, 0])?;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles {
+            set(Sysno::arch_prctl, [processor::ASK_PERMISSION, processor::TILES, 0, 0, 0, 0])?;
+        }
         if let Some(persona) = self.personality {
             set(Sysno::personality, [persona.into(), 0, 0, 0, 0, 0])?;
         }
@@ -236,23 +290,37 @@ impl Switched {
     }
 }
 
-/// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, turn their switches. `thaw` lets them go
-/// to where they stop, before an instruction of their own.
+/// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, set up their address spaces and turn their
+/// switches. `thaw` lets them go to where they stop, before an instruction of their own. On `trial` all of them stop there, and are
+/// killed afterwards.
 pub(super) fn put_back(
     all: &Switches,
+    spaces: &AddressSpaces,
     processes: &[Numbered],
+    trial: bool,
     thaw: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let concerned =
-        |process: &&Numbered| process.threads.iter().any(|thread| all.contains_key(&thread.inner));
+    let concerned = |process: &&Numbered| {
+        trial
+            || spaces.contains_key(&process.process.inner)
+            || process.threads.iter().any(|thread| all.contains_key(&thread.inner))
+    };
     let threads = processes.iter().filter(concerned).flat_map(|process| &process.threads);
-    let seize = |thread: &Number| Ok((*thread, Seized::new(thread.outer).map_err(failed(thread.inner))?));
+    let seize = |thread: &Number| {
+        let seized = Seized::new(thread.outer).map_err(failed(thread.inner))?;
+        Ok((*thread, if trial { seized.doomed() } else { seized }))
+    };
     let seized: Vec<_> = threads.map(seize).collect::<Result<_>>()?;
     thaw()?;
     let wait =
         |(thread, seized): (Number, Seized)| Ok((thread, seized.wait().map_err(failed(thread.inner))?));
     let mut stopped: Vec<_> = seized.into_iter().map(wait).collect::<Result<_>>()?;
     for (thread, stopped) in &mut stopped {
+        // The number of a process is that of its first thread.
+        if let Some(space) = spaces.get(&thread.inner) {
+            let what = format!("give process {} back what its memory had", thread.inner);
+            space.put_back(stopped, thread.outer).context(what)?;
+        }
         let Some(switched) = all.get(&thread.inner) else { continue };
         switched
             .put_back(stopped)

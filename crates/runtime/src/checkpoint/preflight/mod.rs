@@ -100,18 +100,25 @@ pub struct Finding {
     pub advice: String,
 }
 
-/// A process in the container's terms.
+/// A process of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// Its number in the container.
     pub pid: i32,
+    /// Its number in the runtime's pid namespace; absent for a process that only images describe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_pid: Option<i32>,
     /// Its command line, or its name.
     pub command: String,
 }
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, self.command)
+        write!(f, "process {} ({})", self.pid, self.command)?;
+        match self.host_pid {
+            Some(host) if host != self.pid => write!(f, ", {host} on the host"),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::table::{
     LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID,
     PROFILE, ROOTFS, SECCOMP_AGENT,
 };
-use super::{Findings, Report, bytes, host};
+use super::{Findings, Report, bytes, host, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
@@ -375,19 +375,12 @@ impl Against<'_> {
         let Ok(namespace) = std::fs::read_link(path.unwrap_or_else(|| "/proc/self/ns/pid".into())) else {
             return;
         };
-        let mut taken = HashSet::new();
-        for process in ::procfs::process::all_processes().into_iter().flatten().flatten() {
-            let pid = process.pid();
-            if std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|own| own == namespace)
-                && let Ok(status) = process.status()
-            {
-                taken.extend(status.nspid.and_then(|all| all.last().copied()).or(Some(pid)));
-            }
-        }
+        let taken = tasks::numbers_taken(&namespace);
         for process in &self.contents.processes {
-            if i32::try_from(process.pid).is_ok_and(|pid| taken.contains(&pid)) {
-                self.findings
-                    .add(&PID, format!("process number {} ({}) is taken", process.pid, process.name));
+            let holder = i32::try_from(process.pid).ok().and_then(|pid| taken.get(&pid));
+            if let Some(holder) = holder {
+                let what = format!("process number {} ({}) is taken {holder}", process.pid, process.name);
+                self.findings.add(&PID, what);
             }
         }
     }
@@ -436,7 +429,7 @@ impl Against<'_> {
                 finding.path = Some(file.path.clone());
                 finding.process = whose.and_then(|p| {
                     let command = p.arguments.as_ref().map(|a| a.join(" ")).unwrap_or_else(|| p.name.clone());
-                    Some(super::Process { pid: i32::try_from(p.pid).ok()?, command })
+                    Some(super::Process { pid: i32::try_from(p.pid).ok()?, host_pid: None, command })
                 });
             }
         }

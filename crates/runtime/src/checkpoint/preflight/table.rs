@@ -216,6 +216,10 @@ checks! {
          htb, prio, fq, fq_codel, ingress and clsact, their filters, XDP programs, bridges that tell VLANs apart, their \
          permanent multicast groups, IPsec, ipsets, arptables",
         "remove it, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
+    EXIT_SIGNAL: "exit-signal", Checkpoint, Warning,
+        "a process was made so that its parent gets another signal than SIGCHLD at its end, or none (clone(2)); after a restore \
+         the parent gets SIGCHLD",
+        "see that the parent takes SIGCHLD for it, too";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

@@ -8,8 +8,8 @@ use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::resolve::Root;
 
 use super::table::{
-    BESIDE, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING, ZOMBIE,
-    ZOMBIE_THREADS,
+    BESIDE, EXIT_SIGNAL, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING,
+    ZOMBIE, ZOMBIE_THREADS,
 };
 use super::{Findings, Process};
 use crate::checkpoint::kept;
@@ -19,6 +19,8 @@ use crate::state::facts::Status as ContainerStatus;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).
 const NOT_NESTED: [&str; 6] = ["pid", "user", "ipc", "uts", "time", "cgroup"];
+/// signal(7)
+const SIGCHLD: i32 = 17;
 /// How many processes a warning names.
 const MAX_NAMED: usize = 5;
 /// How many ancestors a process can have: as many as there can be processes (PID_MAX_LIMIT).
@@ -57,7 +59,7 @@ impl Proc {
     }
 
     pub(super) fn process(&self) -> Process {
-        Process { pid: self.inner, command: self.command.clone() }
+        Process { pid: self.inner, host_pid: Some(self.pid), command: self.command.clone() }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -73,6 +75,27 @@ impl Proc {
 pub(super) fn depth(init: i32) -> usize {
     let status = ::procfs::process::Process::new(init).and_then(|p| p.status()).ok();
     status.and_then(|s| s.nspid).map_or(0, |all| all.len().saturating_sub(1))
+}
+
+/// The numbers that are not free in a pid namespace, with who has them. The kernel also keeps a number for the session or
+/// process group that it names, whose first process may be gone or a zombie.
+pub(super) fn numbers_taken(namespace: &Path) -> HashMap<i32, String> {
+    let mut taken = HashMap::new();
+    for process in ::procfs::process::all_processes().into_iter().flatten().flatten() {
+        let pid = process.pid();
+        if std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok().as_deref() != Some(namespace) {
+            continue;
+        }
+        let Ok(status) = process.status() else { continue };
+        let inside = |numbers: &Option<Vec<i32>>| numbers.as_ref().and_then(|all| all.last().copied());
+        let name = &status.name;
+        taken.insert(inside(&status.nspid).unwrap_or(pid), format!("by process {pid} ({name})"));
+        for (what, number) in [("process group", &status.nspgid), ("session", &status.nssid)] {
+            let Some(number) = inside(number) else { continue };
+            taken.entry(number).or_insert_with(|| format!("as the {what} of process {pid} ({name})"));
+        }
+    }
+    taken
 }
 
 /// The command line on one line, else the name.
@@ -279,6 +302,14 @@ pub(super) fn check(
             continue;
         }
         nested(findings, task, first);
+        let signal = task.stat.exit_signal.unwrap_or(SIGCHLD);
+        if signal != SIGCHLD {
+            findings.of(
+                task,
+                &EXIT_SIGNAL,
+                format!("its parent gets signal {signal} at its end, not SIGCHLD"),
+            );
+        }
         other_user(findings, task, own_user_namespace);
     }
     undone(findings, tasks, first);

@@ -47,6 +47,7 @@ impl<'a> Request<'a> {
             let cores = self.cores(images)?;
             changed.extend(cores.changed);
             limits = cores.file_sizes;
+            changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
@@ -88,10 +89,11 @@ impl<'a> Request<'a> {
         self.kept.put_back_network(first)
     }
 
-    /// Has the tasks, which are frozen since before CRIU let them go, set what only they can; they run when this returns.
-    pub(crate) fn turn_switches(&self, first: i32, cgroup: &Cgroup) -> Result<()> {
+    /// Has the tasks, which are frozen since before CRIU let them go, set what only they can; they run when this returns, and on
+    /// `trial` are killed.
+    pub(crate) fn turn_switches(&self, first: i32, cgroup: &Cgroup, trial: bool) -> Result<()> {
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
-        self.kept.turn_switches(first, &pids, || Ok(cgroup.thaw()?))
+        self.kept.turn_switches(first, &pids, trial, || Ok(cgroup.thaw()?))
     }
 
     /// New pipes under the names of the old ones.

@@ -2,13 +2,15 @@
 
 use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;
+use hiber_sandbox::seccomp::{SockFilter, is_as_strict};
 use hiber_sys::scheduling::{CpuScheduler, thread_io_priority};
 
 use super::{Grant, Verdict};
-use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::ipc::Ipc;
+use crate::checkpoint::kept::spaces::AddressSpace;
 use crate::checkpoint::kept::switches::Switched;
 use crate::checkpoint::kept::tasks::{Scheduling, Thread};
+use crate::checkpoint::kept::{Kept, MAX_NODES};
 
 /// Classes of I/O priorities (linux/ioprio.h).
 const REALTIME: u16 = 1;
@@ -19,16 +21,39 @@ const HARMLESS: [u32; 4] = [0, 8, 0x2_0000, 0x2_0008];
 const DEADLINE: u32 = 6;
 /// RLIMIT_MEMLOCK (getrlimit(2)).
 const MEMLOCK: u32 = 8;
+/// Of a 64-bit program, modify_ldt(2) fails; everything else is let through (linux/filter.h, linux/seccomp.h).
+const WITHOUT_SEGMENTS: [SockFilter; 6] = {
+    const fn code(code: u16, jt: u8, jf: u8, k: u32) -> SockFilter {
+        SockFilter { code, jt, jf, k }
+    }
+    const LOAD: u16 = 0x20;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const X86_64: u32 = 0xc000_003e;
+    [
+        code(LOAD, 0, 0, 4),
+        code(EQUAL, 0, 3, X86_64),
+        code(LOAD, 0, 0, 0),
+        code(EQUAL, 0, 1, 154),
+        code(RETURN, 0, 0, 0x5_0000),
+        code(RETURN, 0, 0, 0x7fff_0000),
+    ]
+};
 /// How many bytes a message queue may hold without a privilege, unless kernel.msgmnb is changed (MSGMNB of linux/msg.h).
 const QUEUE_BYTES: u64 = 16384;
 
 impl Grant<'_> {
     /// What threads and processes are given back; what limits a process alone is let pass.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
-        let Kept { threads, processes, switches, sockets, ipc, .. } = kept;
-        for (tid, Switched { personality, .. }) in switches {
+        let Kept { threads, processes, switches, memory, sockets, ipc, .. } = kept;
+        for (tid, Switched { personality, memory_policy, .. }) in switches {
             let verdict = personality.map_or(Ok(()), |persona| self.personality(persona));
+            let verdict = verdict.and_then(|()| nodes(memory_policy.as_ref()));
             verdict.map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
+        }
+        for (pid, space) in memory {
+            self.memory(space)
+                .map_err(|e| format!("gives process {pid} what it may not have: it {e} (kept.json)"))?;
         }
         for (tid, thread) in threads {
             self.thread(thread).map_err(|e| format!("gives thread {tid} what it may not have: it {e}"))?;
@@ -76,6 +101,18 @@ impl Grant<'_> {
                 Err(format!("has the personality {persona:#x}, and config.json filters its system calls"))
             }
         }
+    }
+
+    /// What a process does with its own memory is its own affair, and the kernel asks for limits and privileges; segments of
+    /// its own give it ways into the kernel that a filter may close.
+    fn memory(&self, space: &AddressSpace) -> Verdict {
+        let filter = self.plan.init.seccomp.as_ref().map(|program| &program.filter);
+        if !space.descriptors.is_empty()
+            && filter.is_some_and(|filter| is_as_strict(filter, &WITHOUT_SEGMENTS))
+        {
+            return Err("has a local descriptor table, and config.json's filter forbids modify_ldt(2)".into());
+        }
+        space.areas.iter().try_for_each(|area| nodes(area.policy.as_ref()))
     }
 
     fn thread(&self, thread: &Thread) -> Verdict {
@@ -131,6 +168,14 @@ impl Grant<'_> {
             false => Ok(()),
         }
     }
+}
+
+/// A policy takes memory from nodes that a kernel can have.
+fn nodes(policy: Option<&(i32, Vec<usize>)>) -> Verdict {
+    let wrong = policy.and_then(|(_, nodes)| nodes.iter().find(|node| **node >= MAX_NODES));
+    wrong.map_or(Ok(()), |node| {
+        Err(format!("takes memory from node {node}, and there are at most {MAX_NODES}"))
+    })
 }
 
 /// No period is the deadline's (sched(7)).

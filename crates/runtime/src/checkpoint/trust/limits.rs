@@ -23,7 +23,7 @@ impl Grant<'_> {
         }
         let process = &self.plan.init.process;
         for limit in &process.rlimits {
-            let (name, at) = (limit.resource, usize::try_from(limit.resource).unwrap_or(usize::MAX));
+            let (name, at) = (limit.name(), usize::try_from(limit.resource).unwrap_or(usize::MAX));
             let has = core.tc.rlimits.rlimits.get(at);
             let hard = has.and_then(|limit| limit.max);
             match hard {

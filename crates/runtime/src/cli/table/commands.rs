@@ -56,7 +56,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
     CommandTable::on_container("checkpoint", "put a running container to sleep")
         .description(
             "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
-             afterwards, unless it is left running. What CRIU cannot save: --check, and docs/limits.md.",
+             afterwards, unless it is left running. --check and docs/limits.md tell what CRIU cannot save.",
         )
         .examples(&[
             ("checkpoint --image-path /var/tmp/web.ckpt web", "put the container web to sleep"),
@@ -71,15 +71,14 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
     .description(
         "`checkpoint` (without s) is runc's command: it writes to any directory. This one keeps checkpoints\n\
          by name in a directory of the container's, as Docker and containerd do: create makes one, ls\n\
-         shows them, inspect shows how one was made, verify compares its files with its manifest (with --prove it\n\
-         is also restored on trial), rm removes it. `restore --checkpoint NAME` starts\n\
-         the container from one.\n\n\
-         A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. When and with which options a checkpoint\n\
-         was made stands in config.json beside its images. A failed create leaves nothing.",
+         shows them, inspect shows how one was made, verify compares its files with its manifest (and with --prove\n\
+         restores it on trial), rm removes it. `restore --checkpoint NAME` starts the container from one.\n\n\
+         A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. config.json beside the images says when and\n\
+         with which options a checkpoint was made. A failed create leaves nothing.",
     )
     .examples(&[
-        ("checkpoints create --leave-running web monday", "keep what web is now"),
-        ("checkpoints ls web", "show what was kept"),
+        ("checkpoints create --leave-running web monday", "keep the present state of web"),
+        ("checkpoints ls web", "list the checkpoints of web"),
     ])
     .flags(CHECKPOINTS_FLAGS)
     .takes(
@@ -103,7 +102,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
         .flags(CREATE_FLAGS),
     CommandTable::on_container("delete", "delete a container and all that it holds")
         .description("A running container is refused without --force.")
-        .examples(&[("delete web", "remove what is left of web, which has stopped")])
+        .examples(&[("delete web", "remove web, which has stopped")])
         .flags(&[
             Flag::switch("force", "kill it first if it runs; no error if it does not exist").short("f"),
             HELP,
@@ -114,8 +113,8 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
              and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
              exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
              stats and oom are runc's.\n\n\
-             With --lifecycle all that was done to it since its creation comes first, and the lines go on until it is\n\
-             deleted; statistics come only with --interval.",
+             With --lifecycle the events since the container's creation come first, and the lines go on until the\n\
+             container is deleted; statistics come only with --interval.",
         )
         .examples(&[("events --stats web", "show what web uses now")])
         .flags(&[
@@ -130,7 +129,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
         "run another process in a container",
     )
     .description(
-        "All that follows the container's id is the command, flags included.\n\n\
+        "Everything after the container's id is the command, flags included.\n\n\
          The exit status is the command's; 255 if it could not be run.",
     )
     .examples(&[
@@ -193,15 +192,15 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
             "Options after the container's id are given to ps(1) (default: -ef); its output must have a\n\
              PID column. With --format json only the process ids are printed.",
         )
-        .examples(&[("ps web -o pid,ppid,args", "show what runs in web, by those columns")])
+        .examples(&[("ps web -o pid,ppid,args", "show the processes of web in these columns")])
         .flags(&[FORMAT, HELP])
         .takes(Count::AtLeast(1), &[Argument::Container])
         .verbatim(),
     CommandTable::on_new_container("restore", "wake a container from a checkpoint")
         .description(
-            "The bundle must be the one that the container was created from, or its like. What the checkpoint was\n\
-             told (TCP connections, file locks, cgroups and so on) is read from its hiber.json and holds here, too,\n\
-             unless a flag says otherwise: --tcp-established=false.",
+            "The bundle must be the one that the container was created from, or its like. A restore repeats the options\n\
+             of the checkpoint (TCP connections, file locks and so on), which hiber.json records, unless a flag says\n\
+             otherwise: --tcp-established=false.",
         )
         .examples(&[(
             "restore --image-path /var/tmp/web.ckpt --bundle /srv/web --detach web",
@@ -212,17 +211,19 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
     CommandTable::on_new_container("run", "create a container and start it")
         .description(
             "Without --detach it stays in the foreground, passes signals on, and exits with the status of the\n\
-             container's first process. Which program that is stands in config.json, at process.args; `spec`\n\
-             writes one to start from.",
+             container's first process. process.args of config.json names the program; `spec` writes a config.json\n\
+             to start from. With --detach the configuration's process.terminal must be false, or --console-socket\n\
+             be given.",
         )
         .examples(&[("run --bundle /srv/web --detach web", "make web and let it run")])
         .flags(RUN_FLAGS),
     CommandTable::new("spec", "", "write a config.json to start from")
         .description(
-            "It runs `sh` on a read-only root filesystem in the directory rootfs: what else is to run goes into\n\
-             process.args. An existing config.json is not overwritten.\n\n\
-             Without root it takes --rootless: a user namespace in which root is the calling user. It is not needed\n\
-             by root of a user namespace.",
+            "The configuration runs `sh` at a terminal, on a read-only root filesystem in the directory rootfs. To run\n\
+             something else, change process.args; to run it detached, set process.terminal to false. An existing\n\
+             config.json is not overwritten.\n\n\
+             A plain user needs --rootless: a user namespace in which root is the calling user. Root of a user\n\
+             namespace does not need it.",
         )
         .examples(&[("spec --bundle /srv/web", "write /srv/web/config.json")])
         .flags(&[
@@ -246,7 +247,7 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
         )
         .examples(&[
             ("update --memory 512M --pids-limit 100 web", "set two limits"),
-            ("update --resources - web", "set those that standard input tells"),
+            ("update --resources - web", "set the limits that standard input gives"),
         ])
         .flags(UPDATE_FLAGS),
 ];
