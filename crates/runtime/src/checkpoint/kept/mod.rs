@@ -11,6 +11,7 @@ pub(crate) mod ipc;
 mod networks;
 pub(crate) mod options;
 mod policy;
+mod processor;
 pub(crate) mod resources;
 pub(crate) mod sockets;
 pub(crate) mod spaces;

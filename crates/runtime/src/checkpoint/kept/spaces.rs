@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use super::areas::{self, Area, Areas, Lock};
+use super::processor;
 use super::switches::{Answers, errno, failed};
 use crate::error::{Error, Result};
 use crate::host::procfs::Numbered;
@@ -51,30 +52,35 @@ const ON_FAULT: u64 = 4;
 const PLACE: u64 = 8192 * 8;
 /// In an entry of pagemap: the page is in memory (PM_PRESENT of linux/fs/proc/task_mmu.c).
 const PRESENT: u64 = 1 << 63;
-/// The highest protection key of x86; key 0 is everybody's.
-const KEYS: std::ops::RangeInclusive<u8> = 1..=15;
+/// The protection keys that a program of x86 can take, the lowest first.
+const FIRST_KEY: u8 = 1;
+const LAST_KEY: u8 = 15;
 /// No address space has an area there: it is the kernel's half.
 const NOWHERE: u64 = 0xffff_8000_0000_0000;
 
 /// Asks the stopped process `stopped` what cannot be seen from outside. It gets a place of its own for that, which is gone
-/// afterwards.
+/// afterwards. Each call costs two stops.
 pub(super) fn ask(stopped: &mut Stopped) -> hiber_memory::Result<Said> {
-    let pid = stopped.tid();
-    let before = areas::locked(pid);
-    let place = stopped.call(Sysno::mmap, [0, PLACE, READ | WRITE, PRIVATE_ANONYMOUS, u64::MAX, 0])?;
-    let (future, descriptors) = match place {
+    let (pid, mut said) = (stopped.tid(), Said::default());
+    let locked = areas::locked(pid);
+    let segments = has_descriptors(stopped)?;
+    match stopped.call(Sysno::mmap, [0, PLACE, READ | WRITE, PRIVATE_ANONYMOUS, u64::MAX, 0])? {
         Ok(place) => {
-            let locked = areas::locked(pid) > before;
-            let future = locked.then(|| if is_present(pid, place) { Lock::Now } else { Lock::OnFault });
-            let descriptors = descriptors(stopped, place)?;
+            let more = areas::locked(pid) > locked;
+            said.future = more.then(|| if is_present(pid, place) { Lock::Now } else { Lock::OnFault });
+            if segments {
+                said.descriptors = descriptors(stopped, place)?;
+            }
             let _ = stopped.call(Sysno::munmap, [place, PLACE, 0, 0, 0, 0])?;
-            (future, descriptors)
         }
-        // It could lock no more.
-        Err(Errno::EAGAIN) => (Some(Lock::Now), Vec::new()),
-        Err(_) => (None, Vec::new()),
-    };
-    Ok(Said { future, keys: keys(stopped)?, descriptors })
+        // It may lock no more.
+        Err(Errno::EAGAIN) => said.future = Some(Lock::Now),
+        Err(_) => {}
+    }
+    if processor::has("ospke") {
+        said.keys = keys(stopped)?;
+    }
+    Ok(said)
 }
 
 fn is_present(pid: i32, address: u64) -> bool {
@@ -86,12 +92,22 @@ fn is_present(pid: i32, address: u64) -> bool {
     read.is_ok() && u64::from_ne_bytes(entry) & PRESENT != 0
 }
 
+/// Whether it has a table: the kernel says that it has given so many bytes as it is asked for, or 0 if there is none.
+#[cfg(target_arch = "x86_64")]
+fn has_descriptors(stopped: &mut Stopped) -> hiber_memory::Result<bool> {
+    let given = stopped.call_with(&mut [0; 8], Sysno::modify_ldt, |at| [0, at, 8, 0, 0, 0])?;
+    Ok(given.is_ok_and(|bytes| bytes > 0))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_descriptors(_: &mut Stopped) -> hiber_memory::Result<bool> {
+    Ok(false)
+}
+
 /// The process's table, read by way of a `place` in its memory.
 #[cfg(target_arch = "x86_64")]
 fn descriptors(stopped: &mut Stopped, place: u64) -> hiber_memory::Result<Vec<(u16, u64)>> {
-    let mut read = |bytes| stopped.call(Sysno::modify_ldt, [0, place, bytes, 0, 0, 0]);
-    // It says so many bytes as it is asked for, or 0 if there is no table.
-    if !read(8)?.is_ok_and(|bytes| bytes > 0) || read(PLACE)?.is_err() {
+    if stopped.call(Sysno::modify_ldt, [0, place, PLACE, 0, 0, 0])?.is_err() {
         return Ok(Vec::new());
     }
     let mut table = vec![0; usize::try_from(PLACE).unwrap_or_default()];
@@ -106,23 +122,18 @@ fn descriptors(_: &mut Stopped, _: u64) -> hiber_memory::Result<Vec<(u16, u64)>>
     Ok(Vec::new())
 }
 
-/// The keys that it has taken. Where there is no area, the kernel says of one that it knows that there is none, and refuses
-/// others before that.
+/// The keys that it has taken, if the first one is among them: most programs take none. Where there is no area, the kernel says
+/// of a key that it knows that there is none, and refuses others before that.
 fn keys(stopped: &mut Stopped) -> hiber_memory::Result<Vec<u8>> {
     let mut taken = Vec::new();
-    if !cfg!(target_arch = "x86_64") {
-        return Ok(taken);
-    }
     let mut knows = |key: u8| {
         Ok(stopped.call(Sysno::pkey_mprotect, [NOWHERE, 4096, READ, key.into(), 0, 0])? == Err(Errno::ENOMEM))
     };
-    // A processor without keys knows not even the first.
-    if !knows(0)? {
-        return Ok(taken);
-    }
-    for key in KEYS {
+    for key in FIRST_KEY..=LAST_KEY {
         if knows(key)? {
             taken.push(key);
+        } else if taken.is_empty() {
+            break;
         }
     }
     Ok(taken)
@@ -138,8 +149,11 @@ pub(super) fn of(processes: &[Numbered], answers: &Answers, mut areas: Areas) ->
             let parent = answers.get(&crate::host::procfs::parent(process.outer)?)?;
             Some(Said { future: None, ..parent.space.clone() })
         };
-        let Said { future, keys, descriptors } = own.or_else(inherited).unwrap_or_default();
+        let Said { future, mut keys, descriptors } = own.or_else(inherited).unwrap_or_default();
         let areas = areas.remove(&process.outer).unwrap_or_default();
+        keys.extend(areas.iter().filter_map(|area| area.key.map(|(key, _)| key)));
+        keys.sort_unstable();
+        keys.dedup();
         let space = AddressSpace { future, keys, descriptors, areas };
         if space != AddressSpace::default() {
             all.insert(process.inner, space);

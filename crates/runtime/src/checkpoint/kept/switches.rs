@@ -11,6 +11,8 @@ use hiber_sys::scheduling::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
+#[cfg(target_arch = "x86_64")]
+use super::processor;
 use super::spaces::AddressSpaces;
 use super::{policy, spaces};
 use crate::error::{Context, Error, Result};
@@ -86,7 +88,7 @@ mod option {
 }
 /// asm/prctl.h, and the number of AMX's tile data among what a processor keeps for threads.
 #[cfg(target_arch = "x86_64")]
-mod processor {
+mod arch {
     pub(super) const GET_CPUID: u64 = 0x1011;
     pub(super) const SET_CPUID: u64 = 0x1012;
     pub(super) const GET_PERMISSION: u64 = 0x1022;
@@ -175,11 +177,12 @@ fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
 /// Whether the processor does not tell the stopped thread what it is, and whether the process may use tiles.
 #[cfg(target_arch = "x86_64")]
 fn ask_processor(stopped: &mut Stopped) -> hiber_memory::Result<(bool, bool)> {
-    let told = stopped.call(Sysno::arch_prctl, [processor::GET_CPUID, 0, 0, 0, 0, 0])?;
+    let withheld = processor::has("cpuid_fault")
+        && stopped.call(Sysno::arch_prctl, [arch::GET_CPUID, 0, 0, 0, 0, 0])? == Ok(0);
     let mut may = [0; 8];
-    let asked = |at| [processor::GET_PERMISSION, at, 0, 0, 0, 0];
-    let known = stopped.call_with(&mut may, Sysno::arch_prctl, asked)?.is_ok();
-    Ok((told == Ok(0), known && u64::from_ne_bytes(may) & 1 << processor::TILES != 0))
+    let asked = |at| [arch::GET_PERMISSION, at, 0, 0, 0, 0];
+    let known = processor::has("amx_tile") && stopped.call_with(&mut may, Sysno::arch_prctl, asked)?.is_ok();
+    Ok((withheld, known && u64::from_ne_bytes(may) & 1 << arch::TILES != 0))
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -266,11 +269,11 @@ impl Switched {
         }
         #[cfg(target_arch = "x86_64")]
         if self.no_processor_identification {
-            set(Sysno::arch_prctl, [processor::SET_CPUID, 0, 0, 0, 0, 0])?;
+            set(Sysno::arch_prctl, [arch::SET_CPUID, 0, 0, 0, 0, 0])?;
         }
         #[cfg(target_arch = "x86_64")]
         if self.tiles {
-            set(Sysno::arch_prctl, [processor::ASK_PERMISSION, processor::TILES, 0, 0, 0, 0])?;
+            set(Sysno::arch_prctl, [arch::ASK_PERMISSION, arch::TILES, 0, 0, 0, 0])?;
         }
         if let Some(persona) = self.personality {
             set(Sysno::personality, [persona.into(), 0, 0, 0, 0, 0])?;
