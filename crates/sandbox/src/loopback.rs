@@ -12,6 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::Context;
+use crate::network::{NHMSG, RTM_GETNEXTHOP, has_ipsec};
 use crate::rtnetlink::{self, Route, namespace_of};
 use crate::{Result, SysError};
 use hiber_sys::ioctl::loopback_up;
@@ -38,7 +39,9 @@ pub fn is_alone(pid: i32) -> Result<bool> {
         Ok(dump(Message::GetAddress(AddressMessage::default()))?.iter().all(is_loopback_address)
             && dump(Message::GetRoute(RouteMessage::default()))?.iter().all(is_kernel_route)
             && are_kernel_rules(&rules)
-            && !has_nftables()?)
+            && !route.has_any(RTM_GETNEXTHOP, &NHMSG)?
+            && !has_nftables()?
+            && !has_ipsec(pid)?)
     })
 }
 

@@ -24,13 +24,14 @@ use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::expect;
 pub use kept::Kept;
+pub(crate) use strange::has_ipsec;
 
 /// The table that `ip route save` saves (linux/rtnetlink.h, RT_TABLE_MAIN).
 const MAIN: u32 = 254;
 /// linux/rtnetlink.h
-const RTM_GETNEXTHOP: u16 = 106;
+pub(crate) const RTM_GETNEXTHOP: u16 = 106;
 /// struct nhmsg of linux/nexthop.h
-const NHMSG: [u8; 8] = [0; 8];
+pub(crate) const NHMSG: [u8; 8] = [0; 8];
 
 /// A network device.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

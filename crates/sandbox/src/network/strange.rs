@@ -23,6 +23,8 @@ const MDB: u16 = 1;
 const PERMANENT: u8 = 1;
 /// linux/xfrm.h: XFRM_MSG_GETSA and XFRM_MSG_GETPOLICY.
 const IPSEC: [u16; 2] = [0x12, 0x15];
+/// NETLINK_XFRM (linux/netlink.h), in the second column of /proc/net/netlink: the kernel has a socket of each protocol.
+const XFRM: &str = "6";
 /// NFNL_SUBSYS_IPSET and IPSET_CMD_LIST; struct nfgenmsg, and the attribute of the protocol's version.
 const IPSET_LIST: u16 = 6 << 8 | 7;
 const IPSET: [u8; 12] = [0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
@@ -37,19 +39,29 @@ pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
     let mut add = |there: bool, what: &str| strange.extend(there.then(|| what.to_owned()));
     add(has_filters(route)?, "there are filters of queueing disciplines (tc filter)");
     add(has_groups(route)?, "there are permanent multicast groups of a bridge (bridge mdb)");
-    let xfrm = Route::of(rustix::net::netlink::XFRM);
-    // A kernel without IPsec has no such sockets.
-    let ipsec =
-        xfrm.ok().map(|xfrm| IPSEC.iter().map(|kind| xfrm.has_any(*kind, &[])).collect::<Result<Vec<_>>>());
-    add(
-        ipsec.transpose()?.is_some_and(|any| any.contains(&true)),
-        "there are states or policies of IPsec (ip xfrm)",
-    );
+    add(has_ipsec(pid)?, "there are states or policies of IPsec (ip xfrm)");
     let sets = Route::of(rustix::net::netlink::NETFILTER).and_then(|route| route.has_any(IPSET_LIST, &IPSET));
     add(sets.unwrap_or(false), "there are sets of addresses (ipset)");
     let arp = std::fs::read(Path::new("/proc").join(pid.to_string()).join("net/arp_tables_names"));
     add(arp.is_ok_and(|names| !names.is_empty()), "there are tables of arptables");
     Ok(strange)
+}
+
+/// Whether the calling thread's network namespace, which is that of process `pid`, has states or policies of IPsec.
+pub(crate) fn has_ipsec(pid: i32) -> Result<bool> {
+    // A socket of a protocol that nobody has used yet would load the kernel's module for it.
+    let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
+    let is_known = |line: &str| line.split_whitespace().nth(1) == Some(XFRM);
+    if !sockets.lines().any(is_known) {
+        return Ok(false);
+    }
+    let xfrm = Route::of(rustix::net::netlink::XFRM)?;
+    for kind in IPSEC {
+        if xfrm.has_any(kind, &[])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn has_filters(route: &Route) -> Result<bool> {
