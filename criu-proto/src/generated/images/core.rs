@@ -283,6 +283,8 @@ pub struct TaskCoreEntry {
     pub blk_sigset: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:criu.images.TaskCoreEntry.comm)
     pub comm: ::std::option::Option<::std::string::String>,
+    // @@protoc_insertion_point(field:criu.images.TaskCoreEntry.timers)
+    pub timers: ::protobuf::MessageField<TaskTimersEntry>,
     // @@protoc_insertion_point(field:criu.images.TaskCoreEntry.rlimits)
     pub rlimits: ::protobuf::MessageField<TaskRlimitsEntry>,
     // @@protoc_insertion_point(field:criu.images.TaskCoreEntry.cg_set)
@@ -438,6 +440,11 @@ impl ::protobuf::Message for TaskCoreEntry {
         if self.comm.is_none() {
             return false;
         }
+        for v in &self.timers {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         for v in &self.rlimits {
             if !v.is_initialized() {
                 return false;
@@ -466,6 +473,9 @@ impl ::protobuf::Message for TaskCoreEntry {
                 },
                 50 => {
                     self.comm = ::std::option::Option::Some(is.read_string()?);
+                },
+                58 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.timers)?;
                 },
                 66 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.rlimits)?;
@@ -527,6 +537,10 @@ impl ::protobuf::Message for TaskCoreEntry {
         if let Some(v) = self.comm.as_ref() {
             my_size += ::protobuf::rt::string_size(6, &v);
         }
+        if let Some(v) = self.timers.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.rlimits.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
@@ -582,6 +596,9 @@ impl ::protobuf::Message for TaskCoreEntry {
         if let Some(v) = self.comm.as_ref() {
             os.write_string(6, v)?;
         }
+        if let Some(v) = self.timers.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        }
         if let Some(v) = self.rlimits.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
         }
@@ -635,6 +652,7 @@ impl ::protobuf::Message for TaskCoreEntry {
         self.flags = ::std::option::Option::None;
         self.blk_sigset = ::std::option::Option::None;
         self.comm = ::std::option::Option::None;
+        self.timers.clear();
         self.rlimits.clear();
         self.cg_set = ::std::option::Option::None;
         self.old_seccomp_mode = ::std::option::Option::None;
@@ -656,6 +674,7 @@ impl ::protobuf::Message for TaskCoreEntry {
             flags: ::std::option::Option::None,
             blk_sigset: ::std::option::Option::None,
             comm: ::std::option::Option::None,
+            timers: ::protobuf::MessageField::none(),
             rlimits: ::protobuf::MessageField::none(),
             cg_set: ::std::option::Option::None,
             old_seccomp_mode: ::std::option::Option::None,
@@ -666,6 +685,223 @@ impl ::protobuf::Message for TaskCoreEntry {
             blk_sigset_extended: ::std::option::Option::None,
             stop_signo: ::std::option::Option::None,
             membarrier_registration_mask: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.TaskTimersEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct TaskTimersEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.TaskTimersEntry.posix)
+    pub posix: ::std::vec::Vec<PosixTimerEntry>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.TaskTimersEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a TaskTimersEntry {
+    fn default() -> &'a TaskTimersEntry {
+        <TaskTimersEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl TaskTimersEntry {
+    pub fn new() -> TaskTimersEntry {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for TaskTimersEntry {
+    const NAME: &'static str = "TaskTimersEntry";
+
+    fn is_initialized(&self) -> bool {
+        for v in &self.posix {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                34 => {
+                    self.posix.push(is.read_message()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        for value in &self.posix {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        for v in &self.posix {
+            ::protobuf::rt::write_message_field_with_cached_size(4, v, os)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> TaskTimersEntry {
+        TaskTimersEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.posix.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static TaskTimersEntry {
+        static instance: TaskTimersEntry = TaskTimersEntry {
+            posix: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.PosixTimerEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct PosixTimerEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.PosixTimerEntry.it_id)
+    pub it_id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.PosixTimerEntry.clock_id)
+    pub clock_id: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.PosixTimerEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a PosixTimerEntry {
+    fn default() -> &'a PosixTimerEntry {
+        <PosixTimerEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl PosixTimerEntry {
+    pub fn new() -> PosixTimerEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 it_id = 1;
+
+    pub fn it_id(&self) -> u32 {
+        self.it_id.unwrap_or(0)
+    }
+
+    // required uint32 clock_id = 2;
+
+    pub fn clock_id(&self) -> u32 {
+        self.clock_id.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for PosixTimerEntry {
+    const NAME: &'static str = "PosixTimerEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.it_id.is_none() {
+            return false;
+        }
+        if self.clock_id.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.it_id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                16 => {
+                    self.clock_id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.it_id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.clock_id {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.it_id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.clock_id {
+            os.write_uint32(2, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> PosixTimerEntry {
+        PosixTimerEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.it_id = ::std::option::Option::None;
+        self.clock_id = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static PosixTimerEntry {
+        static instance: PosixTimerEntry = PosixTimerEntry {
+            it_id: ::std::option::Option::None,
+            clock_id: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

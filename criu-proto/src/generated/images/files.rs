@@ -229,12 +229,16 @@ pub struct FileEntry {
     pub isk: ::protobuf::MessageField<InetSkEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.nsf)
     pub nsf: ::protobuf::MessageField<NsFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.psk)
+    pub psk: ::protobuf::MessageField<PacketSkEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.nlsk)
     pub nlsk: ::protobuf::MessageField<NetlinkSkEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.efd)
     pub efd: ::protobuf::MessageField<EventfdFileEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.epfd)
     pub epfd: ::protobuf::MessageField<EventpollFileEntry>,
+    // @@protoc_insertion_point(field:criu.images.FileEntry.tfd)
+    pub tfd: ::protobuf::MessageField<TimerfdEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.ify)
     pub ify: ::protobuf::MessageField<InotifyFileEntry>,
     // @@protoc_insertion_point(field:criu.images.FileEntry.ext)
@@ -308,6 +312,11 @@ impl ::protobuf::Message for FileEntry {
                 return false;
             }
         };
+        for v in &self.psk {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         for v in &self.nlsk {
             if !v.is_initialized() {
                 return false;
@@ -319,6 +328,11 @@ impl ::protobuf::Message for FileEntry {
             }
         };
         for v in &self.epfd {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        for v in &self.tfd {
             if !v.is_initialized() {
                 return false;
             }
@@ -384,6 +398,9 @@ impl ::protobuf::Message for FileEntry {
                 42 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.nsf)?;
                 },
+                50 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.psk)?;
+                },
                 58 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.nlsk)?;
                 },
@@ -392,6 +409,9 @@ impl ::protobuf::Message for FileEntry {
                 },
                 74 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.epfd)?;
+                },
+                98 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.tfd)?;
                 },
                 106 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.ify)?;
@@ -447,6 +467,10 @@ impl ::protobuf::Message for FileEntry {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.psk.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.nlsk.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
@@ -456,6 +480,10 @@ impl ::protobuf::Message for FileEntry {
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
         if let Some(v) = self.epfd.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.tfd.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
@@ -512,6 +540,9 @@ impl ::protobuf::Message for FileEntry {
         if let Some(v) = self.nsf.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
         }
+        if let Some(v) = self.psk.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(6, v, os)?;
+        }
         if let Some(v) = self.nlsk.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
         }
@@ -520,6 +551,9 @@ impl ::protobuf::Message for FileEntry {
         }
         if let Some(v) = self.epfd.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(9, v, os)?;
+        }
+        if let Some(v) = self.tfd.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(12, v, os)?;
         }
         if let Some(v) = self.ify.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(13, v, os)?;
@@ -567,9 +601,11 @@ impl ::protobuf::Message for FileEntry {
         self.reg.clear();
         self.isk.clear();
         self.nsf.clear();
+        self.psk.clear();
         self.nlsk.clear();
         self.efd.clear();
         self.epfd.clear();
+        self.tfd.clear();
         self.ify.clear();
         self.ext.clear();
         self.usk.clear();
@@ -588,9 +624,11 @@ impl ::protobuf::Message for FileEntry {
             reg: ::protobuf::MessageField::none(),
             isk: ::protobuf::MessageField::none(),
             nsf: ::protobuf::MessageField::none(),
+            psk: ::protobuf::MessageField::none(),
             nlsk: ::protobuf::MessageField::none(),
             efd: ::protobuf::MessageField::none(),
             epfd: ::protobuf::MessageField::none(),
+            tfd: ::protobuf::MessageField::none(),
             ify: ::protobuf::MessageField::none(),
             ext: ::protobuf::MessageField::none(),
             usk: ::protobuf::MessageField::none(),
@@ -1131,6 +1169,121 @@ impl ::protobuf::Message for RegFileEntry {
     }
 }
 
+// @@protoc_insertion_point(message:criu.images.SkOptsEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct SkOptsEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.SkOptsEntry.so_priority)
+    pub so_priority: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.SkOptsEntry.so_mark)
+    pub so_mark: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.SkOptsEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a SkOptsEntry {
+    fn default() -> &'a SkOptsEntry {
+        <SkOptsEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl SkOptsEntry {
+    pub fn new() -> SkOptsEntry {
+        ::std::default::Default::default()
+    }
+
+    // optional uint32 so_priority = 8;
+
+    pub fn so_priority(&self) -> u32 {
+        self.so_priority.unwrap_or(0)
+    }
+
+    // optional uint32 so_mark = 10;
+
+    pub fn so_mark(&self) -> u32 {
+        self.so_mark.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for SkOptsEntry {
+    const NAME: &'static str = "SkOptsEntry";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                64 => {
+                    self.so_priority = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                80 => {
+                    self.so_mark = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.so_priority {
+            my_size += ::protobuf::rt::uint32_size(8, v);
+        }
+        if let Some(v) = self.so_mark {
+            my_size += ::protobuf::rt::uint32_size(10, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.so_priority {
+            os.write_uint32(8, v)?;
+        }
+        if let Some(v) = self.so_mark {
+            os.write_uint32(10, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> SkOptsEntry {
+        SkOptsEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.so_priority = ::std::option::Option::None;
+        self.so_mark = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static SkOptsEntry {
+        static instance: SkOptsEntry = SkOptsEntry {
+            so_priority: ::std::option::Option::None,
+            so_mark: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
 // @@protoc_insertion_point(message:criu.images.InetSkEntry)
 #[derive(PartialEq,Clone,Default,Debug)]
 pub struct InetSkEntry {
@@ -1161,6 +1314,8 @@ pub struct InetSkEntry {
     pub dst_addr: ::std::vec::Vec<u32>,
     // @@protoc_insertion_point(field:criu.images.InetSkEntry.fown)
     pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.InetSkEntry.opts)
+    pub opts: ::protobuf::MessageField<SkOptsEntry>,
     // @@protoc_insertion_point(field:criu.images.InetSkEntry.v6only)
     pub v6only: ::std::option::Option<bool>,
     // @@protoc_insertion_point(field:criu.images.InetSkEntry.ifname)
@@ -1307,6 +1462,11 @@ impl ::protobuf::Message for InetSkEntry {
                 return false;
             }
         };
+        for v in &self.opts {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         true
     }
 
@@ -1357,6 +1517,9 @@ impl ::protobuf::Message for InetSkEntry {
                 },
                 106 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                114 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.opts)?;
                 },
                 120 => {
                     self.v6only = ::std::option::Option::Some(is.read_bool()?);
@@ -1419,6 +1582,10 @@ impl ::protobuf::Message for InetSkEntry {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.opts.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.v6only {
             my_size += 1 + 1;
         }
@@ -1473,6 +1640,9 @@ impl ::protobuf::Message for InetSkEntry {
         if let Some(v) = self.fown.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(13, v, os)?;
         }
+        if let Some(v) = self.opts.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(14, v, os)?;
+        }
         if let Some(v) = self.v6only {
             os.write_bool(15, v)?;
         }
@@ -1512,6 +1682,7 @@ impl ::protobuf::Message for InetSkEntry {
         self.src_addr.clear();
         self.dst_addr.clear();
         self.fown.clear();
+        self.opts.clear();
         self.v6only = ::std::option::Option::None;
         self.ifname = ::std::option::Option::None;
         self.ns_id = ::std::option::Option::None;
@@ -1533,6 +1704,7 @@ impl ::protobuf::Message for InetSkEntry {
             src_addr: ::std::vec::Vec::new(),
             dst_addr: ::std::vec::Vec::new(),
             fown: ::protobuf::MessageField::none(),
+            opts: ::protobuf::MessageField::none(),
             v6only: ::std::option::Option::None,
             ifname: ::std::option::Option::None,
             ns_id: ::std::option::Option::None,
@@ -1564,6 +1736,8 @@ pub struct UnixSkEntry {
     pub peer: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:criu.images.UnixSkEntry.fown)
     pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.UnixSkEntry.opts)
+    pub opts: ::protobuf::MessageField<SkOptsEntry>,
     // @@protoc_insertion_point(field:criu.images.UnixSkEntry.name)
     pub name: ::std::option::Option<::std::vec::Vec<u8>>,
     // @@protoc_insertion_point(field:criu.images.UnixSkEntry.name_dir)
@@ -1714,6 +1888,11 @@ impl ::protobuf::Message for UnixSkEntry {
                 return false;
             }
         };
+        for v in &self.opts {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         true
     }
 
@@ -1746,6 +1925,9 @@ impl ::protobuf::Message for UnixSkEntry {
                 },
                 74 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                82 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.opts)?;
                 },
                 90 => {
                     self.name = ::std::option::Option::Some(is.read_bytes()?);
@@ -1802,6 +1984,10 @@ impl ::protobuf::Message for UnixSkEntry {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.opts.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.name.as_ref() {
             my_size += ::protobuf::rt::bytes_size(11, &v);
         }
@@ -1850,6 +2036,9 @@ impl ::protobuf::Message for UnixSkEntry {
         if let Some(v) = self.fown.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(9, v, os)?;
         }
+        if let Some(v) = self.opts.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(10, v, os)?;
+        }
         if let Some(v) = self.name.as_ref() {
             os.write_bytes(11, v)?;
         }
@@ -1891,6 +2080,7 @@ impl ::protobuf::Message for UnixSkEntry {
         self.backlog = ::std::option::Option::None;
         self.peer = ::std::option::Option::None;
         self.fown.clear();
+        self.opts.clear();
         self.name = ::std::option::Option::None;
         self.name_dir = ::std::option::Option::None;
         self.deleted = ::std::option::Option::None;
@@ -1910,6 +2100,7 @@ impl ::protobuf::Message for UnixSkEntry {
             backlog: ::std::option::Option::None,
             peer: ::std::option::Option::None,
             fown: ::protobuf::MessageField::none(),
+            opts: ::protobuf::MessageField::none(),
             name: ::std::option::Option::None,
             name_dir: ::std::option::Option::None,
             deleted: ::std::option::Option::None,
@@ -3683,6 +3874,8 @@ pub struct NetlinkSkEntry {
     pub dst_group: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.fown)
     pub fown: ::protobuf::MessageField<FownEntry>,
+    // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.opts)
+    pub opts: ::protobuf::MessageField<SkOptsEntry>,
     // @@protoc_insertion_point(field:criu.images.NetlinkSkEntry.ns_id)
     pub ns_id: ::std::option::Option<u32>,
     // special fields
@@ -3792,6 +3985,11 @@ impl ::protobuf::Message for NetlinkSkEntry {
                 return false;
             }
         };
+        for v in &self.opts {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         true
     }
 
@@ -3830,6 +4028,9 @@ impl ::protobuf::Message for NetlinkSkEntry {
                 },
                 90 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.fown)?;
+                },
+                98 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.opts)?;
                 },
                 104 => {
                     self.ns_id = ::std::option::Option::Some(is.read_uint32()?);
@@ -3877,6 +4078,10 @@ impl ::protobuf::Message for NetlinkSkEntry {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if let Some(v) = self.opts.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.ns_id {
             my_size += ::protobuf::rt::uint32_size(13, v);
         }
@@ -3916,6 +4121,9 @@ impl ::protobuf::Message for NetlinkSkEntry {
         if let Some(v) = self.fown.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(11, v, os)?;
         }
+        if let Some(v) = self.opts.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(12, v, os)?;
+        }
         if let Some(v) = self.ns_id {
             os.write_uint32(13, v)?;
         }
@@ -3946,6 +4154,7 @@ impl ::protobuf::Message for NetlinkSkEntry {
         self.dst_portid = ::std::option::Option::None;
         self.dst_group = ::std::option::Option::None;
         self.fown.clear();
+        self.opts.clear();
         self.ns_id = ::std::option::Option::None;
         self.special_fields.clear();
     }
@@ -3962,7 +4171,247 @@ impl ::protobuf::Message for NetlinkSkEntry {
             dst_portid: ::std::option::Option::None,
             dst_group: ::std::option::Option::None,
             fown: ::protobuf::MessageField::none(),
+            opts: ::protobuf::MessageField::none(),
             ns_id: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.PacketSkEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct PacketSkEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.PacketSkEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.PacketSkEntry.opts)
+    pub opts: ::protobuf::MessageField<SkOptsEntry>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.PacketSkEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a PacketSkEntry {
+    fn default() -> &'a PacketSkEntry {
+        <PacketSkEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl PacketSkEntry {
+    pub fn new() -> PacketSkEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for PacketSkEntry {
+    const NAME: &'static str = "PacketSkEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        for v in &self.opts {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                58 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.opts)?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.opts.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.opts.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> PacketSkEntry {
+        PacketSkEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.opts.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static PacketSkEntry {
+        static instance: PacketSkEntry = PacketSkEntry {
+            id: ::std::option::Option::None,
+            opts: ::protobuf::MessageField::none(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.TimerfdEntry)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct TimerfdEntry {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.TimerfdEntry.id)
+    pub id: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:criu.images.TimerfdEntry.clockid)
+    pub clockid: ::std::option::Option<u32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.TimerfdEntry.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a TimerfdEntry {
+    fn default() -> &'a TimerfdEntry {
+        <TimerfdEntry as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl TimerfdEntry {
+    pub fn new() -> TimerfdEntry {
+        ::std::default::Default::default()
+    }
+
+    // required uint32 id = 1;
+
+    pub fn id(&self) -> u32 {
+        self.id.unwrap_or(0)
+    }
+
+    // required uint32 clockid = 4;
+
+    pub fn clockid(&self) -> u32 {
+        self.clockid.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for TimerfdEntry {
+    const NAME: &'static str = "TimerfdEntry";
+
+    fn is_initialized(&self) -> bool {
+        if self.id.is_none() {
+            return false;
+        }
+        if self.clockid.is_none() {
+            return false;
+        }
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.id = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                32 => {
+                    self.clockid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.id {
+            my_size += ::protobuf::rt::uint32_size(1, v);
+        }
+        if let Some(v) = self.clockid {
+            my_size += ::protobuf::rt::uint32_size(4, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.id {
+            os.write_uint32(1, v)?;
+        }
+        if let Some(v) = self.clockid {
+            os.write_uint32(4, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> TimerfdEntry {
+        TimerfdEntry::new()
+    }
+
+    fn clear(&mut self) {
+        self.id = ::std::option::Option::None;
+        self.clockid = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static TimerfdEntry {
+        static instance: TimerfdEntry = TimerfdEntry {
+            id: ::std::option::Option::None,
+            clockid: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

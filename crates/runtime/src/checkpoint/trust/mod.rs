@@ -158,7 +158,7 @@ impl Grant<'_> {
                 .and_then(|()| {
                     let core = core(images, tid).map_err(|e| e.to_string())?;
                     self.securebits(&core).and_then(|()| self.scheduling(&core))?;
-                    if first { self.limits(&core) } else { Ok(()) }
+                    if first { self.limits(&core).and_then(|()| self.timers(&core)) } else { Ok(()) }
                 });
             if let Err(problem) = verdict {
                 let who = if first { "process" } else { "thread" };
