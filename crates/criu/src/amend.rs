@@ -59,8 +59,8 @@ pub fn shared_namespaces(images: &Images, ipc: bool, uts: bool) -> Result<Option
     Ok(Some((INVENTORY_FILE.into(), changed)))
 }
 
-/// The numbers of a task's namespaces, which older images have in a file of their own.
-fn ids(images: &Images, pid: u32) -> Result<Option<TaskKobjIdsEntry>> {
+/// The numbers of a task's namespaces and of its descriptors, which are in a file of their own, or in its core.
+pub(crate) fn ids(images: &Images, pid: u32) -> Result<Option<TaskKobjIdsEntry>> {
     if let Some(entries) = images.entries_if_any::<TaskKobjIdsEntry>(&format!("ids-{pid}.img"), Magic::IDS)? {
         return entries.into_iter().next().transpose();
     }

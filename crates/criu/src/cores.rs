@@ -75,7 +75,9 @@ impl Images {
                 let limit = without_file_size(&mut core, task.pid, highest);
                 let scheduled = ordinary && schedule_ordinarily(&mut core);
                 if asked.is_some() || limit.is_some() || scheduled {
-                    cores.changed.push((name.clone(), self.encode(&name, Magic::CORE, &core)?));
+                    cores
+                        .changed
+                        .push((name.clone(), self.encode(&name, Magic::CORE, std::slice::from_ref(&core))?));
                 }
                 cores.parent_death = cores.parent_death.or(asked);
                 cores.file_sizes.extend(limit);

@@ -257,11 +257,11 @@ impl Images {
         dump_stats_of(self.source.open(DUMP_STATS)?).map(Some)
     }
 
-    /// The content of one of these images, with another entry.
-    pub(crate) fn encode<M: Message>(&self, name: &str, magic: Magic, entry: &M) -> Result<Vec<u8>> {
+    /// The content of one of these images, with other entries.
+    pub(crate) fn encode<M: Message>(&self, name: &str, magic: Magic, entries: &[M]) -> Result<Vec<u8>> {
         let magics = [COMMON, magic.0];
         let magics = if self.has_common_magic() { &magics[..] } else { &magics[1..] };
-        encode(&self.dir().join(name), magics, std::slice::from_ref(entry))
+        encode(&self.dir().join(name), magics, entries)
     }
 
     /// Whether files start with the magic that all images have.

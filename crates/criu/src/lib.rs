@@ -14,6 +14,7 @@ pub mod descriptors;
 mod diagnose;
 mod directory;
 mod error;
+pub mod eventfds;
 mod image_file;
 pub mod images;
 pub mod inspect;

@@ -34,8 +34,9 @@ impl Images {
             set.ctls
                 .retain(|member| !foreign.iter().any(|c| c.cnames.iter().any(|name| name == member.name())));
         }
-        let image =
-            (!foreign.is_empty()).then(|| self.encode(CGROUP_IMAGE, Magic::CGROUP, &entry)).transpose()?;
+        let image = (!foreign.is_empty())
+            .then(|| self.encode(CGROUP_IMAGE, Magic::CGROUP, std::slice::from_ref(&entry)))
+            .transpose()?;
         Ok(OwnCgroups { entry, image })
     }
 }

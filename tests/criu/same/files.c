@@ -323,7 +323,20 @@ static void show_packet_pipe(void)
 
 static void make_event(void)
 {
+	fd = must(eventfd(41, EFD_NONBLOCK | EFD_CLOEXEC));
+}
+
+/* A child has it, too, and does nothing with it. */
+static void make_semaphore(void)
+{
 	fd = must(eventfd(41, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC));
+	the_child = child(forever);
+}
+
+static void make_large_event(void)
+{
+	fd = must(eventfd(0, EFD_CLOEXEC));
+	must(write(fd, &(long){ 0x123456789abcdef }, sizeof(long)));
 }
 
 static void show_event(void)
@@ -334,6 +347,12 @@ static void show_event(void)
 	must(read(fd, &value, sizeof value));
 	say(" takes %ld", value);
 	must(write(fd, &value, sizeof value));
+}
+
+static void show_semaphore(void)
+{
+	show_event();
+	say(" the child's: %d", (int)syscall(SYS_kcmp, getpid(), the_child, KCMP_FILE, fd, fd));
 }
 
 static void make_poll(void)
@@ -527,6 +546,8 @@ static void show_removed_watch(void)
 	must(fchmod(other, 0600));
 	say("%s", read(fd, bytes, sizeof bytes) > 0 ? "told" : "not told");
 	must(fchmod(other, 0644));
+	while (read(fd, bytes, sizeof bytes) > 0)
+		;
 }
 
 static void make_mark(void)
@@ -912,6 +933,8 @@ const struct property files[] = {
 	{ "fifo", make_fifo, show_fifo },
 	{ "packet-pipe", make_packet_pipe, show_packet_pipe },
 	{ "eventfd", make_event, show_event },
+	{ "eventfd-semaphore", make_semaphore, show_semaphore },
+	{ "eventfd-of-a-large-count", make_large_event, show_event },
 	{ "epoll", make_poll, show_poll },
 	{ "epoll-oneshot", make_once, show_once },
 	{ "epoll-edge", make_edge, show_edge },

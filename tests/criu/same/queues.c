@@ -54,6 +54,13 @@ static void make_datagrams(void)
 static void make_empty_datagram(void)
 {
 	make_pair(SOCK_DGRAM);
+	must(write(ends[0], "", 0));
+	must(write(ends[0], "two", 3));
+}
+
+static void make_empty_behind(void)
+{
+	make_pair(SOCK_DGRAM);
 	must(write(ends[0], "one", 3));
 	must(write(ends[0], "", 0));
 	must(write(ends[0], "three", 5));
@@ -183,6 +190,41 @@ static void make_not_accepted(void)
 {
 	listen_at("/not-accepted");
 	client = connect_to("/not-accepted");
+}
+
+static void make_hasty(void)
+{
+	listen_at("/hasty");
+	client = connect_to("/hasty");
+	must(write(client, "at once", 7));
+}
+
+static void make_telling(int option)
+{
+	make_pair(SOCK_DGRAM);
+	must(setsockopt(ends[1], SOL_SOCKET, option, &(int){ 1 }, sizeof(int)));
+	must(write(ends[0], "who", 3));
+}
+
+static void make_credentials(void)
+{
+	make_telling(SO_PASSCRED);
+}
+
+static void make_time(void)
+{
+	make_telling(SO_TIMESTAMP);
+}
+
+static void show_telling(void)
+{
+	char room[256], text[8] = "";
+	struct iovec bytes = { text, sizeof text - 1 };
+	struct msghdr message = { .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room };
+	must(recvmsg(ends[1], &message, MSG_DONTWAIT | MSG_PEEK));
+	say("%s", text);
+	for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head))
+		say(" %d", head->cmsg_type);
 }
 
 static void show_not_accepted(void)
@@ -384,8 +426,8 @@ static void show_raw(void)
 
 static void make_packet(void)
 {
-	ends[0] = must(socket(AF_PACKET, SOCK_RAW, htons(3)));
-	must(bind(ends[0], (void *)&(struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_protocol = htons(3), .sll_ifindex = 1 }, sizeof(struct sockaddr_ll)));
+	ends[0] = must(socket(AF_PACKET, SOCK_RAW, htons(0x88b5 /* for experiments */)));
+	must(bind(ends[0], (void *)&(struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_protocol = htons(0x88b5), .sll_ifindex = 1 }, sizeof(struct sockaddr_ll)));
 }
 
 static void show_packet(void)
@@ -464,6 +506,7 @@ const struct property queues[] = {
 	{ "unix-stream", make_stream, show_both },
 	{ "unix-datagrams", make_datagrams, show_datagrams },
 	{ "unix-empty-datagram", make_empty_datagram, show_datagrams },
+	{ "unix-empty-datagram-behind", make_empty_behind, show_datagrams },
 	{ "unix-packets", make_packets, show_datagrams },
 	{ "unix-half-closed", make_half_closed, show_half_closed },
 	{ "unix-peer-gone", make_peer_gone, show_peer_gone },
@@ -471,6 +514,9 @@ const struct property queues[] = {
 	{ "unix-abstract", make_abstract, show_listener },
 	{ "unix-connection", make_connected, show_connected },
 	{ "unix-not-accepted", make_not_accepted, show_not_accepted },
+	{ "unix-not-accepted-with-data", make_hasty, show_not_accepted },
+	{ "unix-queued-credentials", make_credentials, show_telling },
+	{ "unix-queued-time", make_time, show_telling },
 	{ "passed-descriptor", make_passed, show_passed },
 	{ "tcp-listener", make_tcp_listener, show_tcp_listener },
 	{ "tcp-connection", make_tcp, show_tcp },

@@ -21,6 +21,8 @@ pub(super) struct Row {
     pub(super) flags: &'static [&'static str],
     /// What the property needs in config.json; the container has all capabilities that a row may need anyway.
     pub(super) config: Option<fn(&mut Value)>,
+    /// Whether nobody sees it before processes are frozen.
+    pub(super) hidden: bool,
     /// What runc and crun do with the same CRIU, where that does not follow from what is expected.
     pub(super) peers: Option<[Peer; 2]>,
 }
@@ -51,7 +53,17 @@ pub(super) enum Peer {
 
 impl Row {
     const fn new(name: &'static str, read: &'static str, expect: Expect) -> Self {
-        Self { name, read, expect, needs: &[], lacking: "", flags: &[], config: None, peers: None }
+        Self {
+            name,
+            read,
+            expect,
+            needs: &[],
+            lacking: "",
+            flags: &[],
+            config: None,
+            hidden: false,
+            peers: None,
+        }
     }
 
     pub(super) const fn needs(self, needs: &'static [Need]) -> Self {
@@ -65,6 +77,11 @@ impl Row {
 
     pub(super) const fn flags(self, flags: &'static [&'static str]) -> Self {
         Self { flags, ..self }
+    }
+
+    /// `--check` does not see it.
+    pub(super) const fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
     }
 
     pub(super) const fn config(self, change: fn(&mut Value)) -> Self {

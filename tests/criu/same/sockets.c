@@ -255,7 +255,7 @@ NUMBER(unix_passsec, local_listener, SOL_SOCKET, SO_PASSSEC, 1)
 NUMBER(unix_passpidfd, local, SOL_SOCKET, passpidfd, 1)
 NUMBER(unix_passrights, local_listener, SOL_SOCKET, passrights, 0)
 
-BYTES(icmp6_filter, raw6, IPPROTO_ICMPV6, ICMP6_FILTER, struct icmp6_filter, { { 1, 2, 3 } })
+BYTES(icmp6_filter, raw6, IPPROTO_ICMPV6, ICMP6_FILTER, struct icmp6_filter, { { ~1u, ~2u, ~3u, ~4u, ~0u, ~5u, ~6u, ~7u } } /* and nothing that comes by itself */)
 NUMBER(packet_auxdata, packet, SOL_PACKET, PACKET_AUXDATA, 1)
 NUMBER(packet_qdisc_bypass, packet, SOL_PACKET, packet_qdisc_bypass, 1)
 NUMBER(packet_ignore_outgoing, packet, SOL_PACKET, packet_ignore_outgoing, 1)

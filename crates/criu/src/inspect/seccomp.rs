@@ -90,7 +90,7 @@ impl Images {
         }
         // A filter for all threads can have a listener only if the kernel need not tell the thread that could not follow.
         asking.for_each(|filter| filter.flags = Some(filter.flags() | NEW_LISTENER | TSYNC_ESRCH));
-        Ok(vec![(FILE.to_owned(), self.encode(FILE, Magic::SECCOMP, &entry)?)])
+        Ok(vec![(FILE.to_owned(), self.encode(FILE, Magic::SECCOMP, std::slice::from_ref(&entry))?)])
     }
 
     /// The filters of all threads; none where no thread had one.

@@ -89,6 +89,9 @@ impl Task {
         if !fresh && !options.pre_dump {
             preflight::check_network(self, options, &mut accepted)?;
         }
+        if !options.pre_dump {
+            preflight::check_losses(self, false, &mut accepted)?;
+        }
         // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
         monitor::reap_in_time(self.facts()?.pid)?;
         let spec = &*container.spec()?;
@@ -255,7 +258,7 @@ impl Task {
         let lazy = options.criu.lazy_pages;
         Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
         let pid = self.facts()?.pid;
-        let (mut frozen, mut locked, dir) = (None, false, staging.directory()?.clone());
+        let (mut frozen, mut still, mut locked, dir) = (None, false, false, staging.directory()?.clone());
         let (mut answers, mut reading) = (Answers::new(), None);
         let result = session.dump(&dump, |step| match step {
             DumpNotify::NetworkLock => {
@@ -269,7 +272,10 @@ impl Task {
                     _ => ask(&self.pids()?),
                 };
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
-                if frozen.is_some() || status == Status::Paused {
+                still = frozen.is_some() || status == Status::Paused;
+                if still {
+                    // CRIU's own look at a socket changes what is seen there afterwards.
+                    preflight::check_losses(self, still, &mut accepted)?;
                     reading = Some(Reading::start(self.pids()?)?);
                 }
                 // Where the tasks are let go first, nobody waits for hashes.
@@ -294,6 +300,10 @@ impl Task {
                     // It may have changed before it was frozen.
                     preflight::check_network(self, options, &mut accepted)?;
                 }
+                if !still {
+                    preflight::check_losses(self, still, &mut accepted)?;
+                }
+                seal.manifest.accepted.clone_from(&accepted.met);
                 if options.prove {
                     self.prove(options, staging, seal)?;
                 }

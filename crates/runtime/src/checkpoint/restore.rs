@@ -25,10 +25,11 @@ use hiber_sys::{self as sys, clone::Child};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
-use agent::{Agent, Listeners};
+use agent::Agent;
 pub(crate) use request::Request;
 use request::limit_file_sizes;
 
+use crate::checkpoint::kept::switches::ToClose;
 use crate::checkpoint::kept::{Kept, resources};
 use crate::checkpoint::lazy::{Address, Token, arrival::Arrival};
 use crate::checkpoint::manifest::Manifest;
@@ -419,7 +420,7 @@ impl Restoring<'_> {
         session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));
         let criu = session.pid();
         let own = namespace("mnt")?;
-        let (mut first, mut listeners) = (0, Vec::new());
+        let (mut first, mut listeners) = (0, ToClose::new());
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
                 first = pid;
@@ -450,7 +451,7 @@ impl Restoring<'_> {
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&facts.cgroup)?)?;
                 }
-                if self.request.kept.has_switches() {
+                if self.request.kept.has_switches() || !listeners.is_empty() {
                     held.store(true, Ordering::Relaxed);
                     hold(cgroup, criu)?;
                 }
@@ -459,10 +460,10 @@ impl Restoring<'_> {
             _ => Ok(()),
         });
         restored?;
-        if self.request.kept.has_switches() {
-            self.request.turn_switches(facts.pid, cgroup, false)?;
+        if self.request.kept.has_switches() || !listeners.is_empty() {
+            self.request.turn_switches(facts.pid, cgroup, false, &listeners)?;
         }
-        listeners.into_iter().try_for_each(Listeners::take_away)
+        Ok(())
     }
 
     /// The devices of `linux.netDevices`, which CRIU moves where those of the images were.
@@ -493,7 +494,7 @@ impl Restoring<'_> {
                 stdio[0].try_clone_to_owned().map_err(|e| Error::host("duplicate standard input", e))?;
             launch.stdin(copy);
         }
-        self.request.pipes(stdio, launch, restore)?;
+        self.request.inherit(stdio, launch, restore)?;
         for (kind, key, path) in joined(&self.request.prepared.spec) {
             let file = File::open(&path)
                 .map_err(|e| Error::file(&path, &e))

@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::checkpoint::kept::Kept;
+use crate::checkpoint::kept::switches::ToClose;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::restore::{
@@ -246,7 +247,7 @@ impl Trial<'_> {
         let mut launch = program.launch();
         let streams = [pipe()?, pipe()?, pipe()?];
         let [stdin, stdout, stderr] = &streams;
-        request.pipes([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
+        request.inherit([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
         join(&request.prepared.spec, &mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
         let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, &places.scratch)?;
@@ -284,7 +285,7 @@ impl Trial<'_> {
         });
         match restored {
             _ if whole => Ok(()),
-            Ok(_) if outlive => request.turn_switches(first, cgroup, true),
+            Ok(_) if outlive => request.turn_switches(first, cgroup, true, &ToClose::new()),
             Ok(_) => Err(Error::host("restore on trial", "CRIU resumed it")),
             Err(mut e) => {
                 places.work.keep_log(self.log, self.id.as_str(), &mut e);

@@ -1,6 +1,6 @@
 //! Descriptors and files: `same/files.c`.
 
-use super::super::row::{Peer, Row, criu, differs, refused};
+use super::super::row::{Peer, Row, criu, differs, hiber, refused};
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -26,11 +26,9 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("pipe-without-writer", "FIONREAD and poll(2)"),
     criu("fifo", "what is in it"),
     refused("packet-pipe", "pipe2(2) with O_DIRECT", "packet-pipe", "pipe"),
-    differs(
-        "eventfd",
-        "its count in /proc/self/fdinfo, EFD_SEMAPHORE",
-        "counts, and is no semaphore any more",
-    ),
+    criu("eventfd", "its count in /proc/self/fdinfo, and read(2)"),
+    hiber("eventfd-semaphore", "the same, of EFD_SEMAPHORE, in two processes"),
+    hiber("eventfd-of-a-large-count", "the same, of more than 32 bits"),
     criu("epoll", "events and data in /proc/self/fdinfo"),
     criu("epoll-oneshot", "epoll_wait(2), after EPOLLONESHOT has told"),
     differs("epoll-edge", "epoll_wait(2), after EPOLLET has told", "it tells once more"),
@@ -39,7 +37,7 @@ pub(in super::super) const ROWS: &[Row] = &[
     differs("epoll-busy-poll", "EPIOCGPARAMS", "none").needs(&[Need::Linux(6, 9)]),
     criu("signalfd", "its mask in /proc/self/fdinfo, and a signal"),
     criu("inotify", "the watch's number, and events"),
-    differs("inotify-unread", "FIONREAD", "what nobody has read is lost"),
+    refused("inotify-unread", "FIONREAD", "unread-events", "events to tell").peers(Peer::Lost, Peer::Lost),
     differs("inotify-of-removed", "events of a file that is removed and open", "tells of nothing any more"),
     criu("fanotify", "events of a marked directory"),
     criu("fanotify-of-mount", "marks in /proc/self/fdinfo"),

@@ -1,6 +1,6 @@
 //! Timers and clocks: `same/timers.c`.
 
-use super::super::row::{Row, criu, differs, hiber};
+use super::super::row::{Peer, Row, criu, differs, hiber, refused};
 
 pub(in super::super) const ROWS: &[Row] = &[
     criu("timerfd", "timerfd_gettime(2): what is left to wait"),
@@ -17,18 +17,23 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("timer-tai", "the same of CLOCK_TAI"),
     criu("timer-of-thread", "the same of one that signals a thread"),
     criu("timer-cpu", "the same of CLOCK_PROCESS_CPUTIME_ID"),
-    criu("timer-runs", "sigwaitinfo(2), again and again"),
-    differs(
+    criu("timer-runs", "sigwaitinfo(2), again and again")
+        .flags(&["--accept=timer-overrun"])
+        .peers(Peer::Kept, Peer::Kept),
+    refused(
         "timer-thread-cpu",
         "timer_gettime(2) of one of CLOCK_THREAD_CPUTIME_ID",
-        "goes by the first thread's time",
-    ),
+        "thread-timer",
+        "of its threads",
+    )
+    .peers(Peer::Lost, Peer::Lost),
     differs(
         "timer-until-date",
         "timer_gettime(2) of one of CLOCK_REALTIME with TIMER_ABSTIME",
         "later by the sleep",
     ),
-    differs("timer-overrun", "timer_getoverrun(2)", "0"),
+    refused("timer-overrun", "timer_getoverrun(2)", "timer-overrun", "has run out")
+        .peers(Peer::Lost, Peer::Lost),
     criu("itimer-real", "getitimer(2)"),
     criu("itimer-virtual", "getitimer(2)"),
     criu("itimer-prof", "getitimer(2)"),

@@ -77,6 +77,16 @@ impl Descriptor<'_> {
         self.target == Path::new("anon_inode:[timerfd]")
     }
 
+    pub(super) fn is_eventfd(&self) -> bool {
+        self.target == Path::new("anon_inode:[eventfd]")
+    }
+
+    /// `/proc/PID/fdinfo/FD`
+    pub(super) fn info(&self) -> Result<String> {
+        let path = format!("/proc/{}/fdinfo/{}", self.owner.outer, self.fd);
+        std::fs::read_to_string(&path).map_err(|e| Error::file(Path::new(&path), &e))
+    }
+
     pub(super) fn copy(&self) -> Result<OwnedFd> {
         self.owner.copy(self.fd)
     }

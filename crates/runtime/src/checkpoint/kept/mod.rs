@@ -6,6 +6,7 @@
 
 mod areas;
 mod descriptors;
+mod eventfds;
 mod groups;
 pub(crate) mod ipc;
 mod networks;
@@ -21,6 +22,7 @@ mod timers;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub(crate) use areas::Reading;
@@ -66,6 +68,9 @@ pub(crate) struct Kept {
     /// Options of sockets, and the multicast groups that they are in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sockets: Vec<sockets::Socket>,
+    /// Eventfds that CRIU does not make as they are. A restore makes them before it has processes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) eventfds: Vec<eventfds::Eventfd>,
     /// Timers that are descriptors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) timers: Vec<timers::Timer>,
@@ -101,8 +106,9 @@ impl Kept {
         let memory = spaces::of(&processes, answers, reading.finish()?);
         let (threads, processes) = tasks::of(&processes)?;
         let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
+        let eventfds = eventfds::of(&descriptors)?;
         let ipc = ipc::Ipc::of(first, &dir.names()?)?;
-        Ok(Self { threads, processes, switches, memory, sockets, timers, ipc, ..Self::default() })
+        Ok(Self { threads, processes, switches, memory, sockets, eventfds, timers, ipc, ..Self::default() })
     }
 
     /// Gives the new network namespace of process `first` what it had, before anybody has a socket there.
@@ -129,16 +135,17 @@ impl Kept {
         !self.switches.is_empty() || !self.memory.is_empty()
     }
 
-    /// Has the restored processes `pids` set what only they can, before they run. They are frozen, and nobody traces them; `thaw`
-    /// ends that. On `trial` none of them runs afterwards.
+    /// Has the restored processes `pids` set what only they can, and close what they are to `close`, before they run. They are
+    /// frozen, and nobody traces them; `thaw` ends that. On `trial` none of them runs afterwards.
     pub(crate) fn turn_switches(
         &self,
         first: i32,
         pids: &[i32],
         trial: bool,
+        close: &switches::ToClose,
         thaw: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), trial, thaw)
+        switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), trial, close, thaw)
     }
 
     /// What CRIU is to read instead of `images`, so that it does not bring in memory that is locked only when it is touched.
@@ -147,6 +154,11 @@ impl Kept {
         let space = |pid: u32| self.memory.get(&i32::try_from(pid).ok()?);
         let is_wanted = |pid, address| space(pid).is_none_or(|space| space.is_locked_now(address));
         Ok(images.without_locks(pids, is_wanted)?)
+    }
+
+    /// The images in which CRIU inherits what it could not make, and these eventfds, each under its key.
+    pub(crate) fn eventfds(&self, images: &Images) -> Result<(ChangedFiles, Vec<(String, OwnedFd)>)> {
+        eventfds::make(&self.eventfds, images)
     }
 
     /// Gives the mounts of the restored first process, whose mount namespace is new, what they had.

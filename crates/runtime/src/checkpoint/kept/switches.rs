@@ -20,6 +20,8 @@ use crate::host::procfs::{Number, Numbered};
 
 /// By the thread's number in the container. What a process has as a whole stands with its first thread.
 pub(crate) type Switches = BTreeMap<i32, Switched>;
+/// Descriptors that processes have and are not to keep, by the processes' numbers here.
+pub(crate) type ToClose = BTreeMap<i32, Vec<i32>>;
 /// What processes have said, by their numbers here.
 pub(crate) type Answers = BTreeMap<i32, Answer>;
 
@@ -293,18 +295,20 @@ impl Switched {
     }
 }
 
-/// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, set up their address spaces and turn their
-/// switches. `thaw` lets them go to where they stop, before an instruction of their own. On `trial` all of them stop there, and are
-/// killed afterwards.
+/// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, `close` descriptors, set up their address
+/// spaces and turn their switches. `thaw` lets them go to where they stop, before an instruction of their own. On `trial` all of
+/// them stop there, and are killed afterwards.
 pub(super) fn put_back(
     all: &Switches,
     spaces: &AddressSpaces,
     processes: &[Numbered],
     trial: bool,
+    close: &ToClose,
     thaw: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let concerned = |process: &&Numbered| {
         trial
+            || close.contains_key(&process.process.outer)
             || spaces.contains_key(&process.process.inner)
             || process.threads.iter().any(|thread| all.contains_key(&thread.inner))
     };
@@ -319,6 +323,11 @@ pub(super) fn put_back(
         |(thread, seized): (Number, Seized)| Ok((thread, seized.wait().map_err(failed(thread.inner))?));
     let mut stopped: Vec<_> = seized.into_iter().map(wait).collect::<Result<_>>()?;
     for (thread, stopped) in &mut stopped {
+        for descriptor in close.get(&thread.outer).into_iter().flatten() {
+            let number = u64::try_from(*descriptor).unwrap_or(u64::MAX);
+            let closed = stopped.call(Sysno::close, [number, 0, 0, 0, 0, 0]).map_err(failed(thread.inner))?;
+            closed.map_err(|e| Error::sys("close", format!("descriptor {descriptor}"), errno(e)))?;
+        }
         // The number of a process is that of its first thread.
         if let Some(space) = spaces.get(&thread.inner) {
             let what = format!("give process {} back what its memory had", thread.inner);

@@ -51,7 +51,10 @@ impl Accepted {
         for found in findings.0.iter().filter(|found| found.severity <= Severity::Warning) {
             if self.has(found) {
                 tracing::warn!("accepted as a loss: {found}");
-                self.met.push(AcceptedLoss { check: found.check.into(), what: found.to_string() });
+                let loss = AcceptedLoss { check: found.check.into(), what: found.to_string() };
+                if !self.met.contains(&loss) {
+                    self.met.push(loss);
+                }
             } else if found.severity == Severity::Loss {
                 let (name, advice) = (found.check, &found.advice);
                 return Err(Error::Invalid(format!("{found}; {advice}; --accept {name} does without")));

@@ -7,7 +7,9 @@ use hiber_sandbox::plan::NamespaceKind;
 
 use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
-use super::{Accepted, Findings, Report, bytes, files, host, made, mounts, network, sockets, watches};
+use super::{
+    Accepted, Findings, Report, bytes, files, host, losses, made, mounts, network, sockets, watches,
+};
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::container::task::Task;
 use crate::error::Result;
@@ -120,6 +122,9 @@ impl Task {
         }
         let mount_ids = if rooted { files::mount_ids(&tasks) } else { HashSet::new() };
         watches::check(findings, first, &tasks);
+        if !options.pre_dump {
+            losses::check(findings, &tasks, false);
+        }
         let mut deleted = HashMap::new();
         let open: Vec<_> = tasks
             .iter()

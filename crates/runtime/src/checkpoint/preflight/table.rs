@@ -220,6 +220,22 @@ checks! {
         "a process was made so that its parent gets another signal than SIGCHLD at its end, or none (clone(2)); after a restore \
          the parent gets SIGCHLD",
         "see that the parent takes SIGCHLD for it, too";
+    DATAGRAMS: "unread-datagrams", Checkpoint, Loss,
+        "a UDP, ICMP, raw or packet socket has messages that nobody has read, which CRIU does not save",
+        "let the process read them, or try again in a moment";
+    EVENTS: "unread-events", Checkpoint, Loss,
+        "inotify or fanotify has events to tell that nobody has read, which CRIU does not save",
+        "let the process read them, or try again in a moment";
+    EMPTY: "empty-datagram", Checkpoint, Loss,
+        "a unix socket has a datagram without content to be read: CRIU saves neither that nor those behind it",
+        "let the process read it, or try again in a moment";
+    THREAD_TIMER: "thread-timer", Checkpoint, Loss,
+        "a process of several threads has a POSIX timer that goes by the processor time of a thread; after a restore it goes by the \
+         first thread's",
+        "let the process delete the timer, or measure its time as a whole (CLOCK_PROCESS_CPUTIME_ID)";
+    OVERRUN: "timer-overrun", Checkpoint, Loss,
+        "a POSIX timer has run out and nobody has taken its signal: how often it did meanwhile (timer_getoverrun(2)) is lost",
+        "let the process take the signal, or try again in a moment";
     WAITING: "uninterruptible", Checkpoint, Warning,
         "a process waits in the kernel and cannot be stopped now",
         "look at what it waits for (disk, NFS, FUSE); CRIU gives up after 10 seconds";

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::kept::Kept;
+use crate::checkpoint::kept::switches::ToClose;
 use crate::checkpoint::preflight::PARENT_DEATH;
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
@@ -49,6 +50,7 @@ impl<'a> Request<'a> {
             limits = cores.file_sizes;
             changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
+            changed.extend(self.eventfds(images)?.0);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
@@ -89,15 +91,27 @@ impl<'a> Request<'a> {
         self.kept.put_back_network(first)
     }
 
-    /// Has the tasks, which are frozen since before CRIU let them go, set what only they can; they run when this returns, and on
-    /// `trial` are killed.
-    pub(crate) fn turn_switches(&self, first: i32, cgroup: &Cgroup, trial: bool) -> Result<()> {
+    /// Has the tasks, which are frozen since before CRIU let them go, set what only they can, and close what they are not to have;
+    /// they run when this returns, and on `trial` are killed.
+    pub(crate) fn turn_switches(
+        &self,
+        first: i32,
+        cgroup: &Cgroup,
+        trial: bool,
+        close: &ToClose,
+    ) -> Result<()> {
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
-        self.kept.turn_switches(first, &pids, trial, || Ok(cgroup.thaw()?))
+        self.kept.turn_switches(first, &pids, trial, close, || Ok(cgroup.thaw()?))
     }
 
-    /// New pipes under the names of the old ones.
-    pub(crate) fn pipes(
+    /// The images that have CRIU inherit eventfds, and these.
+    fn eventfds(&self, images: &ImageDirectory) -> Result<(ChangedFiles, Vec<(String, OwnedFd)>)> {
+        let made = self.kept.eventfds(&Images::in_directory(images)?);
+        made.context("make the eventfds that CRIU cannot")
+    }
+
+    /// New pipes under the names of the old ones, and eventfds.
+    pub(crate) fn inherit(
         &self,
         stdio: [BorrowedFd<'_>; 3],
         launch: &mut Launch<'_>,
@@ -110,6 +124,10 @@ impl<'a> Request<'a> {
             let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
                 .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
             restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
+        }
+        let eventfds = self.chain.first().map(|images| self.eventfds(images)).transpose()?;
+        for (key, eventfd) in eventfds.into_iter().flat_map(|(_, made)| made) {
+            restore.inherit_fds.push(InheritFd { key, fd: launch.pass(eventfd)? });
         }
         Ok(())
     }
