@@ -36,7 +36,7 @@ impl Images {
                 }
             }
             if unlocked {
-                changed.push((name.clone(), self.encode(&name, Magic::MM, &space)?));
+                changed.push((name.clone(), self.encode(&name, Magic::MM, std::slice::from_ref(&space))?));
             }
         }
         Ok(changed)
