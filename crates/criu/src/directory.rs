@@ -112,6 +112,31 @@ impl ImageDirectory {
             .map_err(|e| CriuError::io(format!("write {}", self.path.join(name).display()), e))
     }
 
+    /// Makes a file in it, to be read and written by its owner alone.
+    ///
+    /// # Errors
+    /// Those of openat(2): EEXIST if there is something of that name.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&*self.fd, name, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
+    /// Gives a file in it another name; what had that is replaced.
+    ///
+    /// # Errors
+    /// Those of renameat(2).
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&*self.fd, from, &*self.fd, to)?)
+    }
+
+    /// Removes a file in it.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty())?)
+    }
+
     /// The directory that the link [`PARENT`] leads to.
     ///
     /// # Errors

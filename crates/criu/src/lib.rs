@@ -28,6 +28,7 @@ mod notify;
 mod options;
 mod own_cgroups;
 mod packet;
+pub mod page_protocol;
 pub mod page_relay;
 pub mod pagemap;
 mod patience;

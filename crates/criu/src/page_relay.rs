@@ -19,17 +19,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::lazy_memory::LazyMemory;
+use crate::page_protocol::{ADD_F, CLOSE, FORCE_CLOSE, GET, WORD, Word};
 use crate::pagemap::PAGE;
 
 /// Bytes of a request.
-pub const REQUEST: usize = 32;
+pub const REQUEST: usize = WORD;
 /// The answer to a leave: no error.
 const DONE: [u8; 4] = [0; 4];
-/// Commands, in the lower 16 bits of the first word.
-const ADD_F: u16 = 6;
-const GET: u16 = 7;
-const CLOSE: u16 = 0x1023;
-const FORCE_CLOSE: u16 = 0x1024;
 /// Ours, and none of CRIU's: the destination needs those pages no more.
 const GIVE_UP: u16 = 0x6869;
 
@@ -38,33 +34,7 @@ pub type Request = [u8; REQUEST];
 
 /// Whether this is a request for pages, with which CRIU's daemon begins.
 pub fn asks_for_pages(request: &Request) -> bool {
-    Words::of(request).command == GET
-}
-
-/// What a request says.
-struct Words {
-    command: u16,
-    pages: u64,
-    address: u64,
-    task: u64,
-}
-
-impl Words {
-    fn of(request: &Request) -> Self {
-        let word =
-            |at: usize| request[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let command = u16::from_le_bytes([request[0], request[1]]);
-        Self { command, pages: word(8), address: word(16), task: word(24) }
-    }
-
-    fn bytes(&self) -> Request {
-        let mut request = [0; REQUEST];
-        request[..2].copy_from_slice(&self.command.to_le_bytes());
-        for (at, word) in [(8, self.pages), (16, self.address), (24, self.task)] {
-            request[at..at + 8].copy_from_slice(&word.to_le_bytes());
-        }
-        request
-    }
+    Word::of(request).command == GET
 }
 
 /// How the requests of a connection ended.
@@ -101,8 +71,8 @@ impl Missing {
         if self.relay { memory.pages() } else { memory.pages_of_untouched() }
     }
 
-    fn remove(&self, range: &Words) {
-        self.lock().remove(range.task, range.address, range.pages);
+    fn remove(&self, range: &Word) {
+        self.lock().remove(range.id, range.address, range.pages);
     }
 }
 
@@ -110,7 +80,7 @@ impl Missing {
 fn requests(mut from: impl Read, mut to: impl Write, missing: &Missing) -> Ended {
     let mut request = [0; REQUEST];
     while from.read_exact(&mut request).is_ok() {
-        let words = Words::of(&request);
+        let words = Word::of(&request);
         match words.command {
             GET if to.write_all(&request).is_ok() => {}
             GIVE_UP => missing.remove(&words),
@@ -122,7 +92,7 @@ fn requests(mut from: impl Read, mut to: impl Write, missing: &Missing) -> Ended
 }
 
 fn leave(mut to: impl Write) -> io::Result<()> {
-    to.write_all(&Words { command: FORCE_CLOSE, pages: 0, address: 0, task: 0 }.bytes())
+    to.write_all(&Word { command: FORCE_CLOSE, ..Word::default() }.bytes())
 }
 
 /// Follows the answers of a page server.
@@ -154,11 +124,11 @@ impl Answers {
                 if self.have < REQUEST {
                     continue;
                 }
-                self.due = Words::of(&self.header).pages.saturating_mul(PAGE);
+                self.due = Word::of(&self.header).pages.saturating_mul(PAGE);
             }
             if self.due == 0 {
                 self.have = 0;
-                let words = Words::of(&self.header);
+                let words = Word::of(&self.header);
                 if words.command == ADD_F {
                     self.missing.remove(&words);
                 }
@@ -267,7 +237,9 @@ impl Fetched {
         let given_up: Vec<_> = self.missing.lock().ranges().collect();
         let sent = given_up
             .into_iter()
-            .map(|(task, address, pages)| Words { command: GIVE_UP, pages, address, task }.bytes())
+            .map(|(task, address, pages)| {
+                Word { command: GIVE_UP, pages, address, id: task, ..Word::default() }.bytes()
+            })
             .try_for_each(|request| peer.write_all(&request))
             .and_then(|()| leave(peer))
             .and_then(|()| peer.shutdown(Shutdown::Write));

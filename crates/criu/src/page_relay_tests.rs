@@ -2,7 +2,7 @@ use super::*;
 use std::net::TcpListener;
 
 fn request(command: u16, address: u64, pages: u64) -> Request {
-    Words { command, pages, address: address * PAGE, task: 1 }.bytes()
+    Word { command, pages, address: address * PAGE, id: 1, ..Word::default() }.bytes()
 }
 
 /// An answer with pages.
@@ -25,7 +25,7 @@ fn heard(first: Option<Request>, words: &[Request]) -> (Vec<u8>, bool, Ended) {
         let mut request = [0; REQUEST];
         while let Ok(count) = (&theirs).read(&mut request) {
             all.extend_from_slice(&request[..count]);
-            let words = Words::of(&request);
+            let words = Word::of(&request);
             match words.command {
                 _ if count < REQUEST => break,
                 GET => (&theirs).write_all(&answer(words.address / PAGE, words.pages.min(2))).unwrap(),
@@ -45,7 +45,7 @@ fn heard(first: Option<Request>, words: &[Request]) -> (Vec<u8>, bool, Ended) {
             if !sent {
                 peer.write_all(request).unwrap();
             }
-            let words = Words::of(request);
+            let words = Word::of(request);
             if words.command == GET {
                 let mut pages = vec![0; REQUEST + (words.pages.min(2) * PAGE) as usize];
                 peer.read_exact(&mut pages).unwrap();
@@ -143,7 +143,7 @@ fn the_source_hears_of_the_destinations_leave_when_it_is_meant() {
             let mut rest = Vec::new();
             while (&source).read_exact(&mut request).is_ok() {
                 rest.push(request);
-                if Words::of(&request).command != GIVE_UP {
+                if Word::of(&request).command != GIVE_UP {
                     break;
                 }
             }
@@ -171,6 +171,6 @@ fn the_source_hears_of_the_destinations_leave_when_it_is_meant() {
         let rest = server.join().unwrap();
         let given_up = request(GIVE_UP, 2, 3);
         assert_eq!(rest.contains(&given_up), confirmed);
-        assert_eq!(rest.last().map(|last| Words::of(last).command == FORCE_CLOSE), Some(confirmed));
+        assert_eq!(rest.last().map(|last| Word::of(last).command == FORCE_CLOSE), Some(confirmed));
     }
 }

@@ -27,11 +27,31 @@ pub enum Error {
     /// Its memory cannot be read or written.
     #[error("memory of thread {tid} at {address:#x}: {why}")]
     Memory { tid: i32, address: u64, why: std::io::Error },
+    /// Writes to its memory cannot be tracked.
+    #[error("writes of process {0} cannot be tracked: {1}")]
+    Untracked(i32, String),
+    /// Images of memory cannot be received or written.
+    #[error("{0}: {1}")]
+    Images(String, std::io::Error),
+    /// One of CRIU's image files.
+    #[error(transparent)]
+    Criu(#[from] hiber_criu::CriuError),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether it is only that CRIU has ended before it had sent all.
+    pub fn is_end_of_criu(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, Self::Images(_, why) if matches!(why.kind(), UnexpectedEof | ConnectionReset | BrokenPipe))
+    }
+
+    /// What failed of images.
+    pub(crate) fn images(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        |why| Self::Images(what.into(), why)
+    }
+
     /// Of a request that this crate does not make by nix.
     pub(crate) fn of(tid: i32, what: &'static str) -> impl FnOnce(SysError) -> Self {
         move |e| request(tid, what)(Errno::from_raw(e.errno))

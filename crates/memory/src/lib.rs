@@ -1,12 +1,17 @@
 //! Processes as they are from outside: stopped, asked, and made to do what only they can do for themselves.
 //!
-//! It knows processes, not containers. [`call`] has a stopped thread make a system call.
+//! It knows processes and CRIU's images of their memory, not containers. [`call`] has a stopped thread make a system call;
+//! [`track`] tells what a running process writes, [`copy`] copies memory while it is written, and [`images`] takes the rest from a
+//! dump and writes the images.
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod copy;
 mod error;
+pub mod images;
 mod registers;
 mod stop;
+pub mod track;
 
 pub use call::Stopped;
 pub use error::{Error, Result};

@@ -57,6 +57,7 @@ impl Seized {
             Err(Errno::EINVAL) => return Err(Error::Confined(tid)),
             other => other,
         }
+        .map_err(|errno| if errno == Errno::EPERM && has_ended(tid) { Errno::ESRCH } else { errno })
         .map_err(request(tid, "PTRACE_SEIZE"))?;
         let seized = Self { tid, held: true, doomed: false };
         interrupt(tid)?;
@@ -101,6 +102,12 @@ impl Drop for Seized {
             let _ = detach(self.tid);
         }
     }
+}
+
+/// Whether it has ended and waits to be reaped, or is about to.
+fn has_ended(tid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X', 'x']))
 }
 
 /// Whether seccomp may answer its calls.

@@ -26,7 +26,7 @@ pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, CheckpointError, CheckpointName, Checkpoints};
 pub use checkpoint::preflight;
 pub use checkpoint::restore::{RESOURCES, Resources, RestoreContainerOptions};
-pub use checkpoint::{CheckpointOptions, CriuOptions};
+pub use checkpoint::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};
 pub use container::create::{CreateOptions, Start};
 pub use container::events::{Event, Events, EventsOptions, Exec};
 pub use container::exec::ExecOptions;

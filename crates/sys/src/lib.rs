@@ -21,6 +21,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod tracking;
 pub mod writeback;
 
 pub use error::{Result, SysError};

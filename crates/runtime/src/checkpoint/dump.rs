@@ -111,7 +111,7 @@ impl Task {
             // It waits for the destination, however long that takes.
             launch.patience(None);
         }
-        let memory = Memory::prepare(self, options, &mut launch, &guard)?;
+        let memory = Memory::prepare(self, options, &mut launch, &guard, staging.directory()?)?;
         #[cfg(feature = "archive")]
         let tar = tmpfs::be_tar(&mut launch, self.container().entry().path())?;
         let inside = shared::launched_in(spec, fresh);
@@ -271,7 +271,9 @@ impl Task {
                     Status::Paused => ask_frozen(pid, &self.pids()?, cgroup)?,
                     _ => ask(&self.pids()?),
                 };
+                memory.copy_ahead(self, options, status)?;
                 frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
+                memory.frozen();
                 still = frozen.is_some() || status == Status::Paused;
                 if still {
                     // CRIU's own look at a socket changes what is seen there afterwards.
@@ -279,7 +281,8 @@ impl Task {
                     reading = Some(Reading::start(self.pids()?)?);
                 }
                 // Where the tasks are let go first, nobody waits for hashes.
-                seal.follower = (!options.leave_running).then(|| Follower::start(dir.clone(), seal.work));
+                let follows = !options.leave_running && memory.only_grows();
+                seal.follower = follows.then(|| Follower::start(dir.clone(), seal.work));
                 Ok(())
             }
             // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
@@ -304,6 +307,9 @@ impl Task {
                     preflight::check_losses(self, still, &mut accepted)?;
                 }
                 seal.manifest.accepted.clone_from(&accepted.met);
+                if options.prove || !options.leave_running {
+                    memory.finish()?;
+                }
                 if options.prove {
                     self.prove(options, staging, seal)?;
                 }
@@ -328,10 +334,13 @@ impl Task {
         });
         drop(frozen);
         match result {
-            Ok(()) if options.leave_running && !lazy => staging.publish(seal),
+            Ok(()) if options.leave_running && !lazy => memory.finish().and_then(|()| staging.publish(seal)),
             Ok(()) => Ok(()),
             Err(e) => {
                 self.clear_leftovers(options, locked, dump.common.log_path().as_deref());
+                if let Some(failure) = memory.failure() {
+                    return Err(failure);
+                }
                 if lazy {
                     staging.withdraw();
                 }

@@ -1,23 +1,46 @@
 //! Where a dump's memory goes, if not into files.
 
-use hiber_criu::{Common, Launch, PageServer};
+use hiber_criu::page_protocol::Memory as OfMemory;
+use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
+use hiber_memory::copy::{Copies, Limits, Process};
+use hiber_memory::images::{PageFile, Ranges, Receiver, Source};
 use oci_spec::runtime::Spec;
 
 use super::guard::Guard;
-use super::{CheckpointOptions, config_file};
+use super::{CheckpointOptions, PreCopy, PreCopyMode, config_file};
 use crate::checkpoint::lazy::{self, Token, departure::Departure};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
+use crate::host::procfs::{self, Number, Numbered};
+use crate::state::facts::Status;
+
+/// From so many bytes on it pays to take memory from CRIU.
+const LARGE: u64 = 32 << 20;
+/// What fails if memory cannot be taken.
+const WRITE: &str = "write the container's memory";
 
 /// What is ours of the way that memory takes.
 pub(super) enum Memory {
     /// Nothing: CRIU writes files, or its own configuration says more of it than we know.
     Foreign,
+    /// CRIU sends it to us, and we write the files.
+    Received(Box<Received>),
     /// The connection to a page server.
     Sent(PageServer),
     /// It is served, to who has the token.
     Served(Departure, Token),
+}
+
+/// What CRIU sends, and what we have already.
+pub(super) struct Received {
+    receiver: Receiver,
+    server: PageServer,
+    dir: ImageDirectory,
+    /// Until it is known which of them are what the memory is.
+    copies: Option<Copies>,
+    /// Whether memory was copied beforehand.
+    copied: bool,
 }
 
 impl Memory {
@@ -28,11 +51,15 @@ impl Memory {
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
         guard: &Guard,
+        dir: &ImageDirectory,
     ) -> Result<Self> {
         let spec = &*task.container().spec()?;
         check_peers(options, spec)?;
-        let Some(address) = options.page_server.as_ref().filter(|_| config_file(spec).is_none()) else {
+        if config_file(spec).is_some() {
             return Ok(Self::Foreign);
+        }
+        let Some(address) = &options.page_server else {
+            return Self::receive(task, options, launch, dir);
         };
         if !options.criu.lazy_pages {
             let stream = lazy::connect(address)
@@ -48,11 +75,78 @@ impl Memory {
         Ok(Self::Served(departure, token))
     }
 
+    /// Memory that is large is taken by us: its tasks are frozen for a third of the time that CRIU needs to write files.
+    fn receive(
+        task: &Task,
+        options: &CheckpointOptions,
+        launch: &mut Launch<'_>,
+        dir: &ImageDirectory,
+    ) -> Result<Self> {
+        let builds_on_others = options.pre_dump || options.parent_path.is_some() || options.criu.auto_dedup;
+        let large = own_memory(task)?.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
+        if builds_on_others || !(large || options.pre_copy.mode == PreCopyMode::On) {
+            return Ok(Self::Foreign);
+        }
+        let (receiver, theirs) = Receiver::start(dir.clone()).map_err(|e| Error::host(WRITE, e))?;
+        let connection = Some(launch.pass(theirs)?);
+        let server = PageServer { address: None, port: 0, connection };
+        Ok(Self::Received(Box::new(Received {
+            receiver,
+            server,
+            copies: None,
+            copied: false,
+            dir: dir.clone(),
+        })))
+    }
+
+    /// Before the container is frozen: its memory is copied in rounds, or room for it is found.
+    pub(super) fn copy_ahead(
+        &mut self,
+        task: &Task,
+        options: &CheckpointOptions,
+        status: Status,
+    ) -> Result<()> {
+        match self {
+            Self::Received(received)
+                if options.pre_copy.mode == PreCopyMode::Off || status == Status::Paused =>
+            {
+                received.reserve(task)
+            }
+            Self::Received(received) => received.copy(task, &options.pre_copy),
+            _ => Ok(()),
+        }
+    }
+
+    /// The container is frozen: what was not written since it was copied is known from now on.
+    pub(super) fn frozen(&mut self) {
+        let Self::Received(received) = self else { return };
+        let copies = received.copies.take().map(Copies::into_sources).unwrap_or_default();
+        copies.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
+    }
+
+    /// Whether files of pages only grow, so that whoever reads them meanwhile has read what they are.
+    pub(super) fn only_grows(&self) -> bool {
+        !matches!(self, Self::Received(received) if received.copied)
+    }
+
+    /// Completes the images, when CRIU has sent all.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        let Self::Received(received) = self else { return Ok(()) };
+        received.receiver.finish().map_err(|e| Error::host(WRITE, e))
+    }
+
+    /// Why a dump has failed, if that is our doing and not CRIU's.
+    pub(super) fn failure(&mut self) -> Option<Error> {
+        let Self::Received(received) = self else { return None };
+        received.receiver.finish().err().filter(|e| !e.is_end_of_criu()).map(|e| Error::host(WRITE, e))
+    }
+
     /// What CRIU must know of it.
     pub(super) fn describe(&self, common: &mut Common) {
         match self {
             Self::Foreign => {}
             Self::Sent(server) => common.page_server = Some(server.clone()),
+            Self::Received(received) => common.page_server = Some(received.server.clone()),
             Self::Served(departure, _) => {
                 common.page_server = None;
                 common.config_file = Some(departure.config().to_owned());
@@ -67,6 +161,49 @@ impl Memory {
     pub(super) fn departure(&mut self) -> Option<&mut Departure> {
         if let Self::Served(departure, _) = self { Some(departure) } else { None }
     }
+}
+
+impl Received {
+    /// Nothing is copied beforehand.
+    fn reserve(&self, task: &Task) -> Result<()> {
+        for (process, bytes) in own_memory(task)?.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            let name = format!("memory-of-{}", process.pid);
+            let file = PageFile::create(&self.dir, &name).map_err(|e| Error::host(WRITE, e))?;
+            file.reserve(bytes);
+            let source = Source { file, clean: Ranges::default() };
+            self.receiver.know(OfMemory::Task(process.number), source);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, task: &Task, how: &PreCopy) -> Result<()> {
+        let limits = Limits { frozen: how.max_frozen, rounds: how.max_rounds };
+        let mut copies = Copies::new(self.dir.clone());
+        let copied = copies.run(&limits, || processes(task).unwrap_or_default());
+        let copied = copied.map_err(|e| Error::host(WRITE, e))?;
+        if let (PreCopyMode::On, Some((_, why))) = (how.mode, copied.untracked.first()) {
+            return Err(Error::host("--pre-copy on", why.as_str()));
+        }
+        for (_, why) in &copied.untracked {
+            tracing::info!("memory is copied while the container is frozen: {why}");
+        }
+        let (rounds, bytes, left) = (copied.rounds, copied.bytes, copied.left);
+        tracing::info!("{bytes} bytes of memory were copied in {rounds} rounds, {left} bytes are left");
+        (self.copies, self.copied) = (Some(copies), true);
+        Ok(())
+    }
+}
+
+fn processes(task: &Task) -> Result<Vec<Process>> {
+    let number = |process: Number| u64::try_from(process.inner).unwrap_or_default();
+    let processes = Numbered::all(task.facts()?.pid, &task.pids()?);
+    Ok(processes.iter().map(|of| Process { pid: of.process.outer, number: number(of.process) }).collect())
+}
+
+/// How many bytes of memory each process has of its own.
+fn own_memory(task: &Task) -> Result<Vec<(Process, u64)>> {
+    let size = |process: &Process| procfs::own_memory(process.pid).unwrap_or_default();
+    Ok(processes(task)?.into_iter().map(|process| (process, size(&process))).collect())
 }
 
 /// Where CRIU serves memory by itself, nobody asks for a token.

@@ -44,4 +44,4 @@ pub(crate) use guard::{
 pub(crate) use memory::check_peers;
 pub(crate) use network::needs_no_lock;
 pub(crate) use options::{CRIU_CONFIG, check, config_file};
-pub use options::{CheckpointOptions, CriuOptions};
+pub use options::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};

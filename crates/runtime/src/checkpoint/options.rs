@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
@@ -33,6 +34,35 @@ pub struct CriuOptions {
     pub empty_network: Option<bool>,
 }
 
+/// Whether memory is copied while the container still runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PreCopyMode {
+    /// Where there is much of it, and its processes can be tracked.
+    #[default]
+    Auto,
+    /// Always; what cannot be tracked is an error.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How memory is copied while the container still runs: all of it, then in rounds what was written meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreCopy {
+    /// Whether it is.
+    pub mode: PreCopyMode,
+    /// The container is frozen as soon as the rest can be copied in this time.
+    pub max_frozen: Duration,
+    /// It is frozen after so many rounds at the latest; 1 or more.
+    pub max_rounds: u32,
+}
+
+impl Default for PreCopy {
+    fn default() -> Self {
+        Self { mode: PreCopyMode::Auto, max_frozen: Duration::from_millis(50), max_rounds: 8 }
+    }
+}
+
 /// How to checkpoint.
 #[derive(Debug, Default)]
 pub struct CheckpointOptions {
@@ -52,6 +82,8 @@ pub struct CheckpointOptions {
     pub page_server: Option<Address>,
     /// Serve whoever asks for lazy pages: daemons of CRIU's own know no token.
     pub any_peer: bool,
+    /// Copy memory while the container runs, so that it is frozen for less long.
+    pub pre_copy: PreCopy,
     /// Restore it on trial before the container is given up, and give up the checkpoint instead if that fails.
     pub prove: bool,
     /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
@@ -127,6 +159,23 @@ pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
 pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     proof::check(options)?;
+    if options.pre_copy.max_rounds == 0 {
+        return refuse("--max-rounds 0: expected 1 or more");
+    }
+    let elsewhere = [
+        ("--pre-dump", options.pre_dump),
+        ("--parent-path", options.parent_path.is_some()),
+        ("--page-server", options.page_server.is_some()),
+        ("--lazy-pages", options.criu.lazy_pages),
+        ("--auto-dedup", options.criu.auto_dedup),
+    ];
+    if let Some((flag, _)) =
+        elsewhere.iter().find(|(_, given)| *given && options.pre_copy.mode == PreCopyMode::On)
+    {
+        return refuse(&format!(
+            "--pre-copy on and {flag} exclude each other: CRIU itself has to do with the memory"
+        ));
+    }
     if options.pre_dump && options.criu.lazy_pages {
         return refuse("--pre-dump and --lazy-pages cannot be used together");
     }

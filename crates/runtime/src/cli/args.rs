@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::table::CommandTable;
 use hiber::id::ContainerId;
-use hiber::{CheckpointName, Resources};
+use hiber::{CheckpointName, PreCopy, Resources};
 
 /// A whole command line.
 #[derive(Debug)]
@@ -366,6 +366,8 @@ pub(crate) struct CheckpointArgs {
     pub no_hash: bool,
     /// `--no-sync`
     pub no_sync: bool,
+    /// `--pre-copy`, `--max-frozen`, `--max-rounds`
+    pub pre_copy: PreCopy,
     /// `--prove`
     pub prove: bool,
     /// `--accept`: names of checks.
@@ -398,6 +400,8 @@ pub(crate) enum CheckpointsAction {
         name: CheckpointName,
         /// `--leave-running`
         leave_running: bool,
+        /// `--pre-copy`, `--max-frozen`, `--max-rounds`
+        pre_copy: PreCopy,
         /// `--prove`
         prove: bool,
         /// `--accept`: names of checks.

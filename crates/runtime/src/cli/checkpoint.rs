@@ -100,6 +100,7 @@ impl Session {
             any_peer: args.any_peer,
             no_hash: args.no_hash,
             no_sync: args.no_sync,
+            pre_copy: args.pre_copy,
             prove: args.prove,
             accept: args.accept.clone(),
         })

@@ -21,10 +21,11 @@ impl Session {
     pub(crate) fn checkpoints(&self, args: &CheckpointsArgs) -> anyhow::Result<ExitCode> {
         let all = self.checkpoints_named(args)?;
         match &args.action {
-            CheckpointsAction::Create { name, leave_running, prove, accept, criu } => {
+            CheckpointsAction::Create { name, leave_running, pre_copy, prove, accept, criu } => {
                 let options = CheckpointOptions {
                     criu: self.criu_options(criu),
                     leave_running: *leave_running,
+                    pre_copy: *pre_copy,
                     prove: *prove,
                     accept: accept.clone(),
                     ..CheckpointOptions::default()

@@ -10,7 +10,7 @@ use super::scan::{FlagsEnd, Matches, boolean, scan};
 use super::table::{self, CommandTable, Count};
 use super::{resources, value};
 use hiber::id::{ContainerId, InvalidId};
-use hiber::{CheckpointError, CheckpointName};
+use hiber::{CheckpointError, CheckpointName, PreCopy};
 
 /// A command line that cannot be understood.
 #[derive(Debug)]
@@ -306,6 +306,17 @@ fn accept(m: &Matches) -> Vec<String> {
     lists.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
+fn pre_copy(m: &Matches) -> Result<PreCopy> {
+    let standard = PreCopy::default();
+    let mode = m.value("pre-copy").map(value::pre_copy).transpose()?.unwrap_or(standard.mode);
+    let max_frozen = m.value("max-frozen").map(|span| value::span("max-frozen", span)).transpose()?;
+    let max_rounds = value::number(m.value("max-rounds"), "max-rounds", standard.max_rounds)?;
+    if max_rounds == 0 {
+        return Err(Refusal::Value("--max-rounds 0: expected 1 or more".into()));
+    }
+    Ok(PreCopy { mode, max_frozen: max_frozen.unwrap_or(standard.max_frozen), max_rounds })
+}
+
 fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
     let args = CheckpointArgs {
         id: container_id(m)?,
@@ -323,6 +334,7 @@ fn checkpoint(m: &Matches) -> Result<CheckpointArgs> {
         any_peer: m.switch("page-server-any-peer"),
         no_hash: m.switch("no-hash"),
         no_sync: m.switch("no-sync"),
+        pre_copy: pre_copy(m)?,
         prove: m.switch("prove"),
         accept: accept(m),
         check: check(m)?,
@@ -373,6 +385,7 @@ fn checkpoints(m: &Matches) -> Result<CheckpointsArgs> {
         "create" => CheckpointsAction::Create {
             name: name()?,
             leave_running: m.switch("leave-running"),
+            pre_copy: pre_copy(m)?,
             prove: m.switch("prove"),
             accept: accept(m),
             criu: common(m)?,

@@ -1,7 +1,7 @@
 //! The table of commands and flags, from which parsing, help, manual pages and shell completion come.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
-//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--prove`, `--accept`, `--trust-images`, `--check`, `checkpoints`,
+//! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--pre-copy`, `--max-frozen`, `--max-rounds`, `--prove`, `--accept`, `--trust-images`, `--check`, `checkpoints`,
 //! `--checkpoint` and `inspect` are our own.
 
 mod commands;
@@ -259,6 +259,24 @@ const EXEC_FLAGS: &[Flag] = &[
     HELP,
 ];
 
+const PRE_COPY: Flag = Flag::value(
+    "pre-copy",
+    "WHEN",
+    "copy memory while the container runs, so that it is frozen for less long: where there is much of it (auto, the \
+     default), always (on, an error where that is not possible), or never (off)",
+)
+.of(&["auto", "on", "off"]);
+const MAX_FROZEN: Flag = Flag::value(
+    "max-frozen",
+    "TIME",
+    "with --pre-copy: freeze the container as soon as the rest can be copied in TIME (default: 50ms)",
+);
+const MAX_ROUNDS: Flag = Flag::value(
+    "max-rounds",
+    "N",
+    "with --pre-copy: freeze the container after N rounds at the latest (default: 8)",
+);
+
 const CHECKPOINT_FLAGS: &[Flag] = &[
     IMAGE_PATH,
     WORK_PATH,
@@ -295,6 +313,9 @@ const CHECKPOINT_FLAGS: &[Flag] = &[
         "no-sync",
         "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
     ),
+    PRE_COPY,
+    MAX_FROZEN,
+    MAX_ROUNDS,
     Flag::switch("prove", PROVE),
     ACCEPT,
     CHECK,
@@ -319,6 +340,9 @@ const CHECKPOINTS_FLAGS: &[Flag] = &[
     FILE_LOCKS,
     EMPTY_NS,
     WORK_PATH,
+    PRE_COPY,
+    MAX_FROZEN,
+    MAX_ROUNDS,
     Flag::switch(
         "prove",
         "create: restore the images on trial first, and fail if that fails; verify: do that now, without effect",

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hiber::Resources;
+use hiber::{PreCopyMode, Resources};
 use hiber_sandbox::ids;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -45,6 +45,14 @@ pub(super) fn format(value: &OsStr) -> Result<Format> {
 
 pub(super) fn shell(value: &OsStr) -> Result<Shell> {
     word(value, "unknown shell", &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)])
+}
+
+pub(super) fn pre_copy(value: &OsStr) -> Result<PreCopyMode> {
+    word(
+        value,
+        "--pre-copy",
+        &[("auto", PreCopyMode::Auto), ("on", PreCopyMode::On), ("off", PreCopyMode::Off)],
+    )
 }
 
 pub(super) fn cgroups_mode(value: &OsStr) -> Result<CgroupsMode> {
@@ -97,11 +105,16 @@ pub(super) fn lsm_profile(value: &OsStr) -> Result<String> {
     }
 }
 
+/// A span of time as Go writes it.
+pub(super) fn span(flag: &str, value: &OsStr) -> Result<Duration> {
+    let text = value.to_string_lossy();
+    humantime::parse_duration(&text)
+        .map_err(|e| Refusal::Form(format!("invalid value {text:?} for flag -{flag}: {e}")))
+}
+
 /// A span of time as Go writes it, `1s`, `100ms` or `1m30s`; more than none.
 pub(super) fn interval(value: &OsStr) -> Result<Duration> {
-    let text = value.to_string_lossy();
-    let span = humantime::parse_duration(&text)
-        .map_err(|e| Refusal::Form(format!("invalid value {text:?} for flag -interval: {e}")))?;
+    let span = span("interval", value)?;
     if span.is_zero() {
         return Err(Refusal::Value("duration interval must be greater than 0".into()));
     }

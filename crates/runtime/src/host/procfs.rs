@@ -153,6 +153,16 @@ pub(crate) fn numbers(of: &str) -> Option<Vec<i32>> {
     Some(line.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
 
+/// How many bytes of memory a process has that no file has, in RAM or swapped out (proc_pid_status(5)).
+pub(crate) fn own_memory(pid: i32) -> Option<u64> {
+    let status = read(pid, "status")?;
+    let kib = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((kib("RssAnon:")? + kib("VmSwap:")?) << 10)
+}
+
 fn threads(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }

@@ -1,0 +1,240 @@
+//! Takes memory from a dump of CRIU's, over a socket, in the place of a page server (`criu_proto`'s `ps.fd`).
+//!
+//! CRIU splices pages into a unix socket without copying them, and tasks are frozen for less long than where CRIU writes files.
+//! What is here already, and has not changed, is not read at all. Whatever goes wrong is told at the end: a dump that
+//! loses its page server in the middle would be one that ends badly.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use hiber_criu::ImageDirectory;
+use hiber_criu::page_protocol::{ADD_F, CLOSE, FORCE_CLOSE, Memory, OPEN2, WORD, Word};
+use hiber_criu::pagemap::{self, PAGE, PRESENT, Run};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+use super::{PageFile, Ranges};
+use crate::error::{Error, Result};
+
+/// Bytes that are read at once: few enough to stay in the processor's cache until they are written.
+const BUFFER: usize = 256 << 10;
+/// Bytes that may be on their way in the socket, so that CRIU goes on meanwhile. The kernel may grant less.
+const ON_THE_WAY: usize = 8 << 20;
+/// Bytes that a pipe holds.
+const PIPE: usize = 1 << 20;
+
+/// What was copied of a memory beforehand.
+#[derive(Debug)]
+pub struct Source {
+    /// Where the copies are.
+    pub file: PageFile,
+    /// The addresses at which they are what the memory is, where there is a copy.
+    pub clean: Ranges,
+}
+
+/// A thread that takes the memory of a dump. Dropped, it ends when CRIU has.
+#[derive(Debug)]
+pub struct Receiver {
+    dir: ImageDirectory,
+    sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
+    thread: Option<JoinHandle<Result<Vec<Received>>>>,
+}
+
+/// A memory that has been received.
+#[derive(Debug)]
+struct Received {
+    memory: Memory,
+    number: u32,
+    file: PageFile,
+    runs: Vec<Run>,
+}
+
+impl Receiver {
+    /// Has images written into `dir`; CRIU gets the socket.
+    ///
+    /// # Errors
+    /// Those of socketpair(2), or of a thread that cannot be started.
+    pub fn start(dir: ImageDirectory) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // More than the limit is given only to who may; less is slower.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&theirs, ON_THE_WAY)
+            .or_else(|_| rustix::net::sockopt::set_socket_send_buffer_size(&theirs, ON_THE_WAY));
+        let sources = Arc::default();
+        let taker = Taker {
+            dir: dir.clone(),
+            sources: Arc::clone(&sources),
+            received: Vec::new(),
+            clean: Ranges::default(),
+            failed: None,
+            buffer: vec![0; BUFFER],
+            nowhere: Nowhere::new()?,
+        };
+        let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
+        Ok((Self { dir, sources, thread: Some(thread) }, theirs.into()))
+    }
+
+    /// Tells what was copied beforehand; before CRIU begins to send.
+    pub fn know(&self, memory: Memory, source: Source) {
+        lock(&self.sources).insert(memory, source);
+    }
+
+    /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. What was copied of memory that
+    /// was not sent is removed.
+    ///
+    /// # Errors
+    /// What went wrong while pages were received, too.
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let received =
+            thread.join().map_err(|_| Error::Images("receive pages".into(), io::ErrorKind::Other.into()))?;
+        let unsent = std::mem::take(&mut *lock(&self.sources));
+        unsent.into_values().for_each(|source| drop(self.dir.remove(source.file.name())));
+        for mut received in received? {
+            let name = received.file.name().to_owned();
+            received.file.settle(&received.runs).map_err(Error::images(format!("write {name}")))?;
+            pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)?;
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's.
+struct Taker {
+    dir: ImageDirectory,
+    sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
+    received: Vec<Received>,
+    /// Of the memory that is received now.
+    clean: Ranges,
+    failed: Option<Error>,
+    buffer: Vec<u8>,
+    nowhere: Nowhere,
+}
+
+impl Taker {
+    fn run(mut self, mut socket: UnixStream) -> Result<Vec<Received>> {
+        let mut word = [0; WORD];
+        loop {
+            socket.read_exact(&mut word).map_err(Error::images("receive pages from criu"))?;
+            let word = Word::of(&word);
+            match word.command {
+                OPEN2 => {
+                    let opened = self.open(word.id);
+                    self.note(opened);
+                    // There is no parent.
+                    socket.write_all(&[0]).map_err(Error::images("answer criu"))?;
+                }
+                ADD_F => self.add(&mut socket, &word)?,
+                CLOSE | FORCE_CLOSE => {
+                    let status = if self.failed.is_none() { 0_i32 } else { -1 };
+                    socket.write_all(&status.to_ne_bytes()).map_err(Error::images("answer criu"))?;
+                    return self.failed.map_or(Ok(self.received), Err);
+                }
+                other => {
+                    let problem =
+                        io::Error::new(io::ErrorKind::InvalidData, format!("unknown command {other:#x}"));
+                    return Err(Error::Images("receive pages from criu".into(), problem));
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, done: Result<()>) {
+        if let Err(e) = done {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    fn open(&mut self, id: u64) -> Result<()> {
+        let unknown =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("unknown kind of memory {id:#x}"));
+        let opening = Error::images("open the file of pages");
+        let memory = Memory::of(id).ok_or_else(unknown).map_err(Error::images("receive pages from criu"))?;
+        let number = u32::try_from(self.received.len() + 1).unwrap_or(u32::MAX);
+        let name = format!("pages-{number}.img");
+        let known = lock(&self.sources).remove(&memory);
+        let (file, clean) = match known {
+            Some(Source { mut file, clean }) => (file.rename(&self.dir, &name).map(|()| file), clean),
+            None => (PageFile::create(&self.dir, &name), Ranges::default()),
+        };
+        self.clean = clean;
+        self.received.push(Received { memory, number, file: file.map_err(opening)?, runs: Vec::new() });
+        Ok(())
+    }
+
+    /// Takes the pages of one run.
+    fn add(&mut self, socket: &mut UnixStream, word: &Word) -> Result<()> {
+        let bytes = word.pages.checked_mul(PAGE).and_then(|bytes| word.address.checked_add(bytes));
+        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a run of pages that ends nowhere");
+        let end = bytes.ok_or_else(wrong).map_err(Error::images("receive pages from criu"))?;
+        let flags = u32::from(word.flags);
+        let mut at = word.address;
+        if let (None, Some(received)) = (&self.failed, self.received.last_mut()) {
+            received.runs.push(Run { start: at, end, flags });
+        }
+        while flags & PRESENT != 0 && at < end {
+            at += self.part(socket, at, end)?;
+        }
+        Ok(())
+    }
+
+    /// Takes some of the pages that are coming; how many bytes.
+    fn part(&mut self, socket: &mut UnixStream, at: u64, end: u64) -> Result<u64> {
+        let receiving = Error::images("receive pages from criu");
+        let (None, Some(received)) = (&self.failed, self.received.last_mut()) else {
+            return self.nowhere.drop_from(socket, end - at).map_err(receiving);
+        };
+        let until = match self.clean.at(at) {
+            Ok(clean) => match received.file.at(&(at..clean.end.min(end))) {
+                Ok(here) => return self.nowhere.drop_from(socket, here.end - at).map_err(receiving),
+                Err(not_here) => not_here.end,
+            },
+            Err(next) => next.unwrap_or(end).min(end),
+        };
+        let length = BUFFER.min(usize::try_from(until - at).unwrap_or(BUFFER));
+        let buffer = &mut self.buffer[..length];
+        socket.read_exact(buffer).map_err(receiving)?;
+        let put = received.file.put(at, buffer);
+        let writing = format!("write {}", received.file.name());
+        self.note(put.map_err(Error::images(writing)));
+        Ok(length as u64)
+    }
+}
+
+/// Where pages go that nobody needs, without being copied.
+struct Nowhere {
+    from: OwnedFd,
+    to: OwnedFd,
+    null: File,
+}
+
+impl Nowhere {
+    fn new() -> io::Result<Self> {
+        let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        // A smaller one is slower.
+        let _ = fcntl_setpipe_size(&to, PIPE);
+        Ok(Self { from, to, null: File::options().write(true).open("/dev/null")? })
+    }
+
+    fn drop_from(&self, socket: &UnixStream, bytes: u64) -> io::Result<u64> {
+        let mut left = bytes as usize;
+        while left > 0 {
+            let mut moved = splice(socket, None, &self.to, None, left.min(PIPE), SpliceFlags::MOVE)?;
+            if moved == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= moved;
+            while moved > 0 {
+                moved -= splice(&self.from, None, &self.null, None, moved, SpliceFlags::MOVE)?;
+            }
+        }
+        Ok(bytes)
+    }
+}

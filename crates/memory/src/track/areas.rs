@@ -1,0 +1,73 @@
+//! Which memory of a process can be tracked.
+
+use std::ops::Range;
+
+use rustix::fs::OFlags;
+
+/// Areas that are the process's own: written by it alone, and of no file.
+pub(super) fn own(pid: i32) -> std::io::Result<Vec<Range<u64>>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    Ok(maps.lines().filter_map(area).collect())
+}
+
+/// The area of a line of `/proc/PID/maps` (proc_pid_maps(5)), if it is such a one.
+fn area(line: &str) -> Option<Range<u64>> {
+    let mut words = line.splitn(6, ' ');
+    let (range, access) = (words.next()?, words.next()?);
+    let inode = words.nth(2)?;
+    let name = words.next().unwrap_or_default().trim_start();
+    let anonymous =
+        name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
+    let own = access.ends_with('p') && access.contains('w') && inode == "0" && anonymous;
+    let (start, end) = range.split_once('-')?;
+    let number = |hex| u64::from_str_radix(hex, 16).ok();
+    own.then_some(number(start)?..number(end)?)
+}
+
+/// Why writes to a process's memory may go by unseen: pages that the kernel keeps pinned are written without a look at how they are
+/// mapped.
+pub(super) fn unseen_writes(pid: i32) -> Option<&'static str> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    if read("maps").contains("/[aio]") {
+        return Some("it has asynchronous I/O (io_setup(2))");
+    }
+    if read("status").lines().any(|line| line.starts_with("x86_Thread_features:") && line.contains("shstk")) {
+        return Some("it has shadow stacks");
+    }
+    let files = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?;
+    let direct = |file: std::fs::DirEntry| {
+        let info = std::fs::read_to_string(file.path()).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & OFlags::DIRECT.bits() != 0)
+    };
+    files.flatten().any(direct).then_some("it has a file open for direct I/O (O_DIRECT)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_process_alone_writes() {
+        let of = |line: &str| area(line).map(|range| (range.start, range.end));
+        for own in [
+            "7f0-8f0 rw-p 00000000 00:00 0 ",
+            "7f0-8f0 rwxp 00000000 00:00 0                          [heap]",
+            "7f0-8f0 -w-p 00000000 00:00 0 [anon:pool of it]",
+            "7f0-8f0 rw-p 00000000 00:00 0 [stack]",
+        ] {
+            assert_eq!(of(own), Some((0x7f0, 0x8f0)), "{own}");
+        }
+        for other in [
+            "7f0-8f0 r--p 00000000 00:00 0 ",
+            "7f0-8f0 rw-s 00000000 00:01 7 /dev/zero (deleted)",
+            "7f0-8f0 rw-p 00000000 fd:00 7 /lib/x.so",
+            "7f0-8f0 rw-p 00000000 00:0f 7 /anon_hugepage (deleted)",
+            "7f0-8f0 r--p 00000000 00:00 0 [vvar]",
+            "nothing",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}

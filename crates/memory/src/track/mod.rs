@@ -1,0 +1,179 @@
+//! Which memory of a running process was written since one has last looked, on Linux 6.7 and later.
+//!
+//! The process makes a userfaultfd(2) in our hands, which is ours from then on: it stands still for about a millisecond. The kernel
+//! notes writes by itself, and nobody waits for us. Whatever ends us closes the descriptor, and with it all protection goes.
+
+mod areas;
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use hiber_sys::tracking::{self, Found, Region};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use syscalls::Sysno;
+
+use crate::Stopped;
+use crate::error::{Error, Result, memory};
+use crate::images::Ranges;
+use crate::stop::Seized;
+
+/// So many regions are told at once.
+const REGIONS: usize = 4096;
+
+/// A process whose writes are tracked. Dropped, nothing is left of that.
+#[derive(Debug)]
+pub struct Tracked {
+    pid: i32,
+    faults: OwnedFd,
+}
+
+/// What was written since the last look.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Pages that were. What is written from now on is told the next time.
+    pub pages: Ranges,
+    /// Areas of which nothing is known any more: copies of what was there count no more.
+    pub unknown: Vec<Range<u64>>,
+}
+
+impl Tracked {
+    /// Tracks process `pid` from now on.
+    ///
+    /// # Errors
+    /// [`Error::Untracked`] with the reason, or what [`Seized`] and [`Stopped`] say of a thread that cannot be stopped: it
+    /// runs a 32-bit program, is traced by somebody else, or confined so that nobody may lift it.
+    pub fn start(pid: i32) -> Result<Self> {
+        if let Some(why) = areas::unseen_writes(pid) {
+            return Err(Error::Untracked(pid, why.into()));
+        }
+        let refused = |what: &str, e: std::io::Error| Error::Untracked(pid, format!("{what}: {e}"));
+        let process = Pid::from_raw(pid).ok_or(Error::Gone(pid))?;
+        let process = pidfd_open(process, PidfdFlags::empty()).map_err(|_| Error::Gone(pid))?;
+        // A thread that forks meanwhile would leave the descriptor to its child.
+        let mut threads = stop_all(pid)?;
+        let first = threads.iter_mut().find(|thread| thread.tid() == pid).ok_or(Error::Gone(pid))?;
+        let made = first.call(Sysno::userfaultfd, [tracking::FLAGS, 0, 0, 0, 0, 0])?;
+        let made = made.map_err(|e| refused("userfaultfd", e.into()))?;
+        let number = i32::try_from(made).unwrap_or(-1);
+        let taken = pidfd_getfd(process, number, PidfdGetfdFlags::empty());
+        first.call(Sysno::close, [made, 0, 0, 0, 0, 0])?.map_err(|e| refused("close", e.into()))?;
+        threads.into_iter().try_for_each(|thread| match thread.release() {
+            Err(Error::Gone(_)) => Ok(()),
+            other => other,
+        })?;
+        let faults = taken.map_err(|e| refused("pidfd_getfd", e.into()))?;
+        tracking::note_writes(faults.as_fd())
+            .map_err(|e| refused("UFFD_FEATURE_WP_ASYNC, of Linux 6.7", e.into()))?;
+        Ok(Self { pid, faults })
+    }
+
+    /// What was written since the last time: everything the first time.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], [`Error::Untracked`] if it has begun to do what cannot be seen, or if the kernel refuses.
+    pub fn written(&self) -> Result<Written> {
+        let (pagemap, mut found) = (self.pagemap()?, Written::default());
+        for area in self.areas()? {
+            let mut looked = self.look(&pagemap, &area, Found::TrackedProtected, &mut found.pages);
+            if looked == Err(Errno::PERM) {
+                // It is new, or a part of it is.
+                found.unknown.push(area.clone());
+                looked = tracking::track(self.faults.as_fd(), &area)
+                    .and_then(|()| self.look(&pagemap, &area, Found::TrackedProtected, &mut found.pages));
+            }
+            if let Err(e) = looked {
+                if e == Errno::NOTTY {
+                    return Err(Error::Untracked(self.pid, "PAGEMAP_SCAN, of Linux 6.7, is missing".into()));
+                }
+                // It has just changed.
+                found.pages.remove(area.clone());
+                found.unknown.push(area);
+            }
+        }
+        // After it was protected: a write that was under way then ends before, or is seen here.
+        match areas::unseen_writes(self.pid) {
+            Some(why) => Err(Error::Untracked(self.pid, why.into())),
+            None => Ok(found),
+        }
+    }
+
+    /// How many bytes were written since the last look, or were never looked at.
+    ///
+    /// # Errors
+    /// As of [`Self::written`].
+    pub fn rest(&self) -> Result<u64> {
+        let (pagemap, mut found) = (self.pagemap()?, Ranges::default());
+        for area in self.areas()? {
+            // What has just changed is looked at later.
+            let _ = self.look(&pagemap, &area, Found::Told, &mut found);
+        }
+        Ok(found.total())
+    }
+
+    /// The addresses at which nothing was written since the last look; the process must not run.
+    ///
+    /// # Errors
+    /// As of [`Self::written`].
+    pub fn clean(&self) -> Result<Ranges> {
+        if let Some(why) = areas::unseen_writes(self.pid) {
+            return Err(Error::Untracked(self.pid, why.into()));
+        }
+        let (pagemap, mut clean) = (self.pagemap()?, Ranges::default());
+        for area in self.areas()? {
+            let mut written = Ranges::default();
+            if self.look(&pagemap, &area, Found::TrackedTold, &mut written).is_ok() {
+                clean.add(area);
+                written.iter().for_each(|range| clean.remove(range));
+            }
+        }
+        Ok(clean)
+    }
+
+    fn areas(&self) -> Result<Vec<Range<u64>>> {
+        areas::own(self.pid).map_err(memory(self.pid, 0))
+    }
+
+    /// Of the memory that it has now: exec(2) gives it another.
+    fn pagemap(&self) -> Result<File> {
+        File::open(format!("/proc/{}/pagemap", self.pid)).map_err(memory(self.pid, 0))
+    }
+
+    fn look(&self, pagemap: &File, area: &Range<u64>, found: Found, to: &mut Ranges) -> Result<(), Errno> {
+        let mut regions = Vec::<Region>::with_capacity(REGIONS);
+        let mut at = area.start;
+        while at < area.end {
+            let looked = tracking::written(pagemap.as_fd(), &(at..area.end), found, &mut regions)?;
+            regions.iter().for_each(|region| to.add(region.start..region.end));
+            if looked <= at {
+                return Err(Errno::INVAL);
+            }
+            at = looked;
+        }
+        Ok(())
+    }
+}
+
+/// Stops all threads of a process.
+fn stop_all(pid: i32) -> Result<Vec<Stopped>> {
+    let mut stopped: Vec<Stopped> = Vec::new();
+    loop {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(memory(pid, 0))?;
+        let tids = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let new: Vec<_> = tids.filter(|tid| stopped.iter().all(|known| known.tid() != *tid)).collect();
+        let seized: Vec<_> = new.into_iter().map(Seized::new).collect();
+        let mut more = false;
+        for thread in seized.into_iter().map(|seized| seized.and_then(Seized::wait)) {
+            match thread {
+                Ok(thread) => stopped.push(thread),
+                Err(Error::Gone(_)) => continue,
+                Err(e) => return Err(e),
+            }
+            more = true;
+        }
+        if !more {
+            return Ok(stopped);
+        }
+    }
+}
