@@ -37,6 +37,7 @@ mod network;
 mod network_devices;
 mod network_kept;
 mod objects;
+mod pre_copy;
 mod prove;
 mod redis;
 mod same;

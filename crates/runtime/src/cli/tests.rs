@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use hiber::{Runtime, Start, Stdio};
+use hiber::{PreCopy, PreCopyMode, Runtime, Start, Stdio};
 use oci_spec::runtime::Spec;
 
 use super::args::*;
@@ -291,6 +291,9 @@ fn checkpoint_values() {
 fn manifests_and_trust() {
     let args = arguments!("checkpoint --no-hash --no-sync --tcp-established=false box", Checkpoint);
     assert!(args.no_hash && args.no_sync);
+    let args = arguments!("checkpoint --pre-copy on --max-frozen 1s --max-rounds 3 box", Checkpoint);
+    let span = std::time::Duration::from_secs(1);
+    assert_eq!(args.pre_copy, PreCopy { mode: PreCopyMode::On, max_frozen: span, max_rounds: 3 });
     assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
     assert!(arguments!("restore --trust-images box", Restore).trust_images);
     assert!(arguments!("checkpoint --prove box", Checkpoint).prove);
@@ -328,6 +331,8 @@ fn checkpoint_values_that_cannot_be() {
         ("--page-server :27", "no address"),
         ("--manage-cgroups-mode hard", "expected soft or full or strict or ignore"),
         ("--network-lock ipfw", "expected iptables or nftables or skip"),
+        ("--pre-copy sometimes", "expected auto or on or off"),
+        ("--max-rounds 0", "--max-rounds 0: expected 1 or more"),
         ("--empty-ns mount", "namespace \"mount\" is not supported"),
         ("--parent-path /abs", "--parent-path must be relative"),
         ("--pre-dump --lazy-pages", "exclude each other"),
@@ -461,11 +466,13 @@ fn checkpoints_by_name() {
         "checkpoints create --leave-running --accept a --tcp-established box before-1",
         Checkpoints
     );
-    let CheckpointsAction::Create { name, leave_running: true, prove: false, accept, criu } = args.action
+    let CheckpointsAction::Create { name, leave_running: true, prove: false, accept, criu, pre_copy } =
+        args.action
     else {
         panic!("{args:?}");
     };
     assert_eq!((name.as_str(), criu.tcp_established, args.id.as_str()), ("before-1", Some(true), "box"));
+    assert_eq!(pre_copy, PreCopy::default());
     assert_eq!(accept, ["a"]);
     let args = arguments!("checkpoints ls --checkpoint-dir /c --format json box", Checkpoints);
     assert_eq!((args.action, args.dir), (CheckpointsAction::List { format: Format::Json }, path("/c")));

@@ -1,0 +1,172 @@
+//! Memory that is copied while the container runs.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use crate::{count, counter, counts_on};
+use hiber_tests::prelude::*;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+
+/// How often a container with hostile memory sleeps and wakes; `HIBER_TORTURES` says otherwise.
+const TORTURES: usize = 20;
+
+/// A container whose program does to its memory all that can be done, and knows what must be in it.
+fn torture(change: impl FnOnce(Bundle) -> Bundle) -> Container {
+    let bundle = Bundle::busybox().args(["/bin/torture", "3", "1500"]);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/torture.c");
+    let flags = ["-static", "-O1", "-Wall", "-pthread"];
+    hiber_tests::tools::compile(source, &bundle.rootfs().join("bin/torture"), &flags);
+    let c = Runtime::hiber().container(change(bundle));
+    c.run_detached().ok();
+    wait_for("the program to begin", || steps(&c) > 0);
+    c
+}
+
+/// How much it has done.
+fn steps(c: &Container) -> u64 {
+    let mut word = [0; 8];
+    let file = fs::File::open(c.bundle().rootfs().join("done"));
+    file.and_then(|file| file.read_exact_at(&mut word, 0)).map_or(0, |()| u64::from_ne_bytes(word))
+}
+
+/// Checks that it goes on, and has found nothing wrong.
+#[track_caller]
+fn works_on(c: &Container, what: &str) {
+    let before = steps(c);
+    let failure = c.bundle().rootfs().join("fail");
+    wait_for("the program to go on", || steps(c) > before + 200 || failure.exists());
+    let failure = fs::read_to_string(failure).unwrap_or_default();
+    assert_eq!(failure, "", "{what}");
+}
+
+/// Checkpoints it and restores it, again and again, in all ways in turn.
+fn sleeps_and_wakes(c: &Container, times: usize) {
+    let ways: [&[&str]; 4] = [
+        &["--pre-copy", "on"],
+        &["--pre-copy", "on", "--max-frozen", "1ms", "--max-rounds", "30"],
+        &["--pre-copy", "on", "--max-rounds", "1", "--leave-running"],
+        &["--pre-copy", "off"],
+    ];
+    for n in 0..times {
+        let way = ways[n % ways.len()];
+        c.checkpoint(way).ok();
+        let what = format!("round {n}, {way:?}");
+        if way.contains(&"--leave-running") {
+            works_on(c, &what);
+            c.delete(&["--force"]).ok();
+        }
+        Runtime::hiber().run(&["inspect", "--verify", &c.images().display().to_string()]).ok();
+        c.restore(&[]).ok();
+        works_on(c, &what);
+    }
+}
+
+#[test]
+fn no_page_is_ever_stale() {
+    require!(Root, Criu, Program("cc"));
+    let times = std::env::var("HIBER_TORTURES").ok().map_or(TORTURES, |times| times.parse().unwrap());
+    let c = torture(|bundle| bundle);
+    sleeps_and_wakes(&c, times);
+    c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn a_program_is_tracked_whose_filter_denies_that() {
+    require!(Root, Criu, Program("cc"));
+    let denied = ["userfaultfd", "ptrace", "process_vm_readv", "close"];
+    let c = torture(|bundle| {
+        bundle.edit(|c| {
+            let names = json!({"names": denied, "action": "SCMP_ACT_KILL_PROCESS"});
+            c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [names]});
+        })
+    });
+    c.checkpoint(&["--pre-copy", "on", "--leave-running"]).ok();
+    works_on(&c, "confined");
+}
+
+#[test]
+fn a_program_in_a_user_namespace_is_tracked() {
+    require!(Root, Criu, Program("cc"));
+    let c = torture(|bundle| bundle.user_namespace(100_000));
+    sleeps_and_wakes(&c, 2);
+}
+
+#[test]
+fn others_restore_what_was_copied_ahead() {
+    require!(Root, Criu, Runc);
+    for way in [["--pre-copy", "on"], ["--pre-copy", "off"]] {
+        let c = counter(&Runtime::hiber(), Bundle::busybox());
+        c.checkpoint(&way).ok();
+        let restored = c.in_hands_of(&Runtime::runc());
+        restored.restore(&[]).ok();
+        counts_on(&restored, 3);
+        restored.delete(&["--force"]).ok();
+    }
+}
+
+/// What a process has that tracking could leave: descriptors, areas with their flags, and who traces it.
+fn traces(c: &Container) -> String {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", c.pid())).unwrap();
+    let files = fs::read_dir(format!("/proc/{}/fd", c.pid())).unwrap().flatten();
+    let mut files: Vec<_> = files.map(|file| fs::read_link(file.path()).unwrap_or_default()).collect();
+    files.sort();
+    let tracer = read("status").lines().find(|line| line.starts_with("TracerPid")).map(str::to_owned);
+    let tracked =
+        read("smaps").lines().filter(|line| line.starts_with("VmFlags:") && line.contains(" uw")).count();
+    format!("{files:?} {tracer:?} {tracked}")
+}
+
+#[test]
+fn nothing_is_left_of_it() {
+    require!(Root, Criu, Program("cc"));
+    let c = torture(|bundle| bundle);
+    let before = traces(&c);
+    assert!(before.ends_with("Some(\"TracerPid:\\t0\") 0"), "{before}");
+    c.checkpoint(&["--pre-copy", "on", "--leave-running"]).ok();
+    assert_eq!(traces(&c), before);
+    // Killed at any moment: the container runs on.
+    let parent = c.bundle().join("killed");
+    for millis in [50, 150, 300, 600] {
+        let images = parent.join("images").display().to_string();
+        let flags =
+            ["--pre-copy", "on", "--max-frozen", "1ns", "--max-rounds", "10000", "--image-path", &images];
+        let mut command = c.command("checkpoint", &flags);
+        let mut hiber = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(millis));
+        hiber.kill().unwrap();
+        hiber.wait().unwrap();
+        wait_for("all traces to go", || traces(&c) == before);
+        works_on(&c, "killed");
+        let left = || fs::read_dir(&parent).map_or(0, Iterator::count);
+        wait_for("the images to go", || left() == 0);
+    }
+}
+
+#[test]
+fn what_is_traced_by_somebody_is_refused_and_runs_on() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let pid = Pid::from_raw(c.pid());
+    ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+    let output = c.checkpoint(&["--pre-copy", "on"]);
+    output.fails("--pre-copy on: ");
+    assert!(output.stderr.contains("PTRACE_SEIZE"), "{output}");
+    let before = count(&c);
+    wait_for("the count to go on", || count(&c) > before);
+    ptrace::interrupt(pid).unwrap();
+    nix::sys::wait::waitpid(pid, None).unwrap();
+    ptrace::detach(pid, None).unwrap();
+    c.checkpoint(&["--pre-copy", "on"]).ok();
+}
+
+#[test]
+fn what_cannot_be_had_together_is_refused() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&["--pre-copy", "on", "--pre-dump"])
+        .fails("--pre-copy on and --pre-dump exclude each other");
+    assert_eq!(c.status(), "running");
+}
