@@ -35,7 +35,7 @@ pub enum Error {
     Images(String, std::io::Error),
     /// One of CRIU's image files.
     #[error(transparent)]
-    Criu(#[from] hiber_criu::CriuError),
+    Criu(hiber_criu::CriuError),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -2,7 +2,7 @@
 //! lets the kernel itself note and allow each first write (UFFD_FEATURE_WP_ASYNC). Both are of Linux 6.7.
 
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -86,6 +86,20 @@ pub enum Found {
 
 fn last() -> Errno {
     Errno::from_raw_os_error(nix::errno::Errno::last_raw())
+}
+
+/// A userfaultfd of the calling process's own.
+///
+/// # Errors
+/// ENOSYS without CONFIG_USERFAULTFD, EINVAL before Linux 5.11.
+pub fn own() -> Result<OwnedFd, Errno> {
+    // SAFETY: it takes an integer.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, FLAGS) };
+    if fd < 0 {
+        return Err(last());
+    }
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Has a userfaultfd note writes by itself.

@@ -96,7 +96,8 @@ impl Receiver {
         for mut received in received? {
             let name = received.file.name().to_owned();
             received.file.settle(&received.runs).map_err(Error::images(format!("write {name}")))?;
-            pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)?;
+            pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)
+                .map_err(Error::Criu)?;
         }
         Ok(())
     }

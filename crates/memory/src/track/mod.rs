@@ -38,6 +38,17 @@ pub struct Written {
     pub unknown: Vec<Range<u64>>,
 }
 
+/// Whether this kernel can track: then it can that of any process.
+fn available() -> Result<(), String> {
+    let missing = |what: &'static str| move |e: Errno| format!("this kernel lacks {what}: {e}");
+    let faults = tracking::own().map_err(missing("userfaultfd(2)"))?;
+    tracking::note_writes(faults.as_fd()).map_err(missing("UFFD_FEATURE_WP_ASYNC, of Linux 6.7"))?;
+    let pagemap = File::open("/proc/self/pagemap").map_err(|e| format!("/proc/self/pagemap: {e}"))?;
+    let (nothing, mut regions) = (0..0, Vec::with_capacity(1));
+    let looked = tracking::written(pagemap.as_fd(), &nothing, Found::Told, &mut regions);
+    looked.map(drop).map_err(missing("PAGEMAP_SCAN, of Linux 6.7"))
+}
+
 impl Tracked {
     /// Tracks process `pid` from now on.
     ///
@@ -45,6 +56,7 @@ impl Tracked {
     /// [`Error::Untracked`] with the reason, or what [`Seized`] and [`Stopped`] say of a thread that cannot be stopped: it
     /// runs a 32-bit program, is traced by somebody else, or confined so that nobody may lift it.
     pub fn start(pid: i32) -> Result<Self> {
+        available().map_err(|why| Error::Untracked(pid, why))?;
         if let Some(why) = areas::unseen_writes(pid) {
             return Err(Error::Untracked(pid, why.into()));
         }
@@ -64,8 +76,7 @@ impl Tracked {
             other => other,
         })?;
         let faults = taken.map_err(|e| refused("pidfd_getfd", e.into()))?;
-        tracking::note_writes(faults.as_fd())
-            .map_err(|e| refused("UFFD_FEATURE_WP_ASYNC, of Linux 6.7", e.into()))?;
+        tracking::note_writes(faults.as_fd()).map_err(|e| refused("UFFDIO_API", e.into()))?;
         Ok(Self { pid, faults })
     }
 
@@ -83,10 +94,7 @@ impl Tracked {
                 looked = tracking::track(self.faults.as_fd(), &area)
                     .and_then(|()| self.look(&pagemap, &area, Found::TrackedProtected, &mut found.pages));
             }
-            if let Err(e) = looked {
-                if e == Errno::NOTTY {
-                    return Err(Error::Untracked(self.pid, "PAGEMAP_SCAN, of Linux 6.7, is missing".into()));
-                }
+            if looked.is_err() {
                 // It has just changed.
                 found.pages.remove(area.clone());
                 found.unknown.push(area);

@@ -271,8 +271,9 @@ impl Task {
                     Status::Paused => ask_frozen(pid, &self.pids()?, cgroup)?,
                     _ => ask(&self.pids()?),
                 };
-                memory.copy_ahead(self, options, status)?;
-                frozen = (freezes && status == Status::Running).then(|| Frozen::take(cgroup)).transpose()?;
+                let freezes = freezes && status == Status::Running;
+                memory.copy_ahead(self, options, freezes)?;
+                frozen = freezes.then(|| Frozen::take(cgroup)).transpose()?;
                 memory.frozen();
                 still = frozen.is_some() || status == Status::Paused;
                 if still {

@@ -13,7 +13,6 @@ use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::host::procfs::{self, Number, Numbered};
-use crate::state::facts::Status;
 
 /// From so many bytes on it pays to take memory from CRIU.
 const LARGE: u64 = 32 << 20;
@@ -99,20 +98,18 @@ impl Memory {
         })))
     }
 
-    /// Before the container is frozen: its memory is copied in rounds, or room for it is found.
+    /// Before the container is frozen by us, if it is: its memory is copied in rounds, or room for it is found. What is stopped
+    /// already stands still anyway; and where CRIU stops it, nobody could tell what was written last.
     pub(super) fn copy_ahead(
         &mut self,
         task: &Task,
         options: &CheckpointOptions,
-        status: Status,
+        freezes: bool,
     ) -> Result<()> {
+        let how = &options.pre_copy;
         match self {
-            Self::Received(received)
-                if options.pre_copy.mode == PreCopyMode::Off || status == Status::Paused =>
-            {
-                received.reserve(task)
-            }
-            Self::Received(received) => received.copy(task, &options.pre_copy),
+            Self::Received(received) if freezes && how.mode != PreCopyMode::Off => received.copy(task, how),
+            Self::Received(received) => received.reserve(task),
             _ => Ok(()),
         }
     }
