@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use hiber_criu::CriuError;
 use hiber_sys::SysError;
 
-use crate::checkpoint::named::CheckpointError;
-use crate::state::facts::Status;
+use crate::id::CheckpointError;
+use crate::status::Status;
 
 pub(crate) use hiber_sandbox::error::chain;
 

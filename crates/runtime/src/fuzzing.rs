@@ -4,11 +4,12 @@ use std::path::Path;
 
 use hiber_criu::ImageDirectory;
 
-use crate::checkpoint::kept::{Kept, resources};
+use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::restore::{RestoreContainerOptions, check_images};
 use crate::container::create::Prepared;
 use crate::id::ContainerId;
+use crate::state::resources;
 
 /// hiber.json and kept.json.
 pub fn manifest(json: &[u8]) {

@@ -1,7 +1,10 @@
-//! Names of containers.
+//! Names of containers and of their checkpoints.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 /// A container's id: one or more of `A-Z a-z 0-9 _ + - .`, neither `.` nor `..`. It is safe as
 /// one component of a path. The rule is runc's.
@@ -58,6 +61,77 @@ impl fmt::Display for ContainerId {
 impl AsRef<std::path::Path> for ContainerId {
     fn as_ref(&self) -> &std::path::Path {
         self.0.as_ref()
+    }
+}
+
+/// A checkpoint's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. It is safe as one component of a path. The rule is Docker's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CheckpointName(String);
+
+/// What is wrong with a checkpoint's name, or with what is there under it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// It breaks the rule.
+    #[error("Invalid checkpoint ID ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed")]
+    Name(String),
+    /// There is one already.
+    #[error("checkpoint with name {name} already exists for container {container}")]
+    Exists {
+        /// The checkpoint.
+        name: CheckpointName,
+        /// The container.
+        container: String,
+    },
+    /// There is none.
+    #[error("checkpoint {name} does not exist for container {container}")]
+    Missing {
+        /// The checkpoint.
+        name: CheckpointName,
+        /// The container.
+        container: String,
+    },
+    /// There is something else.
+    #[error("{} exists and is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// A namespace whose contents cannot be left out.
+    #[error("empty namespace {0:?} is not supported: expected network")]
+    EmptyNamespace(String),
+}
+
+impl CheckpointName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CheckpointName {
+    type Err = CheckpointError;
+    fn from_str(name: &str) -> Result<Self, CheckpointError> {
+        let mut bytes = name.bytes();
+        let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest = bytes.len() > 0 && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if first && rest { Ok(Self(name.to_owned())) } else { Err(CheckpointError::Name(name.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for CheckpointName {
+    type Error = CheckpointError;
+    fn try_from(name: String) -> Result<Self, CheckpointError> {
+        name.parse()
+    }
+}
+
+impl From<CheckpointName> for String {
+    fn from(name: CheckpointName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for CheckpointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

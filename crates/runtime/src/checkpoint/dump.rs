@@ -1,7 +1,6 @@
 //! `checkpoint` on a container: the steps of a dump.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,6 @@ use oci_spec::runtime::Spec;
 use super::externals;
 use super::follower::{Follower, Work};
 use super::frozen::{Frozen, freezer};
-use super::guard::{Guard, Watch, settle};
 use super::manifest::Manifest;
 use super::memory::Memory;
 use super::named::Named;
@@ -22,12 +20,14 @@ use super::network::{self, needs_no_lock};
 use super::options::{CheckpointOptions, check, config_file};
 use super::preflight;
 use super::staging::{Seal, Staging};
-#[cfg(feature = "archive")]
-use super::tmpfs;
 use super::yard::Yard;
-use super::{leftovers, proof, shared, trial};
+use super::{proof, shared, trial};
+use crate::helpers::guard::{Guard, Watch, settle};
+use crate::helpers::leftovers;
+#[cfg(feature = "archive")]
+use crate::helpers::tar;
+use crate::host::paths::absolute;
 
-use crate::checkpoint::kept::resources::{self, ChangedResources};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
 use crate::checkpoint::kept::{Kept, Networks, Reading};
 use crate::checkpoint::preflight::{
@@ -37,29 +37,15 @@ use crate::container::monitor;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
-use crate::state::facts::Status;
 use crate::state::lifecycle::Lifecycle;
+use crate::state::resources::{self, ChangedResources};
+use crate::status::Status;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
 
 /// CRIU's log of a dump.
 pub(super) const DUMP_LOG: &str = "dump.log";
-
-/// A path that means the same to everybody.
-pub(crate) fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
-    File::open(path).map(OwnedFd::from).map_err(|e| Error::file(path, &e))
-}
-
-/// Makes a private directory, with parents; one that is there is fine.
-pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Error::file(path, &e))
-}
 
 impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
@@ -113,7 +99,7 @@ impl Task {
         }
         let memory = Memory::prepare(self, options, &mut launch, &guard, staging.directory()?)?;
         #[cfg(feature = "archive")]
-        let tar = tmpfs::be_tar(&mut launch, self.container().entry().path())?;
+        let links = tar::be_tar(&mut launch, self.container().entry().path())?;
         let inside = shared::launched_in(spec, fresh);
         let mut session = match inside.as_slice() {
             [] => launch.start()?,
@@ -164,7 +150,7 @@ impl Task {
             (freezer, made, accepted),
         );
         #[cfg(feature = "archive")]
-        drop(tar);
+        drop(links);
         if staging.is_published() {
             tell_parent_death_signal(staging.directory()?);
         }

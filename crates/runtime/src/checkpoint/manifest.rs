@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::CheckpointOptions;
 use super::follower::Heads;
-use crate::checkpoint::lazy::Token;
 use crate::checkpoint::preflight::AcceptedLoss;
 use crate::error::{Error, Result};
+use crate::helpers::lazy::Token;
 
 /// The file's name in a checkpoint's directory.
 pub const FILE_NAME: &str = "hiber.json";

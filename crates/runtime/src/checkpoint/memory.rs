@@ -6,12 +6,12 @@ use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{PageFile, Ranges, Receiver, Source};
 use oci_spec::runtime::Spec;
 
-use super::guard::Guard;
 use super::{CheckpointOptions, PreCopy, PreCopyMode, config_file};
-use crate::checkpoint::lazy::{self, Token, departure::Departure};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
+use crate::helpers::guard::Guard;
+use crate::helpers::lazy::{self, Token, departure::Departure};
 use crate::host::procfs::{self, Number, Numbered};
 
 /// From so many bytes on it pays to take memory from CRIU.

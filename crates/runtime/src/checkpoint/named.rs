@@ -3,21 +3,20 @@
 //! `DIR/NAME` is a checkpoint like any other, with a `config.json` of containerd's first runtime beside the images: when
 //! and with which options it was made. It is published with the rest, in one step.
 
-use std::fmt;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointOptions, CriuOptions, unfinished};
+use super::{CheckpointOptions, CriuOptions};
 use crate::container::handle::Container;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
-use crate::id::ContainerId;
-use crate::state::facts::Status;
+use crate::helpers::unfinished;
+use crate::id::{CheckpointError, CheckpointName, ContainerId};
+use crate::status::Status;
 
 /// The file beside the images.
 const CONFIG: &str = "config.json";
@@ -25,77 +24,6 @@ const CONFIG: &str = "config.json";
 const MAX_CONFIG: u64 = 64 << 10;
 /// Where a container's own checkpoints are, below its bundle.
 const OWN: &str = "checkpoints";
-
-/// A checkpoint's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. It is safe as one component of a path. The rule is Docker's.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct CheckpointName(String);
-
-/// What is wrong with a checkpoint's name, or with what is there under it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CheckpointError {
-    /// It breaks the rule.
-    #[error("Invalid checkpoint ID ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed")]
-    Name(String),
-    /// There is one already.
-    #[error("checkpoint with name {name} already exists for container {container}")]
-    Exists {
-        /// The checkpoint.
-        name: CheckpointName,
-        /// The container.
-        container: String,
-    },
-    /// There is none.
-    #[error("checkpoint {name} does not exist for container {container}")]
-    Missing {
-        /// The checkpoint.
-        name: CheckpointName,
-        /// The container.
-        container: String,
-    },
-    /// There is something else.
-    #[error("{} exists and is not a directory", .0.display())]
-    NotADirectory(PathBuf),
-    /// A namespace whose contents cannot be left out.
-    #[error("empty namespace {0:?} is not supported: expected network")]
-    EmptyNamespace(String),
-}
-
-impl CheckpointName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for CheckpointName {
-    type Err = CheckpointError;
-    fn from_str(name: &str) -> Result<Self, CheckpointError> {
-        let mut bytes = name.bytes();
-        let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-        let rest = bytes.len() > 0 && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        if first && rest { Ok(Self(name.to_owned())) } else { Err(CheckpointError::Name(name.to_owned())) }
-    }
-}
-
-impl TryFrom<String> for CheckpointName {
-    type Error = CheckpointError;
-    fn try_from(name: String) -> Result<Self, CheckpointError> {
-        name.parse()
-    }
-}
-
-impl From<CheckpointName> for String {
-    fn from(name: CheckpointName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for CheckpointName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What `config.json` says; the names are those of containerd's first runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

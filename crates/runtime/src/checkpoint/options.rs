@@ -8,8 +8,8 @@ use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
 
 use super::{custody, manifest, parents, proof, work};
-use crate::checkpoint::lazy::Address;
 use crate::error::{Context, Error, Result};
+use crate::helpers::lazy::Address;
 
 /// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
 #[derive(Debug, Clone, Default)]

@@ -29,27 +29,32 @@ use agent::Agent;
 pub(crate) use request::Request;
 use request::limit_file_sizes;
 
+use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::ToClose;
-use crate::checkpoint::kept::{Kept, resources};
-use crate::checkpoint::lazy::{Address, Token, arrival::Arrival};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::trust::{self, Checked, Grant};
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{CriuOptions, Direction, absolute, crun, entered, joined, leftovers, mounts};
-use crate::container::create::{Built, CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
+use crate::checkpoint::{CriuOptions, Direction, crun, entered, joined, mounts};
+use crate::container::create::{CreateOptions, Prepared, adopt, make_cgroup, note_process, undo};
 use crate::container::handle::Container;
 use crate::container::stdio::{Stdio, Wired};
+use crate::container::task::Built;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
+use crate::helpers::lazy::{Address, Token, arrival::Arrival};
+use crate::helpers::leftovers;
+use crate::host::paths::absolute;
 use crate::host::procfs;
 use crate::host::threads::apart;
 use crate::id::ContainerId;
+use crate::state::entry::Entry;
 use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
-use crate::state::store::{Entry, Store};
+use crate::state::resources;
+use crate::state::store::Store;
 
 /// How to restore.
 #[derive(Debug, Default)]
@@ -404,7 +409,7 @@ impl Restoring<'_> {
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
-        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, self.entry.path())?;
+        let _tar = crate::helpers::tar::be_tar(&mut launch, self.entry.path())?;
         Kept::shed()?;
         let mut session = launch.start()?;
         if let Some(pid) = session.pid() {

@@ -13,9 +13,12 @@ use rustix::io::Errno;
 
 use super::follower::{Follower, Work};
 use super::manifest::Manifest;
-use super::named::{CheckpointConfig, CheckpointError};
-use super::{make_dir, open_dir, unfinished, yard};
+use super::named::CheckpointConfig;
+use super::yard;
 use crate::error::{Context, Error, Result};
+use crate::helpers::unfinished;
+use crate::host::paths::{make_dir, open_dir};
+use crate::id::CheckpointError;
 
 /// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
 pub(super) struct Staging {

@@ -161,11 +161,6 @@ fn cgroup_paths(layout: &Layout) -> Result<CgroupPaths> {
     Ok(layout.resolve(Some(Path::new(&name)), CGROUP)?)
 }
 
-/// Ends what a trial has left in its cgroup, and that.
-pub(crate) fn clear(paths: CgroupPaths) -> hiber_sandbox::Result<()> {
-    Cgroup::open(paths, OnDenied::Skip)?.destroy()
-}
-
 impl Trial<'_> {
     /// Restores up to the moment before the first instruction.
     ///
@@ -250,7 +245,7 @@ impl Trial<'_> {
         request.inherit([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
         join(&request.prepared.spec, &mut launch, &mut restore)?;
         #[cfg(feature = "archive")]
-        let _tar = crate::checkpoint::tmpfs::be_tar(&mut launch, &places.scratch)?;
+        let _tar = crate::helpers::tar::be_tar(&mut launch, &places.scratch)?;
         Kept::shed()?;
         let session = launch.start()?;
         let criu = session.pid().ok_or(Error::NotRunning)?;
@@ -327,7 +322,7 @@ struct Places {
 impl Places {
     /// Mounts the views, of all that the container has from the host.
     fn make(scratch: &Path, plan: &Plan) -> Result<Self> {
-        let scratch = crate::checkpoint::absolute(scratch);
+        let scratch = crate::host::paths::absolute(scratch);
         let mut views = PrivateViews::new(&scratch)?;
         let [root, view, empty] = ["root", "images", "empty"].map(|name| scratch.join(name));
         for dir in [&root, &view, &empty] {

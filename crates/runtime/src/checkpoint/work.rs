@@ -12,8 +12,8 @@ use hiber_criu::{CriuError, ImageDirectory};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 
 use super::custody::{LAZY_SOCKET, check_work};
-use super::make_dir;
 use crate::error::{Error, Result};
+use crate::host::paths::{absolute, make_dir};
 
 /// The directory's name in that of the container.
 const OWN: &str = "criu";
@@ -35,7 +35,7 @@ impl Work {
         let path = container.join(OWN);
         make_dir(&path)?;
         if let Some(images) = daemon {
-            let socket = super::absolute(images).join(LAZY_SOCKET);
+            let socket = absolute(images).join(LAZY_SOCKET);
             let link = path.join(LAZY_SOCKET);
             std::os::unix::fs::symlink(&socket, &link).map_err(|e| Error::file(&link, &e))?;
         }

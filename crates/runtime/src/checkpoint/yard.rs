@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use hiber_sandbox::cgroup::{CgroupPaths, Layout, Mount};
 
-use super::links::Links;
 use crate::error::{Error, Result};
+use crate::host::links::Links;
 
 /// What a dump is given.
 #[derive(Debug)]

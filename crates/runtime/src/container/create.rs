@@ -10,28 +10,28 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
-use hiber_sandbox::parent::{Launch, Launched, Starter, Steps, launch};
+use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::HostRoot;
 use hiber_sandbox::wire::FdRole;
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
-use hiber_sys::clone::Child;
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::checkpoint::kept::resources::{self, ChangedResources};
 use crate::container::handle::Container;
 use crate::container::notify;
 use crate::container::process;
-use crate::container::stdio::{Kept, Stdio, Wired};
-use crate::container::task::Task;
+use crate::container::stdio::{Stdio, Wired};
+use crate::container::task::{Built, Task};
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::host::procfs;
 use crate::id::ContainerId;
+use crate::state::entry::Entry;
 use crate::state::facts::{FACTS_VERSION, Facts};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
-use crate::state::store::{Entry, Store};
+use crate::state::resources::{self, ChangedResources};
+use crate::state::store::Store;
 
 /// How to create a container.
 #[derive(Debug, Default)]
@@ -319,14 +319,6 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
             Err(e)
         }
     }
-}
-
-/// What a new container's task is made of.
-pub(crate) struct Built {
-    pub(crate) child: Child,
-    /// Over which alone it can be started, if so.
-    pub(crate) starter: Option<Starter>,
-    pub(crate) kept: Kept,
 }
 
 fn build(

@@ -14,14 +14,14 @@ use rustix::io::Errno;
 
 use crate::container::monitor;
 use crate::container::process::{Made, Process};
-use crate::container::processes::{Claim, ProcessId, Record};
 use crate::container::stdio::Stdio;
 use crate::container::task::Task;
 use crate::error::{Context, Result};
 use crate::helpers;
 use crate::host::procfs;
-use crate::state::facts::Status;
 use crate::state::lifecycle::Lifecycle;
+use crate::state::processes::{Claim, ProcessId, Record};
+use crate::status::Status;
 
 /// How to execute a process.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use crate::container::processes::ProcessId;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::state::processes::ProcessId;
 
 /// The FIFOs of one process, in a directory of the caller's: `CONTAINER-PROCESS-stdin` and so on. Standard input only
 /// where it is asked for; standard error only without a terminal, which has one stream for both.

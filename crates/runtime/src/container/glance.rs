@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::Runtime;
-use crate::checkpoint;
 use crate::container::handle::Container;
 use crate::container::process::{self, Made, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
+use crate::helpers::guard;
 use crate::host::procfs;
 use crate::id::ContainerId;
-use crate::state::facts::{Brief, Facts, Observe, Status};
+use crate::state::facts::{Brief, Facts};
+use crate::state::observe::Observe;
 use crate::state::store::{Look, Overview};
+use crate::status::Status;
 
 /// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
 /// time, so it is no handle: one that has got a successor of the same id is not told from that.
@@ -30,28 +31,8 @@ enum Source {
     Task(Box<Task>),
 }
 
-impl Runtime {
-    /// Looks at a container.
-    ///
-    /// # Errors
-    /// As of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
-    pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
-        Glance::new(&Arc::new(self.store.overview(false)), id.clone())
-    }
-
-    /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
-    /// deleted meanwhile, or of which nothing is written down yet, is [`Error::NotFound`].
-    pub fn glances<'a>(
-        &self,
-        ids: &'a [ContainerId],
-    ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
-        let overview = Arc::new(self.store.overview(ids.len() > 1));
-        ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
-    }
-}
-
 impl Glance {
-    fn new(overview: &Arc<Overview>, id: ContainerId) -> Result<Self> {
+    pub(crate) fn new(overview: &Arc<Overview>, id: ContainerId) -> Result<Self> {
         if let Some(look) = overview.look(&id)
             && look.facts.pid != 0
             && look.facts.cgroup.check().is_ok()
@@ -107,9 +88,9 @@ impl Glance {
     pub fn is_left_paused(&self) -> bool {
         match &self.source {
             Source::Overview(overview) => {
-                overview.store.open(&self.id).is_ok_and(|entry| checkpoint::has_left_frozen(&entry))
+                overview.store.open(&self.id).is_ok_and(|entry| guard::has_left_frozen(&entry))
             }
-            Source::Task(task) => checkpoint::has_left_frozen(task.container().entry()),
+            Source::Task(task) => guard::has_left_frozen(task.container().entry()),
         }
     }
 

@@ -4,8 +4,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
 
 use super::*;
+use crate::Runtime;
+use crate::state::entry::Entry;
 use crate::state::facts::FACTS_VERSION;
-use crate::state::store::Entry;
 
 /// A container that has process `pid` for its first one.
 struct Made {

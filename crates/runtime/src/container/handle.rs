@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
 
-use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::state::entry::Entry;
 use crate::state::facts::{Brief, Facts};
-use crate::state::store::{Entry, Store};
+use crate::state::store::Store;
 
 /// A handle on an existing container; clones share it. It keeps the container's directory open, so it stays with
 /// this container even when another one gets the id.
@@ -33,25 +33,12 @@ impl Container {
         Ok(Self::new(id.clone(), entry, facts, None))
     }
 
-    /// Removes a container whose facts cannot be read, as `e` says, with its processes as far as those can be found.
-    pub(crate) fn discard(store: &Store, id: &ContainerId, e: &Error) -> Result<()> {
-        let entry = store.open(id)?;
-        if let Some(facts) = entry.facts_of_any_version() {
-            return Self::new(id.clone(), entry, Some(facts), None).task()?.delete(true).map(drop);
-        }
-        let _lock = entry.lock()?;
-        tracing::warn!(
-            "{e}: which processes and cgroups container {id} has is not known; they stay if there are any"
-        );
-        entry.remove()
-    }
-
     /// A container that was just made from `spec`.
     pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Arc<Spec>) -> Self {
         Self::new(id, entry, Some(facts), Some(spec))
     }
 
-    fn new(id: ContainerId, entry: Entry, facts: Option<Facts>, spec: Option<Arc<Spec>>) -> Self {
+    pub(crate) fn new(id: ContainerId, entry: Entry, facts: Option<Facts>, spec: Option<Arc<Spec>>) -> Self {
         Self(Arc::new(Inner { id, entry, facts, spec: Mutex::new(spec) }))
     }
 
@@ -120,15 +107,5 @@ impl Container {
     /// When it was created.
     pub fn created(&self) -> SystemTime {
         self.0.facts.as_ref().map_or(SystemTime::UNIX_EPOCH, |f| f.created)
-    }
-
-    /// Its task: what runs in it, ran, or is about to. This is where the kernel is asked for the process behind the
-    /// number on disk; the task then keeps it.
-    pub fn task(&self) -> Result<Task> {
-        match &self.0.facts {
-            Some(facts) if facts.pid != 0 => Task::open(self.clone()),
-            // Its creator may have come further meanwhile.
-            _ => Task::open(self.reread()?),
-        }
     }
 }

@@ -12,8 +12,8 @@ use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use crate::container::exit::ExitStatus;
+use crate::container::handle::Container;
 use crate::container::process::Process;
-use crate::container::task::Task;
 use crate::container::wait::{Teller, Wait};
 use crate::error::{Error, Result};
 
@@ -36,8 +36,15 @@ struct Watches {
     removals: HashMap<i32, Removal>,
 }
 
-/// Waiters for a container's removal, each with the task that says how it ended.
-type Removal = Vec<(Task, Teller)>;
+/// Waiters for a container's removal.
+type Removal = Vec<Removed>;
+
+/// A container whose removal somebody waits for, and what then says how it ended.
+struct Removed {
+    container: Container,
+    how: Box<dyn Fn() -> ExitStatus + Send>,
+    teller: Teller,
+}
 
 static MONITOR: OnceLock<Arc<Monitor>> = OnceLock::new();
 /// Children of this process that the library made and that may not have been reaped, each with its container's first
@@ -161,17 +168,21 @@ impl Monitor {
         Ok(())
     }
 
-    /// Waits for a container's removal; the result is that of its first process.
-    pub(crate) fn on_removal(&self, task: &Task) -> Result<Wait> {
-        let entry = task.container().entry();
+    /// Waits for a container's removal; `how` then says how its first process ended.
+    pub(crate) fn on_removal(
+        &self,
+        container: &Container,
+        how: impl Fn() -> ExitStatus + Send + 'static,
+    ) -> Result<Wait> {
+        let entry = container.entry();
         let (wait, teller) = Wait::new();
         let mut watches = self.lock();
         let flags = WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         let watch = inotify::add_watch(&self.inotify, entry.proc_path(), flags)
             .map_err(|e| Error::sys("inotify_add_watch", entry.path().display().to_string(), e))?;
         let removal = watches.removals.entry(watch).or_default();
-        removal.retain(|(_, teller)| !teller.is_idle());
-        removal.push((task.clone(), teller));
+        removal.retain(|removed| !removed.teller.is_idle());
+        removal.push(Removed { container: container.clone(), how: Box::new(how), teller });
         drop(watches);
         if entry.is_removed() {
             // The kernel may have nothing more to tell of it.
@@ -225,10 +236,10 @@ impl Monitor {
 
     /// The kernel could not keep all that it had to tell.
     fn look_at_all(&self) {
-        let gone = |tasks: &Removal| tasks.iter().any(|(task, _)| task.container().entry().is_removed());
+        let gone = |removal: &Removal| removal.iter().any(|removed| removed.container.entry().is_removed());
         let watches = self.lock();
         let removed: Vec<i32> =
-            watches.removals.iter().filter(|(_, tasks)| gone(tasks)).map(|(watch, _)| *watch).collect();
+            watches.removals.iter().filter(|(_, removal)| gone(removal)).map(|(watch, _)| *watch).collect();
         drop(watches);
         removed.into_iter().for_each(|watch| self.removed(watch));
     }
@@ -236,7 +247,14 @@ impl Monitor {
     fn removed(&self, watch: i32) {
         let told = self.lock().removals.remove(&watch).unwrap_or_default();
         let _ = inotify::remove_watch(&self.inotify, watch);
-        told.iter().for_each(|(task, teller)| teller.tell(&task.exit_status()));
+        told.iter().for_each(|removed| removed.teller.tell(&(removed.how)()));
+    }
+}
+
+impl Process {
+    /// Waits for its end.
+    pub fn wait(&self) -> Result<Wait> {
+        shared()?.on_exit(self)
     }
 }
 

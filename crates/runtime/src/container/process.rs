@@ -13,13 +13,11 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::termios::Winsize;
 
 use crate::container::exit::{Ended, ExitStatus};
-use crate::container::monitor;
-use crate::container::processes::{ProcessId, Record};
 use crate::container::stdio::Kept;
-use crate::container::wait::Wait;
 use crate::error::{Error, Result};
 use crate::host::procfs;
-use crate::state::facts::Status;
+use crate::state::processes::{ProcessId, Record};
+use crate::status::Status;
 
 /// A process: a container's first one, or one that was executed in it. Its number cannot pass to another process
 /// under this handle's hands. Clones share it.
@@ -182,11 +180,6 @@ impl Process {
     /// Closes the pipe that is its standard input: it reads the end of its input. A second time changes nothing.
     pub fn close_stdin(&self) {
         drop(self.take_stdin());
-    }
-
-    /// Waits for its end.
-    pub fn wait(&self) -> Result<Wait> {
-        monitor::shared()?.on_exit(self)
     }
 
     /// How it ended, reaping it if it is the caller's child; none as long as it runs.

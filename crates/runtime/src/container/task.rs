@@ -9,23 +9,29 @@ use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
 use hiber_sandbox::parent::Starter;
 use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
+use hiber_sys::clone::Child;
 use hiber_sys::signal::Signal;
 
-use crate::checkpoint;
-use crate::checkpoint::lazy::arrival::Arrival;
-use crate::container::create::Built;
 use crate::container::exit::ExitStatus;
 use crate::container::handle::Container;
 use crate::container::monitor;
 use crate::container::process::{Made, Process};
-use crate::container::processes::ProcessId;
+use crate::container::stdio::Kept;
 use crate::container::wait::{Condition, Wait};
 use crate::error::{Context, Error, Result, chain};
+use crate::helpers::guard;
+use crate::helpers::lazy::arrival::Arrival;
 use crate::host::procfs;
-use crate::state::facts::{Brief, Facts, Observe, Status};
+use crate::id::ContainerId;
+use crate::state::entry::Entry;
+use crate::state::entry::START_SOCKET;
+use crate::state::facts::{Brief, Facts};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
-use crate::state::store::{Entry, START_SOCKET};
+use crate::state::observe::Observe;
+use crate::state::processes::ProcessId;
+use crate::state::store::Store;
+use crate::status::Status;
 
 /// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
 /// container's cgroup, and asks the kernel by them: no path is looked up and no file of the container's is read again.
@@ -42,6 +48,39 @@ pub struct Task {
     started: Arc<AtomicBool>,
     /// What brings the memory of a restored one, if that comes later.
     memory: Option<Arc<Arrival>>,
+}
+
+impl Container {
+    /// Its task: what runs in it, ran, or is about to. This is where the kernel is asked for the process behind the
+    /// number on disk; the task then keeps it.
+    pub fn task(&self) -> Result<Task> {
+        match self.facts() {
+            Ok(facts) if facts.pid != 0 => Task::open(self.clone()),
+            // Its creator may have come further meanwhile.
+            _ => Task::open(self.reread()?),
+        }
+    }
+
+    /// Removes a container whose facts cannot be read, as `e` says, with its processes as far as those can be found.
+    pub(crate) fn discard(store: &Store, id: &ContainerId, e: &Error) -> Result<()> {
+        let entry = store.open(id)?;
+        if let Some(facts) = entry.facts_of_any_version() {
+            return Self::new(id.clone(), entry, Some(facts), None).task()?.delete(true).map(drop);
+        }
+        let _lock = entry.lock()?;
+        tracing::warn!(
+            "{e}: which processes and cgroups container {id} has is not known; they stay if there are any"
+        );
+        entry.remove()
+    }
+}
+
+/// What a new container's task is made of.
+pub(crate) struct Built {
+    pub(crate) child: Child,
+    /// Over which alone it can be started, if so.
+    pub(crate) starter: Option<Starter>,
+    pub(crate) kept: Kept,
 }
 
 fn cgroup_of(container: &Container) -> Result<Cgroup> {
@@ -273,7 +312,7 @@ impl Task {
 
     pub(crate) fn refuse<T>(&self, what: &str, status: Status) -> Result<T> {
         let mut what = what.to_owned();
-        if status == Status::Paused && checkpoint::has_left_frozen(self.entry()) {
+        if status == Status::Paused && guard::has_left_frozen(self.entry()) {
             what.push_str("; a checkpoint that was killed has left it frozen: `resume` lets it go on");
         }
         Err(Error::State { what, status })
@@ -308,7 +347,7 @@ impl Task {
         let _lock = self.entry().lock()?;
         match self.status()? {
             Status::Running | Status::Created => {
-                checkpoint::forget(self.entry());
+                guard::forget(self.entry());
                 self.cgroup.freeze()?;
             }
             status => {
@@ -325,7 +364,7 @@ impl Task {
         let _lock = self.entry().lock()?;
         match self.status()? {
             Status::Paused => {
-                checkpoint::settle(self.entry())?;
+                guard::settle(self.entry())?;
                 self.cgroup.thaw()?;
             }
             status => return self.refuse("container not paused", status),
@@ -349,7 +388,10 @@ impl Task {
         match &self.init {
             Some(init) if !ended => monitor::shared()?.on_exit(init),
             // There will be no other exit: the container's end is the next thing to hear of.
-            _ => monitor::shared()?.on_removal(self),
+            _ => {
+                let task = self.clone();
+                monitor::shared()?.on_removal(&self.container, move || task.exit_status())
+            }
         }
     }
 
@@ -413,7 +455,7 @@ impl Task {
     /// the container exists no more (runtime-spec "Lifecycle", steps 12 and 13).
     pub(crate) fn destroy(&self, lock: Lock) -> Result<()> {
         let cgroup = &self.cgroup;
-        checkpoint::sweep_after(self.entry());
+        guard::sweep_after(self.entry());
         // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
         let removed = cgroup.destroy().context("remove the container's cgroup");
         let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());

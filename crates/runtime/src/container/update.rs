@@ -4,10 +4,10 @@ use hiber_sandbox::cgroup::{Layout, Limits};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::kept::resources;
 use crate::container::task::Task;
 use crate::error::{Error, Result, chain};
-use crate::state::facts::Status;
+use crate::state::resources;
+use crate::status::Status;
 
 impl Task {
     /// Sets the limits that `change` has; all others stay. Device rules are not changed, as in runc.

@@ -1,5 +1,7 @@
 //! The host, as every part of the library sees it: processes, files' owners, threads.
 
+pub(crate) mod links;
 pub(crate) mod owned;
+pub(crate) mod paths;
 pub(crate) mod procfs;
 pub(crate) mod threads;

@@ -1,4 +1,4 @@
-//! What is known of a container: facts that are written down once, and the status, which is observed.
+//! What is known of a container: facts that are written down once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,9 +11,7 @@ use hiber_sandbox::rootfs;
 use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
 use crate::host::procfs;
-use crate::state::store::{INIT_SOCKET, START_SOCKET};
 
 /// A container's facts, as its `state.json` keeps them. Nothing in it changes while the container lives, so
 /// nothing in it can become untrue.
@@ -111,70 +109,5 @@ impl Brief {
             annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
             hooks: spec.hooks().clone(),
         }
-    }
-}
-
-/// A container's status (runtime-spec "State"; `paused` is runc's).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Being set up.
-    Creating,
-    /// Set up; its program is not yet executed.
-    Created,
-    Running,
-    /// Frozen.
-    Paused,
-    /// Its first process is gone.
-    Stopped,
-}
-
-/// What a status is read off, asked of the kernel by whoever can.
-pub(crate) trait Observe {
-    /// Whether the first process is there and has not ended.
-    fn is_alive(&self) -> Result<bool>;
-    /// Whether the cgroup is frozen.
-    fn is_frozen(&self) -> Result<bool>;
-    /// Whether somebody listens on the socket of that name in the container's directory.
-    fn listens(&self, socket: &str) -> Result<bool>;
-
-    /// Whether nobody listens because the runtime was killed while it made the container, whose init is about to end.
-    fn is_abandoned(&self) -> Result<bool>;
-
-    /// The status of a container that has had a first process. No more is asked than it takes.
-    fn observe(&self) -> Result<Status> {
-        Ok(if !self.is_alive()? {
-            Status::Stopped
-        } else if self.is_frozen()? {
-            Status::Paused
-        } else if self.listens(INIT_SOCKET)? {
-            // It gets the other's name when init is ready: asked for in this order, one of the two is seen.
-            Status::Creating
-        } else if self.listens(START_SOCKET)? {
-            Status::Created
-        } else if self.is_abandoned()? {
-            Status::Stopped
-        } else {
-            Status::Running
-        })
-    }
-}
-
-impl Status {
-    /// Its name, as JSON has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
     }
 }

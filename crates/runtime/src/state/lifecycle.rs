@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::state::store::Entry;
+use crate::state::entry::Entry;
 
 /// The file's name in the container's directory.
 pub(crate) const FILE: &str = "events";

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::host::procfs;
-use crate::state::store::Entry;
+use crate::state::entry::Entry;
 
 /// How long somebody else may hold the lock. Hooks are run without it, and the longest that it is held for is a checkpoint
 /// or a restore of much memory.

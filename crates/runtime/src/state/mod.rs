@@ -1,6 +1,10 @@
 //! What is on disk of a container: its directory, its facts, the lock, the events that are written down.
 
+pub(crate) mod entry;
 pub(crate) mod facts;
 pub(crate) mod lifecycle;
 pub(crate) mod lock;
+pub(crate) mod observe;
+pub(crate) mod processes;
+pub(crate) mod resources;
 pub(crate) mod store;

@@ -1,6 +1,7 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::state::entry::{INIT_SOCKET, START_SOCKET};
 use crate::state::facts::Facts;
 
 fn store() -> (tempfile::TempDir, Store, ContainerId) {

@@ -13,7 +13,6 @@ mod networks;
 pub(crate) mod options;
 mod policy;
 mod processor;
-pub(crate) mod resources;
 pub(crate) mod sockets;
 pub(crate) mod spaces;
 pub(crate) mod switches;
@@ -37,6 +36,7 @@ use descriptors::Owner;
 
 use crate::error::{Error, Result};
 use crate::host::procfs::Numbered;
+use crate::state::resources::ChangedResources;
 
 /// The file in the directory of the images.
 pub(crate) const FILE_NAME: &str = "kept.json";
@@ -64,7 +64,7 @@ pub(crate) struct Kept {
     pub(crate) nosymfollow: Vec<PathBuf>,
     /// Limits that `update` has changed. A restore has them before it has processes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) resources: resources::ChangedResources,
+    pub(crate) resources: ChangedResources,
     /// Options of sockets, and the multicast groups that they are in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sockets: Vec<sockets::Socket>,

@@ -13,7 +13,7 @@ use super::{
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::container::task::Task;
 use crate::error::Result;
-use crate::state::facts::Status;
+use crate::status::Status;
 
 /// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;

@@ -15,7 +15,7 @@ use super::{Findings, Process};
 use crate::checkpoint::kept;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::state::facts::Status as ContainerStatus;
+use crate::status::Status as ContainerStatus;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).
 const NOT_NESTED: [&str; 6] = ["pid", "user", "ipc", "uts", "time", "cgroup"];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Verdict;
-use crate::checkpoint::kept::resources::{Changed, ChangedResources};
+use crate::state::resources::{Changed, ChangedResources};
 
 /// What more there is of something, and what it comes to where it is not set.
 #[derive(Debug, Clone, Copy)]

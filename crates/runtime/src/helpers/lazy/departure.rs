@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::admission::Terms;
 use super::token::Token;
 use super::{Address, spawn, tune};
-use crate::checkpoint::PUBLISHING;
 use crate::error::{Error, Result, chain};
+use crate::helpers::guard::PUBLISHING;
 use crate::host::owned;
 
 /// argv\[1\] of the runtime's binary when it is to serve memory.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 const MARK: &str = ".hiber-";
 
 /// A name that this process has given to no other, for a directory beside `target`, which has a name.
-pub(super) fn hidden(target: &Path) -> PathBuf {
+pub(crate) fn hidden(target: &Path) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut hidden = OsString::from(".");
@@ -32,16 +32,16 @@ fn is_hidden(name: &OsStr) -> bool {
 }
 
 /// What tells a directory from others, whatever its name.
-pub(super) type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 /// That of a directory or whatever else has this path.
-pub(super) fn identity(path: &Path) -> Option<Identity> {
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
     rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Locks a directory that was just made. False if a sweep was faster: the directory is gone, or is about to be. Where a file
 /// system has no locks none is held, and none can be taken by a sweep.
-pub(super) fn lock(dir: &ImageDirectory) -> bool {
+pub(crate) fn lock(dir: &ImageDirectory) -> bool {
     match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => false,
         _ => is_at(dir, dir.path()),
@@ -54,7 +54,7 @@ fn is_at(dir: impl AsFd, path: &Path) -> bool {
 }
 
 /// Removes what the dead have left in `parent`.
-pub(super) fn sweep(parent: &Path) {
+pub(crate) fn sweep(parent: &Path) {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     for left in entries.filter(|entry| is_hidden(&entry.file_name())) {
         sweep_one(&left.path());
@@ -67,13 +67,13 @@ fn open(path: &Path) -> Option<OwnedFd> {
 }
 
 /// Whether somebody who lives has locked what has this path.
-pub(super) fn is_held(path: &Path) -> bool {
+pub(crate) fn is_held(path: &Path) -> bool {
     let share = FlockOperation::NonBlockingLockShared;
     open(path).is_some_and(|file| rustix::fs::flock(&file, share) == Err(Errno::WOULDBLOCK))
 }
 
 /// Removes a directory of the caller's in which nobody works.
-pub(super) fn sweep_one(path: &Path) {
+pub(crate) fn sweep_one(path: &Path) {
     let Some(dir) = open(path) else { return };
     let own = rustix::process::geteuid().as_raw();
     let is_own = rustix::fs::fstat(&dir).is_ok_and(|s| s.st_uid == own && s.st_mode & 0o022 == 0);

@@ -10,7 +10,7 @@ pub(crate) struct Links(PathBuf);
 
 impl Links {
     /// Makes the directory `at` with links of these names to these targets.
-    pub(super) fn make(at: PathBuf, links: impl IntoIterator<Item = (String, PathBuf)>) -> Result<Self> {
+    pub(crate) fn make(at: PathBuf, links: impl IntoIterator<Item = (String, PathBuf)>) -> Result<Self> {
         // Left by a process that was killed.
         let _ = std::fs::remove_dir_all(&at);
         let failed = |e: std::io::Error| Error::file(&at, &e);

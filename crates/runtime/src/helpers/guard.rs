@@ -25,11 +25,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{leftovers, unfinished};
-use crate::checkpoint::trial;
 use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
-use crate::state::store::Entry;
+use crate::state::entry::Entry;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
@@ -53,31 +52,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is guarded.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Watch {
-    pub(super) cgroup: CgroupPaths,
+pub(crate) struct Watch {
+    pub(crate) cgroup: CgroupPaths,
     /// Whether the container was running, so that it must not stay frozen.
-    pub(super) thaw: bool,
+    pub(crate) thaw: bool,
     /// Where the checkpoint is written, and where it is published.
-    pub(super) staging: PathBuf,
-    pub(super) target: PathBuf,
+    pub(crate) staging: PathBuf,
+    pub(crate) target: PathBuf,
     /// The first process, and when it started.
-    pub(super) process: (i32, u64),
+    pub(crate) process: (i32, u64),
     /// CRIU's log.
-    pub(super) log: PathBuf,
+    pub(crate) log: PathBuf,
     /// Whether CRIU may link files that have lost their name.
-    pub(super) links: bool,
+    pub(crate) links: bool,
     /// Whether a published checkpoint means the end of the container.
-    pub(super) ends: bool,
+    pub(crate) ends: bool,
     /// The container's directory.
-    pub(super) entry: PathBuf,
+    pub(crate) entry: PathBuf,
     /// The cgroup of a restore on trial, if there is to be one.
     #[serde(default)]
-    pub(super) trial: Option<CgroupPaths>,
+    pub(crate) trial: Option<CgroupPaths>,
 }
 
 /// The guard, from the runtime's side. Dropped, it is told that all is well.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     child: Child,
     record: PathBuf,
     _locked: File,
@@ -85,7 +84,7 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Its standard output is the record, whose lock is held as long as one of the two lives.
-    pub(super) fn start(watch: &Watch) -> Result<Self> {
+    pub(crate) fn start(watch: &Watch) -> Result<Self> {
         let record = watch.entry.join(RECORD);
         let watch =
             serde_json::to_string(watch).map_err(|e| Error::internal("encode the guard's task", e))?;
@@ -113,31 +112,31 @@ impl Guard {
     }
 
     /// The directory is made: by its identity it is found where it is published.
-    pub(super) fn staging(&mut self, directory: &ImageDirectory) -> Result<()> {
+    pub(crate) fn staging(&mut self, directory: &ImageDirectory) -> Result<()> {
         let stat = directory.stat().map_err(|e| Error::file(directory.path(), &e))?;
         let [device, inode] = [stat.st_dev, stat.st_ino].map(u64::to_ne_bytes);
         self.say(&[&[STAGING][..], &device, &inode].concat())
     }
 
     /// CRIU runs: what it does is not to be settled before its end.
-    pub(super) fn criu(&mut self, pid: u32) -> Result<()> {
+    pub(crate) fn criu(&mut self, pid: u32) -> Result<()> {
         let [a, b, c, d] = pid.to_ne_bytes();
         self.say(&[CRIU, a, b, c, d])
     }
 
     /// The checkpoint is about to be published: from now on a vanished staging directory means that it was.
-    pub(super) fn publishing(&mut self) -> Result<()> {
+    pub(crate) fn publishing(&mut self) -> Result<()> {
         self.say(&[PUBLISHING])
     }
 
     /// As [`publishing`](Self::publishing), but until someone says that, the container is to run on and the checkpoint
     /// to be withdrawn.
-    pub(super) fn lending(&mut self) -> Result<()> {
+    pub(crate) fn lending(&mut self) -> Result<()> {
         self.say(&[LENDING])
     }
 
     /// CRIU is about to lock the network: from now on its rules may be left.
-    pub(super) fn locking(&mut self) -> Result<()> {
+    pub(crate) fn locking(&mut self) -> Result<()> {
         self.say(&[LOCKING])
     }
 
@@ -147,7 +146,7 @@ impl Guard {
     }
 
     /// A copy of our end, for who else has something to say.
-    pub(super) fn share(&self) -> Result<OwnedFd> {
+    pub(crate) fn share(&self) -> Result<OwnedFd> {
         let closed = || Error::internal("share the pipe to the checkpoint's guard", "it is closed");
         let pipe = self.child.stdin.as_ref().ok_or_else(closed)?;
         rustix::io::fcntl_dupfd_cloexec(pipe, 3).map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))
@@ -255,7 +254,7 @@ impl Watch {
     /// `published`: what was written is where it was to be.
     fn settle(&self, said: Said, published: bool) -> hiber_sandbox::Result<()> {
         if let Some(trial) = &self.trial {
-            let _ = trial::clear(trial.clone());
+            let _ = clear_trial(trial.clone());
         }
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
         if published && said.publishing && self.ends {
@@ -324,6 +323,11 @@ pub(crate) fn forget(entry: &Entry) {
 /// Removes what a killed checkpoint has written, of a container that is removed.
 pub(crate) fn sweep_after(entry: &Entry) {
     interrupted(entry).into_iter().for_each(|watch| unfinished::sweep_one(&watch.staging));
+}
+
+/// Ends what a restore on trial has left in its cgroup, and that.
+pub(crate) fn clear_trial(paths: CgroupPaths) -> hiber_sandbox::Result<()> {
+    Cgroup::open(paths, OnDenied::Skip)?.destroy()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const RUN_ID: &str = "CRIU run id = ";
 
 /// Unlocks the network namespace of a process after the dump that wrote `log`; what was not locked stays as it is. Gives
 /// what was removed.
-pub(super) fn unlock_network(pid: i32, log: &Path) -> Vec<String> {
+pub(crate) fn unlock_network(pid: i32, log: &Path) -> Vec<String> {
     // In a namespace of several containers there may be tables of others, that sleep. A session names itself twice.
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let runs: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(RUN_ID)?.1.trim())).collect();
@@ -77,7 +77,7 @@ fn remove_tables(is_ours: impl Fn(&str) -> bool) -> Vec<String> {
 
 /// Removes CRIU's links to files that processes have open and that have lost their name. No checkpoint needs them:
 /// CRIU itself removes those of a container that it leaves running.
-pub(super) fn remove_links(pids: &[u32]) -> Vec<String> {
+pub(crate) fn remove_links(pids: &[u32]) -> Vec<String> {
     let mut removed = Vec::new();
     for pid in pids {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

@@ -1,4 +1,12 @@
-//! That this program can be its own helper: a container's init, a checkpoint's guard.
+//! This program as its own helper: a container's init (in hiber-sandbox), a checkpoint's guard, CRIU's tar, and the two
+//! processes between which memory follows a container.
+
+pub(crate) mod guard;
+pub(crate) mod lazy;
+pub(crate) mod leftovers;
+#[cfg(feature = "archive")]
+pub(crate) mod tar;
+pub(crate) mod unfinished;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -49,7 +49,7 @@ pub(crate) fn apply(kept: &ChangedResources, spec: &mut Spec) -> Result<()> {
     let mut all = members(&linux.resources().clone().unwrap_or_default())?;
     all.extend(kept.iter().map(|(name, changed)| (name.clone(), changed.is.clone())));
     all.retain(|_, value| !value.is_null());
-    let bad = |e: serde_json::Error| Error::Invalid(format!("{}: resources: {e}", super::FILE_NAME));
+    let bad = |e: serde_json::Error| Error::Invalid(format!("kept.json: resources: {e}"));
     let value = serde_json::to_value(all).map_err(bad)?;
     linux.set_resources(Some(serde_json::from_value(value).map_err(bad)?));
     spec.set_linux(Some(linux));

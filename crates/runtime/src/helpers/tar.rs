@@ -15,18 +15,18 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
+use ::tar::{Archive, Builder, EntryType, Header};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use hiber_criu::Launch;
 use hiber_sandbox::ids;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
-use tar::{Archive, Builder, EntryType, Header};
 
 use pax::Records;
 
-use super::links::Links;
 use crate::error::Result;
+use crate::host::links::Links;
 
 /// The name that CRIU calls.
 const NAME: &str = "tar";
@@ -354,5 +354,5 @@ fn make_file(directory: &OwnedFd, item: &Item) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "tmpfs_tests.rs"]
+#[path = "tar_tests.rs"]
 mod tests;

@@ -1,0 +1,126 @@
+//! All containers of one directory: where a program begins.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::named::Checkpoint;
+use crate::checkpoint::preflight;
+use crate::checkpoint::restore::{RestoreContainerOptions, restore};
+use crate::checkpoint::trial;
+use crate::container::create::{CreateOptions, create};
+use crate::container::glance::Glance;
+use crate::container::handle::Container;
+use crate::container::task::Task;
+use crate::error::{Error, Result};
+use crate::id::ContainerId;
+use crate::state::store::Store;
+
+/// All containers below one root directory.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    pub(crate) store: Store,
+}
+
+impl Runtime {
+    /// Containers below `root`, which is made when it is needed.
+    pub fn new(root: &Path) -> Self {
+        Self { store: Store::new(root) }
+    }
+
+    /// Creates a container up to the point where [`Task::start`] executes its program. On failure nothing of it is
+    /// left.
+    pub fn create(&self, id: &ContainerId, options: &CreateOptions<'_>) -> Result<Task> {
+        Ok(create(&self.store, id, options)?.finish())
+    }
+
+    /// Restores a container from a checkpoint, running; its first process is a child of the caller. On failure
+    /// nothing of it is left.
+    pub fn restore(&self, id: &ContainerId, options: &RestoreContainerOptions<'_>) -> Result<Task> {
+        restore(&self.store, id, options)
+    }
+
+    /// Lists what would make [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) a
+    /// checkpoint, fail, or cost much. Nothing is made or started.
+    pub fn check_restore(
+        &self,
+        id: &ContainerId,
+        checkpoint: Option<&Checkpoint>,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> preflight::Report {
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.choose(&mut options.criu);
+        }
+        preflight::check_restore(&self.store, id, &options)
+    }
+
+    /// Restores on trial: up to the moment before the first instruction, without effect on anything, and then thrown away.
+    /// The container of that id may run meanwhile.
+    ///
+    /// # Errors
+    /// Why [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) the checkpoint, would fail, or
+    /// why that cannot be tried.
+    pub fn try_restore(
+        &self,
+        id: &ContainerId,
+        checkpoint: Option<&Checkpoint>,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<()> {
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.choose(&mut options.criu);
+        }
+        trial::of_checkpoint(&self.store, id, &options)
+    }
+
+    /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so
+    /// it does for what its dump was told and `options` leave open.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn start_from(
+        &self,
+        id: &ContainerId,
+        checkpoint: &Checkpoint,
+        mut options: RestoreContainerOptions<'_>,
+    ) -> Result<Task> {
+        checkpoint.choose(&mut options.criu);
+        self.restore(id, &options)
+    }
+
+    /// A container that exists.
+    pub fn open(&self, id: &ContainerId) -> Result<Container> {
+        Container::open(&self.store, id)
+    }
+
+    /// Deletes a container whatever its state; one that does not exist is no error.
+    pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
+        match self.open(id) {
+            Err(Error::NotFound) => self.store.sweep(id),
+            // What is written down of it is damaged, or not the caller's.
+            Err(e @ Error::File { .. }) => Container::discard(&self.store, id, &e),
+            container => container?.task()?.delete(true).map(drop),
+        }
+    }
+
+    /// The ids of all containers, sorted.
+    pub fn ids(&self) -> Result<Vec<ContainerId>> {
+        self.store.ids()
+    }
+
+    /// Looks at a container.
+    ///
+    /// # Errors
+    /// As of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
+    pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
+        Glance::new(&Arc::new(self.store.overview(false)), id.clone())
+    }
+
+    /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
+    /// deleted meanwhile, or of which nothing is written down yet, is [`Error::NotFound`].
+    pub fn glances<'a>(
+        &self,
+        ids: &'a [ContainerId],
+    ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
+        let overview = Arc::new(self.store.overview(ids.len() > 1));
+        ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
+    }
+}

@@ -1,0 +1,36 @@
+//! The status, which is observed and not written down.
+
+use crate::error::Result;
+use crate::state::entry::{INIT_SOCKET, START_SOCKET};
+use crate::status::Status;
+
+/// What a status is read off, asked of the kernel by whoever can.
+pub(crate) trait Observe {
+    /// Whether the first process is there and has not ended.
+    fn is_alive(&self) -> Result<bool>;
+    /// Whether the cgroup is frozen.
+    fn is_frozen(&self) -> Result<bool>;
+    /// Whether somebody listens on the socket of that name in the container's directory.
+    fn listens(&self, socket: &str) -> Result<bool>;
+
+    /// Whether nobody listens because the runtime was killed while it made the container, whose init is about to end.
+    fn is_abandoned(&self) -> Result<bool>;
+
+    /// The status of a container that has had a first process. No more is asked than it takes.
+    fn observe(&self) -> Result<Status> {
+        Ok(if !self.is_alive()? {
+            Status::Stopped
+        } else if self.is_frozen()? {
+            Status::Paused
+        } else if self.listens(INIT_SOCKET)? {
+            // It gets the other's name when init is ready: asked for in this order, one of the two is seen.
+            Status::Creating
+        } else if self.listens(START_SOCKET)? {
+            Status::Created
+        } else if self.is_abandoned()? {
+            Status::Stopped
+        } else {
+            Status::Running
+        })
+    }
+}
