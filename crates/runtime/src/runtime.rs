@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::checkpoint::named::Checkpoint;
 use crate::checkpoint::preflight;
-use crate::checkpoint::restore::{RestoreContainerOptions, restore};
+use crate::checkpoint::restore::restore;
+use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::trial;
 use crate::container::create::{CreateOptions, create};
 use crate::container::glance::Glance;

@@ -10,6 +10,9 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, Result};
 
+/// CRIU's log of a dump.
+pub(super) const DUMP_LOG: &str = "dump.log";
+
 /// Bits of group and others that let them write.
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -63,7 +66,7 @@ pub(super) fn check_work(dir: &ImageDirectory) -> Result<()> {
     let stat = dir.stat().map_err(|e| Error::file(dir.path(), &e))?;
     let allowed = if stat.st_mode & STICKY == 0 { OTHERS_WRITE } else { 0 };
     check_owner(&stat, allowed).or_else(|why| refuse(format!("cannot be the work directory: {why}")))?;
-    for name in [super::dump::DUMP_LOG, "restore.log", "stats-dump", "stats-restore"] {
+    for name in [DUMP_LOG, "restore.log", "stats-dump", "stats-restore"] {
         let link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
         if dir.stat_of(name).is_ok_and(link) {
             let why = "is a symbolic link; expected a file or nothing, for CRIU writes there";

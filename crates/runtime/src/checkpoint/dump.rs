@@ -10,6 +10,7 @@ use hiber_criu::{
 };
 use oci_spec::runtime::Spec;
 
+use super::custody::DUMP_LOG;
 use super::externals;
 use super::follower::{Follower, Work};
 use super::frozen::{Frozen, freezer};
@@ -43,9 +44,6 @@ use crate::status::Status;
 
 /// The first CRIU that surely knows the choice to lock nothing.
 const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
-
-/// CRIU's log of a dump.
-pub(super) const DUMP_LOG: &str = "dump.log";
 
 impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
@@ -115,7 +113,7 @@ impl Task {
                 container.id().as_str(),
                 version,
                 self.spec_as_created(spec)?.as_ref(),
-                options,
+                options.recorded(),
             )?,
             work: Work { hash: !options.no_hash, sync: !options.no_sync },
             config: named.map(|named| named.config),

@@ -14,9 +14,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::CheckpointOptions;
 use super::follower::Heads;
-use crate::checkpoint::preflight::AcceptedLoss;
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Token;
 
@@ -62,6 +60,15 @@ pub struct Manifest {
     pub config: String,
     /// The files by name, without logs and statistics, which CRIU goes on to write when the rest is whole.
     pub files: BTreeMap<String, FileSum>,
+}
+
+/// A loss that a checkpoint was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedLoss {
+    /// The [`Check`](crate::preflight::Check)'s name.
+    pub check: String,
+    /// What is not in the checkpoint.
+    pub what: String,
 }
 
 /// What a checkpoint holds.
@@ -125,18 +132,18 @@ impl Manifest {
         container: &str,
         criu: hiber_criu::Version,
         spec: &Spec,
-        options: &CheckpointOptions,
+        (kind, options): (Kind, Options),
     ) -> Result<Self> {
         let system = rustix::system::uname();
         Ok(Self {
             version: VERSION,
-            kind: if options.pre_dump { Kind::PreDump } else { Kind::Dump },
+            kind,
             container: container.to_owned(),
             created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             criu: criu.to_string(),
             kernel: system.release().to_string_lossy().into_owned(),
             cpu: Cpu::here(),
-            options: Options::of(options),
+            options,
             proved: false,
             accepted: Vec::new(),
             memory_token: None,
@@ -230,32 +237,6 @@ impl Cpu {
         let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self { architecture, features: cpu_features(&cpuinfo) }
-    }
-}
-
-impl Options {
-    fn of(options: &CheckpointOptions) -> Self {
-        let criu = &options.criu;
-        let on = |switch: Option<bool>| switch.unwrap_or(false);
-        Self {
-            tcp_established: on(criu.tcp_established),
-            tcp_close: on(criu.tcp_close),
-            tcp_skip_in_flight: options.tcp_skip_in_flight,
-            ext_unix_sk: on(criu.ext_unix_sk),
-            shell_job: on(criu.shell_job),
-            file_locks: on(criu.file_locks),
-            link_remap: options.link_remap,
-            lazy_pages: criu.lazy_pages,
-            auto_dedup: criu.auto_dedup,
-            empty_network: on(criu.empty_network),
-            // known once the container is looked at
-            loopback: false,
-            leave_running: options.leave_running,
-            cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
-            network_lock: criu.network_lock,
-            parent_path: options.parent_path.clone(),
-            page_server: options.page_server.as_ref().map(ToString::to_string),
-        }
     }
 }
 

@@ -4,9 +4,8 @@ use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
 use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{PageFile, Ranges, Receiver, Source};
-use oci_spec::runtime::Spec;
 
-use super::{CheckpointOptions, PreCopy, PreCopyMode, config_file};
+use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers, config_file};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
@@ -201,16 +200,4 @@ fn processes(task: &Task) -> Result<Vec<Process>> {
 fn own_memory(task: &Task) -> Result<Vec<(Process, u64)>> {
     let size = |process: &Process| procfs::own_memory(process.pid).unwrap_or_default();
     Ok(processes(task)?.into_iter().map(|process| (process, size(&process))).collect())
-}
-
-/// Where CRIU serves memory by itself, nobody asks for a token.
-pub(crate) fn check_peers(options: &CheckpointOptions, spec: &Spec) -> Result<()> {
-    match config_file(spec) {
-        Some(path) if options.criu.lazy_pages && !options.any_peer => Err(Error::Invalid(format!(
-            "with the CRIU configuration {} CRIU serves the memory by itself, at every address and to whoever comes \
-             first: pass --page-server-any-peer, or leave the configuration out",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
 }

@@ -19,6 +19,7 @@ mod parents;
 pub mod preflight;
 mod proof;
 pub(crate) mod restore;
+pub(crate) mod restore_options;
 pub(crate) mod shared;
 mod staging;
 pub(crate) mod trial;
@@ -30,7 +31,6 @@ mod yard;
 pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
 };
-pub(crate) use memory::check_peers;
 pub(crate) use network::needs_no_lock;
-pub(crate) use options::{CRIU_CONFIG, check, config_file};
+pub(crate) use options::{CRIU_CONFIG, check, check_peers, config_file};
 pub use options::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
 
-use super::{custody, manifest, parents, proof, work};
+use super::{custody, manifest, parents, work};
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::Address;
 
@@ -147,6 +147,34 @@ impl CriuOptions {
     }
 }
 
+impl CheckpointOptions {
+    /// What the manifest says of them.
+    pub(super) fn recorded(&self) -> (manifest::Kind, manifest::Options) {
+        let criu = &self.criu;
+        let on = |switch: Option<bool>| switch.unwrap_or(false);
+        let options = manifest::Options {
+            tcp_established: on(criu.tcp_established),
+            tcp_close: on(criu.tcp_close),
+            tcp_skip_in_flight: self.tcp_skip_in_flight,
+            ext_unix_sk: on(criu.ext_unix_sk),
+            shell_job: on(criu.shell_job),
+            file_locks: on(criu.file_locks),
+            link_remap: self.link_remap,
+            lazy_pages: criu.lazy_pages,
+            auto_dedup: criu.auto_dedup,
+            empty_network: on(criu.empty_network),
+            // known once the container is looked at
+            loopback: false,
+            leave_running: self.leave_running,
+            cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
+            network_lock: criu.network_lock,
+            parent_path: self.parent_path.clone(),
+            page_server: self.page_server.as_ref().map(ToString::to_string),
+        };
+        (if self.pre_dump { manifest::Kind::PreDump } else { manifest::Kind::Dump }, options)
+    }
+}
+
 /// The annotation of config.json that names a configuration file for CRIU.
 pub(crate) const CRIU_CONFIG: &str = "org.criu.config";
 
@@ -158,7 +186,7 @@ pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
 
 pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
-    proof::check(options)?;
+    check_proof(options)?;
     if options.pre_copy.max_rounds == 0 {
         return refuse("--max-rounds 0: expected 1 or more");
     }
@@ -202,4 +230,29 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         parents::check(parent_dir, Some(container)).context(format!("--parent-path {}", parent.display()))?;
     }
     Ok(())
+}
+
+/// Refuses what a proof cannot go with.
+fn check_proof(options: &CheckpointOptions) -> Result<()> {
+    let with = [
+        ("--pre-dump", options.pre_dump, "a pre-dump has no processes to be restored"),
+        ("--lazy-pages", options.criu.lazy_pages, "the memory stays in the container"),
+        ("--page-server", options.page_server.is_some(), "the memory goes elsewhere"),
+    ];
+    let found = with.iter().find(|(_, given, _)| options.prove && *given);
+    found.map_or(Ok(()), |(flag, _, why)| {
+        Err(Error::Invalid(format!("--prove and {flag} exclude each other: {why}")))
+    })
+}
+
+/// Where CRIU serves memory by itself, nobody asks for a token.
+pub(crate) fn check_peers(options: &CheckpointOptions, spec: &Spec) -> Result<()> {
+    match config_file(spec) {
+        Some(path) if options.criu.lazy_pages && !options.any_peer => Err(Error::Invalid(format!(
+            "with the CRIU configuration {} CRIU serves the memory by itself, at every address and to whoever comes \
+             first: pass --page-server-any-peer, or leave the configuration out",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,7 @@ use hiber_criu::CriuError;
 
 use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
-use crate::checkpoint::restore::{Resources, RestoreContainerOptions};
+use crate::checkpoint::restore_options::{Resources, RestoreContainerOptions};
 use crate::checkpoint::trial::{self, Trial};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -16,19 +16,6 @@ use crate::state::store::Store;
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) struct Failed(Error);
-
-/// Refuses what a proof cannot go with.
-pub(super) fn check(options: &CheckpointOptions) -> Result<()> {
-    let with = [
-        ("--pre-dump", options.pre_dump, "a pre-dump has no processes to be restored"),
-        ("--lazy-pages", options.criu.lazy_pages, "the memory stays in the container"),
-        ("--page-server", options.page_server.is_some(), "the memory goes elsewhere"),
-    ];
-    let found = with.iter().find(|(_, given, _)| options.prove && *given);
-    found.map_or(Ok(()), |(flag, _, why)| {
-        Err(Error::Invalid(format!("--prove and {flag} exclude each other: {why}")))
-    })
-}
 
 impl Task {
     /// Refuses what cannot be tried, before anything is frozen.

@@ -27,9 +27,8 @@ use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::ToClose;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
-use crate::checkpoint::restore::{
-    Network, Request, RestoreContainerOptions, cgroup_roots, check_images, hold, namespace, take_resources,
-};
+use crate::checkpoint::restore::{Network, Request, cgroup_roots, hold, namespace};
+use crate::checkpoint::restore_options::{RestoreContainerOptions, check_images, take_resources};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};

@@ -7,6 +7,7 @@
 mod areas;
 mod descriptors;
 mod eventfds;
+mod failures;
 mod groups;
 pub(crate) mod ipc;
 mod networks;

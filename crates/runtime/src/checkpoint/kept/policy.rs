@@ -8,7 +8,7 @@ use hiber_sys::scheduling::MemoryPolicy;
 use nix::errno::Errno;
 use syscalls::Sysno;
 
-use super::switches::{errno, failed};
+use super::failures::{errno, failed};
 use crate::error::{Error, Result};
 
 /// The kernel's names (mm/mempolicy.c), in the order of their numbers (linux/mempolicy.h).

@@ -11,6 +11,7 @@ use hiber_sys::scheduling::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
+use super::failures::{errno, failed};
 #[cfg(target_arch = "x86_64")]
 use super::processor;
 use super::spaces::AddressSpaces;
@@ -339,17 +340,6 @@ pub(super) fn put_back(
             .context(format!("give thread {} back what only it can set", thread.inner))?;
     }
     stopped.into_iter().try_for_each(|(thread, stopped)| stopped.release().map_err(failed(thread.inner)))
-}
-
-pub(super) fn failed(inner: i32) -> impl FnOnce(hiber_memory::Error) -> Error {
-    move |e| match inner {
-        0 => Error::Invalid(e.to_string()),
-        inner => Error::Invalid(format!("thread {inner} of the container: {e}")),
-    }
-}
-
-pub(super) fn errno(e: nix::errno::Errno) -> rustix::io::Errno {
-    rustix::io::Errno::from_raw_os_error(e as i32)
 }
 
 /// The kernel's flags of a thread (proc_pid_stat(5), field 9).

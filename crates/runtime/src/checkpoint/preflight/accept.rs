@@ -1,22 +1,13 @@
 //! Losses that somebody has accepted: what a restore will not bring back, and is saved without nevertheless.
 
 use oci_spec::runtime::Spec;
-use serde::{Deserialize, Serialize};
 
 use super::{CHECKS, Check, Finding, Findings, Severity};
+use crate::checkpoint::manifest::AcceptedLoss;
 use crate::error::{Error, Result};
 
 /// The annotation of config.json that accepts losses: names of checks, separated by commas.
 pub const ACCEPT: &str = "dev.hiber.accept";
-
-/// A loss that a checkpoint was made with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedLoss {
-    /// The [`Check`]'s name.
-    pub check: String,
-    /// What is not in the checkpoint.
-    pub what: String,
-}
 
 /// Which losses are accepted, and which were met.
 #[derive(Debug, Clone, Default)]

@@ -24,8 +24,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use crate::checkpoint::manifest::AcceptedLoss;
+pub use accept::ACCEPT;
 pub(crate) use accept::Accepted;
-pub use accept::{ACCEPT, AcceptedLoss};
 pub(crate) use explain::{explain, explain_restore};
 pub(crate) use host::{attacked, check_pipe_size, check_root};
 pub(crate) use losses::check_losses;
@@ -155,13 +156,6 @@ impl Findings {
         });
         let last = self.0.len() - 1;
         &mut self.0[last]
-    }
-
-    /// Something of a process.
-    fn of(&mut self, task: &tasks::Proc, check: &'static Check, what: impl Into<String>) -> &mut Finding {
-        let finding = self.add(check, what);
-        finding.process = Some(task.process());
-        finding
     }
 
     /// An operation that fails as a whole.

@@ -21,7 +21,9 @@ use super::table::{
 use super::{Findings, Report, bytes, host, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
-use crate::checkpoint::restore::{RestoreContainerOptions, check_images, check_strict, take_resources};
+use crate::checkpoint::restore_options::{
+    RestoreContainerOptions, check_images, check_strict, take_resources,
+};
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::container::create::Prepared;
 use crate::id::ContainerId;

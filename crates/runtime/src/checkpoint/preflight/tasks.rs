@@ -11,7 +11,7 @@ use super::table::{
     BESIDE, EXIT_SIGNAL, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING,
     ZOMBIE, ZOMBIE_THREADS,
 };
-use super::{Findings, Process};
+use super::{Check, Finding, Findings, Process};
 use crate::checkpoint::kept;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
@@ -37,6 +37,15 @@ pub(super) struct Proc {
     pub(super) command: String,
     pub(super) stat: Stat,
     pub(super) status: Status,
+}
+
+impl Findings {
+    /// Something of a process.
+    pub(super) fn of(&mut self, task: &Proc, check: &'static Check, what: impl Into<String>) -> &mut Finding {
+        let finding = self.add(check, what);
+        finding.process = Some(task.process());
+        finding
+    }
 }
 
 impl Proc {

@@ -1,7 +1,8 @@
 //! What CRIU is told of a restore, whether that is to last or is one on trial.
 
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hiber_criu::cores::{Cores, FileSizeLimit};
 use hiber_criu::images::ChangedFiles;
@@ -11,16 +12,55 @@ use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::mount_tracefs;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use super::{Network, RestoreContainerOptions};
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::ToClose;
+use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::PARENT_DEATH;
+use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::container::create::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 use crate::state::facts::Facts;
+
+/// What a restore adds to the container's network namespace, as `create` does to a new one.
+pub(crate) struct Network {
+    /// CRIU makes it empty: loopback comes up here.
+    loopback: bool,
+    /// The sysctls of config.json that CRIU does not save.
+    sysctl: BTreeMap<PathBuf, String>,
+}
+
+impl Network {
+    pub(crate) fn of(
+        prepared: &Prepared,
+        options: &RestoreContainerOptions<'_>,
+        manifest: Option<&Manifest>,
+    ) -> Self {
+        let init = &prepared.plan.init;
+        if !init.loopback {
+            return Self { loopback: false, sysctl: BTreeMap::new() };
+        }
+        // Other runtimes' checkpoints have no loopback in them: runc's never, crun's if it was down.
+        let loopback =
+            options.criu.empty_network.is_none() && manifest.is_none_or(|manifest| manifest.options.loopback);
+        let empty = manifest.is_none_or(|manifest| manifest.options.empty_network);
+        let saved = |name: &Path| {
+            !empty && ["net/ipv4/conf", "net/ipv6/conf", "net/unix"].iter().any(|dir| name.starts_with(dir))
+        };
+        let ours = init.sysctl.iter().filter(|(name, _)| name.starts_with("net") && !saved(name));
+        Self { loopback, sysctl: ours.map(|(name, value)| (name.clone(), value.clone())).collect() }
+    }
+
+    pub(crate) fn make(&self, pid: i32) -> Result<()> {
+        if !self.loopback && self.sysctl.is_empty() {
+            return Ok(());
+        }
+        let sysctls = self.sysctl.iter().map(|(name, value)| (name.as_path(), value.as_str()));
+        Ok(hiber_sandbox::loopback::make(pid, self.loopback, sysctls)?)
+    }
+}
 
 /// What is to be restored, and how.
 pub(crate) struct Request<'a> {

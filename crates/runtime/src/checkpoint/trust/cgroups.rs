@@ -6,7 +6,7 @@ use hiber_criu::Images;
 use hiber_criu::images::Task;
 use hiber_sandbox::plan::{IdMap, NamespaceKind};
 
-use super::{Grant, Verdict, core};
+use super::grant::{Grant, Verdict, core};
 use crate::error::Result;
 
 /// How deep cgroups may be nested.

@@ -6,7 +6,7 @@ use hiber_criu::Images;
 use hiber_criu::inspect::{CapabilitySet, Credentials, Thread};
 use hiber_sandbox::ids;
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 
 /// SECBIT_KEEP_CAPS (linux/securebits.h), which every process may set.
 const KEEP_CAPS: u32 = 1 << 4;

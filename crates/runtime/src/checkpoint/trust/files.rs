@@ -8,7 +8,7 @@ use criu_proto::images::files::{FdType, FileEntry, SkOptsEntry};
 use hiber_criu::Images;
 use hiber_criu::images::Magic;
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 use crate::error::Result;
 
 /// SOCK_RAW (socket(2)).

@@ -5,7 +5,7 @@ use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::seccomp::{SockFilter, is_as_strict};
 use hiber_sys::scheduling::{CpuScheduler, thread_io_priority};
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 use crate::checkpoint::kept::ipc::Ipc;
 use crate::checkpoint::kept::spaces::AddressSpace;
 use crate::checkpoint::kept::switches::Switched;

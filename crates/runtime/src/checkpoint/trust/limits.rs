@@ -3,7 +3,7 @@
 use criu_proto::images::core::CoreEntry;
 use hiber_criu::images::RESET_ON_FORK;
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 
 /// RLIMIT_NICE and RLIMIT_RTPRIO (getrlimit(2)).
 const NICE: u32 = 13;

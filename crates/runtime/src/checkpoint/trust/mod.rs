@@ -8,6 +8,7 @@
 mod cgroups;
 mod credentials;
 mod files;
+mod grant;
 mod kept;
 mod limits;
 mod mount_images;
@@ -18,32 +19,17 @@ mod seccomp;
 mod sockets;
 
 use criu_proto::images::cgroup::CgroupEntry;
-use criu_proto::images::core::CoreEntry;
-use hiber_criu::images::{Magic, Task};
+use hiber_criu::images::Task;
 use hiber_criu::inspect::{SeccompFilters, State};
-use hiber_criu::{CgroupMode, External, ImageDirectory, Images};
-use hiber_sandbox::plan::Plan;
+use hiber_criu::{CgroupMode, ImageDirectory, Images};
+
+pub(crate) use grant::Grant;
+use grant::{Verdict, core};
 
 use super::manifest::{self, Kind, Manifest};
 use super::{crun, custody, parents};
 use crate::checkpoint::kept::Kept;
 use crate::error::{Error, Result};
-
-/// What config.json grants.
-pub(crate) struct Grant<'a> {
-    pub(crate) plan: &'a Plan,
-    /// What the restore gives from outside.
-    pub(crate) externals: &'a [External],
-    /// `--lsm-profile`, which takes the place of those of the images.
-    pub(crate) lsm_profile: Option<&'a str>,
-    /// Whether CRIU restores cgroups.
-    pub(crate) cgroups: bool,
-    /// Whether config.json gives packets a class or priorities (`linux.resources.network`).
-    pub(crate) marked_network: bool,
-}
-
-/// Why something is refused.
-type Verdict = std::result::Result<(), String>;
 
 /// A checkpoint that was checked.
 pub(crate) struct Checked {
@@ -167,27 +153,6 @@ impl Grant<'_> {
         }
         Ok(())
     }
-
-    /// What a process may have in any of its sets: with `noNewPrivileges` what the first has, else also what it may
-    /// gain by executing a program.
-    fn reachable(&self) -> u64 {
-        let c = &self.plan.init.process.capabilities;
-        let own = c.permitted | c.effective | c.ambient;
-        match self.plan.init.process.no_new_privileges {
-            true => own,
-            false => own | c.bounding | c.inheritable,
-        }
-    }
-
-    fn can(&self, capability: caps::Capability) -> bool {
-        self.reachable() & capability.bitmask() != 0
-    }
-}
-
-fn core(images: &Images, tid: u32) -> Result<CoreEntry> {
-    let name = format!("core-{tid}.img");
-    let entry = images.entries::<CoreEntry>(&name, Magic::CORE)?.next().transpose()?;
-    entry.ok_or_else(|| Error::File { path: images.dir().join(name), why: "has no entry".into() })
 }
 
 /// What describes all of it. An old format is one that this program does not check.

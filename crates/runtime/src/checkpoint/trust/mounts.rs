@@ -11,8 +11,9 @@ use hiber_criu::images::Task;
 use hiber_sandbox::plan::{DEFAULT_DEVICES, MountPlan, MountSource, RootPlan};
 use hiber_sandbox::rootfs::resolve::Root;
 
+use super::grant::{Grant, Verdict};
 use super::mount_images::{Mount, at_most, confining, read};
-use super::{Grant, Verdict, namespaces};
+use super::namespaces;
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::externals::resolved;
 use crate::error::Result;

@@ -10,7 +10,7 @@ use hiber_criu::Images;
 use hiber_criu::images::{Magic, Task};
 use hiber_sandbox::plan::{IdMap, NamespaceKind};
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 use crate::checkpoint::externals::{NETWORK_KEY, PID_KEY};
 use crate::error::Result;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::Verdict;
+use super::grant::Verdict;
 use crate::state::resources::{Changed, ChangedResources};
 
 /// What more there is of something, and what it comes to where it is not set.

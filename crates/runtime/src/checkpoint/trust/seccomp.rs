@@ -3,7 +3,7 @@
 use hiber_criu::inspect::{Seccomp, SeccompFilter, SeccompFilters, Thread};
 use hiber_sandbox::seccomp::{Program, SockFilter, is_as_strict};
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 
 /// SECCOMP_FILTER_FLAG_TSYNC and _LOG (linux/seccomp.h): for all threads, and with a line in the log.
 const HARMLESS: u32 = 1 | 2;

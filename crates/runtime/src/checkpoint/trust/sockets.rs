@@ -3,7 +3,7 @@
 use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;
 
-use super::{Grant, Verdict};
+use super::grant::{Grant, Verdict};
 use crate::checkpoint::kept::options::Over;
 use crate::checkpoint::kept::sockets::{self, Socket};
 

@@ -19,8 +19,9 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
+use super::peer::{Address, PATIENCE, connect};
+use super::process::spawn;
 use super::token::Token;
-use super::{Address, PATIENCE, connect, spawn};
 use crate::error::{Error, Result, chain};
 
 /// argv\[1\] of the runtime's binary when it is to watch over a daemon of CRIU's.

@@ -16,8 +16,9 @@ use hiber_sandbox::wire::{Channel, Message};
 use serde::{Deserialize, Serialize};
 
 use super::admission::Terms;
+use super::peer::{Address, tune};
+use super::process::spawn;
 use super::token::Token;
-use super::{Address, spawn, tune};
 use crate::error::{Error, Result, chain};
 use crate::helpers::guard::PUBLISHING;
 use crate::host::owned;

@@ -1,0 +1,150 @@
+//! How to restore, and whether these images may be restored so.
+
+use std::path::{Path, PathBuf};
+
+use hiber_criu::{CgroupMode, ImageDirectory};
+use oci_spec::runtime::Spec;
+
+use super::kept::Kept;
+use super::manifest::Manifest;
+use super::trust::{self, Checked, Grant};
+use super::{CriuOptions, Direction, mounts};
+use crate::container::create::{CreateOptions, Prepared};
+use crate::container::stdio::Stdio;
+use crate::error::{Error, Result};
+use crate::helpers::lazy::Address;
+use crate::id::ContainerId;
+use crate::state::resources;
+
+/// How to restore.
+#[derive(Debug, Default)]
+pub struct RestoreContainerOptions<'a> {
+    /// What the dump shares.
+    pub criu: CriuOptions,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    pub systemd_cgroup: bool,
+    /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
+    /// machine's root.
+    pub rootless: Option<bool>,
+    /// A terminal, or standard input, output and error where those of the dump were pipes.
+    pub stdio: Stdio<'a>,
+    /// `TYPE:NAME`.
+    pub lsm_profile: Option<String>,
+    pub lsm_mount_context: Option<String>,
+    /// Restore what others could have changed, and processes with more privilege than config.json grants.
+    pub trust_images: bool,
+    /// Which limits the container gets, where others were in force at the dump than it was created with.
+    pub resources: Option<Resources>,
+    /// Where memory is fetched from, by a daemon of CRIU's that is started and watched for that; with lazy pages alone
+    /// the caller runs one.
+    pub page_server: Option<Address>,
+}
+
+/// Which limits a restored container has. Where nothing is chosen they are those that were in force, and more than config.json
+/// grants is refused: whoever could write the images could ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resources {
+    /// Those that were in force at the dump, as `update` had changed them, but for what config.json has otherwise now.
+    Checkpoint,
+    /// Those of config.json.
+    Config,
+}
+
+/// The annotation of config.json that chooses: `checkpoint` or `config`.
+pub const RESOURCES: &str = "dev.hiber.resources";
+
+impl RestoreContainerOptions<'_> {
+    /// What a creation would be told of the same.
+    pub(crate) fn as_create(&self) -> CreateOptions<'static> {
+        CreateOptions {
+            bundle: self.bundle.clone(),
+            systemd_cgroup: self.systemd_cgroup,
+            rootless: self.rootless,
+            ..CreateOptions::default()
+        }
+    }
+}
+
+/// A directory that holds no whole checkpoint, or one that is not to be trusted, is told before anything is made.
+pub(crate) fn check_images(
+    prepared: &Prepared,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+    images: &ImageDirectory,
+) -> Result<Checked> {
+    if options.trust_images {
+        return trust::check(images, None);
+    }
+    let externals = mounts(Direction::Restore, &prepared.spec, &prepared.facts(id, Vec::new()))?;
+    let resources = prepared.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let grant = Grant {
+        plan: &prepared.plan,
+        externals: &externals,
+        lsm_profile: options.lsm_profile.as_deref(),
+        cgroups: options.criu.cgroups_mode != Some(CgroupMode::Ignore),
+        marked_network: resources.is_some_and(|resources| resources.network().is_some()),
+    };
+    let checked = trust::check(images, Some(&grant))?;
+    check_terminal(checked.manifest.as_ref(), options)?;
+    Ok(checked)
+}
+
+/// Gives the container the limits that were in force at the dump.
+pub(crate) fn take_resources(
+    prepared: &mut Prepared,
+    options: &RestoreContainerOptions<'_>,
+    kept: &Kept,
+) -> Result<()> {
+    let chosen = options.resources.map_or_else(|| annotated(&prepared.spec), |chosen| Ok(Some(chosen)))?;
+    if kept.resources.is_empty() || chosen == Some(Resources::Config) {
+        return Ok(());
+    }
+    let in_force = resources::in_force(&kept.resources, &resources::of(&prepared.spec))?;
+    if chosen.is_none() && !options.trust_images {
+        trust::resources::check(&in_force).map_err(|problem| {
+            Error::Invalid(format!(
+                "the checkpoint's container {problem}: pass --resources checkpoint for what it had (or --trust-images), or \
+                 --resources config"
+            ))
+        })?;
+    }
+    prepared.take(&in_force)
+}
+
+fn annotated(spec: &Spec) -> Result<Option<Resources>> {
+    match spec.annotations().as_ref().and_then(|all| all.get(RESOURCES)).map(String::as_str) {
+        None => Ok(None),
+        Some("checkpoint") => Ok(Some(Resources::Checkpoint)),
+        Some("config") => Ok(Some(Resources::Config)),
+        Some(other) => {
+            Err(Error::Invalid(format!("annotations.{RESOURCES}: {other:?}; expected checkpoint or config")))
+        }
+    }
+}
+
+/// The terminal of a shell's job is the caller's to give: a manifest cannot ask for it.
+fn check_terminal(manifest: Option<&Manifest>, options: &RestoreContainerOptions<'_>) -> Result<()> {
+    if options.criu.shell_job.is_none() && manifest.is_some_and(|manifest| manifest.options.shell_job) {
+        let why = "the checkpoint was made with --shell-job, its processes use a terminal from outside: \
+                   pass --shell-job, or --shell-job=false";
+        return Err(Error::Invalid(why.into()));
+    }
+    Ok(())
+}
+
+/// `strict` wants none of the cgroups to be there. The container's own is made before CRIU looks, so it is we who look; below a
+/// new one there is nothing.
+pub(crate) fn check_strict(prepared: &Prepared, options: &CriuOptions) -> Result<()> {
+    if options.cgroups_mode != Some(CgroupMode::Strict) {
+        return Ok(());
+    }
+    let exists = |path: &&Path| path.exists();
+    let found =
+        prepared.cgroup.directories().into_iter().map(|(path, _)| path).find(exists).map(Path::to_owned);
+    found.map_or(Ok(()), |path| {
+        let why = "--manage-cgroups-mode strict: the container's cgroup is there already";
+        Err(Error::Invalid(format!("{why}: {}", path.display())))
+    })
+}

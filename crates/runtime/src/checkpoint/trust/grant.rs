@@ -1,0 +1,48 @@
+//! What the images of a checkpoint are held against.
+
+use criu_proto::images::core::CoreEntry;
+use hiber_criu::images::Magic;
+use hiber_criu::{External, Images};
+use hiber_sandbox::plan::Plan;
+
+use crate::error::{Error, Result};
+
+/// What config.json grants.
+pub(crate) struct Grant<'a> {
+    pub(crate) plan: &'a Plan,
+    /// What the restore gives from outside.
+    pub(crate) externals: &'a [External],
+    /// `--lsm-profile`, which takes the place of those of the images.
+    pub(crate) lsm_profile: Option<&'a str>,
+    /// Whether CRIU restores cgroups.
+    pub(crate) cgroups: bool,
+    /// Whether config.json gives packets a class or priorities (`linux.resources.network`).
+    pub(crate) marked_network: bool,
+}
+
+/// Why something is refused.
+pub(super) type Verdict = std::result::Result<(), String>;
+
+impl Grant<'_> {
+    /// What a process may have in any of its sets: with `noNewPrivileges` what the first has, else also what it may
+    /// gain by executing a program.
+    pub(super) fn reachable(&self) -> u64 {
+        let c = &self.plan.init.process.capabilities;
+        let own = c.permitted | c.effective | c.ambient;
+        match self.plan.init.process.no_new_privileges {
+            true => own,
+            false => own | c.bounding | c.inheritable,
+        }
+    }
+
+    pub(super) fn can(&self, capability: caps::Capability) -> bool {
+        self.reachable() & capability.bitmask() != 0
+    }
+}
+
+/// The image of a thread.
+pub(super) fn core(images: &Images, tid: u32) -> Result<CoreEntry> {
+    let name = format!("core-{tid}.img");
+    let entry = images.entries::<CoreEntry>(&name, Magic::CORE)?.next().transpose()?;
+    entry.ok_or_else(|| Error::File { path: images.dir().join(name), why: "has no entry".into() })
+}
