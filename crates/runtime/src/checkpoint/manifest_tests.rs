@@ -1,9 +1,10 @@
 //! Manifests: what they say, and what they notice.
 
+use super::super::CheckpointOptions;
 use super::*;
 
 fn manifest(spec: &Spec, options: &CheckpointOptions) -> Manifest {
-    Manifest::new("box", hiber_criu::Version::new(4, 2, 0), spec, options).unwrap()
+    Manifest::new("box", hiber_criu::Version::new(4, 2, 0), spec, options.recorded()).unwrap()
 }
 
 /// A directory with some files and their manifest.

@@ -74,7 +74,7 @@ mod tests {
         let dir = &ImageDirectory::open(dir).unwrap();
         let spec = oci_spec::runtime::Spec::default();
         let version = hiber_criu::Version::new(4, 2, 0);
-        Manifest::new(container, version, &spec, &Default::default())
+        Manifest::new(container, version, &spec, crate::CheckpointOptions::default().recorded())
             .unwrap()
             .write(dir, true, Default::default())
             .unwrap();

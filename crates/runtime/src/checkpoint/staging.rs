@@ -228,7 +228,12 @@ mod tests {
 
     fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();
-        let manifest = Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &Default::default());
+        let manifest = Manifest::new(
+            "c",
+            hiber_criu::Version::new(4, 2, 0),
+            &spec,
+            crate::CheckpointOptions::default().recorded(),
+        );
         Seal {
             manifest: manifest.unwrap(),
             work: Work { hash: true, sync: true },

@@ -23,6 +23,7 @@ pub(crate) mod out;
 pub(crate) mod output;
 mod parse;
 mod preflight;
+mod refusal;
 mod resources;
 pub(crate) mod root;
 mod scan;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::*;
+use super::refusal::Refusal;
 use super::scan::{FlagsEnd, Matches, boolean, scan};
 use super::table::{self, CommandTable, Count};
 use super::{resources, value};
-use hiber::id::{ContainerId, InvalidId};
+use hiber::id::ContainerId;
 use hiber::{CheckpointError, CheckpointName, PreCopy};
 
 /// A command line that cannot be understood.
@@ -43,20 +44,6 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
-
-/// Why a command's arguments are refused.
-pub(super) enum Refusal {
-    /// Malformed: help is shown.
-    Form(String),
-    /// A value that cannot be.
-    Value(String),
-}
-
-impl From<InvalidId> for Refusal {
-    fn from(e: InvalidId) -> Self {
-        Refusal::Value(e.to_string())
-    }
-}
 
 type Result<T, E = Refusal> = std::result::Result<T, E>;
 

@@ -6,7 +6,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value};
 
 use super::args::{UpdateArgs, UpdateSource};
-use super::parse::Refusal;
+use super::refusal::Refusal;
 use super::scan::Matches;
 use super::value;
 use hiber::id::ContainerId;

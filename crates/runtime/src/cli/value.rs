@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::args::{CgroupsMode, Format, NetworkLock, PageServer, Shell};
-use super::parse::Refusal;
+use super::refusal::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
 

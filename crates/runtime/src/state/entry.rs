@@ -6,7 +6,7 @@
 //! ROOT/ID/init.sock    where init will listen, until it is ready
 //! ROOT/ID/start.sock   where init listens for `start`
 //! ROOT/ID/events       what was done to it, a line each; see `lifecycle.rs`
-//! ROOT/ID/processes    further processes that have an id; see `processes.rs`
+//! ROOT/ID/processes    further processes that have an id; see `state/processes.rs`
 //! ROOT/ID~             what is being removed
 //! ```
 

@@ -3,6 +3,8 @@
 use hiber_criu::inspect::{CapabilitySet, Credentials, Seccomp, State, Thread};
 use hiber_sandbox::plan;
 
+use hiber_sandbox::plan::Plan;
+
 use super::*;
 
 /// A plan as of a config.json with these `process` fields beside the necessary ones.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Argument, COMMANDS, arguments, names, places, shown};
+use super::offered::{arguments, names, places, shown};
+use crate::cli::table::{Argument, COMMANDS};
 
 const SCRIPT: &str = r#"# Completion of PROGRAM's command lines for bash, written by `PROGRAM completion bash`.
 

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Argument, COMMANDS, HELP_SUMMARY, arguments, names, places, shown};
+use super::offered::{HELP_SUMMARY, arguments, names, places, shown};
 use crate::cli::table::GLOBAL;
+use crate::cli::table::{Argument, COMMANDS};
 
 const SCRIPT: &str = r#"# Completion of PROGRAM's command lines for fish, written by `PROGRAM completion fish`.
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Argument, COMMANDS, HELP_ARGUMENTS, HELP_SUMMARY, shown};
+use super::offered::{HELP_ARGUMENTS, HELP_SUMMARY, shown};
+use crate::cli::table::{Argument, COMMANDS};
 use crate::cli::table::{CommandTable, Flag, GLOBAL, Takes};
 
 const SCRIPT: &str = r#"#compdef PROGRAM
