@@ -23,7 +23,7 @@ use crate::{Error, Result, SysError};
 
 mod plain;
 
-use plain::as_it_is;
+use plain::{PAGESIZE, as_it_is};
 
 /// A configuration and what of it was left out.
 #[derive(Debug, Clone)]
@@ -212,8 +212,6 @@ fn rename_scheduler_flags(flags: &mut Value) {
         }
     }
 }
-
-const PAGESIZE: &str = "pagesize";
 
 /// Gives the limits of huge pages the specification's member, wherever in the file they are.
 fn rename_page_sizes(value: &mut Value) {

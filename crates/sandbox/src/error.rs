@@ -1,5 +1,7 @@
 //! Errors of the sandbox.
 
+use serde::{Deserialize, Serialize};
+
 pub use hiber_sys::error::{SysError, errno_text, plain};
 
 /// The crate's result.
@@ -47,7 +49,7 @@ pub enum Error {
     },
     /// The container's first process, or one that joined it, could not be set up.
     #[error("{0}")]
-    Init(crate::wire::Failure),
+    Init(Failure),
     /// That process is gone, and has not said why.
     #[error("the process died while it was set up: {how}")]
     Died {
@@ -99,6 +101,44 @@ impl Error {
     /// Something that cannot be had here.
     pub fn unsupported(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Unsupported { field: field.into(), why: why.into() }
+    }
+}
+
+/// A failure in init, with its causes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done and why it failed, outermost first.
+    pub chain: Vec<String>,
+    /// The innermost errno, where a system call failed.
+    pub errno: Option<i32>,
+}
+
+impl Failure {
+    /// Flattens an error for the wire.
+    pub fn new(error: &Error) -> Self {
+        let mut chain = vec![error.to_string()];
+        let mut errno = None;
+        let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(e) = current {
+            // The source of `While` shows itself as the box that it is.
+            let own = e.downcast_ref::<Error>().or_else(|| e.downcast_ref::<Box<Error>>().map(|b| &**b));
+            match own {
+                Some(Error::Sys(sys)) => errno = Some(sys.errno),
+                Some(Error::Exec { errno: n, .. }) => errno = Some(*n),
+                _ => {}
+            }
+            current = e.source();
+            if let Some(source) = current {
+                chain.push(source.to_string());
+            }
+        }
+        Self { chain, errno }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.chain.join(": "))
     }
 }
 

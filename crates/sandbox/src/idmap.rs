@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 
+use crate::child::{reap, write_file};
 use crate::error::Context;
-use crate::parent::{reap, write_file};
 use crate::plan::{IdMap, MountIdMaps, NamespaceKind, Namespaces};
 use crate::{Error, Result, SysError};
 use hiber_sys::clone::spawn_in_user_namespace;

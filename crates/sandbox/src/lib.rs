@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod child;
 pub mod config;
 pub mod error;
 #[cfg(fuzzing)]
@@ -24,6 +25,7 @@ pub mod resctrl;
 pub mod rootfs;
 mod rtnetlink;
 pub mod seccomp;
+pub mod seccomp_agent;
 mod sources;
 pub mod wire;
 

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 use rustix::thread::CpuSet;
 
+use crate::child::{explain, reap, write_file};
 use crate::error::Context;
 use crate::idmap;
 use crate::init::{ARGUMENT, set_rlimits};
@@ -149,23 +150,6 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     }
     launched.follow(plan, steps, at_once)?;
     Ok(launched)
-}
-
-/// Why the kernel does not make a process, or gives it no new namespaces.
-pub(crate) fn explain(error: SysError, new_user: bool) -> Error {
-    let what = match error.errno {
-        libc::EAGAIN => {
-            "a limit of processes is reached: pids.max of a cgroup, RLIMIT_NPROC or kernel.threads-max"
-        }
-        libc::ENOSPC => {
-            "a limit in /proc/sys/user/max_*_namespaces is reached, or one of 32 nested user namespaces"
-        }
-        libc::EPERM if new_user => {
-            "this host, its kernel.unprivileged_userns_clone or its security module, allows the caller no user namespaces"
-        }
-        _ => return error.into(),
-    };
-    Error::While { what: what.into(), source: Box::new(error.into()) }
 }
 
 fn not_executed(errno: i32) -> Error {
@@ -338,17 +322,6 @@ impl Drop for Guarded {
     }
 }
 
-pub(crate) fn reap(pid: i32) -> Option<WaitStatus> {
-    let pid = Pid::from_raw(pid)?;
-    loop {
-        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(found) => return found.map(|(_, status)| status),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
 /// While it lives the calling thread, and what it forks, runs on given CPUs.
 struct OnCpus(Option<CpuSet>);
 
@@ -398,7 +371,7 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     }
     if let Some(path) = plan.init.seccomp.as_ref().filter(|p| p.notify).and_then(|p| p.listener_path.as_ref())
     {
-        fds.push((FdRole::SeccompAgent, crate::seccomp::agent::connect(path)?.into()));
+        fds.push((FdRole::SeccompAgent, crate::seccomp_agent::connect(path)?.into()));
     }
     fds.extend(sources::open(plan)?);
     Ok(fds)
@@ -453,14 +426,6 @@ fn sealed_copy() -> Result<OwnedFd> {
         .map_err(|e| SysError::new("fcntl", "F_ADD_SEALS", e.raw_os_error()))?;
     // Executing needs that nobody has it open for writing.
     reopen_as_path(&copy.into(), "the copy of the runtime")
-}
-
-pub(crate) fn write_file(path: &str, value: &str) -> Result<()> {
-    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::new("open", path, e.raw_os_error()))?;
-    rustix::io::write(&fd, value.as_bytes())
-        .map_err(|e| SysError::new("write", format!("{value:?} to {path}"), e.raw_os_error()))?;
-    Ok(())
 }
 
 #[cfg(test)]

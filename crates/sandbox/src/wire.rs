@@ -36,6 +36,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Failure;
 use crate::{Error, Result, SysError};
 use hiber_sys::clone::EXEC_FAILED;
 
@@ -109,44 +110,6 @@ pub enum FromInit {
     /// It is not even init: execveat(2) failed with this errno. Said before there is any JSON.
     #[serde(skip)]
     NotExecuted(i32),
-}
-
-/// A failure in init, with its causes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What was being done and why it failed, outermost first.
-    pub chain: Vec<String>,
-    /// The innermost errno, where a system call failed.
-    pub errno: Option<i32>,
-}
-
-impl Failure {
-    /// Flattens an error for the wire.
-    pub fn new(error: &Error) -> Self {
-        let mut chain = vec![error.to_string()];
-        let mut errno = None;
-        let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        while let Some(e) = current {
-            // The source of `While` shows itself as the box that it is.
-            let own = e.downcast_ref::<Error>().or_else(|| e.downcast_ref::<Box<Error>>().map(|b| &**b));
-            match own {
-                Some(Error::Sys(sys)) => errno = Some(sys.errno),
-                Some(Error::Exec { errno: n, .. }) => errno = Some(*n),
-                _ => {}
-            }
-            current = e.source();
-            if let Some(source) = current {
-                chain.push(source.to_string());
-            }
-        }
-        Self { chain, errno }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.chain.join(": "))
-    }
 }
 
 /// The most descriptors that one packet carries (the kernel's SCM_MAX_FD is 253).

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::dir::read_file;
-use super::layout::{Layout, Version};
+use super::layout::Layout;
+use super::version::Version;
 use crate::plan::scheduling::numbers;
 use crate::{Error, Result};
 

@@ -3,29 +3,13 @@
 
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::fs::AtFlags;
 
 use super::dir::{if_there, read_file};
 use super::handle::{Cgroup, denied};
 use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
 use crate::ids;
-
-/// Checks that this process may move its children to the cgroup2 directory `path`: who has not every right may do so only
-/// below a directory whose `cgroup.procs` it can write (cgroup-v2.rst, "Delegation Containment").
-///
-/// # Errors
-/// EACCES, for the `cgroup.procs` of the nearest directory that is above `path` and this process's own.
-pub(super) fn check_movable(layout: &Layout, path: &Path) -> Result<(), SysError> {
-    let own = layout.v2_dir_of(&read_file(Path::new("/proc/self/cgroup"))?);
-    // Of one that cannot be seen here the kernel will say what it thinks.
-    let Some(common) = own.as_ref().and_then(|own| own.ancestors().find(|dir| path.starts_with(dir))) else {
-        return Ok(());
-    };
-    let procs = common.join("cgroup.procs");
-    rustix::fs::accessat(CWD, &procs, Access::WRITE_OK, AtFlags::EACCESS)
-        .map_err(|e| SysError::new("faccessat", format!("{} for writing", procs.display()), e.raw_os_error()))
-}
 
 /// What cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
 const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";

@@ -6,8 +6,8 @@ use std::fmt;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use serde::{Deserialize, Serialize};
 
-use super::layout::Version;
-use super::limits::Write;
+use super::setting::Write;
+use super::version::Version;
 use crate::error::{Error, Result};
 
 /// The types of devices that a rule is for.

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use rustix::fs::{self, CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
-use super::layout::Version;
+use super::version::Version;
 use crate::error::SysError;
 use hiber_sys::file;
 

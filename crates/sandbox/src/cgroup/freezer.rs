@@ -14,8 +14,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dir::{Dir, if_there, read_by_path};
 use super::handle::{Cgroup, OnDenied};
-use super::layout::{CgroupPaths, Layout, Version};
+use super::layout::Layout;
 use super::members::listed;
+use super::paths::CgroupPaths;
+use super::version::Version;
 use super::walk::walk;
 use crate::error::{Context, Error, Result, SysError};
 use hiber_sys::signal::Signal;

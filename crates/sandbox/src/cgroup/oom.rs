@@ -10,7 +10,8 @@ use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 
 use super::dir::{Dir, if_there, read_by_path, value_of};
 use super::handle::Cgroup;
-use super::layout::{CgroupPaths, Version};
+use super::paths::CgroupPaths;
+use super::version::Version;
 use crate::error::{Result, SysError};
 
 /// The line of the kernel's counts that tells of kills.

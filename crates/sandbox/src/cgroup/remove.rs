@@ -3,60 +3,14 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx, unlinkat};
 use rustix::io::Errno;
 
 use super::dir::{Dir, if_there};
-use super::handle::Cgroup;
 use super::walk::walk;
 use crate::error::{Error, Result, SysError};
-use hiber_sys::signal::Signal;
-
-/// How long a removal, of all directories together, waits for cgroups that dying processes keep
-/// busy for a moment.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long processes that enter a cgroup while it is destroyed are killed.
-const KILLING: Duration = Duration::from_secs(10);
-
-impl Cgroup {
-    /// Kills all processes and removes the cgroup: also who enters it meanwhile, as the process of an `exec` does.
-    ///
-    /// # Errors
-    /// As of [`Self::kill`] and [`Self::remove`].
-    pub fn destroy(&self) -> Result<()> {
-        let deadline = Instant::now() + KILLING;
-        loop {
-            self.kill(Signal::KILL)?;
-            match self.remove() {
-                Err(Error::Sys(e)) if e.errno == libc::EBUSY && Instant::now() < deadline => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// Removes the cgroup's directories and all below them; what is gone already is fine.
-    /// Parents stay.
-    ///
-    /// # Errors
-    /// A process is in it still (EBUSY), or it is a mount point. Every directory is tried, and the
-    /// first error returned.
-    pub fn remove(&self) -> Result<()> {
-        if let Some(unit) = &self.paths().systemd
-            && let Err(e) = unit.stop()
-        {
-            // What it was for ends with the directories, and systemd sees that.
-            tracing::warn!("{e}");
-        }
-        let mut patience = PATIENCE;
-        let mut result = Ok(());
-        for (path, _) in self.paths().directories() {
-            result = result.and(remove(path, &mut patience));
-        }
-        result
-    }
-}
 
 /// Removes the directories that a failed create made, the last one first. One that someone else
 /// has put a cgroup into since stays, so nothing below them is touched.
@@ -70,7 +24,7 @@ pub(super) fn roll_back(created: &[PathBuf]) {
 }
 
 /// Removes one cgroup by its path, with its children.
-fn remove(path: &Path, patience: &mut Duration) -> Result<()> {
+pub(super) fn remove(path: &Path, patience: &mut Duration) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("cgroup path", format!("{path:?}: expected a directory below a mount")));
     };

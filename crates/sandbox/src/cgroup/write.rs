@@ -2,8 +2,8 @@
 
 use super::devices::{DeviceRule, DeviceSet};
 use super::dir::Dir;
-use super::layout::Version;
-use super::limits::Write;
+use super::setting::Write;
+use super::version::Version;
 use crate::error::{Context, Error, Result, SysError};
 
 /// Writes in order; what the kernel refuses with EINVAL is tried again as long as another write

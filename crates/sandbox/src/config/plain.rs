@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::PAGESIZE;
+pub(super) const PAGESIZE: &str = "pagesize";
 
 /// Reads JSON that oci-spec understands as [`parse`](super::parse) would after all it tolerates; `None` if there is any doubt.
 pub(super) fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {

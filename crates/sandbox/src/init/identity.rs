@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::{HostProc, write_proc};
+use super::host_proc::{HostProc, write_proc};
 use crate::error::Context;
 use crate::plan::{InitPlan, ProcessPlan, Scheduling};
 use crate::rootfs::devices::is_null;

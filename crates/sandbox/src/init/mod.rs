@@ -4,6 +4,7 @@
 //! allocate and fail in ordinary Rust. The sequence is drawn in [`crate::wire`].
 
 mod exec;
+mod host_proc;
 mod identity;
 mod seccomp;
 mod terminal;
@@ -21,14 +22,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
 
 use crate::error::Context;
+use crate::error::Failure;
 use crate::plan::{InitPlan, NamespaceKind};
 use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Trees};
-use crate::wire::{Failure, FdRole, FromInit, InitEnd, ToInit};
-use crate::{Result, SysError, hooks, parent};
+use crate::wire::{FdRole, FromInit, InitEnd, ToInit};
+use crate::{Result, SysError, child, hooks};
 use hiber_sys::clone::{Sibling, SingleThreaded, fork_sibling};
 use hiber_sys::poll::readable_within;
 use hiber_sys::{ioctl, process};
+use host_proc::{HostProc, write_proc};
 
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
 pub const ARGUMENT: &str = "init";
@@ -82,7 +85,7 @@ fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
     let alone = plan.second_stage.map(|_| SingleThreaded::check(host_proc.as_fd())).transpose()?;
     let host_proc = HostProc(plan.needs_host_proc().then_some(host_proc));
     if let (Some(flags), Some(alone)) = (plan.second_stage, alone) {
-        if let Sibling::Parent(pid) = fork_sibling(alone, flags).map_err(|e| parent::explain(e, false))? {
+        if let Sibling::Parent(pid) = fork_sibling(alone, flags).map_err(|e| child::explain(e, false))? {
             channel.send(&FromInit::Forked(pid), &[])?;
             return Ok(None);
         }
@@ -125,16 +128,6 @@ fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
         process::reset_signals()?;
     }
     program.exec().map(Some)
-}
-
-/// The host's procfs, where it is needed. A process of the container that may trace this one could reach the host by it
-/// from the moment at which it joins.
-struct HostProc(Option<OwnedFd>);
-
-impl HostProc {
-    fn fd(&self) -> Result<&OwnedFd> {
-        self.0.as_ref().ok_or_else(|| SysError::new("openat", "/proc, which was let go", libc::EBADF).into())
-    }
 }
 
 /// Opens /proc, which must be a procfs, and all of it: labels and sysctls are written there (CVE-2019-16884).
@@ -361,15 +354,6 @@ fn names_and_sysctl(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
         write_proc(host_proc, &format!("sys/{}", key.display()), value)
             .context(format!("set linux.sysctl {}", key.display()))?;
     }
-    Ok(())
-}
-
-/// Writes a file below the host's /proc.
-fn write_proc(host_proc: &HostProc, path: &str, value: &str) -> Result<()> {
-    let fd = rustix::fs::openat(host_proc.fd()?, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::new("openat", format!("/proc/{path}"), e.raw_os_error()))?;
-    rustix::io::write(&fd, value.as_bytes())
-        .map_err(|e| SysError::new("write", format!("{value:?} to /proc/{path}"), e.raw_os_error()))?;
     Ok(())
 }
 

@@ -2,10 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::HostProc;
+use super::host_proc::HostProc;
 use crate::error::Context;
 use crate::plan::InitPlan;
-use crate::seccomp::{Program, agent};
+use crate::seccomp::Program;
+use crate::seccomp_agent as agent;
 use crate::wire::send_bytes;
 use crate::{Result, SysError};
 use hiber_sys as sys;

@@ -6,14 +6,16 @@ mod mount_options;
 mod mounts;
 mod namespace;
 mod netdevices;
+mod options;
 mod process;
 mod root;
 pub(crate) mod scheduling;
+mod security;
 mod sysctl;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{Hook, Hooks, Linux, Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -24,33 +26,16 @@ pub use mount_options::MOUNT_OPTIONS;
 pub use mounts::{MountIdMaps, MountPlan, MountSource};
 pub use namespace::{IdMap, Join, Namespaces, kind as namespace_kind};
 pub use netdevices::NetDevice;
+pub use options::Options;
 pub use process::{CapabilitySets, ProcessPlan, Rlimit};
 pub use root::{CgroupMount, DEFAULT_DEVICES, DeviceNode, RootPlan, in_container};
 pub use scheduling::{Affinity, MEMORY_FLAGS, MEMORY_MODES, Scheduling};
+pub use security::{Security, apparmor_enabled};
 pub use sysctl::sysctl_path;
 
 use crate::resctrl;
 use crate::seccomp::{self, Program};
 use crate::{Error, Result, SysError};
-
-/// Choices that come from the command line or the embedder, not from config.json.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The container's id.
-    pub id: String,
-    /// The bundle's directory, absolute.
-    pub bundle: PathBuf,
-    /// Switch roots with MS_MOVE and chroot(2): for a root on a ramdisk, where pivot_root(2) cannot work.
-    pub no_pivot: bool,
-    /// Name of the session keyring; none to keep the caller's.
-    pub keyring: Option<String>,
-    /// How many descriptors from 3 on the process inherits.
-    pub preserve_fds: u32,
-    /// The runtime is a plain user's: it has no right that its containers lack.
-    pub rootless: bool,
-    /// The runtime itself is in a user namespace.
-    pub in_user_namespace: bool,
-}
 
 /// A whole container.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,41 +131,6 @@ pub struct HookState {
     pub bundle: PathBuf,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// Linux security modules of a process.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Security {
-    pub apparmor_profile: Option<String>,
-    pub selinux_label: Option<String>,
-}
-
-impl Security {
-    fn from_process(process: &Process) -> Result<Self> {
-        let given = |s: &Option<String>| s.clone().filter(|s| !s.is_empty());
-        let security = Self {
-            apparmor_profile: given(process.apparmor_profile()),
-            selinux_label: given(process.selinux_label()),
-        };
-        if security.apparmor_profile.is_some() && !apparmor_enabled() {
-            return Err(Error::unsupported(
-                "process.apparmorProfile",
-                "apparmor is not enabled on this host",
-            ));
-        }
-        if security.selinux_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::unsupported(
-                "process.selinuxLabel",
-                "selinux label is specified in config, but selinux is disabled or not supported",
-            ));
-        }
-        Ok(security)
-    }
-}
-
-/// Whether this kernel runs AppArmor.
-pub fn apparmor_enabled() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|s| s.starts_with(b"Y"))
 }
 
 impl Plan {

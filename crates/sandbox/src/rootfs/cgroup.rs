@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 
 use super::filesystem::{self, New};
 use super::resolve::Point;
-use super::{attach, attach_below, clone_path};
+use super::tree::{attach, attach_below, clone_path};
 use crate::plan::{CgroupMount, MountPlan, RootPlan};
 use crate::{Error, Result, SysError};
 use hiber_sys::mount::{MountAttributes, attributes, mount_setattr};
@@ -62,10 +62,10 @@ fn unified(host_path: &Path, whole: Option<&Path>, flags: u64, point: &Point) ->
 /// A v1 hierarchy in the tmpfs `top`, which nobody else sees: its names are what they were made.
 fn add_hierarchy(top: &OwnedFd, hierarchy: &CgroupMount, own_namespace: bool, flags: u64) -> Result<()> {
     let name = hierarchy.name.as_str();
-    rustix::fs::mkdirat(top, name, super::DIR_MODE)
+    rustix::fs::mkdirat(top, name, super::tree::DIR_MODE)
         .map_err(|e| SysError::new("mkdirat", name, e.raw_os_error()))?;
     if own_namespace {
-        let target = super::open_below(top, name)?;
+        let target = super::tree::open_below(top, name)?;
         New { fstype: "cgroup", source: "cgroup", flags, data: &hierarchy.data }.on(&target)?;
     } else {
         attach_below(bound(&hierarchy.host_path, flags)?, top, name)?;

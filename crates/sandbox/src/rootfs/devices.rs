@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::resolve::Root;
-use super::{Trees, attach, clone_fd, clone_path, private};
+use super::tree::{Trees, attach, clone_fd, clone_path, private};
 use crate::plan::DeviceNode;
 use crate::wire::FdRole;
 use crate::{Error, Result, SysError, ids};

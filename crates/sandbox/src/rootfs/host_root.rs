@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
-use super::{attach_at_path, clone_path};
+use super::tree::{attach_at_path, clone_path};
 use crate::plan::RootPlan;
 use crate::{Result, SysError};
 use hiber_sys::mount::{MountAttributes, mount_setattr};

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
-use super::DIR_MODE;
+use super::tree::DIR_MODE;
 use crate::{Result, SysError};
 
 /// A directory and what is looked for below it.

@@ -6,8 +6,8 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{Mode, OFlags};
 
-use super::change_propagation;
 use super::resolve::Root;
+use super::tree::change_propagation;
 use crate::error::Context;
 use crate::plan::RootPlan;
 use crate::{Result, SysError};

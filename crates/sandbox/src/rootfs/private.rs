@@ -12,7 +12,7 @@ use nix::mount::MsFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 use rustix::mount::MountFlags;
 
-use super::{attach_at_path, change_propagation, clone_fd, clone_path};
+use super::tree::{attach_at_path, change_propagation, clone_fd, clone_path};
 use crate::error::Context;
 use crate::{Error, Result, SysError, mountinfo};
 

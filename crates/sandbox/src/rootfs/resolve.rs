@@ -14,8 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::DIR_MODE;
 use super::lookup::{Base, MountId, create_file, openat2};
+use super::tree::DIR_MODE;
 use crate::{Error, Result, SysError};
 
 /// Links on one path that we follow ourselves; as many as the kernel does (path_resolution(7)).

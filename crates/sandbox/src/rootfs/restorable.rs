@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 
+use super::mount;
 use super::put_root::{self, PutRoot};
 use super::resolve::{Role, Root};
-use super::{attach, attach_at_path, change_propagation, clone_path, mount};
+use super::tree::{attach, attach_at_path, change_propagation, clone_path};
 use crate::error::Context;
 use crate::plan::{MountPlan, MountSource, RootPlan};
 use crate::{Result, SysError};

@@ -25,7 +25,6 @@
 //! what each number gets, `decision` turns one call's rules into tests, `emit` writes
 //! instructions. `compare` reads them again.
 
-pub mod agent;
 mod arch;
 mod compare;
 mod decision;

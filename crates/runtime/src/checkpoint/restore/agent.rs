@@ -8,7 +8,7 @@ use std::path::Path;
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::plan::InitPlan;
-use hiber_sandbox::seccomp::agent;
+use hiber_sandbox::seccomp_agent as agent;
 use hiber_sandbox::wire::send_bytes;
 use hiber_sys::pidfd::DescriptorOwner;
 

@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
 
 use super::{Converter, invalid};
-use crate::cgroup::layout::Version;
+use crate::cgroup::version::Version;
 use crate::error::Result;
 
 /// `io.weight` (1 to 10000) for a blkio weight (10 to 1000), linearly.

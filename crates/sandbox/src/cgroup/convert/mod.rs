@@ -8,8 +8,11 @@ use oci_spec::runtime::{
     LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources,
 };
 
-use super::layout::{Kind, Layout, Version};
-use super::limits::{Limits, MemoryCheck, Write};
+use super::devices::{DeviceRule, DeviceSet};
+use super::layout::{Kind, Layout};
+use super::limits::{Limits, MemoryCheck};
+use super::setting::Write;
+use super::version::Version;
 use crate::error::{Error, Result};
 
 struct Converter<'a> {
@@ -17,7 +20,38 @@ struct Converter<'a> {
     limits: Limits,
 }
 
-pub(super) fn convert(resources: &LinuxResources, layout: &Layout) -> Result<Limits> {
+impl Limits {
+    /// Converts and checks `resources` for a host with this `layout`; touches nothing.
+    ///
+    /// `defaults` are the rules that follow those of `linux.resources.devices`, usually
+    /// [`DeviceRule::defaults`] and one for each of `linux.devices`. With None the device rules,
+    /// config.json's too, are not applied: for `update`, and in user namespaces, where the kernel
+    /// keeps device nodes away itself.
+    ///
+    /// # Errors
+    /// A value that cannot be right, a limit whose controller this host does not have, one that
+    /// its version of cgroups does not have, or device rules that v1 cannot express.
+    pub fn from_spec(
+        resources: &LinuxResources,
+        layout: &Layout,
+        defaults: Option<&[DeviceRule]>,
+    ) -> Result<Self> {
+        let mut limits = convert(resources, layout)?;
+        if let Some(defaults) = defaults {
+            let own = resources.devices().iter().flatten().enumerate();
+            let mut rules = own.map(|(i, r)| DeviceRule::from_spec(r, i)).collect::<Result<Vec<_>>>()?;
+            rules.extend_from_slice(defaults);
+            let rules = DeviceRule::resolve(rules);
+            if layout.v1().contains_key("devices") {
+                DeviceSet::from_rules(&rules)?;
+            }
+            limits.devices = Some(rules);
+        }
+        Ok(limits)
+    }
+}
+
+fn convert(resources: &LinuxResources, layout: &Layout) -> Result<Limits> {
     let mut c = Converter { layout, limits: Limits::default() };
     if let Some(memory) = resources.memory() {
         c.memory(memory)?;

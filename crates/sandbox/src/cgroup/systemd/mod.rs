@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use self::bus::{Bus, BusError};
 use self::properties::Properties;
 use self::wire::Value;
-use super::layout::{CgroupPaths, Kind, Layout};
 use super::limits::Limits;
 use crate::error::{Error, Result};
 
@@ -94,24 +93,22 @@ impl Unit {
         Ok(Self { name: scope, slice: slice.to_owned(), of_user, start })
     }
 
-    /// Where systemd will make the unit's cgroup.
+    /// The cgroup that systemd will make for the unit, as a path from the root of every hierarchy; `v2_alone`: the host has
+    /// no other version.
     ///
     /// # Errors
     /// systemd does not run here or cannot be reached, or is a user's and there is no cgroup v2 for it.
-    pub fn resolve(self, layout: &Layout) -> Result<CgroupPaths> {
+    pub(super) fn cgroup(&self, v2_alone: bool) -> Result<PathBuf> {
         let refused = |why| Err(Error::unsupported("--systemd-cgroup", why));
         if !bus::is_booted() {
             return refused("systemd does not run here (there is no /run/systemd/system)");
         }
-        if self.of_user && layout.kind() != Kind::V2 {
+        if self.of_user && !v2_alone {
             return refused("a user's systemd can make cgroups on cgroup v2 alone");
         }
         let of_manager = self.bus()?.manager_property("ControlGroup").map_err(|e| self.failed(e))?;
         let slice = expand(&self.slice).unwrap_or_default();
-        let mut paths = layout
-            .at(&Path::new("/").join(of_manager.trim_start_matches('/')).join(slice).join(&self.name))?;
-        paths.systemd = Some(self);
-        Ok(paths)
+        Ok(Path::new("/").join(of_manager.trim_start_matches('/')).join(slice).join(&self.name))
     }
 
     fn bus(&self) -> Result<Bus> {

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use super::wire::Value;
 use crate::cgroup::devices::{DeviceKind, DeviceRule, DeviceSet};
-use crate::cgroup::layout::Version;
-use crate::cgroup::limits::{Limits, Write};
+use crate::cgroup::limits::Limits;
+use crate::cgroup::setting::Write;
+use crate::cgroup::version::Version;
 
 /// Properties by name.
 pub(super) type Properties = BTreeMap<String, Value>;
