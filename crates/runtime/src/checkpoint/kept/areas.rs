@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
+use super::failures::{errno, failed};
 use super::policy;
-use super::switches::{errno, failed};
 use crate::error::{Error, Result};
 
 /// An area, and what it has.

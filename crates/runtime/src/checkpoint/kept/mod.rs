@@ -104,7 +104,8 @@ impl Kept {
             descriptors.extend(owner.descriptors()?);
         }
         let switches = switches::of(&processes, answers);
-        let memory = spaces::of(&processes, answers, reading.finish()?);
+        let memory =
+            spaces::of(&processes, |pid| answers.get(&pid).map(|answer| &answer.space), reading.finish()?);
         let (threads, processes) = tasks::of(&processes)?;
         let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
         let eventfds = eventfds::of(&descriptors)?;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use super::areas::{self, Area, Areas, Lock};
+use super::failures::{errno, failed};
 use super::processor;
-use super::switches::{Answers, errno, failed};
 use crate::error::{Error, Result};
 use crate::host::procfs::Numbered;
 
@@ -139,15 +139,20 @@ fn keys(stopped: &mut Stopped) -> hiber_memory::Result<Vec<u8>> {
     Ok(taken)
 }
 
-/// Reads what the frozen `processes` have; `areas` has theirs by their numbers here.
-pub(super) fn of(processes: &[Numbered], answers: &Answers, mut areas: Areas) -> AddressSpaces {
+/// Reads what the frozen `processes` have. By their numbers here, `said` gives what they have said before, and `areas` has their
+/// areas.
+pub(super) fn of<'a>(
+    processes: &[Numbered],
+    said: impl Fn(i32) -> Option<&'a Said>,
+    mut areas: Areas,
+) -> AddressSpaces {
     let mut all = AddressSpaces::new();
     for Numbered { process, .. } in processes {
-        let own = answers.get(&process.outer).map(|answer| answer.space.clone());
+        let own = said(process.outer).cloned();
         // One that was made since has what its parent has, but for the locks.
         let inherited = || {
-            let parent = answers.get(&crate::host::procfs::parent(process.outer)?)?;
-            Some(Said { future: None, ..parent.space.clone() })
+            let parent = said(crate::host::procfs::parent(process.outer)?)?;
+            Some(Said { future: None, ..parent.clone() })
         };
         let Said { future, mut keys, descriptors } = own.or_else(inherited).unwrap_or_default();
         let areas = areas.remove(&process.outer).unwrap_or_default();
