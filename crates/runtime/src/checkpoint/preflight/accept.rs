@@ -14,6 +14,8 @@ pub const ACCEPT: &str = "dev.hiber.accept";
 pub(crate) struct Accepted {
     checks: Vec<&'static Check>,
     pub(crate) met: Vec<AcceptedLoss>,
+    /// Warnings that are logged already: some things are looked at again when all is frozen.
+    warned: Vec<String>,
 }
 
 impl Accepted {
@@ -52,7 +54,11 @@ impl Accepted {
             } else if found.severity == Severity::Error {
                 return Err(Error::Invalid(format!("{found}; {}", found.advice)));
             } else {
-                tracing::warn!("{found}");
+                let warning = found.to_string();
+                if !self.warned.contains(&warning) {
+                    tracing::warn!("{warning}");
+                    self.warned.push(warning);
+                }
             }
         }
         Ok(())

@@ -220,8 +220,9 @@ checks! {
         "a process was made so that its parent gets another signal than SIGCHLD at its end, or none (clone(2)); after a restore \
          the parent gets SIGCHLD",
         "see that the parent takes SIGCHLD for it, too";
-    DATAGRAMS: "unread-datagrams", Checkpoint, Loss,
-        "a UDP, ICMP, raw or packet socket has messages that nobody has read, which CRIU does not save",
+    DATAGRAMS: "unread-datagrams", Checkpoint, Warning,
+        "a UDP, ICMP, raw or packet socket has messages that nobody has read; CRIU does not save them, and they are lost as on a \
+         bad network",
         "let the process read them, or try again in a moment";
     EVENTS: "unread-events", Checkpoint, Loss,
         "inotify or fanotify has events to tell that nobody has read, which CRIU does not save",
@@ -233,7 +234,7 @@ checks! {
         "a process of several threads has a POSIX timer that goes by the processor time of a thread; after a restore it goes by the \
          first thread's",
         "let the process delete the timer, or measure its time as a whole (CLOCK_PROCESS_CPUTIME_ID)";
-    OVERRUN: "timer-overrun", Checkpoint, Loss,
+    OVERRUN: "timer-overrun", Checkpoint, Warning,
         "a POSIX timer has run out and nobody has taken its signal: how often it did meanwhile (timer_getoverrun(2)) is lost",
         "let the process take the signal, or try again in a moment";
     WAITING: "uninterruptible", Checkpoint, Warning,
