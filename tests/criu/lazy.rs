@@ -20,7 +20,7 @@ fn free_port(host: &str) -> String {
 }
 
 /// A redis server that holds [`ALL`] MiB.
-fn holder() -> Container {
+pub(crate) fn holder() -> Container {
     let c = Runtime::hiber().container(Bundle::redis());
     c.run_detached().ok();
     wait_for("the server", || c.exec(&["redis-cli", "ping"]).stdout.trim() == "PONG");
@@ -32,7 +32,7 @@ fn holder() -> Container {
 
 /// Whether every value is what [`holder`] wrote.
 #[track_caller]
-fn holds_all(c: &Container) {
+pub(crate) fn holds_all(c: &Container) {
     let wrong = "for i = 1, ARGV[1] * 16 do if redis.call('get', 'k' .. i) ~= string.rep(string.char(64 + i % 26), 65536) \
                  then return i end end return 'none'";
     assert_eq!(c.exec(&["redis-cli", "eval", wrong, "0", &ALL.to_string()]).ok(), "none");

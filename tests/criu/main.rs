@@ -6,6 +6,7 @@
 mod accepted;
 mod apparmor;
 mod asked;
+mod background;
 mod cgroups;
 mod contents;
 mod crash;

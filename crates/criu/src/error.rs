@@ -81,14 +81,6 @@ pub enum CriuError {
         /// How CRIU then ended. `None`: it could not stop any more and succeeded.
         ended: Option<Box<CriuError>>,
     },
-    /// The daemon that brings memory later ended before all had come.
-    #[error("criu lazy-pages failed: {reason}; log: {}", log.display())]
-    LazyPages {
-        /// The first error of its log, or the signal that ended it.
-        reason: String,
-        /// The log.
-        log: PathBuf,
-    },
     /// A system call of this side failed.
     #[error("{what}")]
     Io {

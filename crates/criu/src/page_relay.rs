@@ -26,6 +26,8 @@ use crate::pagemap::PAGE;
 pub const REQUEST: usize = WORD;
 /// The answer to a leave: no error.
 const DONE: [u8; 4] = [0; 4];
+/// No honest answer has more pages: CRIU answers from one pipe.
+const MAX_ANSWER: u64 = 16 << 10;
 /// Ours, and none of CRIU's: the destination needs those pages no more.
 const GIVE_UP: u16 = 0x6869;
 
@@ -135,11 +137,6 @@ impl Answers {
             }
         }
     }
-
-    /// Whether the last that came was the answer to a leave.
-    fn is_done(&self) -> bool {
-        self.due == 0 && self.header[..self.have] == DONE
-    }
 }
 
 /// Copies to the end. Once nobody takes the bytes any more, the rest is read and thrown away, so that whoever writes it
@@ -199,51 +196,75 @@ pub fn fail(mut criu: &UnixStream) -> io::Result<()> {
     criu.shutdown(Shutdown::Write)
 }
 
-/// The destination's side: passes the requests of CRIU's daemon at `daemon` on to the source at `peer`, and its pages
-/// back, until one of them ends. The daemon's leave is answered here; the source hears of it by [`Fetched::confirm`].
-/// `memory` is what the dump left behind, where the source wants to hear what became of it all.
-pub fn fetch(daemon: UnixStream, peer: &TcpStream, memory: Option<LazyMemory>) -> io::Result<Fetched> {
-    let (to_daemon, from_peer) = (daemon.try_clone()?, peer.try_clone()?);
-    let missing = Missing::new(memory.unwrap_or_default(), true);
-    let mut answers = Answers::new(missing.clone());
-    let done = std::thread::spawn(move || {
-        drain(&from_peer, &to_daemon, &mut answers);
-        let _ = to_daemon.shutdown(Shutdown::Both);
-        answers.is_done()
-    });
-    let ended = requests(&daemon, peer, &missing);
-    if let Ended::Leave { .. } = ended {
-        let _ = (&daemon).write_all(&DONE);
-    }
-    Ok(Fetched { ended, missing, done, daemon })
+/// A destination of the page server at the other end of a connection, or of the relay that stands there.
+#[derive(Debug)]
+pub struct Fetcher {
+    peer: TcpStream,
+    /// Whether a relay is there, which hears what is given up.
+    relay: bool,
 }
 
-/// A daemon's pages, all passed on.
+/// Pages of a task.
 #[derive(Debug)]
 pub struct Fetched {
-    /// How it ended.
-    pub ended: Ended,
-    missing: Missing,
-    /// Whether the source has answered the leave.
-    done: std::thread::JoinHandle<bool>,
-    daemon: UnixStream,
+    /// The task's number at the dump.
+    pub task: u64,
+    /// The address of the first.
+    pub address: u64,
+    /// Their content.
+    pub bytes: Vec<u8>,
 }
 
-impl Fetched {
-    /// Tells the source that it may end its tasks, after it has heard of the pages that were not asked for, since the
-    /// restored tasks have unmapped them or ended; whether it has confirmed that.
-    pub fn confirm(self, mut peer: &TcpStream) -> bool {
-        let _ = self.daemon.shutdown(Shutdown::Both);
-        let given_up: Vec<_> = self.missing.lock().ranges().collect();
-        let sent = given_up
-            .into_iter()
-            .map(|(task, address, pages)| {
-                Word { command: GIVE_UP, pages, address, id: task, ..Word::default() }.bytes()
-            })
-            .try_for_each(|request| peer.write_all(&request))
-            .and_then(|()| leave(peer))
-            .and_then(|()| peer.shutdown(Shutdown::Write));
-        sent.is_ok() && self.done.join().unwrap_or(false)
+impl Fetcher {
+    /// At a connection that has been let in. `relay` tells whether the source is a runtime like this one.
+    pub fn new(peer: TcpStream, relay: bool) -> Self {
+        Self { peer, relay }
+    }
+
+    /// Asks for pages. Requests are answered in their order; several may be on their way.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn ask(&self, task: u64, address: u64, pages: u64) -> io::Result<()> {
+        (&self.peer).write_all(&Word { command: GET, pages, address, id: task, ..Word::default() }.bytes())
+    }
+
+    /// Waits for the next answer, which may have fewer pages than were asked for.
+    ///
+    /// # Errors
+    /// The connection is broken, or what comes is no answer, or one with more pages than fit a pipe.
+    pub fn answer(&self) -> io::Result<Fetched> {
+        let mut header = [0; REQUEST];
+        (&self.peer).read_exact(&mut header)?;
+        let Word { command, pages, address, id: task, .. } = Word::of(&header);
+        if command != ADD_F || pages > MAX_ANSWER {
+            let what = format!("its answer has command {command} and {pages} pages");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        let mut bytes = vec![0; usize::try_from(pages * PAGE).unwrap_or_default()];
+        (&self.peer).read_exact(&mut bytes)?;
+        Ok(Fetched { task, address, bytes })
+    }
+
+    /// Ends who waits for an answer.
+    pub fn close(&self) {
+        let _ = self.peer.shutdown(Shutdown::Both);
+    }
+
+    /// Tells the source that it may end its tasks, after it has heard of the pages that were not asked for (task, address, number),
+    /// since the restored tasks have unmapped them or ended. All requests must have been answered. Whether it has confirmed that.
+    pub fn confirm(&self, given_up: impl IntoIterator<Item = (u64, u64, u64)>) -> bool {
+        let give_up = |(task, address, pages)| {
+            (&self.peer)
+                .write_all(&Word { command: GIVE_UP, pages, address, id: task, ..Word::default() }.bytes())
+        };
+        let mut given_up = given_up.into_iter().take_while(|_| self.relay);
+        let mut done = [1; DONE.len()];
+        given_up.try_for_each(give_up).is_ok()
+            && leave(&self.peer).is_ok()
+            && self.peer.shutdown(Shutdown::Write).is_ok()
+            && (&self.peer).read_exact(&mut done).is_ok()
+            && done == DONE
     }
 }
 
@@ -265,7 +286,7 @@ pub fn fuzz(asked: &[u8], answered: &[u8]) {
         let (mut one, mut other) = (Answers::new(at_once.clone()), Answers::new(in_parts.clone()));
         one.hear(answered);
         answered.chunks(7).for_each(|part| other.hear(part));
-        assert_eq!((one.is_done(), at_once.pages()), (other.is_done(), in_parts.pages()));
+        assert_eq!(at_once.pages(), in_parts.pages());
         assert!(at_once.pages() <= 10);
     }
 }

@@ -110,11 +110,9 @@ fn answers_are_followed_however_they_are_cut() {
         for part in bytes[..bytes.len() - 1].chunks(size) {
             answers.hear(part);
         }
-        assert_eq!((missing.lock().pages(), answers.is_done()), (3, false), "the last page is not whole");
+        assert_eq!(missing.lock().pages(), 3, "the last page is not whole");
         answers.hear(&bytes[bytes.len() - 1..]);
-        assert_eq!((missing.lock().pages(), answers.is_done()), (1, false));
-        DONE.chunks(size).for_each(|part| answers.hear(part));
-        assert!(answers.is_done());
+        assert_eq!(missing.lock().pages(), 1);
     }
 }
 
@@ -133,44 +131,50 @@ fn a_failed_done_is_a_failure() {
 }
 
 #[test]
-fn the_source_hears_of_the_destinations_leave_when_it_is_meant() {
-    for confirmed in [true, false] {
-        let ((ours, theirs), (mine, source)) = (UnixStream::pair().unwrap(), connection());
+fn a_destination_asks_before_it_is_answered_and_says_what_it_does_not_need() {
+    for relay in [true, false] {
+        let (mine, source) = connection();
         let server = std::thread::spawn(move || {
             let mut request = [0; REQUEST];
-            (&source).read_exact(&mut request).unwrap();
-            (&source).write_all(&answer(1, 1)).unwrap();
+            for _ in 0..2 {
+                (&source).read_exact(&mut request).unwrap();
+            }
+            (&source).write_all(&[answer(1, 1), answer(2, 2)].concat()).unwrap();
             let mut rest = Vec::new();
             while (&source).read_exact(&mut request).is_ok() {
                 rest.push(request);
-                if Word::of(&request).command != GIVE_UP {
-                    break;
+                if Word::of(&request).command == FORCE_CLOSE {
+                    let _ = (&source).write_all(&DONE);
                 }
             }
-            let _ = (&source).write_all(&DONE);
             rest
         });
-        let daemon = std::thread::spawn(move || {
-            let mut page = vec![0; answer(1, 1).len()];
-            (&theirs).write_all(&request(GET, 1, 4)).unwrap();
-            (&theirs).read_exact(&mut page).unwrap();
-            assert_eq!(page, answer(1, 1));
-            (&theirs).write_all(&request(CLOSE, 0, 0)).unwrap();
-            let mut done = [9; 4];
-            (&theirs).read_exact(&mut done).unwrap();
-            assert_eq!(done, DONE);
-        });
-        let fetched = fetch(ours, &mine, Some(LazyMemory::with(1, 4))).unwrap();
-        daemon.join().unwrap();
-        assert_eq!(fetched.ended, Ended::Leave { missing: 3 });
-        if confirmed {
-            assert!(fetched.confirm(&mine));
-        } else {
-            decline(&mine);
-        }
+        let fetcher = Fetcher::new(mine, relay);
+        fetcher.ask(1, PAGE, 1).unwrap();
+        fetcher.ask(1, 2 * PAGE, 9).unwrap();
+        let first = fetcher.answer().unwrap();
+        assert_eq!((first.task, first.address, first.bytes), (1, PAGE, vec![7; PAGE as usize]));
+        assert_eq!(fetcher.answer().unwrap().bytes.len() as u64, 2 * PAGE);
+        assert!(fetcher.confirm([(1, 4 * PAGE, 7)]));
         let rest = server.join().unwrap();
-        let given_up = request(GIVE_UP, 2, 3);
-        assert_eq!(rest.contains(&given_up), confirmed);
-        assert_eq!(rest.last().map(|last| Word::of(last).command == FORCE_CLOSE), Some(confirmed));
+        assert_eq!(rest.contains(&request(GIVE_UP, 4, 7)), relay, "CRIU does not know that word");
+        assert_eq!(rest.len(), 1 + usize::from(relay));
+    }
+}
+
+#[test]
+fn a_destination_takes_no_more_than_a_pipe_at_once() {
+    let answers = [
+        request(GET, 1, 1).to_vec(),
+        request(ADD_F, 1, MAX_ANSWER + 1).to_vec(),
+        request(ADD_F, 1, u64::MAX).to_vec(),
+        answer(1, 1)[..100].to_vec(),
+        Vec::new(),
+    ];
+    for answer in answers {
+        let (mine, mut source) = connection();
+        source.write_all(&answer).unwrap();
+        drop(source);
+        assert!(Fetcher::new(mine, true).answer().is_err());
     }
 }

@@ -3,6 +3,8 @@
 //! A map has one head, which names its file of pages (pages-N.img), and runs of pages in the order of their addresses. The pages
 //! of all runs that are [`PRESENT`] follow each other in the file of pages, in that order (CRIU: criu/pagemap.c).
 
+use std::path::Path;
+
 use criu_proto::images::pagemap::{PagemapEntry, PagemapHead};
 
 use crate::directory::ImageDirectory;
@@ -99,12 +101,16 @@ pub fn runs(images: &Images, name: &str) -> Result<(u32, impl Iterator<Item = Re
 /// # Errors
 /// [`CriuError::Io`](crate::CriuError::Io).
 pub fn write(dir: &ImageDirectory, name: &str, pages: u32, runs: &[Run]) -> Result<()> {
-    let path = dir.path().join(name);
+    dir.write(name, &encoded(&dir.path().join(name), pages, runs)?)
+}
+
+/// The content of such a map.
+pub(crate) fn encoded(path: &Path, pages: u32, runs: &[Run]) -> Result<Vec<u8>> {
     let head = PagemapHead { pages_id: Some(pages), ..PagemapHead::default() };
-    let mut content = encode(&path, &[COMMON, Magic::PAGEMAP.0], &[head])?;
+    let mut content = encode(path, &[COMMON, Magic::PAGEMAP.0], &[head])?;
     let entries: Vec<_> = runs.iter().map(Run::entry).collect();
-    content.extend(encode(&path, &[], &entries)?);
-    dir.write(name, &content)
+    content.extend(encode(path, &[], &entries)?);
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -3,9 +3,6 @@
 //! Afterwards the thread is where it was: its registers, the signals that it blocks, a call that it waits in and a restartable
 //! sequence that it is in are as they were. Its filters of seccomp and its dispatch of system calls do not see the call.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use hiber_sys::ptrace::{
     Dispatch, GoOn, dispatch, extended_state, rseq_area, set_dispatch, set_extended_state, set_signal_mask,
     signal_mask,
@@ -15,6 +12,7 @@ use syscalls::Sysno;
 
 use crate::error::{Error, Result, memory as memory_error};
 use crate::registers::{INSTRUCTION, Registers};
+use crate::remote::Memory;
 use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, kill, registers, set_registers};
 
 /// Where in `struct rseq` the sequence is told that the thread is in (linux/rseq.h).
@@ -39,7 +37,7 @@ pub struct Stopped {
 /// What was changed for calls, and is put back.
 #[derive(Debug)]
 struct Prepared {
-    memory: File,
+    memory: Memory,
     instruction: u64,
     mask: u64,
     dispatch: Option<Dispatch>,
@@ -159,9 +157,7 @@ impl Stopped {
     fn prepare(&mut self) -> Result<&Prepared> {
         if self.prepared.is_none() {
             let tid = self.tid;
-            let path = format!("/proc/{tid}/mem");
-            let memory = File::options().read(true).write(true).open(path);
-            let memory = memory.map_err(memory_error(tid, 0))?;
+            let memory = Memory::of(tid).map_err(memory_error(tid, 0))?;
             let instruction = self.instruction(&memory)?;
             let sequence = self.sequence(&memory);
             let (mask, dispatch) = (mask_of(tid)?, dispatch(tid));
@@ -176,7 +172,7 @@ impl Stopped {
 
     /// Where an instruction of a system call is: the one that the thread waits in, or one of the kernel's own (vdso(7)), or
     /// any.
-    fn instruction(&self, memory: &File) -> Result<u64> {
+    fn instruction(&self, memory: &Memory) -> Result<u64> {
         let mut there = vec![0; INSTRUCTION.len()];
         if let Some(caller) = self.saved.caller()
             && memory.read_exact_at(&mut there, caller).is_ok()
@@ -193,7 +189,7 @@ impl Stopped {
     }
 
     /// The kernel forgets a sequence when the thread runs elsewhere. One that waits in a call is in none.
-    fn sequence(&self, memory: &File) -> Option<(u64, u64)> {
+    fn sequence(&self, memory: &Memory) -> Option<(u64, u64)> {
         if self.saved.in_call() {
             return None;
         }
@@ -271,7 +267,7 @@ fn dispatch_by(tid: i32, to: &Dispatch) -> Result<()> {
 }
 
 /// Where an area of a line of `/proc/PID/maps` has the instruction.
-fn find(memory: &File, line: &str) -> Option<u64> {
+fn find(memory: &Memory, line: &str) -> Option<u64> {
     let (from, to) = line.split(' ').next()?.split_once('-')?;
     let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
     let mut bytes = vec![0; usize::try_from((to - from).min(SEARCHED)).ok()?];

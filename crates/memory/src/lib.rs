@@ -3,13 +3,16 @@
 //! It knows processes and CRIU's images of their memory, not containers. [`call`] has a stopped thread make a system call;
 //! [`track`] tells what a running process writes, [`copy`] copies memory while it is written, and [`images`] takes the rest from a
 //! dump and writes the images.
+//! [`page_daemon`] brings the memory of restored processes while they run.
 #![forbid(unsafe_code)]
 
 pub mod call;
 pub mod copy;
 mod error;
 pub mod images;
+pub mod page_daemon;
 mod registers;
+mod remote;
 mod stop;
 pub mod track;
 

@@ -40,7 +40,7 @@ pub use container::summary::{ProcessDetails, ProcessSummary};
 pub use container::task::Task;
 pub use container::wait::{Condition, Wait};
 pub use error::{Cause, Error, Kind, Result};
-pub use helpers::lazy::{Address, Token};
+pub use helpers::lazy::{Address, FollowingMemory, Token};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, NetworkLock};
 pub use hiber_sys::signal::Signal;

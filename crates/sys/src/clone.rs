@@ -216,6 +216,25 @@ pub fn fork_sibling(_: SingleThreaded, namespaces: u64) -> Result<Sibling> {
     }
 }
 
+/// Forks a process that has the caller's descriptors: not copies of them, but the same table, which lasts until both have
+/// ended (CLONE_FILES). Gives none in the new process.
+pub fn fork_sharing_descriptors(_: SingleThreaded) -> Result<Option<Child>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_FILES | libc::CLONE_PIDFD) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: as in `fork_sibling`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => Ok(None),
+        // SAFETY: the kernel stored a fresh descriptor, which only the caller's side owns: the other does not know it.
+        pid if pid > 0 => Ok(Some(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+        _ => Err(SysError::new("clone3", "with the descriptors shared", last_errno())),
+    }
+}
+
 /// `NEWNS|NEWPID`-like names of clone flags, for messages.
 fn namespace_names(flags: u64) -> String {
     let names: Vec<_> = crate::NamespaceKind::ALL

@@ -22,6 +22,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod tracking;
+pub mod userfault;
 pub mod writeback;
 
 pub use error::{Result, SysError};

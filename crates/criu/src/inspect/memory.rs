@@ -69,7 +69,7 @@ fn kind(area: &VmaEntry) -> &'static str {
 }
 
 /// A task's address space; `None` for one that has none, such as a zombie.
-pub(super) fn address_space(images: &Images, pid: u32) -> Result<Option<MmEntry>> {
+pub(crate) fn address_space(images: &Images, pid: u32) -> Result<Option<MmEntry>> {
     let name = format!("mm-{pid}.img");
     if !images.has(&name) {
         return Ok(None);

@@ -17,8 +17,8 @@ use criu_proto::images::inventory::inventory_entry::LsmType;
 use serde::Serialize;
 
 pub use files::{Descriptor, Holder, RegularFile, Socket};
-pub(crate) use memory::lazy_pages;
 pub use memory::{Memory, Segment};
+pub(crate) use memory::{address_space, lazy_pages};
 pub use places::{CgroupSet, Mount};
 pub use seccomp::{SeccompFilter, SeccompFilters};
 pub use threads::{CapabilitySet, Credentials, Seccomp, State, Thread};

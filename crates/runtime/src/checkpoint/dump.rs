@@ -57,6 +57,8 @@ impl Task {
         let container = self.container();
         helpers::check()?;
         check(options, container.id().as_str())?;
+        // A dump would find nothing where memory has not come to yet.
+        self.wait_for_memory()?;
         let lock = container.entry().lock()?;
         settle(container.entry())?;
         let status = self.status()?;

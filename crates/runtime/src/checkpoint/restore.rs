@@ -7,14 +7,15 @@ mod agent;
 mod request;
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions, work_of,
+    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, LazyRestore, RestoreNotify,
+    RestoreOptions, work_of,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
@@ -32,7 +33,7 @@ use crate::checkpoint::kept::switches::ToClose;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_images, check_strict, take_resources,
+    RestoreContainerOptions, check_following_memory, check_images, check_strict, take_resources,
 };
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::Work;
@@ -44,7 +45,8 @@ use crate::container::task::Built;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
-use crate::helpers::lazy::{Token, arrival::Arrival};
+use crate::helpers::lazy::arrival::{self, Arrival, Destination};
+use crate::helpers::lazy::{self, Token};
 use crate::helpers::leftovers;
 use crate::host::paths::absolute;
 use crate::host::procfs;
@@ -77,6 +79,8 @@ pub(crate) fn restore(
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options);
     }
+    criu_options.lazy_pages |= options.background;
+    check_following_memory(options, &prepared.plan.namespaces)?;
     check_strict(&prepared, &criu_options)?;
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
@@ -98,23 +102,32 @@ pub(crate) fn restore(
     };
     let restoring = Restoring {
         id,
+        root: store.root(),
         entry: &entry,
         request,
         criu: &criu,
         wired: &wired,
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
-    let restored =
-        restoring.run(&mut facts).and_then(|memory| Ok((first_process(&facts)?, wired.keep()?, memory)));
-    let (child, kept, memory) = restored.map_err(|e| {
+    let restored = restoring.run(&mut facts).and_then(|memory| {
+        let (child, kept) = (first_process(&facts)?, wired.keep()?);
+        entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
+        if let Some(memory) = memory {
+            entry.note(Lifecycle::MemoryArriving);
+            memory.restored()?;
+        }
+        Ok((child, kept))
+    });
+    let (child, kept) = restored.map_err(|e| {
+        // It does not come because the restore failed, or the other way round.
+        let e = lazy::record::failure(&entry).unwrap_or(e);
         undo(&entry, &facts);
         leftovers::tell(&leftovers::remove_ghosts(&images, &facts.rootfs));
         explain_restore(store, id, options, e)
     })?;
-    entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
     drop(lock);
     let built = Built { child, starter: None, kept };
-    Ok(Task::made(Container::made(id.clone(), entry, facts, prepared.spec), built, None)?.with_memory(memory))
+    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), built, None)
 }
 
 /// The restored process, our child: nobody else can have its number.
@@ -127,6 +140,7 @@ fn first_process(facts: &Facts) -> Result<Child> {
 
 struct Restoring<'a> {
     id: &'a ContainerId,
+    root: &'a Path,
     entry: &'a Entry,
     request: Request<'a>,
     criu: &'a Criu,
@@ -161,15 +175,14 @@ impl Restoring<'_> {
             std::fs::create_dir(empty).map_err(|e| Error::file(empty, &e))?;
         }
         let criu = self.request.criu_options;
-        let daemon =
-            (criu.lazy_pages && self.request.options.page_server.is_none()).then_some(&*criu.image_path);
+        let others = criu.lazy_pages && !self.request.options.brings_memory();
+        let daemon = others.then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
-        let memory = self.fetch_memory(&work)?;
+        let memory = self.bring_memory(&work, &facts.cgroup)?;
         let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
-        let mut restored = apart("the restoring thread", || {
-            self.in_private_mount_namespace(&places, facts, &mut cgroup, memory.as_ref())
-        });
+        let mut restored =
+            apart("the restoring thread", || self.in_private_mount_namespace(&places, facts, &mut cgroup));
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
@@ -178,29 +191,30 @@ impl Restoring<'_> {
         let removed: Vec<_> = removed.collect();
         restored?;
         removed.into_iter().collect::<Result<()>>()?;
-        // The daemon has its log there.
-        if memory.is_none() {
-            work.clear();
+        if memory.is_some() {
+            arrival::forget(work.directory());
         }
+        work.clear();
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         cgroup.thaw()?;
         Ok(memory)
     }
 
-    fn fetch_memory(&self, work: &Work) -> Result<Option<Arrival>> {
-        let criu = self.request.criu_options;
-        let Some(source) = &self.request.options.page_server else { return Ok(None) };
-        if !criu.lazy_pages {
-            return Err(Error::Invalid(
-                "a page server without lazy pages: nothing would be fetched from it".into(),
-            ));
+    fn bring_memory(&self, work: &Work, cgroup: &CgroupPaths) -> Result<Option<Arrival>> {
+        let options = self.request.options;
+        if !options.brings_memory() {
+            return Ok(None);
         }
-        let [images, ..] = self.request.chain else { return Ok(None) };
-        // The daemon opens it before it is ready, so while it is open here.
-        let number = images.as_fd().as_raw_fd();
-        let images = PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id()));
-        let work = work.directory().path();
-        Arrival::start(self.criu, &images, work, source, self.token).map(Some)
+        let destination = Destination {
+            entry: self.entry,
+            root: self.root,
+            id: self.id.as_str(),
+            cgroup,
+            work: work.directory(),
+            chain: self.request.chain,
+        };
+        Arrival::start(&destination, options.page_server.as_ref().map(|source| (source, self.token)))
+            .map(Some)
     }
 
     fn in_private_mount_namespace(
@@ -208,7 +222,6 @@ impl Restoring<'_> {
         places: &Places<'_>,
         facts: &mut Facts,
         cgroup: &mut Cgroup,
-        memory: Option<&Arrival>,
     ) -> Result<()> {
         if let Some(name) = &self.request.prepared.plan.init.keyring {
             // CRIU saves none: the tasks have that of the thread which starts it.
@@ -216,7 +229,10 @@ impl Restoring<'_> {
         }
         let host = namespace("mnt")?;
         let agent = Agent::of(self.request.prepared, self.request.chain)?;
-        let changed = agent.as_ref().map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
+        let mut changed = agent.as_ref().map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
+        if self.request.options.brings_memory() {
+            changed.extend(LazyRestore::of(self.request.chain)?.changed);
+        }
         let (view, limits) = self.request.view(changed)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =
@@ -274,8 +290,7 @@ impl Restoring<'_> {
                 facts.follow(pid);
                 note_process(self.entry, facts, pid)?;
                 first = pid;
-                self.request.put_back(pid, &facts.cgroup)?;
-                Ok(memory.map_or(Ok(()), |memory| memory.restored(&facts.cgroup))?)
+                Ok(self.request.put_back(pid, &facts.cgroup)?)
             }
             // CRIU's code in the tasks has written its last line to the log, and installed their filters. CRIU lets them go next: where
             // they are to do something before they run, they go no further than into the freezer.

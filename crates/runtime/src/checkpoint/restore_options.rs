@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hiber_criu::{CgroupMode, ImageDirectory};
+use hiber_sandbox::plan::{NamespaceKind, Namespaces};
 use oci_spec::runtime::Spec;
 
 use super::kept::Kept;
@@ -37,9 +38,11 @@ pub struct RestoreContainerOptions<'a> {
     pub trust_images: bool,
     /// Which limits the container gets, where others were in force at the dump than it was created with.
     pub resources: Option<Resources>,
-    /// Where memory is fetched from, by a daemon of CRIU's that is started and watched for that; with lazy pages alone
-    /// the caller runs one.
+    /// Where memory is fetched from that the dump has left behind; with lazy pages alone the caller runs a daemon of CRIU's.
     pub page_server: Option<Address>,
+    /// Let the container run as soon as its processes exist: what of its memory can follow is brought from the images when it
+    /// is touched, and all the rest meanwhile. [`Task::wait_for_memory`](crate::Task::wait_for_memory) waits.
+    pub background: bool,
 }
 
 /// Which limits a restored container has. Where nothing is chosen they are those that were in force, and more than config.json
@@ -56,6 +59,11 @@ pub enum Resources {
 pub const RESOURCES: &str = "dev.hiber.resources";
 
 impl RestoreContainerOptions<'_> {
+    /// Whether memory comes later, by a daemon of ours.
+    pub(crate) fn brings_memory(&self) -> bool {
+        self.background || self.page_server.is_some()
+    }
+
     /// What a creation would be told of the same.
     pub(crate) fn as_create(&self) -> CreateOptions<'static> {
         CreateOptions {
@@ -147,4 +155,41 @@ pub(crate) fn check_strict(prepared: &Prepared, options: &CriuOptions) -> Result
         let why = "--manage-cgroups-mode strict: the container's cgroup is there already";
         Err(Error::Invalid(format!("{why}: {}", path.display())))
     })
+}
+
+/// Refuses a restore whose memory cannot come later.
+pub(crate) fn check_following_memory(
+    options: &RestoreContainerOptions<'_>,
+    namespaces: &Namespaces,
+) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Invalid(why.into()));
+    let lazy = options.criu.lazy_pages;
+    if options.background && (lazy || options.page_server.is_some()) {
+        return refuse(
+            "memory comes in the background from the images (--background), or from where the dump has left it \
+             (--lazy-pages): not both",
+        );
+    }
+    if options.page_server.is_some() && !lazy {
+        return refuse("a page server without lazy pages: nothing would be fetched from it");
+    }
+    if options.background && options.criu.auto_dedup {
+        return refuse(
+            "--auto-dedup and --background exclude each other: the images are read while the container runs",
+        );
+    }
+    if (options.background || lazy) && namespaces.has(NamespaceKind::User) && !unprivileged_userfaultfd() {
+        return refuse(
+            "memory cannot come later (--background, --lazy-pages) to a container with a user namespace: its processes \
+             may not use userfaultfd; write 1 to /proc/sys/vm/unprivileged_userfaultfd meanwhile",
+        );
+    }
+    Ok(())
+}
+
+/// Whether processes without privilege in the first user namespace may hand their faults to others, those in system calls, too
+/// (Linux 5.2).
+fn unprivileged_userfaultfd() -> bool {
+    let allowed = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    allowed.is_ok_and(|allowed| allowed.trim() == "1")
 }

@@ -91,6 +91,11 @@ pub(crate) enum Command {
         /// The container.
         id: ContainerId,
     },
+    /// `wait-memory`
+    WaitMemory {
+        /// The container.
+        id: ContainerId,
+    },
     /// `resume`
     Resume {
         /// The container.
@@ -451,6 +456,8 @@ pub(crate) struct RestoreArgs {
     pub no_pivot: bool,
     /// `--page-server`; only with lazy pages
     pub page_server: Option<PageServer>,
+    /// `--background`
+    pub background: bool,
     /// `--lsm-profile`, as `TYPE:NAME`
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`

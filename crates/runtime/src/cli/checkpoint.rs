@@ -70,7 +70,9 @@ impl Session {
         let init = task.init().context("the container has no process")?;
         self.or_undo(&args.id, tell.tell(init))?;
         let Some(signals) = signals else {
-            self.or_undo(&args.id, task.wait_for_memory().map_err(Into::into))?;
+            if !args.background {
+                self.or_undo(&args.id, task.wait_for_memory().map_err(Into::into))?;
+            }
             return Ok(ExitCode::SUCCESS);
         };
         // In the background; a container whose memory stays away is killed, which ends our attendance.
@@ -122,6 +124,7 @@ impl Session {
             trust_images: args.trust_images,
             resources: args.resources,
             page_server: args.page_server.clone().map(address),
+            background: args.background,
         }
     }
 

@@ -259,6 +259,11 @@ impl Session {
         Ok(self.task(id)?.pause()?)
     }
 
+    /// `wait-memory`
+    pub(crate) fn wait_memory(&self, id: &ContainerId) -> anyhow::Result<()> {
+        Ok(self.task(id)?.wait_for_memory()?)
+    }
+
     /// `resume`
     pub(crate) fn resume(&self, id: &ContainerId) -> anyhow::Result<()> {
         Ok(self.task(id)?.resume()?)
@@ -345,6 +350,7 @@ fn describe(glance: &Glance, owner: String) -> anyhow::Result<ContainerState> {
         annotations: brief.annotations,
         owner,
         oom_killed: glance.oom_killed(),
+        memory: glance.following_memory(),
         left_paused: status == Status::Paused && glance.is_left_paused(),
     })
 }

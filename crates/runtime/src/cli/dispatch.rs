@@ -78,6 +78,7 @@ fn lifecycle(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Delete { id, force } => session.delete(&id, force)?,
         Command::Ps(args) => session.ps(&args)?,
         Command::Pause { id } => session.pause(&id)?,
+        Command::WaitMemory { id } => session.wait_memory(&id)?,
         Command::Resume { id } => session.resume(&id)?,
         Command::Events(args) => session.events(&args)?,
         Command::Update(args) => session.update(&args)?,

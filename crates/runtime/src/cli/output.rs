@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use hiber::{CheckpointConfig, Facts, Status};
+use hiber::{CheckpointConfig, Facts, FollowingMemory, Status};
 use serde::{Serialize, Serializer};
 
 use super::args::{Format, ListArgs, PsArgs};
@@ -41,6 +41,9 @@ pub(crate) struct ContainerState {
     /// Whether the kernel has killed one of its processes for want of memory; only then is it told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
+    /// How far memory is that follows it after a restore; only then is it told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<FollowingMemory>,
     /// Whether a checkpoint that was killed has left it paused; only then is it told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub left_paused: bool,
@@ -246,6 +249,7 @@ mod tests {
             annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             owner: "root".into(),
             oom_killed: false,
+            memory: None,
             left_paused: false,
         }
     }

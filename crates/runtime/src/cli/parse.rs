@@ -198,6 +198,7 @@ fn command(topic: &'static CommandTable, m: &Matches) -> Result<Command> {
         "pause" => Command::Pause { id: id()? },
         "ps" => Command::Ps(PsArgs { id: id()?, format: format(m)?, args: m.positionals[1..].to_vec() }),
         "restore" => Command::Restore(restore(m)?),
+        "wait-memory" => Command::WaitMemory { id: id()? },
         "resume" => Command::Resume { id: id()? },
         "run" => Command::Run(RunArgs {
             create: create(m)?,
@@ -413,7 +414,7 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
     if checkpoint.is_none() && m.value("checkpoint-dir").is_some() {
         return Err(Refusal::Value("--checkpoint-dir needs --checkpoint".into()));
     }
-    for flag in ["lazy-pages", "detach", "console-socket", "pid-file", "check"] {
+    for flag in ["lazy-pages", "background", "detach", "console-socket", "pid-file", "check"] {
         if m.switch("prove") && m.is_given(flag) {
             return Err(Refusal::Value(format!(
                 "--prove and --{flag} exclude each other: nothing is left running"
@@ -425,7 +426,15 @@ fn restore(m: &Matches) -> Result<RestoreArgs> {
             "--page-server needs --lazy-pages: it is where memory is fetched from".into(),
         ));
     }
+    for flag in ["lazy-pages", "auto-dedup"] {
+        if m.switch("background") && m.switch(flag) {
+            return Err(Refusal::Value(format!(
+                "--background and --{flag} exclude each other: memory comes from the images while the container runs"
+            )));
+        }
+    }
     Ok(RestoreArgs {
+        background: m.switch("background"),
         page_server: m.value("page-server").map(value::page_server).transpose()?,
         checkpoint,
         checkpoint_dir: path(m, "checkpoint-dir"),

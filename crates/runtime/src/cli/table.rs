@@ -371,6 +371,10 @@ const RESTORE_FLAGS: &[Flag] = &[
     Flag::switch("no-pivot", "without effect here: CRIU changes the root, by pivot_root alone"),
     EMPTY_NS,
     AUTO_DEDUP,
+    Flag::switch(
+        "background",
+        "let it run at once: memory comes from the images when it is touched, and all the rest meanwhile (wait-memory waits)",
+    ),
     LAZY_PAGES,
     Flag::value(
         "page-server",

@@ -7,6 +7,7 @@ use crate::container::process::{self, Made, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::helpers::guard;
+use crate::helpers::lazy::{FollowingMemory, record};
 use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::state::facts::{Brief, Facts};
@@ -92,6 +93,16 @@ impl Glance {
             }
             Source::Task(task) => guard::has_left_frozen(task.container().entry()),
         }
+    }
+
+    /// How far its memory is, if that follows it after a restore; none where that was never so, or cannot be told.
+    pub fn following_memory(&self) -> Option<FollowingMemory> {
+        let entry = match &self.source {
+            Source::Overview(overview) if !overview.has(&self.id, record::FILE) => return None,
+            Source::Overview(overview) => &overview.store.open(&self.id).ok()?,
+            Source::Task(task) => task.container().entry(),
+        };
+        record::look(entry).ok()?
     }
 
     /// Whether the kernel has killed a process of it for want of memory, as far as that can be seen.

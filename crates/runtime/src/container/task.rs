@@ -20,7 +20,7 @@ use crate::container::stdio::Kept;
 use crate::container::wait::{Condition, Wait};
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers::guard;
-use crate::helpers::lazy::arrival::Arrival;
+use crate::helpers::lazy::{FollowingMemory, record};
 use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::state::entry::Entry;
@@ -46,8 +46,6 @@ pub struct Task {
     starter: Arc<Mutex<Option<Starter>>>,
     /// Whether it was seen to have executed its program: that cannot change any more.
     started: Arc<AtomicBool>,
-    /// What brings the memory of a restored one, if that comes later.
-    memory: Option<Arc<Arrival>>,
 }
 
 impl Container {
@@ -102,7 +100,7 @@ impl Task {
             Err(_) => None,
         };
         let (starter, started) = Default::default();
-        Ok(Self { container, init, cgroup, starter, started, memory: None })
+        Ok(Self { container, init, cgroup, starter, started })
     }
 
     /// The task of a container that was just made, with its first process.
@@ -122,27 +120,23 @@ impl Task {
         let init = Process::new(child, made);
         monitor::adopt(init.pid(), &init);
         let starter = Arc::new(Mutex::new(starter));
-        Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default(), memory: None })
+        Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default() })
     }
 
-    pub(crate) fn with_memory(self, memory: Option<Arrival>) -> Self {
-        Self { memory: memory.map(Arc::new), ..self }
-    }
-
-    /// Waits until all memory of a container that was restored with lazy pages from a page server is there; returns at
-    /// once for others. It runs meanwhile.
+    /// Waits until all memory of a container is there that was restored with memory that follows it; returns at once for
+    /// others. It runs meanwhile.
     ///
     /// # Errors
     /// If memory does not come any more, with the reason. The container has been killed then: what is missing would
     /// read as zeros.
     pub fn wait_for_memory(&self) -> Result<()> {
-        let Some(memory) = &self.memory else { return Ok(()) };
-        let arrived = memory.wait();
-        match &arrived {
-            Ok(()) => self.entry().note(Lifecycle::MemoryArrived),
-            Err(_) => self.cgroup.kill(Signal::KILL)?,
+        match record::await_end(self.entry())? {
+            Some(FollowingMemory::Failed { reason }) => {
+                self.cgroup.kill(Signal::KILL)?;
+                Err(record::not_arrived(reason))
+            }
+            _ => Ok(()),
         }
-        arrived
     }
 
     /// The container.

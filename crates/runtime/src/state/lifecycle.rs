@@ -59,8 +59,17 @@ pub enum Lifecycle {
         /// Whether that is its end.
         exit: bool,
     },
+    /// It runs, and its memory follows it.
+    MemoryArriving,
     /// The memory of a restored container, which was to follow it, is all there.
     MemoryArrived,
+    /// It does not come any more, for which the container was ended.
+    MemoryFailed {
+        /// Why.
+        reason: String,
+    },
+    /// All memory has come from another container, which has not said that it ended.
+    SourceUnconfirmed,
     /// It was made from a checkpoint, and runs.
     Restored {
         /// The directory with the images.

@@ -28,6 +28,11 @@ impl Store {
         Self { root: root.into() }
     }
 
+    /// The directory of all containers.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Claims an id: makes its directory and locks it.
     pub(crate) fn create(&self, id: &ContainerId) -> Result<(Entry, Lock)> {
         let root = self.make_root()?;
@@ -172,6 +177,11 @@ impl Overview {
         let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let path = Path::new(id.as_str()).join(name);
         rustix::fs::openat2(self.root.as_ref()?, path, flags, Mode::empty(), way).ok()
+    }
+
+    /// Whether there may be a file in a container's directory.
+    pub(crate) fn has(&self, id: &ContainerId, name: &str) -> bool {
+        self.root.as_ref().is_none_or(|root| may_exist(root, &Path::new(id.as_str()).join(name)))
     }
 
     /// As [`Entry::listens`] of a container.

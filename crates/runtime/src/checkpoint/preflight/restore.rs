@@ -15,14 +15,14 @@ use hiber_sys::process::setns;
 
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
-    LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE, PARENT_DEATH, PID,
-    PROFILE, ROOTFS, SECCOMP_AGENT,
+    LAZY_PAGES, LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE,
+    PARENT_DEATH, PID, PROFILE, ROOTFS, SECCOMP_AGENT,
 };
 use super::{Findings, Report, bytes, host, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_images, check_strict, take_resources,
+    RestoreContainerOptions, check_following_memory, check_images, check_strict, take_resources,
 };
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::container::create::Prepared;
@@ -87,7 +87,13 @@ fn check(
     {
         findings.add(&CONFIG, CONFIG.about);
     }
+    if let Some(prepared) = &prepared
+        && let Err(e) = check_following_memory(options, &prepared.plan.namespaces)
+    {
+        findings.failed(&LAZY_PAGES, &e);
+    }
     let mut criu = options.criu.clone();
+    criu.lazy_pages |= options.background;
     if let Some(manifest) = &manifest {
         criu.follow(&manifest.options);
         machine(findings, manifest);

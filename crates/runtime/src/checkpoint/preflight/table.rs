@@ -44,8 +44,8 @@ checks! {
         "a program that CRIU runs is missing",
         "install the package that is named";
     LAZY_PAGES: "lazy-pages", Both, Error,
-        "--lazy-pages is given, but kernel or CRIU cannot bring memory in later (userfaultfd)",
-        "leave --lazy-pages out, or use a kernel with CONFIG_USERFAULTFD";
+        "--lazy-pages or --background is given, but kernel or CRIU cannot bring memory in later (userfaultfd)",
+        "leave it out, or use a kernel with CONFIG_USERFAULTFD";
     PIPE_SIZE: "pipe-size", Checkpoint, Error,
         "--lazy-pages needs larger pipes than /proc/sys/fs/pipe-max-size allows",
         "write 4194304 to /proc/sys/fs/pipe-max-size, or give CRIU CAP_SYS_RESOURCE";

@@ -250,4 +250,9 @@ pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
             ("update --resources - web", "set the limits that standard input gives"),
         ])
         .flags(UPDATE_FLAGS),
+    CommandTable::on_container("wait-memory", "wait until the memory of a restored container is all there")
+        .description(
+            "Memory follows a container that was restored with --background or from a page server. Returns at once for\n\
+             others. The exit status is 1 if memory does not come any more, with the reason; the container was ended then.",
+        ),
 ];

@@ -1,9 +1,14 @@
-//! Memory that follows a container later (`--lazy-pages`), between a dump that serves it and a restore that fetches it.
+//! Memory that follows a container when that runs already: from the images of its checkpoint (`restore --background`), or
+//! (`--lazy-pages`) from a dump that serves it to a restore that fetches it.
 //!
 //! ```text
 //!   hiber checkpoint                                          hiber restore
-//!     criu swrk <--socket--> departure <--- TCP ---> arrival <--socket--> criu lazy-pages
+//!     criu swrk <--socket--> departure <--- TCP ---> bringer <--userfaultfd--> the container
+//!                                                       ^
+//!                                                     images
 //! ```
+//!
+//! The restore's side is a [page daemon](hiber_memory::page_daemon) in a process that outlives the runtime ([`bringer`]).
 //!
 //! CRIU alone would lose containers here (see [`hiber_criu::page_relay`]): so the connection is made by us, and each end
 //! has a process of its own, which outlives a runtime that is killed. Only when the destination has everything, the
@@ -15,15 +20,19 @@
 
 mod admission;
 pub(crate) mod arrival;
+mod bringer;
 pub(crate) mod departure;
 mod peer;
 mod process;
+pub(crate) mod record;
 mod token;
+mod working_set;
 
 use std::ffi::OsStr;
 
 pub use peer::Address;
 pub(crate) use peer::{bound, connect};
+pub use record::FollowingMemory;
 pub use token::Token;
 
 use process::asked;
@@ -35,7 +44,7 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
         std::process::exit(0);
     }
     if let Some(socket) = asked(argument, arrival::ARGUMENT) {
-        arrival::run(socket);
+        bringer::run(socket);
         std::process::exit(0);
     }
 }

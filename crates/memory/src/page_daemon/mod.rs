@@ -1,0 +1,232 @@
+//! Brings the memory of processes that CRIU restores lazily: when they touch it, and meanwhile all the rest.
+//!
+//! CRIU connects to `lazy-pages.socket` in its work directory and hands over a userfaultfd for each process. From then on one
+//! thread hears what the kernel tells of them (pages that somebody waits for, forks, memory that moves or goes), and others
+//! copy: first what was touched first after an earlier restore, then the rest in its order. Pages come from images that are
+//! mapped, or from a [page server](PageServer). When nothing is missing any more, the descriptors are closed, and the kernel
+//! gives the processes pages as it gives them to others.
+//!
+//! Whoever runs a daemon must see to it that processes do not outlive one that was killed: when the last descriptor is closed,
+//! what is missing reads as zeros.
+
+mod greeting;
+mod pages;
+mod ranges;
+mod server;
+mod space;
+mod work;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use hiber_sys::userfault::Mapped;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{Errno, retry_on_intr};
+
+use greeting::{Greeting, Said};
+pub use pages::{Pages, Place};
+pub use ranges::PAGE;
+pub use server::{Answer, PageServer};
+use space::{Attended, Space};
+use work::Queue;
+
+/// The name of the socket in the work directory by which CRIU finds the daemon.
+pub const SOCKET: &str = "lazy-pages.socket";
+/// How many first touches are recorded: with what is brought around each, a gibibyte at most.
+const MAX_TOUCHES: usize = 16 << 10;
+
+/// Pages of a task that are touched at the same time, by their addresses at the dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touch {
+    /// The task's number at the dump.
+    pub task: i32,
+    /// The first page.
+    pub start: u64,
+    /// Where they end.
+    pub end: u64,
+}
+
+/// Why memory does not come any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// CRIU has gone, or says something else than a CRIU.
+    #[error("the restore ended before it was done: {0}")]
+    Restore(io::Error),
+    /// A page cannot be read: the file is shorter than it was, or cannot be read there.
+    #[error("memory of process {task} at {address:#x} cannot be read from the images: they are damaged")]
+    Image { task: i32, address: u64 },
+    /// The kernel does not take a page: ENOMEM where the limit of the process's cgroup is reached.
+    #[error("memory of process {task} at {address:#x} cannot be put in place: {errno}")]
+    Copy { task: i32, address: u64, errno: Errno },
+    /// What happens to a process is not told any more.
+    #[error("userfaultfd of process {task}: {why}")]
+    Events { task: i32, why: io::Error },
+    /// The page server does not give what it was asked for.
+    #[error("the page server {0}")]
+    Server(String),
+    /// This process lacks something.
+    #[error("{0}: {1}")]
+    Host(&'static str, io::Error),
+}
+
+/// What a daemon is to do.
+#[derive(Debug)]
+pub struct PageDaemon {
+    /// Where CRIU connects.
+    pub listener: UnixListener,
+    /// What there is to bring.
+    pub pages: Pages,
+    /// Who has what is not here.
+    pub server: Option<Box<dyn PageServer>>,
+    /// What was touched first after an earlier restore, in that order.
+    pub first: Vec<Touch>,
+}
+
+/// What its threads share.
+struct Shared {
+    pages: Pages,
+    server: Option<Box<dyn PageServer>>,
+    spaces: RwLock<Vec<Arc<Space>>>,
+    queue: Queue,
+    /// Readable when `verdict` is there.
+    told: OwnedFd,
+    verdict: Mutex<Option<Result<(), Failure>>>,
+}
+
+impl Shared {
+    fn spaces(&self) -> Vec<Arc<Space>> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, space: Space) {
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).push(space.into());
+    }
+
+    /// Closes the descriptors of processes that have ended: a shell makes many.
+    fn forget_ended(&self, unreadable: &Mapped) {
+        let unreadable = unreadable.part(0, PAGE);
+        let lives = |space: &Arc<Space>| unreadable.is_none_or(|page| space.lives(page));
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).retain(lives);
+    }
+
+    fn is_all_there(&self) -> bool {
+        self.spaces().iter().all(|space| space.missing().is_empty())
+    }
+
+    /// The first word counts.
+    fn tell(&self, verdict: Result<(), Failure>) {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(verdict);
+        let _ = rustix::io::write(&self.told, &1u64.to_ne_bytes());
+    }
+}
+
+/// What a daemon has done when nothing is missing any more.
+#[derive(Debug)]
+pub struct Served {
+    /// What was touched first, in that order.
+    pub touched: Vec<Touch>,
+    /// What the page server was not asked for, since whoever had it has unmapped it or has ended.
+    pub unneeded: Vec<Touch>,
+}
+
+impl PageDaemon {
+    /// Serves one restore until nothing is missing.
+    ///
+    /// # Errors
+    /// What keeps memory from coming. The processes are then to be ended before this one ends.
+    pub fn run(self) -> Result<Served, Failure> {
+        let Self { listener, pages, server, first } = self;
+        let (criu, _) = listener.accept().map_err(Failure::Restore)?;
+        drop(listener);
+        let told = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| Failure::Host("eventfd", e.into()))?;
+        let queue = Queue::new(first, pages.elsewhere());
+        let (spaces, verdict) = Default::default();
+        let shared = Shared { pages, server, spaces, queue, told, verdict };
+        let touched = std::thread::scope(|scope| {
+            let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+            (0..workers).for_each(|_| drop(scope.spawn(|| shared.work())));
+            if let Some(server) = &shared.server {
+                scope.spawn(|| shared.receive(&**server));
+                scope.spawn(|| shared.ask(&**server));
+            }
+            // However it ends.
+            let _closing = Closing(&shared);
+            shared.listen(criu)
+        });
+        match touched {
+            Ok(touched) => Ok(Served { touched, unneeded: shared.queue.left() }),
+            Err(failure) => {
+                // The descriptors stay open until this process ends, so that who waits for memory waits on.
+                std::mem::forget(shared);
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// Lets the other threads go when the one that listens is done.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.queue.close();
+        if let Some(server) = self.0.server.as_ref().filter(|_| !self.0.is_all_there()) {
+            server.close();
+        }
+    }
+}
+
+impl Shared {
+    /// Hears CRIU and the kernel, and brings what somebody waits for.
+    fn listen(&self, criu: UnixStream) -> Result<Vec<Touch>, Failure> {
+        let unreadable = Mapped::unreadable().map_err(|e| Failure::Host("mmap", e))?;
+        let mut touches = Vec::new();
+        let mut greeting = Some(Greeting::new(criu));
+        loop {
+            let spaces: Vec<_> = self.spaces().into_iter().filter(|space| !space.is_gone()).collect();
+            let mut all = vec![PollFd::new(&self.told, PollFlags::IN)];
+            all.extend(spaces.iter().map(|space| PollFd::from_borrowed_fd(space.fd(), PollFlags::IN)));
+            all.extend(greeting.as_ref().map(|greeting| PollFd::new(greeting, PollFlags::IN)));
+            retry_on_intr(|| poll(&mut all, None)).map_err(|e| Failure::Host("poll", e.into()))?;
+            let ready: Vec<bool> = all.iter().map(|fd| !fd.revents().is_empty()).collect();
+            if ready[0]
+                && let Some(verdict) = self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                return verdict.map(|()| touches);
+            }
+            for space in spaces.iter().zip(&ready[1..]).filter_map(|(space, ready)| ready.then_some(space)) {
+                let Attended { forked, touched, wanted } = space.attend(&self.pages)?;
+                if !forked.is_empty() {
+                    self.forget_ended(&unreadable);
+                }
+                forked.into_iter().for_each(|child| self.add(child));
+                wanted.into_iter().for_each(|(start, end)| self.queue.hurry(space.task, start, end));
+                touches.extend(touched.into_iter().take(MAX_TOUCHES - touches.len().min(MAX_TOUCHES)));
+            }
+            if ready.len() > spaces.len() + 1
+                && ready[spaces.len() + 1]
+                && let Some(criu) = &greeting
+            {
+                match criu.hear()? {
+                    Said::Task(task, fd) => self.add(Space::new(task, fd, self.pages.of(task))),
+                    Said::Nothing => {}
+                    Said::Finished => {
+                        greeting = None;
+                        self.queue.open();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// So that [`greeting`] is polled like a descriptor.
+impl AsFd for Greeting {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.stream().as_fd()
+    }
+}

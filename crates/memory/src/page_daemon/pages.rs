@@ -1,0 +1,76 @@
+//! Where the pages of tasks are: in files of images, or with a page server.
+
+use std::collections::BTreeMap;
+
+use hiber_sys::userfault::{Mapped, Source};
+
+use super::ranges::{Range, Ranges};
+
+/// Pages of a task in a row, by their addresses at the dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The first.
+    pub start: u64,
+    /// Where they end.
+    pub end: u64,
+    /// Number of the file and offset of the first page in it; none where a page server has them.
+    pub file: Option<(usize, u64)>,
+}
+
+/// All pages that a daemon is to bring.
+#[derive(Debug, Default)]
+pub struct Pages {
+    files: Vec<Mapped>,
+    tasks: BTreeMap<i32, Vec<Place>>,
+}
+
+/// Where pages are.
+pub(super) enum Found<'a> {
+    Here(Source<'a>),
+    /// So many bytes are with the page server.
+    Server(u64),
+}
+
+impl Pages {
+    /// `tasks` are by their numbers at the dump, their places sorted and without overlap.
+    pub fn new(files: Vec<Mapped>, tasks: BTreeMap<i32, Vec<Place>>) -> Self {
+        Self { files, tasks }
+    }
+
+    /// How many bytes they are.
+    pub fn bytes(&self) -> u64 {
+        self.tasks.values().flatten().map(|place| place.end - place.start).sum()
+    }
+
+    /// What is missing of a task that was just restored.
+    pub(super) fn of(&self, task: i32) -> Ranges {
+        Self::ranges(self.tasks.get(&task).into_iter().flatten())
+    }
+
+    /// What a page server has, by task.
+    pub(super) fn elsewhere(&self) -> BTreeMap<i32, Ranges> {
+        let there = |places: &Vec<Place>| Self::ranges(places.iter().filter(|place| place.file.is_none()));
+        self.tasks.iter().map(|(task, places)| (*task, there(places))).collect()
+    }
+
+    fn ranges<'a>(places: impl Iterator<Item = &'a Place>) -> Ranges {
+        let mut ranges = Ranges::default();
+        places.for_each(|place| {
+            ranges.insert(Range { start: place.start, end: place.end, origin: place.start });
+        });
+        ranges
+    }
+
+    /// Where pages are that were at `origin` at the dump: of no more than `length` bytes, as far as they are in a row. None if
+    /// they are not there.
+    pub(super) fn find(&self, task: i32, origin: u64, length: u64) -> Option<Found<'_>> {
+        let places = self.tasks.get(&task)?;
+        let next = places.partition_point(|place| place.start <= origin);
+        let place = places[..next].last().filter(|place| origin < place.end)?;
+        let (within, length) = (origin - place.start, length.min(place.end - origin));
+        Some(match place.file {
+            None => Found::Server(length),
+            Some((file, offset)) => Found::Here(self.files.get(file)?.part(offset + within, length)?),
+        })
+    }
+}

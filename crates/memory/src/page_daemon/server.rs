@@ -1,0 +1,30 @@
+//! Whoever has the pages that are not here.
+
+use std::fmt::Debug;
+use std::io;
+
+/// Pages of a task, by the address that they had at the dump.
+#[derive(Debug)]
+pub struct Answer {
+    pub task: i32,
+    pub address: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// A connection to a page server.
+pub trait PageServer: Debug + Send + Sync {
+    /// Asks for pages of a task. Requests are answered in their order, each once, and maybe not with all of its pages.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn ask(&self, task: i32, address: u64, pages: u64) -> io::Result<()>;
+
+    /// Waits for the next answer.
+    ///
+    /// # Errors
+    /// The connection is broken, or what comes is no answer.
+    fn answer(&self) -> io::Result<Answer>;
+
+    /// Ends who waits for an answer.
+    fn close(&self);
+}

@@ -1,0 +1,298 @@
+//! What is brought next, and the threads that bring it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::pages::Found;
+use super::ranges::{PAGE, Range, Ranges};
+use super::server::{Answer, PageServer};
+use super::space::Space;
+use super::{Failure, Shared, Touch};
+
+/// How much a thread takes at once, and is asked of a page server at once, in bytes.
+const PORTION: u64 = 1 << 20;
+/// How many requests a page server has at a time, and how many answers are kept that nobody has put in place.
+const WINDOW: usize = 6;
+/// How many more it has of pages that somebody waits for.
+const URGENT: usize = 64;
+/// When who has found nothing to do looks again: memory that moves can be nowhere for a moment.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What is to be done, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    plan: Mutex<Plan>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// Whether all processes are there.
+    open: bool,
+    closed: bool,
+    first: VecDeque<Touch>,
+    /// Where in which space the rest has got to.
+    at: (usize, u64),
+    /// What a page server was not asked for yet.
+    unasked: BTreeMap<i32, Ranges>,
+    urgent: VecDeque<Touch>,
+    /// What it was asked for, in that order.
+    asked: VecDeque<Touch>,
+    arrived: VecDeque<(Touch, Vec<u8>)>,
+    /// What nobody needs any more.
+    unneeded: Vec<Touch>,
+}
+
+enum Job {
+    Fill(Vec<(Arc<Space>, u64, u64)>),
+    Deliver(Touch, Vec<u8>),
+    Idle,
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Ranges>) -> Self {
+        let plan = Plan { first: first.into(), unasked: elsewhere, ..Plan::default() };
+        Self { plan: plan.into(), changed: Condvar::new() }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, how: impl FnOnce(&mut Plan)) {
+        how(&mut self.plan());
+        self.changed.notify_all();
+    }
+
+    /// All processes are there: the rest is brought now.
+    pub(super) fn open(&self) {
+        self.change(|plan| plan.open = true);
+    }
+
+    pub(super) fn close(&self) {
+        self.change(|plan| plan.closed = true);
+    }
+
+    /// Somebody waits for pages that a page server has.
+    pub(super) fn hurry(&self, task: i32, start: u64, end: u64) {
+        self.change(|plan| plan.urgent.push_back(Touch { task, start, end }));
+    }
+
+    /// What a page server has and nobody has asked for.
+    pub(super) fn left(&self) -> Vec<Touch> {
+        let plan = self.plan();
+        let unasked = plan.unasked.iter().flat_map(|(task, ranges)| {
+            ranges.of_origin(0, u64::MAX).into_iter().map(|range| touch(*task, range))
+        });
+        unasked.chain(plan.unneeded.iter().copied()).collect()
+    }
+}
+
+fn touch(task: i32, range: Range) -> Touch {
+    Touch { task, start: range.origin, end: range.origin + range.length() }
+}
+
+impl Shared {
+    /// A thread that puts pages in place.
+    pub(super) fn work(&self) {
+        loop {
+            let done = match self.next_job() {
+                Job::Closed => return,
+                Job::Idle if self.is_all_there() => return self.tell(Ok(())),
+                Job::Idle => {
+                    let plan = self.queue.plan();
+                    drop(self.queue.changed.wait_timeout(plan, PAUSE));
+                    Ok(())
+                }
+                Job::Fill(parts) => {
+                    parts.iter().try_for_each(|(space, start, end)| space.fill(*start, *end, &self.pages))
+                }
+                Job::Deliver(what, bytes) => self.deliver(what, &bytes),
+            };
+            if let Err(failure) = done {
+                return self.tell(Err(failure));
+            }
+        }
+    }
+
+    /// To all that miss it: the process, and those that it has forked.
+    fn deliver(&self, what: Touch, bytes: &[u8]) -> Result<(), Failure> {
+        self.misses(what).iter().try_for_each(|(space, ..)| space.deliver(what.start, bytes))?;
+        // One that was forked meanwhile misses what its parent has got.
+        let again = self.misses(what);
+        if again.is_empty() { Ok(()) } else { self.deliver(what, bytes) }
+    }
+
+    /// Who misses something of what was there at the dump, and where.
+    fn misses(&self, what: Touch) -> Vec<(Arc<Space>, u64, u64)> {
+        let mut all = Vec::new();
+        for space in self.spaces().into_iter().filter(|space| space.task == what.task) {
+            let missing = space.missing().of_origin(what.start, what.end);
+            all.extend(missing.into_iter().map(|range| (Arc::clone(&space), range.start, range.end)));
+        }
+        all
+    }
+
+    fn next_job(&self) -> Job {
+        let mut plan = self.queue.plan();
+        loop {
+            if plan.closed {
+                return Job::Closed;
+            }
+            if let Some((what, bytes)) = plan.arrived.pop_front() {
+                self.queue.changed.notify_all();
+                return Job::Deliver(what, bytes);
+            }
+            if plan.open {
+                break;
+            }
+            plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
+        }
+        while let Some(what) = plan.first.pop_front() {
+            let misses = self.misses(what);
+            let here = |(space, start, _): &(Arc<Space>, u64, u64)| {
+                let range = space.missing().at(*start);
+                range.is_some_and(|range| {
+                    matches!(self.pages.find(space.task, range.origin, PAGE), Some(Found::Here(_)))
+                })
+            };
+            if misses.iter().any(here) {
+                return Job::Fill(misses);
+            }
+            if !misses.is_empty() && self.server.is_some() {
+                plan.urgent.push_back(what);
+                self.queue.changed.notify_all();
+            }
+        }
+        let spaces = self.spaces();
+        let (mut number, mut at) = plan.at;
+        while let Some(space) = spaces.get(number) {
+            let Some(range) = space.missing().from(at).map(|range| range.first(PORTION)) else {
+                (number, at) = (number + 1, 0);
+                continue;
+            };
+            at = match self.pages.find(space.task, range.origin, range.length()) {
+                Some(Found::Server(length)) => {
+                    at = range.start + length;
+                    continue;
+                }
+                Some(Found::Here(_)) => range.end,
+                // There is no such page, which is told when it is filled.
+                None => range.start + PAGE,
+            };
+            plan.at = (number, at);
+            return Job::Fill(vec![(Arc::clone(space), range.start, at)]);
+        }
+        plan.at = (0, 0);
+        Job::Idle
+    }
+
+    /// A thread that asks the page server.
+    pub(super) fn ask(&self, server: &dyn PageServer) {
+        while let Some(what) = self.next_request() {
+            if let Err(e) = server.ask(what.task, what.start, (what.end - what.start) / PAGE) {
+                return self.tell(Err(Failure::Server(format!("takes no request: {e}"))));
+            }
+        }
+    }
+
+    /// What the page server is to be asked for next, which counts as asked then; none at the end.
+    fn next_request(&self) -> Option<Touch> {
+        let mut plan = self.queue.plan();
+        loop {
+            if plan.closed {
+                return None;
+            }
+            let waiting = plan.asked.len() + plan.arrived.len();
+            let urgent = if waiting < URGENT { plan.take_urgent() } else { None };
+            let next = match urgent {
+                None if plan.open && waiting < WINDOW => plan.take_next(),
+                urgent => urgent,
+            };
+            let Some(what) = next else {
+                plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            // Whoever had it may have unmapped it, or ended.
+            if plan.open && self.misses(what).is_empty() {
+                plan.unneeded.push(what);
+                continue;
+            }
+            plan.asked.push_back(what);
+            self.queue.changed.notify_all();
+            return Some(what);
+        }
+    }
+
+    /// A thread that hears the page server's answers.
+    pub(super) fn receive(&self, server: &dyn PageServer) {
+        loop {
+            let mut plan = self.queue.plan();
+            while plan.asked.is_empty() {
+                if plan.closed {
+                    return;
+                }
+                plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(plan);
+            let answer = server.answer();
+            let heard = answer.map_err(|e| format!("does not answer: {e}")).and_then(|a| self.take_in(a));
+            if let Err(why) = heard {
+                return self.tell(Err(Failure::Server(why)));
+            }
+        }
+    }
+
+    fn take_in(&self, answer: Answer) -> Result<(), String> {
+        let mut plan = self.queue.plan();
+        let Some(asked) = plan.asked.pop_front() else { return Err("answers what nobody has asked".into()) };
+        let Answer { task, address, bytes } = answer;
+        let length = bytes.len() as u64;
+        if (task, address) != (asked.task, asked.start) || length == 0 || length > asked.end - asked.start {
+            return Err(format!(
+                "answers with {length} bytes of process {task} at {address:#x}; expected up to {} of process {} at {:#x}",
+                asked.end - asked.start,
+                asked.task,
+                asked.start
+            ));
+        }
+        let got = Touch { end: asked.start + length, ..asked };
+        let rest = Touch { start: got.end, ..asked };
+        if rest.start < rest.end {
+            let range = Range { start: rest.start, end: rest.end, origin: rest.start };
+            plan.unasked.entry(rest.task).or_default().insert(range);
+            plan.urgent.push_back(rest);
+        }
+        plan.arrived.push_back((got, bytes));
+        self.queue.changed.notify_all();
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn take_urgent(&mut self) -> Option<Touch> {
+        while let Some(what) = self.urgent.pop_front() {
+            let Some(unasked) = self.unasked.get_mut(&what.task) else { continue };
+            // What is not among them has been asked for.
+            let Some(range) = unasked.from(what.start).filter(|range| range.start < what.end) else {
+                continue;
+            };
+            let range = range.first((what.end - range.start).min(PORTION));
+            unasked.remove(range.start, range.end);
+            if range.end < what.end {
+                self.urgent.push_front(Touch { start: range.end, ..what });
+            }
+            return Some(touch(what.task, range));
+        }
+        None
+    }
+
+    fn take_next(&mut self) -> Option<Touch> {
+        let (task, ranges) = self.unasked.iter_mut().find(|(_, ranges)| !ranges.is_empty())?;
+        let range = ranges.from(0)?.first(PORTION);
+        ranges.remove(range.start, range.end);
+        Some(touch(*task, range))
+    }
+}

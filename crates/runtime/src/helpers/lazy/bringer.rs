@@ -1,0 +1,277 @@
+//! The process that brings a restored container's memory, and the one that watches over it.
+//!
+//! When a daemon is killed, the kernel would give the container's processes zeros for what is missing. So there are two
+//! processes with one table of descriptors, which lasts until both have ended: whichever loses the other ends the container
+//! before it ends itself, and until then who touches what is missing waits.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use hiber_criu::page_relay::{self, Fetcher};
+use hiber_criu::{ImageDirectory, LazyRestore};
+use hiber_memory::page_daemon::{self, Failure, PageDaemon, PageServer, Pages, Place, Served, Touch};
+use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::wire::Channel;
+use hiber_sys::clone::{Child, SingleThreaded, fork_sharing_descriptors};
+use hiber_sys::userfault::Mapped;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, waitpid};
+
+use super::arrival::{Order, Plan, Word};
+use super::record::{FollowingMemory, Record};
+use super::working_set;
+use crate::error::{Error, Result, chain};
+use crate::state::entry::Entry;
+use crate::state::lifecycle::Lifecycle;
+use crate::state::store::Store;
+
+/// The end of the process.
+type OwnEnd = Channel<Word, Order>;
+
+/// What came with the plan.
+struct Job {
+    plan: Box<Plan>,
+    record: Record,
+    entry: Option<Entry>,
+}
+
+/// How the worker tells that nothing is missing; by any other end it tells that something is.
+const ALL_THERE: i32 = 0;
+const FAILED: i32 = 1;
+/// The restore has failed, for a reason of its own.
+const RESTORE_FAILED: i32 = 2;
+
+/// The process: its plan comes first.
+pub(super) fn run(socket: OwnedFd) {
+    let channel = OwnEnd::from(socket);
+    let Ok(Some((Order::Bring(plan), files))) = channel.recv() else { return };
+    let mut files = files.into_iter();
+    let (Some(record), Some(listener)) = (files.next(), files.next()) else { return };
+    let peer = plan.source.and_then(|_| files.next()).map(TcpStream::from);
+    let directories: Vec<File> = files.map(File::from).collect();
+    let entry = plan.id.parse().ok().and_then(|id| Store::new(&plan.root).open(&id).ok());
+    let job = Job { plan, record: Record::of(record), entry };
+    let ended = divide().map(|divided| match divided {
+        Divided::Watcher(worker) => job.watch(&worker),
+        Divided::Worker(watcher) => job.work(watcher, channel, listener.into(), peer, &directories),
+    });
+    if let Err(e) = ended {
+        job.fail(chain(&e));
+    }
+}
+
+enum Divided {
+    /// The first process, with the other.
+    Watcher(Child),
+    /// The other one, with a pidfd of the first.
+    Worker(OwnedFd),
+}
+
+fn divide() -> Result<Divided> {
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .map_err(|e| Error::sys("pidfd_open", "this process", e))?;
+    let proc = File::open("/proc").map_err(|e| Error::file("/proc".as_ref(), &e))?;
+    let alone = SingleThreaded::check(proc.as_fd())?;
+    // Nothing may be closed twice.
+    drop(proc);
+    Ok(match fork_sharing_descriptors(alone)? {
+        Some(worker) => {
+            // The table is one: the other's descriptor is not to be closed here.
+            std::mem::forget(own);
+            Divided::Watcher(worker)
+        }
+        None => Divided::Worker(own),
+    })
+}
+
+fn ended(process: BorrowedFd<'_>) {
+    let _ = retry_on_intr(|| poll(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], None));
+}
+
+impl Job {
+    /// Ends the container, and tells why.
+    fn fail(&self, reason: String) {
+        self.record.write(&FollowingMemory::Failed { reason: reason.clone() });
+        self.end();
+        self.note(Lifecycle::MemoryFailed { reason });
+    }
+
+    /// Ends what there is of the container.
+    fn end(&self) {
+        let cgroup = Cgroup::open(self.plan.cgroup.clone(), OnDenied::Skip);
+        drop(cgroup.and_then(|cgroup| cgroup.kill(Signal::KILL)));
+    }
+
+    fn note(&self, what: Lifecycle) {
+        if let Some(entry) = &self.entry {
+            entry.note(what);
+        }
+    }
+
+    /// Until the worker has ended. Does not return.
+    fn watch(&self, worker: &Child) {
+        ended(worker.pidfd.as_fd());
+        let pid = Pid::from_raw(worker.pid);
+        let status = retry_on_intr(|| waitpid(pid, WaitOptions::empty()));
+        let status = status.ok().flatten().map(|(_, status)| status);
+        match status.and_then(WaitStatus::exit_status) {
+            // It has said how it ended.
+            Some(ALL_THERE | FAILED) => {}
+            Some(RESTORE_FAILED) => self.end(),
+            _ => {
+                let signal = status.and_then(WaitStatus::terminating_signal);
+                let how =
+                    signal.map_or_else(|| "ended".into(), |signal| format!("was killed by signal {signal}"));
+                self.fail(format!("the process that brought the container's memory {how}"));
+            }
+        }
+        // The other may have closed what is open here as well, by the same number.
+        std::process::exit(0);
+    }
+
+    /// Does not return.
+    fn work(
+        &self,
+        watcher: OwnedFd,
+        channel: OwnEnd,
+        listener: UnixListener,
+        peer: Option<TcpStream>,
+        directories: &[File],
+    ) {
+        let restored = Arc::new(Restored::default());
+        let hears = Arc::clone(&restored);
+        std::thread::spawn(move || hears.listen(&channel));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                ended(watcher.as_fd());
+                self.fail("the process that watched over the container's memory was killed".into());
+                std::process::exit(FAILED);
+            });
+            let code = match self.bring(&restored, listener, peer.as_ref(), directories) {
+                Ok(true) => ALL_THERE,
+                Ok(false) => RESTORE_FAILED,
+                Err(e) => {
+                    self.fail(chain(&e));
+                    FAILED
+                }
+            };
+            // Not before: the two must not run at the same time.
+            if let Some(peer) = peer.as_ref().filter(|_| code != ALL_THERE) {
+                page_relay::decline(peer);
+            }
+            std::process::exit(code)
+        });
+    }
+
+    /// False if the restore has failed.
+    fn bring(
+        &self,
+        restored: &Restored,
+        listener: UnixListener,
+        peer: Option<&TcpStream>,
+        directories: &[File],
+    ) -> Result<bool> {
+        let Some(images) = directories.first() else { return Err(Error::NotFound) };
+        let open =
+            |dir: &File| Ok(ImageDirectory::open(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))?);
+        let lazy = LazyRestore::of(&directories.iter().map(open).collect::<Result<Vec<_>>>()?)?;
+        if lazy.left_behind() > 0 && peer.is_none() {
+            return Err(Error::Invalid("the checkpoint's memory was left with a page server".into()));
+        }
+        let first = working_set::read(images.as_fd());
+        let known = !first.is_empty();
+        let relay = self.plan.source == Some(true);
+        let fetcher = peer
+            .map(|peer| peer.try_clone().map(|peer| Arc::new(Fetcher::new(peer, relay))))
+            .transpose()
+            .map_err(|e| Error::host("duplicate a socket", e))?;
+        let server = fetcher.clone().map(|fetcher| Box::new(Source(fetcher)) as Box<dyn PageServer>);
+        let daemon = PageDaemon { listener, pages: pages(lazy)?, server, first };
+        let Served { touched, unneeded } = match daemon.run() {
+            // CRIU, which is in the container's cgroup, may have more to say: its end is the runtime's to wait for.
+            Err(Failure::Restore(_)) if !restored.is() => return Ok(false),
+            served => served.map_err(|e| Error::host("bring the container's memory", e))?,
+        };
+        if !restored.is() {
+            return Ok(false);
+        }
+        if let Some(fetcher) = fetcher {
+            let pages = |touch: Touch| {
+                (number(touch.task), touch.start, (touch.end - touch.start) / page_daemon::PAGE)
+            };
+            if !fetcher.confirm(unneeded.into_iter().map(pages)) {
+                self.note(Lifecycle::SourceUnconfirmed);
+            }
+        } else if !known {
+            // Whoever has deleted the images, or made them read-only, needs it not.
+            let _ = working_set::write(images.as_fd(), &touched);
+        }
+        self.record.write(&FollowingMemory::Arrived);
+        self.note(Lifecycle::MemoryArrived);
+        Ok(true)
+    }
+}
+
+/// Whether the container is whole but for its memory.
+#[derive(Default)]
+struct Restored(Mutex<Option<bool>>, Condvar);
+
+impl Restored {
+    /// If the runtime is gone before, the restore has failed, or nobody knows how it would have ended.
+    fn listen(&self, channel: &OwnEnd) {
+        let restored = matches!(channel.recv(), Ok(Some((Order::Restored, _))));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(restored);
+        self.1.notify_all();
+        if !restored {
+            // By whatever it waits for: the watcher ends the rest.
+            std::process::exit(RESTORE_FAILED);
+        }
+    }
+
+    fn is(&self) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.1.wait_while(known, |known| known.is_none());
+        known.is_ok_and(|known| *known == Some(true))
+    }
+}
+
+fn number(task: i32) -> u64 {
+    u64::try_from(task).unwrap_or_default()
+}
+
+fn pages(lazy: LazyRestore) -> Result<Pages> {
+    let map = |(file, length): (File, u64)| Mapped::new(file.as_fd(), length);
+    let files: Result<Vec<_>, _> = lazy.files.into_iter().map(map).collect();
+    let files = files.map_err(|e| Error::host("map the images", e))?;
+    let place = |run: hiber_criu::LazyRun| Place { start: run.start, end: run.end, file: run.place };
+    let task = |(task, runs): (u32, Vec<hiber_criu::LazyRun>)| {
+        Some((i32::try_from(task).ok()?, runs.into_iter().map(place).collect()))
+    };
+    let tasks: BTreeMap<_, _> = lazy.tasks.into_iter().filter_map(task).collect();
+    Ok(Pages::new(files, tasks))
+}
+
+/// Where the dump has left memory.
+#[derive(Debug)]
+struct Source(Arc<Fetcher>);
+
+impl PageServer for Source {
+    fn ask(&self, task: i32, address: u64, pages: u64) -> std::io::Result<()> {
+        self.0.ask(number(task), address, pages)
+    }
+
+    fn answer(&self) -> std::io::Result<page_daemon::Answer> {
+        let page_relay::Fetched { task, address, bytes } = self.0.answer()?;
+        Ok(page_daemon::Answer { task: i32::try_from(task).unwrap_or_default(), address, bytes })
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
