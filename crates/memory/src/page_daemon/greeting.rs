@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// LAZY_PAGES_RESTORE_FINISHED
 const FINISHED: i32 = 0x5253_5446;

@@ -9,6 +9,7 @@
 //! Whoever runs a daemon must see to it that processes do not outlive one that was killed: when the last descriptor is closed,
 //! what is missing reads as zeros.
 
+mod failure;
 mod greeting;
 mod pages;
 mod ranges;
@@ -16,61 +17,26 @@ mod server;
 mod space;
 mod work;
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::PoisonError;
 
 use hiber_sys::userfault::Mapped;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::retry_on_intr;
 
+pub use failure::{Failure, Touch};
 use greeting::{Greeting, Said};
 pub use pages::{Pages, Place};
 pub use ranges::PAGE;
 pub use server::{Answer, PageServer};
 use space::{Attended, Space};
-use work::Queue;
+use work::{Queue, Shared};
 
 /// The name of the socket in the work directory by which CRIU finds the daemon.
 pub const SOCKET: &str = "lazy-pages.socket";
 /// How many first touches are recorded: with what is brought around each, a gibibyte at most.
 const MAX_TOUCHES: usize = 16 << 10;
-
-/// Pages of a task that are touched at the same time, by their addresses at the dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Touch {
-    /// The task's number at the dump.
-    pub task: i32,
-    /// The first page.
-    pub start: u64,
-    /// Where they end.
-    pub end: u64,
-}
-
-/// Why memory does not come any more.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Failure {
-    /// CRIU has gone, or says something else than a CRIU.
-    #[error("the restore ended before it was done: {0}")]
-    Restore(io::Error),
-    /// A page cannot be read: the file is shorter than it was, or cannot be read there.
-    #[error("memory of process {task} at {address:#x} cannot be read from the images: they are damaged")]
-    Image { task: i32, address: u64 },
-    /// The kernel does not take a page: ENOMEM where the limit of the process's cgroup is reached.
-    #[error("memory of process {task} at {address:#x} cannot be put in place: {errno}")]
-    Copy { task: i32, address: u64, errno: Errno },
-    /// What happens to a process is not told any more.
-    #[error("userfaultfd of process {task}: {why}")]
-    Events { task: i32, why: io::Error },
-    /// The page server does not give what it was asked for.
-    #[error("the page server {0}")]
-    Server(String),
-    /// This process lacks something.
-    #[error("{0}: {1}")]
-    Host(&'static str, io::Error),
-}
 
 /// What a daemon is to do.
 #[derive(Debug)]
@@ -83,44 +49,6 @@ pub struct PageDaemon {
     pub server: Option<Box<dyn PageServer>>,
     /// What was touched first after an earlier restore, in that order.
     pub first: Vec<Touch>,
-}
-
-/// What its threads share.
-struct Shared {
-    pages: Pages,
-    server: Option<Box<dyn PageServer>>,
-    spaces: RwLock<Vec<Arc<Space>>>,
-    queue: Queue,
-    /// Readable when `verdict` is there.
-    told: OwnedFd,
-    verdict: Mutex<Option<Result<(), Failure>>>,
-}
-
-impl Shared {
-    fn spaces(&self) -> Vec<Arc<Space>> {
-        self.spaces.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn add(&self, space: Space) {
-        self.spaces.write().unwrap_or_else(PoisonError::into_inner).push(space.into());
-    }
-
-    /// Closes the descriptors of processes that have ended: a shell makes many.
-    fn forget_ended(&self, unreadable: &Mapped) {
-        let unreadable = unreadable.part(0, PAGE);
-        let lives = |space: &Arc<Space>| unreadable.is_none_or(|page| space.lives(page));
-        self.spaces.write().unwrap_or_else(PoisonError::into_inner).retain(lives);
-    }
-
-    fn is_all_there(&self) -> bool {
-        self.spaces().iter().all(|space| space.missing().is_empty())
-    }
-
-    /// The first word counts.
-    fn tell(&self, verdict: Result<(), Failure>) {
-        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(verdict);
-        let _ = rustix::io::write(&self.told, &1u64.to_ne_bytes());
-    }
 }
 
 /// What a daemon has done when nothing is missing any more.

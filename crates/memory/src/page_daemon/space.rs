@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use hiber_sys::userfault::{self, Copied, Event, Source};
 use rustix::io::Errno;
 
+use super::failure::{Failure, Touch};
 use super::pages::{Found, Pages};
 use super::ranges::{PAGE, Range, Ranges};
-use super::{Failure, Touch};
 
 /// How much is brought of what is around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;

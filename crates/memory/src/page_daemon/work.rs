@@ -1,14 +1,17 @@
 //! What is brought next, and the threads that bring it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::pages::Found;
+use hiber_sys::userfault::Mapped;
+
+use super::failure::{Failure, Touch};
+use super::pages::{Found, Pages};
 use super::ranges::{PAGE, Range, Ranges};
 use super::server::{Answer, PageServer};
 use super::space::Space;
-use super::{Failure, Shared, Touch};
 
 /// How much a thread takes at once, and is asked of a page server at once, in bytes.
 const PORTION: u64 = 1 << 20;
@@ -87,6 +90,44 @@ impl Queue {
             ranges.of_origin(0, u64::MAX).into_iter().map(|range| touch(*task, range))
         });
         unasked.chain(plan.unneeded.iter().copied()).collect()
+    }
+}
+
+/// What its threads share.
+pub(super) struct Shared {
+    pub(super) pages: Pages,
+    pub(super) server: Option<Box<dyn PageServer>>,
+    pub(super) spaces: RwLock<Vec<Arc<Space>>>,
+    pub(super) queue: Queue,
+    /// Readable when `verdict` is there.
+    pub(super) told: OwnedFd,
+    pub(super) verdict: Mutex<Option<Result<(), Failure>>>,
+}
+
+impl Shared {
+    pub(super) fn spaces(&self) -> Vec<Arc<Space>> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn add(&self, space: Space) {
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).push(space.into());
+    }
+
+    /// Closes the descriptors of processes that have ended: a shell makes many.
+    pub(super) fn forget_ended(&self, unreadable: &Mapped) {
+        let unreadable = unreadable.part(0, PAGE);
+        let lives = |space: &Arc<Space>| unreadable.is_none_or(|page| space.lives(page));
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).retain(lives);
+    }
+
+    pub(super) fn is_all_there(&self) -> bool {
+        self.spaces().iter().all(|space| space.missing().is_empty())
+    }
+
+    /// The first word counts.
+    pub(super) fn tell(&self, verdict: Result<(), Failure>) {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(verdict);
+        let _ = rustix::io::write(&self.told, &1u64.to_ne_bytes());
     }
 }
 
