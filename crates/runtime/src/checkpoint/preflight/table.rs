@@ -245,7 +245,7 @@ checks! {
         "pass --network-lock skip if no connection of it need survive";
     MEMORY: "memory", Both, Cost,
         "memory to be written or read, and about how long that takes",
-        "--pre-dump writes most of it while the container runs; --lazy-pages brings it over later";
+        "--pre-copy writes most of it while the container runs; --lazy-pages brings it over later";
     ZOMBIE: "zombie", Checkpoint, Info,
         "a process has ended and nobody has waited for it; it is saved as it is",
         "nothing";
