@@ -291,10 +291,10 @@ fn checkpoint_values() {
 fn manifests_and_trust() {
     let args = arguments!("checkpoint --no-hash --no-sync --tcp-established=false box", Checkpoint);
     assert!(args.no_hash && args.no_sync);
+    assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
     let args = arguments!("checkpoint --pre-copy on --max-frozen 1s --max-rounds 3 box", Checkpoint);
     let span = std::time::Duration::from_secs(1);
     assert_eq!(args.pre_copy, PreCopy { mode: PreCopyMode::On, max_frozen: span, max_rounds: 3 });
-    assert_eq!(args.criu.tcp_established, Some(false), "off is another choice than none");
     assert!(arguments!("restore --trust-images box", Restore).trust_images);
     assert!(arguments!("checkpoint --prove box", Checkpoint).prove);
     assert!(arguments!("restore --prove box", Restore).prove);
