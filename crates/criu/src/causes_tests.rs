@@ -2,6 +2,7 @@ use crate::diagnose::diagnose_text;
 
 /// Lines as CRIU writes them, and a part of the advice that each must get.
 const SAMPLES: &[(&str, &str)] = &[
+    ("cg: BUG at criu/cgroup.c:1032", "look why it ended"),
     ("inet: Connected TCP socket, consider using --tcp-established option.", "tcp_established"),
     ("Some file locks are hold by dumping tasks! You can try --file-locks to dump them.", "file_locks"),
     ("unix: External socket is used. Consider using --ext-unix-sk option.", "ext_unix_sk"),

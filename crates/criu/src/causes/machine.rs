@@ -133,6 +133,12 @@ pub(super) const CAUSES: &[Cause] = &[
         "look for a process in uninterruptible sleep (state D)",
     ),
     cause(
+        "first-process-ended",
+        &["BUG at criu/cgroup.c"],
+        "the first process ended meanwhile, and CRIU cannot save a tree without one",
+        "look why it ended",
+    ),
+    cause(
         "zombie-threads",
         &["Zombies with threads"],
         "a process has ended but not all of its threads",

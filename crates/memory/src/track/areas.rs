@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rustix::fs::OFlags;
 
-/// Areas that are the process's own: written by it alone, and of no file.
+/// Areas that are the process's own: written by it alone, if at all, and of no file. One that may not be written now is tracked, too:
+/// made writable later, the kernel would not join it with its neighbours otherwise, and mremap(2) of both would fail.
 pub(super) fn own(pid: i32) -> std::io::Result<Vec<Range<u64>>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     Ok(maps.lines().filter_map(area).collect())
@@ -18,7 +19,7 @@ fn area(line: &str) -> Option<Range<u64>> {
     let name = words.next().unwrap_or_default().trim_start();
     let anonymous =
         name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
-    let own = access.ends_with('p') && access.contains('w') && inode == "0" && anonymous;
+    let own = access.ends_with('p') && inode == "0" && anonymous;
     let (start, end) = range.split_once('-')?;
     let number = |hex| u64::from_str_radix(hex, 16).ok();
     own.then_some(number(start)?..number(end)?)
@@ -56,11 +57,12 @@ mod tests {
             "7f0-8f0 rwxp 00000000 00:00 0                          [heap]",
             "7f0-8f0 -w-p 00000000 00:00 0 [anon:pool of it]",
             "7f0-8f0 rw-p 00000000 00:00 0 [stack]",
+            "7f0-8f0 r--p 00000000 00:00 0 ",
+            "7f0-8f0 ---p 00000000 00:00 0 ",
         ] {
             assert_eq!(of(own), Some((0x7f0, 0x8f0)), "{own}");
         }
         for other in [
-            "7f0-8f0 r--p 00000000 00:00 0 ",
             "7f0-8f0 rw-s 00000000 00:01 7 /dev/zero (deleted)",
             "7f0-8f0 rw-p 00000000 fd:00 7 /lib/x.so",
             "7f0-8f0 rw-p 00000000 00:0f 7 /anon_hugepage (deleted)",

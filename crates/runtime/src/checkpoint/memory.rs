@@ -181,10 +181,10 @@ impl Received {
             return Err(Error::host("--pre-copy on", why.as_str()));
         }
         for (_, why) in &copied.untracked {
-            tracing::info!("memory is copied while the container is frozen: {why}");
+            tracing::debug!("memory is copied while the container is frozen: {why}");
         }
         let (rounds, bytes, left) = (copied.rounds, copied.bytes, copied.left);
-        tracing::info!("{bytes} bytes of memory were copied in {rounds} rounds, {left} bytes are left");
+        tracing::debug!("{bytes} bytes of memory were copied in {rounds} rounds, {left} bytes are left");
         (self.copies, self.copied) = (Some(copies), true);
         Ok(())
     }

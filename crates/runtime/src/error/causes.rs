@@ -109,6 +109,7 @@ static ENTRIES: &[Entry] = &[
     found_by("traced", &["traced"]),
     found_by("freeze-timeout", &[]).advises("try again while they fork less, or let the container be frozen first"),
     found_by("cgroup-freeze", &[]).means("the container's cgroup could not be frozen in time"),
+    found_by("first-process-ended", &[]).means("the container's first process ended meanwhile, and with it the container"),
     found_by("zombie-threads", &["zombie-threads"]),
     found_by("other-user-limits", &["other-user"]).advises("give it CAP_SYS_RESOURCE, or run the container in its own user namespace"),
     found_by("vdso", &[]).advises("use a newer CRIU (4.0 or later), by its path in HIBER_CRIU"),
