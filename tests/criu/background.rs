@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use hiber_criu::pagemap::{self, IN_PARENT, LAZY, Run};
 use hiber_criu::{ImageDirectory, Images};
@@ -134,21 +133,16 @@ fn the_first_answer_does_not_wait_for_the_memory() {
     require!(Root, Criu, Redis);
     let c = large(384);
     c.checkpoint(&["--no-hash"]).ok();
-    let answer = |flags: &[&str]| {
-        let since = Instant::now();
-        c.restore(flags).ok();
-        assert_eq!(c.exec(&["redis-cli", "ping"]).stdout.trim(), "PONG");
-        let took = since.elapsed();
+    // On a busy machine all of it may be there as soon as somebody looks; not each time.
+    let answers_first = || {
+        c.restore(&["--background"]).ok();
+        let answered = c.exec(&["redis-cli", "ping"]).stdout.trim() == "PONG";
+        let arriving = memory(&c) == "arriving";
         c.delete(&["--force"]).ok();
-        took
+        assert!(answered);
+        arriving
     };
-    // Whatever else the machine does: the best of some, side by side.
-    let (mut whole, mut background) = (Duration::MAX, Duration::MAX);
-    for _ in 0..4 {
-        whole = whole.min(answer(&[]));
-        background = background.min(answer(&["--background"]));
-    }
-    assert!(background < whole, "{background:?} in the background, {whole:?} with all memory first");
+    assert!((0..8).any(|_| answers_first()), "no answer came before all of the memory was there");
 }
 
 #[test]
