@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Kind, Layout, Limits, OnDenied};
@@ -165,28 +166,29 @@ fn children_are_listed_killed_and_removed() {
 fn what_enters_while_a_cgroup_is_destroyed_is_killed_too() {
     let Some(layout) = layout() else { return };
     let s = create(&layout, "{}");
+    let entered = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let entering = scope.spawn(|| {
             let enter = || {
                 let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
                 std::thread::sleep(Duration::from_millis(5));
-                let entered = s.cgroup.add_pid(child.id()).is_ok();
-                if !entered {
-                    child.kill().unwrap();
+                match s.cgroup.add_pid(child.id()) {
+                    Ok(()) => drop(entered.fetch_add(1, Ordering::Relaxed)),
+                    Err(_) => child.kill().unwrap(),
                 }
-                (child, entered)
+                child
             };
             let all: Vec<_> = (0..60).map(|_| enter()).collect();
-            let entered = all.iter().filter(|(_, entered)| *entered).count();
-            for (mut child, _) in all {
+            for mut child in all {
                 child.wait().unwrap();
             }
-            entered
         });
-        std::thread::sleep(Duration::from_millis(20));
+        while entered.load(Ordering::Relaxed) < 2 && !entering.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(!entering.is_finished(), "not one was left to enter while the cgroup is destroyed");
         s.cgroup.destroy().unwrap();
         assert!(!s.cgroup.exists());
-        assert!(entering.join().unwrap() > 1);
     });
 }
 
