@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Bytes of a page; a daemon serves processes of its own machine, and CRIU's images of x86-64 and aarch64 have this size.
-pub const PAGE: u64 = 4096;
+pub use hiber_criu::pagemap::PAGE;
 
 /// Pages in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
