@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::offered::{arguments, names, places, shown};
-use crate::cli::table::{Argument, COMMANDS};
+use crate::table::{Argument, COMMANDS};
 
 const SCRIPT: &str = r#"# Completion of PROGRAM's command lines for bash, written by `PROGRAM completion bash`.
 

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::offered::{HELP_ARGUMENTS, HELP_SUMMARY, shown};
-use crate::cli::table::{Argument, COMMANDS};
-use crate::cli::table::{CommandTable, Flag, GLOBAL, Takes};
+use crate::table::{Argument, COMMANDS};
+use crate::table::{CommandTable, Flag, GLOBAL, Takes};
 
 const SCRIPT: &str = r#"#compdef PROGRAM
 # Completion of PROGRAM's command lines for zsh, written by `PROGRAM completion zsh`.

@@ -52,7 +52,7 @@ impl CommandTable {
 }
 
 /// All commands, in the order of help.
-pub(in crate::cli) static COMMANDS: &[CommandTable] = &[
+pub(crate) static COMMANDS: &[CommandTable] = &[
     CommandTable::on_container("checkpoint", "put a running container to sleep")
         .description(
             "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\

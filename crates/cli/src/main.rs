@@ -5,27 +5,28 @@
 //!        └─ help, man, completion             └─ output ── out
 //! ```
 //! Parsing looks at nothing but the arguments; [`root`] and [`dispatch`] look at the machine.
+#![forbid(unsafe_code)]
 
-pub(crate) mod args;
+mod args;
 mod checkpoint;
 mod checkpoints;
 mod commands;
 mod completion;
-pub(crate) mod dispatch;
+mod dispatch;
 mod events;
 mod exec_process;
 mod foreground;
 mod help;
 mod inspect;
-pub(crate) mod log;
+mod log;
 mod man;
-pub(crate) mod out;
-pub(crate) mod output;
+mod out;
+mod output;
 mod parse;
 mod preflight;
 mod refusal;
 mod resources;
-pub(crate) mod root;
+mod root;
 mod scan;
 mod table;
 mod tell;
@@ -38,6 +39,14 @@ use std::process::ExitCode;
 
 use parse::Help;
 
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+fn main() -> ExitCode {
+    hiber::run_init_if_asked();
+    run(std::env::args_os())
+}
+
 /// An error and its causes, in the kernel's words and Go's spelling of them: `open /a: no such file or directory`.
 fn chain(error: &anyhow::Error) -> String {
     let text = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
@@ -48,7 +57,7 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 /// The whole program but for the process's end.
-pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let parsed = parse::parse(args);
     let global = match &parsed {
         Ok(invocation) => &invocation.global,

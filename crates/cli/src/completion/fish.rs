@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::offered::{HELP_SUMMARY, arguments, names, places, shown};
-use crate::cli::table::GLOBAL;
-use crate::cli::table::{Argument, COMMANDS};
+use crate::table::GLOBAL;
+use crate::table::{Argument, COMMANDS};
 
 const SCRIPT: &str = r#"# Completion of PROGRAM's command lines for fish, written by `PROGRAM completion fish`.
 

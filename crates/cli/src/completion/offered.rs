@@ -1,6 +1,6 @@
 //! What the table of commands offers for completion.
 
-use crate::cli::table::{Argument, COMMANDS, CommandTable, Flag, GLOBAL};
+use crate::table::{Argument, COMMANDS, CommandTable, Flag, GLOBAL};
 
 /// Flags at each place, with the place: no command, or one.
 pub(super) fn places() -> impl Iterator<Item = (&'static str, &'static [Flag])> {
