@@ -413,7 +413,7 @@ fn a_root_that_criu_could_not_enter_again_is_refused_before_anything_stops() {
     hiber_tests::command::run(remount, b"").ok();
     let path = readonly.path().display().to_string();
     let c = run_counting(bundle.edit(|c| c["root"]["path"] = json!(path)));
-    refused(&c, "has no /tmp, which CRIU needs for a moment, and its file system is read-only");
+    refused(&c, "has no /tmp, and its file system is read-only");
     fs::create_dir(c.bundle().rootfs().join("tmp")).unwrap();
     c.checkpoint(&[]).ok();
     c.restore(&[]).ok();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use hiber::Process;
-use hiber_sandbox::wire::send_bytes;
+use hiber_sys::channel::send_packet;
 
 /// Where the caller wants to hear of a process.
 pub(crate) struct Tell {
@@ -36,7 +36,7 @@ impl Tell {
     /// Tells of the process: its pidfd is sent as a console is, over a unix stream socket.
     pub(crate) fn tell(self, process: &Process) -> anyhow::Result<()> {
         if let Some((path, socket)) = &self.pidfd_socket {
-            send_bytes(socket, b"pidfd", &[process.pidfd()], "it").with_context(|| sending_to(path))?;
+            send_packet(socket, b"pidfd", &[process.pidfd()], "it").with_context(|| sending_to(path))?;
         }
         self.pid_file.map_or(Ok(()), |file| file.write(process.pid()))
     }

@@ -55,7 +55,7 @@ pub use status::Status;
 /// brings memory) if the arguments say so, and then
 /// does not return. The helpers are this very program, executed again.
 pub fn run_init_if_asked() {
-    hiber_sandbox::init::run_if_asked();
+    hiber_sandbox::run_init_if_asked();
     // Each look at the arguments copies all of them.
     let argument = std::env::args_os().nth(1);
     helpers::guard::run_if_asked(argument.as_deref());

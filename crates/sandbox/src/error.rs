@@ -66,7 +66,7 @@ pub enum Error {
         /// systemd's own words, or how the connection failed.
         why: String,
     },
-    /// A step that the caller does itself failed (see [`Steps`](crate::parent::Steps)): the caller's own error.
+    /// A step that the caller does itself failed (see [`Steps`](crate::Steps)): the caller's own error.
     #[error(transparent)]
     Step(Box<dyn std::error::Error + Send + Sync>),
     /// A system call failed.

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::Context;
+use crate::messages::FdRole;
 use crate::plan::{MountPlan, MountSource, NamespaceKind, Plan, RootPlan};
 use crate::rootfs::{attributes, clone_path};
-use crate::wire::FdRole;
 use crate::{Error, Result, SysError, idmap};
 use hiber_sys::process;
 

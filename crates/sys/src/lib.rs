@@ -4,6 +4,7 @@
 //! knows the kernel's terms and nothing of containers.
 
 pub mod bpf;
+pub mod channel;
 pub mod clone;
 pub mod error;
 pub mod file;

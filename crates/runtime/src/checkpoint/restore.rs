@@ -19,8 +19,8 @@ use hiber_criu::{
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::rootfs::Restorable;
-use hiber_sandbox::wire::send_bytes;
+use hiber_sandbox::rootfs::DetachedRoot;
+use hiber_sys::channel::send_packet;
 use hiber_sys::{self as sys, clone::Child};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -162,7 +162,7 @@ impl Restoring<'_> {
     fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         facts.put_root =
-            self.request.prepared.plan.init.root.as_ref().is_some_and(Restorable::needs_put_root);
+            self.request.prepared.plan.init.root.as_ref().is_some_and(DetachedRoot::needs_put_root);
         self.entry.write_facts(facts)?;
         let mut cgroup = make_cgroup(self.request.prepared, facts, Cgroup::create)?;
         self.request.prepared.delegate(&cgroup)?;
@@ -237,7 +237,8 @@ impl Restoring<'_> {
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let mut restorable = Restorable::prepare(plan, places.root).context("prepare the root filesystem")?;
+        let mut restorable =
+            DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         if restore.common.cgroups == Some(CgroupMode::Strict) {
@@ -329,7 +330,7 @@ impl Restoring<'_> {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
             return Err(Error::Invalid(why.into()));
         };
-        Ok(send_bytes(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?)
+        Ok(send_packet(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?)
     }
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.

@@ -17,7 +17,7 @@ use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, R
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
 use hiber_sandbox::loopback;
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
-use hiber_sandbox::rootfs::{PrivateViews, Restorable};
+use hiber_sandbox::rootfs::{DetachedRoot, PrivateViews};
 use hiber_sys as sys;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
@@ -225,7 +225,7 @@ impl Trial<'_> {
         let places = Places::make(self.images.path(), plan)?;
         let root = plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let mut restorable =
-            Restorable::prepare(root, &places.root).context("prepare the root filesystem")?;
+            DetachedRoot::prepare(root, &places.root).context("prepare the root filesystem")?;
         let mut facts: Facts = request.prepared.facts(self.id, Vec::new());
         facts.cgroup = cgroup.paths().clone();
         let mut restore = request.options(view.mount(&places.view)?, restorable.path(), &facts)?;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use hiber_sandbox::FdRole;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
-use hiber_sandbox::parent::{Launch, Launched, Steps, launch};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::HostRoot;
-use hiber_sandbox::wire::FdRole;
+use hiber_sandbox::{Launch, Launched, Steps, launch};
 use hiber_sandbox::{config, hooks, in_user_namespace, resctrl};
 use oci_spec::runtime::{LinuxResources, Spec};
 
@@ -485,7 +485,7 @@ impl Steps for Creating<'_> {
         Ok(vec![(self.listener.clone(), listener)])
     }
 
-    fn place(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn enter_cgroups(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
         if self.placed {
             return self.facts.resctrl.add(pid);
@@ -496,7 +496,7 @@ impl Steps for Creating<'_> {
         self.prepared.delegate(self.cgroup)
     }
 
-    fn beside(&mut self) -> hiber_sandbox::Result<()> {
+    fn meanwhile(&mut self) -> hiber_sandbox::Result<()> {
         if self.placed {
             self.cgroup.limit(&self.prepared.limits)?;
             self.prepared.delegate(self.cgroup)?;

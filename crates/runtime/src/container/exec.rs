@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
+use hiber_sandbox::FdRole;
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
-use hiber_sandbox::parent::{Launch, Steps, launch};
 use hiber_sandbox::plan::{self, NamespaceKind, Plan};
 use hiber_sandbox::resctrl::Group;
-use hiber_sandbox::wire::FdRole;
+use hiber_sandbox::{Launch, Steps, launch};
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 
@@ -155,7 +155,7 @@ impl Steps for Joining<'_> {
         Ok(Vec::new())
     }
 
-    fn place(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn enter_cgroups(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
         if !self.placed {
             self.cgroup.add_pid(pid)?;

@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
 
-use hiber_sandbox::wire::send_bytes;
+use hiber_sys::channel::send_packet;
 use oci_spec::runtime::{MountBuilder, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -110,7 +110,7 @@ impl Notify {
     fn barrier(&self) -> Result<()> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| Error::sys("pipe2", "for the host's acknowledgement", e))?;
-        send_bytes(&self.host, b"BARRIER=1", &[write.as_fd()], "the notification socket")?;
+        send_packet(&self.host, b"BARRIER=1", &[write.as_fd()], "the notification socket")?;
         drop(write);
         let timeout = Timespec { tv_sec: BARRIER.as_secs() as i64, tv_nsec: 0 };
         // A host that does not acknowledge, or not in time, is no failure of the container's.

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hiber_sandbox::Starter;
 use hiber_sandbox::cgroup::{Cgroup, OnDenied, Usage};
-use hiber_sandbox::parent::Starter;
-use hiber_sandbox::wire::ParentEnd;
 use hiber_sandbox::{hooks, plan};
 use hiber_sys::clone::Child;
 use hiber_sys::signal::Signal;
@@ -241,7 +240,7 @@ impl Task {
     pub fn start(&self) -> Result<()> {
         let lock = self.entry().lock()?;
         // One that starts at once may have ended by now.
-        let told = self.starter().take_if(|starter| starter.is_told());
+        let told = self.starter().take_if(|starter| starter.start_sent());
         let started = match told {
             Some(starter) => starter.start(),
             None => self.startable()?.start(),
@@ -263,7 +262,7 @@ impl Task {
         let starter = match self.status()? {
             Status::Created => match self.starter().take() {
                 Some(starter) => Some(starter),
-                None => self.entry().connect(START_SOCKET)?.map(|socket| ParentEnd::from(socket).into()),
+                None => self.entry().connect(START_SOCKET)?.map(Into::into),
             },
             Status::Stopped => {
                 return self.refuse("cannot start a container that has stopped", Status::Stopped);
@@ -375,7 +374,7 @@ impl Task {
             Condition::NotRunning => match self.status()? {
                 Status::Running | Status::Paused => false,
                 // It was told to start when it is ready.
-                Status::Creating if self.starter().as_ref().is_some_and(Starter::is_told) => false,
+                Status::Creating if self.starter().as_ref().is_some_and(Starter::start_sent) => false,
                 _ => return Ok(Wait::told(self.exit_status())),
             },
         };
@@ -496,7 +495,7 @@ impl Observe for Task {
         }
         match &*self.starter() {
             // Who can start it has not it in the making.
-            Some(starter) if !starter.is_told() => Ok(socket == START_SOCKET),
+            Some(starter) if !starter.start_sent() => Ok(socket == START_SOCKET),
             _ => self.entry().listens(socket),
         }
     }

@@ -41,8 +41,8 @@ pub struct Layout {
     pub(super) own: BTreeMap<String, PathBuf>,
 }
 
-/// Where distributions mount cgroups. Mounts elsewhere count only where none is here: they are a container's own, or
-/// CRIU's for the time of a dump.
+/// The directory below which distributions mount cgroups. Mounts elsewhere count only if there is none here: they belong to a
+/// container, or a program made them for its own use.
 const USUAL: &str = "/sys/fs/cgroup";
 
 impl Layout {

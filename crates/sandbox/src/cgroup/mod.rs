@@ -17,6 +17,7 @@
 //! Sources: the kernel's admin-guide/cgroup-v1/ and admin-guide/cgroup-v2.rst, and config-linux.md
 //! of the OCI runtime specification 1.3.
 
+mod below;
 mod convert;
 mod cpuset;
 mod delegate;
@@ -36,7 +37,6 @@ mod paths;
 mod remove;
 mod setting;
 mod stats;
-mod sub;
 mod systemd;
 mod usage;
 mod version;

@@ -84,7 +84,7 @@ fn security_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<()> {
 }
 
 /// Sets the limits of this process, or of `pid`.
-pub fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
+pub(crate) fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
     for limit in &process.rlimits {
         sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard)
             .context("set process.rlimits")?;
@@ -93,7 +93,7 @@ pub fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
 }
 
 /// The process owns its streams, so that it can open /dev/stdout again. The host's /dev/null is exchanged for the
-/// container's: an open file of the host would be reachable from inside and could not be checkpointed.
+/// container's: an open file of the host would be reachable from inside and would tie the container to this host.
 fn own_standard_streams(uid: u32) -> Result<()> {
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     for (number, fd) in streams.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The container's first process, and each process that joins it, up to exec.
 //!
 //! `init` is the runtime's own binary, freshly executed in the new namespaces: it has one thread and may
-//! allocate and fail in ordinary Rust. The sequence is drawn in [`crate::wire`].
+//! allocate and fail in ordinary Rust. The sequence is drawn in [`crate::messages`].
 
 mod exec;
 mod host_proc;
@@ -9,7 +9,7 @@ mod identity;
 mod seccomp;
 mod terminal;
 
-pub use identity::set_rlimits;
+pub(crate) use identity::set_rlimits;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,10 +23,10 @@ use rustix::process::DumpableBehavior;
 
 use crate::error::Context;
 use crate::error::Failure;
+use crate::messages::{FdRole, FromInit, InitEnd, ToInit};
 use crate::plan::{InitPlan, NamespaceKind};
 use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Trees};
-use crate::wire::{FdRole, FromInit, InitEnd, ToInit};
 use crate::{Result, SysError, child, hooks};
 use hiber_sys::clone::{Sibling, SingleThreaded, fork_sibling};
 use hiber_sys::poll::readable_within;
@@ -34,7 +34,7 @@ use hiber_sys::{ioctl, process};
 use host_proc::{HostProc, write_proc};
 
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
-pub const ARGUMENT: &str = "init";
+pub(crate) const ARGUMENT: &str = "init";
 
 /// Acts as init if the arguments say so, and then does not return.
 ///

@@ -7,9 +7,9 @@ use crate::error::Context;
 use crate::plan::InitPlan;
 use crate::seccomp::Program;
 use crate::seccomp_agent as agent;
-use crate::wire::send_bytes;
 use crate::{Result, SysError};
 use hiber_sys as sys;
+use hiber_sys::channel::send_packet;
 
 /// The filter, until it is loaded.
 pub(super) struct Filter<'a> {
@@ -21,7 +21,7 @@ pub(super) struct Filter<'a> {
 impl<'a> Filter<'a> {
     pub(super) fn new(plan: &'a InitPlan, host_proc: &HostProc, agent: Option<OwnedFd>) -> Result<Self> {
         let program = plan.seccomp.as_ref();
-        let agent = agent.map(|socket| -> Result<_> { Ok((socket, told(plan, host_proc)?)) });
+        let agent = agent.map(|socket| -> Result<_> { Ok((socket, agent_message(plan, host_proc)?)) });
         Ok(Self { program, agent: agent.transpose()? })
     }
 
@@ -38,7 +38,7 @@ impl<'a> Filter<'a> {
         let listener =
             sys::seccomp::install(&program.filter, program.flags).context("install the seccomp filter")?;
         if let (Some(listener), Some((agent, state))) = (listener, &self.agent) {
-            send_bytes(agent, state, &[listener.as_fd()], "its socket")
+            send_packet(agent, state, &[listener.as_fd()], "its socket")
                 .context("send the seccomp listener to its agent")?;
         }
         self.agent = None;
@@ -47,7 +47,7 @@ impl<'a> Filter<'a> {
 }
 
 /// The state that goes with the listener; pids are the runtime's.
-fn told(plan: &InitPlan, host_proc: &HostProc) -> Result<Vec<u8>> {
+fn agent_message(plan: &InitPlan, host_proc: &HostProc) -> Result<Vec<u8>> {
     let own = rustix::fs::readlinkat(host_proc.fd()?, "self", Vec::new())
         .map_err(|e| SysError::new("readlinkat", "/proc/self", e.raw_os_error()))?;
     let pid = own.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(0);

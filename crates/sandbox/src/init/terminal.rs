@@ -7,8 +7,8 @@ use rustix::termios::Winsize;
 use crate::plan::ProcessPlan;
 use crate::rootfs::devices;
 use crate::rootfs::resolve::Root;
-use crate::wire::send_bytes;
 use crate::{Result, SysError, ids};
+use hiber_sys::channel::send_packet;
 use hiber_sys::ioctl;
 
 /// The slave end of a new pseudoterminal, whose master is already on its way to the client.
@@ -30,7 +30,7 @@ impl Terminal {
                 .map_err(|e| SysError::new("ioctl", "TIOCSWINSZ", e.raw_os_error()))?;
         }
         // The payload is the terminal's name, as containerd's console library and podman's conmon expect some.
-        send_bytes(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?;
+        send_packet(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?;
         Ok(Self { slave })
     }
 

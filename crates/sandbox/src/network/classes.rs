@@ -77,10 +77,10 @@ pub(super) struct Class {
     settle: fn(&mut Object) -> Verdict,
 }
 
-/// What becomes of an object.
+/// The treatment of an object.
 pub(super) enum Verdict {
     Kept,
-    /// The kernel's, or CRIU's.
+    /// The kernel makes the object by itself, or the caller makes it.
     Others,
     /// It cannot be made again; why.
     Strange(String),

@@ -17,7 +17,7 @@ fn rtmsg(table: u8, protocol: u8, flags: u8) -> [u8; 12] {
 #[test]
 fn routes_of_others_are_left_to_them() {
     let oif = (RTA_OIF, &[3, 0, 0, 0][..]);
-    assert_eq!(take("routes", &rtmsg(254, 3, 0), &[oif]), Ok(None), "the main table is CRIU's");
+    assert_eq!(take("routes", &rtmsg(254, 3, 0), &[oif]), Ok(None), "the main table is the caller's");
     assert_eq!(take("routes", &rtmsg(100, KERNEL, 0), &[oif]), Ok(None), "the kernel's");
     let kept = take("routes", &rtmsg(100, 3, 16 | 4), &[oif, (12, &[0; 32])]).unwrap().unwrap();
     assert_eq!((kept.u32_at(8), kept.attributes.len()), (ONLINK, 1), "without what is only told");

@@ -1,4 +1,7 @@
-//! What a network namespace holds that CRIU leaves out: read from one, given to another.
+//! The less common objects of a network namespace, read from one namespace and made in another.
+//!
+//! The caller has made the devices (with their names, kinds, hardware addresses, MTU, flags and masters), the addresses, the
+//! routes of the main table, the rules for IPv4 and the firewall before.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +16,7 @@ use crate::rtnetlink::{self, Route, namespace_of};
 use crate::{Error, Result};
 use hiber_sys::process::unshare;
 
-/// What CRIU does not save of a network namespace. Devices go by their numbers, which CRIU restores.
+/// The objects of a network namespace. They refer to devices by number, so the caller's devices need the same numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Kept {
@@ -21,7 +24,7 @@ pub struct Kept {
     links: Vec<Object>,
     /// Neighbours, nexthop objects, routes of other tables, rules for IPv6, queueing disciplines and more, by class.
     objects: BTreeMap<String, Vec<Object>>,
-    /// Those that somebody has changed, by path below /proc/sys/net.
+    /// The sysctls that somebody has changed, by path below /proc/sys/net.
     sysctls: BTreeMap<String, String>,
 }
 
@@ -48,11 +51,11 @@ impl Kept {
         })
     }
 
-    /// Gives the network namespace of process `pid`, which has the same devices, what it lacks. Nothing outside of it is
-    /// changed, whatever is asked for.
+    /// Makes the missing objects in the network namespace of process `pid`, which has the same devices. Nothing outside of the
+    /// namespace is changed, whatever `self` holds.
     ///
     /// # Errors
-    /// What could not be made. Sysctls that this kernel does not take are only told.
+    /// If an object cannot be made. A sysctl that this kernel refuses is only logged.
     pub fn put_back(&self, pid: i32) -> Result<()> {
         if let Some(name) = self.objects.keys().find(|name| CLASSES.iter().all(|class| class.name != **name))
         {
@@ -77,11 +80,11 @@ impl Kept {
             }
             Ok(())
         })
-        .context("give the network what CRIU does not keep")
+        .context("make the objects of the network namespace")
     }
 }
 
-/// One may need another that comes later, as a route does that by which its next hop is reached.
+/// Makes all objects. One may need another that comes later in the list: a route needs the one to its next hop.
 fn make(route: &Route, mut missing: Vec<(&Class, &Object)>) -> Result<()> {
     loop {
         let (before, mut failed) = (missing.len(), None);
@@ -101,7 +104,7 @@ fn devices(links: &[Object]) -> Vec<u32> {
     links.iter().map(links::index).collect()
 }
 
-/// Those of a network namespace that nobody has changed.
+/// The sysctls of a new network namespace.
 fn new_sysctls() -> Result<BTreeMap<String, String>> {
     let read = || {
         unshare(NamespaceKind::Network.clone_flag(), "for the sysctls of a new network")?;

@@ -1,4 +1,4 @@
-//! What devices have beside what CRIU saves of them (names, kinds, hardware addresses, MTU, flags, masters).
+//! Properties of devices beyond name, kind, hardware address, MTU, flags and master.
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
@@ -126,12 +126,12 @@ fn settled(attribute: &Attribute) -> Option<Attribute> {
     (!value.is_empty()).then_some((attribute.0, value))
 }
 
-/// Gives each device what it lacks.
+/// Sets the missing properties of each device.
 pub(super) fn put(route: &Route, wanted: &[Object]) -> Result<()> {
     let (present, _) = read(route)?;
     for link in wanted {
         let shown = String::from_utf8_lossy(name(link)).escape_debug().to_string();
-        // CRIU has made all but those that the kernel makes by itself, where it does.
+        // The caller made all devices. Those that the kernel makes by itself may be missing on this kernel.
         let here = present.iter().find(|here| index(here) == index(link) && name(here) == name(link));
         let Some(here) = here else { continue };
         let mut change = Object { head: vec![0; HEAD], attributes: Vec::new() };

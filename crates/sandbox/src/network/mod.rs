@@ -1,5 +1,5 @@
-//! What a network namespace holds, as far as whoever saves it must know: its devices, and routes and rules that
-//! `ip route save` and `ip rule save` leave out.
+//! The contents of a network namespace, for a program that saves and restores one: devices, the routes and rules that
+//! `ip route save` and `ip rule save` leave out, and every object of the kernel that [`Kept`] can make again.
 
 mod classes;
 mod kept;

@@ -1,4 +1,4 @@
-//! What of a network namespace neither CRIU saves nor anybody else could give to another.
+//! Objects of a network namespace that nobody can make in another one.
 
 use std::path::Path;
 

@@ -152,7 +152,7 @@ impl Plan {
         namespaces.check_user(&init.process)?;
         // those of later processes, which `exec` takes from here
         Affinity::new(process.exec_cpu_affinity())?;
-        init.place(&namespaces);
+        init.divide_namespaces(&namespaces);
         init.root = Some(root);
         init.hostname = spec.hostname().clone().filter(|h| !h.is_empty());
         init.domainname = spec.domainname().clone().filter(|d| !d.is_empty());
@@ -395,7 +395,7 @@ impl InitPlan {
         self.in_user_namespace && !self.rootless
     }
 
-    fn place(&mut self, namespaces: &Namespaces) {
+    fn divide_namespaces(&mut self, namespaces: &Namespaces) {
         let joins_first = namespaces.joined(NamespaceKind::Pid).is_some()
             || namespaces.joined(NamespaceKind::User).is_some();
         if joins_first {

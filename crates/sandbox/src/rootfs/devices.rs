@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::resolve::Root;
 use super::tree::{Trees, attach, clone_fd, clone_path, private};
+use crate::messages::FdRole;
 use crate::plan::DeviceNode;
-use crate::wire::FdRole;
 use crate::{Error, Result, SysError, ids};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.

@@ -5,6 +5,7 @@
 pub(crate) mod attributes;
 mod cgroup;
 mod copy_up;
+mod detached;
 pub mod devices;
 mod filesystem;
 mod host_root;
@@ -14,7 +15,6 @@ mod pivot;
 mod private;
 mod put_root;
 pub mod resolve;
-mod restorable;
 mod tree;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,13 +24,13 @@ use filesystem::New;
 use nix::mount::MsFlags;
 
 pub use attributes::set_nosymfollow;
+pub use detached::DetachedRoot;
 pub use host_root::{HostRoot, unmount_host_root};
 pub use mount::mount_tracefs;
 pub use pivot::{change_root, enter};
 pub use private::PrivateViews;
 pub use put_root::{cannot_be_entered, remove_put_root};
 use resolve::Root;
-pub use restorable::Restorable;
 pub use tree::{Trees, attach_at_path, clone_fd, clone_path};
 use tree::{attach, change_propagation, is_procfs, private};
 

@@ -107,7 +107,7 @@ impl PrivateViews {
                 let copy = self.head(&stat, place)?;
                 attach_at_path(clone_path(&copy, false)?, place)?;
             }
-            // What is in a pipe is restored, too.
+            // A new pipe: bytes that are written to it must not reach readers of the host's.
             FileType::Fifo => {
                 let pipe = proc_path(&self.store).join(format!("file-{}", self.next()));
                 rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)

@@ -1,6 +1,6 @@
-//! The directory in which CRIU puts the old root away for a moment, when it enters the restored one (cr_pivot_root): the root
-//! file system's /tmp, else one that it makes. A root that is read-only and has no /tmp, as of images with one program in
-//! them, gets one for that moment.
+//! The directory for the old root, for a program that enters a root by pivot_root(2) itself. Such a program moves the old root
+//! to a directory below the new one, here below /tmp, and unmounts it there. A read-only root without a /tmp (that of an image
+//! with a single program, for instance) gets this directory until the program has entered.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,21 +10,21 @@ use rustix::io::Errno;
 
 use crate::{Result, SysError};
 
-/// CRIU looks for no other.
+/// Programs look for no other directory.
 const NAME: &str = "tmp";
 
-/// What CRIU will find in a root file system.
+/// The state of /tmp in a root file system.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// All that it needs.
-    Fine,
-    /// A directory can be made for it.
+enum Found {
+    /// The program can use or make a directory.
+    Usable,
+    /// There is no /tmp, and the directory can be made.
     Missing,
-    /// No way.
-    Bad(&'static str),
+    /// There is none and none can be made, for this reason.
+    Unusable(&'static str),
 }
 
-/// A directory that was made in a root file system; removed when dropped, and the root's times are as they were.
+/// A directory that was made in a root file system. Dropping it removes the directory and restores the times of the root.
 #[derive(Debug)]
 pub(super) struct PutRoot {
     root: OwnedFd,
@@ -32,12 +32,12 @@ pub(super) struct PutRoot {
 }
 
 impl PutRoot {
-    /// Makes the directory if CRIU will need it.
+    /// Makes the directory where it is missing.
     pub(super) fn make(root: BorrowedFd<'_>, readonly: bool) -> Result<Option<Self>> {
-        match place(root, readonly)? {
-            Place::Fine => return Ok(None),
-            Place::Bad(why) => return Err(crate::Error::invalid("root", why)),
-            Place::Missing => {}
+        match look(root, readonly)? {
+            Found::Usable => return Ok(None),
+            Found::Unusable(why) => return Err(crate::Error::invalid("root", why)),
+            Found::Missing => {}
         }
         let fail = |call, e: Errno| SysError::new(call, NAME, e.raw_os_error());
         let stat = rustix::fs::fstat(root).map_err(|e| fail("fstat", e))?;
@@ -68,45 +68,44 @@ impl Drop for PutRoot {
     }
 }
 
-/// What keeps CRIU from entering the root file system at `path` after a restore, if anything does.
+/// The reason why a program that puts the old root below /tmp cannot enter the root file system at `path`, if there is one.
 pub fn cannot_be_entered(path: &Path, readonly: bool) -> Option<String> {
     let root = super::resolve::Root::open_path(path).ok()?;
-    match place(root.as_fd(), readonly).ok()? {
-        Place::Bad(why) => Some(why.to_owned()),
-        Place::Fine | Place::Missing => None,
+    match look(root.as_fd(), readonly).ok()? {
+        Found::Unusable(why) => Some(why.to_owned()),
+        Found::Usable | Found::Missing => None,
     }
 }
 
 /// Whether [`PutRoot::make`] will make a directory.
 pub(super) fn is_needed(root: &Path, readonly: bool) -> bool {
     let root = super::resolve::Root::open_path(root);
-    root.is_ok_and(|root| place(root.as_fd(), readonly).is_ok_and(|place| place == Place::Missing))
+    root.is_ok_and(|root| look(root.as_fd(), readonly).is_ok_and(|found| found == Found::Missing))
 }
 
-/// Removes the directory that a restore has made which was killed, unless something is in it.
+/// Removes the directory that [`DetachedRoot`](super::DetachedRoot) made in a process that was killed since. A directory with
+/// content stays.
 pub fn remove_put_root(root: &Path) {
     if let Ok(root) = super::resolve::Root::open_path(root) {
         let _ = rustix::fs::unlinkat(&root, NAME, AtFlags::REMOVEDIR);
     }
 }
 
-fn place(root: BorrowedFd<'_>, readonly: bool) -> Result<Place> {
+fn look(root: BorrowedFd<'_>, readonly: bool) -> Result<Found> {
     let fail = |e: Errno| SysError::new("statat", NAME, e.raw_os_error());
     let writable = || rustix::fs::accessat(root, ".", Access::WRITE_OK, AtFlags::EACCESS) != Err(Errno::ROFS);
     let kind = match rustix::fs::statat(root, NAME, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-        Err(Errno::NOENT) if writable() => return Ok(Place::Missing),
+        Err(Errno::NOENT) if writable() => return Ok(Found::Missing),
         Err(Errno::NOENT) => {
-            return Ok(Place::Bad(
-                "has no /tmp, which CRIU needs for a moment, and its file system is read-only",
-            ));
+            return Ok(Found::Unusable("has no /tmp, and its file system is read-only"));
         }
         Err(e) => return Err(fail(e).into()),
     };
     if kind == FileType::Directory {
-        return Ok(Place::Fine);
+        return Ok(Found::Usable);
     }
-    // CRIU follows a link on the host's own paths: one that leads out of the root leads it astray.
+    // Before pivot_root(2) a link is followed on the host: one that leads out of the root leads to a directory of the host.
     let is_dir = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     if rustix::fs::statat(root, NAME, AtFlags::empty()).is_ok_and(is_dir) {
         let inside = rustix::fs::openat2(
@@ -116,12 +115,12 @@ fn place(root: BorrowedFd<'_>, readonly: bool) -> Result<Place> {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
         );
-        let out = "has a link at /tmp that leads out of it on the host, where CRIU follows it";
-        return Ok(if inside.is_ok() { Place::Fine } else { Place::Bad(out) });
+        let out = "has a link at /tmp that leads out of it on the host";
+        return Ok(if inside.is_ok() { Found::Usable } else { Found::Unusable(out) });
     }
-    // It makes a directory of another name.
-    let none = "has no directory /tmp, which CRIU needs for a moment, and is read-only";
-    Ok(if readonly || !writable() { Place::Bad(none) } else { Place::Fine })
+    // /tmp is no directory: the program makes another one beside it.
+    let none = "has no directory /tmp, and is read-only";
+    Ok(if readonly || !writable() { Found::Unusable(none) } else { Found::Usable })
 }
 
 #[cfg(test)]
@@ -150,23 +149,23 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_criu_astray_is_named() {
+    fn a_link_out_of_the_root_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (root, tmp) = (open(dir.path()), dir.path().join(NAME));
         std::fs::create_dir_all(dir.path().join("var/tmp")).unwrap();
         let found = |target: &str, readonly| {
             symlink(target, &tmp).unwrap();
-            let found = place(root.as_fd(), readonly).unwrap();
+            let found = look(root.as_fd(), readonly).unwrap();
             std::fs::remove_file(&tmp).unwrap();
             found
         };
-        assert_eq!(found("var/tmp", true), Place::Fine);
+        assert_eq!(found("var/tmp", true), Found::Usable);
         for out in ["/var", "/proc/self/cwd", "../"] {
-            let Place::Bad(why) = found(out, false) else { panic!("{out}") };
+            let Found::Unusable(why) = found(out, false) else { panic!("{out}") };
             assert!(why.contains("leads out of it"), "{why}");
         }
-        assert_eq!(found("/nowhere/at/all", false), Place::Fine, "CRIU makes another");
-        let Place::Bad(why) = found("/nowhere/at/all", true) else { panic!("no place") };
+        assert_eq!(found("/nowhere/at/all", false), Found::Usable, "another one is made");
+        let Found::Unusable(why) = found("/nowhere/at/all", true) else { panic!("no place") };
         assert!(why.contains("is read-only"), "{why}");
         std::fs::write(&tmp, "").unwrap();
         assert!(cannot_be_entered(dir.path(), true).unwrap().contains("no directory /tmp"));

@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use crate::wire::FdRole;
+use crate::messages::FdRole;
 use crate::{Error, Result, SysError};
 use hiber_sys::mount::{MountAttributes, mount_setattr};
 
@@ -68,8 +68,8 @@ pub fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
         .map_err(|e| SysError::new("open_tree", "a descriptor", e.raw_os_error()).into())
 }
 
-/// Takes a detached mount out of its peer group: what the runtime itself puts in place gets no mounts of the host's,
-/// and CRIU cannot rebuild a group that spans devices and masks.
+/// Takes a detached mount out of its peer group. The mounts that the runtime puts in place by itself get no mounts of the host's
+/// then, and devices and masks form no peer group, which no tool could rebuild.
 pub(super) fn private(tree: OwnedFd) -> Result<OwnedFd> {
     let attributes = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
     mount_setattr(tree.as_fd(), attributes, false)?;

@@ -221,7 +221,7 @@ fn default_profiles_are_libseccomps() {
                     let theirs = reference(&profile, machine).unwrap();
                     let what = format!("{name} on {} {archs:?} {caps:?}", machine.go);
                     agree(&ours.filter, &theirs, machine, &what);
-                    // as a checkpoint of another runtime is compared with its configuration
+                    // as another runtime's filter is compared with its configuration
                     assert!(is_as_strict(&theirs.filter, &ours.filter), "{what}");
                     assert!(
                         ours.filter.len() <= theirs.filter.len(),

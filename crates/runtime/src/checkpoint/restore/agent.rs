@@ -9,7 +9,7 @@ use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::plan::InitPlan;
 use hiber_sandbox::seccomp_agent as agent;
-use hiber_sandbox::wire::send_bytes;
+use hiber_sys::channel::send_packet;
 use hiber_sys::pidfd::DescriptorOwner;
 
 use crate::checkpoint::kept::switches::ToClose;
@@ -72,7 +72,7 @@ impl<'a> Agent<'a> {
             None => agent::connect(self.path)?,
         };
         let copy = DescriptorOwner::new(pid).copy(descriptor)?;
-        send_bytes(&connection, &message, &[copy.as_fd()], "the seccomp agent's socket")
+        send_packet(&connection, &message, &[copy.as_fd()], "the seccomp agent's socket")
             .context("send the seccomp listener to its agent")
     }
 }

@@ -11,7 +11,7 @@ use std::process::Child;
 use hiber_criu::ImageDirectory;
 use hiber_memory::page_daemon::SOCKET;
 use hiber_sandbox::cgroup::CgroupPaths;
-use hiber_sandbox::wire::{Channel, Message};
+use hiber_sys::channel::{Channel, Message};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 

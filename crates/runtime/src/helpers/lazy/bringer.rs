@@ -16,7 +16,7 @@ use hiber_criu::page_relay::{self, Fetcher};
 use hiber_criu::{ImageDirectory, LazyRestore};
 use hiber_memory::page_daemon::{self, Failure, PageDaemon, PageServer, Pages, Place, Served, Touch};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
-use hiber_sandbox::wire::Channel;
+use hiber_sys::channel::Channel;
 use hiber_sys::clone::{Child, SingleThreaded, fork_sharing_descriptors};
 use hiber_sys::userfault::Mapped;
 use rustix::event::{PollFd, PollFlags, poll};

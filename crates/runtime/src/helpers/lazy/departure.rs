@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use hiber_criu::page_relay::{self, Ended};
 use hiber_criu::{Images, Launch, LazyMemory};
-use hiber_sandbox::wire::{Channel, Message};
+use hiber_sys::channel::{Channel, Message};
 use serde::{Deserialize, Serialize};
 
 use super::admission::Terms;

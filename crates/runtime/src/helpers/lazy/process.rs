@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use hiber_sandbox::wire::{Channel, Message};
+use hiber_sys::channel::{Channel, Message};
 
 use crate::error::{Context, Error, Result};
 

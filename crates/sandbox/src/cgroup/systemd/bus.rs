@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::wire::{Kind, Malformed, Message, PROLOGUE, Value};
+use super::marshal::{Kind, Malformed, Message, PROLOGUE, Value};
 use crate::error::{Error, plain};
 
 /// How long an answer, or the end of a job, may take: what other clients of systemd wait for a job.

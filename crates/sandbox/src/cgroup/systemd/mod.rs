@@ -4,9 +4,9 @@
 //! ever: limits without a property, hierarchies of v1 that systemd does not know, freezing, killing, statistics.
 
 mod bus;
+mod marshal;
 mod properties;
 mod text;
-mod wire;
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -15,8 +15,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
 use self::bus::{Bus, BusError};
+use self::marshal::Value;
 use self::properties::Properties;
-use self::wire::Value;
 use super::limits::Limits;
 use crate::error::{Error, Result};
 
@@ -27,9 +27,9 @@ pub const ANNOTATION_PREFIX: &str = "org.systemd.property.";
 #[cfg(fuzzing)]
 pub(crate) fn read_dbus(bytes: &[u8]) {
     if let Some(prologue) = bytes.first_chunk() {
-        let _ = wire::Message::rest(prologue);
+        let _ = marshal::Message::rest(prologue);
     }
-    if let Ok(message) = wire::Message::decode(bytes) {
+    if let Ok(message) = marshal::Message::decode(bytes) {
         let _ = message.encode();
     }
     if let Ok(Ok(value)) = str::from_utf8(bytes).map(text::parse) {

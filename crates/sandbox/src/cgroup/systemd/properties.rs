@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::wire::Value;
+use super::marshal::Value;
 use crate::cgroup::devices::{DeviceKind, DeviceRule, DeviceSet};
 use crate::cgroup::limits::Limits;
 use crate::cgroup::setting::Write;

@@ -1,6 +1,6 @@
 //! Values of unit properties as annotations give them: GVariant's text format, as busctl and gdbus print it.
 
-use super::wire::Value;
+use super::marshal::Value;
 
 /// Reads one value; numbers without a type are of type `i`, as everywhere with this format.
 ///

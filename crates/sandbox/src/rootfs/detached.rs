@@ -1,4 +1,4 @@
-//! A root filesystem as CRIU wants it: a mount point of its own, with every mount point in it.
+//! A root filesystem for a program that mounts and enters by itself: a mount of its own, with every mount point in it.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,19 @@ use crate::error::Context;
 use crate::plan::{MountPlan, MountSource, RootPlan};
 use crate::{Result, SysError};
 
-/// A root filesystem mounted at a place of its own, in the calling thread's mount namespace.
+/// A root filesystem, mounted at a directory outside of its own path in the calling thread's mount namespace. Another program
+/// mounts the container's file systems in it, and enters it by pivot_root(2).
 #[derive(Debug)]
-pub struct Restorable {
+pub struct DetachedRoot {
     path: PathBuf,
     put_root: Option<PutRoot>,
 }
 
-impl Restorable {
-    /// Makes the missing mount points of `plan` in its root and mounts that at the empty directory `at`.
+impl DetachedRoot {
+    /// Makes the missing mount points of `plan` in its root, and mounts the root at the empty directory `at`.
     ///
     /// To be called in a mount namespace that nobody else uses: all its mounts become slaves of the host's.
-    /// Points on a tmpfs are left out, since CRIU restores what a tmpfs held.
+    /// Mount points on a tmpfs are left out: the program that mounts the tmpfs fills it, too.
     pub fn prepare(plan: &RootPlan, at: &Path) -> Result<Self> {
         change_propagation(Path::new("/"), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
         let scratch = clone_path(&plan.path, true)?;
@@ -41,25 +42,25 @@ impl Restorable {
         Ok(Self { path: at.into(), put_root })
     }
 
-    /// Whether [`prepare`](Self::prepare) makes a directory in the root for the moment, which
-    /// [`remove_put_root`](super::remove_put_root) removes if this process is killed before.
+    /// Whether [`prepare`](Self::prepare) makes a directory for the old root. If this process is killed before
+    /// [`entered`](Self::entered), [`remove_put_root`](super::remove_put_root) removes the directory.
     pub fn needs_put_root(plan: &RootPlan) -> bool {
         !covers_tmp(plan) && put_root::is_needed(&plan.path, plan.readonly)
     }
 
-    /// To be called when CRIU has entered the root, and nothing of the container runs yet: what was made for that moment
-    /// is removed.
+    /// Removes the directory for the old root. To be called when the program has entered the root, and nothing of the
+    /// container runs yet.
     pub fn entered(&mut self) {
         self.put_root = None;
     }
 
-    /// Where it is.
+    /// The directory at which the root is mounted.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The container's own mount is over whatever is there.
+/// Whether a mount of the container will hide the root's /tmp.
 fn covers_tmp(plan: &RootPlan) -> bool {
     plan.mounts.iter().any(|mount| mount.destination == Path::new("/tmp"))
 }
@@ -80,7 +81,7 @@ fn make_points(root: &mut Root, plan: &RootPlan) -> Result<()> {
     Ok(())
 }
 
-/// A bind is made for the moment, because other mount points may lie in it.
+/// Makes one mount point. A bind is mounted on it until all points are made, because other mount points may lie in the bind.
 fn make_point(root: &mut Root, step: &MountPlan) -> Result<()> {
     let tree = match &step.source {
         MountSource::Bind { path, recursive } => Some(clone_path(path, *recursive)?),

@@ -428,5 +428,5 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-#[path = "wire_tests.rs"]
+#[path = "marshal_tests.rs"]
 mod tests;

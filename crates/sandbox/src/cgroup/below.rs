@@ -1,4 +1,4 @@
-//! Cgroups below a container's, which it has made itself.
+//! Cgroups that a container has made below its own.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -7,15 +7,16 @@ use super::handle::Cgroup;
 use crate::error::{Error, Result};
 
 impl Cgroup {
-    /// The same cgroup, but in hierarchies that `subs` names by a controller the one at that path below it; the name
-    /// "" stands for all hierarchies. Whether it exists shows when a process is to enter it.
+    /// The cgroup below this one: `paths_below` gives a path for a controller's hierarchy, or, under the name "", for all
+    /// hierarchies. In the other hierarchies the result is this cgroup. Nobody checks here that the cgroup exists; a process
+    /// that cannot enter it gets the error.
     ///
     /// # Errors
     /// A path leads out of the container's cgroup, or a controller is not the container's.
-    pub fn below(&self, subs: &BTreeMap<String, String>) -> Result<Self> {
+    pub fn below(&self, paths_below: &BTreeMap<String, String>) -> Result<Self> {
         let mut paths = self.paths().clone();
-        for (controller, sub) in subs {
-            let below = |base: &Path| join(base, sub);
+        for (controller, inner) in paths_below {
+            let below = |base: &Path| join(base, inner);
             if controller.is_empty() {
                 for path in paths.v1.values_mut().chain(&mut paths.v2) {
                     *path = below(path)?;
@@ -25,7 +26,7 @@ impl Cgroup {
             let Some(base) = self.paths().v1.get(controller) else {
                 return Err(Error::invalid("--cgroup", format!("unknown controller {controller}")));
             };
-            // Those that are mounted together are one hierarchy.
+            // Controllers that are mounted together share a hierarchy.
             for (name, path) in &mut paths.v1 {
                 if self.paths().v1.get(name) == Some(base) {
                     *path = below(base)?;
@@ -36,14 +37,14 @@ impl Cgroup {
     }
 }
 
-fn join(base: &Path, sub: &str) -> Result<PathBuf> {
+fn join(base: &Path, path: &str) -> Result<PathBuf> {
     let mut inner = PathBuf::new();
-    for component in Path::new(sub).components() {
+    for component in Path::new(path).components() {
         match component {
             Component::Normal(name) => inner.push(name),
             Component::ParentDir if inner.pop() => {}
             Component::ParentDir => {
-                return Err(Error::invalid("--cgroup", format!("bad sub cgroup path: {sub}")));
+                return Err(Error::invalid("--cgroup", format!("bad sub cgroup path: {path}")));
             }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }

@@ -13,18 +13,19 @@ use crate::child::{explain, reap, write_file};
 use crate::error::Context;
 use crate::idmap;
 use crate::init::{ARGUMENT, set_rlimits};
+use crate::messages::{FdRole, FromInit, ParentEnd, ToInit};
 use crate::netdevices;
 use crate::plan::{NamespaceKind, Plan};
 use crate::rootfs::clone_path;
 use crate::rootfs::resolve::fd_path;
 use crate::sources;
-use crate::wire::{FDS_PER_PACKET, FdRole, FromInit, ParentEnd, ToInit, send_bytes};
 use crate::{Error, Result, SysError};
+use hiber_sys::channel::{FDS_PER_PACKET, send_packet};
 use hiber_sys::clone::{Child, Spawn, spawn};
 use hiber_sys::mount::{MountAttributes, mount_setattr};
 use hiber_sys::scheduling::{affinity, cpu_set, set_affinity};
 
-/// What a launch needs beside the plan.
+/// The arguments of a launch beside the plan.
 #[derive(Default)]
 pub struct Launch<'a> {
     /// The cgroup v2 directory to be born in.
@@ -35,26 +36,26 @@ pub struct Launch<'a> {
     pub console_socket: Option<BorrowedFd<'a>>,
     /// Standard input, output and error; the caller's own if absent.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
-    /// Let it execute its program as soon as it is set up, where the parent is not needed between; what is left to
-    /// [`Starter::start`] is to hear of failures.
+    /// Let the process execute its program as soon as it is set up, if the parent is not needed in between. Then
+    /// [`Starter::start`] only reports failures.
     pub at_once: bool,
 }
 
-/// What the parent does while init waits for it.
+/// The caller's part in a launch, in the order of the calls.
 pub trait Steps {
-    /// The process exists and executes the runtime's binary: note it. It does nothing with the container before it has its
-    /// plan. Returns what it gets beside that.
+    /// The process exists and executes the runtime's binary: record the process. It touches nothing of the container before
+    /// it has its plan. The returned descriptors are sent along with the plan.
     fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
-    /// Put it into its cgroups. Of two stages that is the second, which is made before: a process that enters a cgroup is not
-    /// stopped by the limit of its processes, and one that is forked there is.
-    fn place(&mut self, pid: i32) -> Result<()>;
-    /// It has its plan: do all else that has to be done before it may start, beside it.
-    fn beside(&mut self) -> Result<()> {
+    /// Put the process into its cgroups. Of two stages this is the second, which was forked outside: the limit of processes
+    /// (pids.max) does not stop a process that enters a cgroup, but would stop a fork inside.
+    fn enter_cgroups(&mut self, pid: i32) -> Result<()>;
+    /// The process works on its plan: do meanwhile whatever must be done before the program may start.
+    fn meanwhile(&mut self) -> Result<()> {
         Ok(())
     }
     /// Namespaces and mounts exist: run the hooks of the runtime namespace.
     fn run_hooks(&mut self, pid: i32) -> Result<()>;
-    /// Something is worth telling.
+    /// Log a warning.
     fn warn(&mut self, message: &str);
 }
 
@@ -63,33 +64,33 @@ pub trait Steps {
 pub struct Launched {
     child: Guarded,
     channel: ParentEnd,
-    /// Whether `Start` was sent before it is `Ready`.
-    told: bool,
+    /// Whether `Start` was sent before the process was `Ready`.
+    start_sent: bool,
 }
 
-/// What alone can start a process that was let go, which ends if this is dropped before.
+/// The only means to start a process that was let go. If this is dropped before, the process ends.
 #[derive(Debug)]
 pub struct Starter {
     channel: ParentEnd,
-    told: bool,
+    start_sent: bool,
 }
 
 /// A connection to the socket on which a created container's first process listens.
-impl From<ParentEnd> for Starter {
-    fn from(channel: ParentEnd) -> Self {
-        Self { channel, told: false }
+impl From<OwnedFd> for Starter {
+    fn from(socket: OwnedFd) -> Self {
+        Self { channel: socket.into(), start_sent: false }
     }
 }
 
 impl Starter {
-    /// Whether the process starts without being told once more.
-    pub fn is_told(&self) -> bool {
-        self.told
+    /// Whether the process has its `Start` already, and executes its program as soon as it is set up.
+    pub fn start_sent(&self) -> bool {
+        self.start_sent
     }
 
     /// Lets the process execute its program, and reports what failed.
     pub fn start(&self) -> Result<()> {
-        if !self.told {
+        if !self.start_sent {
             self.channel.send(&ToInit::Start, &[])?;
         }
         match self.channel.recv()? {
@@ -133,20 +134,20 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop((theirs, on_initial_cpus));
     // The lines of debug are in runc's words, by which its users follow a set-up.
     tracing::debug!("nsexec container setup");
-    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, told: false };
+    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, start_sent: false };
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
-        let sent = send_bytes(&launched.channel, b"m", &[], "the init channel");
-        sent.map_err(|e| launched.gone(e))?;
+        let sent = send_packet(&launched.channel, b"m", &[], "the init channel");
+        sent.map_err(|e| launched.gone(e.into()))?;
     }
     fds.extend(descriptors(plan, options)?);
     launched.send_plan(plan, &fds)?;
     drop((mount, program, fds));
-    steps.beside()?;
+    steps.meanwhile()?;
     let at_once = options.at_once && plan.init.sets_up_alone();
     if at_once && plan.init.second_stage.is_none() {
-        launched.tell()?;
+        launched.send_start()?;
     }
     launched.follow(plan, steps, at_once)?;
     Ok(launched)
@@ -175,7 +176,7 @@ impl Launched {
         }
         let fds = steps.cloned(pid)?;
         if plan.init.second_stage.is_none() {
-            steps.place(pid)?;
+            steps.enter_cgroups(pid)?;
         }
         match &plan.affinity.last {
             Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
@@ -207,7 +208,7 @@ impl Launched {
     }
 
     fn send(&mut self, message: &ToInit, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        self.channel.send(message, fds).map_err(|e| self.gone(e))
+        self.channel.send(message, fds).map_err(|e| self.gone(e.into()))
     }
 
     /// A child that is gone may have said why, and that is the better error; else it died.
@@ -222,9 +223,9 @@ impl Launched {
         }
     }
 
-    /// `Start`, which waits in the channel until it is asked for.
-    fn tell(&mut self) -> Result<()> {
-        self.told = true;
+    /// Sends `Start`, which waits in the channel until init reads it.
+    fn send_start(&mut self) -> Result<()> {
+        self.start_sent = true;
         self.send(&ToInit::Start, &[])
     }
 
@@ -235,7 +236,7 @@ impl Launched {
                 FromInit::Forked(pid) => {
                     self.second_stage(plan, steps, pid)?;
                     if at_once {
-                        self.tell()?;
+                        self.send_start()?;
                     }
                 }
                 FromInit::RunHooks => {
@@ -271,7 +272,7 @@ impl Launched {
         if let Some(first) = self.child.0.replace(Child { pid, pidfd }) {
             reap(first.pid);
         }
-        steps.place(pid)?;
+        steps.enter_cgroups(pid)?;
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
             idmap::write(pid, &plan.namespaces, plan.init.rootless)?;
         }
@@ -309,7 +310,7 @@ impl Launched {
         tracing::debug!("init: closing the pipe to signal completion");
         let gone = || SysError::new("kill", "a process that was let go", libc::ESRCH);
         let child = self.child.0.take().ok_or_else(gone)?;
-        Ok((child, Starter { channel: self.channel, told: self.told }))
+        Ok((child, Starter { channel: self.channel, start_sent: self.start_sent }))
     }
 }
 
