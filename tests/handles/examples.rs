@@ -63,3 +63,29 @@ pub(crate) fn many_are_watched_to_their_end() {
     task.delete(true).unwrap();
     here.assert_clean();
 }
+
+pub(crate) fn dockers_states_and_waiters_follow_a_container() {
+    require!(Root);
+    let here = Here::sleeping();
+    let (root, bundle) = (here.root().to_str().unwrap(), here.bundle.path().to_str().unwrap());
+    let output = run("docker_states", &[root, bundle]);
+    let lines: Vec<&str> = output.ok().lines().collect();
+    let (json, lines) = lines.split_last().unwrap();
+    let expected = [
+        ("created: Created", ""),
+        ("running: Up ", ""),
+        ("paused: Up ", " (Paused)"),
+        ("exited: Exited (137) ", " ago"),
+        ("waiter of the end: Exited(137)", ""),
+        ("waiter of the removal: None", ""),
+        ("removing: Removal In Progress", ""),
+        ("waiter of the removal: Exited(137)", ""),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, (begin, end)) in lines.iter().zip(expected) {
+        assert!(line.starts_with(begin) && line.ends_with(end), "{line}: expected {begin}...{end}");
+    }
+    let state: serde_json::Value = serde_json::from_str(json.strip_prefix("as JSON: ").unwrap()).unwrap();
+    assert_eq!((&state["Running"], &state["ExitCode"]), (&json!(false), &json!(137)), "{state:#}");
+    here.assert_clean();
+}

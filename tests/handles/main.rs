@@ -38,6 +38,7 @@ fn main() {
         examples::a_command_is_run_and_its_code_passed_on,
         examples::a_container_is_put_to_sleep_and_woken,
         examples::many_are_watched_to_their_end,
+        examples::dockers_states_and_waiters_follow_a_container,
         exec::pipes_and_the_end_of_input,
         exec::a_terminal_and_its_size,
         exec::processes_are_found_again_by_their_ids,

@@ -1,6 +1,4 @@
-//! hiber: an OCI container runtime as a library.
-//!
-//! A program that creates containers must call [`run_init_if_asked`] first in its `main`.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod bundle;

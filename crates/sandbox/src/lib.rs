@@ -1,8 +1,4 @@
-//! Namespaces, cgroups, rootfs and identity of a container, by direct system calls.
-//!
-//! A [`plan::Plan`] describes a container, or a process that joins one; [`launch`] clones the process, which sets itself up by its
-//! plan and waits until the [`Starter`] lets it execute its program. Each program that calls [`launch`] must call
-//! [`run_init_if_asked`] first in its `main`, because the new process is the same program, executed again.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod cgroup;

@@ -1,7 +1,4 @@
-//! System calls that neither rustix nor nix has, as thin, safe functions: the only crate of the workspace with `unsafe`.
-//!
-//! Each function makes one call and reports its failure as a [`SysError`], which names the call and its arguments. The crate
-//! knows the kernel's terms and nothing of containers.
+#![doc = include_str!("../README.md")]
 
 pub mod bpf;
 pub mod channel;

@@ -15,6 +15,8 @@ pub struct Signal(i32);
 impl Signal {
     /// SIGKILL
     pub const KILL: Self = Self(libc::SIGKILL);
+    /// SIGTERM
+    pub const TERM: Self = Self(libc::SIGTERM);
 
     /// The signal with this number; `None` outside of 1 to [`SIGNALS`].
     pub fn new(number: i32) -> Option<Self> {
