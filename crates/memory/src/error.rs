@@ -38,6 +38,7 @@ pub enum Error {
     Criu(hiber_criu::CriuError),
 }
 
+/// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {

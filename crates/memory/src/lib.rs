@@ -5,6 +5,7 @@
 //! dump and writes the images.
 //! [`page_daemon`] brings the memory of restored processes while they run.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod call;
 pub mod copy;

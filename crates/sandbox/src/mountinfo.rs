@@ -14,7 +14,9 @@ const REMOVED: &str = "//deleted";
 /// A mount of a mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's number.
     pub id: u32,
+    /// The number of the mount that this one lies on.
     pub parent: u32,
     /// The superblock's: `MAJOR:MINOR`.
     pub device: String,

@@ -30,9 +30,13 @@ pub enum Reg {
     R0,
     /// The context, at the start.
     R1,
+    /// A scratch register.
     R2,
+    /// A scratch register.
     R3,
+    /// A scratch register.
     R4,
+    /// A scratch register.
     R5,
 }
 

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 /// A shared memory segment (shmctl(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
+    /// The identifier in its IPC namespace.
     pub id: i32,
     /// In bytes.
     pub size: u64,
@@ -17,6 +18,7 @@ pub struct Segment {
 /// A message queue (msgctl(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
+    /// The identifier in its IPC namespace.
     pub id: i32,
     /// How many bytes of messages it may hold.
     pub bytes: u64,

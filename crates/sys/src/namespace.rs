@@ -6,13 +6,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamespaceKind {
+    /// user_namespaces(7)
     User,
+    /// mount_namespaces(7)
     Mount,
+    /// pid_namespaces(7)
     Pid,
+    /// network_namespaces(7)
     Network,
+    /// ipc_namespaces(7)
     Ipc,
+    /// uts_namespaces(7)
     Uts,
+    /// cgroup_namespaces(7)
     Cgroup,
+    /// time_namespaces(7)
     Time,
 }
 

@@ -57,6 +57,7 @@ pub struct Dispatch {
     pub selector: u64,
     /// Where the area begins, and its length.
     pub offset: u64,
+    /// Its length in bytes.
     pub length: u64,
 }
 

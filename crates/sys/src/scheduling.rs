@@ -11,12 +11,17 @@ use crate::{Result, SysError};
 pub struct CpuScheduler {
     /// A `SCHED_*` number.
     pub policy: u32,
+    /// `SCHED_FLAG_*` bits.
     pub flags: u64,
+    /// -20 to 19; of SCHED_OTHER and SCHED_BATCH alone.
     pub nice: i32,
+    /// 1 to 99; of SCHED_FIFO and SCHED_RR alone.
     pub priority: u32,
     /// Nanoseconds, as the two that follow; of SCHED_DEADLINE alone.
     pub runtime: u64,
+    /// Nanoseconds.
     pub deadline: u64,
+    /// Nanoseconds.
     pub period: u64,
 }
 

@@ -6,8 +6,11 @@ use std::io;
 /// Pages of a task, by the address that they had at the dump.
 #[derive(Debug)]
 pub struct Answer {
+    /// The task's number at the dump.
     pub task: i32,
+    /// The first page's address.
     pub address: u64,
+    /// The pages' contents.
     pub bytes: Vec<u8>,
 }
 

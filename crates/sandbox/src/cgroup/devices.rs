@@ -1,13 +1,10 @@
-//! Which devices a container may open and make: the rules, and what they mean to cgroup v1.
+//! Rules for the devices that a container may open and make.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use serde::{Deserialize, Serialize};
 
-use super::setting::Write;
-use super::version::Version;
 use crate::error::{Error, Result};
 
 /// The types of devices that a rule is for.
@@ -72,13 +69,13 @@ impl Access {
     pub fn bits(self) -> u8 {
         self.0
     }
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
-    fn or(self, other: Self) -> Self {
+    pub(super) fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
-    fn without(self, other: Self) -> Self {
+    pub(super) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 }
@@ -114,11 +111,11 @@ impl TryFrom<String> for Access {
 }
 
 impl DeviceRule {
-    /// What a list of rules comes to, for every kind of cgroup: no rule is left, or no access of one, that a later rule
-    /// decides anew for every device.
+    /// Simplifies a list of rules without changing its meaning: removes each access of a rule that a later rule decides anew
+    /// for every device, and each rule without an access left.
     ///
-    /// A v1 cgroup would take what is written to it otherwise: what denies a class takes back only an exception that was
-    /// made for the class as a whole, and leaves those of single devices.
+    /// A v1 cgroup needs this. Its kernel code reads a rule that denies a class differently: the rule takes back only an exception
+    /// for the whole class, and leaves the exceptions for single devices.
     pub fn resolve(mut rules: Vec<Self>) -> Vec<Self> {
         for at in 0..rules.len() {
             let (rule, later) = (&rules[at], &rules[at + 1..]);
@@ -130,7 +127,7 @@ impl DeviceRule {
         rules
     }
 
-    /// Whether it is for every device that `other` is for.
+    /// Whether the rule is for every device that `other` is for.
     fn covers(&self, other: &Self) -> bool {
         let number = |wide: Option<u32>, narrow| wide.is_none() || wide == narrow;
         self.kind == DeviceKind::All
@@ -146,7 +143,7 @@ impl DeviceRule {
         Self { allow: true, kind: DeviceKind::Char, major, minor, access }
     }
 
-    /// What runc and crun allow every container, after the rules of config.json: making any node,
+    /// The rules that runc and crun add for every container, after those of config.json: making any node,
     /// and using null, zero, full, random, urandom, tty, ptys, and `/dev/net/tun`, which runc 1.2
     /// removed and brought back because VPN containers rely on it.
     pub fn defaults() -> Vec<Self> {
@@ -161,8 +158,8 @@ impl DeviceRule {
     /// The rule of `linux.resources.devices[index]`.
     ///
     /// # Errors
-    /// Unknown type or access, a number that is neither -1 nor of 32 bits, or an allow rule of type `a` that looks
-    /// narrower than the everything it would open on every kernel.
+    /// Unknown type or access, a number that is neither -1 nor of 32 bits, or an allow rule of type `a` with numbers or an access:
+    /// the kernel would ignore these and open every device.
     pub fn from_spec(rule: &LinuxDeviceCgroup, index: usize) -> Result<Self> {
         let invalid = |name, problem: String| Error::invalid(format!("{FIELD}[{index}].{name}"), problem);
         let kind = match rule.typ() {
@@ -184,7 +181,7 @@ impl DeviceRule {
         };
         let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
         let text = rule.access().as_deref().unwrap_or("");
-        // runc takes no notice of an `a` among them.
+        // runc ignores an `a` in the access.
         let Some(access) = Access::parse(&text.replace('a', "")) else {
             return Err(invalid("access", format!("{text:?}: expected some of r, w and m")));
         };
@@ -209,316 +206,5 @@ impl fmt::Display for DeviceRule {
         };
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
         write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
-    }
-}
-
-/// Which devices an exception is about.
-type Key = (DeviceKind, Option<u32>, Option<u32>);
-
-fn key(rule: &DeviceRule) -> Key {
-    (rule.kind, rule.major, rule.minor)
-}
-
-/// The devices that both keys are about, if there are any.
-fn intersection(a: Key, b: Key) -> Option<Key> {
-    let number = |a: Option<u32>, b: Option<u32>| match (a, b) {
-        (Some(a), Some(b)) if a != b => None,
-        (a, b) => Some(a.or(b)),
-    };
-    (a.0 == b.0).then_some((a.0, number(a.1, b.1)?, number(a.2, b.2)?))
-}
-
-/// Refuses `rule` as an exception to a part of what the other rule, an exception itself, is about.
-fn check_hole(wide: &DeviceRule, rule: &DeviceRule) -> Result<()> {
-    let apart = wide.allow == rule.allow
-        || wide.access.and(rule.access) == Access::NONE
-        || intersection(key(wide), key(rule)).is_none();
-    if apart {
-        return Ok(());
-    }
-    let problem = format!("cgroup v1 cannot make rule \"{rule}\" an exception to wildcard rule \"{wide}\"");
-    Err(Error::unsupported(FIELD, problem))
-}
-
-/// What a device cgroup of v1 is: a default and the exceptions to it. The kernel's interface is a
-/// list of changes to this state (security/device_cgroup.c), so rules are run through it first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DeviceSet {
-    default_allow: bool,
-    exceptions: BTreeMap<Key, Access>,
-}
-
-impl DeviceSet {
-    /// What these rules [come to](DeviceRule::resolve), starting from "nothing is allowed".
-    ///
-    /// # Errors
-    /// A rule takes back a part of what a wildcard rule gave: v1 would silently ignore it.
-    pub fn from_rules(rules: &[DeviceRule]) -> Result<Self> {
-        let rules = DeviceRule::resolve(rules.to_vec());
-        let mut set = Self::default();
-        for (at, rule) in rules.iter().enumerate() {
-            if rule.kind == DeviceKind::All {
-                set = Self { default_allow: rule.allow, exceptions: BTreeMap::new() };
-            } else if rule.allow != set.default_allow {
-                set.add(key(rule), rule.access);
-            } else {
-                rules[..at].iter().try_for_each(|wide| check_hole(wide, rule))?;
-            }
-        }
-        set.join_reading_and_writing();
-        Ok(set)
-    }
-
-    /// The state that a `devices.list` shows. It does not list the exceptions of a cgroup that
-    /// allows by default; [`Self::changes_to`] knows.
-    ///
-    /// # Errors
-    /// A line is malformed.
-    pub fn from_list(text: &str) -> Result<Self> {
-        let parse = |line: &str| {
-            let mut fields = line.split([' ', ':']);
-            let kind = match fields.next()? {
-                "a" => DeviceKind::All,
-                "b" => DeviceKind::Block,
-                "c" => DeviceKind::Char,
-                _ => return None,
-            };
-            let number = |field| match field {
-                "*" => Some(None),
-                n => n.parse().ok().map(Some),
-            };
-            let (major, minor) = (number(fields.next()?)?, number(fields.next()?)?);
-            Some(DeviceRule { allow: true, kind, major, minor, access: Access::parse(fields.next()?)? })
-        };
-        let mut set = Self::default();
-        for line in text.lines() {
-            let rule = parse(line).ok_or_else(|| {
-                Error::invalid("devices.list", format!("{line:?}: expected TYPE MAJOR:MINOR ACCESS"))
-            })?;
-            match rule.kind {
-                DeviceKind::All => set = Self { default_allow: true, ..Self::default() },
-                _ => set.add(key(&rule), rule.access),
-            }
-        }
-        Ok(set)
-    }
-
-    fn add(&mut self, key: Key, access: Access) {
-        let old = self.exceptions.entry(key).or_insert(Access::NONE);
-        *old = old.or(access);
-    }
-
-    /// Where one exception allows reading and another writing, the kernel allows no opening for both: it looks for one
-    /// exception that allows all that is asked for.
-    fn join_reading_and_writing(&mut self) {
-        if self.default_allow {
-            return;
-        }
-        let both = Access::READ.or(Access::WRITE);
-        let only = |wanted: Access| {
-            self.exceptions.iter().filter(move |(_, access)| access.and(both) == wanted).map(|(key, _)| *key)
-        };
-        let pairs = only(Access::READ).flat_map(|r| only(Access::WRITE).map(move |w| (r, w)));
-        let joined: Vec<Key> = pairs.filter_map(|(r, w)| intersection(r, w)).collect();
-        for key in joined {
-            self.add(key, both);
-        }
-    }
-
-    /// The fewest writes that turn a cgroup of this state into `target`, so that an update takes
-    /// no device away that a running container keeps, not even for a moment.
-    pub fn changes_to(&self, target: &Self) -> Vec<Write> {
-        let mut writes = Vec::new();
-        let mut write = |allow: bool, what: String| {
-            let file = if allow { "devices.allow" } else { "devices.deny" };
-            writes.push(Write::new(FIELD, Version::V1, "devices", file, what));
-        };
-        let none = BTreeMap::new();
-        let mut old = &self.exceptions;
-        // What a cgroup that allows by default denies cannot be read, so it always starts afresh.
-        if self.default_allow || target.default_allow {
-            write(target.default_allow, "a".into());
-            old = &none;
-        }
-        let mut differences = |from: &BTreeMap<Key, Access>, to: &BTreeMap<Key, Access>, allow| {
-            for (key, access) in from {
-                let access = access.without(to.get(key).copied().unwrap_or(Access::NONE));
-                if access != Access::NONE {
-                    let (kind, major, minor) = *key;
-                    write(allow, DeviceRule { allow, kind, major, minor, access }.to_string());
-                }
-            }
-        };
-        differences(old, &target.exceptions, target.default_allow);
-        differences(&target.exceptions, old, !target.default_allow);
-        writes
-    }
-
-    /// What the kernel makes of it (`devcgroup_check_permission`), for bits of [`Access`].
-    #[cfg(test)]
-    pub(super) fn allows(&self, (kind, major, minor): (DeviceKind, u32, u32), wanted: u8) -> bool {
-        let device = (kind, Some(major), Some(minor));
-        let mut matching = self.exceptions.iter().filter(|(key, _)| intersection(**key, device).is_some());
-        match self.default_allow {
-            true => !matching.any(|(_, access)| access.0 & wanted != 0),
-            false => matching.any(|(_, access)| wanted & !access.0 == 0),
-        }
-    }
-
-    /// What is allowed, as rules; `None` where all is allowed but the exceptions.
-    pub(super) fn allow_list(&self) -> Option<Vec<DeviceRule>> {
-        let rule = |(&(kind, major, minor), &access): (&Key, &Access)| DeviceRule {
-            allow: true,
-            kind,
-            major,
-            minor,
-            access,
-        };
-        (!self.default_allow).then(|| self.exceptions.iter().map(rule).collect())
-    }
-
-    /// Whether every device is allowed.
-    pub(super) fn allows_all(&self) -> bool {
-        self.default_allow && self.exceptions.is_empty()
-    }
-
-    /// Whether a cgroup that shows `seen` in `devices.list` is in this state, as far as the list
-    /// can tell.
-    pub(super) fn is_shown_by(&self, seen: &Self) -> bool {
-        self.default_allow == seen.default_allow && (self.default_allow || self.exceptions == seen.exceptions)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(text: &str) -> DeviceRule {
-        let (allow, text) = (text.starts_with('+'), &text[1..]);
-        if text == "a" {
-            return DeviceRule {
-                allow,
-                kind: DeviceKind::All,
-                major: None,
-                minor: None,
-                access: Access::ALL,
-            };
-        }
-        let set = DeviceSet::from_list(text).unwrap();
-        let ((kind, major, minor), access) = set.exceptions.into_iter().next().unwrap();
-        DeviceRule { allow, kind, major, minor, access }
-    }
-
-    fn set(rules: &[&str]) -> Result<DeviceSet, String> {
-        let rules: Vec<_> = rules.iter().map(|r| rule(r)).collect();
-        DeviceSet::from_rules(&rules).map_err(|e| e.to_string())
-    }
-
-    fn changes(from: &[&str], to: &[&str]) -> Vec<String> {
-        let (from, to) = (set(from).unwrap(), set(to).unwrap());
-        from.changes_to(&to).into_iter().map(|w| format!("{} {}", w.file, w.value)).collect()
-    }
-
-    #[test]
-    fn a_new_cgroup_gets_deny_all_and_then_the_allow_list() {
-        assert_eq!(
-            changes(&["+a"], &["-a", "+c 1:3 r", "+c 1:3 w", "+c 5:1 rwm", "-c 5:1 m", "+b *:* m"]),
-            ["devices.deny a", "devices.allow b *:* m", "devices.allow c 1:3 rw", "devices.allow c 5:1 rw"]
-        );
-        assert_eq!(changes(&["+a"], &[]), ["devices.deny a"]);
-        assert_eq!(changes(&["-a"], &["+a", "-c 1:3 w"]), ["devices.allow a", "devices.deny c 1:3 w"]);
-    }
-
-    #[test]
-    fn an_update_touches_only_what_differs() {
-        assert_eq!(
-            changes(&["+c 1:3 rwm", "+c 1:5 r"], &["+c 1:3 rw", "+c 1:5 r", "+c 1:7 r"]),
-            ["devices.deny c 1:3 m", "devices.allow c 1:7 r"]
-        );
-        assert_eq!(changes(&["+c 1:3 rwm"], &["+c 1:3 rwm"]), [""; 0]);
-    }
-
-    #[test]
-    fn holes_in_wildcards_are_refused() {
-        let error = set(&["+c 1:* rw", "-c 1:3 w"]).unwrap_err();
-        assert_eq!(
-            error,
-            "linux.resources.devices: not supported: cgroup v1 cannot make rule \"c 1:3 w\" an exception to \
-             wildcard rule \"c 1:* rw\""
-        );
-        assert!(set(&["+c 1:* rw", "-c 1:3 m", "-b 1:3 w", "-c 2:3 w", "-c 1:* r"]).is_ok());
-        assert!(set(&["+c 1:* rw", "-c *:3 w"]).is_err());
-        assert!(set(&["+a", "-c 1:* w", "+c 1:3 rw"]).is_err());
-        // Filled again, or of no account: no hole is left.
-        assert_eq!(set(&["+c 1:* rw", "-c 1:3 w", "+c 1:3 rw"]), set(&["+c 1:* rw", "+c 1:3 rw"]));
-        assert_eq!(set(&["+c 1:* rw", "-c 1:3 w", "-a"]), Ok(DeviceSet::default()));
-    }
-
-    #[test]
-    fn what_denies_a_class_denies_its_devices() {
-        assert_eq!(set(&["+c 1:3 rwm", "-c 1:* rwm"]), Ok(DeviceSet::default()));
-        assert_eq!(set(&["+c 1:3 rwm", "-c *:3 w"]), set(&["+c 1:3 rm"]));
-        assert_eq!(set(&["+a", "-c 1:3 rwm", "+c 1:* rwm"]), set(&["+a"]));
-        assert_eq!(set(&["-c 1:* rwm", "+c 1:3 rwm"]), set(&["+c 1:3 rwm"]));
-    }
-
-    #[test]
-    fn who_may_read_and_may_write_may_open_for_both() {
-        assert_eq!(set(&["+c 1:* r", "+c 1:3 w"]), set(&["+c 1:* r", "+c 1:3 rw"]));
-        assert_eq!(set(&["+c 1:* r", "+c *:3 w"]), set(&["+c 1:* r", "+c *:3 w", "+c 1:3 rw"]));
-        assert_eq!(set(&["+c 1:* rw", "+c 1:3 w", "+b 1:3 r"]).unwrap().exceptions.len(), 3);
-    }
-
-    #[test]
-    fn the_result_is_the_list() {
-        let text = |rules: &[&str]| {
-            let rules = DeviceRule::resolve(rules.iter().map(|r| rule(r)).collect());
-            rules.iter().map(|r| format!("{}{r}", if r.allow { '+' } else { '-' })).collect::<Vec<_>>()
-        };
-        assert_eq!(text(&["+c 1:3 rwm", "-a", "+c 1:3 rw", "+c 1:3 w"]), ["-a", "+c 1:3 r", "+c 1:3 w"]);
-        assert_eq!(text(&["+c 1:3 rwm", "-c 1:* rw", "+b 8:0 r"]), ["+c 1:3 m", "-c 1:* rw", "+b 8:0 r"]);
-    }
-
-    #[test]
-    fn lists_of_the_kernel() {
-        let defaults = DeviceSet::from_rules(&DeviceRule::defaults()).unwrap();
-        let list = "c *:* m\nb *:* m\nc 1:3 rwm\nc 1:8 rwm\nc 1:7 rwm\nc 5:0 rwm\nc 1:5 rwm\nc 1:9 rwm\n\
-                    c 136:* rwm\nc 5:2 rwm\nc 10:200 rwm\n";
-        assert_eq!(DeviceSet::from_list(list).unwrap(), defaults);
-        assert!(DeviceSet::from_list("a *:* rwm\n").unwrap().default_allow);
-        for bad in ["x 1:3 r", "c 1:3", "c 1:y r", "c 1:3 q", ""] {
-            assert!(DeviceSet::from_list(&format!("{bad}\n")).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn rules_of_the_spec() {
-        let parse = |json: &str| DeviceRule::from_spec(&serde_json::from_str(json).unwrap(), 3);
-        assert_eq!(parse(r#"{"allow":false,"access":"rwm"}"#).unwrap(), rule("-a"));
-        assert_eq!(
-            parse(r#"{"allow":true,"type":"c","major":1,"minor":-1,"access":"rm"}"#).unwrap().to_string(),
-            "c 1:* rm"
-        );
-        for (json, expected) in [
-            (r#"{"allow":true,"type":"p","access":"r"}"#, r#"type: "p": expected "a", "b" or "c""#),
-            (r#"{"allow":true,"type":"c"}"#, r#"access: "": expected some of r, w and m"#),
-            (r#"{"allow":true,"type":"c","access":"rx"}"#, r#"access: "rx": expected some of r, w and m"#),
-            (
-                r#"{"allow":true,"type":"b","minor":4294967296,"access":"r"}"#,
-                "minor: 4294967296: expected a number of at most 32 bits, or -1 for all",
-            ),
-            (r#"{"allow":true,"type":"a","major":1,"access":"rwm"}"#, "type: \"a\" allows every access"),
-        ] {
-            let error = parse(json).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("linux.resources.devices[3].{expected}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn access_in_json() {
-        let json = serde_json::to_string(&rule("+c 1:3 mr")).unwrap();
-        assert_eq!(json, r#"{"allow":true,"kind":"char","major":1,"minor":3,"access":"rm"}"#);
-        assert_eq!(serde_json::from_str::<DeviceRule>(&json).unwrap(), rule("+c 1:3 rm"));
-        assert!(serde_json::from_str::<Access>("\"x\"").is_err());
     }
 }

@@ -94,7 +94,7 @@ fn block(rule: &DeviceRule) -> Vec<Insn> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::devices::DeviceSet;
+    use crate::cgroup::device_set::DeviceSet;
 
     /// Runs the instructions that the generator uses; anything else is a failure.
     fn interpret(program: &[Insn], ctx: [u32; 3]) -> u64 {

@@ -22,6 +22,7 @@ mod convert;
 mod cpuset;
 mod delegate;
 mod destroy;
+mod device_set;
 mod devices;
 mod dir;
 mod explain;
@@ -44,7 +45,8 @@ mod walk;
 mod write;
 
 pub use cpuset::Cpusets;
-pub use devices::{Access, DeviceKind, DeviceRule, DeviceSet};
+pub use device_set::DeviceSet;
+pub use devices::{Access, DeviceKind, DeviceRule};
 pub use filter::device_filter;
 pub use freezer::Freezers;
 pub use handle::{Cgroup, OnDenied};

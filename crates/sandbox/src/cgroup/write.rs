@@ -1,6 +1,7 @@
 //! Writing limits, and saying why the kernel refuses one.
 
-use super::devices::{DeviceRule, DeviceSet};
+use super::device_set::DeviceSet;
+use super::devices::DeviceRule;
 use super::dir::Dir;
 use super::setting::Write;
 use super::version::Version;

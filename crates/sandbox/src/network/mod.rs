@@ -36,8 +36,11 @@ pub(crate) const NHMSG: [u8; 8] = [0; 8];
 /// A network device.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Device {
+    /// Its number in the namespace.
     pub index: u32,
+    /// Its name: `eth0`.
     pub name: String,
+    /// Whether it is the loopback device.
     pub loopback: bool,
     /// `veth`, `bridge`, …; hardware has none.
     pub kind: Option<String>,
@@ -59,6 +62,7 @@ impl Device {
 /// What a network namespace holds.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Contents {
+    /// All devices.
     pub devices: Vec<Device>,
     /// Tables beside the main one that have routes which the kernel has not made by itself.
     pub tables: BTreeSet<u32>,

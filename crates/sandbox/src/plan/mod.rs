@@ -77,7 +77,9 @@ pub struct InitPlan {
     pub root: Option<RootPlan>,
     /// The container's root on the host, for a process that joins a container in the host's mount namespace.
     pub joined_root: Option<PathBuf>,
+    /// `hostname` of a new UTS namespace.
     pub hostname: Option<String>,
+    /// `domainname` of a new UTS namespace.
     pub domainname: Option<String>,
     /// Keys as paths below /proc/sys.
     pub sysctl: BTreeMap<PathBuf, String>,
@@ -85,16 +87,22 @@ pub struct InitPlan {
     pub time_offsets: Vec<(String, i64, u32)>,
     /// Linux `personality(2)` value.
     pub personality: Option<u64>,
+    /// The program and its attributes.
     pub process: ProcessPlan,
+    /// CPU, I/O and memory scheduling of the process.
     pub scheduling: Scheduling,
+    /// The compiled seccomp filter.
     pub seccomp: Option<Program>,
     /// Name of the session keyring.
     pub keyring: Option<String>,
+    /// The number of descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
     /// Whether prestart or createRuntime hooks are to be asked for.
     pub runtime_hooks: bool,
+    /// Hooks that init runs before it enters the root.
     #[serde(with = "as_json")]
     pub create_container_hooks: Vec<Hook>,
+    /// Hooks that init runs in the container, before it executes the program.
     #[serde(with = "as_json")]
     pub start_container_hooks: Vec<Hook>,
     /// The state that hooks and the seccomp agent read, but for status and pid; of a process that joins a container, with
@@ -124,11 +132,17 @@ mod as_json {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState {
+    /// The version of the runtime specification.
     pub oci_version: String,
+    /// The container's id.
     pub id: String,
+    /// `creating`, `created`, `running` or `stopped`.
     pub status: String,
+    /// The container's first process, as the hook sees it.
     pub pid: i32,
+    /// The bundle's absolute path.
     pub bundle: PathBuf,
+    /// The annotations of config.json.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }

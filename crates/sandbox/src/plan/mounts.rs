@@ -63,6 +63,7 @@ pub struct MountPlan {
 pub struct MountIdMaps {
     /// Empty, as `gid`, for those of the container's user namespace.
     pub uid: Vec<IdMap>,
+    /// The groups.
     pub gid: Vec<IdMap>,
     /// Also for all that is mounted below.
     pub recursive: bool,

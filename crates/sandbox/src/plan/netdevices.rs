@@ -10,7 +10,9 @@ use crate::{Error, Result};
 /// A network device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetDevice {
+    /// Its name on the host.
     pub name: String,
+    /// Its name in the container.
     pub name_in_container: String,
 }
 

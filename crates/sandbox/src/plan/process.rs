@@ -14,10 +14,15 @@ type CapabilityBits = u64;
 /// The five sets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilitySets {
+    /// The bounding set.
     pub bounding: CapabilityBits,
+    /// The effective set.
     pub effective: CapabilityBits,
+    /// The permitted set.
     pub permitted: CapabilityBits,
+    /// The inheritable set.
     pub inheritable: CapabilityBits,
+    /// The ambient set.
     pub ambient: CapabilityBits,
 }
 
@@ -26,7 +31,9 @@ pub struct CapabilitySets {
 pub struct Rlimit {
     /// The `RLIMIT_*` number.
     pub resource: u32,
+    /// The limit in force.
     pub soft: u64,
+    /// The highest value that the process may set itself.
     pub hard: u64,
 }
 
@@ -63,21 +70,31 @@ impl Rlimit {
 pub struct ProcessPlan {
     /// From argv\[0\] on; never empty.
     pub args: Vec<String>,
+    /// The environment, as `NAME=VALUE`.
     pub env: Vec<String>,
     /// Absolute path in the container.
     pub cwd: PathBuf,
+    /// The user id in the container.
     pub uid: u32,
+    /// The group id in the container.
     pub gid: u32,
+    /// Supplementary group ids.
     pub additional_gids: Vec<u32>,
+    /// The file mode creation mask.
     pub umask: Option<u32>,
     /// All empty where config.json has none.
     pub capabilities: CapabilitySets,
+    /// Resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// PR_SET_NO_NEW_PRIVS (prctl(2)).
     pub no_new_privileges: bool,
+    /// /proc/PID/oom_score_adj, -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// Whether the standard streams are a new terminal.
     pub terminal: bool,
     /// Rows and columns of the terminal.
     pub console_size: Option<(u16, u16)>,
+    /// Profile and label of the Linux security modules.
     pub security: Security,
 }
 

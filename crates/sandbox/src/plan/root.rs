@@ -14,19 +14,25 @@ use crate::{Error, Result, ids};
 pub struct RootPlan {
     /// Absolute path on the host.
     pub path: PathBuf,
+    /// Whether the root filesystem itself is mounted read-only.
     pub readonly: bool,
     /// Propagation of the container's "/", as MS_* flag.
     pub propagation: u64,
     /// Whether the mount namespace is the container's own.
     pub own_mount_namespace: bool,
+    /// Whether the cgroup namespace is the container's own.
     pub own_cgroup_namespace: bool,
+    /// Enter the root by chroot(2) after MS_MOVE, where pivot_root(2) is impossible (a root on initramfs).
     pub no_pivot: bool,
+    /// The mounts, in their order.
     pub mounts: Vec<MountPlan>,
     /// Device nodes; empty where the host's /dev is bind-mounted.
     pub devices: Vec<DeviceNode>,
     /// Whether /dev is made by us: links and the terminal belong there.
     pub own_dev: bool,
+    /// Paths that the container sees as empty.
     pub masked_paths: Vec<PathBuf>,
+    /// Paths that the container cannot write to.
     pub readonly_paths: Vec<PathBuf>,
     /// SELinux label of new filesystems.
     pub mount_label: Option<String>,
@@ -52,14 +58,19 @@ pub struct CgroupMount {
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceNode {
+    /// Absolute path in the container. A node that is bound comes from the same path on the host.
     pub path: PathBuf,
     /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
     pub kind: u32,
+    /// The device's major number; 0 for a FIFO.
     pub major: u32,
+    /// The device's minor number; 0 for a FIFO.
     pub minor: u32,
     /// Permission bits.
     pub mode: u32,
+    /// The owner, in the container's ids.
     pub uid: u32,
+    /// The group, in the container's ids.
     pub gid: u32,
 }
 

@@ -12,9 +12,11 @@ use crate::{Error, Result};
 /// What a process asks of the kernel's schedulers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
+    /// `process.scheduler`.
     pub cpu: Option<CpuScheduler>,
     /// ioprio_set(2)'s class and level.
     pub io_priority: Option<u16>,
+    /// `linux.memoryPolicy`.
     pub memory: Option<MemoryPolicy>,
     /// Whether `linux.resources.cpu.cpus` keeps the process from some CPUs.
     pub has_cpuset: bool,

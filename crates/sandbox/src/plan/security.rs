@@ -10,7 +10,9 @@ use crate::{Error, Result};
 /// Linux security modules of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
+    /// `process.apparmorProfile`.
     pub apparmor_profile: Option<String>,
+    /// `process.selinuxLabel`.
     pub selinux_label: Option<String>,
 }
 

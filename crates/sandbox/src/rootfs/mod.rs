@@ -41,6 +41,7 @@ use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 /// A root filesystem with its mounts, and what is left to be done.
 pub struct Built {
+    /// The new root, not yet entered.
     pub root: Root,
     /// Mounts that had to be writable until now.
     read_only_later: Vec<OwnedFd>,

@@ -8,7 +8,8 @@ use oci_spec::runtime::{
     LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources,
 };
 
-use super::devices::{DeviceRule, DeviceSet};
+use super::device_set::DeviceSet;
+use super::devices::DeviceRule;
 use super::layout::{Kind, Layout};
 use super::limits::{Limits, MemoryCheck};
 use super::setting::Write;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::marshal::Value;
-use crate::cgroup::devices::{DeviceKind, DeviceRule, DeviceSet};
+use crate::cgroup::device_set::DeviceSet;
+use crate::cgroup::devices::{DeviceKind, DeviceRule};
 use crate::cgroup::limits::Limits;
 use crate::cgroup::setting::Write;
 use crate::cgroup::version::Version;

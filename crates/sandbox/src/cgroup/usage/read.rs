@@ -1,203 +1,23 @@
-//! What a container uses, in the shape of `runc events` (runc's types/events.go): field names, units and what is
-//! left out when it is zero are an interface that cAdvisor and containerd read.
+//! Reads [`Usage`] from the files of cgroup v1 and v2.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::dir::{Dir, if_there};
-use super::handle::Cgroup;
+use super::{
+    BlockEntry, BlockUsage, CpuTime, CpusetUsage, HugetlbUsage, MemoryEntry, MemoryUsage, PidsUsage, Pressure,
+    Stalled, Throttling, Usage,
+};
+use crate::cgroup::dir::{Dir, if_there};
+use crate::cgroup::handle::Cgroup;
 use crate::error::{Result, SysError};
 
 type Read<T> = std::result::Result<T, SysError>;
 
-/// Everything that `events` tells.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Usage {
-    pub cpu: CpuUsage,
-    pub cpuset: CpusetUsage,
-    pub memory: MemoryUsage,
-    pub pids: PidsUsage,
-    pub blkio: BlockUsage,
-    /// By page size: `2MB`.
-    pub hugetlb: BTreeMap<String, HugetlbUsage>,
-    /// Always empty: containers are not put into resctrl groups.
-    pub intel_rdt: BTreeMap<String, String>,
-    /// Always null, as from runc for every container made from a config.json.
-    pub network_interfaces: Option<Vec<String>>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct CpuUsage {
-    #[serde(skip_serializing_if = "is_default")]
-    pub usage: CpuTime,
-    #[serde(skip_serializing_if = "is_default")]
-    pub throttling: Throttling,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub psi: Option<Pressure>,
-}
-
-/// Nanoseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct CpuTime {
-    #[serde(skip_serializing_if = "is_default")]
-    pub total: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub percpu: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub percpu_kernel: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub percpu_user: Vec<u64>,
-    pub kernel: u64,
-    pub user: u64,
-}
-
-/// Times in nanoseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Throttling {
-    #[serde(skip_serializing_if = "is_default")]
-    pub periods: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub throttled_periods: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub throttled_time: u64,
-}
-
-/// Pressure stall information (accounting/psi.rst).
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Pressure {
-    pub some: Stalled,
-    pub full: Stalled,
-}
-
-/// Averages in percent, the total in microseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Stalled {
-    pub avg10: f64,
-    pub avg60: f64,
-    pub avg300: f64,
-    pub total: u64,
-}
-
-/// Of cgroup v1 alone; flags are 0 or 1.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct CpusetUsage {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cpus: Vec<u16>,
-    pub cpu_exclusive: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mems: Vec<u16>,
-    pub mem_hardwall: u64,
-    pub mem_exclusive: u64,
-    pub memory_migrate: u64,
-    pub memory_spread_page: u64,
-    pub memory_spread_slab: u64,
-    pub memory_pressure: u64,
-    pub sched_load_balance: u64,
-    pub sched_relax_domain_level: i64,
-}
-
-/// Bytes; no limit is the version's own way to say so, u64::MAX on v2.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct MemoryUsage {
-    #[serde(skip_serializing_if = "is_default")]
-    pub cache: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub usage: MemoryEntry,
-    /// Memory and swap together.
-    #[serde(skip_serializing_if = "is_default")]
-    pub swap: MemoryEntry,
-    #[serde(skip_serializing_if = "is_default")]
-    pub kernel: MemoryEntry,
-    #[serde(rename = "kernelTCP", skip_serializing_if = "is_default")]
-    pub kernel_tcp: MemoryEntry,
-    /// The lines of `memory.stat`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub raw: BTreeMap<String, u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub psi: Option<Pressure>,
-    /// The lines of `memory.events`, on v1 of `memory.oom_control`. Not part of the interface.
-    #[serde(skip)]
-    pub events: BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct MemoryEntry {
-    pub limit: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub usage: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub max: u64,
-    pub failcnt: u64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct PidsUsage {
-    #[serde(skip_serializing_if = "is_default")]
-    pub current: u64,
-    /// 0 without a limit.
-    #[serde(skip_serializing_if = "is_default")]
-    pub limit: u64,
-}
-
-/// By device and operation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BlockUsage {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_service_bytes_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_serviced_recursive: Vec<BlockEntry>,
-    #[serde(rename = "ioQueueRecursive", skip_serializing_if = "Vec::is_empty")]
-    pub io_queued_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_service_time_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_wait_time_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_merged_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub io_time_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sectors_recursive: Vec<BlockEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub psi: Option<Pressure>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct BlockEntry {
-    #[serde(skip_serializing_if = "is_default")]
-    pub major: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub minor: u64,
-    /// `Read`, `Write`, `Sync`, `Async`, `Discard`, `Total`; empty where the kernel names none.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub op: String,
-    #[serde(skip_serializing_if = "is_default")]
-    pub value: u64,
-}
-
-/// Bytes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct HugetlbUsage {
-    #[serde(skip_serializing_if = "is_default")]
-    pub usage: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    pub max: u64,
-    pub failcnt: u64,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
 impl Cgroup {
-    /// Reads everything that the container's cgroup tells of its use, each controller where it is.
+    /// Reads the resource use of the cgroup from each controller's hierarchy.
     ///
     /// # Errors
-    /// A file is there and cannot be read or understood. What is missing is left at zero: kernels differ.
+    /// If a file is there and cannot be read or understood. Values without a file stay zero, because kernels differ.
     pub fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
         let v1 = |controller: &str| -> Read<Option<Arc<Dir>>> {
@@ -508,20 +328,5 @@ mod tests {
         assert_eq!((entry.major, entry.minor, entry.op.as_str(), entry.value), (8, 16, "Read", 4096));
         assert_eq!(block_line("8:0 12").unwrap().op, "");
         assert_eq!(block_line("Total 4096"), None);
-    }
-
-    #[test]
-    fn zeros_are_left_out_where_runc_leaves_them_out() {
-        let json = serde_json::to_value(Usage::default()).unwrap();
-        assert_eq!(json["cpu"], serde_json::json!({}));
-        assert_eq!(json["memory"], serde_json::json!({}));
-        assert_eq!(json["pids"], serde_json::json!({}));
-        assert_eq!(json["cpuset"]["cpu_exclusive"], 0);
-        assert_eq!(json["network_interfaces"], serde_json::Value::Null);
-        let cpu = CpuUsage { usage: CpuTime { total: 1, ..CpuTime::default() }, ..CpuUsage::default() };
-        assert_eq!(
-            serde_json::to_value(cpu).unwrap(),
-            serde_json::json!({"usage": {"total": 1, "kernel": 0, "user": 0}})
-        );
     }
 }
