@@ -116,7 +116,7 @@ pub fn settle_synchronous_mounts(dir: &ImageDirectory) -> Result<()> {
     Ok(())
 }
 
-/// What CRIU is to read instead of the images of mounts, so that no mount gets events from outside the container. Those of
+/// The images that CRIU reads instead of those of mounts, so that no mount gets events from outside the container. Those of
 /// mounts that do not are left out.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_NH_ID: u16 = 30;
 const IFA_FLAGS: u16 = 8;
-/// What the kernel says of a route's next hop and takes from nobody: DEAD, OFFLOAD, LINKDOWN, UNRESOLVED, TRAP.
+/// Flags of a route's next hop that the kernel reports and refuses in requests: DEAD, OFFLOAD, LINKDOWN, UNRESOLVED, TRAP.
 const OBSERVED: u8 = 1 | 8 | 16 | 32 | 64;
 const IFA_F_NODAD: u8 = 0x02;
 /// DADFAILED and TENTATIVE.

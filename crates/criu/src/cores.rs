@@ -16,13 +16,13 @@ const UNLIMITED: u64 = u64::MAX;
 pub struct FileSizeLimit {
     /// The task's number in its own pid namespace.
     pub pid: u32,
-    /// What is in force.
+    /// The value in force.
     pub soft: u64,
     /// How far the task may raise it; [`u64::MAX`] if there is no limit.
     pub hard: u64,
 }
 
-/// What of cores is changed for a restore, and what its caller has to know of that.
+/// Changes of the cores for a restore, and the values that its caller must set instead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cores {
     /// The changed images.

@@ -40,14 +40,14 @@ const TELLING: [&str; 1] = ["Can't connect to server"];
 pub struct Diagnosis {
     /// The first error lines without their time stamps, eight at most; harmless ones are left out.
     pub lines: Vec<String>,
-    /// What they mean, if it is one of the usual causes.
+    /// The cause, if it is a known one.
     pub cause: Option<&'static Cause>,
     /// The line that says so.
     pub told_by: Option<String>,
     /// The first later line with an error of the system's, where [`told_by`](Self::told_by), or else the first line, has
     /// none: what CRIU complains of first may be what it gets over, and the call that fails then is the cause.
     pub later: Option<String>,
-    /// What a program that CRIU ran and that failed has printed last.
+    /// The last output of a program that CRIU ran and that failed.
     pub said: Option<String>,
     /// The process that the first of those lines to name one is about: in CRIU's pid namespace at a dump, in the
     /// container's at a restore.

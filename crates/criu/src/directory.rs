@@ -1,7 +1,7 @@
 //! A directory with images, opened once.
 //!
-//! Whoever may rename a directory could put another one in its place between two looks. What was looked at, what is read
-//! and what CRIU gets is therefore one descriptor, and the path is for messages alone.
+//! Another process that may rename the directory could replace it between two looks. Therefore all checks, all reads and CRIU use
+//! one descriptor, and the path is for messages alone.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
@@ -54,7 +54,7 @@ impl ImageDirectory {
         self.fd.try_clone().map_err(|e| self.fail("open", e))
     }
 
-    /// What is in it, sorted.
+    /// The names in it, sorted.
     ///
     /// # Errors
     /// [`CriuError::Io`] if it cannot be read.

@@ -1,4 +1,4 @@
-//! What can go wrong between this program and CRIU.
+//! Errors between this program and CRIU.
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ pub enum CriuError {
     CannotStart {
         /// The program.
         criu: PathBuf,
-        /// What happened to it: an exit status, a failed exec.
+        /// The reason: an exit status, a failed exec.
         reason: String,
         /// The lines that it printed, most telling first.
         printed: Vec<String>,
@@ -39,7 +39,7 @@ pub enum CriuError {
         found: Version,
         /// The oldest version that has it.
         needed: Version,
-        /// What was asked for.
+        /// The requested feature.
         what: &'static str,
     },
     /// An option that cannot be right.
@@ -53,9 +53,9 @@ pub enum CriuError {
     /// A packet that does not belong to the conversation.
     #[error("criu {operation}: {problem}")]
     Protocol {
-        /// What was asked of CRIU.
+        /// The request.
         operation: Operation,
-        /// What was wrong with its answer.
+        /// The mistake in the answer.
         problem: String,
     },
     /// The criu process ended before it answered.
@@ -63,7 +63,7 @@ pub enum CriuError {
     Died {
         /// Its exit status or signal.
         how: String,
-        /// What it left behind.
+        /// Its diagnosis.
         failure: Box<Failure>,
     },
     /// CRIU answered that it failed.
@@ -72,7 +72,7 @@ pub enum CriuError {
     /// The handler of notifications refused a step; its own error is the source.
     #[error("criu {operation} stopped at {step}")]
     Handler {
-        /// What was asked of CRIU.
+        /// The operation.
         operation: Operation,
         /// The notification.
         step: String,
@@ -84,7 +84,7 @@ pub enum CriuError {
     /// A system call of this side failed.
     #[error("{what}")]
     Io {
-        /// What was being done.
+        /// The action.
         what: String,
         /// Why it failed.
         source: io::Error,
@@ -94,7 +94,7 @@ pub enum CriuError {
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
 }
@@ -114,7 +114,7 @@ impl CriuError {
         }
     }
 
-    /// What CRIU itself reported, if it got as far; also behind a handler's error.
+    /// CRIU's own report, if there is one; also behind a handler's error.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Died { failure, .. } | Self::Failed(failure) => Some(failure),
@@ -124,10 +124,10 @@ impl CriuError {
     }
 }
 
-/// What a failed operation of CRIU left to explain it. Displayed as one line.
+/// The explanation of a failed operation of CRIU. Displayed as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What was asked of CRIU.
+    /// The operation.
     pub operation: Operation,
     /// The errno of CRIU's response: ESRCH, EEXIST (pid taken), EBADRQC (bad options) and others.
     pub cr_errno: Option<i32>,
@@ -137,7 +137,7 @@ pub struct Failure {
     pub log: Option<PathBuf>,
     /// Error lines of the log and of what CRIU printed, first ones first, with what they mean.
     pub diagnosis: Diagnosis,
-    /// What the cause means and what to do about it in the caller's own terms, in place of the cause's, if the caller has such.
+    /// An explanation and advice in the caller's own terms, which replace those of the cause.
     pub meaning: Option<String>,
     /// Whose fault it is, if a caller knows: `process 7 (nc -l): …`.
     pub seen: Option<String>,
@@ -173,7 +173,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What CRIU is asked to do.
+/// An operation of CRIU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Tell its version.
@@ -205,7 +205,7 @@ fn listed(lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
 }
 
-/// What is wrong with the image at `path`.
+/// An error about the image at `path`.
 pub(crate) fn bad(path: &std::path::Path, problem: impl Into<String>) -> CriuError {
     CriuError::Image { path: path.into(), problem: problem.into() }
 }

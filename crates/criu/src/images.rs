@@ -269,7 +269,7 @@ impl Images {
         self.inventory.img_version == Some(VERSION_2)
     }
 
-    /// What describes the whole checkpoint.
+    /// The images that describe the whole checkpoint.
     pub fn inventory(&self) -> &InventoryEntry {
         &self.inventory
     }
@@ -291,7 +291,7 @@ impl Images {
                 sid: n(e.sid),
                 threads: e.threads,
             });
-            // Whoever follows the numbers must not be led in circles.
+            // A walk along the numbers must not go in circles.
             if let Some(twice) = e.pid.filter(|pid| !seen.insert(*pid)) {
                 return Err(bad(&self.dir().join("pstree.img"), format!("names task {twice} twice")));
             }

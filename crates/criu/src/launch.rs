@@ -24,14 +24,14 @@ pub struct Launch<'a> {
     patience: Option<Duration>,
 }
 
-/// What [`Criu::check`] found out.
+/// The result of [`Criu::check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CriuInfo {
     /// The program.
     pub path: PathBuf,
     /// Its version.
     pub version: Version,
-    /// What it and the kernel can do.
+    /// The features of CRIU and the kernel.
     pub features: Features,
 }
 

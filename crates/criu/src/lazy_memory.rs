@@ -10,7 +10,7 @@ use crate::pagemap::PAGE;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LazyMemory(BTreeMap<u64, Left>);
 
-/// What is left of a task.
+/// The remaining memory of a task.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Left {
     /// Ranges of pages by their address: start and end.
@@ -20,7 +20,7 @@ struct Left {
 }
 
 impl LazyMemory {
-    /// What a dump with lazy pages left behind.
+    /// The memory that a dump with lazy pages left behind.
     ///
     /// # Errors
     /// [`CriuError::Image`](crate::CriuError::Image) naming the map of pages that is malformed.

@@ -117,7 +117,7 @@ impl LazyRestore {
         Ok(self.files.len() - 1)
     }
 
-    /// What of a task's map is lazy. If CRIU has to be told, it gets another map.
+    /// The lazy part of a task's map. CRIU gets a changed map where necessary.
     fn divide(&mut self, images: &Images, name: &str, map: &Map, areas: &[VmaEntry]) -> Result<Vec<Run>> {
         let mut shown = Vec::new();
         for (run, _) in &map.runs {

@@ -67,8 +67,8 @@ impl Criu {
     }
 }
 
-/// What the program says when asked whether it works here: `criu check`. In a session CRIU 3 cuts its
-/// complaints about the kernel short.
+/// The output of `criu check`, which tells whether the program works here. In a session CRIU 3 cuts its complaints about the
+/// kernel short.
 pub(crate) fn complaint(criu: &Path) -> String {
     let output = Command::new(criu)
         .arg("check")

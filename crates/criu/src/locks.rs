@@ -11,7 +11,7 @@ use crate::images::{ChangedFiles, Images, Magic};
 const LOCKED: u32 = 0x2000;
 
 impl Images {
-    /// What CRIU is to read instead of the images of these tasks' address spaces (`pids` are their numbers in their own pid
+    /// The images that CRIU reads instead of those of these tasks' address spaces (`pids` are their numbers in their own pid
     /// namespace), so that it locks no area for which `is_wanted` is false: asked with the task's number and the area's first
     /// address. CRIU brings into memory all of an area that it locks.
     ///

@@ -6,9 +6,8 @@ use criu_proto::rpc::CriuNotify;
 
 use crate::error::HandlerError;
 
-/// What a handler answers: `Err` makes the operation fail (network-unlock, pre-resume and
-/// post-resume excepted: CRIU 4 only logs those).
-/// CRIU then cleans up: after a failed dump the tasks run on, after a failed restore they are gone.
+/// The answer of a handler: `Err` makes the operation fail (network-unlock, pre-resume and post-resume excepted: CRIU 4 only logs
+/// those). CRIU then cleans up: after a failed dump the tasks run on, after a failed restore they are gone.
 pub type Answer = Result<(), HandlerError>;
 
 /// A step of a dump.

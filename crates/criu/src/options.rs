@@ -1,4 +1,4 @@
-//! What dumps, pre-dumps and restores can be told, and how it reaches CRIU.
+//! The options of dumps, pre-dumps and restores, and their translation for CRIU.
 //!
 //! The structs are plain; `new` gives CRIU's defaults. Descriptors of directories and of `status_fd`
 //! are this process's own, since CRIU opens them through /proc. Those that tasks inherit must be passed
@@ -30,7 +30,7 @@ impl fmt::Display for SwrkFd {
     }
 }
 
-/// What all three operations can be told. Where dump and restore must agree, it says so.
+/// The options of all three operations. A field says so where dump and restore must agree.
 #[derive(Debug)]
 pub struct Common {
     /// Where images are written or read. An `O_PATH` descriptor will do.
@@ -74,7 +74,7 @@ pub struct Common {
     /// A directory with an entry for each cgroup hierarchy (`unified`, `cpu,cpuacct`, …) instead of one where CRIU
     /// mounts them.
     pub cgroup_yard: Option<PathBuf>,
-    /// What stays outside the images.
+    /// Parts that stay outside the images.
     pub external: Vec<External>,
     /// Recognises external bind mounts by itself.
     pub auto_external_mounts: bool,
@@ -100,10 +100,10 @@ pub struct Common {
     pub ghost_limit: Option<u32>,
 }
 
-/// What a dump can be told.
+/// The options of a dump.
 #[derive(Debug)]
 pub struct DumpOptions {
-    /// What is not of dumps alone.
+    /// The options that other operations have, too.
     pub common: Common,
     /// The root of the process tree, in CRIU's pid namespace.
     pub pid: i32,
@@ -119,10 +119,10 @@ pub struct DumpOptions {
     pub freeze_cgroup: Option<PathBuf>,
 }
 
-/// What a pre-dump can be told.
+/// The options of a pre-dump.
 #[derive(Debug)]
 pub struct PreDumpOptions {
-    /// What is not of pre-dumps alone.
+    /// The options that other operations have, too.
     pub common: Common,
     /// The root of the process tree, in CRIU's pid namespace.
     pub pid: i32,
@@ -134,10 +134,10 @@ pub struct PreDumpOptions {
     pub read_mode: bool,
 }
 
-/// What a restore can be told.
+/// The options of a restore.
 #[derive(Debug)]
 pub struct RestoreOptions {
-    /// What is not of restores alone.
+    /// The options that other operations have, too.
     pub common: Common,
     /// Open files that replace those of the images.
     pub inherit_fds: Vec<InheritFd>,
@@ -176,7 +176,7 @@ pub struct PageServer {
 /// An open file in the place of one of the images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InheritFd {
-    /// What it replaces: `pipe:[INODE]`, a path without its first slash, or the key of a namespace.
+    /// The key of the replaced file: `pipe:[INODE]`, a path without its first slash, or the key of a namespace.
     pub key: String,
     /// The file.
     pub fd: SwrkFd,

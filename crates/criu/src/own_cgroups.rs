@@ -11,7 +11,7 @@ pub const CGROUP_IMAGE: &str = "cgroup.img";
 /// The cgroups of a checkpoint without hierarchies in which the container has none of its own.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OwnCgroups {
-    /// What is left.
+    /// The remaining part.
     pub entry: CgroupEntry,
     /// The same as an image, where the checkpoint's has more.
     pub image: Option<Vec<u8>>,

@@ -17,10 +17,10 @@ pub const CLOSE: u16 = 0x1023;
 /// Takes leave of one who is to end.
 pub const FORCE_CLOSE: u16 = 0x1024;
 
-/// What a word says.
+/// The content of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Word {
-    /// What is to be done.
+    /// The command.
     pub command: u16,
     /// Of the pages that are added.
     pub flags: u16,
@@ -33,7 +33,7 @@ pub struct Word {
 }
 
 impl Word {
-    /// What these bytes say.
+    /// Reads a word from its bytes.
     pub fn of(bytes: &[u8; WORD]) -> Self {
         let word =
             |at: usize| bytes[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));

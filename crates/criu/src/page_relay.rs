@@ -1,4 +1,4 @@
-//! What stands between the two ends of CRIU's protocol for pages, so that a migration that breaks loses no container.
+//! A relay between the two ends of CRIU's page protocol, so that a broken migration loses no container.
 //!
 //! The source's page server takes the end of the connection for success, and the destination's daemon takes its leave
 //! in the same words whether it has all pages or has failed. In both cases the source kills its tasks, and the
@@ -51,7 +51,7 @@ pub enum Ended {
     Broken,
 }
 
-/// What was not sent yet, as both directions of a connection know it.
+/// The pages that were not sent yet, shared by both directions of a connection.
 #[derive(Debug, Clone)]
 struct Missing {
     memory: Arc<Mutex<LazyMemory>>,
@@ -157,9 +157,9 @@ fn drain(mut from: impl Read, mut to: impl Write, answers: &mut Answers) {
     }
 }
 
-/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`. That is a relay, or a
-/// daemon of CRIU's of which `first` was read already. `memory` is what the dump left behind. Before a leave is passed on `done` is called, and
-/// CRIU then ends its tasks; on any other end, and on a leave with pages missing, it lets them run on.
+/// The source's side: serves the pages of CRIU's page server at `criu` to the destination at `peer`. The other end is a relay, or
+/// a daemon of CRIU's of which `first` was read already. `memory` is what the dump left behind. Before a leave is passed on
+/// `done` is called, and CRIU then ends its tasks; on any other end, and on a leave with pages missing, it lets them run on.
 ///
 /// # Errors
 /// If `done` fails: CRIU is told of a failure.

@@ -16,8 +16,8 @@ fn connection() -> (TcpStream, TcpStream) {
     (client, listener.accept().unwrap().0)
 }
 
-/// What a page server with four pages, at 1 to 4, hears when a destination sends `words`, waiting for each answer, and hangs
-/// up; whether that was told as done. It answers a request with at most two pages.
+/// The requests that reach a page server with four pages, at 1 to 4, when a destination sends `words`, waiting for each answer,
+/// and hangs up; whether that was told as done. It answers a request with at most two pages.
 fn heard(first: Option<Request>, words: &[Request]) -> (Vec<u8>, bool, Ended) {
     let ((ours, theirs), (mut peer, accepted)) = (UnixStream::pair().unwrap(), connection());
     let server = std::thread::spawn(move || {
@@ -76,10 +76,10 @@ fn a_page_server_hears_of_success_only_by_a_leave() {
     // Nobody may write pages there.
     let (bytes, told, _) = heard(None, &[request(3, 0, 0), request(CLOSE, 0, 0)]);
     assert_eq!((bytes.len(), told), (16, false));
-    // What was read before counts.
+    // Pages that were read before count.
     let (bytes, told, _) = heard(Some(request(GET, 1, 2)), &all[1..2]);
     assert_eq!((bytes.len(), told), (80, false));
-    // Who gives nothing up may leave when it has seen something of each task.
+    // A destination that gives nothing up may leave after it has seen a page of each task.
     let (bytes, told, ended) = heard(Some(request(GET, 1, 2)), &all[2..]);
     assert_eq!((bytes.len(), told, ended), (64, true, Ended::Leave { missing: 0 }));
     let (bytes, told, ended) = heard(Some(request(GET, 9, 2)), &all[2..]);

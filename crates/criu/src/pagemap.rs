@@ -47,7 +47,7 @@ impl Run {
         let pages = self.len() / PAGE;
         PagemapEntry {
             vaddr: Some(self.start),
-            // What CRIU before 4.2 reads.
+            // CRIU before 4.2 reads this field.
             compat_nr_pages: Some(u32::try_from(pages).unwrap_or_default()),
             flags: Some(self.flags),
             nr_pages: Some(pages),

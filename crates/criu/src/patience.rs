@@ -19,7 +19,7 @@ const TIMES: std::ops::RangeInclusive<usize> = 14..=15;
 pub(crate) struct Patience {
     limit: Duration,
     pid: u32,
-    /// What others do meanwhile.
+    /// The work of other processes meanwhile.
     others: Option<Box<dyn FnMut() -> u64 + Send>>,
     /// When something was done last, and what it came to.
     since: Instant,
@@ -64,7 +64,7 @@ impl Patience {
     }
 }
 
-/// What a process has done: ticks of processors, and bytes that it read and wrote. Nothing if it is gone.
+/// The work of a process: processor ticks, and bytes that it read and wrote. Zero if the process is gone.
 pub fn work_of(pid: u32) -> u64 {
     let times = procfs::stat(pid, |stat| TIMES.filter_map(|field| stat.field(field)).collect::<Vec<u64>>());
     let io = procfs::read(pid, "io").unwrap_or_default();

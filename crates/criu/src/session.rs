@@ -47,7 +47,7 @@ pub struct Session {
     patience: Option<Patience>,
 }
 
-/// What a session does with a notification: external objects to report, or a refusal.
+/// The reaction of a session to a notification: external objects to report, or a refusal.
 type OnNotify<'a> =
     dyn FnMut(&CriuNotify, Vec<OwnedFd>) -> std::result::Result<Vec<String>, HandlerError> + 'a;
 
@@ -63,8 +63,8 @@ impl Session {
         Self { socket: Some(socket), swrk: None, version: None, patience: None }
     }
 
-    /// Whoever else works while CRIU waits: `work` is asked about each second of silence. It counts what is done
-    /// by them; while the number changes, CRIU may take its time.
+    /// Extends CRIU's time limit while other processes work for it. During silence `work` is called about once a second, and
+    /// returns a count of that work; while the count changes, CRIU may take its time.
     pub fn watch(&mut self, work: impl FnMut() -> u64 + Send + 'static) {
         if let Some(patience) = &mut self.patience {
             patience.watch(work);
@@ -94,7 +94,7 @@ impl Session {
         Ok(version)
     }
 
-    /// What CRIU and the kernel can do. The first question that makes CRIU probe the kernel.
+    /// The features of CRIU and the kernel. The first call makes CRIU probe the kernel.
     ///
     /// # Errors
     /// [`CriuError::CannotStart`] with CRIU's own words if it cannot cope with this kernel.

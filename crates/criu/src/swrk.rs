@@ -27,8 +27,8 @@ pub(crate) struct Swrk {
     grouped: bool,
     /// Readable once the process has ended.
     pub(crate) pidfd: OwnedFd,
-    /// What it and the programs that it runs print. Neither end of the pipe blocks: what does not fit
-    /// (64 KiB) is lost, and the first lines tell most.
+    /// The output of CRIU and of the programs that it runs. Neither end of the pipe blocks: output that does not fit (64 KiB) is
+    /// lost, and the first lines tell most.
     output: File,
 }
 
@@ -113,7 +113,7 @@ impl Swrk {
         self.reap()
     }
 
-    /// What was printed, as text; to be called once.
+    /// The output as text; to be called once.
     pub(crate) fn printed(&mut self) -> String {
         let mut bytes = Vec::new();
         // A program that still holds the other end ends the reading with EAGAIN.

@@ -38,7 +38,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// What CRIU and the kernel can do together (FEATURE_CHECK).
+/// The features that CRIU and the kernel have together (FEATURE_CHECK).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features {
     /// Which pages changed: incremental dumps and pre-dumps (CONFIG_MEM_SOFT_DIRTY).

@@ -53,7 +53,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Rng) {
     }
 }
 
-/// What asks for more memory than this is killed, and so seen.
+/// A reader that asks for more memory is killed, so the test sees it.
 fn limit_memory() {
     let limit = Rlimit { current: Some(2 << 30), ..getrlimit(Resource::As) };
     setrlimit(Resource::As, limit).unwrap();

@@ -19,9 +19,9 @@ use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, kill, regi
 const RSEQ_CS: u64 = 8;
 /// No more is read of an area to find an instruction in it, in bytes.
 const SEARCHED: u64 = 1 << 20;
-/// What a function may keep below its stack (the red zone of the x86-64 ABI), in bytes; aarch64 has none.
+/// The bytes that a function may use below its stack (the red zone of the x86-64 ABI); aarch64 has none.
 const RED_ZONE: u64 = 128;
-/// What an error is as a result (linux/err.h, MAX_ERRNO).
+/// The largest errno in a result (linux/err.h, MAX_ERRNO).
 const ERRORS: std::ops::RangeInclusive<i64> = -4095..=-1;
 
 /// A thread that is stopped by ptrace(2), by the calling thread. Dropped, it goes on as it was.
@@ -34,7 +34,7 @@ pub struct Stopped {
     doomed: bool,
 }
 
-/// What was changed for calls, and is put back.
+/// The state that calls change, and that is put back.
 #[derive(Debug)]
 struct Prepared {
     memory: Memory,

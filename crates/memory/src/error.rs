@@ -3,7 +3,7 @@
 use hiber_sys::SysError;
 use nix::errno::Errno;
 
-/// What failed, with the thread's number where it is asked for.
+/// The failure, with the thread's number where a thread was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The thread has ended.
@@ -48,7 +48,7 @@ impl Error {
         matches!(self, Self::Images(_, why) if matches!(why.kind(), UnexpectedEof | ConnectionReset | BrokenPipe))
     }
 
-    /// What failed of images.
+    /// A failure of images.
     pub(crate) fn images(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         |why| Self::Images(what.into(), why)
     }

@@ -8,7 +8,7 @@ pub(crate) const INSTRUCTION: &[u8] = &[0x0f, 0x05];
 #[cfg(target_arch = "aarch64")]
 pub(crate) const INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
 
-/// What a call that was interrupted returns before the kernel has decided whether it goes on: from -ERESTARTSYS to
+/// The results of an interrupted call before the kernel has decided whether the call goes on: from -ERESTARTSYS to
 /// -ERESTART_RESTARTBLOCK (linux/errno.h).
 #[cfg(target_arch = "x86_64")]
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
-/// By `/proc/PID/mem`, which also reaches what the process itself may not read or write. What is yet to be brought by a page
-/// daemon cannot be had by that (EIO), but by calls that wait for it (process_vm_readv(2)).
+/// By `/proc/PID/mem`, which also reaches what the process itself may not read or write. Memory that a page daemon has yet to
+/// bring cannot be read so (EIO), but by calls that wait for it (process_vm_readv(2)).
 #[derive(Debug)]
 pub(crate) struct Memory {
     tid: Pid,

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// linux/ptrace.h: PTRACE_O_SUSPEND_SECCOMP, PTRACE_EVENT_STOP.
 const SUSPEND_SECCOMP: i32 = 1 << 21;
 const EVENT_STOP: i32 = 128;
-/// What PTRACE_O_TRACESYSGOOD makes of SIGTRAP at a system call.
+/// SIGTRAP at a system call with PTRACE_O_TRACESYSGOOD.
 const CALL: i32 = 5 | 0x80;
 
 /// How a thread has stopped.
@@ -97,7 +97,7 @@ impl Drop for Seized {
             kill(self.tid);
             return;
         }
-        // What has not stopped cannot be let go; the kernel does it when this thread ends.
+        // A thread that has not stopped cannot be let go here; the kernel lets it go when this thread ends.
         if self.held && (detach(self.tid).is_ok() || wait(self.tid, Stop::Asked).is_ok()) {
             let _ = detach(self.tid);
         }

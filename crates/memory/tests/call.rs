@@ -71,7 +71,7 @@ fn one_that_runs_runs_on() {
     assert!(program.read("stat").contains(") R "), "{}", program.read("stat"));
 }
 
-/// What is left of the time is the kernel's to know: registers do not tell.
+/// Only the kernel knows the remaining time: the registers do not show it.
 #[test]
 fn one_that_sleeps_sleeps_for_no_longer() {
     let begun = Instant::now();

@@ -1,7 +1,8 @@
 //! config.json, process.json and resources as files, read as tolerantly as runc reads them.
 //!
-//! The types are oci-spec's, which refuse a whole file for some things that Go programs ignore, and take some that these
-//! refuse. Most files have neither, and are read as they are; else a file is read as plain JSON first, and rid of:
+//! The types are those of oci-spec. They refuse a whole file for some things that Go programs ignore, and accept some things that
+//! Go programs refuse. Most files have neither and are read directly. Otherwise the file is read as plain JSON first, and these
+//! are removed:
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning that names them: they may be newer than hiber;
@@ -25,14 +26,14 @@ mod plain;
 
 use plain::{PAGESIZE, as_it_is};
 
-/// A configuration and what of it was left out.
+/// A configuration, with warnings about the parts that were left out.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration.
     pub spec: Arc<Spec>,
-    /// The file as it was read, if that is to be understood without this module.
+    /// The bytes of the file, if oci-spec alone can read them.
     pub json: Option<Vec<u8>>,
-    /// What has no effect, one sentence each, with its field.
+    /// One sentence for each part without effect, with its field.
     pub warnings: Vec<String>,
 }
 
@@ -93,7 +94,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// What was read, whether as it is, and what else was left out.
+/// The value, whether the file was read unchanged, and the warnings.
 struct Parsed<T> {
     value: T,
     plain: bool,
@@ -162,8 +163,8 @@ fn below(inner: String, step: String) -> String {
     }
 }
 
-/// The first text with a NUL byte, which no system call takes, and where it is. What only other programs read may have
-/// one.
+/// The first text with a NUL byte, and its path: no system call takes such a text. Members that only other programs read may have
+/// NUL bytes.
 fn text_with_nul(value: &Value) -> Option<(String, &str)> {
     match value {
         Value::String(text) => text.contains('\0').then(|| (String::new(), text.as_str())),
@@ -180,7 +181,8 @@ fn text_with_nul(value: &Value) -> Option<(String, &str)> {
     }
 }
 
-/// Where a list was given for an object, if anywhere: serde takes it for the members in their order.
+/// The path of a list that stands in place of an object, if there is one: serde would take its elements for the members in their
+/// order.
 fn list_for_object(given: &Value, understood: &Value) -> Option<String> {
     match (given, understood) {
         (Value::Array(_), Value::Object(_)) => Some(String::new()),
@@ -196,13 +198,13 @@ fn list_for_object(given: &Value, understood: &Value) -> Option<String> {
     }
 }
 
-/// What runc's clients look for in its messages about a field.
+/// The words in runc's message about a field, for which clients look.
 const KNOWN_WORDS: [(&str, &str); 2] = [
     ("linux.memoryPolicy.flags", "invalid memory policy flag"),
     ("linux.memoryPolicy", "invalid memory policy mode"),
 ];
 
-/// oci-spec 0.10 derives these names from its own, which makes others than the specification's.
+/// oci-spec 0.10 derives these names from those of its variants, and so differs from the specification.
 fn rename_scheduler_flags(flags: &mut Value) {
     for flag in flags.as_array_mut().into_iter().flatten() {
         match flag.as_str() {

@@ -7,7 +7,7 @@ pub use hiber_sys::error::{SysError, errno_text, plain};
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong when a container is set up or reached.
+/// The ways in which setting up or reaching a container fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,7 +24,7 @@ pub enum Error {
     Unsupported {
         /// The field or feature.
         field: String,
-        /// What is missing.
+        /// The missing ability.
         why: String,
     },
     /// A hook failed.
@@ -42,7 +42,7 @@ pub enum Error {
     Exec {
         /// As given in `process.args`.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
         /// The errno behind that.
         errno: i32,
@@ -50,7 +50,7 @@ pub enum Error {
     /// The container's first process, or one that joined it, could not be set up.
     #[error("{0}")]
     Init(Failure),
-    /// That process is gone, and has not said why.
+    /// The process ended during its set-up, without a message.
     #[error("the process died while it was set up: {how}")]
     Died {
         /// How it ended.
@@ -72,10 +72,10 @@ pub enum Error {
     /// A system call failed.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// A failure with what was being done, in the container's terms.
+    /// A failure, and the action that failed.
     #[error("{what}")]
     While {
-        /// What was being done.
+        /// The action, in the container's terms.
         what: String,
         /// Why it failed.
         #[source]
@@ -98,7 +98,7 @@ impl Error {
             _ => None,
         }
     }
-    /// Something that cannot be had here.
+    /// Something that is not supported here.
     pub fn unsupported(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Unsupported { field: field.into(), why: why.into() }
     }
@@ -107,20 +107,20 @@ impl Error {
 /// A failure in init, with its causes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What was being done and why it failed, outermost first.
+    /// The failed actions and their cause, outermost first.
     pub chain: Vec<String>,
     /// The innermost errno, where a system call failed.
     pub errno: Option<i32>,
 }
 
 impl Failure {
-    /// Flattens an error for the wire.
+    /// Flattens an error, so that it can be sent.
     pub fn new(error: &Error) -> Self {
         let mut chain = vec![error.to_string()];
         let mut errno = None;
         let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(e) = current {
-            // The source of `While` shows itself as the box that it is.
+            // The source of `While` is a `Box<Error>`, not an `Error`.
             let own = e.downcast_ref::<Error>().or_else(|| e.downcast_ref::<Box<Error>>().map(|b| &**b));
             match own {
                 Some(Error::Sys(sys)) => errno = Some(sys.errno),
@@ -142,7 +142,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Adds what was being done to an error.
+/// Adds the failed action to an error.
 pub trait Context<T> {
     /// Wraps the error with `what`.
     fn context(self, what: impl Into<String>) -> Result<T>;

@@ -1,4 +1,4 @@
-//! For `fuzz/` alone, which cargo-fuzz builds with `cfg(fuzzing)`: a way to what is private here.
+//! Access to private functions for the targets in `fuzz/`, which cargo-fuzz builds with `cfg(fuzzing)`.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ pub fn config(json: &[u8]) -> Result<Loaded> {
     config::read(json.to_vec(), Path::new("config.json"))
 }
 
-/// What is sent to init arrives as it was.
+/// Checks that a plan survives its encoding for init.
 pub fn plan(plan: &Plan) {
     let sent = plan.init.encode().expect("a plan is encoded");
     assert_eq!(InitPlan::decode(&sent).expect("a plan is decoded"), plan.init);
 }
 
-/// A message of systemd's, and what an annotation may have as a property.
+/// Reads bytes as a message from systemd, and as the value of an annotation for a property.
 pub fn dbus(bytes: &[u8]) {
     cgroup::read_dbus(bytes);
 }

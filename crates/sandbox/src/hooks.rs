@@ -14,7 +14,7 @@ use crate::plan::HookState;
 use crate::{Error, Result};
 use hiber_sys::poll::readable_within;
 
-/// Where hooks run, beside what they say themselves.
+/// The environment and directory of hooks that do not name their own.
 #[derive(Debug, Default)]
 pub struct Surroundings<'a> {
     /// The environment of hooks that have none; the caller's own if absent.
@@ -62,8 +62,8 @@ fn run_one(hook: &Hook, state: &[u8], surroundings: &Surroundings<'_>) -> Result
     if let Some(dir) = surroundings.dir {
         command.current_dir(dir);
     }
-    // Files, not pipes: a hook's own children may hold its output open for ever, and a hook that does not read its input
-    // would hold up who writes it.
+    // Files, not pipes: a hook's own children may hold its output open for ever, and a hook that does not read its input would
+    // block the writer.
     let file = || tempfile_in_memory().map_err(|e| format!("memfd_create: {e}"));
     let (stdin, stdout, stderr) = (file()?, file()?, file()?);
     // The hook reads from the offset on, which is still 0.

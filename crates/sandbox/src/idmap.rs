@@ -1,4 +1,4 @@
-//! The maps of user namespaces: a container's, and those that id-mapped mounts take theirs from.
+//! The maps of user namespaces: those of containers, and those for id-mapped mounts.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -13,8 +13,8 @@ use crate::{Error, Result, SysError};
 use hiber_sys::clone::spawn_in_user_namespace;
 use hiber_sys::mount::map_ids;
 
-/// Whether this process is in another user namespace than the machine's first, which alone maps all ids to themselves
-/// (user_namespaces(7)). The kernel is asked once: a runtime stays in its own.
+/// Whether this process is outside of the machine's initial user namespace, the only one that maps all ids to themselves
+/// (user_namespaces(7)). The answer is kept, because a runtime never changes its user namespace.
 pub fn in_user_namespace() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
@@ -36,7 +36,7 @@ pub(crate) fn write(pid: i32, namespaces: &Namespaces, rootless: bool) -> Result
     for ((kind, maps), own) in maps.into_iter().zip(own) {
         let alone = matches!(maps[..], [IdMap { host, size: 1, .. }] if host == own);
         if rootless && alone && kind == "gid" {
-            // Else nobody could write the map who has no privilege over the group (user_namespaces(7)).
+            // Otherwise a process without privilege over the group could not write the map (user_namespaces(7)).
             write_file(&format!("/proc/{pid}/setgroups"), "deny").context("forbid setgroups(2)")?;
         }
         let written = write_file(&format!("/proc/{pid}/{kind}_map"), &lines(maps));
@@ -85,7 +85,7 @@ pub(crate) fn apply(tree: BorrowedFd<'_>, maps: &MountIdMaps, container: &Namesp
     Ok(map_ids(tree, namespace.as_fd(), maps.recursive)?)
 }
 
-/// Shows the owners of a detached tree's files as the container's user namespace has them.
+/// Maps the owners of a detached tree's files by the container's user namespace.
 pub fn apply_own(tree: BorrowedFd<'_>, container: &Namespaces) -> Result<()> {
     apply(tree, &MountIdMaps::default(), container)
 }

@@ -12,7 +12,7 @@ pub fn check(field: impl Into<String>, id: u32) -> Result<u32> {
     if id <= MAX { Ok(id) } else { Err(Error::invalid(field, no_id(id))) }
 }
 
-/// What is wrong with a number that is no id.
+/// Explains why a number is no id.
 pub fn no_id(number: impl std::fmt::Display) -> String {
     format!("{number} is no id; expected a number from 0 to {MAX}")
 }

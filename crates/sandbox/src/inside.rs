@@ -8,7 +8,8 @@ use crate::plan::NamespaceKind;
 use crate::{Result, SysError};
 use hiber_sys::process::{setns, unshare};
 
-/// Does `work` in namespaces of process `pid`, in a thread that joins them and ends. Programs that it starts are there, too.
+/// Does `work` in namespaces of process `pid`, in a thread that joins them and then ends. Programs that `work` starts are in
+/// these namespaces, too.
 ///
 /// # Errors
 /// If there is no such process, or its namespaces may not be joined.

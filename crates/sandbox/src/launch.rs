@@ -94,7 +94,7 @@ impl Starter {
             self.channel.send(&ToInit::Start, &[])?;
         }
         match self.channel.recv()? {
-            // It closes with the execution of the program.
+            // The execution of the program closes the channel.
             None => Ok(()),
             Some((FromInit::Failed(failure), _)) => Err(Error::Init(failure)),
             Some((other, _)) => {
@@ -104,14 +104,15 @@ impl Starter {
     }
 }
 
-/// A child that is killed with what holds it.
+/// A child that is killed when this is dropped.
 #[derive(Debug)]
 struct Guarded(Option<Child>);
 
-/// Clones init and follows it until it is `Ready`. On failure nothing of it is left.
+/// Clones init and follows it until it is `Ready`. A failure leaves no process behind.
 pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {
     let OwnBinary { program, mount } = OwnBinary::open().context("open the runtime's own binary")?;
-    // To give the mount up takes its time. Until it has its plan, init is alone in a new pid namespace.
+    // Unmounting takes time, so it is put off while nobody can reach the mount: until init has its plan, it is alone in a new pid
+    // namespace.
     let mount = mount.filter(|_| plan.namespaces.is_new(NamespaceKind::Pid));
     let (ours, theirs) = ParentEnd::pair()?;
     let number = theirs.as_fd().as_raw_fd().to_string();
@@ -132,7 +133,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     .map_err(|e| explain(e, new_user))
     .context("create the process")?;
     drop((theirs, on_initial_cpus));
-    // The lines of debug are in runc's words, by which its users follow a set-up.
+    // Debug lines have runc's words, by which users of runc follow a set-up.
     tracing::debug!("nsexec container setup");
     let mut launched = Launched { child: Guarded(Some(child)), channel: ours, start_sent: false };
     let mut fds = launched.prepare(plan, steps)?;
@@ -168,7 +169,7 @@ impl Launched {
         self.child.0.as_ref().map_or(0, |c| c.pid)
     }
 
-    /// Everything about the process from outside that must precede its own work.
+    /// Sets from outside all that must be set before the process begins its own work.
     fn prepare(&self, plan: &Plan, steps: &mut dyn Steps) -> Result<Vec<(FdRole, OwnedFd)>> {
         let pid = self.child()?.pid;
         if plan.affinity.initial.is_some() {
@@ -181,8 +182,8 @@ impl Launched {
         match &plan.affinity.last {
             Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
                 .context("set process.execCPUAffinity.final")?,
-            // The caller's CPUs are not the container's; its cgroup alone says which are. Whoever may not set them
-            // keeps what there is.
+            // Only the container's cgroup limits its CPUs, not the affinity of the caller. A caller without the right to change
+            // the affinity leaves it as it is.
             None => drop(set_affinity(Some(pid), &cpu_set(0..CpuSet::MAX_CPU))),
         }
         if let Some(score) = plan.init.process.oom_score_adj {
@@ -202,7 +203,7 @@ impl Launched {
         let memfd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)
             .map_err(|e| SysError::new("memfd_create", "for the plan", e.raw_os_error()))?;
         let file = std::fs::File::from(memfd);
-        // Init reads from the offset on, which is still 0.
+        // Init reads from the file offset on, which is still 0.
         file.write_all_at(&bytes, 0).map_err(|e| SysError::io("write", "the plan", &e))?;
         self.send(&ToInit::Setup, &[file.as_fd()])
     }
@@ -211,7 +212,7 @@ impl Launched {
         self.channel.send(message, fds).map_err(|e| self.gone(e.into()))
     }
 
-    /// A child that is gone may have said why, and that is the better error; else it died.
+    /// The error for a send to a child that is gone: the child's own report if there is one, otherwise how it died.
     fn gone(&mut self, e: Error) -> Error {
         if !matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) {
             return e;
@@ -279,7 +280,7 @@ impl Launched {
         self.send(&ToInit::Proceed, &[])
     }
 
-    /// Why a child that said nothing is gone.
+    /// How a child died that reported nothing.
     fn died(&mut self) -> Error {
         let status = self.child.0.take().and_then(|child| reap(child.pid));
         let signal = status.and_then(WaitStatus::terminating_signal);
@@ -323,7 +324,7 @@ impl Drop for Guarded {
     }
 }
 
-/// While it lives the calling thread, and what it forks, runs on given CPUs.
+/// Binds the calling thread and its new children to CPUs, until it is dropped.
 struct OnCpus(Option<CpuSet>);
 
 impl OnCpus {
@@ -356,7 +357,7 @@ fn mask(cpus: &CpuSet) -> String {
     format!("0x{}", digits.trim_start_matches('0'))
 }
 
-/// Opens what init may not reach itself, or may reach only by descriptor.
+/// Opens the files that init may not open itself, or reaches only by descriptor.
 fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd)>> {
     let dup =
         |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| SysError::io("dup", "a descriptor", &e));
@@ -378,12 +379,12 @@ fn descriptors(plan: &Plan, options: &Launch<'_>) -> Result<Vec<(FdRole, OwnedFd
     Ok(fds)
 }
 
-/// This program, on a mount of its own that can only be read: no process that gets hold of /proc/PID/exe can
-/// write the host's file (CVE-2019-5736). Where such a mount may not be made, a sealed copy in memory.
+/// This program, on a read-only mount of its own, so that no process can write the host's file through /proc/PID/exe
+/// (CVE-2019-5736). Where such a mount is forbidden, a sealed copy in memory.
 struct OwnBinary {
     program: OwnedFd,
-    /// The mount, for as long as it is one. When it is given up it is in no namespace, and takes no other attributes; until
-    /// then whoever has CAP_SYS_ADMIN in a container could make it writable.
+    /// The mount. Once it is closed, the program's file lies in no mount namespace, and nobody can change its attributes. Before
+    /// that, a process with CAP_SYS_ADMIN in the container could make it writable.
     mount: Option<OwnedFd>,
 }
 
@@ -414,7 +415,7 @@ fn reopen_as_path(fd: &OwnedFd, what: &str) -> Result<OwnedFd> {
 
 fn sealed_copy() -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // MFD_EXEC is asked for since Linux 6.3 and unknown before.
+    // Linux 6.3 added MFD_EXEC, and warns without it; older kernels refuse it.
     let memfd = rustix::fs::memfd_create("hiber", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("hiber", flags))
         .map_err(|e| SysError::new("memfd_create", "for a copy of the runtime", e.raw_os_error()))?;
@@ -425,7 +426,7 @@ fn sealed_copy() -> Result<OwnedFd> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals)
         .map_err(|e| SysError::new("fcntl", "F_ADD_SEALS", e.raw_os_error()))?;
-    // Executing needs that nobody has it open for writing.
+    // A file that is open for writing cannot be executed.
     reopen_as_path(&copy.into(), "the copy of the runtime")
 }
 

@@ -1,5 +1,5 @@
-//! A network namespace that has the loopback device and nothing else, as the kernel and `create` make it. Whoever saves
-//! it need only remember that.
+//! Network namespaces that hold only the loopback device, as the kernel and `create` make them. A program that saves such a
+//! namespace has nothing else to record.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use hiber_sys::ioctl::loopback_up;
 /// routes and rules that the kernel gives it, and no firewall. Its sysctls are not looked at.
 ///
 /// # Errors
-/// If the kernel does not answer: then nothing is known.
+/// If the kernel does not answer.
 pub fn is_alone(pid: i32) -> Result<bool> {
     for names in ["ip_tables_names", "ip6_tables_names", "arp_tables_names"] {
         if std::fs::read(format!("/proc/{pid}/net/{names}")).is_ok_and(|tables| !tables.is_empty()) {
@@ -45,8 +45,8 @@ pub fn is_alone(pid: i32) -> Result<bool> {
     })
 }
 
-/// Gives the network namespace of process `pid` what `create` gives to a new one: its loopback device up, and the
-/// `sysctls`, whose names are paths below /proc/sys.
+/// Sets the network namespace of process `pid` up as `create` does: brings its loopback device up and writes the `sysctls`, whose
+/// names are paths below /proc/sys.
 pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a str)> + Send) -> Result<()> {
     rtnetlink::inside(&namespace_of(pid)?, || {
         if up {

@@ -20,9 +20,9 @@
 //!    | ToInit::Start -----------------------> | startContainer hooks, seccomp, exec: the socket closes
 //! ```
 //!
-//! Where the parent has nothing to say between, it sends `Start` right after `Setup` or the last `Proceed` (`run`, `exec`).
-//! At `create` the parent leaves after `Ready`; `Start` then comes over a connection to the container's
-//! listening socket, from whoever runs `start`. A failure at any point is `FromInit::Failed`.
+//! If the parent has nothing more to do, it sends `Start` right after `Setup` or the last `Proceed` (`run`, `exec`). At `create`
+//! the parent leaves after `Ready`; `Start` then comes over a connection to the container's listening socket, from the process
+//! that runs `start`. A failure at any point is `FromInit::Failed`.
 
 use hiber_sys::channel::{Channel, Message};
 use serde::{Deserialize, Serialize};

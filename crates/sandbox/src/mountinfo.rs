@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{Result, SysError};
 
-/// What the kernel appends to the root of a mount whose file or directory was removed.
+/// The kernel appends this to the root of a mount whose file or directory was removed.
 const REMOVED: &str = "//deleted";
 
 /// A mount of a mount namespace.
@@ -18,13 +18,13 @@ pub struct Mount {
     pub id: u32,
     /// The number of the mount that this one lies on.
     pub parent: u32,
-    /// The superblock's: `MAJOR:MINOR`.
+    /// The device number of the superblock: `MAJOR:MINOR`.
     pub device: String,
-    /// What of the file system is mounted.
+    /// The mounted part of the file system, as a path in it.
     pub root: PathBuf,
-    /// Whether that has been removed since.
+    /// Whether that part has been removed since.
     pub removed: bool,
-    /// Where it is mounted, from the process's root.
+    /// The mount point, below the process's root.
     pub point: PathBuf,
     /// Whether symbolic links are not followed in it.
     pub nosymfollow: bool,
@@ -34,8 +34,8 @@ pub struct Mount {
     pub fstype: String,
 }
 
-/// The mounts that process `pid` sees (`self` and `thread-self` are names of processes, too), each after the one it is on
-/// as a rule.
+/// The mounts that process `pid` sees (`self` and `thread-self` are names of processes, too). As a rule each comes after the
+/// mount that it lies on.
 ///
 /// # Errors
 /// If there is no such process.
@@ -73,7 +73,7 @@ impl Mount {
         (&self.device, &self.root, self.removed) == (&other.device, &other.root, other.removed)
     }
 
-    /// Whether it could be bound from `whole`, a mount of the container's.
+    /// Whether a bind mount of `whole`, a mount of the container, could give this mount.
     pub fn is_part_of(&self, whole: &Self) -> bool {
         self.device == whole.device && self.root.starts_with(&whole.root)
     }

@@ -68,7 +68,7 @@ impl Route {
         index.ok_or_else(|| SysError::new("recv", format!("RTM_GETLINK of {name}"), libc::ENODEV).into())
     }
 
-    /// The device's addresses that mean something elsewhere: permanent ones of global scope.
+    /// The device's addresses that are valid in another namespace, too: permanent ones of global scope.
     fn addresses(&self, index: u32) -> Result<Vec<AddressMessage>> {
         let answers = self
             .request(Message::GetAddress(AddressMessage::default()), NLM_F_DUMP)

@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::Context;
 use crate::{Error, Result, SysError};
 
-/// A group, by its directories. One that was not made yet, or is gone, is no error to remove.
+/// A group, by its directories. Removing a group that does not exist is no error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// Of the class of service that the processes are in; none without `linux.intelRdt`.
+    /// The directory of the class of service; none without `linux.intelRdt`.
     class: Option<PathBuf>,
     /// Whether `closID` names the class: then it outlives the container.
     named: bool,
-    /// Of the monitoring group, which goes with the container.
+    /// The directory of the monitoring group, which is removed with the container.
     monitor: Option<PathBuf>,
 }
 
-/// What the configuration asks for.
+/// The checked `linux.intelRdt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     group: Group,
@@ -49,7 +49,7 @@ impl Plan {
         let name = rdt.clos_id().as_deref().filter(|name| !name.is_empty());
         let class = match name {
             Some("/") => root.to_owned(),
-            // Names that resctrl has of its own, and all that is no single name.
+            // Names of resctrl's own files, and paths of more than one component.
             Some("." | ".." | "info" | "mon_data" | "mon_groups") => {
                 return Err(Error::invalid(field("closID"), format!("{name:?} is not the name of a class")));
             }
@@ -89,8 +89,8 @@ impl Plan {
     /// Makes the group, or checks that a class with a name is as asked for.
     ///
     /// # Errors
-    /// The class is missing or has other schemata; the processor has no class or monitor left (ENOSPC) or refuses a
-    /// schema. What was made is removed again.
+    /// The class is missing or has other schemata; the processor has no class or monitor left (ENOSPC) or refuses a schema. A
+    /// group that was half made is removed.
     pub fn make(&self) -> Result<()> {
         let Some(class) = &self.group.class else { return Ok(()) };
         let exists = class.is_dir();
@@ -117,7 +117,7 @@ impl Plan {
         self.group.monitor.as_deref().map_or(Ok(()), make_dir)
     }
 
-    /// Whether a class that is there has the schemata asked for: each line of ours is one of its, but for spaces.
+    /// Whether an existing class has the wanted schemata: each wanted line is there, apart from spaces.
     fn check(&self, class: &Path) -> Result<()> {
         let path = class.join("schemata");
         let text = std::fs::read_to_string(&path).map_err(|e| failed("read", &path, &e))?;
@@ -158,7 +158,7 @@ impl Group {
         Ok(())
     }
 
-    /// Gives the class other shares: lines for its `schemata`. False if the container has none.
+    /// Gives the class other shares, as lines for its `schemata`. False if the container has no class.
     ///
     /// # Errors
     /// The processor refuses a line.
@@ -168,7 +168,7 @@ impl Group {
         Ok(true)
     }
 
-    /// Removes what goes with the container.
+    /// Removes the directories that do not outlive the container.
     ///
     /// # Errors
     /// The kernel refuses to.
@@ -204,7 +204,7 @@ fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// One write, as the kernel wants it; the file is there already.
+/// Writes an existing file by one write(2), as the kernel demands.
 fn write(path: &Path, text: &str) -> Result<()> {
     let written = std::fs::File::options()
         .write(true)

@@ -45,7 +45,7 @@ impl Route {
         Self::with(None)
     }
 
-    /// A socket of another of netlink's protocols, for [`raw`](Self::raw) requests.
+    /// A socket of another netlink protocol, for [`raw`](Self::raw) requests.
     pub(crate) fn of(protocol: rustix::net::Protocol) -> Result<Self> {
         Self::with(Some(protocol))
     }
@@ -79,13 +79,13 @@ impl Route {
         }
     }
 
-    /// Whether a dump of what [`Message`] has no name for, with this type and body, gives anything. A kernel that does not
-    /// know such things has none.
+    /// Whether a dump with this type and body has any answer, for types that [`Message`] lacks. A kernel that does not know the
+    /// type has none.
     pub(crate) fn has_any(&self, kind: u16, body: &[u8]) -> Result<bool> {
         Ok(!self.dump(kind, body)?.is_empty())
     }
 
-    /// The answers to a dump, each without its header. A kernel that does not know such things has none.
+    /// The answers to a dump, each without its header. A kernel that does not know the type gives none.
     pub(crate) fn dump(&self, kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>> {
         match self.raw(kind, NLM_F_DUMP, body) {
             Err(e) if matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EINVAL)) => {
@@ -117,7 +117,7 @@ impl Route {
             while let [a, b, c, d, e, f, ..] = *rest {
                 let length = u32::from_ne_bytes([a, b, c, d]) as usize;
                 let body = rest.get(NETLINK_HEADER..length).unwrap_or_default();
-                // The error's number, or how a dump ended, is first in these (netlink(7)).
+                // These messages begin with the error number, or with the result of the dump (netlink(7)).
                 let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
                 match u16::from_ne_bytes([e, f]) {
                     NLMSG_ERROR | NLMSG_DONE if code == 0 => return Ok(answers),

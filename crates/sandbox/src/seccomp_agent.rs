@@ -21,20 +21,20 @@ struct ProcessState<'a> {
     state: &'a HookState,
 }
 
-/// A connection to the agent that listens at `path`: it is for one listener.
+/// Connects to the agent that listens at `path`. A connection carries one listener.
 ///
 /// # Errors
-/// There is none.
+/// If nobody listens there.
 pub fn connect(path: &Path) -> Result<UnixStream> {
     UnixStream::connect(path)
         .map_err(|e| SysError::io("connect", path.display().to_string(), &e))
         .context("failed to connect with seccomp agent specified in the seccomp profile")
 }
 
-/// What goes with the listener of process `pid`, a number of the runtime's pid namespace.
+/// The message that accompanies the listener of process `pid`, a number of the runtime's pid namespace.
 ///
 /// # Errors
-/// It cannot be written as JSON.
+/// If the state cannot be written as JSON.
 pub fn message(pid: i32, metadata: Option<&str>, state: HookState) -> Result<Vec<u8>> {
     let told =
         ProcessState { oci_version: &state.oci_version, fds: ["seccompFd"], pid, metadata, state: &state };

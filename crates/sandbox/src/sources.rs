@@ -10,7 +10,7 @@ use crate::rootfs::{attributes, clone_path};
 use crate::{Error, Result, SysError, idmap};
 use hiber_sys::process;
 
-/// Opens what is there before init has mounted anything.
+/// Opens the sources that exist before init mounts anything.
 pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
     let mut fds = Vec::new();
     let Some(root) = plan.init.root.as_ref() else { return Ok(fds) };
@@ -35,8 +35,8 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
     Ok(fds)
 }
 
-/// `None` where the caller is root of a user namespace that does not own its mount namespace: there nothing can be
-/// cloned, and init has to see for itself or to ask in its own.
+/// `None` if the caller is root of a user namespace that does not own its mount namespace. Such a caller can clone no mount; init
+/// then opens the source itself, or asks the parent to open it in init's mount namespace.
 fn clone_if_permitted(path: &Path, recursive: bool) -> Result<Option<OwnedFd>> {
     match clone_path(path, recursive) {
         Err(Error::Sys(e)) if e.errno == libc::EPERM => Ok(None),
@@ -52,7 +52,7 @@ pub(crate) fn open_in_namespace_of(plan: &Plan, init: BorrowedFd<'_>, index: usi
         let problem = format!("init asked for the source of mounts[{index}], which is no bind");
         return Err(Error::invalid("mounts", problem));
     };
-    // On a thread of its own, which leaves the caller's mount namespace for good.
+    // On a separate thread, which cannot return to the caller's mount namespace.
     let opened = std::thread::scope(|scope| {
         let thread = scope.spawn(|| -> Result<OwnedFd> {
             process::unshare(libc::CLONE_FS as u64, "to enter a mount namespace")?;
@@ -67,7 +67,7 @@ pub(crate) fn open_in_namespace_of(plan: &Plan, init: BorrowedFd<'_>, index: usi
     map_ids(plan, index, mount, opened.context(format!("open mounts[{index}].source"))?)
 }
 
-/// The attributes that the options give it, but for what the container's user namespace may not change.
+/// Sets the attributes from the mount's options, apart from those that the container's user namespace may not change.
 fn set_attributes(plan: &Plan, index: usize, mount: &MountPlan, tree: &OwnedFd) -> Result<()> {
     let MountSource::Bind { path, .. } = &mount.source else { return Ok(()) };
     attributes::set(tree, mount, path, plan.init.in_user_namespace)
@@ -82,7 +82,7 @@ fn map_ids(plan: &Plan, index: usize, mount: &MountPlan, tree: OwnedFd) -> Resul
     Ok(tree)
 }
 
-/// Whether the source lies, or would lie, in the container's own root, where earlier mounts can cover or make it.
+/// Whether the source's path leads into the container's own root, where earlier mounts can cover or create the source.
 fn is_in_root(root: &RootPlan, mount: &MountPlan) -> bool {
     let MountSource::Bind { path, .. } = &mount.source else { return false };
     #[expect(clippy::disallowed_methods, reason = "sources are paths of the host")]

@@ -1,4 +1,4 @@
-//! What counts as a network namespace with nothing but loopback, in namespaces of the tests' own.
+//! Tests of [`is_alone`], in network namespaces of the tests' own.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
 

@@ -86,7 +86,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     Ok(Child { pid: pid as i32, pidfd })
 }
 
-/// The child's whole life between clone3 and execveat: raw calls only, no allocation, no libc state.
+/// Everything that the child does between clone3 and execveat: raw calls only, no allocation, no libc state.
 ///
 /// # Safety
 /// `argv` and `envp` must be null-terminated arrays of C strings; to be called in a fresh child alone.
@@ -137,8 +137,8 @@ unsafe fn exec_child(
     }
 }
 
-/// Clones a child in a new user namespace that does nothing but keep it alive, until the other end of `until_closed`, a
-/// pipe, is closed everywhere but in the child. `keeper` is the caller's writing end.
+/// Clones a child in a new user namespace. The child only keeps the namespace alive, until the other end of the pipe
+/// `until_closed` is closed everywhere else. `keeper` is the caller's writing end.
 pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<Child> {
     let (read, write) = (until_closed.as_raw_fd(), keeper.as_raw_fd());
     let old_mask = SignalsBlocked::new()?;
@@ -169,7 +169,7 @@ pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<
     Ok(Child { pid: pid as i32, pidfd })
 }
 
-/// Where [`fork_sibling`] returned.
+/// The process in which [`fork_sibling`] returned.
 pub enum Sibling {
     /// In the caller: the new process's id in the caller's pid namespace.
     Parent(i32),
@@ -177,14 +177,15 @@ pub enum Sibling {
     Child,
 }
 
-/// That the calling process has one thread: a copy of it by fork holds no lock of a thread that it has not.
+/// Proof that the calling process has one thread. After a fork the child then holds no lock of a thread that does not exist
+/// there.
 #[derive(Debug)]
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// Fails with EBUSY if it has more. `proc` is a procfs on which the caller can be seen.
+    /// Fails with EBUSY if the process has more threads. `proc` is a procfs on which the caller can be seen.
     ///
-    /// To be made by a process that makes no threads afterwards.
+    /// The process must not start threads afterwards.
     pub fn check(proc: BorrowedFd<'_>) -> Result<Self> {
         let path = "self/stat";
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
@@ -216,8 +217,8 @@ pub fn fork_sibling(_: SingleThreaded, namespaces: u64) -> Result<Sibling> {
     }
 }
 
-/// Forks a process that has the caller's descriptors: not copies of them, but the same table, which lasts until both have
-/// ended (CLONE_FILES). Gives none in the new process.
+/// Forks a process that shares the caller's table of descriptors, which lasts until both have ended (CLONE_FILES). Returns `None`
+/// in the new process.
 pub fn fork_sharing_descriptors(_: SingleThreaded) -> Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.

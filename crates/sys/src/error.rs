@@ -10,7 +10,7 @@ pub type Result<T, E = SysError> = std::result::Result<T, E>;
 pub struct SysError {
     /// Name of the call, as in its man page: `openat2`.
     pub call: String,
-    /// What it was called on: `"etc/passwd" below /srv/rootfs`.
+    /// The arguments: `"etc/passwd" below /srv/rootfs`.
     pub args: String,
     /// The kernel's answer (errno(3)).
     pub errno: i32,
@@ -59,7 +59,7 @@ pub fn errno_text(errno: i32) -> String {
         libc::EOPNOTSUPP => "operation not supported",
         libc::EBADMSG => "bad message",
         libc::EDQUOT => "disk quota exceeded",
-        // The kernel's own, which a system call should not show (linux/errno.h): what a filesystem cannot do.
+        // ENOTSUPP, which should not leave the kernel (linux/errno.h); some filesystems return it.
         524 => "operation not supported",
         _ => {
             return match nix::errno::Errno::from_raw(errno) {

@@ -1,25 +1,25 @@
-//! Reading small files, of which a runtime reads many.
+//! Reads of small files. A runtime makes many.
 
 use std::os::fd::AsFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-/// The rest of an open file. For small ones, such as those of procfs, this takes two calls; what the standard library
-/// does (size, offset, reads of 32 bytes and more) takes up to nine.
+/// Reads the rest of an open file. A small file, such as one of procfs, takes two calls; the standard library (size, offset,
+/// reads of 32 bytes and more) needs up to nine.
 pub fn read(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_until(fd, |length, _| length == 0)
 }
 
-/// The rest of an open file, of which a read that does not fill the buffer gives all there is: a small one takes one call.
-/// That is so for a file on disk or in memory, and for one of the kernel's that it writes as one record (`single_open` in
-/// its seq_file.rst: most of a cgroup's, /proc/PID/stat). It is not for the kernel's lists, such as mountinfo or
-/// cgroup.procs, where a read ends with the last line that fits into a page.
+/// Reads the rest of an open file of the kind that a short read ends: a small file takes one call. Files on disk or in memory are
+/// of this kind, and files of the kernel that are one record (`single_open` in its seq_file.rst: most files of a cgroup,
+/// /proc/PID/stat). Lists of the kernel, such as mountinfo or cgroup.procs, are not: a read there ends with the last line that
+/// fits into a page.
 pub fn read_record(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_until(fd, |length, room| length < room)
 }
 
-/// What [`read_record`] reads, for who keeps nothing of it: what is small needs no memory of its own.
+/// As [`read_record`], for callers that keep nothing of the content: a small file then needs no allocation.
 ///
 /// # Errors
 /// As of read(2).
@@ -34,7 +34,7 @@ pub fn with_record<T>(fd: impl AsFd, take: impl FnOnce(&[u8]) -> T) -> Result<T,
     Ok(take(&all))
 }
 
-/// Reads until `last` says so of a read: how many bytes it gave, and how many it might have given.
+/// Reads until `last` returns true for a read: its arguments are the bytes that the read gave, and the size of the buffer.
 fn read_until(fd: impl AsFd, last: impl Fn(usize, usize) -> bool) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(4096);
     loop {
@@ -50,7 +50,7 @@ fn read_until(fd: impl AsFd, last: impl Fn(usize, usize) -> bool) -> Result<Vec<
     }
 }
 
-/// Bytes of the kernel's as text: ASCII but for names that people gave to processes, cgroups and mount points.
+/// Bytes from the kernel as text. They are ASCII, apart from names of processes, cgroups and mount points.
 pub fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }

@@ -1,5 +1,5 @@
-//! User and group ids. The last number of 32 bits is none: to chown(2), setresuid(2) and their like it means "leave as it
-//! is", and who should have had that id would stay root.
+//! User and group ids. The last number of 32 bits is no id: for chown(2), setresuid(2) and similar calls it means "leave as it
+//! is", so a process that should get this id would stay root.
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn what_is_no_id_reaches_no_call() {
         assert_eq!((uid(u32::MAX), gid(u32::MAX)), (Err(Errno::INVAL), Err(Errno::INVAL)));
-        // Root may make each of these calls, and others none: both must hear that there is no such id.
+        // Root may make each of these calls, and others none. Both must get the error that there is no such id.
         for (user, group) in [(u32::MAX, 0), (0, u32::MAX)] {
             let error = become_user(user, group).unwrap_err().to_string();
             assert!(error.ends_with("invalid argument"), "{error}");

@@ -22,9 +22,10 @@ struct PidfdInfo {
 const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
-/// How a process ended that somebody has reaped, whoever that was: its status as of waitpid(2).
+/// The status (waitpid(2)) of a process that this or another process has reaped.
 ///
-/// `None` if the kernel does not know it (before Linux 6.15, "pidfs: provide information after task has been reaped"), or nobody has reaped it yet.
+/// `None` if the kernel does not keep the status (before Linux 6.15, "pidfs: provide information after task has been reaped"), or
+/// nobody has reaped the process yet.
 ///
 /// # Errors
 /// The descriptor is no pidfd.
@@ -33,7 +34,7 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>, SysError> {
     // SAFETY: the request reads and writes a live structure of the size that it names.
     if unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) } < 0 {
         return match nix::errno::Errno::last_raw() {
-            // Of older kernels: no such request, or none once the process is gone.
+            // Older kernels lack the request, or refuse it once the process is gone.
             libc::EINVAL | libc::ENOTTY | libc::ESRCH => Ok(None),
             errno => Err(SysError::new("ioctl", "PIDFD_GET_INFO", errno)),
         };

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-/// Whether there is something to read from `fd`, or its other end is closed, within `patience`; a pidfd can be read when its
-/// process has ended (pidfd_open(2)). Signals do not shorten the wait.
+/// Waits until `fd` can be read or its other end is closed; false after `patience`. A pidfd can be read when its process has
+/// ended (pidfd_open(2)). Signals do not shorten the wait.
 ///
 /// # Errors
 /// As of poll(2).

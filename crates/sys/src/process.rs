@@ -32,7 +32,8 @@ pub fn unshare(flags: u64, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The descriptor that this process's parent names in its arguments, if those are `word` and a number. It is given once.
+/// Takes the descriptor that this process's parent names in its arguments, if these are `word` and a number. Only the first call
+/// returns it.
 ///
 /// No caller chooses the number, and only a descriptor that was inherited is taken: it is no standard stream, and it lacks
 /// close-on-exec, which nothing can have that has been through execve(2), and which everything has that is opened in Rust.

@@ -20,10 +20,10 @@ const SETREGSET: libc::c_long = 0x4205;
 /// More than any processor keeps for a thread, in bytes: AMX's tiles are 8 KiB of it.
 const MAX_EXTENDED: usize = 64 << 10;
 
-/// How a stopped thread goes on.
+/// The ways in which a stopped thread goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoOn {
-    /// Up to whatever stops it next.
+    /// Up to the next stop of any kind.
     Freely,
     /// Up to the beginning or the end of a system call at most.
     ToCall,
@@ -46,16 +46,16 @@ pub fn go_on(tid: i32, how: GoOn, signal: i32) -> Result<()> {
     if r < 0 { Err(failed(&format!("{how:?}"), tid)) } else { Ok(()) }
 }
 
-/// What prctl(2) was asked for with PR_SET_SYSCALL_USER_DISPATCH: system calls outside of an area become signals, unless the
-/// selector says otherwise (`struct ptrace_sud_config`, Linux 6.4).
+/// The setting of PR_SET_SYSCALL_USER_DISPATCH (prctl(2)): system calls outside of an area become signals, unless the selector
+/// says otherwise (`struct ptrace_sud_config`, Linux 6.4).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dispatch {
-    /// 0 if calls are let through.
+    /// 0 if it is off.
     pub mode: u64,
-    /// Where the selector is; 0 if there is none.
+    /// The selector's address; 0 if there is none.
     pub selector: u64,
-    /// Where the area begins, and its length.
+    /// The area's start.
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
@@ -76,7 +76,8 @@ fn failed(request: &str, tid: i32) -> SysError {
     SysError::new("ptrace", format!("{request} of thread {tid}"), nix::errno::Errno::last_raw())
 }
 
-/// The signals that the thread blocks. Where a call has others meanwhile (sigsuspend(2)), it is those that it goes back to.
+/// The signals that the thread blocks. During a call that blocks others (sigsuspend(2)), the signals that the thread blocks
+/// afterwards.
 pub fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask = 0u64;
     // SAFETY: the kernel writes as many bytes as it is told that there are.
@@ -84,15 +85,14 @@ pub fn signal_mask(tid: i32) -> Result<u64> {
     if r < 0 { Err(failed("PTRACE_GETSIGMASK", tid)) } else { Ok(mask) }
 }
 
-/// Has the thread block these signals; SIGKILL and SIGSTOP are left out.
+/// Makes the thread block these signals; SIGKILL and SIGSTOP are left out.
 pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     // SAFETY: a live mask of the size that the kernel is told.
     let r = unsafe { libc::syscall(libc::SYS_ptrace, SETSIGMASK, tid, size_of::<u64>(), &raw const mask) };
     if r < 0 { Err(failed("PTRACE_SETSIGMASK", tid)) } else { Ok(()) }
 }
 
-/// Where the thread's restartable sequences are told (rseq(2)); `None` if it has not registered any, or the kernel does
-/// not say.
+/// The thread's area for restartable sequences (rseq(2)); `None` if the thread has registered none, or the kernel does not tell.
 pub fn rseq_area(tid: i32) -> Option<u64> {
     let mut of = RseqConfiguration::default();
     let size = size_of::<RseqConfiguration>();
@@ -119,8 +119,8 @@ pub fn set_dispatch(tid: i32, to: &Dispatch) -> Result<()> {
     if r < 0 { Err(failed("PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG", tid)) } else { Ok(()) }
 }
 
-/// What the processor keeps for the thread beside its general registers, as the kernel lays it out (xsave): vectors, and the
-/// rights of its protection keys.
+/// The thread's registers apart from the general ones, in the kernel's layout (xsave): vectors, and the rights of its protection
+/// keys.
 pub fn extended_state(tid: i32) -> Result<Vec<u8>, SysError> {
     let mut state = vec![0u8; MAX_EXTENDED];
     let mut area = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: state.len() };
@@ -133,7 +133,7 @@ pub fn extended_state(tid: i32) -> Result<Vec<u8>, SysError> {
     Ok(state)
 }
 
-/// Gives the thread back what [`extended_state`] has said.
+/// Sets the registers that [`extended_state`] has read.
 pub fn set_extended_state(tid: i32, state: &mut [u8]) -> Result<(), SysError> {
     let area = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: state.len() };
     // SAFETY: a live area of the size that it says.

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-/// getsockopt(2): fills `value` and gives how many bytes the option has. What `value` holds before matters to options that
-/// are asked of something, such as a multicast group.
+/// getsockopt(2): fills `value` and gives how many bytes the option has. Some options read `value` first: an option of a
+/// multicast group, for instance, finds the group there.
 ///
 /// # Errors
 /// As of getsockopt(2).

@@ -73,7 +73,7 @@ struct Scan {
     return_mask: u64,
 }
 
-/// What is done with pages that are found.
+/// The action on pages that are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// They are told, also where nothing is tracked.

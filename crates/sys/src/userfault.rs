@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-/// What a userfaultfd tells. Addresses are of the process.
+/// An event from a userfaultfd. Addresses are those of the process.
 #[derive(Debug)]
 pub enum Event {
     /// A thread waits for the page at this address, which need not be the page's first.

@@ -7,9 +7,9 @@ pub struct Cause {
     pub id: &'static str,
     /// Parts of an error line of CRIU's: all must be in it.
     words: &'static [&'static str],
-    /// What it means: a clause without a full stop.
+    /// The meaning: a clause without a full stop.
     pub explanation: &'static str,
-    /// What to do: a clause without a full stop.
+    /// The advice: a clause without a full stop.
     pub advice: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What processes have open or mapped, and their mounts.
+//! Causes in open and mapped files, and in mounts.
 
 use super::cause::{Cause, cause};
 

@@ -1,4 +1,4 @@
-//! What hangs on other processes, sessions and networks: it needs an option, or a look at the network.
+//! Causes in ties to other processes, sessions and networks. They need an option, or a look at the network.
 
 use super::cause::{Cause, cause};
 

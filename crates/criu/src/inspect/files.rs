@@ -68,7 +68,7 @@ pub struct Socket {
     pub local: String,
     /// The other end's address, name or inode; empty if it has none.
     pub peer: String,
-    /// Who has it open.
+    /// The processes that have it open.
     pub holders: Vec<Holder>,
     /// Some of those who have the other end open, of those in the checkpoint (unix sockets).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -90,7 +90,7 @@ pub(super) struct Files {
     deleted: std::collections::HashSet<u32>,
     memory_files: HashMap<u64, String>,
     holders: BTreeMap<u32, Vec<Holder>>,
-    /// What is left of [`MAX_TEXT`].
+    /// The remaining part of [`MAX_TEXT`].
     text_left: usize,
 }
 
@@ -196,7 +196,7 @@ impl Files {
         d
     }
 
-    /// What tells a file of the less frequent kinds from others.
+    /// The details of a file of the less frequent kinds.
     fn other(&self, file: &FileEntry) -> String {
         let n = |number: Option<u32>| number.unwrap_or_default();
         if let Some(pipe) = file.pipe.as_ref() {

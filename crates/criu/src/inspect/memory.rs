@@ -136,7 +136,7 @@ fn count_pages(
                 flags if flags & LAZY != 0 => memory.lazy += bytes,
                 _ => {}
             }
-            // What ends within the run is done with.
+            // Areas that end within the run are finished.
             if *end <= run.end {
                 rest = &rest[1..];
             }
@@ -206,7 +206,7 @@ fn numbered<'a>(names: &'a [String], prefix: &str) -> impl Iterator<Item = (u64,
     })
 }
 
-/// What the pagemaps with this prefix have: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
+/// The pages in the pagemaps with this prefix: `pagemap-shmem-` of shared segments, `pagemap-` of processes.
 pub(super) fn segments(images: &Images, names: &[String], prefix: &str) -> Result<Vec<Segment>> {
     let segment = |(id, name): (u64, &String)| {
         let mut segment = Segment { id, stored: 0, in_parent: 0 };

@@ -1,4 +1,4 @@
-//! What a checkpoint holds, for people and programs: read from its images alone.
+//! The contents of a checkpoint, for people and programs, read from its images alone.
 //!
 //! Images come from elsewhere: whatever is in them gives an error or a description, in time and memory that grow with
 //! their size alone.
@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::images::{DumpStats, Images, Magic, Task};
 use files::Files;
 
-/// What a checkpoint holds; its JSON has these names in camelCase.
+/// The contents of a checkpoint. The JSON has these names in camelCase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Contents {
@@ -79,7 +79,7 @@ pub struct Process {
     pub arguments: Option<Vec<String>>,
     /// In the container, absolute.
     pub working_directory: Option<String>,
-    /// What its first thread may do; absent for a zombie.
+    /// The rights of its first thread; absent for a zombie.
     pub credentials: Option<Credentials>,
     /// Its mappings.
     pub memory: Vec<Memory>,

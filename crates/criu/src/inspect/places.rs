@@ -22,9 +22,9 @@ pub struct Mount {
     pub mountpoint: String,
     /// `proc`, `tmpfs` and so on.
     pub filesystem: String,
-    /// What is mounted, as mountinfo calls it.
+    /// The mounted source, as mountinfo shows it.
     pub source: String,
-    /// What of the filesystem is mounted.
+    /// The mounted part of the filesystem.
     pub root: String,
     /// `ro`, `nosuid` and so on, and the filesystem's own options.
     pub options: Vec<String>,

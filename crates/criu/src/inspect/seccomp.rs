@@ -39,7 +39,7 @@ impl SeccompFilters {
     /// ([`Thread::seccomp_filter`](super::Thread::seccomp_filter)) on.
     ///
     /// # Errors
-    /// What is wrong with the list: a filter that does not exist, or one that comes twice.
+    /// The mistake in the list: a filter that does not exist, or one that comes twice.
     pub fn chain(&self, first: u32) -> Result<Vec<&SeccompFilter>, String> {
         let mut chain = Vec::new();
         let mut next = Some(first);

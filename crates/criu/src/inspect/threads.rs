@@ -21,7 +21,7 @@ pub struct Thread {
     pub files: Option<u32>,
     /// Where the oldest of its filters is among those of seccomp.img.
     pub seccomp_filter: Option<u32>,
-    /// Who it is; a dead one is nobody any more.
+    /// Its credentials; a dead thread has none any more.
     pub credentials: Option<Credentials>,
 }
 
@@ -41,7 +41,7 @@ pub enum State {
     Unknown,
 }
 
-/// What a thread may do (credentials(7), capabilities(7)).
+/// The rights of a thread (credentials(7), capabilities(7)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
@@ -51,15 +51,15 @@ pub struct Credentials {
     pub gids: [u32; 4],
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// What it can ever gain by execve(2).
+    /// The capabilities that it can gain by execve(2).
     pub bounding: CapabilitySet,
-    /// What it can make effective.
+    /// The capabilities that it can make effective.
     pub permitted: CapabilitySet,
-    /// What counts.
+    /// The capabilities in force.
     pub effective: CapabilitySet,
-    /// What programs with file capabilities inherit.
+    /// The capabilities that programs with file capabilities inherit.
     pub inheritable: CapabilitySet,
-    /// What other programs inherit.
+    /// The capabilities that other programs inherit.
     pub ambient: CapabilitySet,
     /// Whether execve(2) can give it no more.
     pub no_new_privileges: bool,

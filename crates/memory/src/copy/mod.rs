@@ -21,7 +21,7 @@ const BLOCK: usize = 256 << 10;
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// What is left can be copied in this time.
+    /// The remaining pages can be copied in this time.
     pub frozen: Duration,
     /// There were so many rounds.
     pub rounds: u32,
@@ -36,7 +36,7 @@ pub struct Process {
     pub number: u64,
 }
 
-/// What was copied.
+/// The copied memory.
 #[derive(Debug, Clone, Default)]
 pub struct Copied {
     /// How many rounds it took.
@@ -86,7 +86,7 @@ impl Copies {
             copied.left = self.processes.values().filter_map(|copy| copy.tracked.rest().ok()).sum();
             let each = began.elapsed().as_secs_f64() / copied.bytes.max(1) as f64;
             let fits = each * copied.left as f64 <= limits.frozen.as_secs_f64();
-            // What grows less than by a tenth is not worth another round.
+            // If a round has shrunk the rest by less than a tenth, another one is not worth its time.
             if fits || copied.left > before / 10 * 9 {
                 break;
             }
@@ -131,7 +131,7 @@ impl Copies {
         copied
     }
 
-    /// What was copied of a process is of no use.
+    /// The copies of a process are of no use.
     fn give_up(&mut self, pid: i32) {
         if let Some(copy) = self.processes.remove(&pid) {
             let _ = self.dir.remove(copy.file.name());
@@ -141,7 +141,7 @@ impl Copies {
     /// The copies, and where they are what the memory is: no process runs any more. Nothing is tracked from then on.
     pub fn into_sources(self) -> Vec<(Memory, Source)> {
         let source = |copy: Copy| {
-            // What is not known to be clean is read anew.
+            // Pages that are not known to be clean are read again.
             let clean = copy.tracked.clean().unwrap_or_default();
             (Memory::Task(copy.process.number), Source { file: copy.file, clean })
         };

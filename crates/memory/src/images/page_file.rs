@@ -95,7 +95,7 @@ impl PageFile {
     }
 
     /// Has the file system of a memory (tmpfs) find room for so many bytes beforehand: to find it takes three times as long as to
-    /// fill it. What is not needed in the end is given back.
+    /// fill it. Space that is not needed in the end is given back.
     pub fn reserve(&self, bytes: u64) {
         let in_memory = fstatfs(&self.main).is_ok_and(|of| of.f_type == TMPFS_MAGIC);
         if in_memory && fallocate(&self.main, FallocateFlags::KEEP_SIZE, 0, bytes).is_err() {
@@ -170,7 +170,7 @@ impl PageFile {
         Ok(())
     }
 
-    /// What was kept of these addresses counts no more.
+    /// Forgets the pages at these addresses.
     pub fn forget(&mut self, range: Range<u64>) {
         while let Some((start, slot)) = self.slots.range(..range.end).next_back().map(|(a, s)| (*a, *s))
             && slot.end > range.start
@@ -217,7 +217,7 @@ impl PageFile {
         self.main.set_len(total)
     }
 
-    /// What the finished file consists of.
+    /// The parts of the finished file.
     fn parts(&self, runs: &[Run]) -> io::Result<Vec<Part>> {
         let (mut parts, mut to) = (Vec::<Part>::new(), 0);
         for run in runs.iter().filter(|run| run.is_present()) {

@@ -1,8 +1,8 @@
 //! Takes memory from a dump of CRIU's, over a socket, in the place of a page server (`criu_proto`'s `ps.fd`).
 //!
 //! CRIU splices pages into a unix socket without copying them, and tasks are frozen for less long than where CRIU writes files.
-//! What is here already, and has not changed, is not read at all. Whatever goes wrong is told at the end: a dump that
-//! loses its page server in the middle would be one that ends badly.
+//! Pages that are here already and have not changed are not read at all. Errors are reported at the end: a dump that loses its
+//! page server in the middle would be one that ends badly.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,7 +27,7 @@ const ON_THE_WAY: usize = 8 << 20;
 /// Bytes that a pipe holds.
 const PIPE: usize = 1 << 20;
 
-/// What was copied of a memory beforehand.
+/// The pages of a memory that were copied beforehand.
 #[derive(Debug)]
 pub struct Source {
     /// Where the copies are.
@@ -82,11 +82,11 @@ impl Receiver {
         lock(&self.sources).insert(memory, source);
     }
 
-    /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. What was copied of memory that
-    /// was not sent is removed.
+    /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. Copies of memory that was not
+    /// sent are removed.
     ///
     /// # Errors
-    /// What went wrong while pages were received, too.
+    /// Those of receiving pages, too.
     pub fn finish(&mut self) -> Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         let received =

@@ -1,4 +1,4 @@
-//! What memory is told of, and why it does not come.
+//! The reasons why memory does not arrive.
 
 use std::io;
 
@@ -28,7 +28,7 @@ pub enum Failure {
     /// The kernel does not take a page: ENOMEM where the limit of the process's cgroup is reached.
     #[error("memory of process {task} at {address:#x} cannot be put in place: {errno}")]
     Copy { task: i32, address: u64, errno: Errno },
-    /// What happens to a process is not told any more.
+    /// The events of a process do not arrive any more.
     #[error("userfaultfd of process {task}: {why}")]
     Events { task: i32, why: io::Error },
     /// The page server does not give what it was asked for.

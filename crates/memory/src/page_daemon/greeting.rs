@@ -1,4 +1,4 @@
-//! What CRIU tells the daemon (criu/uffd.c): for each process its number, and a byte that brings its userfaultfd; for one that
+//! CRIU's messages to the daemon (criu/uffd.c): for each process its number, and a byte that brings its userfaultfd; for one that
 //! has no memory its number below 0; and at last that all processes are there.
 
 use std::io::{self, ErrorKind, IoSliceMut};

@@ -6,8 +6,8 @@
 //! mapped, or from a [page server](PageServer). When nothing is missing any more, the descriptors are closed, and the kernel
 //! gives the processes pages as it gives them to others.
 //!
-//! Whoever runs a daemon must see to it that processes do not outlive one that was killed: when the last descriptor is closed,
-//! what is missing reads as zeros.
+//! The caller of a daemon must make sure that processes do not outlive a killed daemon: when the last descriptor is closed, what
+//! is missing reads as zeros.
 
 mod failure;
 mod greeting;
@@ -38,25 +38,25 @@ pub const SOCKET: &str = "lazy-pages.socket";
 /// How many first touches are recorded: with what is brought around each, a gibibyte at most.
 const MAX_TOUCHES: usize = 16 << 10;
 
-/// What a daemon is to do.
+/// The task of a daemon.
 #[derive(Debug)]
 pub struct PageDaemon {
     /// Where CRIU connects.
     pub listener: UnixListener,
-    /// What there is to bring.
+    /// The memory to bring.
     pub pages: Pages,
-    /// Who has what is not here.
+    /// The server for pages that are not here.
     pub server: Option<Box<dyn PageServer>>,
-    /// What was touched first after an earlier restore, in that order.
+    /// The pages that were touched first after an earlier restore, in that order.
     pub first: Vec<Touch>,
 }
 
-/// What a daemon has done when nothing is missing any more.
+/// The report of a daemon that has brought everything.
 #[derive(Debug)]
 pub struct Served {
-    /// What was touched first, in that order.
+    /// The pages that were touched first, in that order.
     pub touched: Vec<Touch>,
-    /// What the page server was not asked for, since whoever had it has unmapped it or has ended.
+    /// The pages that the page server was not asked for, because their process has unmapped them or has ended.
     pub unneeded: Vec<Touch>,
 }
 
@@ -64,7 +64,7 @@ impl PageDaemon {
     /// Serves one restore until nothing is missing.
     ///
     /// # Errors
-    /// What keeps memory from coming. The processes are then to be ended before this one ends.
+    /// The reason why memory does not arrive. The processes must then be ended before this one ends.
     pub fn run(self) -> Result<Served, Failure> {
         let Self { listener, pages, server, first } = self;
         let (criu, _) = listener.accept().map_err(Failure::Restore)?;

@@ -42,12 +42,12 @@ impl Pages {
         self.tasks.values().flatten().map(|place| place.end - place.start).sum()
     }
 
-    /// What is missing of a task that was just restored.
+    /// The missing pages of a task that was just restored.
     pub(super) fn of(&self, task: i32) -> Ranges {
         Self::ranges(self.tasks.get(&task).into_iter().flatten())
     }
 
-    /// What a page server has, by task.
+    /// The pages on the page server, by task.
     pub(super) fn elsewhere(&self) -> BTreeMap<i32, Ranges> {
         let there = |places: &Vec<Place>| Self::ranges(places.iter().filter(|place| place.file.is_none()));
         self.tasks.iter().map(|(task, places)| (*task, there(places))).collect()

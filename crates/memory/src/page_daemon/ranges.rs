@@ -56,7 +56,7 @@ impl Ranges {
         self.0.clear();
     }
 
-    /// What is missing from this address on, as far as it is in a row.
+    /// The contiguous missing range from this address on.
     pub(super) fn at(&self, address: u64) -> Option<Range> {
         let (_, range) = self.0.range(..=address).next_back()?;
         (address < range.end).then(|| range.cut(address, range.end))
@@ -67,14 +67,14 @@ impl Ranges {
         self.at(address).or_else(|| self.0.range(address..).next().map(|(_, range)| *range))
     }
 
-    /// What is missing around an address, `around` bytes at most in a row, aligned to that.
+    /// The missing range around an address: at most `around` contiguous bytes, aligned to `around`.
     pub(super) fn around(&self, address: u64, around: u64) -> Option<Range> {
         let (_, range) = self.0.range(..=address).next_back()?;
         let start = address - address % around;
         (address < range.end).then(|| range.cut(start, start + around))
     }
 
-    /// What is missing of what was in `start..end` at the dump.
+    /// The missing ranges of those that were in `start..end` at the dump.
     pub(super) fn of_origin(&self, start: u64, end: u64) -> Vec<Range> {
         let part = |range: &Range| {
             let (from, to) = (range.origin.max(start), (range.origin + range.length()).min(end));

@@ -1,4 +1,4 @@
-//! Whoever has the pages that are not here.
+//! The server of pages that are not on this machine.
 
 use std::fmt::Debug;
 use std::io;

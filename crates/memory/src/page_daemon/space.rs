@@ -43,7 +43,7 @@ enum Put {
     Gone,
 }
 
-/// What came of looking after a process.
+/// The result of serving a process.
 #[derive(Debug, Default)]
 pub(super) struct Attended {
     pub(super) forked: Vec<Space>,
@@ -96,7 +96,7 @@ impl Space {
             else {
                 return Ok(());
             };
-            // What is on a disk is read before anybody has to wait for it.
+            // Pages on a disk are read before anybody has to wait for them.
             if source.populate() == Err(Errno::FAULT) {
                 return Err(Failure::Image { task: self.task, address: range.origin });
             }
@@ -207,7 +207,7 @@ impl Space {
                 Event::Fault(address) => {
                     let page = address - address % PAGE;
                     if !self.serve(page, pages, &mut attended)? && !self.is_gone() {
-                        // What changes the memory is told after this; who waits, waits on.
+                        // Changes of the memory are reported after this; a thread that waits keeps waiting.
                         events.extend(self.read()?);
                         events.push_back(Event::Fault(page));
                         std::thread::yield_now();

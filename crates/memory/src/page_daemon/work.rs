@@ -1,4 +1,4 @@
-//! What is brought next, and the threads that bring it.
+//! The queue of pages to bring, and the threads that bring them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -22,7 +22,7 @@ const URGENT: usize = 64;
 /// When who has found nothing to do looks again: memory that moves can be nowhere for a moment.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is to be done, in its order.
+/// The work, in its order.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     plan: Mutex<Plan>,
@@ -37,13 +37,13 @@ struct Plan {
     first: VecDeque<Touch>,
     /// Where in which space the rest has got to.
     at: (usize, u64),
-    /// What a page server was not asked for yet.
+    /// Pages that the page server was not asked for yet.
     unasked: BTreeMap<i32, Ranges>,
     urgent: VecDeque<Touch>,
-    /// What it was asked for, in that order.
+    /// Pages that it was asked for, in that order.
     asked: VecDeque<Touch>,
     arrived: VecDeque<(Touch, Vec<u8>)>,
-    /// What nobody needs any more.
+    /// Pages that nobody needs any more.
     unneeded: Vec<Touch>,
 }
 
@@ -83,7 +83,7 @@ impl Queue {
         self.change(|plan| plan.urgent.push_back(Touch { task, start, end }));
     }
 
-    /// What a page server has and nobody has asked for.
+    /// Pages on the page server that nobody has asked for.
     pub(super) fn left(&self) -> Vec<Touch> {
         let plan = self.plan();
         let unasked = plan.unasked.iter().flat_map(|(task, ranges)| {
@@ -93,7 +93,7 @@ impl Queue {
     }
 }
 
-/// What its threads share.
+/// The state that its threads share.
 pub(super) struct Shared {
     pub(super) pages: Pages,
     pub(super) server: Option<Box<dyn PageServer>>,
@@ -166,7 +166,7 @@ impl Shared {
         if again.is_empty() { Ok(()) } else { self.deliver(what, bytes) }
     }
 
-    /// Who misses something of what was there at the dump, and where.
+    /// The process that misses some of a range of the dump, and the address there.
     fn misses(&self, what: Touch) -> Vec<(Arc<Space>, u64, u64)> {
         let mut all = Vec::new();
         for space in self.spaces().into_iter().filter(|space| space.task == what.task) {
@@ -239,7 +239,7 @@ impl Shared {
         }
     }
 
-    /// What the page server is to be asked for next, which counts as asked then; none at the end.
+    /// The next pages to ask the page server for, which then count as asked; `None` at the end.
     fn next_request(&self) -> Option<Touch> {
         let mut plan = self.queue.plan();
         loop {
@@ -256,7 +256,7 @@ impl Shared {
                 plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            // Whoever had it may have unmapped it, or ended.
+            // The process may have unmapped the pages, or ended.
             if plan.open && self.misses(what).is_empty() {
                 plan.unneeded.push(what);
                 continue;
@@ -316,7 +316,7 @@ impl Plan {
     fn take_urgent(&mut self) -> Option<Touch> {
         while let Some(what) = self.urgent.pop_front() {
             let Some(unasked) = self.unasked.get_mut(&what.task) else { continue };
-            // What is not among them has been asked for.
+            // Pages that are not among them have been asked for.
             let Some(range) = unasked.from(what.start).filter(|range| range.start < what.end) else {
                 continue;
             };

@@ -29,10 +29,10 @@ pub struct Tracked {
     faults: OwnedFd,
 }
 
-/// What was written since the last look.
+/// The pages that were written since the last look.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Pages that were. What is written from now on is told the next time.
+    /// Pages that were. Later writes are reported the next time.
     pub pages: Ranges,
     /// Areas of which nothing is known any more: copies of what was there count no more.
     pub unknown: Vec<Range<u64>>,
@@ -80,7 +80,7 @@ impl Tracked {
         Ok(Self { pid, faults })
     }
 
-    /// What was written since the last time: everything the first time.
+    /// The pages that were written since the last call; all pages the first time.
     ///
     /// # Errors
     /// [`Error::Gone`], [`Error::Untracked`] if it has begun to do what cannot be seen, or if the kernel refuses.
@@ -114,7 +114,7 @@ impl Tracked {
     pub fn rest(&self) -> Result<u64> {
         let (pagemap, mut found) = (self.pagemap()?, Ranges::default());
         for area in self.areas()? {
-            // What has just changed is looked at later.
+            // An area that has just changed is looked at later.
             let _ = self.look(&pagemap, &area, Found::Told, &mut found);
         }
         Ok(found.total())

@@ -1,4 +1,4 @@
-//! What processors cpusets leave to processes.
+//! The processors that cpusets leave to processes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct Cpusets {
 
 impl Cpusets {
     /// # Errors
-    /// As of [`Layout::detect`].
+    /// Those of [`Layout::detect`].
     pub fn detect() -> Result<Self> {
         Ok(Self { layout: Layout::detect()?, read: HashMap::new() })
     }

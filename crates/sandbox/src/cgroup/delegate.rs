@@ -1,5 +1,5 @@
-//! Delegated cgroup v2 directories: given to a container's user namespace, joined where that moved its processes to, and
-//! those that were given to a plain user.
+//! Delegated cgroup v2 directories: delegation to a container's user namespace, and joining a container that has moved its
+//! processes to another directory.
 
 use std::path::Path;
 
@@ -11,16 +11,17 @@ use super::layout::Layout;
 use crate::error::{Context, Result, SysError};
 use crate::ids;
 
-/// What cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
+/// The files that cgroup-v2.rst ("Model of Delegation") names, for kernels before 4.15, which have no list.
 const DELEGATED: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
 
-/// How many levels of cgroups, and how many cgroups in all, a container may make below its own: more than several runtimes
-/// in each other make, and few enough that every tool can go through them.
+/// The most levels of cgroups, and the most cgroups in all, that a container may make below its own. Several nested runtimes need
+/// fewer, and every tool can still walk through so many.
 const NESTING: [(&str, &str); 2] = [("cgroup.max.depth", "128"), ("cgroup.max.descendants", "8192")];
 
 impl Cgroup {
-    /// Bounds what a container that may make cgroups makes below its own, where nothing else does. Without this it could
-    /// nest them so deep that tools of the host fail to go through them, and so many that the kernel's memory is short.
+    /// Limits the depth and number of the cgroups that a container may make below its own, unless they are limited already.
+    /// Otherwise a container could nest cgroups too deep for tools of the host, and make so many that the kernel runs short of
+    /// memory.
     ///
     /// # Errors
     /// The bounds cannot be written.
@@ -78,7 +79,7 @@ impl Cgroup {
         }
         let mut paths = self.paths().clone();
         let found = Layout::detect()?.v2_dir_of(&read_file(Path::new(&format!("/proc/{init}/cgroup")))?);
-        // Elsewhere it was put by somebody else; the kernel then says that the container's own is busy.
+        // Another program moved it elsewhere; then the kernel reports that the container's own cgroup is busy.
         paths.v2 = found.filter(|found| passed_on.is_none() || found.starts_with(path)).or(paths.v2);
         Self::open(paths, self.on_denied())
     }

@@ -15,10 +15,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const KILLING: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// Kills all processes and removes the cgroup: also who enters it meanwhile, as the process of an `exec` does.
+    /// Kills all processes and removes the cgroup. Processes that enter meanwhile, such as one of an `exec`, are killed, too.
     ///
     /// # Errors
-    /// As of [`Self::kill`] and [`Self::remove`].
+    /// Those of [`Self::kill`] and [`Self::remove`].
     pub fn destroy(&self) -> Result<()> {
         let deadline = Instant::now() + KILLING;
         loop {
@@ -30,8 +30,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup's directories and all below them; what is gone already is fine.
-    /// Parents stay.
+    /// Removes the cgroup's directories and all below them; a missing one is no error. Parents stay.
     ///
     /// # Errors
     /// A process is in it still (EBUSY), or it is a mount point. Every directory is tried, and the
@@ -40,7 +39,7 @@ impl Cgroup {
         if let Some(unit) = &self.paths().systemd
             && let Err(e) = unit.stop()
         {
-            // What it was for ends with the directories, and systemd sees that.
+            // The unit ends with the directories: systemd notices their removal.
             tracing::warn!("{e}");
         }
         let mut patience = PATIENCE;

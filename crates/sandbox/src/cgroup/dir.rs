@@ -57,8 +57,8 @@ pub(super) fn read_file(path: &Path) -> Result<String> {
     file::read(&fd).map(file::text).map_err(|e| error("read", path.display(), e))
 }
 
-/// Reads a file of the cgroup at `dir` without opening that: for who asks for nothing else. None if that does not work:
-/// [`Dir::open`] then says why.
+/// Reads a file of the cgroup at `dir` without opening the directory, for callers that need only this file. `None` if that fails;
+/// [`Dir::open`] then gives the reason.
 pub(super) fn read_by_path(dir: &Path, version: Version, name: &str) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = fs::open(dir.join(name), flags, Mode::empty()).ok()?;
@@ -72,7 +72,7 @@ fn trimmed(mut text: String) -> String {
     text
 }
 
-/// Of which hierarchy a file or directory is; none for another filesystem's.
+/// The hierarchy of a file or directory; `None` on another filesystem.
 fn version_of(fd: &OwnedFd) -> rustix::io::Result<Option<Version>> {
     #[allow(clippy::useless_conversion)] // narrower on some architectures
     Ok(match i64::from(fs::fstatfs(fd)?.f_type) {
@@ -89,7 +89,7 @@ impl Dir {
         Self::open_at(CWD, path.as_os_str(), path.to_owned())
     }
 
-    /// Takes what a read of a file at a relative path gives; none if there is no such file in the same hierarchy.
+    /// Reads a file at a relative path; `None` if there is no such file in the same hierarchy.
     pub(super) fn with_record_below<T>(&self, path: &Path, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let fd = fs::openat2(&self.fd, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), way).ok()?;
@@ -164,7 +164,7 @@ impl Dir {
         Ok(trimmed(file::text(bytes)))
     }
 
-    /// Reads a short file that is asked for again and again, always the same one of a directory: it stays open.
+    /// Reads a short file that callers read again and again, always the same one of a directory. The file stays open.
     pub(super) fn read_again(&self, name: &str) -> Result<String> {
         let file = match self.kept.get() {
             Some(file) => file,

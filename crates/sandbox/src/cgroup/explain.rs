@@ -1,10 +1,10 @@
-//! Why a process could not be made in a cgroup, as far as that is the cgroup's doing.
+//! Explains why no process could be made in a cgroup, if the cgroup is the reason.
 
 use super::handle::Cgroup;
 use crate::error::Error;
 
 impl Cgroup {
-    /// The failure of a process that was to be set up in the cgroup, with what the cgroup has to do with it.
+    /// Adds the cgroup's part to the error of a process that could not be set up in the cgroup.
     pub fn explain(&self, e: Error) -> Error {
         let why = match &e {
             Error::Died { signal: Some(libc::SIGKILL), .. } => self.out_of_memory(),

@@ -12,7 +12,7 @@ use hiber_sys::bpf::{Insn, Reg};
 const DEV_BLOCK: i32 = 1;
 const DEV_CHAR: i32 = 2;
 
-/// Where the program keeps things.
+/// The registers of the program.
 const CTX: Reg = Reg::R1;
 /// Scratch, once the context has been read.
 const SCRATCH: Reg = Reg::R1;
@@ -37,7 +37,7 @@ pub fn device_filter(rules: &[DeviceRule]) -> Vec<Insn> {
     for rule in rules.iter().rev() {
         if rule.kind == DeviceKind::All {
             program.extend(answer(rule.allow));
-            // Nothing before it counts, and old verifiers refuse unreachable code.
+            // Earlier rules do not matter, and old verifiers refuse unreachable code.
             return program;
         }
         program.extend(block(rule));
@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// What the rules say, by their definition.
+    /// The decision of the rules, by their definition.
     fn expected(rules: &[DeviceRule], kind: DeviceKind, major: u32, minor: u32, wanted: u8) -> bool {
         let decide = |bit: u8| {
             let matching = rules.iter().rev().find(|r| {

@@ -22,12 +22,12 @@ use super::walk::walk;
 use crate::error::{Context, Error, Result, SysError};
 use hiber_sys::signal::Signal;
 
-/// How long freezing and killing may take; a process in an uninterruptible call delays both.
+/// The time limit for freezing and killing; a process in an uninterruptible call delays both.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So many processes are held by a descriptor at once.
+/// The most processes that are held by a descriptor at once.
 const AT_ONCE: usize = 256;
 
-/// The file that says "1" of a cgroup that is itself frozen, or is about to be.
+/// The file that reads "1" if the cgroup itself is frozen, or is about to be.
 fn state_file(version: Version) -> &'static str {
     match version {
         Version::V1 => "freezer.self_freezing",
@@ -41,10 +41,10 @@ impl CgroupPaths {
         v1.or(self.v2.as_deref().map(|path| (path, Version::V2)))
     }
 
-    /// As [`Cgroup::frozen`], for who asks once: nothing is kept open.
+    /// As [`Cgroup::frozen`], for callers that ask once: nothing is kept open.
     ///
     /// # Errors
-    /// As of [`Cgroup::open`] and [`Cgroup::frozen`].
+    /// Those of [`Cgroup::open`] and [`Cgroup::frozen`].
     pub fn frozen(&self) -> Result<bool> {
         let Some((dir, version)) = self.freezer() else { return Ok(false) };
         match read_by_path(dir, version, state_file(version)) {
@@ -54,8 +54,8 @@ impl CgroupPaths {
     }
 }
 
-/// Asks of many cgroups whether they are frozen. Most lie in one directory, which it keeps open: a short path is
-/// resolved in fewer steps, and what is below a cgroup is known to be one.
+/// Tells of many cgroups whether they are frozen. Most lie in one directory, which stays open: a short path is resolved in fewer
+/// steps, and a directory below a cgroup is certainly a cgroup.
 #[derive(Debug, Default)]
 pub struct Freezers(Mutex<Option<Dir>>);
 
@@ -63,7 +63,7 @@ impl Freezers {
     /// As [`CgroupPaths::frozen`].
     ///
     /// # Errors
-    /// As of that.
+    /// Those of [`CgroupPaths::frozen`].
     pub fn frozen(&self, paths: &CgroupPaths) -> Result<bool> {
         let Some((dir, version)) = paths.freezer() else { return Ok(false) };
         self.ask(dir, version).map_or_else(|| paths.frozen(), Ok)
@@ -99,16 +99,16 @@ impl Cgroup {
             Version::V2 => freeze_v2(&dir),
         };
         frozen.or_else(|e| {
-            // Half frozen is worse than running.
+            // A half frozen container is worse than a running one.
             thaw(&dir).context("thaw after a failed freeze")?;
             Err(e)
         })
     }
 
-    /// Moves a process out of what [`Cgroup::freeze`] stops, to where this process is.
+    /// Moves a process to the cgroup of this process, so that [`Cgroup::freeze`] does not stop it.
     ///
     /// # Errors
-    /// It cannot be moved.
+    /// If it cannot be moved.
     pub fn let_out(&self, pid: u32) -> Result<()> {
         let own = Layout::detect()?.own_freezer();
         let own =
@@ -116,7 +116,7 @@ impl Cgroup {
         Ok(self.dir(&own)?.write("cgroup.procs", &pid.to_string())?)
     }
 
-    /// Lets the processes run again; that of a cgroup without freezer is no change.
+    /// Lets the processes run again. Without a freezer nothing happens.
     ///
     /// # Errors
     /// The state cannot be written.
@@ -167,8 +167,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// `cgroup.kill` (Linux 5.14); false if it cannot be used. It reaches frozen processes of v2
-    /// alone, and on a hybrid only who has not left the cgroup2 directory.
+    /// Writes `cgroup.kill` (Linux 5.14); false if that is not possible. It reaches only processes that v2 has frozen, and on a
+    /// hybrid host only processes in the cgroup2 directory.
     fn kill_at_once(&self) -> Result<bool> {
         let Some(path) = self.paths().v2.as_ref().filter(|_| self.paths().v1.is_empty()) else {
             return Ok(false);
@@ -188,7 +188,7 @@ impl Cgroup {
             tracing::warn!("signal without freezing: {e}");
         }
         let sent = self.signal_each(signal);
-        // A paused container stays paused, unless it is to die: frozen by v1, nobody can.
+        // A paused container stays paused, unless it must die: no process dies while v1 freezes it.
         let thawed = match freezable {
             true if signal == Signal::KILL => self.thaw_all(),
             true if !was_frozen => self.thaw(),
@@ -197,7 +197,7 @@ impl Cgroup {
         sent.and(thawed)
     }
 
-    /// Thaws the cgroup and those below it that the container has frozen itself, which on v1 stay frozen else.
+    /// Thaws the cgroup, and cgroups below it that the container has frozen itself, which would otherwise stay frozen on v1.
     fn thaw_all(&self) -> Result<()> {
         let Some(dir) = self.freezer()? else { return Ok(()) };
         if dir.version() == Version::V2 {
@@ -211,7 +211,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Below a frozen cgroup of v1 nobody dies, and what is above a container's is not the container's to thaw.
+    /// No process dies below a frozen cgroup of v1, and a container's cgroup must not thaw the ones above it.
     fn check_thawed_above(&self) -> Result<()> {
         let Some(dir) = self.freezer()?.filter(|dir| dir.version() == Version::V1) else { return Ok(()) };
         match if_there(dir.read("freezer.parent_freezing"))?.as_deref() {
@@ -230,9 +230,9 @@ impl Cgroup {
     }
 }
 
-/// Sends `signal` to the processes of one cgroup, which `list` gives. A number in that may be another process's when it is
-/// used: so each is held by a pidfd first, and must then be in the list still. A number cannot pass on while its process
-/// lives.
+/// Sends `signal` to the processes of one cgroup, in `list`. A number in the list may belong to another process by the time of
+/// the signal. So each process is first held by a pidfd, and must then still be in the list: a number cannot be given away while
+/// its process lives.
 fn signal_listed(list: impl Fn() -> Result<Vec<u32>, SysError>, signal: Signal) -> Result<(), SysError> {
     for pids in list()?.chunks(AT_ONCE) {
         let mut held = Vec::new();
@@ -266,8 +266,8 @@ fn thaw(dir: &Dir) -> Result<(), SysError> {
     if_there(thawed).map(drop)
 }
 
-/// v1 can be stuck in FREEZING while processes fork or enter (freezer-subsystem.rst before kernel
-/// commit ef9fe980c6fc); asking again helps, and so does to let them go for a moment.
+/// v1 can be stuck in FREEZING while processes fork or enter (freezer-subsystem.rst before kernel commit ef9fe980c6fc). Writing
+/// the state again helps, and so does thawing for a moment.
 fn freeze_v1(dir: &Dir) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut tries = 0;
@@ -290,7 +290,7 @@ fn freeze_v1(dir: &Dir) -> Result<()> {
     Err(not_frozen(dir))
 }
 
-/// v2 tells in `cgroup.events`, with a POLLPRI at each change (Linux 5.2).
+/// v2 reports in `cgroup.events`, with a POLLPRI at each change (Linux 5.2).
 fn freeze_v2(dir: &Dir) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     dir.write("cgroup.freeze", "1")?;

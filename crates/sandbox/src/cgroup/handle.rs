@@ -1,4 +1,4 @@
-//! A container's cgroup: made, entered, limited, listed.
+//! A container's cgroup: creation, entry, limits.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,19 +22,19 @@ use crate::error::{Context, Error, Result, SysError};
 use crate::idmap::in_user_namespace;
 use hiber_sys::bpf;
 
-/// What to do where this process may not make or enter a cgroup.
+/// The reaction if this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDenied {
     /// Fail.
     Fail,
-    /// Do without that hierarchy, for rootless containers. A limit that needs it still fails.
+    /// Leave that hierarchy out, for rootless containers. A limit that needs it still fails.
     Skip,
-    /// Skip for who is not the machine's root.
+    /// Skip if this process is not the machine's root.
     ByRights,
 }
 
 impl OnDenied {
-    /// Whether to skip; the kernel is asked who this is when it comes to that.
+    /// Whether to skip. Only this call asks the kernel for the identity of the process.
     pub(super) fn skips(self) -> bool {
         match self {
             Self::Fail => false,
@@ -44,15 +44,14 @@ impl OnDenied {
     }
 }
 
-/// The cgroup of one container, in every hierarchy. What it says is what the kernel says at that moment; directories
-/// that it has opened stay open, so that asking again takes no path. A cgroup that was removed is not found again in
-/// another one of its name.
+/// The cgroup of one container, in every hierarchy. Each answer is the kernel's at that moment. Opened directories stay open, so
+/// later questions need no path, and a removed cgroup is never confused with a new one of the same name.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     paths: CgroupPaths,
     on_denied: OnDenied,
     created: Vec<PathBuf>,
-    /// What the unit is to be made with, once there is a process for it.
+    /// The properties of the unit, until there is a process for it.
     pending: Option<Box<(Layout, Limits)>>,
     /// Shared by clones.
     opened: Arc<Mutex<BTreeMap<PathBuf, Arc<Dir>>>>,
@@ -67,7 +66,7 @@ impl Cgroup {
     /// any process is in it: [`Self::make`] and [`Self::limit`]. On failure what was made is removed.
     ///
     /// # Errors
-    /// As of those two.
+    /// Those of the two.
     pub fn create(
         layout: &Layout,
         paths: &CgroupPaths,
@@ -79,8 +78,8 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Makes the cgroup's directories, and parents that are missing; on v2 the controllers that `limits` need are
-    /// enabled on the way down. On failure what was made is removed. Of a unit nothing is made before [`Self::adopt`].
+    /// Makes the cgroup's directories, and parents that are missing; on v2 the controllers that `limits` need are enabled on the
+    /// way down. On failure what was made is removed. A systemd unit is only made by [`Self::adopt`].
     ///
     /// # Errors
     /// The cgroup has processes or is frozen (a container must have one for itself); a directory cannot be made.
@@ -96,8 +95,8 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Writes the limits of a cgroup that was just made, but for a unit's, which has them from [`Self::adopt`]. On v1
-    /// empty cpusets are filled from the parent's.
+    /// Writes the limits of a new cgroup; a systemd unit gets them in [`Self::adopt`]. On v1 empty cpusets are filled from the
+    /// parent's.
     ///
     /// # Errors
     /// A limit is refused or its controller missing, with the field's name.
@@ -106,16 +105,16 @@ impl Cgroup {
             return Ok(());
         }
         self.write(limits)?;
-        // After the limits: what they leave open comes from the parent.
+        // After the limits: values that they leave empty come from the parent.
         let cpuset = self.paths.v1.get("cpuset").map(|p| self.dir(p)).transpose()?;
         cpuset.map_or(Ok(()), |dir| fill_cpuset(&dir).context("fill the container's cpuset"))
     }
 
-    /// Puts the container's first process into the new cgroup. A unit is made by that, with its limits.
+    /// Puts the container's first process into the new cgroup. This makes a systemd unit, with its limits.
     ///
     /// # Errors
-    /// As of [`Self::add_pid`]; systemd refuses the unit; as of [`Self::create`], and then nothing is left of the
-    /// unit, nor of the process.
+    /// Those of [`Self::add_pid`] and [`Self::create`], or systemd refuses the unit. Then neither the unit nor the process is
+    /// left.
     pub fn adopt(&mut self, pid: u32) -> Result<()> {
         let Some(unit) = self.paths.systemd.clone() else { return self.add_pid(pid) };
         let Some(pending) = self.pending.take() else { return self.add_pid(pid) };
@@ -162,12 +161,12 @@ impl Cgroup {
         Ok(dir)
     }
 
-    /// The directories; those of hierarchies that had to be skipped are not among them.
+    /// The directories, without those of skipped hierarchies.
     pub fn paths(&self) -> &CgroupPaths {
         &self.paths
     }
 
-    /// The same cgroup with another answer to what is denied.
+    /// The same cgroup with another reaction to a denial.
     pub fn with(self, on_denied: OnDenied) -> Self {
         Self { on_denied, ..self }
     }
@@ -176,7 +175,7 @@ impl Cgroup {
         self.on_denied
     }
 
-    /// Removes what [`Self::make`] made, parents, too. What others use meanwhile stays.
+    /// Removes the directories that [`Self::make`] made, parents, too. A directory that others use meanwhile stays.
     pub fn roll_back(&self) {
         remove::roll_back(&self.created);
     }
@@ -216,7 +215,7 @@ impl Cgroup {
             let made_before = self.created.len();
             let made = self.make_one(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
-            // Beside v1's controllers cgroup2, and a hierarchy with a name and no controller, are there for others.
+            // Next to v1's controllers, the container does without cgroup2 and hierarchies that have a name and no controller.
             let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
                 Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied.skips()) => {
@@ -225,7 +224,7 @@ impl Cgroup {
                     self.paths.v1.retain(|_, p| p != path);
                     self.paths.v2 = self.paths.v2.take().filter(|p| p != path);
                 }
-                // runc's words, by which it is known.
+                // runc's words, which clients look for.
                 Err(Error::Sys(e)) if denied(&e) => {
                     return Err(e).context(format!("unable to apply cgroup configuration: {what}"));
                 }
@@ -292,10 +291,9 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, where that alone puts a process into
-    /// the whole cgroup: on a host with only v2. A unit has none before its first process, and a user's processes
-    /// are moved by the user's systemd alone. None also where that may be denied,
-    /// and need not be done.
+    /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, if that alone puts a process into the whole cgroup: on a host with
+    /// only v2. `None` for a systemd unit, which has no directory before its first process, and whose processes only the user's
+    /// systemd may move. `None` also if the kernel may deny the entry, and the cgroup may be skipped.
     ///
     /// # Errors
     /// The directory cannot be opened.
@@ -363,7 +361,7 @@ impl Cgroup {
         }
     }
 
-    /// The directory where a controller's files are.
+    /// The directory of a controller's files.
     fn dir_of(&self, version: Version, controller: &str, field: &str) -> Result<Arc<Dir>> {
         let path = match version {
             Version::V1 => self.paths.v1.get(controller),
@@ -401,7 +399,7 @@ impl Cgroup {
     fn check_memory(&self, check: MemoryCheck) -> Result<()> {
         let Some(path) = &self.paths.v2 else { return Ok(()) };
         let Ok(usage) = self.dir(path).and_then(|dir| dir.read_number("memory.current")) else {
-            return Ok(()); // a new cgroup without the controller; writing will say so
+            return Ok(()); // a new cgroup without the controller: writing the limit will fail
         };
         let fields = [("memory.swap", "memory+swap", check.swap), ("memory.limit", "memory", check.limit)];
         for (field, what, limit) in fields {
@@ -431,10 +429,9 @@ fn fill_cpuset(dir: &Dir) -> Result<()> {
     Ok(())
 }
 
-/// Passes controllers on to the children of `dir`: every one on a v2 host, as runc does, so that
-/// limits can be set later; only needed ones on a hybrid host, where others share this hierarchy.
-/// One that cannot be passed on (a process is in `dir`) matters only if a limit needs it, and
-/// writing that will tell.
+/// Passes controllers on to the children of `dir`: all controllers on a v2 host, as runc does, so that limits can be set later;
+/// only the needed ones on a hybrid host, where others share this hierarchy. A controller that cannot be passed on (a process is
+/// in `dir`) matters only if a limit needs it; writing that limit fails then.
 fn enable_controllers(dir: &Dir, layout: &Layout, limits: &Limits) -> Result<(), SysError> {
     let available = dir.read("cgroup.controllers")?;
     let enabled = dir.read("cgroup.subtree_control")?;

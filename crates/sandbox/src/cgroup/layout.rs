@@ -1,4 +1,4 @@
-//! Which cgroup hierarchies this host has, and where a container's cgroup lies in them.
+//! The cgroup hierarchies of this host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::version::Version;
 use crate::error::{Error, Result};
 use crate::mountinfo::unescape;
 
-/// What a host has, as a whole.
+/// The kind of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only v1 hierarchies.
@@ -66,8 +66,8 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The layout where the usual place is the root of the cgroup2 hierarchy, as on most hosts: that is seen without
-    /// mountinfo, which is long where many containers run.
+    /// The layout if the usual place is the root of the cgroup2 hierarchy, as on most hosts. This check needs no mountinfo, which
+    /// is long if many containers run.
     fn detect_v2() -> Result<Option<Self>> {
         /// The inode of a hierarchy's root: the first one of each (fs/kernfs/mount.c).
         const ROOT: u64 = 1;
@@ -116,7 +116,7 @@ impl Layout {
         Ok(Self { v1, v2, v2_controllers: words(v2_controllers), own })
     }
 
-    /// What kind of host this is.
+    /// The kind of this host.
     pub fn kind(&self) -> Kind {
         match (self.v1.keys().any(|name| !name.starts_with("name=")), &self.v2) {
             (true, Some(_)) => Kind::Hybrid,
@@ -162,12 +162,13 @@ impl Layout {
         }
     }
 
-    /// Every controller that can be used, v1 and v2 names side by side (`blkio` or `io`).
+    /// All usable controllers, with their names of v1 or v2 (`blkio` or `io`).
     pub fn controllers(&self) -> BTreeSet<&str> {
         self.v1.keys().chain(&self.v2_controllers).map(String::as_str).collect()
     }
 
-    /// Where `v1_name` is, or else `v2_name`; the two differ for `blkio` and `io` alone.
+    /// The version of the hierarchy with the controller `v1_name`, or else `v2_name`; the names differ for `blkio` and `io`
+    /// alone.
     pub(super) fn find(&self, v1_name: &str, v2_name: &str) -> Option<Version> {
         if self.v1.contains_key(v1_name) {
             Some(Version::V1)
@@ -217,7 +218,7 @@ fn is_covered(line: &str) -> bool {
     let Some((_, mount, _)) = parse_mount(line) else { return false };
     let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
     match rustix::fs::statx(rustix::fs::CWD, &mount.point, flags, StatxFlags::MNT_ID) {
-        // Linux before 5.8 does not tell.
+        // Linux before 5.8 does not report this.
         Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 => false,
         Ok(stat) => line.split(' ').next() != Some(stat.stx_mnt_id.to_string().as_str()),
         Err(_) => true,

@@ -16,16 +16,16 @@ pub struct MemoryCheck {
     pub swap: Option<u64>,
 }
 
-/// Everything that `linux.resources` asks of the cgroup of a container.
+/// `linux.resources`, as changes to the cgroup of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// In order. Where one value bounds another (limit and swap, quota and period), one order can
     /// be right for raising and another for lowering; a write that the kernel refuses with EINVAL
     /// is therefore tried again after the others of its controller.
     pub writes: Vec<Write>,
-    /// What config.json's device rules come to ([`DeviceRule::resolve`]); None leaves devices as they are.
+    /// The simplified device rules of config.json ([`DeviceRule::resolve`]); `None` leaves devices as they are.
     pub devices: Option<Vec<DeviceRule>>,
-    /// What to compare with the memory in use first.
+    /// The limits to compare with the memory in use first.
     pub memory_check: Option<MemoryCheck>,
 }
 

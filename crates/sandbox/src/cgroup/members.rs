@@ -8,7 +8,7 @@ use super::walk::walk;
 use crate::error::{Result, SysError};
 
 impl Cgroup {
-    /// The directory that stands for the whole container: the one that freezes it, else any.
+    /// The directory that contains all processes of the container: the one with the freezer, otherwise any.
     pub(super) fn main_dir(&self) -> Result<Option<Arc<Dir>>, SysError> {
         let v1 = &self.paths().v1;
         let by_rank =

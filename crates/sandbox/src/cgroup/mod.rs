@@ -1,11 +1,9 @@
 //! Cgroups v1, v2 and hybrid, through cgroupfs.
 //!
-//! The way through: [`Layout`] says what is mounted where; [`Limits::from_spec`] turns
-//! `linux.resources` into an ordered list of file writes and device rules, without touching
-//! anything; [`Layout::resolve`] turns `linux.cgroupsPath` into [`CgroupPaths`], the facts a state
-//! file keeps; [`Cgroup::create`] makes the directories and writes the limits, before any process
-//! is in them; [`Cgroup::adopt`] puts the first one in. [`Cgroup::open`] reaches an existing cgroup from its
-//! paths.
+//! The usual sequence: [`Layout`] knows the mounted hierarchies; [`Limits::from_spec`] turns `linux.resources` into an ordered
+//! list of file writes and device rules, without touching anything; [`Layout::resolve`] turns `linux.cgroupsPath` into
+//! [`CgroupPaths`], the facts a state file keeps; [`Cgroup::create`] makes the directories and writes the limits, before any
+//! process is in them; [`Cgroup::adopt`] puts the first one in. [`Cgroup::open`] reaches an existing cgroup from its paths.
 //!
 //! Where systemd makes the cgroup, [`Unit::resolve`] gives the paths, and nothing is made before the first
 //! process is there: systemd has no scopes without one.

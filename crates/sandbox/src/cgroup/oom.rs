@@ -14,14 +14,14 @@ use super::paths::CgroupPaths;
 use super::version::Version;
 use crate::error::{Result, SysError};
 
-/// The line of the kernel's counts that tells of kills.
+/// The line with the number of kills.
 const OOM_KILL: &str = "oom_kill";
 
 /// A descriptor that becomes readable when the kernel runs out of memory for the container.
 #[derive(Debug)]
 pub struct OomWatch {
     fd: OwnedFd,
-    /// v2 tells of every change of `memory.events`; which of them was an OOM kill, the count says.
+    /// v2 reports every change of `memory.events`; the count shows whether the change was an OOM kill.
     v2: Option<(Arc<Dir>, u64)>,
     /// v1's cgroup and the file that the notice is bound to.
     v1: Option<(PathBuf, OwnedFd)>,
@@ -34,13 +34,13 @@ impl AsFd for OomWatch {
 }
 
 impl CgroupPaths {
-    /// Where the OOM killer's victims are counted.
+    /// The file that counts the victims of the OOM killer.
     fn oom_counter(&self) -> Option<(&Path, Version, &'static str)> {
         let v1 = self.v1.get("memory").map(|path| (path.as_path(), Version::V1, "memory.oom_control"));
         v1.or(self.v2.as_deref().map(|path| (path, Version::V2, "memory.events")))
     }
 
-    /// As [`Cgroup::oom_kills`], for who asks once: nothing is kept open. What cannot be read counts as 0.
+    /// As [`Cgroup::oom_kills`], for callers that ask once: nothing is kept open. A count that cannot be read is 0.
     pub fn oom_kills(&self) -> u64 {
         let text = self.oom_counter().and_then(|(dir, version, file)| read_by_path(dir, version, file));
         text.and_then(|text| value_of(&text, OOM_KILL)).unwrap_or(0)
@@ -48,7 +48,7 @@ impl CgroupPaths {
 }
 
 impl Cgroup {
-    /// How many processes of the cgroup the kernel has killed for want of memory (on v1 since Linux 4.13); 0 if the
+    /// The number of processes of the cgroup that the kernel has killed for want of memory (on v1 since Linux 4.13); 0 if the
     /// cgroup is gone or has no memory controller.
     ///
     /// # Errors
@@ -90,8 +90,7 @@ fn watch_v1(dir: Arc<Dir>) -> Result<OomWatch, SysError> {
 }
 
 impl OomWatch {
-    /// Takes what has come in: how many OOM events there were since the last call. The removal of the cgroup wakes
-    /// the watcher too and counts as none.
+    /// The number of OOM events since the last call. The removal of the cgroup wakes the watcher, too, and counts as none.
     ///
     /// # Errors
     /// The descriptor or the count cannot be read.

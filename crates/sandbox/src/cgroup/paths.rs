@@ -1,4 +1,4 @@
-//! Where a container's cgroups are.
+//! The directories of a container's cgroups.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -25,7 +25,7 @@ pub struct CgroupPaths {
 }
 
 impl Layout {
-    /// Where container `id` with this `linux.cgroupsPath` belongs, in every hierarchy.
+    /// The cgroup of container `id` with this `linux.cgroupsPath`, in every hierarchy.
     ///
     /// An absolute path lies below the mount points. A relative one, and `id` when there is none,
     /// lies below this process's own cgroup on v1 and beside it on v2, where its own cgroup has
@@ -64,7 +64,7 @@ impl Layout {
     /// The cgroup `inside`, a path from the root of every hierarchy.
     ///
     /// # Errors
-    /// It is outside of what is mounted.
+    /// If it is outside of the mounted hierarchies.
     pub(super) fn at(&self, inside: &Path) -> Result<CgroupPaths> {
         let through = |mount: &Mount| match inside.strip_prefix(&mount.root) {
             Ok(rest) => Ok(mount.point.join(rest)),
@@ -99,7 +99,7 @@ impl Layout {
 }
 
 impl Unit {
-    /// Where systemd will make the unit's cgroup.
+    /// The directories in which systemd will make the unit's cgroup.
     ///
     /// # Errors
     /// systemd does not run here or cannot be reached, or is a user's and there is no cgroup v2 for it.

@@ -1,4 +1,4 @@
-//! Removing cgroups, and never anything else.
+//! Removes cgroups, and never anything else.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use super::dir::{Dir, if_there};
 use super::walk::walk;
 use crate::error::{Error, Result, SysError};
 
-/// Removes the directories that a failed create made, the last one first. One that someone else
-/// has put a cgroup into since stays, so nothing below them is touched.
+/// Removes the directories that a failed create made, the last one first. A directory in which someone else has made a cgroup
+/// since stays.
 pub(super) fn roll_back(created: &[PathBuf]) {
     for path in created.iter().rev() {
         match unlinkat(CWD, path, AtFlags::REMOVEDIR) {
@@ -28,7 +28,7 @@ pub(super) fn remove(path: &Path, patience: &mut Duration) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("cgroup path", format!("{path:?}: expected a directory below a mount")));
     };
-    // The parent of a mount point is no cgroup (EXDEV), or a cgroup of which it is a mount.
+    // The parent of a mount point is on another filesystem (EXDEV), or in another cgroup hierarchy.
     match if_there(Dir::open(parent))? {
         Some(parent) => remove_child(&parent, name, patience),
         None => Ok(()),
@@ -39,8 +39,8 @@ fn remove_child(parent: &Dir, name: &OsStr, patience: &mut Duration) -> Result<(
     match statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(failed("statx", parent, name, e).into()),
-        // rmdir(2) of a mount point detaches the mount, in every mount namespace. (Kernels
-        // before 5.8 do not say what is one.)
+        // rmdir(2) of a mount point detaches the mount, in every mount namespace. (Kernels before 5.8 do not report mount
+        // points.)
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
             return Err(failed("rmdir", parent, name, Errno::BUSY).into());
         }
@@ -54,7 +54,7 @@ fn remove_child(parent: &Dir, name: &OsStr, patience: &mut Duration) -> Result<(
     Ok(rmdir(parent, name, patience)?)
 }
 
-/// Removes a cgroup without children; one that is busy is waited for as long as there is patience.
+/// Removes a cgroup without children. Waits for a busy one as long as there is patience.
 fn rmdir(parent: &Dir, name: &OsStr, patience: &mut Duration) -> Result<(), SysError> {
     let mut pause = Duration::from_millis(1);
     loop {

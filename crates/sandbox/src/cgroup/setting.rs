@@ -15,7 +15,7 @@ pub struct Write {
     pub controller: String,
     /// The file in the cgroup's directory.
     pub file: String,
-    /// What is written, with no newline.
+    /// The written value, without a newline.
     pub value: String,
     /// File and value to use where the kernel has no `file`.
     pub instead: Option<(String, String)>,

@@ -1,4 +1,4 @@
-//! What a container uses: the numbers that every version of cgroups has.
+//! The resource use of a container: the numbers that every version of cgroups has.
 
 use serde::Serialize;
 
@@ -46,8 +46,8 @@ impl Cgroup {
         })
     }
 
-    /// How many processes the OOM killer has killed in the cgroup, children not counted; None
-    /// without a memory controller.
+    /// The number of processes that the OOM killer has killed in the cgroup, without its children; `None` without a memory
+    /// controller.
     ///
     /// # Errors
     /// The file is there and cannot be read.

@@ -1,4 +1,4 @@
-//! Which of its interfaces a hierarchy has.
+//! The two interfaces of cgroups.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! Going through the cgroups below a container's, which the container may have nested as deep as it likes: with three
-//! descriptors and no stack of calls, however deep that is, and with no path, which has a greatest length.
+//! Walks through the cgroups below a container's. The container may have nested them to any depth, so the walk uses three
+//! descriptors, no recursion, and no full paths, whose length is limited.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -9,16 +9,15 @@ use crate::error::SysError;
 
 type Result = std::result::Result<(), SysError>;
 
-/// Calls `enter` for `top` and each cgroup below it, the upper one first, and `leave` for each below it when it has been
-/// left, with the one above it, which is still open, and its name. What vanishes meanwhile, and what somebody has mounted
-/// on a cgroup, is passed by.
+/// Calls `enter` for `top` and each cgroup below it, parents first. Calls `leave` for each cgroup below `top` after its children,
+/// with its open parent and its name. Cgroups that vanish meanwhile, and mounts on a cgroup, are skipped.
 pub(super) fn walk(
     top: &Dir,
     mut enter: impl FnMut(&Dir) -> Result,
     mut leave: impl FnMut(&Dir, &OsStr) -> Result,
 ) -> Result {
     enter(top)?;
-    // The way from the top to where we are: each cgroup's name, and its children that are still to be visited.
+    // The path from the top to the current cgroup: each cgroup's name, and its children that are still to be visited.
     let mut way: Vec<(OsString, Vec<OsString>)> = vec![(OsString::new(), top.children()?)];
     let mut below: Option<Dir> = None;
     while let Some((_, children)) = way.last_mut() {
@@ -36,7 +35,7 @@ pub(super) fn walk(
         below = match way.last() {
             None => break,
             Some(_) if way.len() == 1 => None,
-            // Cgroups do not move to another parent: it is the one that we came from. Without it there is no way back.
+            // Cgroups never move to another parent, so ".." is the cgroup that we came from.
             Some((name, _)) => match if_there(here.parent(shown(top.path(), way.len() - 1, name)))? {
                 Some(parent) => Some(parent),
                 None => break,
@@ -47,7 +46,7 @@ pub(super) fn walk(
     Ok(())
 }
 
-/// What a message calls the cgroup `name`, so many levels below `top`: all names together could be longer than a path.
+/// The name of a cgroup in messages: `name` and the number of levels below `top`, because the full path could be too long.
 fn shown(top: &Path, depth: usize, name: &OsStr) -> PathBuf {
     match depth {
         1 => top.join(name),

@@ -1,4 +1,4 @@
-//! Writing limits, and saying why the kernel refuses one.
+//! Writes limits, and explains why the kernel refuses one.
 
 use super::device_set::DeviceSet;
 use super::devices::DeviceRule;
@@ -7,8 +7,8 @@ use super::setting::Write;
 use super::version::Version;
 use crate::error::{Context, Error, Result, SysError};
 
-/// Writes in order; what the kernel refuses with EINVAL is tried again as long as another write
-/// of the group has gone through since.
+/// Writes in order. A write that the kernel refuses with EINVAL is tried again, as long as another write of the group has
+/// succeeded since.
 pub(super) fn write_group(dir: &Dir, writes: &[&Write]) -> Result<()> {
     let mut left = writes.to_vec();
     loop {
@@ -40,7 +40,7 @@ fn write_one(dir: &Dir, write: &Write) -> Result<(), SysError> {
     }
 }
 
-/// An error that says what the person who wrote the field can do about it.
+/// Adds advice for the author of the field to an error.
 fn explain(dir: &Dir, write: &Write, e: SysError) -> Result<()> {
     let Write { field, file, controller, .. } = write;
     if e.errno == libc::ENOENT {
@@ -71,7 +71,7 @@ pub(super) fn set_devices_v1(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
     for write in now.changes_to(&target) {
         dir.write(&write.file, &write.value)?;
     }
-    // The kernel ignores some writes in silence, and this one keeps containers in.
+    // The kernel ignores some writes in silence, and this limit confines containers.
     let now = DeviceSet::from_list(&dir.read("devices.list")?)?;
     if !target.is_shown_by(&now) {
         let problem = format!("the kernel did not take the rules over: {now:?} instead of {target:?}");

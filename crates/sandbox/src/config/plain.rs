@@ -1,4 +1,5 @@
-//! Configurations that need no tolerance: most of them. They are read in less than half the time.
+//! The fast way to read a configuration. Most need none of the tolerance of [`parse`](super::parse), and are read in less than
+//! half the time.
 
 use std::fmt;
 
@@ -6,15 +7,15 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAcces
 
 pub(super) const PAGESIZE: &str = "pagesize";
 
-/// Reads JSON that oci-spec understands as [`parse`](super::parse) would after all it tolerates; `None` if there is any doubt.
+/// Reads JSON for which oci-spec alone gives the same result as [`parse`](super::parse). `None` if there is any doubt.
 pub(super) fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let text = str::from_utf8(bytes).ok()?;
     Plain(None).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;
     serde_json::from_str(text).ok()
 }
 
-/// JSON, and the name of the member that it is, in which nothing is to be dropped, renamed or refused before its types
-/// are known. Anything else is an error, and so is a name with an escape. Returns whether it is an empty object.
+/// A JSON value with the name of its member. Reading succeeds only where `parse` would drop, rename or refuse no part of the
+/// value; a name with an escape is an error, too. Returns whether the value is an empty object.
 struct Plain<'a>(Option<&'a str>);
 
 impl<'de> DeserializeSeed<'de> for Plain<'_> {
@@ -73,7 +74,7 @@ impl<'de> Visitor<'de> for Plain<'_> {
     }
 }
 
-/// What the specification has lists at, and never an object.
+/// Members that are lists in the specification, and never objects.
 const LISTS: [&str; 34] = [
     "additionalGids",
     "ambient",

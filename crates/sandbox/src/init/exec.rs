@@ -47,7 +47,7 @@ impl Program {
         &self.env
     }
 
-    /// Becomes the program.
+    /// Executes the program.
     pub(super) fn exec(self) -> Result<Infallible> {
         Ok(process::execve(&self.path, &self.argv, &self.env)?)
     }

@@ -6,8 +6,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{Result, SysError};
 
-/// The host's procfs, where it is needed. A process of the container that may trace this one could reach the host by it
-/// from the moment at which it joins.
+/// The host's procfs, open only where it is needed: as soon as init joins the container, a process there that may trace init
+/// could reach the host through it.
 pub(super) struct HostProc(pub(super) Option<OwnedFd>);
 
 impl HostProc {

@@ -1,4 +1,4 @@
-//! Who the process is: limits, security modules, user, capabilities, system call filter.
+//! The identity of the process: limits, security modules, user, capabilities, system call filter.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,9 +14,8 @@ use crate::rootfs::resolve::Root;
 use crate::{Error, Result, SysError, ids};
 use hiber_sys as sys;
 
-/// Gives up everything that the container's process does not have, but for what the filter takes away and, where
-/// no_new_privs is not set, the right to load the filter. Returns the user's home directory, from the container's
-/// /etc/passwd; "/" if it is not there.
+/// Gives up all rights that the container's process does not have. Without no_new_privs the right to load the filter stays, until
+/// the filter is loaded. Returns the user's home directory, from the container's /etc/passwd; "/" if it is not there.
 pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc) -> Result<String> {
     let process = &plan.process;
     security_labels(process, host_proc)?;
@@ -37,7 +36,8 @@ pub(super) fn assume(plan: &InitPlan, host_proc: &HostProc) -> Result<String> {
         rustix::thread::set_no_new_privs(true)
             .map_err(|e| SysError::new("prctl", "PR_SET_NO_NEW_PRIVS", e.raw_os_error()))?;
     }
-    // Once before the change of user, who may lack the right, and once after, who may have it alone.
+    // Once before the change of user, because the new user may lack the right, and once after, because only the new user may have
+    // it.
     let before = chdir(process);
     change_user(process, plan.in_user_namespace || plan.bind_devices)?;
     set_capabilities(process, plan.seccomp.is_some() && !process.no_new_privileges)?;
@@ -115,8 +115,8 @@ fn own_standard_streams(uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// A root filesystem without the real device keeps the host's. A symbolic link is not followed: what it leads to would
-/// be opened for writing (CVE-2026-88265).
+/// A root filesystem without the real device keeps the host's. A symbolic link is not followed, because its target would be
+/// opened for writing (CVE-2026-88265).
 fn reopen_null(number: usize) -> Result<()> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let (mode, resolve) = (Mode::empty(), ResolveFlags::NO_SYMLINKS);
@@ -147,7 +147,7 @@ fn change_user(process: &ProcessPlan, in_user_namespace: bool) -> Result<()> {
     }
     rustix::thread::set_keep_capabilities(true).map_err(fail("prctl", "PR_SET_KEEPCAPS"))?;
     match sys::process::set_groups(&process.additional_gids) {
-        // Root of a user namespace may, unless nobody there may (setgroups in user_namespaces(7)).
+        // Root of a user namespace may call setgroups(2), unless the namespace denies it (setgroups in user_namespaces(7)).
         Err(SysError { errno: libc::EPERM, .. }) if in_user_namespace => {
             if !process.additional_gids.is_empty() {
                 let why = "the user namespace does not allow setgroups(2)";
@@ -197,13 +197,13 @@ fn set_capabilities(process: &ProcessPlan, to_filter: bool) -> Result<()> {
     rustix::thread::clear_ambient_capability_set()
         .map_err(|e| SysError::new("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", e.raw_os_error()))?;
     for bit in (0..64).filter(|bit| caps.ambient & (1 << bit) != 0) {
-        // Ambient ones must be permitted and inheritable; runc ignores those that are not.
+        // Ambient capabilities must be permitted and inheritable; runc ignores others.
         let _ = sys::process::raise_ambient(bit);
     }
     Ok(())
 }
 
-/// What the runtime itself lacks it cannot give; runc and crun fail, too.
+/// The runtime cannot give capabilities that it lacks; runc and crun fail, too.
 fn refuse_lacking(set: &str, lacking: CapabilitySet) -> Result<()> {
     if lacking.is_empty() {
         return Ok(());
@@ -247,8 +247,8 @@ fn home_of(uid: u32) -> String {
         .unwrap_or_else(|| "/".to_owned())
 }
 
-/// The container's /etc/passwd; empty if there is none. It may be anything that the image or a process has made it: a
-/// pipe that nobody writes to, a device without end.
+/// The container's /etc/passwd; empty if there is none. The image or a process may have made it anything: a pipe without a
+/// writer, a device without end.
 fn users() -> String {
     const ENOUGH: u64 = 16 << 20;
     let file = Root::open_path(Path::new("/"))
@@ -256,7 +256,7 @@ fn users() -> String {
     let Ok(file) = file.map(std::fs::File::from) else { return String::new() };
     let mut text = String::new();
     if file.metadata().is_ok_and(|m| m.is_file()) {
-        // What can be read of it counts.
+        // A part that can be read counts.
         let _ = file.take(ENOUGH).read_to_string(&mut text);
     }
     text

@@ -36,7 +36,7 @@ use host_proc::{HostProc, write_proc};
 /// argv\[1\] of the runtime's binary when it is to act as init; argv\[2\] is the channel's descriptor.
 pub(crate) const ARGUMENT: &str = "init";
 
-/// Acts as init if the arguments say so, and then does not return.
+/// Acts as init and does not return, if the program's arguments say so. Otherwise does nothing.
 ///
 /// To be called first in `main` of every program that creates containers with this crate: the program executes
 /// itself to set a container up.
@@ -46,20 +46,20 @@ pub fn run_if_asked() {
     }
 }
 
-/// What arrives before `Setup`.
+/// The descriptors that arrive before `Setup`.
 #[derive(Default)]
 struct Inherited {
     trees: Vec<(FdRole, OwnedFd)>,
     joins: Vec<(FdRole, OwnedFd)>,
     start_listener: Option<OwnedFd>,
-    /// Only to be kept.
+    /// Kept open, and not used.
     _init_listener: Option<OwnedFd>,
     console_socket: Option<OwnedFd>,
     seccomp_agent: Option<OwnedFd>,
 }
 
 fn main(channel: InitEnd) -> i32 {
-    // Whoever waits for the failure: the parent, later the caller of `start`.
+    // The end to report failures to: the parent, later the caller of `start`.
     let mut reporter = channel;
     match run(&mut reporter) {
         Ok(None) => 0,
@@ -71,7 +71,7 @@ fn main(channel: InitEnd) -> i32 {
     }
 }
 
-/// Returns only in a first stage that handed over (`None`) or on failure.
+/// Returns only in the first of two stages (`None`), or on failure.
 fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
     let (plan, mut inherited) = receive(channel)?;
     // /proc of the parent's mount namespace: /proc/self there is this process in every stage, and no container
@@ -97,7 +97,7 @@ fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
         channel.send(&FromInit::NetDevices, &[])?;
         proceed(channel, "network devices")?;
     }
-    // Not before: in a user namespace it takes /proc/self/timens_offsets away.
+    // Not before: in a user namespace this would take away /proc/self/timens_offsets.
     hide()?;
     keyring(&plan, channel)?;
     let root = enter_root(channel, &plan, &mut inherited)?;
@@ -105,11 +105,11 @@ fn run(channel: &mut InitEnd) -> Result<Option<Infallible>> {
     if let Some(terminal) = root {
         terminal.attach(&plan.process)?;
     }
-    // What is opened from here on has the flag.
+    // Descriptors that are opened from here on have the flag.
     process::close_on_exec_from(3 + plan.preserve_fds)?;
     let mut filter = seccomp::Filter::new(&plan, &host_proc, inherited.seccomp_agent.take())?;
     let home = identity::assume(&plan, &host_proc)?;
-    // Before a program is looked for: through /proc/self/fd it would lead out of the container (CVE-2024-21626).
+    // Before the program is looked for: its path could lead out of the container through /proc/self/fd (CVE-2024-21626).
     drop(host_proc);
     let program = exec::Program::find(&plan.process, &home)?;
     if filter.agent_waits() {
@@ -148,8 +148,8 @@ fn hide() -> Result<()> {
 /// The second stage's identity: root of a user namespace that was joined, or of a new one whose maps the parent
 /// writes now.
 fn become_root(channel: &InitEnd, plan: &InitPlan) -> Result<()> {
-    // Also without maps to write: until the parent has read the first stage's message it takes what it hears for
-    // that stage's own, and would follow the wrong process.
+    // Waits even if there are no maps to write: until the parent has read the first stage's message, it would take messages of
+    // the second stage for the first one's, and follow the wrong process.
     proceed(channel, "the second stage's turn")?;
     if plan.in_user_namespace {
         process::become_user(0, 0).context("become root of the user namespace")?;
@@ -207,8 +207,9 @@ fn read_plan(memfd: OwnedFd) -> Result<InitPlan> {
     InitPlan::decode(&bytes)
 }
 
-/// Joins namespaces. Those that the joined user namespace does not own take the rights of before it is entered, and
-/// those that it does own take the ones that it gives: so each is tried before, and what is refused once more after.
+/// Joins namespaces. Entering the user namespace changes the rights of init: namespaces that it owns need the new rights, all
+/// others the old ones. So init tries each namespace first, and those that were refused once more after it has entered the user
+/// namespace.
 fn join(joins: &[(FdRole, OwnedFd)]) -> Result<()> {
     let user = joins.iter().position(|(role, _)| *role == FdRole::Join(NamespaceKind::User.clone_flag()));
     let Some(user) = user else { return joins.iter().try_for_each(join_one) };
@@ -264,13 +265,13 @@ fn enter_time_namespace(plan: &InitPlan, host_proc: &HostProc) -> Result<()> {
     Ok(process::setns(fd.as_fd(), NamespaceKind::Time.clone_flag(), "into the new time namespace")?)
 }
 
-/// With runc's words; what may forbid it is the filter of a container that the runtime itself is in.
+/// With runc's words. If the runtime runs in a container itself, the seccomp filter of that container may forbid the call.
 const NO_KEYRING: &str =
     "unable to join session keyring (--no-new-keyring at its creation leaves a container the caller's)";
 
 fn keyring(plan: &InitPlan, channel: &InitEnd) -> Result<()> {
     let Some(name) = &plan.keyring else { return Ok(()) };
-    // Else the container would have the caller's, and the keys in it.
+    // Otherwise the container would have the caller's keyring, and the keys in it.
     if !process::join_session_keyring(name).context(NO_KEYRING)? {
         channel.send(&FromInit::Warning("no session keyring: the kernel has none".into()), &[])?;
     }
@@ -285,7 +286,7 @@ fn enter_root(
 ) -> Result<Option<terminal::Terminal>> {
     let console = inherited.console_socket.take();
     let Some(root_plan) = &plan.root else {
-        // With the mount namespace that was joined came its root.
+        // The joined mount namespace has its own root.
         let root = Root::open_path(plan.joined_root.as_deref().unwrap_or(Path::new("/")))?;
         let terminal = console
             .map(|socket| terminal::Terminal::open(&root, &plan.process, &socket, false))
@@ -330,12 +331,12 @@ fn ask_for_source(channel: &InitEnd, index: usize) -> Result<OwnedFd> {
     }
 }
 
-/// A working directory that the image lacks is made, as runc and Docker do.
+/// Makes a working directory that the image lacks, as runc and Docker do.
 fn make_cwd(root: &Root, plan: &InitPlan) -> Result<()> {
     let cwd = &plan.process.cwd;
     match root.make_dir(cwd, Mode::from_raw_mode(0o755)) {
         Ok(_) => Ok(()),
-        // Whether it can be used is seen at chdir, as the user that the process has then.
+        // Later chdir(2), as the process's user, shows whether the directory can be used.
         Err(_) if plan.root.as_ref().is_some_and(|r| r.own_mount_namespace) => Ok(()),
         Err(e) => Err(e).context(format!("make the working directory {}", cwd.display())),
     }
@@ -364,8 +365,7 @@ fn hook_state(plan: &InitPlan, status: &str) -> crate::plan::HookState {
     state
 }
 
-/// Waits until someone asks for the start; on `create` that is a caller of the listening socket, to whom
-/// failures are reported from then on.
+/// Waits for `Start`. After `create` it comes over the listening socket; later failures are then reported to that caller.
 fn wait_for_start(channel: &mut InitEnd, listener: Option<OwnedFd>) -> Result<()> {
     let Some(listener) = listener else {
         return match channel.expect("waiting for the start")? {
@@ -375,7 +375,7 @@ fn wait_for_start(channel: &mut InitEnd, listener: Option<OwnedFd>) -> Result<()
             }
         };
     };
-    // The creator may leave now; keeping its end would only delay what it learns of our death.
+    // The creator may leave now; holding its channel would only delay the news of our death.
     *channel = InitEnd::from(listener);
     let signals = ending_signals()?;
     loop {
@@ -385,7 +385,7 @@ fn wait_for_start(channel: &mut InitEnd, listener: Option<OwnedFd>) -> Result<()
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
             Err(e) => return Err(SysError::new("accept4", "the start socket", e.raw_os_error()).into()),
         };
-        // A connection that says nothing only asks whether we are still here.
+        // A connection without a message only checks that init is still alive.
         if let Ok(Some((ToInit::Start, _))) = connection.recv() {
             *channel = connection;
             return Ok(());

@@ -1,4 +1,5 @@
-//! The classes of things in a network that rtnetlink(7) both lists and makes, and what of each is for the one who makes it.
+//! The classes of objects in a network namespace that rtnetlink(7) both lists and makes, and the attributes that a request to
+//! make one needs.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
@@ -13,7 +14,7 @@ const AF_INET6: u8 = 10;
 /// RT_TABLE_MAIN and RTPROT_KERNEL of linux/rtnetlink.h.
 const MAIN: u32 = 254;
 const KERNEL: u8 = 2;
-/// RTM_F_CLONED, and RTNH_F_ONLINK, the one flag of a next hop that is not the kernel's to say.
+/// RTM_F_CLONED, and RTNH_F_ONLINK, the only flag of a next hop that the kernel does not set itself.
 const CLONED: u32 = 0x200;
 const ONLINK: u32 = 4;
 const RTA_OIF: u16 = 4;
@@ -52,28 +53,28 @@ const QDISCS: [&[u8]; 11] = [
     b"pfifo_fast",
 ];
 
-/// One class. What it says of attributes holds when a network is read, and when what was read is given to another.
+/// One class. Its lists of attributes are used for reading a namespace, and for comparing another one with it.
 pub(super) struct Class {
-    /// In JSON.
+    /// Its name in JSON.
     pub(super) name: &'static str,
-    /// In messages.
+    /// Its name in messages.
     what: &'static str,
     get: u16,
-    /// What a dump is asked for with.
+    /// The body of the request for a dump.
     question: &'static [u8],
-    /// Where in that the number of a device goes, for each of which is asked.
+    /// The offset of a device's number in that body, for classes that are listed device by device.
     of_device: Option<usize>,
     new: u16,
     flags: u16,
-    /// Where the kernel has some by itself, which may have been removed.
+    /// Whether the kernel makes some objects by itself, which may have been removed since.
     delete: Option<u16>,
     /// Bytes of the fixed part.
     head: usize,
-    /// Attributes that make it what it is.
+    /// Attributes that are compared, and sent to make an object.
     kept: &'static [u16],
-    /// Attributes that only tell.
+    /// Attributes that the kernel only reports.
     observed: &'static [u16],
-    /// Takes out of one what the kernel only tells.
+    /// Removes values that the kernel only reports.
     settle: fn(&mut Object) -> Verdict,
 }
 
@@ -82,12 +83,12 @@ pub(super) enum Verdict {
     Kept,
     /// The kernel makes the object by itself, or the caller makes it.
     Others,
-    /// It cannot be made again; why.
+    /// The object cannot be made again, for this reason.
     Strange(String),
 }
 
-/// In an order in which what is later may need what is before. The last is what decides about routes: those by a gateway are
-/// made where this can be reached, by the rules that are there.
+/// The classes, in an order in which later ones may need earlier ones. Rules for routing come last: the kernel checks a route's
+/// gateway by the rules in force.
 pub(super) const CLASSES: [Class; 9] = [
     Class {
         name: "labels",
@@ -259,7 +260,7 @@ pub(super) const CLASSES: [Class; 9] = [
 ];
 
 impl Class {
-    /// What there is of it, for `devices`, and why some cannot be made again.
+    /// The objects of the class, for `devices`, and the reasons why some cannot be made again.
     pub(super) fn read(&self, route: &Route, devices: &[u32]) -> Result<(Vec<Object>, Vec<String>)> {
         let (mut objects, mut strange) = (Vec::new(), Vec::new());
         let mut questions = vec![self.question.to_vec()];
@@ -278,7 +279,8 @@ impl Class {
         Ok((objects, strange))
     }
 
-    /// An answer's object; none if it is another's; an `Err` says why it cannot be made again.
+    /// The object in an answer. `None` if another program or the kernel makes it; `Err` with the reason if it cannot be made
+    /// again.
     fn take(&self, answer: &[u8]) -> Result<std::result::Result<Option<Object>, String>> {
         let malformed =
             || Error::from(SysError::new("recv", format!("{} that is none", self.what), libc::EPROTO));
@@ -296,7 +298,7 @@ impl Class {
         })
     }
 
-    /// What of `wanted` there is not, and what the kernel has made that is not wanted.
+    /// The missing objects of `wanted`, and the objects of the kernel that are not wanted.
     pub(super) fn differences<'a>(
         &self,
         route: &Route,
@@ -319,7 +321,7 @@ impl Class {
 
     pub(super) fn make(&self, route: &Route, object: &Object) -> Result<()> {
         let bytes = object.bytes();
-        // It may be from a file of somebody else's.
+        // The object may come from a forged file.
         match self.take(&bytes)? {
             Ok(Some(taken)) if taken == *object => {}
             _ => return Err(Error::invalid(self.name, format!("{object:?} is no {}", self.what))),
@@ -355,7 +357,7 @@ fn neighbour(object: &mut Object) -> Verdict {
     }
     object.head[11] = 0;
     let state = object.u16_at(8);
-    // The kernel makes NOARP ones for multicast, and for devices that have no addresses.
+    // The kernel makes NOARP entries for multicast, and for devices without addresses.
     let address = object.attribute(NDA_LLADDR).unwrap_or_default();
     let given = address.first().is_some_and(|byte| byte & 1 == 0) && address.iter().any(|byte| *byte != 0);
     match state & NUD_PERMANENT != 0 || (state & NUD_NOARP != 0 && given) {
@@ -380,14 +382,15 @@ fn station(object: &mut Object) -> Verdict {
     let (state, device) = (object.u16_at(8), object.u32_at(4));
     let is_multicast = object.attribute(NDA_LLADDR).and_then(|a| a.first()).is_some_and(|byte| byte & 1 != 0);
     match object.attribute(NDA_MASTER).map(|master| master == device.to_ne_bytes()) {
-        // An address that the device takes packets for; of multicast it has those that its users ask for.
+        // A unicast address is one that the device accepts packets for; multicast addresses follow the sockets that joined the
+        // group.
         None if object.head[10] & NTF_SELF != 0 && !is_multicast => Verdict::Kept,
         None if object.head[10] & NTF_MASTER != 0 => Verdict::Kept,
         Some(is_bridge) if state & NUD_NOARP != 0 => {
             object.head[10] |= if is_bridge { NTF_SELF } else { NTF_MASTER };
             Verdict::Kept
         }
-        // Learned, or a port's own.
+        // The entry was learned, or is the port's own.
         _ => Verdict::Others,
     }
 }
@@ -414,7 +417,7 @@ fn route(object: &mut Object) -> Verdict {
     }
     object.set_u32(8, flags & ONLINK);
     if by_object {
-        // The kernel tells what the nexthop object says, and wants to be told that by itself alone.
+        // The kernel reports the nexthop object's values in the route, too, but refuses them in a request that names the object.
         let said = [RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA];
         object.attributes.retain(|attribute| !said.contains(&kind_of(attribute)));
     }
@@ -451,7 +454,7 @@ fn rule(object: &mut Object) -> Verdict {
 
 /// struct tcmsg: the handle at 8, the parent at 12, and at 16 what the kernel tells.
 fn qdisc(object: &mut Object) -> Verdict {
-    // The kernel's own have no number.
+    // The kernel's own qdiscs have no number.
     if object.u32_at(8) == 0 {
         return Verdict::Others;
     }
@@ -467,7 +470,7 @@ fn qdisc(object: &mut Object) -> Verdict {
     }
 }
 
-/// The kernel tells a version of two halves, of which it wants the first (sch_htb.c, HTB_VER).
+/// The kernel reports a version in two halves, and wants only the first in a request (sch_htb.c, HTB_VER).
 fn settle_htb(object: &mut Object) {
     for (_, options) in object.attributes.iter_mut().filter(|attribute| kind_of(attribute) == TCA_OPTIONS) {
         let Some(mut inner) = attributes(options) else { continue };
@@ -481,7 +484,7 @@ fn settle_htb(object: &mut Object) {
     }
 }
 
-/// As [`qdisc`]. Of the kinds that are kept only htb has classes that somebody made.
+/// As [`qdisc`]. Among the supported kinds, only htb has classes that users make.
 fn tc_class(object: &mut Object) -> Verdict {
     object.set_u32(16, 0);
     match text(find(&object.attributes, TCA_KIND).unwrap_or_default()) {

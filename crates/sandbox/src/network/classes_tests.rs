@@ -1,4 +1,4 @@
-//! What is taken from an answer of the kernel's, and from a file of somebody else's.
+//! Objects from the kernel's answers and from forged files.
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn a_version_of_htb_is_what_the_kernel_wants_to_be_told() {
     let kept = take("qdiscs", &tcmsg, &[(TCA_KIND, b"htb\0"), (TCA_OPTIONS, &options)]).unwrap().unwrap();
     let inner = attributes(kept.attribute(TCA_OPTIONS).unwrap()).unwrap();
     assert_eq!(find(&inner, TCA_HTB_INIT).unwrap()[..4], 3u32.to_ne_bytes());
-    // What was kept once is taken as it is.
+    // A stored object is taken unchanged.
     let class = CLASSES.iter().find(|c| c.name == "qdiscs").unwrap();
     assert_eq!(class.take(&kept.bytes()).unwrap(), Ok(Some(kept)));
 }

@@ -33,7 +33,7 @@ impl Kept {
     /// are as in a new namespace.
     ///
     /// # Errors
-    /// If the kernel does not answer, or not in a way that is known here.
+    /// If the kernel does not answer, or its answer has an unknown form.
     pub fn of(pid: i32, always: &[String]) -> Result<Self> {
         let new = new_sysctls()?;
         rtnetlink::inside(&namespace_of(pid)?, || {

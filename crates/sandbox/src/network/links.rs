@@ -35,16 +35,16 @@ const INET6_TOKEN: u16 = 7;
 const XDP_ATTACHED: u16 = 2;
 /// NLA_F_NESTED of linux/netlink.h
 const NESTED: u16 = 0x8000;
-/// IFLA_BR_*: what ip-link(8) sets of a bridge; the rest are its state, timers and VLANs.
+/// IFLA_BR_*: the options of a bridge that ip-link(8) sets; the others are its state, timers and VLANs.
 const BRIDGE: [u16; 32] = [
     1, 2, 3, 4, 5, 6, 9, 20, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 41, 42, 43,
     44, 45, 46, 49,
 ];
 const BRIDGE_VLAN_FILTERING: u16 = 7;
-/// IFLA_BRPORT_*: what bridge(8) sets of a port, but for its state.
+/// IFLA_BRPORT_*: the options of a port that bridge(8) sets, without its state.
 const PORT: [u16; 21] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 25, 27, 28, 29, 30, 31, 32, 33, 39, 40, 43];
 
-/// What each device has, and why some of that cannot be given to another.
+/// The properties of each device, and the reasons why some cannot be set on another device.
 pub(super) fn read(route: &Route) -> Result<(Vec<Object>, Vec<String>)> {
     let (mut links, mut strange) = (Vec::new(), Vec::new());
     for answer in route.dump(RTM_GETLINK, &[0; HEAD]).context("list the network devices")? {
@@ -55,7 +55,7 @@ pub(super) fn read(route: &Route) -> Result<(Vec<Object>, Vec<String>)> {
         if let Some(why) = why_not(&link) {
             strange.push(format!("network device {} {why}", name.escape_debug()));
         }
-        // Of the fixed part only the number is for others.
+        // Only the number of the fixed part is valid elsewhere.
         let index = link.u32_at(4);
         link.head.fill(0);
         link.set_u32(4, index);
@@ -73,7 +73,7 @@ fn name(link: &Object) -> &[u8] {
     text(link.attribute(IFLA_IFNAME).unwrap_or_default())
 }
 
-/// What of a device nobody can give to another.
+/// The properties of a device that nobody can set on another one.
 fn why_not(link: &Object) -> Option<&'static str> {
     let nested = |kind| link.attribute(kind).and_then(attributes).unwrap_or_default();
     if find(&nested(IFLA_XDP), XDP_ATTACHED).is_some_and(|how| how != [0]) {
@@ -86,7 +86,7 @@ fn why_not(link: &Object) -> Option<&'static str> {
     (is_bridge && filters).then_some("is a bridge that tells VLANs apart (vlan_filtering)")
 }
 
-/// The attribute, as far as it is one that is set.
+/// The part of the attribute that a request can set.
 fn settled(attribute: &Attribute) -> Option<Attribute> {
     let (kind, value) = (kind_of(attribute), &attribute.1);
     let value = match kind {
@@ -143,7 +143,7 @@ pub(super) fn put(route: &Route, wanted: &[Object]) -> Result<()> {
             let made = route.raw(RTM_NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL, &change.bytes());
             made.context(format!("give network device {shown} its other names"))?;
         }
-        // It may be from a file of somebody else's.
+        // The link may come from a forged file.
         let allowed: Vec<_> = link.attributes.iter().filter_map(settled).collect();
         change.attributes = differing(&allowed, &here.attributes);
         change.attributes.retain(|attribute| kind_of(attribute) != IFLA_PROP_LIST);
@@ -151,7 +151,7 @@ pub(super) fn put(route: &Route, wanted: &[Object]) -> Result<()> {
         if let Some(at) = change.attributes.iter().position(is_token) {
             let attributes = vec![change.attributes.remove(at)];
             let token = Object { attributes, ..change.clone() };
-            // One that listens to no routers needs no token, and takes none.
+            // A device that ignores router advertisements needs no token, and refuses one.
             if let Err(e) = route.raw(RTM_NEWLINK, 0, &token.bytes()) {
                 tracing::warn!("network device {shown} has not its token (ip token): {e}");
             }
@@ -164,7 +164,7 @@ pub(super) fn put(route: &Route, wanted: &[Object]) -> Result<()> {
     Ok(())
 }
 
-/// The attributes of `wanted` that are not so in `present`; of those that hold others, the others.
+/// The attributes of `wanted` that differ in `present`; of nested attributes only the inner ones that differ.
 fn differing(wanted: &[Attribute], present: &[Attribute]) -> Vec<Attribute> {
     let differs = |attribute: &Attribute| {
         let (kind, value) = (kind_of(attribute), &attribute.1);

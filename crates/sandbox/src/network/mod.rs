@@ -44,9 +44,9 @@ pub struct Device {
     pub loopback: bool,
     /// `veth`, `bridge`, …; hardware has none.
     pub kind: Option<String>,
-    /// Whether the other end, or the device below, is in a network namespace that is none of those that were named.
+    /// Whether the other end, or the device below, is in a network namespace that the caller did not name.
     pub outside: bool,
-    /// The other end, or the device below, in the same network namespace: its index.
+    /// The index of the other end, or of the device below, if that is in the same network namespace.
     pub below: Option<u32>,
     /// The index of the bridge that it is a port of.
     pub master: Option<u32>,
@@ -59,7 +59,7 @@ impl Device {
     }
 }
 
-/// What a network namespace holds.
+/// The contents of a network namespace.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// All devices.
@@ -72,21 +72,21 @@ pub struct Contents {
     pub rules_of_ipv6: bool,
     /// Whether a route of several next hops leads over a device that is down.
     pub dead_hops: bool,
-    /// What else nobody could make again.
+    /// Descriptions of other objects that nobody could make again.
     pub strange: Vec<String>,
 }
 
-/// What the network namespace of process `pid` holds. `others` are processes in network namespaces that a device's other end
-/// may be in.
+/// Reads the network namespace of process `pid`. `others` are processes in further network namespaces in which a device's other
+/// end may be.
 ///
 /// # Errors
-/// If the kernel does not answer, or not in a way that is known here.
+/// If the kernel does not answer, or its answer has an unknown form.
 pub fn contents(pid: i32, others: &[i32]) -> Result<Contents> {
     rtnetlink::inside(&namespace_of(pid)?, || {
         let route = Route::open()?;
         let mut contents = Contents { strange: strange::read(&route, pid)?, ..Contents::default() };
         contents.nexthops = route.has_any(RTM_GETNEXTHOP, &NHMSG)?;
-        // The kernel numbers other namespaces when it is asked about a device that leads there.
+        // The kernel gives another namespace a number when somebody asks for a device that leads there.
         let links = route.request(Message::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
         let known = others.iter().map(|pid| number_of(&route, *pid)).collect::<Result<BTreeSet<_>>>()?;
         contents.devices = links.iter().filter_map(|message| device(message, &known)).collect();
@@ -160,7 +160,7 @@ fn device(message: &Message, known: &BTreeSet<i32>) -> Option<Device> {
     Some(device)
 }
 
-/// The number that this namespace has for the one of a process; -1 if it has none.
+/// The number of a process's network namespace in this one; -1 if it has none.
 fn number_of(route: &Route, pid: i32) -> Result<i32> {
     let mut ask = NsidMessage::default();
     ask.attributes.push(NsidAttribute::Pid(pid.unsigned_abs()));

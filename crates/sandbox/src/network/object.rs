@@ -1,5 +1,5 @@
-//! What rtnetlink(7) says of one thing in a network: a fixed part and attributes, as bytes, which the kernel takes in a
-//! request nearly as it gives them in an answer.
+//! An object of rtnetlink(7) as bytes: a fixed part and attributes. The kernel accepts them in a request nearly as it returns
+//! them in an answer.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -20,7 +20,7 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// None if it is shorter than its fixed part, or has an attribute that is longer than it.
+    /// `None` if the message is shorter than its fixed part, or an attribute is longer than the message.
     pub(super) fn parse(bytes: &[u8], head: usize) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(head)?;
         Some(Self { head: head.to_vec(), attributes: attributes(rest)? })
@@ -63,7 +63,7 @@ pub(super) fn text(value: &[u8]) -> &[u8] {
     value.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Reads attributes; none if one is longer than what there is.
+/// Reads attributes; `None` if one is longer than the remaining bytes.
 pub(super) fn attributes(mut rest: &[u8]) -> Option<Vec<Attribute>> {
     let mut found = Vec::new();
     while let [a, b, c, d, ..] = *rest {

@@ -17,7 +17,7 @@ const TCMSG: usize = 20;
 const TCA_KIND: u16 = 1;
 /// Where clsact and ingress have filters (linux/pkt_sched.h, TC_H_MIN_INGRESS and TC_H_MIN_EGRESS).
 const CLSACT: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
-/// struct br_port_msg and MDB_PERMANENT (linux/if_bridge.h); what an entry lies in.
+/// struct br_port_msg, the attribute that holds an entry, and MDB_PERMANENT (linux/if_bridge.h).
 const BR_PORT_MSG: [u8; 8] = [7, 0, 0, 0, 0, 0, 0, 0];
 const MDB: u16 = 1;
 const PERMANENT: u8 = 1;
@@ -29,7 +29,7 @@ const XFRM: &str = "6";
 const IPSET_LIST: u16 = 6 << 8 | 7;
 const IPSET: [u8; 12] = [0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
 
-/// One line for each thing in the calling thread's network namespace, which is that of process `pid`.
+/// One line for each such object in the calling thread's network namespace, which is that of process `pid`.
 pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
     let (links, mut strange) = links::read(route)?;
     let devices: Vec<u32> = links.iter().map(links::index).collect();

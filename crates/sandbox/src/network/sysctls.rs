@@ -1,16 +1,16 @@
-//! Sysctls of a network namespace: what is below /proc/sys/net for who is in it.
+//! The sysctls of a network namespace: its files below /proc/sys/net.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use crate::{Result, SysError};
 
-/// By path below /proc/sys/net.
+/// Values by path below /proc/sys/net.
 pub(super) type Sysctls = BTreeMap<String, String>;
 
 const ROOT: &str = "/proc/sys/net";
 
-/// Reads those that can be written again, of the calling thread's network namespace.
+/// Reads the writable sysctls of the calling thread's network namespace.
 pub(super) fn read() -> Result<Sysctls> {
     let mut found = Sysctls::new();
     let mut todo = vec![String::new()];
@@ -24,7 +24,7 @@ pub(super) fn read() -> Result<Sysctls> {
             if entry.file_type().map_err(failed)?.is_dir() {
                 todo.push(name);
             } else if is_writable(&entry)
-                // What is only to be written, or was never set, gives nothing.
+                // A sysctl that can only be written, or was never set, has no value.
                 && let Ok(value) = std::fs::read_to_string(entry.path())
             {
                 found.insert(name, value.trim_end().to_owned());
@@ -39,17 +39,17 @@ fn is_writable(entry: &std::fs::DirEntry) -> bool {
     entry.metadata().is_ok_and(|stat| stat.mode() & 0o200 != 0)
 }
 
-/// What of `all` is otherwise than in a `new` network namespace; of a device, than what devices have there.
+/// The sysctls of `all` that differ from a `new` network namespace; those of a device are compared with the default for devices.
 pub(super) fn changed(mut all: Sysctls, new: &Sysctls, always: &[String]) -> Sysctls {
     all.retain(|name, value| {
-        // A device's own follows its MTU.
+        // This one follows the device's MTU.
         let follows = name.starts_with("ipv6/conf/") && name.ends_with("/mtu");
         !follows && (new.get(&general(name)) != Some(value) || always.contains(name))
     });
     all
 }
 
-/// `ipv4/conf/eth0/rp_filter` is `ipv4/conf/default/rp_filter` for all devices that are to come.
+/// The default for new devices: `ipv4/conf/default/rp_filter` for `ipv4/conf/eth0/rp_filter`.
 fn general(name: &str) -> String {
     let parts: Vec<&str> = name.split('/').collect();
     match parts[..] {
@@ -61,14 +61,14 @@ fn general(name: &str) -> String {
     }
 }
 
-/// Gives the calling thread's network namespace what differs there; what cannot be set is told.
+/// Writes the differing sysctls of the calling thread's network namespace; a sysctl that cannot be set is logged.
 pub(super) fn put(wanted: &Sysctls) -> Result<()> {
     for name in wanted.keys() {
         if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(crate::Error::invalid("sysctls", format!("{name:?} is no name of a sysctl")));
         }
     }
-    // Some set others, or are bounded by them: what is set for all devices comes before what is set for one.
+    // Some sysctls set others, or limit them: those for all devices come before those for one.
     let order = |name: &str| (!name.contains("/all/"), !name.contains("/default/"));
     let mut names: Vec<_> = wanted.iter().collect();
     names.sort_by_key(|(name, _)| order(name));

@@ -11,12 +11,12 @@ pub struct HostOptions {
     pub flags: u64,
     /// Propagation changes in order, to be made afterwards.
     pub propagation: Vec<u64>,
-    /// What the filesystem itself is to be told.
+    /// The options for the filesystem itself.
     pub data: Vec<String>,
 }
 
 impl HostOptions {
-    /// Sorts the options of one mount. Those that only containers have mean nothing here.
+    /// Sorts the options of one mount. Options that only containers have are ignored.
     pub fn new<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
         let mut all = Self::default();
         let recursive = |recursive: bool| if recursive { MsFlags::MS_REC } else { MsFlags::empty() };

@@ -44,7 +44,7 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// All hooks, also those that init runs.
     pub hooks: Hooks,
-    /// What init does.
+    /// The part that init carries out.
     pub init: InitPlan,
     /// Network devices to move in.
     pub net_devices: Vec<NetDevice>,
@@ -54,7 +54,7 @@ pub struct Plan {
     pub affinity: Affinity,
 }
 
-/// What init is told.
+/// The plan that is sent to init.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InitPlan {
     /// The container's id.
@@ -71,7 +71,7 @@ pub struct InitPlan {
     pub bind_devices: bool,
     /// Whether a network namespace is new, so that its loopback must come up.
     pub loopback: bool,
-    /// Whether network devices are to be asked for.
+    /// Whether init must ask the parent for network devices.
     pub net_devices: bool,
     /// The root filesystem; `None` for a process that joins a container.
     pub root: Option<RootPlan>,
@@ -97,7 +97,7 @@ pub struct InitPlan {
     pub keyring: Option<String>,
     /// The number of descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
-    /// Whether prestart or createRuntime hooks are to be asked for.
+    /// Whether init must ask the parent to run prestart or createRuntime hooks.
     pub runtime_hooks: bool,
     /// Hooks that init runs before it enters the root.
     #[serde(with = "as_json")]
@@ -105,13 +105,13 @@ pub struct InitPlan {
     /// Hooks that init runs in the container, before it executes the program.
     #[serde(with = "as_json")]
     pub start_container_hooks: Vec<Hook>,
-    /// The state that hooks and the seccomp agent read, but for status and pid; of a process that joins a container, with
-    /// that container's pid.
+    /// The state for hooks and the seccomp agent, without status and pid. For a process that joins a container, the pid is that
+    /// of the container.
     #[serde(with = "as_json")]
     pub hook_state: HookState,
 }
 
-/// Text within postcard, for types that leave out what they do not have: it cannot tell.
+/// JSON text within postcard, for types that leave out missing members: postcard cannot represent these.
 mod as_json {
     use serde::de::{DeserializeOwned, Error as _};
     use serde::ser::Error as _;
@@ -128,7 +128,7 @@ mod as_json {
     }
 }
 
-/// What hooks are told of the container on standard input (runtime-spec "State").
+/// The container's state, which hooks read from standard input (runtime-spec "State").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState {
@@ -247,7 +247,7 @@ impl Plan {
     }
 }
 
-/// A configuration's `linux`, or what it is where there is none.
+/// A configuration's `linux`, or the default.
 pub fn linux_of(spec: &Spec) -> Cow<'_, Linux> {
     spec.linux().as_ref().map_or_else(|| Cow::Owned(Linux::default()), Cow::Borrowed)
 }
@@ -284,7 +284,7 @@ fn hook_state(spec: &Spec, options: &Options) -> HookState {
 fn compile_seccomp(linux: &Linux) -> Result<Option<Program>> {
     let program = linux.seccomp().as_ref().map(seccomp::compile).transpose()?;
     for warning in program.iter().flat_map(|p| &p.warnings) {
-        // Clients' profiles name calls of every kernel and machine: nothing that a person must hear of.
+        // Clients' profiles name calls of every kernel and machine, so this is no warning.
         tracing::debug!("{warning}");
     }
     if let Some(program) = &program {
@@ -325,7 +325,7 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
 /// linux/utsname.h: __NEW_UTS_LEN.
 const UTS_LEN: usize = 64;
 
-/// linux/personality.h; libc has it not for glibc.
+/// linux/personality.h; libc lacks it for glibc.
 const PER_LINUX32: u64 = 0x0008;
 
 fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
@@ -339,13 +339,13 @@ fn personality(p: &oci_spec::runtime::LinuxPersonality) -> Result<u64> {
 }
 
 impl InitPlan {
-    /// For init, which is this very program and needs no names of fields.
+    /// Encodes the plan for init. Init is the same program, so the format needs no field names.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         postcard::to_extend(self, Vec::with_capacity(4096))
             .map_err(|e| SysError::new("write", format!("the plan ({e})"), libc::EINVAL).into())
     }
 
-    /// What [`encode`](Self::encode) wrote.
+    /// Decodes the bytes of [`encode`](Self::encode).
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         postcard::from_bytes(bytes).map_err(|e| {
             SysError::new("read", format!("the plan, which does not parse ({e})"), libc::EPROTO).into()
@@ -381,7 +381,7 @@ impl InitPlan {
         })
     }
 
-    /// Whether something is written or read below the host's /proc once namespaces are joined.
+    /// Whether init needs the host's /proc after it has joined namespaces.
     pub(crate) fn needs_host_proc(&self) -> bool {
         let security = &self.process.security;
         self.root.is_some()
@@ -390,7 +390,7 @@ impl InitPlan {
             || self.seccomp.as_ref().is_some_and(|program| program.notify)
     }
 
-    /// Whether the parent has nothing to do between the plan and the start, but to follow a second stage.
+    /// Whether the parent has nothing to do between the plan and the start, apart from following a second stage.
     pub(crate) fn sets_up_alone(&self) -> bool {
         let mut mounts = self.root.iter().flat_map(|root| &root.mounts);
         let asks_for_sources = mounts.any(|mount| self.needs_parent_for(mount));

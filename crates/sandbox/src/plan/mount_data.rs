@@ -1,7 +1,7 @@
-//! Options that a filesystem reads: what of them is understood before the kernel sees them.
+//! Checks of mount options for the filesystem itself, before the kernel sees them.
 
-/// Whether some kernel knows an option of a cgroup mount (`cgroup1_fs_parameters`, `cgroup2_fs_parameters`). None has an
-/// effect on a container's mount: they are the hierarchy's, and so the machine's.
+/// Whether some kernel knows an option of a cgroup mount (`cgroup1_fs_parameters`, `cgroup2_fs_parameters`). None has an effect
+/// on a container's mount: these options belong to the hierarchy of the whole machine.
 pub(super) fn is_cgroup_option(option: &str, fstype: &str) -> bool {
     const V2: [&str; 7] = [
         "favordynmods",
@@ -50,7 +50,7 @@ pub(super) fn kernel_number(text: &str) -> Option<i64> {
         (None, Some(octal)) if !octal.is_empty() => i64::from_str_radix(octal, 8),
         _ => digits.parse(),
     };
-    // A sign is taken above, and one that follows belongs to no number.
+    // The sign is gone; a second one makes the number invalid.
     number.ok().filter(|_| !lower.contains(['+', '-'])).map(|number| sign * number)
 }
 

@@ -1,14 +1,14 @@
-//! The options of mounts: what each does.
+//! The options of mounts and their effects.
 
 use nix::mount::MsFlags;
 
 use hiber_sys::mount::MS_NOSYMFOLLOW;
 
-/// What one mount option does.
+/// The effect of one mount option.
 pub(super) enum Effect {
     /// Sets flags of mount(2), and the matching attributes of a bind mount.
     Set(MsFlags),
-    /// Clears them.
+    /// Clears flags, and the matching attributes of a bind mount.
     Clear(MsFlags),
     /// Attributes of a mount and everything below.
     SetRecursive(u64),

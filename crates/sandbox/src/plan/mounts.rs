@@ -12,14 +12,14 @@ use super::{IdMap, NamespaceKind, Namespaces};
 use crate::{Error, Result, ids};
 use hiber_sys::mount::{MountAttributes, attributes};
 
-/// Where a mount comes from.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
     /// A file or directory of the host.
     Bind {
         /// Absolute path.
         path: PathBuf,
-        /// With everything that is mounted below it.
+        /// Whether the mounts below the source come along.
         recursive: bool,
     },
     /// A new filesystem.
@@ -40,21 +40,21 @@ pub enum MountSource {
 pub struct MountPlan {
     /// Absolute path in the container.
     pub destination: PathBuf,
-    /// What is mounted.
+    /// The source.
     pub source: MountSource,
     /// Flags of mount(2) for a new filesystem.
     pub flags: u64,
     /// Attributes for a bind mount: where an option names one, all are set or cleared, as by mount(2)'s MS_REMOUNT.
     pub attributes: MountAttributes,
-    /// Those that an option clears by its name.
+    /// The attributes that an option clears by name.
     pub cleared: u64,
     /// Attributes for the mount and all below it.
     pub recursive: MountAttributes,
     /// Propagation changes in order: an MS_* flag and whether it is recursive.
     pub propagation: Vec<(u64, bool)>,
-    /// Copy what the destination held up into the new tmpfs.
+    /// Copy the destination's files into the new tmpfs.
     pub copy_up: bool,
-    /// How owners of a bind mount's files are shown.
+    /// The maps for the owners of a bind mount's files.
     pub id_maps: Option<MountIdMaps>,
 }
 
@@ -65,20 +65,20 @@ pub struct MountIdMaps {
     pub uid: Vec<IdMap>,
     /// The groups.
     pub gid: Vec<IdMap>,
-    /// Also for all that is mounted below.
+    /// Whether the maps are for the mounts below, too.
     pub recursive: bool,
 }
 
 impl MountPlan {
-    /// Whether it shows the container's own cgroups and lets them be changed.
+    /// Whether the container can change its own cgroups through this mount.
     pub fn is_writable_cgroup(&self) -> bool {
         self.source == MountSource::Cgroup && self.flags & MsFlags::MS_RDONLY.bits() == 0
     }
 }
 
 impl MountPlan {
-    /// Validates `mounts[index]`; relative bind sources start at the bundle, and what names the root filesystem's own
-    /// path as the destination means the one below it, as runc takes it.
+    /// Validates `mounts[index]`. Relative bind sources start at the bundle. A destination that begins with the root filesystem's
+    /// path on the host means the rest of that path in the container, as with runc.
     pub(super) fn from_spec(
         index: usize,
         mount: &oci_spec::runtime::Mount,
@@ -129,8 +129,8 @@ impl MountPlan {
         Ok(plan)
     }
 
-    /// Whether it makes a recursive bind mount, or one at all. The flags of mount(2) that are cleared are collected, which
-    /// are `None` until an option sets or clears one.
+    /// Whether the options make a bind mount, and a recursive one. Also collects the flags of mount(2) that options clear; `None`
+    /// until an option sets or clears one.
     fn apply_option(
         &mut self,
         option: &str,
@@ -170,8 +170,8 @@ impl MountPlan {
         None
     }
 
-    /// What a bind mount has by its options: all as they say, where they say anything, as with mount(2)'s MS_REMOUNT. As
-    /// there, the access times stay what they are unless an option sets them.
+    /// The attributes of a bind mount. If an option names any attribute, all attributes are set or cleared, as with mount(2)'s
+    /// MS_REMOUNT. The access times stay as they are unless an option sets them.
     fn add_attributes(&mut self, cleared: Option<u64>) {
         let Some(cleared) = cleared else { return };
         const ATIMES: MsFlags = MsFlags::MS_NOATIME
@@ -230,8 +230,8 @@ impl MountPlan {
         }
     }
 
-    /// The kernel takes the owners that options of a new filesystem name for ids of the container's user namespace, and
-    /// says no more than EINVAL of one that is not there.
+    /// Checks the owners in the options of a new filesystem. The kernel reads them as ids of the container's user namespace, and
+    /// only reports EINVAL for an id that is not mapped.
     pub(super) fn check_owner(&self, index: usize, namespaces: &Namespaces) -> Result<()> {
         let MountSource::Filesystem { data, .. } = &self.source else { return Ok(()) };
         for option in data.split(',') {
@@ -240,7 +240,7 @@ impl MountPlan {
                 Some(("gid" | "group_id", id)) => (&namespaces.gid_maps, id),
                 _ => continue,
             };
-            // Of what is no number the filesystem says what it thinks: some take names.
+            // The filesystem judges other values: some accept names.
             let Some(number) = kernel_number(id) else { continue };
             let invalid = |problem: String| {
                 Err(Error::invalid(
@@ -294,8 +294,8 @@ impl MountPlan {
         Ok(MountSource::Filesystem { fstype: fstype.to_owned(), source, data: data.join(",") })
     }
 
-    /// Keeps /proc what it says it is: only a procfs at /proc itself, and only the files that lxcfs and
-    /// container managers replace below it (runc does the same since CVE-2019-16884, CVE-2019-19921).
+    /// Protects /proc: only a procfs at /proc itself, and only the files that lxcfs and container managers replace below it (runc
+    /// does the same since CVE-2019-16884, CVE-2019-19921).
     fn check_proc(&self, field: &dyn Fn(&str) -> String) -> Result<()> {
         const REPLACEABLE: [&str; 10] = [
             "cpuinfo",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ProcessPlan;
 use crate::{Error, Result, SysError, ids};
 
-/// The kind that config.json calls so.
+/// The kind with this name in config.json.
 pub fn kind(typ: LinuxNamespaceType) -> NamespaceKind {
     match typ {
         LinuxNamespaceType::User => NamespaceKind::User,
@@ -136,7 +136,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// What the kernel says no more of than EINVAL (user_namespaces(7)): ids that a new user namespace does not map.
+    /// Refuses ids that a new user namespace does not map; the kernel would only report EINVAL (user_namespaces(7)).
     pub(super) fn check_user(&self, process: &ProcessPlan) -> Result<()> {
         if !self.is_new(NamespaceKind::User) {
             return Ok(());
@@ -191,7 +191,7 @@ impl Namespaces {
         self.join.iter().find(|j| j.kind == kind)
     }
 
-    /// Flags of all kinds that are not the runtime's own: what a further process has to join.
+    /// Flags of all kinds that are not the runtime's own: a further process must join these.
     pub fn flags(&self) -> u64 {
         NamespaceKind::ALL.into_iter().filter(|k| self.has(*k)).map(NamespaceKind::clone_flag).sum()
     }

@@ -1,4 +1,4 @@
-//! What config.json does not say.
+//! Options from outside of config.json.
 
 use std::path::PathBuf;
 

@@ -65,7 +65,7 @@ impl Rlimit {
     }
 }
 
-/// What to execute, as whom, and with what around it.
+/// The program, its user, and its attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlan {
     /// From argv\[0\] on; never empty.
@@ -175,7 +175,7 @@ fn capability_sets(sets: &oci_spec::runtime::LinuxCapabilities) -> CapabilitySet
     }
 }
 
-/// The kernel says no more of it than EPERM.
+/// Checked here, because the kernel would only report EPERM.
 fn check_effective(sets: &CapabilitySets) -> Result<()> {
     let beyond = sets.effective & !sets.permitted;
     if beyond == 0 {

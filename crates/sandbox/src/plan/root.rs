@@ -36,7 +36,7 @@ pub struct RootPlan {
     pub readonly_paths: Vec<PathBuf>,
     /// SELinux label of new filesystems.
     pub mount_label: Option<String>,
-    /// Where the container's cgroups are, for cgroup mounts; filled in once they exist.
+    /// The directories of the container's cgroups, for cgroup mounts; filled in once these exist.
     pub cgroups: Vec<CgroupMount>,
 }
 
@@ -49,8 +49,8 @@ pub struct CgroupMount {
     pub data: String,
     /// The container's directory on the host.
     pub host_path: PathBuf,
-    /// Of v2: the host's mount, for a container in the host's cgroup namespace, which sees the whole hierarchy. To mount it
-    /// anew there sets the options of the whole machine's (nsdelegate) back, and waits for RCU from Linux 6.18 on
+    /// The host's mount of v2, for a container in the host's cgroup namespace, which sees the whole hierarchy. A new mount there
+    /// would reset the options of the whole machine's hierarchy (nsdelegate), and from Linux 6.18 on waits for RCU
     /// (`cgroup_get_tree`, kernel/cgroup/cgroup.c).
     pub whole: Option<PathBuf>,
 }
@@ -122,7 +122,7 @@ impl RootPlan {
                 format!("{} is the root filesystem itself, of which nothing would be left", root.display());
             return Err(Error::invalid("linux.maskedPaths", problem));
         }
-        // What lies over the root is not seen, so the root itself is made read-only.
+        // A mount over the root is not visible, so the root itself is made read-only.
         let readonly = root.readonly().unwrap_or(false) || readonly_paths.iter().any(is_root);
         readonly_paths.retain(|path| !is_root(path));
         let own_dev = !mounts
@@ -151,8 +151,7 @@ impl RootPlan {
     }
 }
 
-/// A path of `linux.maskedPaths` or `linux.readonlyPaths`. A relative one starts at the container's root, as runc and crun
-/// take it.
+/// A path of `linux.maskedPaths` or `linux.readonlyPaths`. A relative path starts at the container's root, as with runc and crun.
 pub fn in_container(path: &str) -> PathBuf {
     Path::new("/").join(path).components().collect()
 }
@@ -210,7 +209,7 @@ fn devices(linux: &oci_spec::runtime::Linux) -> Result<Vec<DeviceNode>> {
         .collect();
     for (i, device) in linux.devices().iter().flatten().enumerate() {
         let node = device_node(i, device)?;
-        // A device of the configuration takes the place of the default one of that path.
+        // A device of the configuration replaces the default device with the same path.
         nodes.retain(|n| n.path != node.path);
         nodes.push(node);
     }

@@ -1,4 +1,4 @@
-//! How the kernel serves a process: CPU and I/O schedulers, CPUs, memory nodes.
+//! Scheduling of a process: CPU and I/O schedulers, CPUs, memory nodes.
 
 use hiber_sys::scheduling::{CpuScheduler, MemoryPolicy};
 use oci_spec::runtime::{
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// What a process asks of the kernel's schedulers.
+/// The scheduling attributes of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
     /// `process.scheduler`.
@@ -25,9 +25,9 @@ pub struct Scheduling {
 /// The CPUs of a process that joins a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Affinity {
-    /// Those to run on before the container's cgroup is entered.
+    /// The CPUs until the process enters the container's cgroup.
     pub initial: Option<Vec<usize>>,
-    /// Those to run on from then on; all that the cgroup allows if absent.
+    /// The CPUs from then on; all that the cgroup allows if absent.
     pub last: Option<Vec<usize>>,
 }
 

@@ -1,4 +1,4 @@
-//! `linux.sysctl`: only what belongs to a namespace of the container may be set.
+//! `linux.sysctl`: only sysctls of the container's namespaces may be set.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What the options of a bind mount make of its attributes.
+//! The attributes of a bind mount, from its options.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::{Result, SysError};
 use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 const ATIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
-/// What a user namespace may not take away, by the names of mountinfo and of mount(2).
+/// The attributes that a user namespace may not remove, by their names in mountinfo and mount(2).
 const LOCKED: [(&str, u64, &str); 4] = [
     ("ro", libc::MOUNT_ATTR_RDONLY, "MS_RDONLY"),
     ("nosuid", libc::MOUNT_ATTR_NOSUID, "MS_NOSUID"),
@@ -22,10 +22,10 @@ const LOCKED: [(&str, u64, &str); 4] = [
     ("noexec", libc::MOUNT_ATTR_NOEXEC, "MS_NOEXEC"),
 ];
 
-/// Sets them on `tree`, a copy of the mount at `source`.
+/// Sets the attributes of `tree`, a copy of the mount at `source`.
 ///
-/// A container in a user namespace does not get rid of what the host's mount has. The kernel sees to that where the source
-/// was opened in the namespace; where it was opened outside and for it (`handed_in`), that is done here.
+/// A container in a user namespace must not remove restrictions of the host's mount. The kernel prevents this if the source was
+/// opened inside the namespace. If the source was opened outside and handed in (`handed_in`), this function does.
 pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bool) -> Result<()> {
     let (own, recursive) = (step.attributes, step.recursive);
     if handed_in && !(own.is_empty() && recursive.is_empty()) {
@@ -37,7 +37,7 @@ pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bo
         }
     } else {
         match change(tree, own, false) {
-            // The kernel does not say which are locked.
+            // The kernel does not tell which attributes are locked.
             Err(e) if e.errno == libc::EPERM => {
                 let present = present(source, false)?.first().copied().unwrap_or_default();
                 change(tree, keeping(own, step.cleared, present)?, false)?;
@@ -48,7 +48,7 @@ pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bo
     Ok(change(tree, recursive, true)?)
 }
 
-/// Has no symbolic links followed in the mounts at `points` of process `pid`, whose mount namespace is its own.
+/// Sets `nosymfollow` on the mounts at `points` of process `pid`, which has a mount namespace of its own.
 ///
 /// # Errors
 /// There is no mount at a point, or Linux is older than 5.14.
@@ -70,7 +70,7 @@ fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Resul
         return Ok(());
     }
     match mount_setattr(tree.as_fd(), attributes, recursive) {
-        // Linux 5.14 learned to clear this one.
+        // Linux 5.14 added this attribute.
         Err(e) if e.errno == libc::EINVAL && attributes.clear & libc::MOUNT_ATTR_NOSYMFOLLOW != 0 => {
             let clear = attributes.clear & !libc::MOUNT_ATTR_NOSYMFOLLOW;
             mount_setattr(tree.as_fd(), MountAttributes { clear, ..attributes }, recursive)
@@ -79,8 +79,8 @@ fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Resul
     }
 }
 
-/// `wanted`, but for what is locked. It is an error if that is `named` by an option, or if an option sets other access
-/// times.
+/// `wanted` without the locked attributes. If an option names a locked attribute (`named`), or sets other access times, that is
+/// an error.
 fn keeping(wanted: MountAttributes, named: u64, present: u64) -> Result<MountAttributes> {
     let locked = LOCKED.iter().filter(|(_, bit, _)| wanted.clear & present & bit != 0);
     let refused = |what: &str| {
@@ -102,7 +102,7 @@ fn keeping(wanted: MountAttributes, named: u64, present: u64) -> Result<MountAtt
     })
 }
 
-/// The attributes of the mount that `source` lies on, and of those below `source` if wanted.
+/// The attributes of the mount that `source` lies on and, if wanted, of the mounts below `source`.
 fn present(source: &Path, below: bool) -> Result<Vec<u64>> {
     const TABLE: &str = "/proc/thread-self/mountinfo";
     let id = MountId::at(rustix::fs::CWD, source)?.id.to_string();

@@ -12,8 +12,8 @@ use crate::plan::{CgroupMount, MountPlan, RootPlan};
 use crate::{Error, Result, SysError};
 use hiber_sys::mount::{MountAttributes, attributes, mount_setattr};
 
-/// The container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host. Gives the mount,
-/// where its descriptor is known.
+/// Mounts the container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host. Returns the mount,
+/// if its descriptor is known.
 pub(super) fn mount(plan: &RootPlan, step: &MountPlan, point: &Point) -> Result<Option<OwnedFd>> {
     let flags = step.flags;
     if let [CgroupMount { name, host_path, whole, .. }] = plan.cgroups.as_slice()
@@ -45,8 +45,9 @@ fn unified(host_path: &Path, whole: Option<&Path>, flags: u64, point: &Point) ->
         return bind(whole);
     }
     match (New { fstype: "cgroup2", source: "cgroup", flags, data: "" }).on(&point.fd) {
-        // Not the owner of the cgroup namespace, or a /sys that is bound from the host has one there: show what is
-        // there from the container's cgroup down; and nothing where it has none, for what it is in is the host's.
+        // The caller does not own the cgroup namespace, or /sys is bound from the host and has a cgroup mount already. Show the
+        // host's hierarchy from the container's cgroup down; show nothing if the container has no cgroup there, because the
+        // process is in one of the host's then.
         Err(Error::Sys(e)) if matches!(e.errno, libc::EPERM | libc::EBUSY) => {
             if host_path.as_os_str().is_empty() {
                 let flags = flags | MsFlags::MS_RDONLY.bits();
@@ -59,7 +60,7 @@ fn unified(host_path: &Path, whole: Option<&Path>, flags: u64, point: &Point) ->
     }
 }
 
-/// A v1 hierarchy in the tmpfs `top`, which nobody else sees: its names are what they were made.
+/// Mounts a v1 hierarchy in the tmpfs `top`. Nobody else sees the tmpfs, so its names cannot change.
 fn add_hierarchy(top: &OwnedFd, hierarchy: &CgroupMount, own_namespace: bool, flags: u64) -> Result<()> {
     let name = hierarchy.name.as_str();
     rustix::fs::mkdirat(top, name, super::tree::DIR_MODE)

@@ -1,4 +1,4 @@
-//! `tmpcopyup`: a new tmpfs gets what the directory under it held.
+//! `tmpcopyup`: fills a new tmpfs with the contents of the directory that it covers.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,8 +8,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
 use super::resolve::fd_path;
 use crate::{Result, SysError};
 
-/// Copies what the covered directory `from` holds to the new tmpfs `to`. Each file is opened as what it is, whatever
-/// others who share the directory put in its place meanwhile: a FIFO would keep the reader waiting.
+/// Copies the contents of the covered directory `from` to the new tmpfs `to`. Others who share the directory may replace files
+/// meanwhile, so each file is opened without waiting, and checked: a FIFO would block the reader.
 pub(super) fn copy_up(from: impl AsFd, to: impl AsFd) -> Result<()> {
     let from = open(from, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let entries = Dir::read_from(&from).map_err(failed("getdents", c"."))?;

@@ -14,7 +14,7 @@ use crate::{Error, Result, SysError, ids};
 
 /// Makes the nodes; in a user namespace, where mknod(2) is not allowed, it binds the host's.
 pub(super) fn create(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'_>) -> Result<()> {
-    // mknod(2) heeds it; hooks get the caller's back.
+    // mknod(2) applies the umask; later hooks get the caller's umask.
     let umask = rustix::process::umask(Mode::empty());
     let made = make_all(root, devices, bind, trees);
     rustix::process::umask(umask);
@@ -31,7 +31,7 @@ fn make_all(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'
             };
             attach(private(tree)?, root.make_own_file(&device.path)?)?;
         } else {
-            // All but always /dev.
+            // Almost always /dev.
             let path = device.path.parent().unwrap_or(Path::new("/"));
             let dir = match parent.take() {
                 Some((last, dir)) if last == path => dir,
@@ -69,7 +69,7 @@ fn make_node(root: &Root, device: &DeviceNode, parent: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// An image may bring nodes of its own; they have to be the ones that were asked for.
+/// Checks a node that the image brings: it must be the wanted device.
 fn check_node(root: &Root, device: &DeviceNode, parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<()> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|e| SysError::new("fstatat", root.below(&device.path), e.raw_os_error()))?;
@@ -99,7 +99,7 @@ pub(super) fn links(root: &Root) -> Result<()> {
             Err(e) => return Err(SysError::new("symlinkat", format!("/dev/{name}"), e.raw_os_error()).into()),
         }
     }
-    // The container's own instance, never a node of the image.
+    // The link leads to the container's own devpts, never to a node of the image.
     let ptmx = |e: Errno| Error::from(SysError::new("symlinkat", "/dev/ptmx", e.raw_os_error()));
     match rustix::fs::unlinkat(&dev, "ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => rustix::fs::symlinkat("pts/ptmx", &dev, "ptmx").map_err(ptmx),
@@ -119,7 +119,7 @@ pub fn open_terminal(root: &Root) -> Result<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
-/// Refuses what a container, or its image, has put where the terminals of its devpts come from (CVE-2025-52565).
+/// Refuses a file that a container or its image has put in the place of devpts's terminals (CVE-2025-52565).
 fn check_ptmx(master: &OwnedFd) -> Result<()> {
     let fail = |call: &str, e: Errno| SysError::new(call, "/dev/ptmx", e.raw_os_error());
     let stat = rustix::fs::fstat(master).map_err(|e| fail("fstat", e))?;

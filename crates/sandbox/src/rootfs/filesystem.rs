@@ -1,7 +1,8 @@
 //! New filesystems: by mount(2) on a descriptor, or on a mount of their own that is nowhere yet.
 //!
-//! mount(2) takes one call and gives no descriptor of what it has mounted: who needs one would have to look for it by its
-//! path, where somebody else may have put something else. fsopen(2) and its like take several and give it.
+//! mount(2) needs one call but returns no descriptor of the mount. A caller that needs the descriptor must open the mount by its
+//! path, where somebody else may have mounted something meanwhile. fsopen(2) and its companions need several calls and return the
+//! descriptor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,13 +24,13 @@ pub(super) struct New<'a> {
 }
 
 impl New<'_> {
-    /// Whether [`detached`](Self::detached) can do it. Others take options that only they can take apart (overlay), have
-    /// names with a part that is an option (fuse.sshfs), or know mount(2) alone.
+    /// Whether [`detached`](Self::detached) can mount this type. Others have options that only they can parse (overlay), have an
+    /// option in their name (fuse.sshfs), or support mount(2) alone.
     pub(super) fn can_be_detached(fstype: &str) -> bool {
         matches!(fstype, "proc" | "sysfs" | "tmpfs" | "tracefs")
     }
 
-    /// Mounts it on what `target` has open.
+    /// Mounts it on the open file or directory `target`.
     pub(super) fn on(&self, target: impl AsFd) -> Result<()> {
         nix::mount::mount(
             Some(self.source),
@@ -46,7 +47,7 @@ impl New<'_> {
         })
     }
 
-    /// Mounts it nowhere, until its descriptor is given to move_mount(2).
+    /// Makes a detached mount, which move_mount(2) can attach.
     pub(super) fn detached(&self) -> Result<OwnedFd> {
         let fstype = self.fstype;
         let failed = |call: &str, what: &str, e: Errno| {
@@ -87,7 +88,7 @@ impl New<'_> {
     }
 }
 
-/// What a user namespace must own to mount a filesystem that shows another namespace; the kernel says EPERM alone.
+/// Explains EPERM for a filesystem that shows a namespace: the user namespace must own that namespace.
 fn needs(fstype: &str) -> Option<&'static str> {
     Some(match fstype {
         "sysfs" => "a new sysfs takes a network namespace of the container's own",
@@ -99,7 +100,7 @@ fn needs(fstype: &str) -> Option<&'static str> {
     })
 }
 
-/// Flags of mount(2) that are about the filesystem, by their names for fsconfig(2).
+/// Flags of mount(2) for the filesystem (not the mount), by their names for fsconfig(2).
 const SUPERBLOCK: [(MsFlags, &str); 5] = [
     (MsFlags::MS_RDONLY, "ro"),
     (MsFlags::MS_SYNCHRONOUS, "sync"),
@@ -108,8 +109,8 @@ const SUPERBLOCK: [(MsFlags, &str); 5] = [
     (MsFlags::MS_MANDLOCK, "mand"),
 ];
 
-/// The options of mount data. No comma within quotes parts them (SELinux contexts), nor one before a digit (the nodes of
-/// tmpfs's `mpol`).
+/// Splits mount data into options at commas, apart from commas within quotes (SELinux contexts) and commas before a digit (the
+/// nodes of tmpfs's `mpol`).
 fn options(data: &str) -> Vec<&str> {
     let bytes = data.as_bytes();
     let (mut options, mut start, mut quoted) = (Vec::new(), 0, false);
@@ -125,7 +126,7 @@ fn options(data: &str) -> Vec<&str> {
     options
 }
 
-/// What the kernel has to say of a filesystem's configuration: messages with their severity, one a read.
+/// The kernel's messages about the filesystem's configuration. Each read(2) returns one message with its severity.
 fn said(context: BorrowedFd<'_>) -> String {
     let mut text = String::new();
     let mut line = [0; 1024];

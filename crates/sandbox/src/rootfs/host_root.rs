@@ -1,5 +1,5 @@
-//! The root of a container that has the host's mount namespace: a copy of it, mounted over itself. Everything that the
-//! container mounts lies below that copy, and goes with it.
+//! The root of a container in the host's mount namespace: a copy of the root, mounted over the root itself. All mounts of the
+//! container lie below that copy, and are unmounted with it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use hiber_sys::mount::{MountAttributes, mount_setattr};
 pub struct HostRoot(OwnedFd);
 
 impl HostRoot {
-    /// None where the container has a mount namespace, or mounts nothing.
+    /// Makes the copy. `None` if the container has a mount namespace of its own, or no mounts.
     ///
     /// # Errors
     /// If the root cannot be copied (open_tree(2)).
@@ -26,16 +26,16 @@ impl HostRoot {
             return Ok(None);
         }
         let tree = clone_path(&plan.path, true)?;
-        // What is mounted below shows nowhere else.
+        // Private: mounts below the copy do not appear elsewhere.
         let private = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
         mount_setattr(tree.as_fd(), private, true)?;
         Ok(Some(Self(tree)))
     }
 
-    /// By which [`unmount_host_root`] knows it.
+    /// The mount's id, for [`unmount_host_root`].
     ///
     /// # Errors
-    /// On kernels before 5.8, which do not tell.
+    /// On kernels before 5.8, which do not report the id.
     pub fn mount_id(&self) -> Result<u64> {
         let stat = rustix::fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
         let stat = stat.map_err(|e| SysError::new("statx", "the root filesystem", e.raw_os_error()))?;
@@ -45,7 +45,7 @@ impl HostRoot {
         Ok(stat.stx_mnt_id)
     }
 
-    /// Mounts the copy at `path`, the root's.
+    /// Mounts the copy at `path`, the path of the root.
     ///
     /// # Errors
     /// Those of move_mount(2).
@@ -54,7 +54,7 @@ impl HostRoot {
     }
 }
 
-/// Unmounts the copy, and what is mounted below. Another mount at `path` than that of the id is left alone.
+/// Unmounts the copy with all mounts below. If the mount at `path` has another id, it stays.
 ///
 /// # Errors
 /// Those of umount2(2).

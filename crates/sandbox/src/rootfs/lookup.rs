@@ -1,4 +1,4 @@
-//! Looking for names below a directory that is open.
+//! Lookups of names below an open directory.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,19 +10,19 @@ use rustix::io::Errno;
 use super::tree::DIR_MODE;
 use crate::{Result, SysError};
 
-/// A directory and what is looked for below it.
+/// A directory, and a path below it.
 pub(super) struct Base<'a> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) rest: &'a Path,
     pub(super) maybe_procfs: bool,
 }
 
-/// Nothing on the way is a symbolic link.
+/// No component of the path is a symbolic link.
 const PLAINLY: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Base<'_> {
-    /// What is there, and whether that is within the same mount.
+    /// Opens the path. The flag tells whether the file lies on the same mount as the directory.
     pub(super) fn open_plainly(&self) -> Result<(OwnedFd, bool), Errno> {
         match openat2(self.dir, self.rest, OFlags::PATH, PLAINLY | ResolveFlags::NO_XDEV) {
             Err(Errno::XDEV) => Ok((openat2(self.dir, self.rest, OFlags::PATH, PLAINLY)?, false)),
@@ -30,14 +30,14 @@ impl Base<'_> {
         }
     }
 
-    /// Makes what is missing; the call that fails is named.
+    /// Makes the missing directories. An error names the failed call.
     pub(super) fn make_plainly(&self, directory: bool) -> Result<OwnedFd, (&'static str, Errno)> {
         let (mut reached, mut names) = (None::<OwnedFd>, self.rest.components().peekable());
         while let Some(name) = names.next() {
             let here = reached.as_ref().map_or(self.dir, |fd| fd.as_fd());
             let open = || openat2(here, name.as_ref(), OFlags::PATH, PLAINLY);
             let last = names.peek().is_none();
-            // The last one was just found missing.
+            // The last component was just found to be missing.
             let found = if last { Err(Errno::NOENT) } else { open() };
             let next = match found {
                 Err(Errno::NOENT) => {
@@ -58,7 +58,7 @@ impl Base<'_> {
     }
 }
 
-/// Makes an empty file. What is there already is not opened: a FIFO would keep the caller waiting.
+/// Makes an empty file. An existing file is not opened: a FIFO would block the caller.
 pub(super) fn create_file(dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
     rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
@@ -81,7 +81,7 @@ pub(super) fn openat2(
     }
 }
 
-/// Which mount something is the root of, if it is the root of one.
+/// The mount whose root a file is, if it is the root of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MountId {
     pub(super) id: u64,
@@ -93,7 +93,7 @@ impl MountId {
         Self::read(fd, Path::new(""), AtFlags::EMPTY_PATH)
     }
 
-    /// Of what is at `path`, which is no symbolic link that is followed.
+    /// For the file at `path`; a symbolic link is not followed.
     pub(super) fn at(dir: impl AsFd, path: &Path) -> Result<Self> {
         Self::read(dir, path, AtFlags::SYMLINK_NOFOLLOW)
     }

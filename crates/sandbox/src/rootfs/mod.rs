@@ -39,11 +39,11 @@ use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::{Error, Result, SysError};
 use hiber_sys::mount::{MountAttributes, mount_setattr};
 
-/// A root filesystem with its mounts, and what is left to be done.
+/// A root filesystem with its mounts, and the remaining work.
 pub struct Built {
     /// The new root, not yet entered.
     pub root: Root,
-    /// Mounts that had to be writable until now.
+    /// Mounts that must be writable until [`restrict`].
     read_only_later: Vec<OwnedFd>,
 }
 
@@ -79,7 +79,7 @@ fn source_name(source: &MountSource) -> String {
     }
 }
 
-/// Refuses what is no procfs, and a part of one.
+/// Refuses any file system but procfs, and a mount of a part of procfs.
 pub(crate) fn check_whole_procfs(dir: &OwnedFd) -> Result<()> {
     /// The inode of every procfs's root (PROC_ROOT_INO in the kernel).
     const ROOT: u64 = 1;
@@ -90,7 +90,7 @@ pub(crate) fn check_whole_procfs(dir: &OwnedFd) -> Result<()> {
     Err(Error::unsupported("/proc", "something else than a procfs is mounted there"))
 }
 
-/// Makes what is read-only read-only and masks what is masked. The last change before the root is entered.
+/// Makes read-only mounts and paths read-only, and masks the masked paths. This is the last change before the root is entered.
 pub fn restrict(built: &mut Built, plan: &RootPlan) -> Result<()> {
     built.read_only_later.iter().try_for_each(mount::finish_readonly)?;
     let root = &mut built.root;
@@ -113,7 +113,7 @@ pub fn restrict(built: &mut Built, plan: &RootPlan) -> Result<()> {
 
 fn bind_root(plan: &RootPlan) -> Result<Root> {
     change_propagation("/".as_ref(), plan.propagation)?;
-    // only a recursive change that is not to "shared" has reached the mount that the root lies on
+    // Only a recursive change to something else than "shared" has reached the mount that the root lies on.
     if plan.propagation & (MsFlags::MS_SHARED | MsFlags::MS_REC).bits() != MsFlags::MS_REC.bits() {
         let slave = plan.propagation & MsFlags::MS_SLAVE.bits() != 0;
         unshare_parent(&plan.path, if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE })?;
@@ -123,8 +123,8 @@ fn bind_root(plan: &RootPlan) -> Result<Root> {
     Ok(Root::from_fd(tree, &plan.path))
 }
 
-/// pivot_root(2) refuses a shared parent, and what is mounted under one would show on the host. The root, a copy of it,
-/// gets the events of the host's if it is a slave.
+/// Makes the root's parent mount private or a slave: pivot_root(2) refuses a shared parent, and mounts below one would appear on
+/// the host. A root that is copied from a slave still gets the host's mount events.
 fn unshare_parent(path: &Path, kind: MsFlags) -> Result<()> {
     for parent in path.ancestors() {
         match nix::mount::mount(None::<&str>, parent, None::<&str>, kind, None::<&str>) {
@@ -151,8 +151,8 @@ fn readonly(root: &mut Root, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What hides files and directories: the first of each kind, of which the others are copies. One empty tmpfs serves for
-/// all, since each takes memory of the kernel's.
+/// The mounts that hide files and directories: the first of each kind; the others are copies of these. One empty tmpfs serves for
+/// all directories, because each tmpfs takes kernel memory.
 #[derive(Default)]
 struct Covers {
     null: Option<OwnedFd>,
@@ -168,7 +168,7 @@ fn mask(root: &mut Root, path: &Path, label: Option<&str>, covers: &mut Covers) 
     let is_dir = mount::is_directory(&target)?;
     let first = if is_dir { &mut covers.tmpfs } else { &mut covers.null };
     let cover = match first {
-        // A copy of what is private is private.
+        // A copy of a private mount is private.
         Some(first) => clone_fd(first, false)?,
         None if is_dir => empty_tmpfs(label)?,
         None => private(host_null()?)?,

@@ -20,8 +20,8 @@ use hiber_sys::mount::{MountAttributes, mount_setattr};
 
 const TRACEFS: &str = "tracefs";
 
-/// Makes the mount `plan.mounts[index]`; `tree` is its source where the parent opened it. Gives the mount if it is to become
-/// read-only in the end.
+/// Makes the mount `plan.mounts[index]`; `tree` is its source if the parent opened it. Returns the mount if it must become
+/// read-only later.
 pub(super) fn mount(
     root: &mut Root,
     plan: &RootPlan,
@@ -58,11 +58,11 @@ pub(super) fn mount(
     Ok(later)
 }
 
-/// Mounts what the plan has of tracefs in the mount namespace of process `pid`, whose root is the container's: nobody has
-/// made it there yet.
+/// Makes the tracefs mounts of the plan in the mount namespace of process `pid`, whose root is the container's and has no tracefs
+/// yet.
 ///
 /// # Errors
-/// It cannot be mounted.
+/// If one cannot be mounted.
 pub fn mount_tracefs(pid: i32, plan: &RootPlan) -> Result<()> {
     let of_tracefs = |step: &&MountPlan| matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == TRACEFS);
     let steps: Vec<_> = plan.mounts.iter().filter(of_tracefs).filter(|step| !is_remount(step)).collect();
@@ -85,20 +85,20 @@ fn is_remount(step: &MountPlan) -> bool {
     matches!(step.source, MountSource::Filesystem { .. }) && step.flags & MsFlags::MS_REMOUNT.bits() != 0
 }
 
-/// Such a tmpfs still has to be filled.
+/// Whether the mount is a tmpfs that must be filled before it becomes read-only.
 fn is_readonly_tmpfs(step: &MountPlan) -> bool {
     matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == "tmpfs")
         && step.flags & MsFlags::MS_RDONLY.bits() != 0
 }
 
-/// Whether it shows the kernel, so that masks and read-only paths count on its being where it is said to be.
+/// Whether the filesystem shows the kernel's state: masked and read-only paths rely on its place.
 pub(super) fn is_the_kernels(step: &MountPlan) -> bool {
     matches!(&step.source, MountSource::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs")
         || step.destination == Path::new("/proc")
         || step.destination == Path::new("/sys")
 }
 
-/// What the mount is held for: because it is the kernel's, or because something will lie below it.
+/// The reason to keep the mount's descriptor: it shows the kernel's state, or another mount will lie below it.
 fn role(plan: &RootPlan, index: usize) -> Option<Role> {
     let step = &plan.mounts[index];
     let at = &step.destination;
@@ -118,11 +118,11 @@ fn role(plan: &RootPlan, index: usize) -> Option<Role> {
     needed.then_some(Role { maybe_procfs, guarded })
 }
 
-/// The source of a bind mount, with the attributes that it is to have. Who opens it sets them.
+/// The source of a bind mount, with its final attributes. The process that opens a source sets them.
 fn open_source(step: &MountPlan, source: &Path, recursive: bool, tree: Option<OwnedFd>) -> Result<OwnedFd> {
     let tree = match tree {
         Some(tree) => {
-            // It was cloned in the host's mount namespace and would else stay a peer of the host's mounts.
+            // The source was cloned in the host's mount namespace, and would otherwise stay a peer of the host's mounts.
             let slave = MountAttributes { propagation: MsFlags::MS_SLAVE.bits(), ..Default::default() };
             mount_setattr(tree.as_fd(), slave, true)?;
             tree
@@ -144,8 +144,8 @@ pub(super) fn is_directory(file: &OwnedFd) -> Result<bool> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
-/// The plan checked the destination as written; a symbolic link in the image may still lead into /proc (CVE-2019-16884), or
-/// move what must be what it is called (CVE-2019-19921).
+/// Checks the real destination. The plan checked the destination as written, but a symbolic link in the image may lead into /proc
+/// (CVE-2019-16884), or put /proc or /sys elsewhere (CVE-2019-19921).
 pub(super) fn check(root: &Root, step: &MountPlan, point: &Point) -> Result<()> {
     let at = step.destination.display();
     let invalid = |problem: String| Err(Error::invalid("mounts", problem));
@@ -161,7 +161,7 @@ pub(super) fn check(root: &Root, step: &MountPlan, point: &Point) -> Result<()> 
     Ok(())
 }
 
-/// Mounts a new filesystem, or an old one again; its descriptor is given if it is to be held or was there before.
+/// Mounts a new filesystem, or remounts an old one. Returns its descriptor if the mount must be held or existed before.
 fn filesystem(plan: &RootPlan, step: &MountPlan, point: &Point, held: bool) -> Result<Option<OwnedFd>> {
     let MountSource::Filesystem { fstype, source, data } = &step.source else { return Ok(None) };
     let label = plan.mount_label.as_deref().filter(|_| filesystem::takes_label(fstype));
@@ -192,7 +192,8 @@ fn filesystem(plan: &RootPlan, step: &MountPlan, point: &Point, held: bool) -> R
     Ok(Some(top))
 }
 
-/// Changes the mount's propagation, and the attributes of all below a new filesystem; gives its descriptor, if it has one.
+/// Changes the mount's propagation, and the attributes of all mounts below a new filesystem. Returns the mount's descriptor, if
+/// there is one.
 fn change(root: &Root, step: &MountPlan, point: &Point, top: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     let is_bind = matches!(step.source, MountSource::Bind { .. });
     if step.propagation.is_empty() && (is_bind || step.recursive.is_empty()) {
@@ -209,7 +210,7 @@ fn change(root: &Root, step: &MountPlan, point: &Point, top: Option<OwnedFd>) ->
     Ok(Some(top))
 }
 
-/// The mount that mount(2) has made on `point`, looked for by its path and told from what somebody else may have put there.
+/// Opens the mount that mount(2) has made on `point` by its path, and checks that nobody else has mounted something there.
 fn just_mounted(root: &Root, step: &MountPlan, point: &Point) -> Result<OwnedFd> {
     let top = root.open(&step.destination, OFlags::PATH)?;
     let (found, under) = (MountId::of(&top)?, MountId::of(&point.fd)?);
@@ -220,7 +221,7 @@ fn just_mounted(root: &Root, step: &MountPlan, point: &Point) -> Result<OwnedFd>
     Err(Error::invalid("mounts", problem))
 }
 
-/// A tmpfs that is to be read-only had to be writable until now.
+/// Makes a tmpfs read-only that had to be writable until now.
 pub(super) fn finish_readonly(tmpfs: &OwnedFd) -> Result<()> {
     let readonly = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
     Ok(mount_setattr(tmpfs.as_fd(), readonly, false)?)

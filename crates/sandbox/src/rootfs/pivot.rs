@@ -12,7 +12,7 @@ use crate::error::Context;
 use crate::plan::RootPlan;
 use crate::{Result, SysError};
 
-/// Enters the root; afterwards "/" is the container's and nothing of the host is mounted.
+/// Enters the root. Afterwards "/" is the container's, and no mount of the host is left.
 pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
     let result = if !plan.own_mount_namespace {
         change_root(root)
@@ -22,7 +22,7 @@ pub fn enter(root: &Root, plan: &RootPlan) -> Result<()> {
         pivot(root)
     };
     result.context(format!("enter the root filesystem {}", plan.path.display()))?;
-    // What the container sees of `linux.rootfsPropagation`; the default only keeps its mounts from the host.
+    // The container sees `linux.rootfsPropagation` on its root; the default only hides the container's mounts from the host.
     let default = (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits();
     if plan.own_mount_namespace && plan.propagation != default {
         change_propagation(Path::new("/"), plan.propagation).context("set linux.rootfsPropagation")?;
@@ -75,7 +75,7 @@ fn unmount(path: &str) -> Result<()> {
 fn move_root(root: &Root, path: &Path) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(|e| SysError::io("read", "/proc/self/mountinfo", &e))?;
-    // What lies below one of them goes with that: iproute2, for instance, binds /sys/fs/bpf over itself.
+    // Mounts below one of them are unmounted with it: iproute2, for instance, binds /sys/fs/bpf over itself.
     let mut gone: Vec<&str> = Vec::new();
     for line in table.lines() {
         let Some((fields, rest)) = line.split_once(" - ") else { continue };
@@ -88,7 +88,7 @@ fn move_root(root: &Root, path: &Path) -> Result<()> {
         }
         change_propagation(Path::new(point), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
         if unmount(point).is_err() {
-            // Locked in a user namespace. Covering it does as well.
+            // The mount is locked in a user namespace; a cover on it does as well.
             nix::mount::mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .map_err(|e| SysError::new("mount", format!("tmpfs on {point}"), e as i32))?;
         }

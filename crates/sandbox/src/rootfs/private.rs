@@ -1,5 +1,4 @@
-//! Views of the host's files that take every change upon themselves: what is written, made or removed in one is in memory,
-//! and vanishes with the mount namespace.
+//! Private views of the host's files. All changes in a view stay in memory, and vanish with the mount namespace.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,10 +15,11 @@ use super::tree::{attach_at_path, change_propagation, clone_fd, clone_path};
 use crate::error::Context;
 use crate::{Error, Result, SysError, mountinfo};
 
-/// How much of a file is in its view; the rest is a hole. Who looks into a file before it runs looks at its beginning.
+/// The length of the part of a file that its view contains; the rest is a hole. Programs that look into a file to recognise it
+/// read its beginning.
 const HEAD: u64 = 1 << 20;
 
-/// File systems that show the kernel's state: nothing can be kept in them, and there is no view of them.
+/// File systems that show the kernel's state. They keep no files, and get no view.
 const OF_THE_KERNEL: [u64; 13] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -39,15 +39,15 @@ const OF_THE_KERNEL: [u64; 13] = [
 /// The views of one mount namespace.
 #[derive(Debug)]
 pub struct PrivateViews {
-    /// Where what is written goes; open, because a view may cover the path.
+    /// The directory for changes. It stays open, because a view may cover its path.
     store: OwnedFd,
     views: usize,
     covered: Vec<PathBuf>,
 }
 
 impl PrivateViews {
-    /// Mounts the memory for them at the directory `scratch`, and takes the calling thread's mounts, in a namespace that
-    /// nobody else uses, out of the host's sight.
+    /// Mounts a tmpfs for the changes at the directory `scratch`, and makes the calling thread's mounts private to the host. To
+    /// be called in a mount namespace that nobody else uses.
     pub fn new(scratch: &Path) -> Result<Self> {
         change_propagation(Path::new("/"), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
         rustix::mount::mount("hiber", scratch, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
@@ -58,11 +58,10 @@ impl PrivateViews {
         Ok(Self { store, views: 0, covered: Vec::new() })
     }
 
-    /// Puts views over `path` and all that is mounted below it. Devices, sockets and file systems of the kernel's stay what
-    /// they are.
+    /// Puts views over `path` and all mounts below it. Devices, sockets and file systems of the kernel get no view.
     ///
     /// # Errors
-    /// There can be no view of it: of the host's root, or of a file system that cannot be below an overlay.
+    /// If there can be no view of `path`: of the host's root, or of a file system that cannot be below an overlay.
     pub fn cover(&mut self, path: &Path) -> Result<()> {
         let file = open(path)?;
         let real = std::fs::read_link(proc_path(&file))
@@ -86,7 +85,7 @@ impl PrivateViews {
         Ok(())
     }
 
-    /// Puts a view of `file` at `place`; false if there is to be none.
+    /// Puts a view of `file` at `place`; false if the file gets none.
     fn put(&mut self, file: &OwnedFd, place: &Path) -> Result<bool> {
         let failed = |call: &str, e: rustix::io::Errno| {
             SysError::new(call, place.display().to_string(), e.raw_os_error())
@@ -136,7 +135,7 @@ impl PrivateViews {
                 .create(dir)
                 .map_err(|e| SysError::io("mkdir", dir.display().to_string(), &e))?;
         }
-        // The directory above is what the merged one seems to be.
+        // The merged directory has the attributes of the upper one.
         like(&upper, stat)?;
         let data = format!(
             "lowerdir={},upperdir={},workdir={},index=off,metacopy=off",
@@ -190,13 +189,13 @@ fn proc_path(file: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
-/// What is mounted strictly below a directory, uppermost mounts alone and parents first.
+/// The mounts strictly below a directory, without mounts that are covered, parents first.
 fn mounts_below(dir: &Path) -> Result<Vec<(PathBuf, OwnedFd)>> {
     let mut points: Vec<PathBuf> =
         mountinfo::of("thread-self")?.into_iter().map(|mount| mount.point).collect();
     points.retain(|point| point != dir && point.starts_with(dir));
     points.sort_unstable();
     points.dedup();
-    // One that is covered by another mount cannot be opened, and nobody sees it.
+    // A mount that another one covers cannot be opened, and nobody sees it.
     Ok(points.into_iter().filter_map(|point| open(&point).ok().map(|file| (point, file))).collect())
 }

@@ -1,9 +1,9 @@
 //! Paths inside a root filesystem: every one is resolved by the kernel, with the root as its "/"
 //! (openat2(2), RESOLVE_IN_ROOT), so no symbolic link and no race leads out.
 //!
-//! Who shares the root filesystem can also rename a mount point of another container's, and the mount goes with it. What
-//! lies below a mount of the container's own is therefore resolved from the descriptor of that mount, where there is one:
-//! see [`Root::hold`].
+//! A container that shares the root filesystem with another one can rename the other's mount points, and the mounts move along.
+//! Therefore a path below a mount of the container is resolved from the descriptor of that mount, if there is one: see
+//! [`Root::hold`].
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -18,7 +18,7 @@ use super::lookup::{Base, MountId, create_file, openat2};
 use super::tree::DIR_MODE;
 use crate::{Error, Result, SysError};
 
-/// Links on one path that we follow ourselves; as many as the kernel does (path_resolution(7)).
+/// The most links on one path that we follow ourselves; the kernel has the same limit (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
 /// An opened root directory.
@@ -40,12 +40,12 @@ struct Held {
     role: Role,
 }
 
-/// What is known of a mount that is held.
+/// The reasons for which a mount is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Role {
     /// Whether it may be a procfs.
     pub(super) maybe_procfs: bool,
-    /// Whether it must be what its path names when the root is entered.
+    /// Whether its path must lead to it when the root is entered.
     pub(super) guarded: bool,
 }
 
@@ -94,7 +94,7 @@ impl Root {
         }
     }
 
-    /// Where something is to be mounted, made if it is missing: a directory or an empty file.
+    /// Opens a mount point, and makes it if it is missing: a directory or an empty file.
     pub(super) fn point(&self, path: &Path, directory: bool) -> Result<Point> {
         let plain = !path.components().any(|c| c == Component::ParentDir);
         let base = self.base(path);
@@ -133,8 +133,8 @@ impl Root {
         Ok(inode(self.as_fd())? == inode(fd.as_fd())? && MountId::of(self)? == MountId::of(fd)?)
     }
 
-    /// Tells that `top` was mounted on `point`, which is at `path`. It is held if it has a `role`: then everything below
-    /// `path` is looked for below `top` itself.
+    /// Records that `top` was mounted on `point`, which is at `path`. The mount is held if it has a `role`: then each path below
+    /// `path` is resolved below `top` itself.
     pub(super) fn mounted(&mut self, path: &Path, point: &Point, top: Option<(OwnedFd, Role)>) {
         if !point.plain {
             // Nobody knows which of the others it has covered. A procfs that it covers is missed in the end.
@@ -145,7 +145,7 @@ impl Root {
         self.held.extend(top.map(|(top, role)| Held { at: relative(path).into(), top, role }));
     }
 
-    /// Tells that something lies over `path`; what was held there, and is now out of reach, is returned.
+    /// Records that a mount covers `path`. Returns the held mount there, which is now out of reach.
     pub(super) fn cover(&mut self, path: &Path) -> Option<Role> {
         let path = relative(path);
         let role = self.held.iter().find(|held| held.at == path).map(|held| held.role);
@@ -160,7 +160,7 @@ impl Root {
         }
     }
 
-    /// Whether the paths of this process lead to the mounts that must be there: called when the root was entered.
+    /// Checks, after the root was entered, that the paths of this process lead to the mounts that must be there.
     pub(super) fn check_guarded(&self) -> Result<()> {
         for held in self.held.iter().filter(|held| held.role.guarded) {
             let path = Path::new("/").join(&held.at);
@@ -175,7 +175,7 @@ impl Root {
         Ok(())
     }
 
-    /// From where to look for `path`: the mount that it lies in, or the root itself.
+    /// The directory from which `path` is resolved: the mount that the path lies in, or the root itself.
     fn base<'a>(&'a self, path: &'a Path) -> Base<'a> {
         let path = relative(path);
         // A later mount hides what it covers, so the last one is the innermost.
@@ -187,8 +187,8 @@ impl Root {
         Base { dir, rest, maybe_procfs }
     }
 
-    /// Opens the directory `path`, making it and its parents where they are missing. A symbolic link to what is
-    /// missing is followed, inside the root: images have them, and runc makes what they name.
+    /// Opens the directory `path`, and makes it and its parents where they are missing. A dangling symbolic link is followed
+    /// inside the root, and its target made: images have such links, and runc does the same.
     pub fn make_dir(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
         if let Some(fd) = self.find(path)? {
             return Ok(fd);
@@ -231,7 +231,7 @@ impl Root {
         Ok(current)
     }
 
-    /// What the link `name` in `dir` says; `None` if it is no link. `path` is for messages.
+    /// The target of the link `name` in `dir`; `None` if it is no link. `path` is for messages.
     fn link(&self, dir: &OwnedFd, name: &OsStr, path: &Path, links: &mut u32) -> Result<Option<PathBuf>> {
         let fail = |errno: Errno| SysError::new("readlinkat", self.below(path), errno.raw_os_error());
         if *links == MAX_LINKS {
@@ -268,8 +268,8 @@ impl Root {
         }
     }
 
-    /// As [`make_file`](Self::make_file), for a place in which the runtime puts something of its own: a symbolic link
-    /// there would lead it elsewhere.
+    /// As [`make_file`](Self::make_file), for a file of the runtime's own. A symbolic link in its place is refused, because it
+    /// would lead elsewhere.
     pub fn make_own_file(&self, path: &Path) -> Result<OwnedFd> {
         let fail =
             |call: &str, e: Errno| Error::from(SysError::new(call, self.below(path), e.raw_os_error()));
@@ -303,7 +303,7 @@ impl Root {
 
     fn openat2(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let base = self.base(path);
-        // A ".." may lead to what a mount covers.
+        // A ".." may lead to a directory that a mount covers.
         if base.rest != relative(path) && !path.components().any(|c| c == Component::ParentDir) {
             match openat2(base.dir, base.rest, flags, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
                 // A link leads out of the mount: somewhere in the root.

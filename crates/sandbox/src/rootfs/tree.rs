@@ -1,4 +1,4 @@
-//! Mounts that are detached, and where they go.
+//! Detached mounts, and where to attach them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::messages::FdRole;
 use crate::{Error, Result, SysError};
 use hiber_sys::mount::{MountAttributes, mount_setattr};
 
-/// Of directories that the image lacks.
+/// Mode of directories that the image lacks.
 pub(super) const DIR_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// Detached trees that the parent opens, for sources that init itself may not reach.
 pub struct Trees<'a> {
-    /// Those that it has opened beforehand.
+    /// The trees that the parent has opened beforehand.
     pub opened: Vec<(FdRole, OwnedFd)>,
-    /// Asks it for the source of the mount of that number, which has just come to be.
+    /// Asks the parent for the source of the mount with this number, after an earlier mount has made the source.
     pub ask: &'a dyn Fn(usize) -> Result<OwnedFd>,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn tree_flags(recursive: bool) -> OpenTreeFlags {
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
-/// Mounts `tree` on what `target` has open.
+/// Mounts `tree` on the open file or directory `target`.
 pub(super) fn attach(tree: impl AsFd, target: impl AsFd) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", flags)

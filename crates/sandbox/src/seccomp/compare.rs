@@ -1,21 +1,22 @@
-//! Whether one filter lets nothing through that another one stops: for filters that others made of the same profile.
+//! Compares two filters that different programs made from the same profile: does the one let nothing through that the other
+//! stops?
 //!
-//! Both programs are followed along every way that a system call can take through them. What a way says of a call's words
-//! (numbers, ranges, bits) is kept; a way that no call can take is left. Where a way's conditions are beyond that, it counts
-//! as possible: the answer may be a wrong no, never a wrong yes.
+//! Both programs are followed along every path that a system call can take. The conditions on a path are collected for each word
+//! of the call, as numbers, ranges and bits. A path that no call can take is dropped; a path whose conditions are too complicated
+//! counts as possible. So the answer may be a wrong no, never a wrong yes.
 
 use super::SockFilter;
 use super::emit::{AND, JA, JEQ, JGE, JGT, JSET, LOAD, RET};
 
 /// Words of struct seccomp_data (linux/seccomp.h).
 const WORDS: usize = 16;
-/// How many instructions are followed. The default profiles of engines take some hundred thousand.
+/// The most instructions that are followed. The default profiles of container engines take some hundred thousand.
 const MAX_STEPS: u32 = 20_000_000;
-/// What a filter decides; the rest of its return value is data (SECCOMP_RET_ACTION_FULL).
+/// The mask of the action in a filter's return value; the rest is data (SECCOMP_RET_ACTION_FULL).
 const ACTION: u32 = 0xffff_0000;
 
-/// Whether the filter `theirs` stops whatever `ours` stops, in a way at least as strict: of two actions the kernel
-/// takes the one with the smaller signed number.
+/// Whether the filter `theirs` stops each call that `ours` stops, by an action at least as strict. The smaller signed number is
+/// the stricter action, as in the kernel.
 pub fn is_as_strict(theirs: &[SockFilter], ours: &[SockFilter]) -> bool {
     if theirs == ours {
         return true;
@@ -31,13 +32,13 @@ fn severity(action: u32) -> i32 {
     (action & ACTION).cast_signed()
 }
 
-/// What is known of a system call.
+/// The known facts of a system call.
 #[derive(Clone)]
 struct Call {
     words: [Word; WORDS],
 }
 
-/// What is known of a word.
+/// The known facts of a word.
 #[derive(Clone)]
 struct Word {
     low: u32,
@@ -45,7 +46,7 @@ struct Word {
     /// The bits that are known, and their values.
     mask: u32,
     bits: u32,
-    /// Masks, and what the word is not under them.
+    /// Masks, and values that the word does not have under them.
     not: Vec<(u32, u32)>,
 }
 
@@ -56,7 +57,7 @@ impl Default for Word {
 }
 
 impl Word {
-    /// What is known under a mask, if all of it is.
+    /// The value under a mask, if all of its bits are known.
     fn known(&self, mask: u32) -> Option<u32> {
         match self.low == self.high {
             true => Some(self.low & mask),
@@ -76,7 +77,7 @@ impl Word {
         self.is_possible()
     }
 
-    /// Draws the conclusions; whether there is such a word.
+    /// Draws conclusions from the facts. False if no word can have them.
     fn is_possible(&mut self) -> bool {
         self.low = self.low.max(self.bits);
         self.high = self.high.min(self.bits | !self.mask);
@@ -100,8 +101,8 @@ enum Value {
     Word(usize, u32),
 }
 
-/// Follows every way through a program; `leaf` is told what is known of the calls that take it, and what they get.
-/// Whether it always agreed. A program with other instructions than seccomp filters have agrees with nothing.
+/// Follows every path through a program, and calls `leaf` at its end with the known facts of the call and the action. Returns
+/// whether `leaf` always agreed; false for a program with instructions that seccomp filters do not have.
 fn leaves(
     program: &[SockFilter],
     call: Call,
@@ -140,7 +141,7 @@ fn leaves(
                             }
                             at = to(holds);
                         }
-                        // No call takes either way.
+                        // No call takes either path.
                         None => break,
                     }
                 }
@@ -157,8 +158,8 @@ fn leaves(
     true
 }
 
-/// Whether a comparison holds. Where both may be, `call` becomes what is known where the answer holds, and `other` what is
-/// known elsewhere.
+/// The result of a comparison, if it is known. Otherwise the facts are split: `call` gets those of a comparison that holds, and
+/// `other` those of one that does not.
 fn branch(i: &SockFilter, value: Value, call: &mut Call, other: &mut Option<Call>) -> Option<bool> {
     let compare = |n: u32| match i.code {
         JEQ => n == i.k,
@@ -190,7 +191,7 @@ fn branch(i: &SockFilter, value: Value, call: &mut Call, other: &mut Option<Call
     }
 }
 
-/// Takes note of a comparison's answer; whether there is such a word.
+/// Adds a comparison's result to the facts. False if no word can have them.
 fn hold(i: &SockFilter, mask: u32, word: &mut Word, holds: bool) -> bool {
     let whole = mask == u32::MAX;
     // The least number for which JGT or JGE holds.

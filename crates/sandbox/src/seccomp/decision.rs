@@ -1,4 +1,4 @@
-//! What to do with one call: its rules as a decision graph over 32-bit comparisons.
+//! The decision for one call: its rules as a graph of 32-bit comparisons.
 //!
 //! BPF compares 32 bits at a time, so a condition on a 64-bit argument becomes one to three
 //! tests of halves. Rules are tried in order; each test's outcome is carried into what follows
@@ -46,7 +46,7 @@ pub(super) struct Word {
     pub(super) high: bool,
 }
 
-/// An action, or a test with what follows if it holds and if it does not.
+/// An action, or a test with the nodes for both results.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Node {
     Return(u32),
@@ -57,7 +57,7 @@ pub(super) enum Node {
 #[derive(Default)]
 pub(super) struct Graph {
     nodes: Vec<Node>,
-    /// Of each node, the number of tests on the longest way from it.
+    /// For each node, the number of tests on the longest path from it.
     depths: Vec<usize>,
     known: HashMap<Node, Id>,
     actions: Vec<(u32, Id)>,
@@ -114,7 +114,7 @@ impl Graph {
         })
     }
 
-    /// What is left of `id` where `test` on `word` is known to hold, or not to.
+    /// Simplifies `id`, given the result of `test` on `word`.
     fn assume(&mut self, id: Id, word: Word, test: Test, holds: bool) -> Id {
         let fact = Fact { word, test, holds };
         fact.apply(self, id, &mut HashMap::new())
@@ -129,7 +129,7 @@ struct Fact {
 }
 
 impl Fact {
-    /// What another test must then say.
+    /// The result of another test on the same word, if this one implies it.
     fn implies(&self, word: Word, test: Test) -> Option<bool> {
         if word != self.word {
             return None;
@@ -213,7 +213,7 @@ impl Build<'_> {
         match test {
             Test::Ge(0) => return yes,
             Test::Gt(u32::MAX) => return no,
-            // not zero, which Eq's implications know more about
+            // not zero: Eq implies more than this test
             Test::Gt(0) | Test::Ge(1) => return self.branch(word, Test::Eq(0), no, yes),
             _ => {}
         }

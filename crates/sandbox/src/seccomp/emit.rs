@@ -25,10 +25,10 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGS: u32 = 16;
 
-/// The reach of a conditional jump, less what one more instruction in between may take.
+/// The reach of a conditional jump, minus one instruction that may be inserted in between.
 const REACH: usize = 254;
 
-/// Where a jump goes.
+/// The target of a jump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Target {
     Return(u32),
@@ -95,7 +95,7 @@ impl<'g> Emitter<'g> {
         if let Some(target) = self.exceptions(spans) {
             return target;
         }
-        // Halves that begin with the commoner outcome are what `exceptions` takes.
+        // `exceptions` needs halves that begin with the more common outcome.
         let common = if self.is_return(spans[0].outcome) { 0 } else { 1 };
         let half = spans.len() / 2;
         let middle = if half % 2 == common || half == 1 { half } else { half - 1 };
@@ -227,7 +227,7 @@ impl<'g> Emitter<'g> {
     }
 }
 
-/// Where a word is in struct seccomp_data: arguments are 64-bit numbers in native byte order.
+/// The offset of a word in struct seccomp_data. Arguments are 64-bit numbers in native byte order.
 fn offset(word: Word) -> u32 {
     let second = word.high != cfg!(target_endian = "big");
     ARGS + 8 * word.arg + if second { 4 } else { 0 }

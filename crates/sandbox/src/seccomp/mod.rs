@@ -1,6 +1,6 @@
 //! Seccomp profiles (config-linux.md, "Seccomp") as programs for the kernel.
 //!
-//! A profile means here what runc makes of it with libseccomp:
+//! A profile has the meaning that runc gives it with libseccomp:
 //!
 //! - A rule that only repeats the default action is left out, before anything else.
 //! - A rule without conditions beats all those with conditions on the same call.
@@ -64,7 +64,7 @@ pub struct Program {
     pub listener_path: Option<PathBuf>,
     /// `linux.seccomp.listenerMetadata`.
     pub listener_metadata: Option<String>,
-    /// What of the profile has no effect, one sentence each.
+    /// One sentence for each part of the profile without effect.
     pub warnings: Vec<String>,
 }
 
@@ -215,7 +215,7 @@ pub fn known_flags() -> &'static [&'static str] {
     ]
 }
 
-/// Those of [`known_flags`] that this kernel has.
+/// The flags of [`known_flags`] that this kernel has.
 pub fn supported_flags() -> Vec<&'static str> {
     let bits = [
         libc::SECCOMP_FILTER_FLAG_TSYNC,

@@ -31,9 +31,9 @@ pub(super) struct Rule {
     pub(super) entry: usize,
 }
 
-/// A profile, understood.
+/// A parsed profile.
 pub(super) struct Rules<'p> {
-    /// What a call without a rule gets.
+    /// The action for a call without a rule.
     pub(super) default: u32,
     by_name: HashMap<&'p str, Named>,
     /// Whether a rule wants the listener.
@@ -112,7 +112,7 @@ impl<'p> Rules<'p> {
             self.notify |= notify;
             let rules = &mut self.by_name.entry(name).or_default().rules;
             if action != self.default {
-                // what is masked out altogether is always met
+                // a condition on no bits always holds
                 rules.extend(alternatives(&conds).map(|mut conds| {
                     conds.retain(|c| c.mask != 0);
                     Rule { action, conds, entry: i }
@@ -193,10 +193,9 @@ impl Rule {
             && self.conds.iter().all(|c| other.conds.contains(c))
     }
 
-    /// The rule on the call that carries this one. The carrier's first argument says which call
-    /// it carries, so a condition on the first argument is lost; the others are in the caller's
-    /// memory, where a filter cannot look, and are compared with the carrier's own arguments.
-    /// That is what libseccomp does, too.
+    /// The rule on the call that carries this one. The carrier's first argument says which call it carries, so a condition on the
+    /// first argument is lost; the others are in the caller's memory, where a filter cannot look, and are compared with the
+    /// carrier's own arguments. libseccomp does the same.
     fn carried(mut self, call: u32) -> Self {
         self.conds.retain(|c| c.arg != 0);
         let call = Cond {
@@ -210,7 +209,7 @@ impl Rule {
     }
 }
 
-/// What the filter returns for an action (seccomp(2), "SECCOMP_RET_*").
+/// The filter's return value for an action (seccomp(2), "SECCOMP_RET_*").
 fn action_value(action: LinuxSeccompAction, errno: Option<u32>, field: &str) -> Result<u32> {
     use LinuxSeccompAction::{ScmpActErrno, ScmpActTrace};
     let takes_errno = matches!(action, ScmpActErrno | ScmpActTrace);

@@ -1,4 +1,4 @@
-//! What each number of an architecture gets, as spans of equal outcomes.
+//! The outcome for each call number of an architecture, as spans of equal outcomes.
 
 use oci_spec::runtime::Arch;
 
@@ -12,7 +12,7 @@ const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 /// The most comparisons on one call's way; it is walked recursively.
 const MAX_TESTS: usize = 2048;
 
-/// What calls from a number on get, up to the next span.
+/// The outcome for calls from a number on, up to the next span.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Span {
     /// First number.
@@ -41,7 +41,7 @@ pub(super) fn sections(abis: &[&Abi], rules: &Rules<'_>, graph: &mut Graph) -> R
 struct Table {
     spans: Vec<Span>,
     default: Id,
-    /// What calls newer than the profile get, if that is not the default.
+    /// The outcome for calls newer than the profile, if it is not the default.
     newer: Option<Id>,
 }
 
@@ -96,7 +96,7 @@ impl Table {
     }
 }
 
-/// What a call with these rules gets.
+/// The outcome for a call with these rules.
 fn outcome(rules: &[Rule], default: u32, abi: &Abi, graph: &mut Graph) -> Result<Id> {
     if let Some(rule) = rules.iter().find(|r| r.conds.is_empty()) {
         return Ok(graph.action(rule.action));

@@ -1,4 +1,4 @@
-//! What the tests share: this host's layout, and cgroups that clean up after themselves.
+//! The harness of the tests: this host's layout, and cgroups that clean up after themselves.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl Scratch {
         self.children.last_mut().unwrap()
     }
 
-    /// What a script in the cgroup says, when it has ended.
+    /// The output of a script in the cgroup, after its end.
     pub(crate) fn output(&mut self, script: &str) -> Output {
         self.shell(script);
         self.children.pop().unwrap().wait_with_output().unwrap()

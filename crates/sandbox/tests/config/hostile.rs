@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::corpus::{Bundle, all};
 
-/// What asks for more memory than this is killed, and so seen.
+/// A reader that asks for more memory is killed, so the test sees it.
 fn limit_memory() {
     let limit = Rlimit { current: Some(2 << 30), ..getrlimit(Resource::As) };
     setrlimit(Resource::As, limit).unwrap();
 }
 
-/// What values are changed into.
+/// The replacements for values.
 fn odd(random: &mut Rng) -> Value {
     let values = [
         json!(null),

@@ -40,7 +40,7 @@ fn others(value: &Value) -> Vec<Value> {
     }
 }
 
-/// What a reader does not refuse by the field's name, of all values of wrong types in `original`. `at` is where
+/// The fields of `original` for which a reader does not refuse a value of a wrong type by the field's name. `at` is where
 /// config.json has it.
 fn unnamed(original: &Value, at: &str, read: impl Fn(&Value) -> Result<(), String>) -> Vec<String> {
     read(original).unwrap();

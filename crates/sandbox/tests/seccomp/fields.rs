@@ -1,4 +1,4 @@
-//! What compile() refuses, and what it makes of everything but the rules.
+//! Tests of compile() apart from the rules: its errors, and the other fields of a profile.
 
 use hiber_sandbox::seccomp::{MAX_INSTRUCTIONS, Program, compile};
 use serde_json::{Value, json};

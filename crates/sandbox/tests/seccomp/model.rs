@@ -115,7 +115,7 @@ fn unconditional(args: &[LinuxSeccompArg], wide: bool) -> bool {
     args.iter().all(|a| a.op() == Op::ScmpCmpMaskedEq && a.value() & bits == 0)
 }
 
-/// What the profile says on a call to one of [`NAMES`], or with a number far beyond.
+/// The profile's decision on a call to one of [`NAMES`], or with a number far beyond.
 fn expected(profile: &LinuxSeccomp, call: &Call) -> u32 {
     let default = profile.default_action().as_u32(profile.default_errno_ret());
     let listed =

@@ -25,7 +25,7 @@ impl Call {
     }
 }
 
-/// What a filter returns for a call. Panics where the kernel would refuse the filter.
+/// The return value of a filter for a call. Panics if the kernel would refuse the filter.
 pub(crate) fn run(filter: &[SockFilter], call: &Call) -> u32 {
     let (mut pc, mut a) = (0, 0);
     loop {

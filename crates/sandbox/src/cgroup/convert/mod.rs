@@ -138,7 +138,7 @@ fn is_list(text: &str) -> bool {
 }
 
 impl Converter<'_> {
-    /// Where the controller is; the names differ for `blkio` and `io` alone.
+    /// The version of the controller's hierarchy; the names differ for `blkio` and `io` alone.
     fn find(&self, field: &str, v1: &str, v2: &str) -> Result<Version> {
         self.layout.find(v1, v2).ok_or_else(|| {
             let controller = if self.layout.kind() == Kind::V2 { v2 } else { v1 };
@@ -146,7 +146,7 @@ impl Converter<'_> {
         })
     }
 
-    /// Requires v1's controller, for what v2 does not have.
+    /// Requires v1's controller, for limits that v2 does not have.
     fn find_v1(&self, field: &str, controller: &str) -> Result<()> {
         match self.layout.v1().contains_key(controller) {
             true => Ok(()),
@@ -250,7 +250,7 @@ impl Converter<'_> {
             }
         };
         if let Some(swap_max) = swap_max {
-            // Without swap in the kernel, "max" and "0" are what there is.
+            // Without swap in the kernel, "max" and "0" are no limits.
             let optional = swap_max == "max" || swap_max == "0";
             self.push("memory.swap", v2, "memory", "memory.swap.max", swap_max).optional = optional;
         }
@@ -381,7 +381,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// As runc: 0 is the smallest limit, 1, for systemd knows no 0.
+    /// As with runc, 0 becomes 1, the smallest limit, because systemd has no 0.
     fn pids(&mut self, pids: &LinuxPids) -> Result<()> {
         let version = self.find("pids.limit", "pids", "pids")?;
         let value = if pids.limit() < 0 { "max".into() } else { pids.limit().max(1).to_string() };

@@ -1,4 +1,4 @@
-//! A connection to a systemd manager: to its private socket where it has one for us, else over the message bus.
+//! A connection to a systemd manager: to its private socket if this process may use it, otherwise over the message bus.
 
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::marshal::{Kind, Malformed, Message, PROLOGUE, Value};
 use crate::error::{Error, plain};
 
-/// How long an answer, or the end of a job, may take: what other clients of systemd wait for a job.
+/// The time limit for an answer, and for the end of a job. Other clients of systemd wait as long for a job.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -17,7 +17,7 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 
-/// Why a call failed.
+/// The failure of a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BusError {
     /// systemd's own words.
@@ -45,7 +45,7 @@ impl BusError {
         matches!(self, Self::Refused { name: full, .. } if full.strip_prefix(SYSTEMD) == Some(&format!(".{name}")))
     }
 
-    /// As the crate's error, about `what`.
+    /// Converts the failure into the crate's error, about `what`.
     pub(super) fn about(self, what: impl Into<String>) -> Error {
         Error::Systemd { what: what.into(), why: self.to_string() }
     }
@@ -147,7 +147,7 @@ impl Bus {
     /// Connects to the system's manager, or to the user's.
     ///
     /// # Errors
-    /// No socket answers; says what was tried.
+    /// If no socket answers, with the list of sockets.
     pub(super) fn connect(of_user: bool) -> Result<Self> {
         let mut tried = Vec::new();
         for address in if of_user { user() } else { system() } {
@@ -181,8 +181,8 @@ impl Bus {
         Ok(bus)
     }
 
-    /// SASL's EXTERNAL with no identity but the socket's credentials: a number of ours would be another one outside
-    /// of our user namespace.
+    /// Authenticates by SASL's EXTERNAL without naming an identity, so that the socket's credentials count: our user id may be
+    /// another number outside of our user namespace.
     fn authenticate(&mut self) -> Result<()> {
         self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         let deadline = Instant::now() + PATIENCE;
@@ -237,7 +237,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The next message. The end of a job is noted.
+    /// The next message. Records the end of a job.
     fn next(&mut self, deadline: Instant) -> Result<Message> {
         let mut prologue = [0; PROLOGUE];
         self.receive(&mut prologue, deadline)?;
@@ -330,12 +330,12 @@ mod tests {
         assert_eq!(places("unix:path=%g0"), [""; 0]);
     }
 
-    /// A manager that says what it is told to, once its client has said enough.
+    /// A fake manager that sends given bytes as soon as its client has sent enough.
     fn answering(answers: Vec<u8>) -> Bus {
         let (stream, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&answers).unwrap();
         drop(theirs.shutdown(std::net::Shutdown::Write));
-        // kept open, so that what is written here goes somewhere
+        // kept open, so that writes succeed
         std::mem::forget(theirs);
         Bus { stream, peer: "the test".into(), serial: 0, ended: Vec::new() }
     }

@@ -64,14 +64,14 @@ impl Value {
     }
 }
 
-/// What a message is.
+/// The type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Call,
     Return,
     Error,
     Signal,
-    /// Of a later protocol; to be ignored.
+    /// A type of a later protocol; to be ignored.
     Other,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Malformed(&'static str);
 
 type Result<T> = std::result::Result<T, Malformed>;
 
-/// The length of what every message begins with: up to the length of the header fields.
+/// The length of the fixed part of a message, up to and including the length of the header fields.
 pub(super) const PROLOGUE: usize = 16;
 /// The protocol allows 128 MiB; what systemd answers here is below 1 KiB.
 const LONGEST: usize = 1 << 20;
@@ -177,7 +177,7 @@ impl Message {
     /// How many bytes follow the first [`PROLOGUE`] ones.
     ///
     /// # Errors
-    /// They do not begin a message, or one that is too long.
+    /// If the bytes do not begin a message, or the message is too long.
     pub(super) fn rest(prologue: &[u8; PROLOGUE]) -> Result<usize> {
         let mut reader = Reader::new(prologue)?;
         reader.at = 4;
@@ -194,7 +194,7 @@ impl Message {
     /// that this client does not know.
     ///
     /// # Errors
-    /// It is malformed, or a reply has a type that is not known here.
+    /// If the message is malformed, or a reply has an unknown type.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes)?;
         reader.at = 1;
@@ -238,7 +238,7 @@ impl Message {
     }
 }
 
-/// What a value is aligned to.
+/// The alignment of a value.
 fn alignment(signature: &str) -> usize {
     match signature.as_bytes().first() {
         Some(b'n' | b'q') => 2,
@@ -367,7 +367,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(text.to_vec()).map_err(|_| Malformed("text that is not UTF-8"))
     }
 
-    /// One value of the one complete type that `signature` is.
+    /// Reads one value; `signature` is one complete type.
     fn value(&mut self, signature: &str, depth: usize) -> Result<Value> {
         if depth > DEEPEST {
             return Err(Malformed("nested too deep"));
@@ -410,7 +410,7 @@ impl<'a> Reader<'a> {
             }
             "(" => {
                 let mut types = rest.strip_suffix(')').ok_or(Malformed("unbalanced signature"))?;
-                // The protocol has none; an array of them would have any number of elements in no bytes.
+                // The protocol has no empty structs; an array of them could have any number of elements in no bytes.
                 if types.is_empty() {
                     return Err(Malformed("a struct without members"));
                 }

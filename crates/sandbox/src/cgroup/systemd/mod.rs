@@ -1,7 +1,7 @@
 //! Cgroups that systemd makes: a scope for each container, by org.freedesktop.systemd1(5) over D-Bus.
 //!
-//! systemd owns the tree and sets what it has properties for; the scope is delegated, and all else is cgroupfs as
-//! ever: limits without a property, hierarchies of v1 that systemd does not know, freezing, killing, statistics.
+//! systemd owns the tree, and sets the limits for which it has properties. The scope is delegated; everything else works through
+//! cgroupfs: limits without a property, hierarchies of v1 that systemd does not know, freezing, killing, statistics.
 
 mod bus;
 mod marshal;
@@ -20,10 +20,10 @@ use self::properties::Properties;
 use super::limits::Limits;
 use crate::error::{Error, Result};
 
-/// Annotations of config.json that become properties of the unit, as runc and crun read them.
+/// The prefix of annotations that become properties of the unit, as with runc and crun.
 pub const ANNOTATION_PREFIX: &str = "org.systemd.property.";
 
-/// For `fuzz/`: reads a message as it comes, and text as it stands in an annotation.
+/// For `fuzz/`: reads bytes as a message, and as the text of an annotation.
 #[cfg(fuzzing)]
 pub(crate) fn read_dbus(bytes: &[u8]) {
     if let Some(prologue) = bytes.first_chunk() {
@@ -46,7 +46,7 @@ pub struct Unit {
     pub slice: String,
     /// Whether it is a unit of a user's systemd.
     pub of_user: bool,
-    /// The container's id, for the description; properties of annotations. Needed at its start alone.
+    /// The container's id, for the description, and the properties from annotations. Needed only when the unit starts.
     #[serde(skip)]
     start: Start,
 }
@@ -133,14 +133,14 @@ impl Unit {
                 .and_then(|rules| properties::of_devices(rules, devices_of_v1))
                 .unwrap_or_default(),
         );
-        // Whoever writes an annotation means it.
+        // An annotation overrides other properties.
         all.extend(self.start.properties.clone());
         let auxiliary = Value::Array("(sa(sv))".into(), Vec::new());
         let arguments =
             vec![Value::str(&self.name), Value::str("replace"), properties::array(all), auxiliary];
         let mut result = bus.job("StartTransientUnit", arguments.clone());
         if matches!(&result, Err(e) if e.is("UnitExists")) {
-            // One that has failed stays until somebody takes notice.
+            // A failed unit stays loaded until somebody resets it.
             let _ = bus.call("ResetFailedUnit", vec![Value::str(&self.name)]);
             result = bus.job("StartTransientUnit", arguments);
         }
@@ -150,7 +150,7 @@ impl Unit {
                 let why = format!("its start ended as {other:?}; see journalctl --unit {}", self.name);
                 Error::Systemd { what: format!("unit {}", self.name), why }
             }
-            // Nothing was made, and a unit of that name is another's.
+            // Nothing was made, and a unit of that name belongs to somebody else.
             Err(BusError::Refused { .. }) => return result.map(drop).map_err(|e| self.failed(e)),
             Err(e) => Error::Systemd { what: format!("unit {}", self.name), why: e.to_string() },
         };
@@ -160,7 +160,7 @@ impl Unit {
         Err(error)
     }
 
-    /// What every container's scope has.
+    /// The properties of every container's scope.
     fn properties(&self, pid: u32, limits: &Limits, version: u32) -> Properties {
         let mut all = Properties::from([
             ("Description".to_owned(), Value::Str(format!("hiber container {}", self.start.id))),
@@ -206,10 +206,10 @@ impl Unit {
         self.bus()?.call("AttachProcessesToUnit", arguments).map(drop).map_err(|e| self.failed(e))
     }
 
-    /// Kills what is still in the unit, and ends it. One that is gone already is fine.
+    /// Kills the remaining processes of the unit, and ends it. A missing unit is no error.
     pub(super) fn stop(&self) -> Result<()> {
         let mut bus = self.bus()?;
-        // Its end alone would be asked for with SIGTERM, which the first process of a pid namespace may not take.
+        // Stopping the unit alone would send SIGTERM, which the first process of a pid namespace may ignore.
         let _ =
             bus.call("KillUnit", vec![Value::str(&self.name), Value::str("all"), Value::I32(libc::SIGKILL)]);
         let stopped = bus.job("StopUnit", vec![Value::str(&self.name), Value::str("replace")]);
@@ -220,7 +220,7 @@ impl Unit {
         if stopped != "done" {
             tracing::debug!("the end of unit {}: {stopped}", self.name);
         }
-        // It stays where it has failed, and may be gone where not.
+        // A failed unit stays loaded; others may be gone by now.
         match bus.call("ResetFailedUnit", vec![Value::str(&self.name)]) {
             Err(e) if !e.is("NoSuchUnit") => Err(self.failed(e)),
             _ => Ok(()),

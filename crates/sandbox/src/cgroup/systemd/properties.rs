@@ -18,7 +18,7 @@ pub(super) type Properties = BTreeMap<String, Value>;
 /// The kernel's default period of CPU bandwidth control, in µs.
 const DEFAULT_PERIOD: u64 = 100_000;
 
-/// The properties for what can be said exactly; the rest is cgroupfs's alone. `version` is systemd's.
+/// The properties that express a limit exactly; other limits are only written to cgroupfs. `version` is systemd's.
 pub(super) fn of_limits(limits: &Limits, version: u32) -> Properties {
     let mut properties = Properties::new();
     let mut bandwidth = Bandwidth::default();
@@ -49,7 +49,7 @@ fn of_write(write: &Write, version: u32) -> Option<(String, Value)> {
         (Version::V1, "memory.limit_in_bytes") => ("MemoryLimit", number(value)?),
         (Version::V1, "cpu.shares") => ("CPUShares", number(value)?),
         (Version::V1, "blkio.weight") => ("BlockIOWeight", number(value)?),
-        // systemd takes no 0, and neither is it written
+        // systemd refuses 0, and 0 is not written either
         (_, "pids.max") => ("TasksMax", number(if value == "0" { "1" } else { value })?),
         (Version::V2, "memory.max") => ("MemoryMax", number(value)?),
         (Version::V2, "memory.high") => ("MemoryHigh", number(value)?),
@@ -58,7 +58,7 @@ fn of_write(write: &Write, version: u32) -> Option<(String, Value)> {
         (Version::V2, "memory.swap.max") => ("MemorySwapMax", number(value)?),
         (Version::V2, "cpu.weight") => ("CPUWeight", number(value)?),
         (Version::V2, "io.weight") => ("IOWeight", number(value.strip_prefix("default ").unwrap_or(value))?),
-        // BFQ's own weights are others; the second choice is systemd's scale.
+        // BFQ has its own scale of weights; the alternative is systemd's scale.
         (Version::V2, "io.bfq.weight") => ("IOWeight", number(write.instead.as_ref()?.1.trim())?),
         (Version::V2, "cpuset.cpus") if version >= 244 => ("AllowedCPUs", Value::bytes(&bit_mask(value)?)),
         (Version::V2, "cpuset.mems") if version >= 244 => {
@@ -77,7 +77,7 @@ struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Takes a write that is about it.
+    /// Takes a write to one of the two files.
     fn take(&mut self, write: &Write) -> bool {
         match (write.version, write.file.as_str()) {
             (Version::V1, "cpu.cfs_quota_us") => self.quota = write.value.parse().ok(),
@@ -103,15 +103,14 @@ impl Bandwidth {
         let per_second = quota.map_or(u64::MAX, |quota| {
             let period = self.period.unwrap_or(DEFAULT_PERIOD).max(1);
             let exact = u128::from(quota) * 1_000_000 / u128::from(period);
-            // systemd counts in whole percents of a CPU, and rounds down what is not.
+            // systemd counts in whole percents of a CPU, and rounds down.
             u64::try_from(exact.next_multiple_of(10_000)).unwrap_or(u64::MAX)
         });
         properties.insert("CPUQuotaPerSecUSec".into(), Value::U64(per_second));
     }
 }
 
-/// A list of cpuset(7) as bits, the lowest first. Such lists have been checked before; `None` for what systemd
-/// cannot be told.
+/// A list of cpuset(7) as bits, the lowest first. Such lists have been checked before; `None` if systemd cannot express the list.
 fn bit_mask(list: &str) -> Option<Vec<u8>> {
     /// More than any kernel's NR_CPUS.
     const MOST: usize = 65_536;
@@ -126,7 +125,7 @@ fn bit_mask(list: &str) -> Option<Vec<u8>> {
     (!mask.is_empty()).then_some(mask)
 }
 
-/// Device rules as an allow list; `None` where systemd has no words for them, and leaves devices to us.
+/// Device rules as an allow list; `None` if systemd cannot express them. Then only our own program restricts devices.
 pub(super) fn of_devices(rules: &[DeviceRule], v1: bool) -> Option<Properties> {
     let policy = |policy, list| {
         Properties::from([
@@ -145,7 +144,7 @@ pub(super) fn of_devices(rules: &[DeviceRule], v1: bool) -> Option<Properties> {
             (None, None) => format!("{kind}-*"),
             (Some(major), None) => format!("{kind}-{major}"),
             (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
-            // On v2 a list without it would forbid it: systemd's program and ours must both allow a device.
+            // On v2 a list without this device would forbid it: systemd's program and ours must both allow a device.
             (None, Some(_)) if !v1 => return None,
             (None, Some(_)) => continue,
         };
@@ -302,9 +301,9 @@ mod tests {
             devices(&["-a *:* rwm", "+b *:* m", "+c 136:* rw", "+c 1:3 rw", "+b 8:1 r", "+c 1:3 m"], false),
             strict(&["block-* m", "/dev/block/8:1 r", "/dev/char/1:3 rwm", "char-136 rw"]),
         );
-        // Every device but one: systemd has no words for it.
+        // Every device but one: systemd cannot express this.
         assert_eq!(devices(&["+a *:* rwm", "-c 1:3 w"], false), None);
-        // Any device with a minor number: nor for this.
+        // Any device with a minor number: systemd cannot express this either.
         assert_eq!(devices(&["+c *:3 r"], false), None);
         assert_eq!(devices(&["+c *:3 r", "+c 1:5 r"], true), strict(&["/dev/char/1:5 r"]));
         assert_eq!(devices(&["+c 1:3 rw", "-c 1:* w"], false), strict(&["/dev/char/1:3 r"]));

@@ -5,7 +5,7 @@ use super::marshal::Value;
 /// Reads one value; numbers without a type are of type `i`, as everywhere with this format.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// A description of the mistake in the text.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser { text, at: 0, depth: 0 };
     let value = parser.value()?;
@@ -45,13 +45,13 @@ pub(super) fn in_microseconds(name: &str, value: Value) -> Result<(String, Value
     Ok((format!("{stem}USec"), Value::U64(micro.ok_or("expected a number of seconds")?)))
 }
 
-/// How deep arrays may be nested, as in D-Bus.
+/// The deepest nesting of arrays, as in D-Bus.
 const DEEPEST: usize = 32;
 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
-    /// In how many arrays the next value is.
+    /// The number of arrays around the next value.
     depth: usize,
 }
 
@@ -64,7 +64,7 @@ impl Parser<'_> {
         &self.text[self.at..]
     }
 
-    /// The next character, which is none of a word.
+    /// The next character that is not part of a word.
     fn eat(&mut self, c: char) -> bool {
         self.blanks();
         let found = self.rest().starts_with(c);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    BlockEntry, BlockUsage, CpuTime, CpusetUsage, HugetlbUsage, MemoryEntry, MemoryUsage, PidsUsage, Pressure,
-    Stalled, Throttling, Usage,
+    BlockEntry, BlockUsage, CpuTime, CpusetUsage, HugetlbUsage, MemoryEntry, MemoryUsage, PidsUsage,
+    Pressure, Stalled, Throttling, Usage,
 };
 use crate::cgroup::dir::{Dir, if_there};
 use crate::cgroup::handle::Cgroup;
