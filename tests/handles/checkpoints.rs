@@ -67,7 +67,7 @@ pub(crate) fn a_named_checkpoint_starts_the_container_again() {
     wait_for("the count to go on", || count(&task) > at);
     all.delete(&name("one")).unwrap();
     assert_eq!(all.names().unwrap(), [name("two")]);
-    task.delete(true).unwrap();
+    task.force_delete().unwrap();
     here.assert_clean();
 }
 

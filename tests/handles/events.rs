@@ -94,7 +94,7 @@ pub(crate) fn a_late_reader_hears_of_exit_codes() {
         }
     }
     assert_eq!(codes, [Ended::Exited(6), Ended::Exited(7)]);
-    task.delete(true).unwrap();
+    task.force_delete().unwrap();
     here.assert_clean();
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn the_past_and_the_end() {
         ("exit", &json!(137), &json!(9))
     );
     assert!(now.len() >= 2 && now.iter().all(|(kind, _)| kind == "stats"), "{now:?}");
-    task.delete(false).unwrap();
+    task.delete().unwrap();
     let whole = types(whole);
     let kinds: Vec<_> = whole.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["create", "start", "paused", "resumed", "exit", "deleted"]);

@@ -60,7 +60,7 @@ pub(crate) fn many_are_watched_to_their_end() {
     assert_eq!(lines.next(), Some(format!("{name}: Exited(3), code 3")));
     assert_eq!(lines.next(), None);
     assert!(hiber_tests::command::wait(&mut watch, "watch").success());
-    task.delete(true).unwrap();
+    task.force_delete().unwrap();
     here.assert_clean();
 }
 

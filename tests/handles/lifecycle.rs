@@ -40,7 +40,7 @@ pub(crate) fn from_create_to_delete() {
     assert_eq!(task.wait(Condition::NotRunning).unwrap().try_get(), Some(status.clone()));
     let next = task.wait(Condition::NextExit).unwrap();
     assert_eq!((removed.try_get(), next.try_get()), (None, None), "there is no other exit, and it is there");
-    assert_eq!(task.clone().delete(false).unwrap(), status);
+    assert_eq!(task.clone().delete().unwrap(), status);
     assert_eq!(removed.within(PATIENCE), status);
     assert_eq!(next.within(PATIENCE), status);
     assert_eq!(task.wait(Condition::Removed).unwrap().try_get(), Some(status));
@@ -65,7 +65,7 @@ pub(crate) fn a_start_of_ones_own() {
     task.start().unwrap();
     assert_eq!(here.call(&["state", name]).json()["status"], "running");
     here.call(&["exec", name, "true"]).ok();
-    task.delete(true).unwrap();
+    task.force_delete().unwrap();
 
     // Who could start it is gone: so is it.
     drop(here.create_with(null(), Start::ByMaker));
@@ -83,7 +83,7 @@ pub(crate) fn a_start_at_once() {
     let task = here.create_with(null(), Start::AtOnce);
     wait_for("the program", || here.call(&["state", name]).json()["status"] == "running");
     task.start().unwrap();
-    task.delete(true).unwrap();
+    task.force_delete().unwrap();
 
     let ended = Here::new(Bundle::busybox().shell("exit 7"));
     // Some of them are asked before they have executed their program.
@@ -92,7 +92,7 @@ pub(crate) fn a_start_at_once() {
         let status = task.wait(Condition::NotRunning).unwrap().within(PATIENCE);
         task.start().unwrap();
         assert_eq!(status.ended, Ended::Exited(7));
-        task.delete(false).unwrap();
+        task.delete().unwrap();
     }
 
     let program = Bundle::busybox().args(["/text"]);
@@ -113,10 +113,10 @@ pub(crate) fn a_handle_stays_with_its_container() {
     let new = here.run();
     assert_eq!((old.status().unwrap(), new.status().unwrap()), (Status::Stopped, Status::Running));
     assert!(matches!(old.kill(Signal::KILL), Err(Error::NotRunning)));
-    assert!(old.pause().is_err() && old.clone().delete(true).is_err());
+    assert!(old.pause().is_err() && old.clone().force_delete().is_err());
     assert_eq!(new.status().unwrap(), Status::Running, "the old handle has not touched it");
     assert_eq!(old.wait(Condition::Removed).unwrap().get().ended, Ended::Signaled(9));
-    new.delete(true).unwrap();
+    new.force_delete().unwrap();
     here.assert_clean();
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn operations_are_refused_by_state() {
     refused(task.resume(), "container not paused");
     task.start().unwrap();
     refused(task.start(), "already running");
-    refused(task.clone().delete(false).map(drop), "that is not stopped: running");
+    refused(task.clone().delete().map(drop), "that is not stopped: running");
     task.pause().unwrap();
     refused(task.pause(), "cannot pause in the paused state");
     refused(task.start(), "in the paused state");
@@ -174,7 +174,7 @@ pub(crate) fn a_full_disk_is_no_mistake_of_the_callers() {
         let _full = Tmpfs::mount(here.root(), pages);
         match here.try_create_with(null(), Start::ByAnybody) {
             Ok(task) => {
-                task.delete(true).unwrap();
+                task.force_delete().unwrap();
                 assert!(failures > 4, "{failures}");
                 return;
             }

@@ -128,6 +128,6 @@ pub(crate) fn a_thousand_containers() {
     }
     // Most of it is the dying.
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    tasks.into_iter().for_each(|task| assert_eq!(task.delete(false).unwrap().code(), 137));
+    tasks.into_iter().for_each(|task| assert_eq!(task.delete().unwrap().code(), 137));
     assert_eq!(runtime.ids().unwrap(), []);
 }

@@ -121,7 +121,7 @@ impl Session {
         )?;
         let attended = attend_new(tell, &task, &signals);
         if attended.is_err() || !args.keep {
-            match task.delete(true) {
+            match task.force_delete() {
                 // A checkpoint may have taken it down meanwhile.
                 Ok(_) | Err(hiber::Error::NotFound) => {}
                 Err(e) if attended.is_ok() => return Err(e.into()),
@@ -237,7 +237,7 @@ impl Session {
         if force {
             return Ok(self.runtime.force_delete(id)?);
         }
-        self.task(id)?.delete(false)?;
+        self.task(id)?.delete()?;
         Ok(())
     }
 

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     if state.set_removal_in_progress() {
         show(&state);
-        running.delete(false)?;
+        running.delete()?;
         state.set_removed(None);
     }
     println!("waiter of the removal: {:?}", removed.get().ended);

@@ -34,6 +34,6 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let ended = task.wait(Condition::NextExit)?;
     task.kill(hiber::Signal::KILL)?;
     println!("the container ended: {:?}", ended.get().ended);
-    task.delete(false)?;
+    task.delete()?;
     Ok(ExitCode::from(u8::try_from(status.code()).unwrap_or(u8::MAX)))
 }

@@ -36,6 +36,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = RestoreContainerOptions { bundle: bundle.into(), stdio, ..Default::default() };
     let task = runtime.start_from(&id, &checkpoint, options)?;
     println!("awake, process {:?}", task.pid());
-    task.delete(true)?;
+    task.force_delete()?;
     Ok(())
 }

@@ -98,7 +98,7 @@ impl Runtime {
             Err(Error::NotFound) => self.store.sweep(id),
             // What is written down of it is damaged, or not the caller's.
             Err(e @ Error::File { .. }) => Container::discard(&self.store, id, &e),
-            container => container?.task()?.delete(true).map(drop),
+            container => container?.task()?.force_delete().map(drop),
         }
     }
 

@@ -119,7 +119,7 @@ impl Task {
         let streams = match prepared.started(&child) {
             Ok(streams) => streams,
             Err(e) => {
-                if let Err(e) = running.delete(true) {
+                if let Err(e) = running.force_delete() {
                     tracing::warn!("after a failed creation: {}", chain(&e));
                 }
                 return Err(e);
@@ -317,7 +317,7 @@ impl Task {
     /// Removes a container whose first process has ended, or has never begun.
     pub(crate) fn delete(&self) -> Result<()> {
         if let Some(running) = self.running.get() {
-            match running.clone().delete(false) {
+            match running.clone().delete() {
                 // As after a checkpoint that ends it.
                 Ok(_) | Err(hiber::Error::NotFound) => {}
                 Err(e) => return Err(e).context("failed to delete task"),

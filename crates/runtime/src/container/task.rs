@@ -62,7 +62,7 @@ impl Container {
     pub(crate) fn discard(store: &Store, id: &ContainerId, e: &Error) -> Result<()> {
         let entry = store.open(id)?;
         if let Some(facts) = entry.facts_of_any_version() {
-            return Self::new(id.clone(), entry, Some(facts), None).task()?.delete(true).map(drop);
+            return Self::new(id.clone(), entry, Some(facts), None).task()?.force_delete().map(drop);
         }
         let _lock = entry.lock()?;
         tracing::warn!(
@@ -397,9 +397,23 @@ impl Task {
         }
     }
 
-    /// Removes a container that has stopped or was never started; with `force` kills it first. Tells how its first
-    /// process ended.
-    pub fn delete(self, force: bool) -> Result<ExitStatus> {
+    /// Removes a container that has stopped or was never started, and returns the end of its first process.
+    ///
+    /// # Errors
+    /// [`Kind::State`](crate::Kind::State) if the container runs.
+    pub fn delete(self) -> Result<ExitStatus> {
+        self.remove(false)
+    }
+
+    /// Kills all processes, removes the container, and returns the end of its first process.
+    ///
+    /// # Errors
+    /// If a process does not die within ten seconds, or the kernel refuses a removal.
+    pub fn force_delete(self) -> Result<ExitStatus> {
+        self.remove(true)
+    }
+
+    fn remove(self, force: bool) -> Result<ExitStatus> {
         if force {
             // Before the lock: whoever creates or restores it holds that, perhaps in a hook that hangs.
             self.kill_everything()?;
