@@ -23,10 +23,24 @@ pub enum Error {
     Confined(i32),
     /// A request of ptrace(2) failed.
     #[error("ptrace of thread {tid}: {request}: {errno}")]
-    Ptrace { tid: i32, request: &'static str, errno: Errno },
+    Ptrace {
+        /// The thread.
+        tid: i32,
+        /// The request.
+        request: &'static str,
+        /// The error.
+        errno: Errno,
+    },
     /// Its memory cannot be read or written.
     #[error("memory of thread {tid} at {address:#x}: {why}")]
-    Memory { tid: i32, address: u64, why: std::io::Error },
+    Memory {
+        /// The thread.
+        tid: i32,
+        /// The address.
+        address: u64,
+        /// The error.
+        why: std::io::Error,
+    },
     /// Writes to its memory cannot be tracked.
     #[error("writes of process {0} cannot be tracked: {1}")]
     Untracked(i32, String),

@@ -14,11 +14,28 @@ pub enum Event {
     /// The process has forked: the child's memory has a userfaultfd of its own.
     Fork(OwnedFd),
     /// Memory was moved by mremap(2).
-    Remap { from: u64, to: u64, length: u64 },
+    Remap {
+        /// The old address.
+        from: u64,
+        /// The new address.
+        to: u64,
+        /// In bytes.
+        length: u64,
+    },
     /// The content is thrown away (madvise(2), MADV_DONTNEED and the like).
-    Remove { start: u64, end: u64 },
+    Remove {
+        /// The first address.
+        start: u64,
+        /// The address behind the last one.
+        end: u64,
+    },
     /// The area is gone.
-    Unmap { start: u64, end: u64 },
+    Unmap {
+        /// The first address.
+        start: u64,
+        /// The address behind the last one.
+        end: u64,
+    },
 }
 
 /// struct uffd_msg (linux/userfaultfd.h)

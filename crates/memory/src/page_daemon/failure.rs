@@ -24,13 +24,30 @@ pub enum Failure {
     Restore(io::Error),
     /// A page cannot be read: the file is shorter than it was, or cannot be read there.
     #[error("memory of process {task} at {address:#x} cannot be read from the images: they are damaged")]
-    Image { task: i32, address: u64 },
+    Image {
+        /// The process.
+        task: i32,
+        /// The address.
+        address: u64,
+    },
     /// The kernel does not take a page: ENOMEM where the limit of the process's cgroup is reached.
     #[error("memory of process {task} at {address:#x} cannot be put in place: {errno}")]
-    Copy { task: i32, address: u64, errno: Errno },
+    Copy {
+        /// The process.
+        task: i32,
+        /// The address.
+        address: u64,
+        /// The error.
+        errno: Errno,
+    },
     /// The events of a process do not arrive any more.
     #[error("userfaultfd of process {task}: {why}")]
-    Events { task: i32, why: io::Error },
+    Events {
+        /// The process.
+        task: i32,
+        /// The error.
+        why: io::Error,
+    },
     /// The page server does not give what it was asked for.
     #[error("the page server {0}")]
     Server(String),
