@@ -10,6 +10,7 @@ pub enum Status {
     Creating,
     /// Set up; its program is not yet executed.
     Created,
+    /// Its first process runs its program.
     Running,
     /// Frozen.
     Paused,

@@ -16,15 +16,22 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 pub struct Flags {
     /// The state in one word; not read back, since it follows from the rest.
     pub status: String,
+    /// Whether it runs; also while it restarts.
     pub running: bool,
+    /// Whether it is frozen.
     pub paused: bool,
+    /// Whether it has ended and will be started again.
     pub restarting: bool,
+    /// Whether the last run ended for want of memory.
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
+    /// Whether somebody is removing it.
     pub removal_in_progress: bool,
+    /// Whether a removal has failed half-way.
     pub dead: bool,
     /// 0 if there is none.
     pub pid: u32,
+    /// The exit code of the last run.
     pub exit_code: u8,
     /// Empty if there is none.
     pub error: String,
@@ -32,6 +39,7 @@ pub struct Flags {
     pub started_at: String,
     /// RFC 3339.
     pub finished_at: String,
+    /// The result of its health check, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthFlags>,
 }

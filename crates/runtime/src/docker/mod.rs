@@ -103,12 +103,19 @@ impl Health {
 /// A state in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Word {
+    /// Never started.
     Created,
+    /// Running.
     Running,
+    /// Frozen.
     Paused,
+    /// Ended, and about to be started again.
     Restarting,
+    /// Being removed.
     Removing,
+    /// Ended.
     Exited,
+    /// Half removed.
     Dead,
 }
 

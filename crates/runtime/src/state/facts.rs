@@ -94,9 +94,12 @@ impl Facts {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Brief {
+    /// The version of the runtime specification.
     pub oci_version: String,
+    /// The annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// The hooks.
     pub hooks: Option<Hooks>,
 }
 

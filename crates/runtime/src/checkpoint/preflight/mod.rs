@@ -88,6 +88,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
+    /// How serious it is.
     pub severity: Severity,
     /// The [`Check`]'s name.
     pub check: &'static str,

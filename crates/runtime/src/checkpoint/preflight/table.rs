@@ -5,8 +5,11 @@ use super::Severity::{self, Cost, Error, Info, Loss, Warning};
 /// Which command a check belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
+    /// A checkpoint.
     Checkpoint,
+    /// A restore.
     Restore,
+    /// Either.
     Both,
 }
 
@@ -15,7 +18,9 @@ pub enum When {
 pub struct Check {
     /// Its name in reports.
     pub name: &'static str,
+    /// The command.
     pub when: When,
+    /// How serious a finding is.
     pub severity: Severity,
     /// What it is about: a clause without a full stop.
     pub about: &'static str,
