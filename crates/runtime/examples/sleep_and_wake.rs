@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("running, process {:?}", task.pid());
     std::thread::sleep(Duration::from_millis(200));
 
-    // What would be in the way is told beforehand, and nothing is stopped for the question.
+    // Obstacles are reported beforehand, and nothing is stopped for this.
     let options = CheckpointOptions::default();
     for finding in task.check_checkpoint(&options)?.findings {
         println!("{finding}");

@@ -60,32 +60,31 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// This host or the network refused something that has no path: a peer, a helper process, a thread.
     #[error("{what}")]
     Host {
-        /// What was being done.
+        /// The action.
         what: String,
         /// Why it failed.
         #[source]
         source: Cause,
     },
-    /// What can only be a mistake in this program: a thread panicked, a record cannot be encoded, a helper process
-    /// speaks out of turn.
+    /// A mistake in this program: a thread panicked, a record cannot be encoded, a helper process speaks out of turn.
     #[error("{what}")]
     Internal {
-        /// What was being done, or by whom.
+        /// The action, or the part of the program.
         what: String,
-        /// What went wrong.
+        /// The mistake.
         #[source]
         source: Cause,
     },
     /// A failure with what was being done.
     #[error("{what}")]
     While {
-        /// What was being done.
+        /// The action.
         what: String,
         /// Why it failed.
         #[source]
@@ -96,11 +95,13 @@ pub enum Error {
 /// The cause of a failure: another crate's error, or a sentence.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// What sort of failure it is, for callers that answer with codes of their own.
+/// The kind of a failure, for callers that answer with codes of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
+    /// There is no such container, process or checkpoint.
     NotFound,
+    /// The name is taken.
     Exists,
     /// The container's state forbids it.
     State,
@@ -179,7 +180,7 @@ impl From<SysError> for Error {
 }
 
 impl From<hiber_sandbox::Error> for Error {
-    /// What failed in a step of this crate's during a set-up comes out as what it was.
+    /// An error from a step of this crate during a set-up stays the error that it was.
     fn from(e: hiber_sandbox::Error) -> Self {
         match e {
             hiber_sandbox::Error::Step(step) => match step.downcast() {

@@ -1,6 +1,6 @@
-//! What `hiber features` answers: the Features structure of the OCI runtime specification
-//! (features.md). A client may rely on it, so it is made from what the parts of the runtime say of
-//! themselves, and what nobody says is left out, which the specification reads as "unknown".
+//! The answer of `hiber features`: the Features structure of the OCI runtime specification (features.md). Clients may rely on the
+//! answer, so each part of the runtime reports its own features. Unreported ones are left out, which the specification reads as
+//! "unknown".
 
 use hiber_sandbox::{plan, seccomp};
 use serde::Serialize;
@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::CRIU_CONFIG;
 use crate::spec::OCI_VERSION;
 
-/// What is built in, whether or not this host has it. The lists belong to the code that
-/// understands them.
+/// The built-in features, whether or not this host has them. The lists belong to the code that understands them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Built {
     /// Names of hooks: `createRuntime`.
@@ -76,7 +75,7 @@ pub struct Seccomp {
     pub supported_flags: Vec<String>,
 }
 
-/// What this program says of itself.
+/// This program's own annotations.
 pub fn built() -> Built {
     fn words<S: ToString>(list: impl IntoIterator<Item = S>) -> Vec<String> {
         list.into_iter().map(|word| word.to_string()).collect()

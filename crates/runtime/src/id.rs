@@ -69,7 +69,7 @@ impl AsRef<std::path::Path> for ContainerId {
 #[serde(try_from = "String", into = "String")]
 pub struct CheckpointName(String);
 
-/// What is wrong with a checkpoint's name, or with what is there under it.
+/// An error about a checkpoint's name, or about the checkpoint under that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
     /// It breaks the rule.

@@ -96,7 +96,7 @@ impl Runtime {
     pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
         match self.open(id) {
             Err(Error::NotFound) => self.store.sweep(id),
-            // What is written down of it is damaged, or not the caller's.
+            // Its facts are damaged, or do not belong to the caller.
             Err(e @ Error::File { .. }) => Container::discard(&self.store, id, &e),
             container => container?.task()?.force_delete().map(drop),
         }

@@ -1,8 +1,8 @@
 //! A checkpoint in an archive, as podman exports it: tar, by itself or with gzip or zstd.
 //!
-//! It is read once from end to end. What describes the checkpoint is kept in memory, up to a limit; pages, and what
-//! else there is, are hashed if that is asked for and dropped. Archives come from elsewhere, so that the parts of the
-//! format that are read whole (long names) are read here, by a limit; tar's own iterator has none.
+//! It is read once from end to end. Files that describe the checkpoint are kept in memory, up to a limit. Pages and other files
+//! are hashed if the caller wants hashes, and dropped. Archives come from elsewhere. Therefore the parts of the format that must
+//! be read whole (long names) are read here, with a limit; tar's own iterator has none.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +23,7 @@ const MAX_KEPT: u64 = 256 << 20;
 /// How many files are looked at.
 const MAX_FILES: usize = 1 << 20;
 
-/// What is kept of an archive, by path.
+/// The kept files of an archive, by path.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     pub(crate) kept: BTreeMap<String, Arc<[u8]>>,

@@ -1,4 +1,4 @@
-//! What is refused of a directory, and what is not.
+//! Directories that are refused, and directories that are not.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -341,7 +341,7 @@ impl Task {
         }
     }
 
-    /// What CRIU must know of a dump but for what is made for it.
+    /// The options of a dump, without the files and directories that are made for it.
     fn dump_options(
         &self,
         session: &mut Session,
@@ -366,13 +366,13 @@ impl Task {
         Ok(dump)
     }
 
-    /// What CRIU leaves out of the network namespaces that it saves.
+    /// The parts of network namespaces that CRIU leaves out.
     fn kept_networks(&self, options: &CheckpointOptions) -> Result<Networks> {
         let saved = preflight::saved_networks(self, options)?;
         Networks::of(self.facts()?.pid, &saved, &*self.container().spec()?)
     }
 
-    /// What a CRIU that died could not undo.
+    /// Undoes changes that a CRIU left behind when it died.
     fn clear_leftovers(&self, options: &CheckpointOptions, locked: bool, log: Option<&Path>) {
         let mut removed = Vec::new();
         if let (true, Some(pid)) = (locked, self.pid()) {
@@ -403,7 +403,7 @@ impl Task {
         staging.publish(seal)
     }
 
-    /// What CRIU must know of the container, in its own terms.
+    /// The container in CRIU's terms.
     fn describe(&self, common: &mut Common, spec: &Spec, options: &CheckpointOptions) -> Result<()> {
         let facts = self.facts()?;
         options.criu.apply(common, spec)?;

@@ -1,4 +1,4 @@
-//! What a container has from outside, under the keys that runc and crun use: their checkpoints restore here and
+//! The parts of a container that come from outside, under the keys that runc and crun use: their checkpoints restore here and
 //! ours there.
 
 use std::collections::HashSet;
@@ -105,7 +105,7 @@ pub(crate) fn destinations(spec: &Spec, facts: &Facts) -> Result<HashSet<PathBuf
     Ok(named_points(spec).map(place).collect())
 }
 
-/// What the host has mounted below the sources of recursive binds: at a dump each was named by its place in the container.
+/// The host's mounts below the sources of recursive binds. At a dump each was named by its place in the container.
 fn below_binds(outside: &[Outside]) -> Result<Vec<External>> {
     let recursive = |o: &Outside| {
         let bind = o.bind.as_ref().filter(|bind| bind.recursive)?;

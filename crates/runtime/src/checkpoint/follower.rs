@@ -1,9 +1,9 @@
 //! Hashes memory, and has it on its way to the disk, while CRIU still writes it: the tasks are frozen all that time.
 //!
 //! CRIU opens images of memory one after the other, empty, under names that count up, and only appends to them
-//! (`open_pages_image_at` and `write_pages_loc`; deduplication punches its holes into those of the parent checkpoint).
-//! Whoever follows them may be behind, or have seen nothing: the rest is read when the manifest is written, and all of
-//! it where the file is not the one that was followed.
+//! (`open_pages_image_at` and `write_pages_loc`; deduplication punches its holes into those of the parent checkpoint). The
+//! follower may be behind, or may have missed a file. The rest of a file is read when the manifest is written; the whole file, if
+//! it is not the one that was followed.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -26,7 +26,7 @@ const READ: usize = 256 << 10;
 /// Bytes that are sent to the disk at once.
 const WRITEBACK: u64 = 8 << 20;
 
-/// What is done to images while they are written.
+/// The work on images while they are written.
 #[derive(Clone, Copy)]
 pub(super) struct Work {
     /// They are hashed.
@@ -73,7 +73,7 @@ impl Follower {
         Self { going: Some(going), thread }
     }
 
-    /// What was read, when nothing more will be written.
+    /// The hashes, to be called when no more images will be written.
     pub(super) fn finish(mut self) -> Heads {
         self.stop()
     }
@@ -203,7 +203,7 @@ mod tests {
                 file.write_all(&vec![part; 1_000_001]).unwrap();
             }
             settle();
-            // What comes last is left to whoever writes the manifest.
+            // The writer of the manifest does the rest.
             file.write_all(b"tail").unwrap();
         }
         let mut heads = follower.finish();

@@ -22,15 +22,15 @@ pub struct Inspection {
     pub files: usize,
     /// Absent in checkpoints of other runtimes.
     pub manifest: Option<Manifest>,
-    /// What podman wrote of the container into its archive.
+    /// Podman's description of the container in its archive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub podman: Option<serde_json::Value>,
-    /// What the images say.
+    /// The contents of the images.
     #[serde(flatten)]
     pub contents: Contents,
 }
 
-/// What a comparison of a checkpoint with its manifest gave.
+/// The result of comparing a checkpoint with its manifest.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verification {
@@ -40,7 +40,7 @@ pub struct Verification {
     pub files: usize,
     /// Their size in bytes.
     pub size: u64,
-    /// What is wrong; empty if each file is what was written.
+    /// The differences; empty if each file is as it was written.
     pub problems: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         path: path.into(),
         size: found.sums.values().map(|file| file.size).sum(),
         files: found.sums.len(),
-        // What is shown of a checkpoint is shown to others.
+        // The output may reach other people than the container's owner.
         manifest: found.manifest.map(|manifest| Manifest { memory_token: None, ..manifest }),
         podman: found.podman,
         contents: Contents::read(&images)?,

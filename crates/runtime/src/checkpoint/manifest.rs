@@ -24,7 +24,7 @@ pub const FILE_NAME: &str = "hiber.json";
 const VERSION: u32 = 1;
 /// The largest file that is read: one line for each image of some hundred thousand processes.
 const MAX_SIZE: u64 = 64 << 20;
-/// What each digest starts with.
+/// The prefix of each digest.
 const BLAKE3: &str = "blake3:";
 
 /// A checkpoint's manifest; its JSON has these names in camelCase.
@@ -45,15 +45,15 @@ pub struct Manifest {
     pub kernel: String,
     /// The processor that the tasks ran on.
     pub cpu: Cpu,
-    /// What the dump was told.
+    /// The options of the dump.
     pub options: Options,
     /// Whether it was restored on trial before it was published.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proved: bool,
-    /// What it was made without, because that was accepted.
+    /// The accepted losses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<AcceptedLoss>,
-    /// What a destination shows to get the memory, if that is served.
+    /// The token that a destination shows to get the memory, if the memory is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_token: Option<Token>,
     /// Digest of the container's config.json: of its JSON without spaces, keys and capabilities sorted.
@@ -67,11 +67,11 @@ pub struct Manifest {
 pub struct AcceptedLoss {
     /// The [`Check`](crate::preflight::Check)'s name.
     pub check: String,
-    /// What is not in the checkpoint.
+    /// The part that is not in the checkpoint.
     pub what: String,
 }
 
-/// What a checkpoint holds.
+/// The description of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -90,7 +90,7 @@ pub struct Cpu {
     pub features: Vec<String>,
 }
 
-/// What a dump was told, as far as it is of interest later.
+/// The options of a dump that matter later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
@@ -116,7 +116,7 @@ pub struct Options {
     pub page_server: Option<String>,
 }
 
-/// What a file must be.
+/// The expected size and hash of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum {
     /// In bytes.
@@ -184,7 +184,7 @@ impl Manifest {
     /// The manifest in `json`, which was read from `path`.
     pub(crate) fn parse(json: &[u8], path: &Path) -> Result<Self> {
         let bad = |why: String| Error::File { path: path.into(), why };
-        /// What every version has.
+        /// The member that every version has.
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -197,8 +197,8 @@ impl Manifest {
         serde_json::from_slice(json).map_err(|e| bad(format!("is malformed: {e}")))
     }
 
-    /// What is wrong with the files `found` beside the manifest: missing, other sizes or hashes, images that it does
-    /// not name. Hashes are compared where both sides have one.
+    /// Compares the files `found` beside the manifest with it. Reports missing files, other sizes or hashes, and images that the
+    /// manifest does not name. Hashes are compared where both sides have one.
     pub fn compare(&self, found: &BTreeMap<String, FileSum>) -> Vec<String> {
         let mut problems = Vec::new();
         for (name, expected) in &self.files {
@@ -274,7 +274,7 @@ pub(crate) fn is_listed(name: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hashed {
     None,
-    /// What describes a checkpoint, without the memory, which is long.
+    /// The files that describe a checkpoint, without its memory, which is long.
     AllButPages,
     All,
 }

@@ -15,10 +15,10 @@ use crate::host::procfs::{self, Number, Numbered};
 
 /// From so many bytes on it pays to take memory from CRIU.
 const LARGE: u64 = 32 << 20;
-/// What fails if memory cannot be taken.
+/// The error if memory cannot be received.
 const WRITE: &str = "write the container's memory";
 
-/// What is ours of the way that memory takes.
+/// The checkpoint's part in moving memory.
 pub(super) enum Memory {
     /// Nothing: CRIU writes files, or its own configuration says more of it than we know.
     Foreign,
@@ -30,7 +30,7 @@ pub(super) enum Memory {
     Served(Departure, Token),
 }
 
-/// What CRIU sends, and what we have already.
+/// The receiver of CRIU's pages, which has the copied pages already.
 pub(super) struct Received {
     receiver: Receiver,
     server: PageServer,
@@ -97,8 +97,8 @@ impl Memory {
         })))
     }
 
-    /// Before the container is frozen by us, if it is: its memory is copied in rounds, or room for it is found. What is stopped
-    /// already stands still anyway; and where CRIU stops it, nobody could tell what was written last.
+    /// Before the container is frozen by us, if it is: its memory is copied in rounds, or room for it is found. A stopped
+    /// container does not change anyway; and if CRIU stops it, nobody could tell which pages were written last.
     pub(super) fn copy_ahead(
         &mut self,
         task: &Task,
@@ -137,7 +137,7 @@ impl Memory {
         received.receiver.finish().err().filter(|e| !e.is_end_of_criu()).map(|e| Error::host(WRITE, e))
     }
 
-    /// What CRIU must know of it.
+    /// The options for CRIU.
     pub(super) fn describe(&self, common: &mut Common) {
         match self {
             Self::Foreign => {}

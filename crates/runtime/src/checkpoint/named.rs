@@ -25,7 +25,7 @@ const MAX_CONFIG: u64 = 64 << 10;
 /// Where a container's own checkpoints are, below its bundle.
 const OWN: &str = "checkpoints";
 
-/// What `config.json` says; the names are those of containerd's first runtime.
+/// The content of `config.json`; the names are those of containerd's first runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointConfig {
@@ -243,7 +243,7 @@ impl Named<'_> {
         }
     }
 
-    /// What to say where the name is another's.
+    /// The error if somebody else has the name.
     pub(super) fn taken(&self) -> CheckpointError {
         let Checkpoints { container, .. } = self.checkpoints;
         CheckpointError::Exists { name: self.config.name.clone(), container: container.to_string() }

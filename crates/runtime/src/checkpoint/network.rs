@@ -1,4 +1,4 @@
-//! What of a container's network a checkpoint need not lock and need not save.
+//! Networks that a checkpoint need not lock or save.
 //!
 //! CRIU locks it with iptables or nftables so that no packet changes a TCP connection, or resets it, while one end is
 //! saved and the other goes on. It saves what a network namespace holds with a program each for addresses, routes, rules
@@ -53,7 +53,7 @@ fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {
     facts.namespaces.contains(&NamespaceKind::Network) && joined(spec).all(|(kind, ..)| kind != "net")
 }
 
-/// What cannot be read counts as an interface.
+/// A file that cannot be read counts as an interface.
 fn only_loopback(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/net/dev")).is_ok_and(|table| names_only_loopback(&table))
 }

@@ -71,7 +71,7 @@ impl Task {
 }
 
 impl Failed {
-    /// What ended a dump, if it was a trial.
+    /// The error of a trial that ended a dump.
     pub(super) fn in_dump(e: CriuError) -> std::result::Result<Self, CriuError> {
         match e {
             CriuError::Handler { operation, step, source, ended } => match source.downcast::<Self>() {

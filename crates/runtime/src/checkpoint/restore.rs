@@ -145,7 +145,7 @@ struct Restoring<'a> {
     request: Request<'a>,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
-    /// What the source wants to see before it gives the memory.
+    /// The token that the source wants to see before it gives the memory.
     token: Option<&'a Token>,
 }
 
@@ -366,8 +366,8 @@ pub(super) fn hold(cgroup: &Cgroup, criu: Option<u32>) -> Result<()> {
     cgroup.freeze().context("hold the restored processes until they have what CRIU does not keep")
 }
 
-/// What is done in the cgroup that CRIU has the tasks in while it waits for them. Images of a paused container freeze that, and
-/// CRIU in it: who restores a container wants it to run, unless they are `held`.
+/// The work in the cgroup that holds the tasks while CRIU waits for them. Images of a paused container freeze that, and CRIU in
+/// it: who restores a container wants it to run, unless they are `held`.
 fn work_in(paths: &CgroupPaths, held: bool) -> u64 {
     let Ok(cgroup) = Cgroup::open(paths.clone(), OnDenied::Skip) else { return 0 };
     if !held

@@ -26,12 +26,12 @@ pub(super) struct Staging {
     path: PathBuf,
     /// The directory, once it was made.
     dir: Option<ImageDirectory>,
-    /// What to say if the place is taken; none where what is there is to be replaced.
+    /// The error if the place is taken; `None` if the checkpoint there is to be replaced.
     taken: Option<CheckpointError>,
     published: bool,
 }
 
-/// What is done to a checkpoint whose images are all written.
+/// The work on a checkpoint after all images are written.
 pub(super) struct Seal<'a> {
     pub(super) manifest: Manifest,
     /// Whether the manifest has hashes, and whether the disk has it all before it is published.
@@ -46,7 +46,7 @@ pub(super) struct Seal<'a> {
     pub(super) config: Option<&'a CheckpointConfig>,
     /// Whether the images are what a restore expects.
     pub(super) complete: bool,
-    /// Whoever reads the images while they are written.
+    /// The reader of the images while they are written.
     pub(super) follower: Option<Follower>,
 }
 
@@ -66,8 +66,8 @@ impl Staging {
         Ok(Self { target, path, dir: None, taken, published: false })
     }
 
-    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place. What others
-    /// who were killed have left beside it is removed.
+    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place. Directories that
+    /// killed processes have left beside it are removed.
     pub(super) fn create(&mut self) -> Result<()> {
         if let Some(parent) = self.target.parent() {
             make_dir(parent).context("make the image directory")?;
@@ -144,8 +144,8 @@ impl Staging {
         Ok(())
     }
 
-    /// Writes the manifest, brings everything to disk and the directory under its name. What was there under that
-    /// name is replaced, but for checkpoints with a name.
+    /// Writes the manifest, brings everything to disk and the directory under its name. A checkpoint under that path is replaced,
+    /// unless checkpoints have names there.
     pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
         let dir = self.directory()?;
         seal.config.map_or(Ok(()), |config| config.write(dir))?;

@@ -45,7 +45,7 @@ use crate::state::store::Store;
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_PER_GIB: Duration = Duration::from_secs(30);
-/// What the names of trials' cgroups begin with; the number of the process follows.
+/// The prefix of the names of trials' cgroups; the number of the process follows.
 const LOG: &str = "trial.log";
 const CGROUP: &str = "hiber-trial.";
 
@@ -61,7 +61,7 @@ pub(crate) struct Trial<'a> {
     pub(crate) log: &'a ImageDirectory,
 }
 
-/// What a request cannot be combined with, and what cannot be tried: told before anything is frozen.
+/// Refuses requests that cannot be combined with a trial, and containers that cannot be tried, before anything is frozen.
 fn check(options: &CriuOptions, spec: &Spec) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(format!("--prove: {why}")));
     if let Some(path) = config_file(spec) {
@@ -216,7 +216,7 @@ impl Trial<'_> {
         if let Some(name) = &plan.init.keyring {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
-        // What is mounted on the host meanwhile is not for the trial, whose views are in no peer group.
+        // Mounts that the host makes meanwhile do not reach the trial, whose views are in no peer group.
         let (view, _) = request.view(amend::without_outer_sharing(self.images)?)?;
         let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
         let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
@@ -343,7 +343,7 @@ impl Places {
     }
 }
 
-/// What CRIU must not do in a trial, whatever the dump was told.
+/// Removes options that a trial must not have, whatever the options of the dump.
 fn restrain(options: &mut CriuOptions, plan: &Plan) {
     // Below the trial's cgroup all is made anew; no mode but this leaves what there is as it is.
     if options.cgroups_mode != Some(CgroupMode::Ignore) {

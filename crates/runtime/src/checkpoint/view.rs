@@ -1,8 +1,8 @@
 //! The images as CRIU is to see them: those that were checked, readable for whom it reads them as.
 //!
-//! CRIU finds parents by path, and reads most images as the root of the container's user namespace, whom the directory of
-//! images keeps out: they hold the container's memory. What it gets is a view in the restore's own mount namespace, with
-//! the owners of files mapped into that user namespace; files and directories on the disk stay as they are.
+//! CRIU finds parents by path, and reads most images as the root of the container's user namespace, whom the directory of images
+//! keeps out: they hold the container's memory. CRIU gets a view in the restore's own mount namespace, with the owners of files
+//! mapped into that user namespace. Files and directories on the disk stay as they are.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,7 +30,7 @@ pub(crate) struct View<'a> {
     trees: Vec<(OwnedFd, bool)>,
     /// Whether CRIU reads images as another user than ours.
     foreign: bool,
-    /// What the checkpoint's files are to be, where that is not what they are.
+    /// The files of the checkpoint that are replaced, and their contents.
     changed: ChangedFiles,
 }
 

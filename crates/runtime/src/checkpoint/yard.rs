@@ -15,7 +15,7 @@ use hiber_sandbox::cgroup::{CgroupPaths, Layout, Mount};
 use crate::error::{Error, Result};
 use crate::host::links::Links;
 
-/// What a dump is given.
+/// The directory for a dump.
 #[derive(Debug)]
 pub(super) struct Yard(Links);
 

@@ -54,7 +54,7 @@ pub struct CreateOptions<'a> {
     pub rootless: Option<bool>,
     /// Give the process a socket for sd_notify(3); see [`Task::notify`].
     pub notify: bool,
-    /// What starts its process.
+    /// The part that starts its process.
     pub start: Start,
     /// Standard input, output and error.
     pub stdio: Stdio<'a>,
@@ -63,7 +63,7 @@ pub struct CreateOptions<'a> {
 /// A configuration, checked and planned: nothing of it is on the host yet.
 pub(crate) struct Prepared {
     pub(crate) spec: Arc<Spec>,
-    /// What `spec` was read from, if that is all there is to it.
+    /// The bytes of `spec`, if nothing in them was tolerated.
     json: Option<Vec<u8>>,
     pub(crate) plan: Plan,
     pub(crate) bundle: PathBuf,
@@ -235,7 +235,7 @@ fn keyring_name(id: &ContainerId) -> String {
     format!("_ses.{}.{random:016x}", id.as_str())
 }
 
-/// What to do where a cgroup is denied: `rootless` is the caller's choice.
+/// The reaction if a cgroup is denied: `rootless` is the caller's choice.
 fn on_denied(rootless: Option<bool>) -> OnDenied {
     match rootless {
         Some(true) => OnDenied::Skip,
@@ -265,7 +265,7 @@ fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> R
     Ok((paths, limits))
 }
 
-/// What starts a new container's process.
+/// The part that starts a new container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
     /// Any task of it, anybody's.
@@ -347,7 +347,7 @@ fn build(
         root.cgroups = mounts;
     }
     let born_in: Option<OwnedFd> = cgroup.v2_dir_fd()?;
-    // What is noted of these is read from the process when it is set up.
+    // The facts about these are read from the process when it is set up.
     let noted_late = prepared.plan.init.process.terminal || prepared.plan.init.second_stage.is_some();
     let launch_options = Launch {
         cgroup: born_in.as_ref().map(AsFd::as_fd),
@@ -377,7 +377,7 @@ fn build(
     Ok(Built { child, starter: (!by_anybody).then_some(starter), kept })
 }
 
-/// What a container in the host's mount namespace mounts goes with the copy of its root, which is noted before it is
+/// Mounts of a container in the host's mount namespace are unmounted with the copy of its root, which is recorded before it is
 /// mounted.
 fn mount_host_root(prepared: &Prepared, entry: &Entry, facts: &mut Facts) -> Result<()> {
     let Some(plan) = prepared.plan.init.root.as_ref() else { return Ok(()) };
@@ -389,8 +389,8 @@ fn mount_host_root(prepared: &Prepared, entry: &Entry, facts: &mut Facts) -> Res
     root.attach(&plan.path).context("mount the root filesystem over itself")
 }
 
-/// Whoever clears up after a failed creation kills what is in the cgroup that the facts name: it must not be another
-/// container's.
+/// The clean-up after a failed creation kills the processes in the cgroup that the facts name, so the facts must not name another
+/// container's cgroup.
 fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
     let paths = std::mem::take(&mut facts.cgroup);
     Cgroup::open(paths.clone(), prepared.on_denied)?.check_unused()?;
@@ -462,7 +462,7 @@ fn noting(e: Error) -> hiber_sandbox::Error {
     hiber_sandbox::Error::Step(Box::new(e))
 }
 
-/// What the parent does while init is on its way.
+/// The parent's work while init is being set up.
 struct Creating<'a> {
     entry: &'a Entry,
     /// None while hooks are run, and if the container was deleted then.
@@ -472,7 +472,7 @@ struct Creating<'a> {
     /// Whether the process was born in its cgroup.
     placed: bool,
     prepared: &'a Prepared,
-    /// What init's listening socket is for.
+    /// The role of init's listening socket.
     listener: FdRole,
 }
 

@@ -1,5 +1,4 @@
-//! What happens in a container, as it happens: what was done to it, ends of its processes, want of memory, and what it
-//! uses.
+//! The events of a container as they happen: operations on it, ends of its processes, want of memory, and its resource use.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -87,7 +86,7 @@ pub struct Events {
     over: bool,
 }
 
-/// What epoll tells of; larger numbers are processes.
+/// The keys of epoll's events; larger numbers are processes.
 const INOTIFY: u64 = 0;
 const INIT: u64 = 1;
 const OOM: u64 = 2;
@@ -143,7 +142,7 @@ impl Events {
         events.watch(&events.inotify, INOTIFY)?;
         events.init.as_ref().map_or(Ok(()), |init| events.watch(init.pidfd(), INIT))?;
         events.oom.as_ref().map_or(Ok(()), |oom| events.watch(oom, OOM))?;
-        // What was removed before it was watched says nothing more.
+        // A directory that was removed before it was watched gives no more events.
         events.read_log()?;
         if events.task.container().entry().is_removed() {
             events.end();
@@ -320,7 +319,7 @@ impl Log {
         Self { file, offset: if past { 0 } else { end } }
     }
 
-    /// The lines since the last time. What cannot be read or understood, such as a newer version's, is passed over.
+    /// The lines since the last time. A line that cannot be read or understood, such as one of a newer version, is skipped.
     fn read(&mut self) -> Vec<Line> {
         let Some(file) = &self.file else { return Vec::new() };
         let size = file.metadata().map_or(0, |meta| meta.len());

@@ -39,8 +39,8 @@ pub struct ExecOptions<'a> {
 }
 
 impl Task {
-    /// Executes `process` in the container and returns it, running, as a child of the caller. What it leaves open of
-    /// privileges and scheduling is as in the container's configuration.
+    /// Executes `process` in the container and returns it, running, as a child of the caller. Privileges and scheduling that it
+    /// leaves open are those of the container's configuration.
     pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
         helpers::check()?;
         match self.status()? {
@@ -120,7 +120,7 @@ impl Task {
     }
 }
 
-/// What a process leaves open is as in the container's configuration.
+/// Values that a process leaves open are those of the container's configuration.
 fn with_defaults(mut process: oci_spec::runtime::Process, spec: &Spec) -> oci_spec::runtime::Process {
     let Some(own) = spec.process() else { return process };
     if process.capabilities().is_none() {

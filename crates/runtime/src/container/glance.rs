@@ -24,7 +24,7 @@ pub struct Glance {
     source: Source,
 }
 
-/// Who answers.
+/// The process that answers.
 #[derive(Debug)]
 enum Source {
     Overview(Arc<Overview>),
@@ -46,7 +46,7 @@ impl Glance {
         Ok(Self { id, look, source: Source::Task(Box::new(task)) })
     }
 
-    /// What was written down when it was created.
+    /// The facts from its creation.
     pub fn facts(&self) -> &Facts {
         &self.look.facts
     }
@@ -72,7 +72,7 @@ impl Glance {
         }
     }
 
-    /// What of its configuration is needed to show it.
+    /// The part of its configuration that is needed to show it.
     ///
     /// # Errors
     /// As of [`Container::brief`].

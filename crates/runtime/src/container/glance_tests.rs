@@ -47,7 +47,7 @@ fn facts(pid: i32) -> Facts {
 }
 
 impl Made {
-    /// What a look says, which must be what a handle says.
+    /// The answer of a look, which must be that of a handle.
     fn status(&self) -> Status {
         let status = self.runtime.glance(&self.id).unwrap().status().unwrap();
         assert_eq!(self.runtime.open(&self.id).unwrap().task().unwrap().status().unwrap(), status);
@@ -119,7 +119,7 @@ fn another_process_of_that_number_is_not_it() {
     let process = Sleeper::new();
     let me = process.pid();
     let made = made(me);
-    // What no pidfd tells of, its start does.
+    // Where no pidfd helps, the start time does.
     let first = facts(1).pidfd_inode;
     assert!(first.is_none() || first != facts(me).pidfd_inode);
     for pidfd_inode in [first, None] {

@@ -1,4 +1,4 @@
-//! A container that exists: what is known of it for good. What it does is its [`Task`].
+//! A container that exists: what is known of it for good. Its processes are its [`Task`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,7 +54,7 @@ impl Container {
         &self.0.id
     }
 
-    /// What was written down when it was created; fails for a creation that was interrupted before that.
+    /// The facts from its creation. Fails for a creation that was interrupted before they were written.
     pub fn facts(&self) -> Result<&Facts> {
         self.0.facts.as_ref().ok_or(Error::NotRunning)
     }
@@ -93,7 +93,7 @@ impl Container {
         Ok(spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    /// What of the configuration is needed to show the container and to run its hooks.
+    /// The part of the configuration that is needed to show the container and to run its hooks.
     pub fn brief(&self) -> Result<Brief> {
         let spec = self.0.spec.lock().unwrap_or_else(PoisonError::into_inner);
         spec.as_ref().map_or_else(|| self.entry().brief(), |spec| Ok(Brief::of(spec)))

@@ -17,7 +17,7 @@ use crate::container::process::Process;
 use crate::container::wait::{Teller, Wait};
 use crate::error::{Error, Result};
 
-/// What epoll tells of inotify; pidfds are told by the keys of their processes.
+/// The key of inotify's events in epoll; pidfds have the keys of their processes.
 const INOTIFY: u64 = 0;
 /// Events that are taken at once.
 const BATCH: usize = 64;

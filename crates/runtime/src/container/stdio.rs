@@ -54,7 +54,7 @@ pub(crate) struct Wired<'a> {
 }
 
 impl<'a> Stdio<'a> {
-    /// What they are for a process that has a terminal, or none.
+    /// The streams of a process with or without a terminal.
     pub(crate) fn fit(self, terminal: bool) -> Result<Self> {
         let what = match (terminal, self) {
             (true, Self::Inherit | Self::Files(_) | Self::Pipes) => {
@@ -109,7 +109,7 @@ impl Wired<'_> {
         }
     }
 
-    /// What the streams are: targets of links in /proc/PID/fd. Of a terminal init knows, who opens it.
+    /// The streams, as targets of links in /proc/PID/fd. Of a terminal init knows, who opens it.
     pub(crate) fn names(&self) -> Vec<String> {
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         procfs::streams("self", self.files().unwrap_or(own).map(|fd| fd.as_raw_fd()))
@@ -124,7 +124,7 @@ impl Wired<'_> {
         }
     }
 
-    /// What the caller keeps, now that the process has its own.
+    /// The caller's ends, after the process has got its own.
     pub(crate) fn keep(mut self) -> Result<Kept> {
         // Nobody else will send now.
         drop(self.console.take());

@@ -1,4 +1,4 @@
-//! What a process is and uses, in short.
+//! A short description of a process and its resource use.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -27,9 +27,9 @@ pub struct ProcessSummary {
     pub user_time: Duration,
     /// Memory of its own that it may use without asking again: data and stack.
     pub memory_committed: u64,
-    /// What of it is in RAM and its own.
+    /// The part in RAM that it does not share, in bytes.
     pub working_set_private: u64,
-    /// What is in RAM and may be shared: files and shared memory.
+    /// The part in RAM that may be shared: files and shared memory.
     pub working_set_shared: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What runs in a container: look at it, signal it, stop it for a while, delete it.
+//! The running part of a container: to look at, signal, pause and delete.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ pub struct Task {
     /// None if it was gone when the task was opened, or was never there.
     init: Option<Process>,
     cgroup: Cgroup,
-    /// What alone starts it, if it was made so.
+    /// The only means to start it, if it was made so.
     starter: Arc<Mutex<Option<Starter>>>,
     /// Whether it was seen to have executed its program: that cannot change any more.
     started: Arc<AtomicBool>,
@@ -72,7 +72,7 @@ impl Container {
     }
 }
 
-/// What a new container's task is made of.
+/// The parts of a new container's task.
 pub(crate) struct Built {
     pub(crate) child: Child,
     /// Over which alone it can be started, if so.
@@ -220,7 +220,7 @@ impl Task {
         Ok(pids)
     }
 
-    /// What the container uses now.
+    /// The present resource use of the container.
     pub fn stats(&self) -> Result<Usage> {
         self.check_alive()?;
         Ok(self.cgroup.usage()?)
@@ -257,7 +257,7 @@ impl Task {
         self.run_poststart()
     }
 
-    /// What starts a container that waits for it.
+    /// The means to start a container that waits for its start.
     fn startable(&self) -> Result<Starter> {
         let starter = match self.status()? {
             Status::Created => match self.starter().take() {
@@ -508,7 +508,7 @@ impl Observe for Task {
             return Ok(false);
         }
         match &*self.starter() {
-            // Who can start it has not it in the making.
+            // A container that can be started is not in the making any more.
             Some(starter) if !starter.start_sent() => Ok(socket == START_SOCKET),
             _ => self.entry().listens(socket),
         }

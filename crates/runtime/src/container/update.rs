@@ -113,7 +113,7 @@ fn merge(target: &mut Value, change: &Value) {
     }
 }
 
-/// What an element of a list of limits is about.
+/// The subject of an element in a list of limits.
 fn subject(element: &Value) -> Option<Vec<&Value>> {
     let element: &Map<String, Value> = element.as_object()?;
     match (element.get("major"), element.get("minor"), element.get("pageSize")) {

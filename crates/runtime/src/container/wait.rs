@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::container::exit::ExitStatus;
 
-/// What is waited for.
+/// The event to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// That it does not run: a container that is only created, has stopped or is gone is so already.

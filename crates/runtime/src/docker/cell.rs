@@ -22,9 +22,9 @@ struct Inner<C, T> {
     task: Option<T>,
     /// With what its removal ended.
     removed: Option<ExitStatus>,
-    /// Who waits for the next end.
+    /// The waiters for the next end.
     stop: Vec<Teller>,
-    /// Who waits for the removal alone.
+    /// The waiters for the removal alone.
     removal: Vec<Teller>,
 }
 
@@ -95,12 +95,12 @@ impl<C, T> StateCell<C, T> {
         inner.task = None;
         let status = inner.exit_status(None);
         let told = std::mem::take(&mut inner.stop);
-        // Whoever is told may look at once.
+        // A waiter may look at the state at once.
         drop(inner);
         told.iter().for_each(|teller| teller.tell(&status));
     }
 
-    /// What went wrong.
+    /// Records an error.
     pub fn set_error(&self, error: &str) {
         self.lock().state.error = Some(error.to_owned());
     }

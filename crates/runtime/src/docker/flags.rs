@@ -63,9 +63,9 @@ pub enum IllegalState {
     Member {
         /// Its name.
         field: &'static str,
-        /// What it says.
+        /// The given value.
         value: String,
-        /// What it may say.
+        /// The allowed values.
         expected: &'static str,
     },
 }

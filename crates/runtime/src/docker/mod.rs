@@ -33,7 +33,7 @@ pub struct State {
     health: Option<Health>,
 }
 
-/// What excludes each other.
+/// The states that exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     /// Not running: never started, or ended.
@@ -216,7 +216,7 @@ impl State {
         self.exit().oom_killed
     }
 
-    /// What went wrong the last time.
+    /// The error of the last run.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }

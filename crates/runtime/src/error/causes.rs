@@ -3,18 +3,18 @@
 
 use hiber_criu::Cause;
 
-/// What is known here of a cause of `hiber-criu`'s.
+/// The library's own knowledge of a cause of `hiber-criu`.
 struct Entry {
     id: &'static str,
     /// The meaning in the container's terms, where it is another.
     explanation: Option<&'static str>,
-    /// What to do, where it is something else than with `hiber-criu`.
+    /// The advice, where it differs from that of `hiber-criu`.
     advice: Option<&'static str>,
     /// Names of checks of `checkpoint/preflight/table.rs`.
     checks: &'static [&'static str],
 }
 
-/// What a cause means and what to do, as one clause each.
+/// The explanation of a cause and the advice, as one clause each.
 pub(crate) fn meaning(cause: &Cause) -> String {
     let own = entry(cause);
     let explanation = own.and_then(|own| own.explanation).unwrap_or(cause.explanation);

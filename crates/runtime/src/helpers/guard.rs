@@ -5,8 +5,8 @@
 //! are gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
 //! the checkpoint, and if not it lets the container run on and removes what was written.
 //!
-//! What it watches is written down in the container's directory, too. If it is killed with the runtime, whoever next
-//! checkpoints, resumes or deletes the container does its work.
+//! The guard's task is also recorded in the container's directory. If it is killed with the runtime, whoever next checkpoints,
+//! resumes or deletes the container does its work.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -32,17 +32,17 @@ use crate::state::entry::Entry;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
-/// What is written before the checkpoint is published for good: the container is to end.
+/// The word that precedes the publication of the checkpoint: the container is to end.
 pub(crate) const PUBLISHING: u8 = b'p';
-/// What the runtime writes before it publishes a checkpoint whose memory is still in the container.
+/// The word that precedes the publication of a checkpoint whose memory is still in the container.
 const LENDING: u8 = b'm';
-/// What the runtime writes before CRIU locks the container's network.
+/// The word that precedes CRIU's lock of the container's network.
 const LOCKING: u8 = b'l';
-/// What the runtime writes before the numbers of the staging directory's device and inode.
+/// The word before the numbers of the staging directory's device and inode.
 const STAGING: u8 = b's';
-/// What the runtime writes before CRIU's number, when that runs, in the order of bytes of the machine.
+/// The word before CRIU's process number, in native byte order.
 const CRIU: u8 = b'c';
-/// What the runtime writes when nothing is left to guard.
+/// The word that nothing is left to guard.
 const DONE: u8 = b'd';
 
 /// In the container's directory, while there is a checkpoint at work: its [`Watch`].
@@ -50,7 +50,7 @@ const RECORD: &str = "checkpoint.json";
 /// How long who does a dead guard's work waits for one that is not dead.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is guarded.
+/// The container and checkpoint that are guarded.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Watch {
     pub(crate) cgroup: CgroupPaths,
@@ -169,7 +169,7 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
     let Some(Ok(watch)) = std::env::args().nth(2).map(|json| serde_json::from_str::<Watch>(&json)) else {
         return;
     };
-    // What is sent to the runtime's process group is not meant for us.
+    // Signals to the runtime's process group are not meant for this process.
     let _ = rustix::process::setsid();
     let Some(heard) = Heard::listen(&mut std::io::stdin().lock()) else { std::process::exit(0) };
     // It has lost its client, and lets the container go on.
@@ -208,7 +208,7 @@ impl Running {
     }
 }
 
-/// What the guard has heard.
+/// The words that the guard has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Said {
     publishing: bool,
@@ -277,7 +277,7 @@ impl Watch {
         Ok(self.settle(Said { locking: true, ..Said::default() }, false)?)
     }
 
-    /// What CRIU had no time to undo. There is nobody to be told.
+    /// Undoes changes that CRIU had no time to undo. There is nobody to be told.
     fn clear(&self, cgroup: &Cgroup, locked: bool) {
         let (pid, since) = self.process;
         if locked && procfs::alive_since(pid) == Some(since) {

@@ -1,7 +1,7 @@
-//! What a CRIU that was killed has left behind: a locked network, links to removed files, files without content.
+//! Removes the remains of a killed CRIU: a locked network, links to removed files, files without content.
 //!
-//! CRIU undoes its work when it fails, not when it is killed, and sometimes fails at that (its issue 2828: a container
-//! without network after a failed dump). What is removed here is CRIU's by its name and the container's by its place.
+//! CRIU undoes its work when it fails, not when it is killed, and sometimes fails at that (its issue 2828: a container without
+//! network after a failed dump). The names show that these are CRIU's, and their places that they belong to the container.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -14,11 +14,11 @@ use hiber_sandbox::rootfs::resolve::{Root, fd_path};
 
 /// CRIU's chain of the tables `filter` of iptables and ip6tables (net.c, iptables_network_lock_internal).
 const CHAIN: &str = "CRIU";
-/// What CRIU's tables of nftables are called, before a number of its own (netfilter.c, nftables_get_table).
+/// The prefix of CRIU's nftables tables, before a number of its own (netfilter.c, nftables_get_table).
 const TABLE: &str = "CRIU-";
-/// What CRIU calls its links to files that were removed, before a number (files-reg.c, create_link_remap).
+/// The prefix of CRIU's links to removed files, before a number (files-reg.c, create_link_remap).
 const LINK: &str = "link_remap.";
-/// What the kernel appends to names of removed files.
+/// The kernel appends this to names of removed files.
 const REMOVED: &str = " (deleted)";
 /// A ghost file is `NAME.cr.NUMBER.ghost` while it is restored (files-reg.c, ghost_apply).
 const GHOST: (&str, &str) = (".cr.", ".ghost");

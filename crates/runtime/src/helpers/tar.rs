@@ -95,7 +95,7 @@ fn try_run(args: &[OsString]) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// What an archive says of one file.
+/// The description of one file in an archive.
 #[derive(Debug)]
 struct Item {
     /// Relative, without dots; empty for the directory itself.
@@ -249,7 +249,7 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
             content.truncate(content.iter().position(|byte| *byte == 0).unwrap_or(content.len()));
             content
         };
-        // What stands before the entry that it is about.
+        // The records before the entry that they describe.
         match kind {
             EntryType::XHeader => {
                 let Some(parsed) = Records::parse(&content) else { return Ok(None) };

@@ -8,7 +8,7 @@ use super::*;
 
 const EXTRACT: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards"];
 
-/// What a small /dev may hold, without device nodes if these tests have no right to make them.
+/// The contents of a small /dev, without device nodes if these tests have no right to make them.
 fn fill(dir: &Path) {
     std::fs::create_dir_all(dir.join("shm/deep")).unwrap();
     std::fs::write(dir.join("shm/file"), "content").unwrap();

@@ -10,7 +10,7 @@ use hiber_criu::ImageDirectory;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-/// What stands between a checkpoint's name and a number in the name of such a directory.
+/// The part between a checkpoint's name and a number in the name of such a directory.
 const MARK: &str = ".hiber-";
 
 /// A name that this process has given to no other, for a directory beside `target`, which has a name.
@@ -31,7 +31,7 @@ fn is_hidden(name: &OsStr) -> bool {
         && numbers.is_some_and(|n| !n.is_empty() && n.iter().all(|b| b.is_ascii_digit() || *b == b'-'))
 }
 
-/// What tells a directory from others, whatever its name.
+/// The identity of a directory, whatever its name.
 pub(crate) type Identity = (u64, u64);
 
 /// That of a directory or whatever else has this path.

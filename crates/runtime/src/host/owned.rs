@@ -18,7 +18,7 @@ pub(crate) const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 /// Of such a directory.
 pub(crate) const PRIVATE_DIR: Mode = Mode::from_raw_mode(0o700);
 
-/// What keeps a file or directory from being believed.
+/// The reason not to trust a file or directory.
 fn objection(stat: &Stat) -> Option<String> {
     let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {

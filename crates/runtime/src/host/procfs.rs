@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sys::procfs;
 
-/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
+/// A process in /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     /// When it started, in clock ticks since boot.
@@ -31,7 +31,7 @@ pub(crate) fn command_line(pid: i32) -> String {
     procfs::read(pid, "cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned()
 }
 
-/// What a process is called and uses.
+/// The name and resource use of a process.
 pub(crate) struct Usage {
     pub(crate) command: String,
     /// In clock ticks since boot.

@@ -130,7 +130,7 @@ impl Entry {
         self.read_config()
     }
 
-    /// What of the configuration is needed after a creation, read without the rest.
+    /// The part of the configuration that is needed after a creation, read without the rest.
     pub(crate) fn brief(&self) -> Result<Brief> {
         self.read_config()
     }
@@ -281,7 +281,7 @@ impl Entry {
     }
 }
 
-/// What a container's directory is called while it is removed.
+/// The name of a container's directory while it is being removed.
 pub(super) fn removed(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(REMOVED);

@@ -1,4 +1,4 @@
-//! What is known of a container: facts that are written down once.
+//! The facts of a container, which are written once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,8 +43,8 @@ pub struct Facts {
     pub resctrl: Group,
     /// Namespaces that are not the runtime's own.
     pub namespaces: Vec<NamespaceKind>,
-    /// What the first process had as standard input, output and error at its start: targets of the links in
-    /// /proc/PID/fd, such as `pipe:[123]`. A checkpoint keeps them, so that a restore can hand in new ones.
+    /// The standard input, output and error of the first process at its start: targets of the links in /proc/PID/fd, such as
+    /// `pipe:[123]`. A checkpoint keeps them, so that a restore can hand in new ones.
     pub streams: Vec<String>,
     /// Whether a restore makes an empty /tmp in the root filesystem, which is removed again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -1,12 +1,12 @@
-//! What is done to a container, written down for whoever follows it.
+//! The record of operations on a container, for its followers.
 //!
 //! `ROOT/ID/events` has a JSON object on each line, appended by the process that did it, in one write(2). Followers are
 //! told by inotify. Nothing waits for anybody, and no operation fails because this does: a line that cannot be written is
 //! lost. At [`MAX_SIZE`] the file is emptied and begins anew, so that a container that lives for years with a health check
 //! each second does not fill the disk.
 //!
-//! What the kernel tells is not in it: the end of a process, want of memory, and that the directory is gone are seen by
-//! the followers themselves ([`Events`](crate::Events)).
+//! Events of the kernel are not in the record: followers see the end of a process, want of memory and the directory's removal
+//! themselves ([`Events`](crate::Events)).
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

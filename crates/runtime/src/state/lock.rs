@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HASTE: Duration = Duration::from_secs(1);
 /// How often it is tried at least: flock(2) itself knows no time limit.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What of a command line is told.
+/// The part of a command line that is shown.
 const COMMAND: usize = 200;
 
 /// The lock on a container's directory; released when dropped.
@@ -91,7 +91,7 @@ impl std::fmt::Display for Entry {
     }
 }
 
-/// Who holds a lock, as /proc/locks has it (proc_locks(5)); none if the process is in another pid namespace, or has just
+/// The process that holds a lock, by /proc/locks (proc_locks(5)); none if the process is in another pid namespace, or has just
 /// let go.
 struct Holder(Option<i32>);
 

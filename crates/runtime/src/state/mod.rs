@@ -1,4 +1,4 @@
-//! What is on disk of a container: its directory, its facts, the lock, the events that are written down.
+//! The files of a container: its directory, its facts, the lock, the recorded events.
 
 pub(crate) mod entry;
 pub(crate) mod facts;

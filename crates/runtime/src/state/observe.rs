@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::state::entry::{INIT_SOCKET, START_SOCKET};
 use crate::status::Status;
 
-/// What a status is read off, asked of the kernel by whoever can.
+/// The questions to the kernel that give a status. Handles and glances ask them in different ways.
 pub(crate) trait Observe {
     /// Whether the first process is there and has not ended.
     fn is_alive(&self) -> Result<bool>;

@@ -98,7 +98,7 @@ impl Record {
         }
     }
 
-    /// What is written down in the container's directory, with the ids.
+    /// The records in the container's directory, with the ids.
     ///
     /// # Errors
     /// The directory of records is there and cannot be read.

@@ -15,13 +15,13 @@ pub(crate) type ChangedResources = BTreeMap<String, Changed>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Changed {
-    /// What the container was created with.
+    /// The limits from the container's creation.
     pub(crate) was: Value,
-    /// What was in force at the dump.
+    /// The limits in force at the dump.
     pub(crate) is: Value,
 }
 
-/// What `now` has otherwise than `created`; device rules, which no update changes, are left out.
+/// The limits of `now` that differ from `created`, without device rules, which no update changes.
 pub(crate) fn changed(created: &LinuxResources, now: &LinuxResources) -> Result<ChangedResources> {
     let (created, now) = (members(created)?, members(now)?);
     let names = created.keys().chain(now.keys()).filter(|name| *name != "devices");
@@ -31,8 +31,8 @@ pub(crate) fn changed(created: &LinuxResources, now: &LinuxResources) -> Result<
     Ok(both.filter(|(_, changed)| changed.was != changed.is).collect())
 }
 
-/// What of `kept` counts for a restore with `config`: that of which config.json says what it said when the container was
-/// created. Where config.json has something else now, that is the later word.
+/// The limits of `kept` that count for a restore with `config`. A limit that config.json has changed since the creation does not
+/// count: config.json is newer.
 pub(crate) fn in_force(kept: &ChangedResources, config: &LinuxResources) -> Result<ChangedResources> {
     let config = members(config)?;
     let same = |name: &str, changed: &Changed| *config.get(name).unwrap_or(&Value::Null) == changed.was;
@@ -56,7 +56,7 @@ pub(crate) fn apply(kept: &ChangedResources, spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
-/// What `linux.resources` is in a configuration.
+/// The `linux.resources` of a configuration.
 pub(crate) fn of(spec: &Spec) -> LinuxResources {
     spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default()
 }

@@ -118,7 +118,7 @@ impl Store {
     }
 }
 
-/// The open directory of all containers. What it cannot say without doubt is [`Entry`]'s to say, or to refuse.
+/// The open directory of all containers. Questions that it cannot answer for certain go to [`Entry`].
 #[derive(Debug)]
 pub(crate) struct Overview {
     root: Option<OwnedFd>,
@@ -146,7 +146,7 @@ impl Overview {
         *self.of_this_boot.get_or_init(|| self.root.as_ref().is_some_and(in_memory))
     }
 
-    /// What there is to know of a container without asking the kernel how it is.
+    /// The facts of a container that need no question to the kernel.
     pub(crate) fn look(&self, id: &ContainerId) -> Option<Look> {
         let file = self.open(id, STATE)?;
         let stat = rustix::fs::fstat(&file).ok().filter(owned::is_trusted_file)?;
@@ -163,7 +163,7 @@ impl Overview {
         })
     }
 
-    /// What of the configuration is needed to show it.
+    /// The part of the configuration that is needed to show it.
     pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
         let file = self.open(id, CONFIG)?;
         owned::check_file(&file, CONFIG.as_ref()).ok()?;
@@ -187,7 +187,7 @@ impl Overview {
     /// As [`Entry::listens`] of a container.
     pub(crate) fn listens(&self, id: &ContainerId, socket: &str) -> Result<bool> {
         let path = Path::new(id.as_str()).join(socket);
-        // Most have none. What cannot be asked so, the handle is asked.
+        // Most have none. Questions that cannot be answered so go to the handle.
         match &self.root {
             Some(root) if !may_exist(root, &path) => Ok(false),
             _ => self.store.open(id)?.listens(socket),

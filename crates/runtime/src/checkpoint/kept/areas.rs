@@ -49,7 +49,7 @@ pub(crate) enum Lock {
 const ON_FAULT: u64 = 1;
 /// linux/mempolicy.h: pages that are there already move to where they belong (MPOL_MF_MOVE).
 const MOVE: u64 = 2;
-/// What the kernel makes for a process, and seals itself where it is configured to.
+/// Areas that the kernel makes for a process, and seals itself if it is configured so.
 const OF_KERNEL: [&str; 3] = ["[vdso]", "[vvar", "[vsyscall]"];
 
 impl Area {
@@ -142,7 +142,7 @@ impl Reading {
         Ok(Self(reading.map_err(|e| Error::host("start the thread that reads areas", e))?))
     }
 
-    /// What was read, without what CRIU had in the processes meanwhile.
+    /// The areas, without those that CRIU had in the processes meanwhile.
     pub(super) fn finish(self) -> Result<Areas> {
         let mut all =
             self.0.join().map_err(|panic| Error::panicked("the thread that reads areas", &*panic))?;

@@ -20,7 +20,7 @@ pub(super) struct Owner {
 pub(super) struct Descriptor<'a> {
     pub(super) owner: &'a Owner,
     pub(super) fd: i32,
-    /// What the kernel calls the file: `socket:[NUMBER]`, `anon_inode:[timerfd]`.
+    /// The kernel's name of the file: `socket:[NUMBER]`, `anon_inode:[timerfd]`.
     pub(super) target: PathBuf,
 }
 
@@ -61,7 +61,7 @@ impl Owner {
             .context(format!("copy a descriptor of process {} of the container", self.inner))
     }
 
-    /// What the kernel calls one of its namespaces.
+    /// The kernel's name of one of its namespaces.
     pub(super) fn namespace(&self, kind: NamespaceKind) -> Result<PathBuf> {
         let path = format!("/proc/{}/ns/{}", self.outer, kind.proc_name());
         std::fs::read_link(&path).map_err(|e| Error::file(Path::new(&path), &e))

@@ -56,7 +56,7 @@ pub(super) fn of(descriptors: &[Descriptor<'_>]) -> Result<Vec<Eventfd>> {
     Ok(all)
 }
 
-/// Whether a read takes 1 where more is in it; then its count is what it was. Who waits for it finds nothing new.
+/// Whether a read takes 1 where more is in it; then its count is what it was. A process that waits for it sees no new event.
 fn is_semaphore(copy: BorrowedFd<'_>, count: u64) -> rustix::io::Result<bool> {
     let added = 2u64.saturating_sub(count);
     let add = |count: u64| match count {

@@ -151,7 +151,8 @@ pub(super) fn join(socket: BorrowedFd<'_>, group: &Group) -> Result<(), Errno> {
         return sources(JOIN_SOURCE_GROUP);
     }
     match group.address {
-        // Who has joined by a device's address leaves by it: the kernel compares what both calls name.
+        // A socket that joined by a device's address leaves by that address, too: the kernel compares the arguments of both
+        // calls.
         IpAddr::V4(address) => {
             let device = device_address(socket, &group.device).unwrap_or(Ipv4Addr::UNSPECIFIED);
             let index = index.to_ne_bytes();

@@ -45,8 +45,8 @@ impl Ipc {
         self.queue_bytes.values().copied().max().unwrap_or(0)
     }
 
-    /// What the objects in the IPC namespace of process `pid` have. `files` are the names of its images: CRIU writes one for
-    /// each kind of objects that there are.
+    /// The properties of the objects in the IPC namespace of process `pid`. `files` are the names of its images: CRIU writes one
+    /// for each kind of objects that there are.
     pub(super) fn of(pid: i32, files: &[String]) -> Result<Self> {
         let has = |kind: &str| files.iter().any(|name| name.starts_with(&format!("ipcns-{kind}-")));
         let (memory, messages) = (has("shm"), has("msg"));

@@ -44,17 +44,17 @@ pub(crate) const FILE_NAME: &str = "kept.json";
 /// No file of ours is longer, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
 
-/// What `kept.json` holds. Processes and threads go by their numbers in the container's pid namespace.
+/// The content of `kept.json`. Processes and threads go by their numbers in the container's pid namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Kept {
     /// Scheduling, and what else each thread has for itself.
     #[serde(skip_serializing_if = "tasks::Threads::is_empty")]
     pub(crate) threads: tasks::Threads,
-    /// What the threads of a process have in common.
+    /// The properties that the threads of a process share.
     #[serde(skip_serializing_if = "tasks::Processes::is_empty")]
     pub(crate) processes: tasks::Processes,
-    /// What only they themselves can set.
+    /// The properties that only the threads themselves can set.
     #[serde(skip_serializing_if = "switches::Switches::is_empty")]
     pub(crate) switches: switches::Switches,
     /// Locks, policies, keys and seals of memory, and descriptors of segments.
@@ -150,7 +150,7 @@ impl Kept {
         switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), trial, close, thaw)
     }
 
-    /// What CRIU is to read instead of `images`, so that it does not bring in memory that is locked only when it is touched.
+    /// The images that CRIU reads instead of `images`, so that it does not populate memory that is locked only on its first use.
     pub(crate) fn without_locks(&self, images: &Images) -> Result<ChangedFiles> {
         let pids = self.memory.keys().filter_map(|pid| u32::try_from(*pid).ok());
         let space = |pid: u32| self.memory.get(&i32::try_from(pid).ok()?);

@@ -14,7 +14,7 @@ pub(super) struct SocketOption {
     pub(super) size: usize,
     /// The sockets whose option it keeps, of those that have it.
     pub(super) of: Of,
-    /// What a value needs to be set.
+    /// The privilege that setting a value needs.
     pub(super) needs: Needs,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Needs {
     IpOptions,
 }
 
-/// What a capability is over.
+/// The namespace that a capability must be held in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
     /// The socket's network namespace.
@@ -60,7 +60,7 @@ pub(crate) enum Over {
     Host,
 }
 
-/// What a socket is.
+/// The kind of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     pub(super) family: AddressFamily,
@@ -143,7 +143,7 @@ impl SocketOption {
 }
 
 impl SocketOption {
-    /// What it takes to give it `value`, and `may` does not grant.
+    /// The privilege that setting `value` needs and `may` does not grant.
     pub(super) fn missing(&self, value: &[u8], may: impl Fn(Capability, Over) -> bool) -> Option<Capability> {
         let is_set = value.iter().any(|byte| *byte != 0);
         let needed: &[Capability] = match self.needs {

@@ -1,4 +1,4 @@
-//! What the processors here can do.
+//! The abilities of this machine's processors.
 
 use std::io::Read;
 use std::sync::LazyLock;

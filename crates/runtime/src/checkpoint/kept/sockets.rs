@@ -40,7 +40,7 @@ pub(crate) struct Socket {
 #[serde(untagged)]
 pub(crate) enum Value {
     Number(i32),
-    /// What is no number, as the kernel has it, in hexadecimal digits.
+    /// A value that is no number, as the kernel's bytes in hexadecimal digits.
     Bytes(String),
 }
 
@@ -77,7 +77,7 @@ pub(super) fn of(descriptors: &[Descriptor<'_>]) -> Result<Vec<Socket>> {
     Ok(kept)
 }
 
-/// Gives the restored sockets what they had. What this machine's kernel or network lacks is told in the log.
+/// Gives the restored sockets what they had. Options that this machine's kernel or network lacks are logged.
 pub(super) fn put_back(kept: &[Socket], owners: &[Owner]) -> Result<()> {
     for socket in kept {
         let copy = Owner::find(owners, socket.process)?.copy(socket.fd)?;
@@ -123,7 +123,7 @@ fn set_options(socket: &Socket, copy: BorrowedFd<'_>, whose: &str) -> Result<()>
     Ok(())
 }
 
-/// What another kernel, or a network with other devices and addresses, does not have.
+/// Errors that mean that another kernel, or a network with other devices and addresses, lacks the option.
 fn is_missing(e: Errno) -> bool {
     [Errno::NOPROTOOPT, Errno::OPNOTSUPP, Errno::NOENT, Errno::NODEV, Errno::ADDRNOTAVAIL].contains(&e)
 }
@@ -273,7 +273,7 @@ fn untouched_in(owner: &Owner, kind: Kind) -> Result<Option<Values>> {
     apart("the thread in the container's network namespace", there)
 }
 
-/// What of `kept` may not be set; `may` is whether config.json grants a capability.
+/// The options of `kept` that may not be set; `may` is whether config.json grants a capability.
 pub(crate) fn refused(kept: &[Socket], may: impl Fn(Capability, Over) -> bool) -> Option<String> {
     let all = kept.iter().flat_map(|socket| socket.options.iter().map(move |option| (socket, option)));
     for (socket, (name, value)) in all {

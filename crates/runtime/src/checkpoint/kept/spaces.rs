@@ -16,7 +16,7 @@ use crate::host::procfs::Numbered;
 /// By the process's number in the container.
 pub(crate) type AddressSpaces = BTreeMap<i32, AddressSpace>;
 
-/// What differs from what CRIU makes of one.
+/// The properties that differ from those of an address space that CRIU restores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct AddressSpace {
@@ -34,7 +34,7 @@ pub(crate) struct AddressSpace {
     pub(crate) areas: Vec<Area>,
 }
 
-/// What a process says of its own.
+/// The properties that a process reports itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     future: Option<Lock>,
@@ -265,7 +265,7 @@ fn put_descriptor(_: &mut Stopped, number: u16, entry: u64) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What the kernel makes of the structure is the entry again (fill_ldt of asm/desc.h).
+    /// The kernel turns the structure into the entry again (fill_ldt of asm/desc.h).
     #[test]
     fn a_descriptor_is_described() {
         // base 0x10000, limit 0xfff, 32 bits: data that can be written

@@ -19,14 +19,14 @@ use super::{policy, spaces};
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 
-/// By the thread's number in the container. What a process has as a whole stands with its first thread.
+/// By the thread's number in the container. Properties of the whole process are stored with its first thread.
 pub(crate) type Switches = BTreeMap<i32, Switched>;
 /// Descriptors that processes have and are not to keep, by the processes' numbers here.
 pub(crate) type ToClose = BTreeMap<i32, Vec<i32>>;
-/// What processes have said, by their numbers here.
+/// The answers of processes, by their numbers here.
 pub(crate) type Answers = BTreeMap<i32, Answer>;
 
-/// What differs from what the kernel starts with.
+/// The values that differ from the kernel's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Switched {
@@ -65,7 +65,7 @@ pub(crate) struct Switched {
     pub(crate) deny_write_execute: Option<u32>,
 }
 
-/// What a process says of itself.
+/// The answers of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     deny_write_execute: u32,
@@ -100,7 +100,7 @@ mod arch {
 }
 /// PR_TSC_SIGSEGV
 const NO_TIME_STAMPS: u32 = 2;
-/// In what PR_GET_THP_DISABLE returns: whether it is disabled at all. What is above are the flags of Linux 6.18.
+/// In what PR_GET_THP_DISABLE returns: whether it is disabled at all. The higher bits are the flags of Linux 6.18.
 const DISABLED: u32 = 1;
 /// PR_MDWE_NO_INHERIT
 const NOT_INHERITED: u32 = 2;
@@ -114,7 +114,7 @@ const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
 pub(crate) fn ask(pids: &[i32]) -> Answers {
     let answer = |pid: i32| match asked(pid) {
         Ok(answer) => Some((pid, answer)),
-        // What ends meanwhile has nothing to be kept; what cannot be stopped CRIU cannot stop either, and says why.
+        // A thread that ends meanwhile has nothing to keep. A thread that cannot be stopped stops CRIU, too, which then says why.
         Err(e) => {
             tracing::debug!("process {pid} is not asked: {e}");
             None
@@ -248,7 +248,7 @@ impl Switched {
         self.huge_pages_disabled = Some(flags).filter(|flags| *flags != 0);
     }
 
-    /// Has the stopped thread turn them. What forbids it something comes last.
+    /// Has the stopped thread turn them. Settings that forbid the thread something come last.
     fn put_back(&self, stopped: &mut Stopped) -> Result<()> {
         let mut set = |number, arguments: [u64; 6]| -> Result<()> {
             let result = stopped.call(number, arguments).map_err(failed(0))?;

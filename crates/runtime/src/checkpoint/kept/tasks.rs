@@ -1,4 +1,4 @@
-//! What the kernel's schedulers know of threads and processes, and what is to be seen in a core dump of them.
+//! The scheduling attributes of threads and processes, and the filter of their core dumps.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(crate) type Threads = BTreeMap<i32, Thread>;
 /// By the process's number in the container.
 pub(crate) type Processes = BTreeMap<i32, Process>;
 
-/// What a thread has that CRIU forgets.
+/// The properties of a thread that CRIU forgets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Thread {
@@ -39,7 +39,7 @@ pub(crate) struct Thread {
     pub(crate) scheduling: Option<Scheduling>,
 }
 
-/// What sched_getattr(2) says of a thread that CRIU's image has no place for.
+/// The result of sched_getattr(2) for a thread, without the parts that CRIU's image has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Scheduling {
@@ -56,11 +56,11 @@ pub(crate) struct Scheduling {
     pub(crate) clamps: Option<[u32; 2]>,
 }
 
-/// What a process has that CRIU forgets.
+/// The properties of a process that CRIU forgets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Process {
-    /// What goes into a core dump: bits, in hexadecimal (core(5)).
+    /// The filter of core dumps: bits, in hexadecimal (core(5)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) coredump_filter: Option<String>,
     /// Of its session's group of processes (sched(7), "The autogroup feature").
@@ -72,9 +72,9 @@ pub(crate) struct Process {
 const ORDINARY: [u32; 3] = [0, 3, 5];
 /// SCHED_FIFO and SCHED_RR.
 const REALTIME: [u32; 2] = [1, 2];
-/// What a process without another has, in nanoseconds, and where all timer slacks come from.
+/// The default timer slack in nanoseconds, which processes inherit.
 const TIMER_SLACK: u64 = 50_000;
-/// What the kernel starts with (linux/mm_types.h), unless it is told otherwise at boot.
+/// The kernel's default (linux/mm_types.h), unless it is told otherwise at boot.
 const COREDUMP_FILTER: &str = "00000033";
 
 impl Thread {
@@ -207,7 +207,7 @@ impl Process {
     }
 }
 
-/// What is the same for all threads.
+/// Properties that all threads share.
 struct Seen {
     /// How many processors there are.
     online: usize,

@@ -40,7 +40,7 @@ enum End {
     At { clock: Clock, moment: i128, cancelled: bool },
 }
 
-/// The clocks that a timerfd may have. What wakes the machine goes by the same time.
+/// The clocks that a timerfd may have. A clock that wakes the machine shows the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Clock {
@@ -60,7 +60,7 @@ impl Clock {
         }
     }
 
-    /// What it shows to this program.
+    /// The timer's state for this program.
     fn now(self) -> i128 {
         nanoseconds(clock_gettime(match self {
             Self::Date => ClockId::Realtime,
@@ -106,7 +106,7 @@ fn timespec(nanoseconds: i128) -> Timespec {
     Timespec { tv_sec: i64::try_from(time / SECOND).unwrap_or(i64::MAX), tv_nsec: (time % SECOND) as i64 }
 }
 
-/// What fdinfo says of a timer (proc_pid_fdinfo(5)).
+/// A timer in fdinfo (proc_pid_fdinfo(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shown {
     clock: u32,

@@ -64,7 +64,7 @@ impl Accepted {
         Ok(())
     }
 
-    /// What is accepted is in nobody's way.
+    /// An accepted loss does not stop the checkpoint.
     pub(super) fn mark(&self, findings: &mut Findings) {
         for found in findings.0.iter_mut().filter(|found| self.has(found)) {
             found.severity = Severity::Warning;

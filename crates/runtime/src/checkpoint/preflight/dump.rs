@@ -15,7 +15,7 @@ use crate::container::task::Task;
 use crate::error::Result;
 use crate::status::Status;
 
-/// What a checkpoint takes on an idle machine of two processors (docs/performance.md), in milliseconds.
+/// The time of a checkpoint on an idle machine with two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;
 const PER_TASK: u64 = 6;
 const PER_TMPFS: u64 = 8;
@@ -23,7 +23,7 @@ const PER_GIB_WRITTEN: u64 = 750;
 /// Of what is no memory: that is hashed while it is written.
 const PER_GIB_HASHED: u64 = 220;
 
-/// What the container's memory comes to.
+/// The amount of the container's memory.
 #[derive(Debug, Default)]
 struct Size {
     private: u64,
@@ -82,7 +82,7 @@ impl Task {
         Ok(findings.report("checkpoint", self.container().id().as_str(), total, time))
     }
 
-    /// What of it is found in /proc alone.
+    /// The part of the report that comes from /proc alone.
     pub(super) fn findings_inside(&self, options: &CheckpointOptions) -> Result<Findings> {
         let mut findings = Findings::default();
         self.look_inside(&mut findings, options)?;
@@ -152,7 +152,7 @@ impl Task {
         Ok((size, u64::try_from(tasks.len()).unwrap_or(u64::MAX)))
     }
 
-    /// What saving the network takes, and the programs for it and for `tmpfs` bytes in tmpfs mounts.
+    /// The time for saving the network and `tmpfs` bytes in tmpfs mounts, and the programs for these.
     fn network(
         &self,
         findings: &mut Findings,
@@ -192,7 +192,7 @@ impl Task {
     }
 }
 
-/// What CRIU writes of a task's memory, in bytes: its own pages (also swapped out), and its part of those it shares.
+/// The bytes that CRIU writes of a task's memory: its own pages (also swapped out), and its part of shared pages.
 fn memory(task: &Proc) -> (u64, u64) {
     let rollup = std::fs::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
     // `NAME:   KIBIBYTES kB` (proc_pid_smaps(5))

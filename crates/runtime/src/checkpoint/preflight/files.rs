@@ -19,7 +19,7 @@ use super::{Findings, bytes};
 const GHOST_LIMIT: u64 = 1 << 20;
 /// Unit of st_blocks (stat(2)).
 const BLOCK: u64 = 512;
-/// What the kernel appends to names of removed files.
+/// The kernel appends this to names of removed files.
 const REMOVED: &str = " (deleted)";
 /// Kinds of anonymous inodes that CRIU knows (files.c, dump_one_file).
 const KNOWN: [&str; 7] =
@@ -33,10 +33,10 @@ const AUTOFS_MINOR: u32 = 235;
 /// linux/magic.h, mqueue.c
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
-/// What a file of memfd_secret(2) is called.
+/// The name of a file of memfd_secret(2).
 const SECRET: &str = "/secretmem";
 
-/// What the flags allow.
+/// The permissions that flags give.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
     pub(super) shell_job: bool,

@@ -1,4 +1,4 @@
-//! What CRIU needs of the machine.
+//! CRIU's requirements of the machine.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
 use crate::error::{Error, Result};
 
-/// What CRIU makes of its page pipes without CAP_SYS_RESOURCE: it wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
+/// The size of CRIU's page pipes without CAP_SYS_RESOURCE: CRIU wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
 const PIPE_WANTED: u64 = 4 << 20;
 
-/// What a tmpfs may hold for hiber to pack it itself (checkpoint/tmpfs.rs), roughly.
+/// The largest tmpfs that hiber packs itself (checkpoint/tmpfs.rs), roughly.
 pub(super) const PACKED_BY_US: u64 = if cfg!(feature = "archive") { 64 << 10 } else { 0 };
 
 /// The Debian package of each program that CRIU runs.
@@ -38,7 +38,7 @@ pub(super) fn start(findings: &mut Findings, options: &CriuOptions) -> Option<Se
 /// The first CRIU whose code in a process is safe from that process's restartable sequences (its pull request 3097).
 const SAFE: Version = Version::new(4, 2, 1);
 
-/// What is wrong with a CRIU that is to put its code into processes which may be hostile.
+/// The reason to refuse a CRIU, whose code must run in processes that may be hostile.
 pub(crate) fn attacked(version: Version) -> Option<String> {
     (version < SAFE).then(|| format!("this is CRIU {version}: {}", CRIU_ATTACKED.about))
 }
@@ -55,7 +55,7 @@ pub(super) fn version(findings: &mut Findings, session: &mut Session) {
     }
 }
 
-/// What keeps CRIU from entering the root file system of a container when that is restored.
+/// The reason why CRIU could not enter the root file system of a container when restoring it.
 fn root_problem(rootfs: &Path, spec: &Spec) -> Option<String> {
     // A mount of the container's own is over whatever is there.
     if spec.mounts().iter().flatten().any(|mount| mount.destination() == Path::new("/tmp")) {

@@ -1,4 +1,4 @@
-//! What CRIU saves without a word as if it were not there, or otherwise than it is, and nobody puts back.
+//! Properties that CRIU drops or changes without a word, and nobody puts back.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

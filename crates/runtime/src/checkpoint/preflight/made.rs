@@ -1,7 +1,7 @@
-//! What the container's mounts are, against what config.json made of them, and what of a pod its processes hold.
+//! Compares the container's mounts with those of config.json, and checks the objects of a pod that its processes hold.
 //!
-//! CRIU knows mounts from outside by where they are. Whatever else lies there now, or was made below, would come back as
-//! the host's, or what is the host's would be copied: so every dump asks this before it stops anything.
+//! CRIU knows mounts from outside by their places. Another mount in such a place, or below it, would come back as the host's, or
+//! a mount of the host would be copied. So every dump asks this before it stops anything.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,7 @@ const REMADE: [&str; 12] = [
 
 /// The outcome.
 pub(crate) struct Made {
-    /// What CRIU leaves to us.
+    /// The mounts that CRIU leaves to us.
     pub(crate) external: Vec<External>,
     /// Whether a bind's source was removed, so that the images must say that it is there.
     pub(crate) removed: bool,
@@ -143,8 +143,8 @@ impl<'a> Look<'a> {
         others.into_iter().any(|whole| mount.is_part_of(whole))
     }
 
-    /// What is where something from outside should be; gives the mount if its source is another one now. One that is not
-    /// there any more was unmounted, and is not missed.
+    /// Checks the mount at a place where one from outside should be, and returns the mount if its source is another one now. A
+    /// mount that is gone was unmounted, and is not missed.
     fn at(&mut self, place: &Outside) -> Result<Option<&'a Mount>> {
         let here: Vec<_> = self.mounted_at(&place.point).collect();
         let Some(mount) = here.last().copied() else { return Ok(None) };
@@ -164,14 +164,14 @@ impl<'a> Look<'a> {
             let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
             statx(&file, "", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).ok()
         });
-        // What a mount over one of its parents covers cannot be compared.
+        // A mount below a covered parent cannot be compared.
         let inside = inside.filter(|s| here.iter().any(|mount| u64::from(mount.id) == s.stx_mnt_id));
         let which = |s: rustix::fs::Statx| (s.stx_dev_major, s.stx_dev_minor, s.stx_ino);
         let same = present.is_ok_and(|present| inside.is_none_or(|inside| which(present) == which(inside)));
         if same {
             return Ok(None);
         }
-        // What the host has nowhere is the container's, or cannot be had again.
+        // A mount that the host has nowhere belongs to the container, or cannot be made again.
         if !self.hosts()?.iter().any(|m| m.device == mount.device)
             || !mount.removed && self.is_inner(mount, &[])
         {
@@ -232,7 +232,7 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// What is mounted below binds. What the host has mounted there as well is from outside; gives where that is.
+    /// Mounts below binds. A mount that the host has there, too, comes from outside; returns its place.
     fn below(&mut self, outside: &[Outside]) -> Result<HashSet<PathBuf>> {
         let binds = outside.iter().filter_map(|o| Some((&o.point, o.bind.as_ref()?)));
         let mut found = HashSet::new();
@@ -317,8 +317,8 @@ impl<'a> Look<'a> {
         Ok(false)
     }
 
-    /// POSIX message queues, as the container's mount of them shows them, or one that nobody else sees. What is in them could
-    /// be read by nobody who does not take it out, and the kernel tells of none who has asked to be notified.
+    /// POSIX message queues, as the container's mount of them shows them, or one that nobody else sees. Nobody can read their
+    /// messages without removing them, and the kernel does not tell who has asked to be notified.
     fn queues(&mut self, pid: i32) -> Result<()> {
         let mount = self.mounts.iter().find(|mount| mount.fstype == "mqueue");
         let names = match mount {

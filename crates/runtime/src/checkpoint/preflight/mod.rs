@@ -1,7 +1,7 @@
 //! Preflight: what would make a checkpoint or a restore fail, or cost much, found without freezing or changing anything.
 //!
-//! It looks at /proc, at sockets by copies of their descriptors (pidfd_getfd(2)) and at images. What it finds is true
-//! of a moment: the container runs on meanwhile.
+//! It looks at /proc, at sockets by copies of their descriptors (pidfd_getfd(2)) and at images. A report describes one moment:
+//! the container runs on meanwhile.
 
 mod accept;
 mod device_names;
@@ -66,7 +66,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// What preflight found; its JSON has these names in camelCase.
+/// The report of preflight. The JSON has these names in camelCase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -92,7 +92,7 @@ pub struct Finding {
     pub severity: Severity,
     /// The [`Check`]'s name.
     pub check: &'static str,
-    /// What is the matter.
+    /// A description of the problem.
     pub what: String,
     /// Whose it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ pub struct Finding {
     /// A path: in the container where a process is named, else of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// What to do.
+    /// The advice.
     pub advice: String,
 }
 

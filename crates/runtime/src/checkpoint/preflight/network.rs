@@ -1,4 +1,4 @@
-//! What of a container's network namespaces CRIU cannot save, or saves and cannot make again.
+//! Parts of a container's network namespaces that CRIU cannot save, or saves and cannot make again.
 
 use std::path::PathBuf;
 

@@ -29,7 +29,7 @@ use crate::container::create::Prepared;
 use crate::id::ContainerId;
 use crate::state::store::Store;
 
-/// What a restore takes on an idle machine of two processors (docs/performance.md), in milliseconds.
+/// The time of a restore on an idle machine with two processors (docs/performance.md), in milliseconds.
 const FIXED: u64 = 60;
 const PER_TASK: u64 = 3;
 const PER_GIB: u64 = 700;
@@ -124,7 +124,7 @@ fn check(
 
 /// Compares all files with their hashes, and gives the manifest.
 fn hashes(findings: &mut Findings, dir: &ImageDirectory) -> Option<Manifest> {
-    // What is wrong with it was told.
+    // Its faults were reported.
     let manifest = Manifest::read_in(dir).ok().flatten();
     match &manifest {
         None => {
@@ -187,7 +187,7 @@ fn versions(
     host::features(findings, &mut session, criu.lazy_pages, false);
 }
 
-/// What the images hold and only a flag restores.
+/// Parts of the images that only a flag restores.
 fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: &ImageDirectory) {
     let off = |switch: Option<bool>| !switch.unwrap_or(false);
     let connected =
@@ -228,7 +228,7 @@ fn profile(findings: &mut Findings, asked: Option<&str>, of_images: &str) {
     }
 }
 
-/// What is wrong with an AppArmor profile that the kernel does not know, where it can tell.
+/// The reason why the kernel does not know an AppArmor profile, if the kernel can tell.
 pub(crate) fn unloaded_profile(module: &str, name: &str) -> Option<String> {
     let loaded = (module == "apparmor").then(|| std::fs::read_to_string(LOADED_PROFILES).ok()).flatten()?;
     let known = loaded.lines().any(|line| line.rsplit_once(" (").is_some_and(|(profile, _)| profile == name));
@@ -465,7 +465,7 @@ fn place(
     Some((source.clone(), inside))
 }
 
-/// What CRIU would object to (files-reg.c, validate_file).
+/// Files that CRIU would refuse (files-reg.c, validate_file).
 fn difference(root: &Root, inside: &Path, file: &RegularFile) -> Option<String> {
     let found = match root.find(inside) {
         Ok(Some(found)) => found,

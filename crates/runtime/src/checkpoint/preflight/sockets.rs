@@ -21,7 +21,7 @@ use super::table::{IN_FLIGHT, NETLINK, SOCKET, TCP, UNIX_DATAGRAM, UNIX_IN_FLIGH
 use super::tasks::Proc;
 use super::{Findings, unsaved};
 
-/// What the flags allow.
+/// The permissions that flags give.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
     /// `--tcp-established` or `--tcp-close`.
@@ -67,7 +67,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], sockets: &[Vec<Sock
     }
 }
 
-/// What a socket is.
+/// The kind of a socket.
 struct Kind {
     family: AddressFamily,
     type_: SocketType,

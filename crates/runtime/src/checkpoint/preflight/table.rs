@@ -22,9 +22,9 @@ pub struct Check {
     pub when: When,
     /// How serious a finding is.
     pub severity: Severity,
-    /// What it is about: a clause without a full stop.
+    /// The problem: a clause without a full stop.
     pub about: &'static str,
-    /// What to do: a clause without a full stop.
+    /// The advice: a clause without a full stop.
     pub advice: &'static str,
 }
 

@@ -280,7 +280,7 @@ pub(super) fn has_other_root(task: &Proc) -> bool {
     !mounts.iter().any(|mount| mount.point == Path::new("/"))
 }
 
-/// What each process is in the way by itself.
+/// Obstacles in a single process.
 pub(super) fn check(
     findings: &mut Findings,
     tasks: &[Proc],

@@ -56,7 +56,7 @@ fn local(findings: &mut Findings, task: &Proc, fd: i32, copy: BorrowedFd<'_>) {
             format!("descriptor {fd} has messages to be read that tell of their senders, or of their time");
         findings.of(task, &ANCILLARY, what);
     }
-    // Whoever makes a connection again is root in the container.
+    // The process that makes a connection again is root in the container.
     let Ok(peer) = sockopt::socket_peercred(copy) else { return };
     let root = (root_of(task, "uid_map"), root_of(task, "gid_map"));
     let is = (peer.uid.as_raw(), peer.gid.as_raw());

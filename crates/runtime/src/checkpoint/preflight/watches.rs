@@ -66,7 +66,7 @@ struct Watch {
     path: Option<PathBuf>,
 }
 
-/// What the processes watch on these devices.
+/// The files on these devices that processes watch.
 fn watches(tasks: &[Proc], points: &BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<Key, Watch> {
     let mut found = BTreeMap::new();
     if points.is_empty() {

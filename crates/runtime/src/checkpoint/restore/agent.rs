@@ -16,14 +16,14 @@ use crate::checkpoint::kept::switches::ToClose;
 use crate::container::create::Prepared;
 use crate::error::{Context, Error, Result};
 
-/// What a listener is called in /proc.
+/// The name of a listener in /proc.
 const LISTENER: &str = "anon_inode:seccomp notify";
 
 /// An agent that is there.
 pub(super) struct Agent<'a> {
     plan: &'a InitPlan,
     path: &'a Path,
-    /// What CRIU is to read, so that there are listeners.
+    /// The images that CRIU reads, so that there are listeners.
     pub(super) changed: ChangedFiles,
     connection: Cell<Option<UnixStream>>,
 }

@@ -1,4 +1,4 @@
-//! What CRIU is told of a restore, whether that is to last or is one on trial.
+//! The request for CRIU to restore, in earnest or on trial.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 use crate::state::facts::Facts;
 
-/// What a restore adds to the container's network namespace, as `create` does to a new one.
+/// The part of the container's network namespace that a restore sets up, as `create` does for a new one.
 pub(crate) struct Network {
     /// CRIU makes it empty: loopback comes up here.
     loopback: bool,
@@ -62,7 +62,7 @@ impl Network {
     }
 }
 
-/// What is to be restored, and how.
+/// A container to restore, with the options.
 pub(crate) struct Request<'a> {
     pub(crate) prepared: &'a Prepared,
     pub(crate) options: &'a RestoreContainerOptions<'a>,
@@ -72,7 +72,7 @@ pub(crate) struct Request<'a> {
     pub(crate) chain: &'a [ImageDirectory],
     /// The image of cgroups that CRIU gets instead of theirs.
     pub(crate) cgroups: Option<&'a [u8]>,
-    /// What CRIU does not restore.
+    /// The properties that CRIU does not restore.
     pub(crate) kept: &'a Kept,
     /// The key of directories that crun has masked.
     pub(crate) empty_directory: Option<&'a str>,

@@ -247,7 +247,7 @@ fn is_ancestor(prefix: u32, dir: &str) -> bool {
     end.is_some_and(|end| end == dir.len() || end > 0 && dir.as_bytes().get(end) == Some(&b'/'))
 }
 
-/// What of a cgroup's path is below the container's, if it is in there.
+/// The part of a cgroup's path below the container's, if it lies there.
 fn inside<'a>(path: &'a str, dir: &str) -> Option<&'a str> {
     let below = path.strip_prefix('/')?.strip_prefix(dir)?;
     let plain = below.is_empty() || below.strip_prefix('/').is_some_and(is_below);

@@ -1,4 +1,4 @@
-//! Who the threads are: ids, capabilities, security profiles.
+//! The identity of threads: ids, capabilities, security profiles.
 
 use criu_proto::images::core::CoreEntry;
 use criu_proto::images::inventory::inventory_entry::LsmType;
@@ -12,7 +12,7 @@ use super::grant::{Grant, Verdict};
 const KEEP_CAPS: u32 = 1 << 4;
 
 impl Grant<'_> {
-    /// What a thread has beyond the grant.
+    /// The rights of a thread beyond the grant.
     pub(super) fn credentials(&self, images: &Images, thread: &Thread) -> Verdict {
         let Some(credentials) = &thread.credentials else {
             return Err("has no credentials in its image".into());
@@ -47,7 +47,7 @@ impl Grant<'_> {
 
     /// Without the capability to change them, and without programs that do, users and groups stay what they were.
     pub(super) fn identity(&self, credentials: &Credentials) -> Verdict {
-        // What is none is "as it is" for setresuid(2): CRIU's.
+        // A number that is no id means "as it is" for setresuid(2): the id of CRIU.
         let mut all = credentials.uids.iter().chain(&credentials.gids).chain(&credentials.groups);
         if let Some(none) = all.find(|id| **id > ids::MAX) {
             return Err(format!("has {none} among its users and groups, which is no id"));

@@ -81,7 +81,7 @@ fn options(entry: &FileEntry) -> Option<&SkOptsEntry> {
     all.into_iter().flatten().next()
 }
 
-/// What of these needs CAP_NET_ADMIN or CAP_NET_RAW (socket(7)): a mark, and a priority above 6.
+/// The options that need CAP_NET_ADMIN or CAP_NET_RAW (socket(7)): a mark, and a priority above 6.
 fn privileged(options: &SkOptsEntry) -> Option<&'static str> {
     const FREE_PRIORITIES: RangeInclusive<u32> = 0..=6;
     match options {

@@ -1,4 +1,4 @@
-//! What the images of a checkpoint are held against.
+//! The grant: the images of a checkpoint are compared with it.
 
 use criu_proto::images::core::CoreEntry;
 use hiber_criu::images::Magic;
@@ -7,10 +7,10 @@ use hiber_sandbox::plan::Plan;
 
 use crate::error::{Error, Result};
 
-/// What config.json grants.
+/// The grant of config.json.
 pub(crate) struct Grant<'a> {
     pub(crate) plan: &'a Plan,
-    /// What the restore gives from outside.
+    /// The parts that the restore supplies from outside.
     pub(crate) externals: &'a [External],
     /// `--lsm-profile`, which takes the place of those of the images.
     pub(crate) lsm_profile: Option<&'a str>,
@@ -24,8 +24,8 @@ pub(crate) struct Grant<'a> {
 pub(super) type Verdict = std::result::Result<(), String>;
 
 impl Grant<'_> {
-    /// What a process may have in any of its sets: with `noNewPrivileges` what the first has, else also what it may
-    /// gain by executing a program.
+    /// The capabilities that a process may have in any of its sets: with `noNewPrivileges` those of the first process, otherwise
+    /// also those that it may gain by executing a program.
     pub(super) fn reachable(&self) -> u64 {
         let c = &self.plan.init.process.capabilities;
         let own = c.permitted | c.effective | c.ambient;

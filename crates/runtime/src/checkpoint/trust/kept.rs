@@ -1,4 +1,4 @@
-//! What processes are given back that CRIU forgets: no more than they could have asked the kernel for.
+//! Checks the kept properties of processes: a process may get back no more than it could have asked the kernel for.
 
 use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;
@@ -43,7 +43,7 @@ const WITHOUT_SEGMENTS: [SockFilter; 6] = {
 const QUEUE_BYTES: u64 = 16384;
 
 impl Grant<'_> {
-    /// What threads and processes are given back; what limits a process alone is let pass.
+    /// Checks the kept properties of threads and processes. A property that only restricts a process passes.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
         let Kept { threads, processes, switches, memory, sockets, ipc, .. } = kept;
         for (tid, Switched { personality, memory_policy, .. }) in switches {
@@ -90,8 +90,8 @@ impl Grant<'_> {
         Ok(())
     }
 
-    /// What else a thread turns for itself is its own affair, and the kernel asks for its privileges; what it executes, and how the
-    /// kernel reads its files, a filter may forbid to choose.
+    /// A thread may change its other switches freely, and the kernel checks its privileges. But a filter may forbid it to choose
+    /// what it executes, and how the kernel reads its files.
     fn personality(&self, persona: u32) -> Verdict {
         let init = &self.plan.init;
         let granted = init.personality == Some(persona.into()) || HARMLESS.contains(&persona);
@@ -103,8 +103,8 @@ impl Grant<'_> {
         }
     }
 
-    /// What a process does with its own memory is its own affair, and the kernel asks for limits and privileges; segments of
-    /// its own give it ways into the kernel that a filter may close.
+    /// A process may treat its own memory freely, and the kernel checks limits and privileges. But segments of its own give it
+    /// ways into the kernel that a filter may close.
     fn memory(&self, space: &AddressSpace) -> Verdict {
         let filter = self.plan.init.seccomp.as_ref().map(|program| &program.filter);
         if !space.descriptors.is_empty()

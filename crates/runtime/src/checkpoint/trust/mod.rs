@@ -1,9 +1,9 @@
 //! Whether a checkpoint may be restored: nobody else could write it, it is what was written, and what it describes is
 //! no more than config.json grants.
 //!
-//! CRIU does what images say: it gives tasks their credentials and filters, puts them into namespaces and cgroups, and
-//! mounts. Whoever can write images could make a container of root with all capabilities in the host's namespaces; this is
-//! what stands between. What is not known to be harmless is refused.
+//! CRIU does what images say: it gives tasks their credentials and filters, puts them into namespaces and cgroups, and mounts. A
+//! user who can write images could make a container of root with all capabilities in the host's namespaces. The checks here
+//! prevent that: they refuse everything that is not known to be harmless.
 
 mod cgroups;
 mod credentials;
@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Checked {
     /// None in those of other runtimes.
     pub(crate) manifest: Option<Manifest>,
-    /// What CRIU does not restore.
+    /// The properties that CRIU does not restore.
     pub(crate) kept: Kept,
     /// The key of directories that crun has masked.
     pub(crate) empty_directory: Option<String>,
@@ -155,7 +155,7 @@ impl Grant<'_> {
     }
 }
 
-/// What describes all of it. An old format is one that this program does not check.
+/// The images that describe the whole checkpoint. An old format is one that this program does not check.
 fn inventory(images: &Images) -> Result<Verdict> {
     let inventory = images.inventory();
     if inventory.fdinfo_per_id != Some(true) || inventory.ns_per_id != Some(true) {

@@ -59,7 +59,7 @@ fn mount(entry: &MntEntry) -> std::result::Result<Mount, String> {
     let Some(Ok(fstype)) = entry.fstype.map(|t| t.enum_value()) else {
         return bad("of an unknown type");
     };
-    // What the kernel mounts by itself below this one comes along.
+    // Mounts that the kernel makes by itself below this one come along.
     let flags = if fstype == FsType::DEBUGFS { flags & !REC } else { flags };
     if (flags | sb_flags) & !KNOWN != 0 {
         return bad(&format!("with the flags {flags:#x} and {sb_flags:#x}"));

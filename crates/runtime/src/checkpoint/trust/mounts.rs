@@ -52,7 +52,7 @@ impl Grant<'_> {
         Ok(Ok(()))
     }
 
-    /// What the restore gives from outside, by key.
+    /// The mounts that the restore supplies from outside, by key.
     fn keys(&self) -> Vec<String> {
         let key = |external: &hiber_criu::External| {
             let text = external.to_string();
@@ -62,7 +62,7 @@ impl Grant<'_> {
     }
 }
 
-/// What must be at a mount point.
+/// The mount that must be at a mount point.
 struct Wanted {
     types: Vec<FsType>,
     flags: u32,
@@ -103,7 +103,7 @@ impl Check<'_> {
         for mount in self.mounts {
             self.outside(mount)?;
         }
-        // Whoever may mount may also take away what was mounted, or mount it anew.
+        // A process that may mount may also unmount, or mount again.
         let may_mount = self.grant.can(Capability::CAP_SYS_ADMIN);
         if may_mount {
             return self.mounts.iter().try_for_each(|mount| self.mountable(mount));
@@ -164,7 +164,7 @@ impl Check<'_> {
         Root::open_path(&self.plan.path).map_or(path.clone(), |root| resolved(&root, &self.plan.path, &path))
     }
 
-    /// What processes with CAP_SYS_ADMIN may have mounted, or a bind of what is there.
+    /// A mount that a process with CAP_SYS_ADMIN may have made, or a bind of an existing one.
     fn mountable(&self, mount: &Mount) -> Verdict {
         use FsType as T;
         let bind = |mount: &Mount| {
@@ -262,7 +262,7 @@ impl Check<'_> {
                 here.remove(fitting);
                 return self.is_on_its_parent(mount);
             }
-            // What config.json makes read-only or masks lies on what it mounts there.
+            // Read-only and masked paths of config.json lie on its own mounts there.
             if !self.is_restricted(mount) {
                 let problem = problems.into_iter().flatten().next().unwrap_or_default();
                 return Err(format!("has a mount at {at} {problem}"));
@@ -299,8 +299,8 @@ impl Check<'_> {
         }
     }
 
-    /// What is seen elsewhere as well, with no more rights: a bind that somebody made from the host. Nothing of it may be
-    /// covered where it is seen, but by what makes it read-only if this is so, too.
+    /// Files that are visible elsewhere as well, with no more rights: a bind that somebody made from the host. Nothing of it may
+    /// be covered where it is seen, but by what makes it read-only if this is so, too.
     fn is_seen_elsewhere(&self, mount: &Mount) -> bool {
         let is_source = |other: &&Mount| {
             other.id != mount.id
@@ -324,7 +324,7 @@ impl Check<'_> {
             && !self.mounts.iter().any(reveals)
     }
 
-    /// What a mount lies on: its file system, and where it is in there.
+    /// The file system that a mount lies on, and the place there.
     fn covered(&self, mount: &Mount) -> Option<(u32, PathBuf)> {
         let parent = self.mounts.iter().find(|other| other.id == mount.parent)?;
         let inside = mount.point.strip_prefix(&parent.point).ok()?;
@@ -363,7 +363,7 @@ impl Check<'_> {
             && self.covered(mount) == Some((mount.device, mount.root.clone()))
     }
 
-    /// What the host has mounted below the source of a recursive bind, from there.
+    /// The host's mounts below the source of a recursive bind, relative to the source.
     fn is_below_a_bind(&self, mount: &Mount) -> bool {
         let brings = |plan: &MountPlan| {
             let flags = u32::try_from(plan.recursive.set & RESTRICTIVE).unwrap_or(0);
@@ -447,7 +447,7 @@ impl Check<'_> {
     }
 }
 
-/// What tells a mount from the one that is wanted there.
+/// The difference between a mount and the one that is wanted there.
 fn unlike(mount: &Mount, wanted: &Wanted) -> Option<String> {
     if !wanted.types.is_empty() && !wanted.types.contains(&mount.fstype) {
         return Some(format!("of type {:?}; config.json wants {:?}", mount.fstype, wanted.types[0]));

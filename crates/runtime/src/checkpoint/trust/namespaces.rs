@@ -81,7 +81,7 @@ impl Grant<'_> {
         match (own, namespaces.has(kind)) {
             (true, true) | (false, false) => Ok(()),
             (true, false) => Err(format!("has a {} namespace, and config.json has none", kind.as_str())),
-            // Whoever joins the caller's by its path is not told apart from who has none.
+            // A container that joins the caller's namespace by its path looks like one without a namespace.
             (false, true) if namespaces.joined(kind).is_some_and(|join| is_own(kind, &join.path)) => Ok(()),
             (false, true) => {
                 Err(format!("would be in the host's {} namespace; config.json says another", kind.as_str()))

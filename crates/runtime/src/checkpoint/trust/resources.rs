@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::grant::Verdict;
 use crate::state::resources::{Changed, ChangedResources};
 
-/// What more there is of something, and what it comes to where it is not set.
+/// The direction in which a value is more, and the value if it is not set.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// A limit: none if it is not set, or below 0. Of some 0 is none, too.
@@ -24,7 +24,7 @@ enum Kind {
     Free,
 }
 
-/// What is known not to be more in the sense of its kind. Whatever is not here must be what config.json says.
+/// Whether a value is known not to be more, in the sense of its kind. Whatever is not here must be what config.json says.
 const KINDS: [(&str, Kind); 24] = [
     ("memory.limit", Kind::Limit),
     ("memory.swap", Kind::Limit),
@@ -94,8 +94,7 @@ fn more(field: &str, was: &Value, is: &Value) -> String {
     format!("had {} for {field}, which config.json has {} for", shown(is), shown(was))
 }
 
-/// What 0 means differs from limit to limit: it is taken for all there is where the images ask for it, and for nothing where
-/// config.json does.
+/// The meaning of 0 differs from limit to limit. In the images it is taken for "everything", and in config.json for "nothing".
 fn fits(is: &Value, was: &Value) -> bool {
     is == was
         || is.as_u64().filter(|limit| *limit > 0).unwrap_or(u64::MAX) <= was.as_u64().unwrap_or(u64::MAX)

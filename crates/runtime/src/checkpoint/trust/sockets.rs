@@ -1,4 +1,4 @@
-//! What sockets are given back that CRIU forgets.
+//! Checks the kept options of sockets.
 
 use caps::Capability;
 use hiber_sandbox::plan::NamespaceKind;

@@ -1,4 +1,4 @@
-//! What is refused, and what is not.
+//! Images that are refused, and images that are not.
 
 use hiber_criu::inspect::{CapabilitySet, Credentials, Seccomp, State, Thread};
 use hiber_sandbox::plan;

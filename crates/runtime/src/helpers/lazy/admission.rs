@@ -1,4 +1,4 @@
-//! Who gets a container's memory: of all that connect, the one who shows the checkpoint's token first.
+//! Admission to a container's memory: of all clients, the first that shows the checkpoint's token gets the memory.
 //!
 //! Anybody can connect. A peer that says nothing, or something else, keeps no other waiting: all are heard side by side,
 //! each for some seconds, and where there are too many the oldest makes room.
@@ -24,11 +24,11 @@ const MAX_TOLD: usize = 10;
 /// The answer to the token.
 pub(super) const WELCOME: u8 = 1;
 
-/// Who is let in.
+/// The clients that are let in.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) token: Token,
-    /// Whoever asks for pages, too.
+    /// Also clients that ask for pages without a token.
     pub(super) any_peer: bool,
 }
 
@@ -41,7 +41,7 @@ struct Stranger {
     count: usize,
 }
 
-/// What a peer is, after it was heard.
+/// The kind of a client, after its first message.
 enum Heard {
     Unfinished,
     Gone,

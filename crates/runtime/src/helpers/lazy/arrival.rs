@@ -28,29 +28,29 @@ pub(super) const ARGUMENT: &str = "memory-arrival";
 /// How many checkpoints can build on each other: each one's directory is handed over.
 const MAX_CHAIN: usize = 32;
 
-/// What the process is to do.
+/// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     /// The directory with all containers, and the container's id.
     pub(super) root: PathBuf,
     pub(super) id: String,
-    /// What is to be ended if memory stops to come.
+    /// The container to end if memory stops arriving.
     pub(super) cgroup: CgroupPaths,
     /// Whether there is a source, and whether that is a runtime like this one, which hears what becomes of each page.
     pub(super) source: Option<bool>,
 }
 
-/// What it hears.
+/// The messages to the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// What it is to do. With it come the record, where CRIU connects, the connection to the source if there is one, and the
-    /// directories of images.
+    /// Its task. With it come the record, where CRIU connects, the connection to the source if there is one, and the directories
+    /// of images.
     Bring(Box<Plan>),
     /// The container is whole but for its memory.
     Restored,
 }
 
-/// What it says: nothing. How it ended is in the record.
+/// The messages from the process: none. How it ended is in the record.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Word {}
 
@@ -65,7 +65,7 @@ pub(crate) struct Arrival {
     channel: Channel<Order, Word>,
 }
 
-/// What memory is brought for.
+/// The container whose memory is brought.
 pub(crate) struct Destination<'a> {
     pub(crate) entry: &'a Entry,
     pub(crate) root: &'a Path,
@@ -109,7 +109,7 @@ impl Arrival {
     pub(crate) fn restored(mut self) -> Result<()> {
         self.channel.send(&Order::Restored, &[])?;
         if let Some(mut child) = self.child.take() {
-            // Who uses the library lives on.
+            // The library's caller lives on.
             std::thread::spawn(move || child.wait());
         }
         Ok(())

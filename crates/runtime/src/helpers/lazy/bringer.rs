@@ -34,7 +34,7 @@ use crate::state::store::Store;
 /// The end of the process.
 type OwnEnd = Channel<Word, Order>;
 
-/// What came with the plan.
+/// The descriptors that came with the plan.
 struct Job {
     plan: Box<Plan>,
     record: Record,
@@ -209,7 +209,7 @@ impl Job {
                 self.note(Lifecycle::SourceUnconfirmed);
             }
         } else if !known {
-            // Whoever has deleted the images, or made them read-only, needs it not.
+            // If somebody has deleted the images, or made them read-only, nobody needs it.
             let _ = working_set::write(images.as_fd(), &touched);
         }
         self.record.write(&FollowingMemory::Arrived);

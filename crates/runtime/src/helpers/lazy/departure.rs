@@ -26,17 +26,17 @@ use crate::host::owned;
 /// argv\[1\] of the runtime's binary when it is to serve memory.
 pub(super) const ARGUMENT: &str = "memory-departure";
 
-/// What the process is to do.
+/// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Plan {
     token: Token,
     any_peer: bool,
 }
 
-/// What it hears.
+/// The messages to the process.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    /// What it is to do; the listener, CRIU's socket and the guard's pipe come with this.
+    /// Its task; the listener, CRIU's socket and the guard's pipe come with this message.
     Prepare(Plan),
     /// Peers may come; the directory of the images comes with this.
     Serve,
@@ -45,7 +45,7 @@ enum Order {
 impl Message for Order {}
 impl Message for Word {}
 
-/// What it says.
+/// The messages from the process.
 #[derive(Debug, Serialize, Deserialize)]
 enum Word {
     /// It knows what is to be served, and lets peers in.
@@ -161,7 +161,7 @@ pub(super) fn run(socket: OwnedFd) {
     }
 }
 
-/// What the dump in `dir` has left in its tasks.
+/// The memory that the dump in `dir` has left in its tasks.
 fn left_behind(dir: &OwnedFd) -> Result<LazyMemory> {
     let images = Images::open(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))?;
     Ok(LazyMemory::of(&images)?)

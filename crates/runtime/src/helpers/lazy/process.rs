@@ -31,7 +31,7 @@ pub(super) fn asked(argument: Option<&OsStr>, name: &str) -> Option<OwnedFd> {
     if argument != Some(name.as_ref()) {
         return None;
     }
-    // What is sent to the runtime's process group is not meant for us.
+    // Signals to the runtime's process group are not meant for this process.
     let _ = rustix::process::setsid();
     rustix::stdio::stdin().try_clone_to_owned().ok()
 }

@@ -1,7 +1,7 @@
-//! What is known of memory that follows a restored container: `ROOT/ID/memory.json`.
+//! The record of memory that follows a restored container: `ROOT/ID/memory.json`.
 //!
-//! The processes that bring it hold a lock on the file as long as one of them lives, and write into it how it ended. What says
-//! that memory is on its way and is not locked is of processes that were killed.
+//! The processes that bring it hold a lock on the file as long as one of them lives, and write into it how it ended. A record of
+//! memory on its way that is not locked comes from processes that were killed.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -121,7 +121,7 @@ fn open(entry: &Entry) -> Result<Option<File>> {
     Ok(Some(file.into()))
 }
 
-/// What is cut off was written by somebody who was killed then.
+/// A truncated record comes from a process that was killed while it wrote.
 fn parse(file: File) -> std::io::Result<FollowingMemory> {
     let mut json = Vec::new();
     file.take(MAX_SIZE).read_to_end(&mut json)?;

@@ -1,4 +1,4 @@
-//! What a destination shows to get a container's memory.
+//! The token that a destination shows to get a container's memory.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 /// 32 random bytes in the manifest of a checkpoint whose memory is served: who has the images has them, too. In JSON they
 /// are hexadecimal.
-// Comparing two of these hashes takes the same time wherever they differ.
+///
+/// Comparing two tokens takes the same time wherever they differ.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(blake3::Hash);
 

@@ -23,7 +23,7 @@ struct WorkingSet {
     touches: Vec<(i32, u64, u64)>,
 }
 
-/// What was recorded beside the images in `dir`; nothing if there is none, or one that cannot be read.
+/// The record beside the images in `dir`; empty if there is none, or one that cannot be read.
 pub(super) fn read(dir: BorrowedFd<'_>) -> Vec<Touch> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut json = Vec::new();

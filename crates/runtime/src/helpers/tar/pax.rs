@@ -1,5 +1,5 @@
-//! What a tar archive says of a file beside its header: records of POSIX's pax format, `LENGTH KEY=VALUE\n`, with the
-//! extended attributes under the names that star and GNU tar give them.
+//! The records that describe a file in a tar archive in addition to its header: POSIX's pax format, `LENGTH KEY=VALUE\n`, with
+//! the extended attributes under the names that star and GNU tar give them.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -17,7 +17,7 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 const MAX_XATTR: usize = 64 << 10;
 /// Those that the file system or a policy makes are left to it, as labels of SELinux are.
 const KEPT: [&str; 4] = ["user.", "trusted.", "security.capability", "system.posix_acl_"];
-/// What GNU tar is told to do the same.
+/// The arguments by which GNU tar does the same.
 pub(super) const OPTIONS: [&str; 5] = [
     "--xattrs",
     "--xattrs-include=user.*",
@@ -26,7 +26,7 @@ pub(super) const OPTIONS: [&str; 5] = [
     "--xattrs-include=system.posix_acl_*",
 ];
 
-/// What records say of the next entry.
+/// The records for the next entry.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     pub(super) path: Option<PathBuf>,
