@@ -82,23 +82,7 @@ impl RootPlan {
         options: &Options,
     ) -> Result<Self> {
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
-        if root.path().as_os_str().is_empty() {
-            return Err(Error::invalid("root.path", "is empty; expected the root filesystem's directory"));
-        }
-        let given = options.bundle.join(root.path());
-        #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
-        let path = std::fs::canonicalize(&given).map_err(|e| {
-            Error::invalid(
-                "root.path",
-                format!("invalid rootfs: {}: {}", given.display(), crate::error::plain(&e)),
-            )
-        })?;
-        if !path.is_dir() {
-            return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
-        }
-        if path == Path::new("/") && namespaces.is_new(NamespaceKind::Mount) {
-            return Err(Error::invalid("root.path", "the host's / cannot be the root of a container"));
-        }
+        let path = root_path(root, namespaces, options)?;
         let mounts = spec.mounts().iter().flatten().enumerate();
         let mounts: Vec<_> =
             mounts.map(|(i, m)| MountPlan::from_spec(i, m, &options.bundle, &path)).collect::<Result<_>>()?;
@@ -109,21 +93,9 @@ impl RootPlan {
         let own_mount_namespace = namespaces.has(NamespaceKind::Mount);
         let masked_paths = paths("linux.maskedPaths", linux.masked_paths())?;
         let mut readonly_paths = paths("linux.readonlyPaths", linux.readonly_paths())?;
-        let restricts = !masked_paths.is_empty() || !readonly_paths.is_empty();
-        if restricts && !own_mount_namespace {
-            return Err(Error::invalid(
-                "linux.namespaces",
-                "unable to mask or restrict paths without a private MNT namespace: expected one of type mount",
-            ));
-        }
-        let is_root = |path: &PathBuf| !path.components().any(|c| matches!(c, Component::Normal(_)));
-        if let Some(root) = masked_paths.iter().find(|path| is_root(path)) {
-            let problem =
-                format!("{} is the root filesystem itself, of which nothing would be left", root.display());
-            return Err(Error::invalid("linux.maskedPaths", problem));
-        }
+        check_restrictions(&masked_paths, &readonly_paths, own_mount_namespace)?;
         // A mount over the root is not visible, so the root itself is made read-only.
-        let readonly = root.readonly().unwrap_or(false) || readonly_paths.iter().any(is_root);
+        let readonly = root.readonly().unwrap_or(false) || readonly_paths.iter().any(|path| is_root(path));
         readonly_paths.retain(|path| !is_root(path));
         let own_dev = !mounts
             .iter()
@@ -149,6 +121,48 @@ impl RootPlan {
             cgroups: Vec::new(),
         })
     }
+}
+
+/// The root filesystem's real path on the host.
+fn root_path(root: &oci_spec::runtime::Root, namespaces: &Namespaces, options: &Options) -> Result<PathBuf> {
+    if root.path().as_os_str().is_empty() {
+        return Err(Error::invalid("root.path", "is empty; expected the root filesystem's directory"));
+    }
+    let given = options.bundle.join(root.path());
+    #[expect(clippy::disallowed_methods, reason = "the root itself is a path of the host")]
+    let path = std::fs::canonicalize(&given).map_err(|e| {
+        Error::invalid(
+            "root.path",
+            format!("invalid rootfs: {}: {}", given.display(), crate::error::plain(&e)),
+        )
+    })?;
+    if !path.is_dir() {
+        return Err(Error::invalid("root.path", format!("{} is not a directory", given.display())));
+    }
+    if path == Path::new("/") && namespaces.is_new(NamespaceKind::Mount) {
+        return Err(Error::invalid("root.path", "the host's / cannot be the root of a container"));
+    }
+    Ok(path)
+}
+
+/// Whether a path in the container is the root itself.
+fn is_root(path: &Path) -> bool {
+    !path.components().any(|c| matches!(c, Component::Normal(_)))
+}
+
+fn check_restrictions(masked: &[PathBuf], readonly: &[PathBuf], own_mount_namespace: bool) -> Result<()> {
+    if !own_mount_namespace && !(masked.is_empty() && readonly.is_empty()) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "unable to mask or restrict paths without a private MNT namespace: expected one of type mount",
+        ));
+    }
+    if let Some(root) = masked.iter().find(|path| is_root(path)) {
+        let problem =
+            format!("{} is the root filesystem itself, of which nothing would be left", root.display());
+        return Err(Error::invalid("linux.maskedPaths", problem));
+    }
+    Ok(())
 }
 
 /// A path of `linux.maskedPaths` or `linux.readonlyPaths`. A relative path starts at the container's root, as with runc and crun.
