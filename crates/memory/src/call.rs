@@ -1,7 +1,7 @@
-//! A system call that a stopped thread makes, as if its program had.
+//! System calls in a stopped thread, as if its program had made them.
 //!
-//! Afterwards the thread is where it was: its registers, the signals that it blocks, a call that it waits in and a restartable
-//! sequence that it is in are as they were. Its filters of seccomp and its dispatch of system calls do not see the call.
+//! Afterwards the thread is in its old state: its registers, its blocked signals, an interrupted call and a restartable sequence
+//! are as before. Its filters of seccomp and its dispatch of system calls do not see the call.
 
 use hiber_sys::ptrace::{
     Dispatch, GoOn, dispatch, extended_state, rseq_area, set_dispatch, set_extended_state, set_signal_mask,
@@ -15,16 +15,16 @@ use crate::registers::{INSTRUCTION, Registers};
 use crate::remote::Memory;
 use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, kill, registers, set_registers};
 
-/// Where in `struct rseq` the sequence is told that the thread is in (linux/rseq.h).
+/// The offset of the present sequence in `struct rseq` (linux/rseq.h).
 const RSEQ_CS: u64 = 8;
-/// No more is read of an area to find an instruction in it, in bytes.
+/// The most bytes of an area that are searched for an instruction.
 const SEARCHED: u64 = 1 << 20;
 /// The bytes that a function may use below its stack (the red zone of the x86-64 ABI); aarch64 has none.
 const RED_ZONE: u64 = 128;
-/// The largest errno in a result (linux/err.h, MAX_ERRNO).
+/// The results that are errors (linux/err.h, MAX_ERRNO).
 const ERRORS: std::ops::RangeInclusive<i64> = -4095..=-1;
 
-/// A thread that is stopped by ptrace(2), by the calling thread. Dropped, it goes on as it was.
+/// A thread that the calling thread has stopped by ptrace(2). When this is dropped, the thread goes on as before.
 #[derive(Debug)]
 pub struct Stopped {
     tid: i32,
@@ -41,7 +41,7 @@ struct Prepared {
     instruction: u64,
     mask: u64,
     dispatch: Option<Dispatch>,
-    /// The address of what tells the restartable sequence that it is in, and that.
+    /// The address and the value of the pointer to its restartable sequence.
     sequence: Option<(u64, u64)>,
 }
 
@@ -68,7 +68,7 @@ impl Stopped {
         self.prepared.as_ref().map_or_else(|| dispatch(self.tid), |prepared| prepared.dispatch)
     }
 
-    /// Has it dispatch system calls so from now on.
+    /// Sets its dispatch of system calls.
     ///
     /// # Errors
     /// The kernel is older than 6.4, or refuses it.
@@ -80,8 +80,8 @@ impl Stopped {
         Ok(())
     }
 
-    /// Does `work`, and gives the thread back what the processor keeps for it beside the registers that calls use: some calls
-    /// change that, as pkey_alloc(2) the rights of a protection key.
+    /// Does `work`, and restores the thread's extended registers afterwards. Some calls change these: pkey_alloc(2), for
+    /// instance, the rights of a protection key.
     ///
     /// # Errors
     /// Those of `work`; the state could not be read or put back.
@@ -95,10 +95,10 @@ impl Stopped {
         done.and_then(|()| Ok(put?))
     }
 
-    /// Makes a system call, and gives what it returns.
+    /// Makes a system call, and returns its result.
     ///
     /// # Errors
-    /// The call could not be made; what the kernel answers to it is no error of ours.
+    /// If the call could not be made. An error of the call itself is a result.
     pub fn call(&mut self, number: Sysno, arguments: [u64; 6]) -> Result<Result<u64, Errno>> {
         let instruction = self.prepare()?.instruction;
         let number = u64::try_from(number.id()).unwrap_or_default();
@@ -115,11 +115,11 @@ impl Stopped {
         })
     }
 
-    /// As [`Stopped::call`], with bytes that are in the thread's memory for the time of the call: `arguments` gets their address.
-    /// They are where its program has nothing, below its stack, which ends there if it cannot be written.
+    /// As [`Stopped::call`], with bytes that lie in the thread's memory during the call: `arguments` gets their address. The
+    /// bytes lie below the program's stack, where the program has no data.
     ///
     /// # Errors
-    /// As of that.
+    /// Those of [`Stopped::call`].
     pub fn call_with(
         &mut self,
         bytes: &mut [u8],
@@ -140,7 +140,7 @@ impl Stopped {
     /// Reads the thread's memory.
     ///
     /// # Errors
-    /// There is none at the address.
+    /// If there is no memory at the address.
     pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let tid = self.tid;
         let read = self.prepare()?.memory.read_exact_at(bytes, address);
@@ -153,7 +153,7 @@ impl Stopped {
         written.map_err(memory_error(tid, address))
     }
 
-    /// Before the first call: no signal comes in between, and no call becomes one.
+    /// Before the first call: blocks signals, and switches the dispatch of system calls off.
     fn prepare(&mut self) -> Result<&Prepared> {
         if self.prepared.is_none() {
             let tid = self.tid;
@@ -188,7 +188,7 @@ impl Stopped {
         found.ok_or(Error::NoInstruction(self.tid))
     }
 
-    /// The kernel forgets a sequence when the thread runs elsewhere. One that waits in a call is in none.
+    /// The kernel aborts a sequence when the thread runs elsewhere. A thread that waits in a call is in no sequence.
     fn sequence(&self, memory: &Memory) -> Option<(u64, u64)> {
         if self.saved.in_call() {
             return None;
@@ -217,11 +217,11 @@ impl Stopped {
         detach(self.tid)
     }
 
-    /// Puts all back that was changed for calls, and keeps the thread stopped: from then on it needs not run to be let go, as it
-    /// cannot where its cgroup is frozen meanwhile.
+    /// Puts back everything that was changed for calls, and keeps the thread stopped. Then it can be let go without running, even
+    /// if its cgroup is frozen meanwhile.
     ///
     /// # Errors
-    /// As of [`Stopped::release`].
+    /// Those of [`Stopped::release`].
     pub fn settle(&mut self) -> Result<()> {
         let tid = self.tid;
         if let Some(prepared) = self.prepared.take() {

@@ -12,9 +12,9 @@ use rustix::process::{WaitOptions, waitpid};
 use crate::error::{Error, Result, request};
 use crate::registers::Registers;
 
-/// How long a stop may take. A thread that is about to run stops in microseconds.
+/// The time limit for a stop. A running thread stops in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For so many looks the processor is offered to others; then for so long at a time.
+/// The number of checks that only yield the processor; later checks sleep for the given time.
 const LOOKS: u32 = 400;
 const PAUSE: Duration = Duration::from_micros(50);
 /// linux/ptrace.h: PTRACE_O_SUSPEND_SECCOMP, PTRACE_EVENT_STOP.
@@ -34,7 +34,7 @@ pub(crate) enum Stop {
     Signal(i32),
 }
 
-/// A thread that was asked to stop and may not have yet. Dropped, it is let go.
+/// A thread that was asked to stop. When this is dropped, the thread is let go.
 #[derive(Debug)]
 pub struct Seized {
     tid: i32,
@@ -64,7 +64,7 @@ impl Seized {
         Ok(seized)
     }
 
-    /// From now on it is let go never: dropped, it is killed, and its process with it.
+    /// From now on the thread is never let go: when this is dropped, its process is killed.
     #[must_use]
     pub fn doomed(mut self) -> Self {
         self.doomed = true;
@@ -79,7 +79,7 @@ impl Seized {
         self.doomed
     }
 
-    /// Waits for the stop, and hands the thread over with its registers: whoever gets them lets it go.
+    /// Waits for the stop, and hands the thread over with its registers. The receiver lets it go.
     pub(crate) fn stopped(mut self) -> Result<Registers> {
         await_stop(self.tid, GoOn::Freely, Stop::Asked)?;
         let registers = registers(self.tid)?;

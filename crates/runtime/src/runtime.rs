@@ -110,7 +110,7 @@ impl Runtime {
     /// Looks at a container.
     ///
     /// # Errors
-    /// As of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
+    /// Those of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
     pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
         Glance::new(&Arc::new(self.store.overview(false)), id.clone())
     }

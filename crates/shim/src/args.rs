@@ -57,7 +57,7 @@ const WORDS: &[(&str, &str)] = &[
     ("delete", "clear up after a shim that is dead"),
 ];
 
-/// What `-h` prints.
+/// The text that `-h` prints.
 pub(crate) fn help() -> String {
     let mut text = "containerd-shim-hiber-v2: containerd's task service on hiber; containerd starts it.\n\n\
                     usage: containerd-shim-hiber-v2 -namespace NAME -id ID [FLAG...] start|delete\n\n"
@@ -70,7 +70,7 @@ pub(crate) fn help() -> String {
     text
 }
 
-/// What the shim is to do.
+/// The action of the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a shim, or find the pod's, and print its address.

@@ -34,7 +34,7 @@ const UNDERSTANDS_JSON: &str = "MAX_SHIM_VERSION";
 /// Annotations whose value is common to the containers of one shim; the first that is there counts.
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-/// What containerd says on standard input.
+/// Containerd's message on standard input.
 #[derive(Debug, Default)]
 struct Said {
     options: Option<Any>,

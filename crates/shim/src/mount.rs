@@ -11,7 +11,7 @@ use nix::sched::CloneFlags;
 use crate::error::{Context, Error, Result};
 use crate::mapped::Maps;
 
-/// What mount(2) takes as data, its terminating NUL included; longer texts are cut off silently (one page).
+/// The longest data of mount(2), with its terminating NUL; longer texts are cut off silently (one page).
 const MAX_DATA: usize = 4096;
 
 /// Mounts a task's root filesystem at the directory `rootfs`. If one mount fails none is left.

@@ -1,4 +1,4 @@
-//! What a client tells the runtime about one task: the `options` of Create, in the two shapes that containerd has.
+//! A client's options for one task: the `options` of Create, in the two shapes that containerd has.
 
 use std::path::{Path, PathBuf};
 

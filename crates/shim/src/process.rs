@@ -31,7 +31,7 @@ enum Stage {
 #[derive(Debug)]
 struct Life {
     stage: Stage,
-    /// What Exec asked for, until it is started.
+    /// The request of Exec, until the process is started.
     spec: Option<oci_spec::runtime::Process>,
     /// 0 before its beginning.
     pid: u32,
@@ -308,7 +308,7 @@ impl Process {
     }
 }
 
-/// What clients look for when they signal the dead.
+/// The words that clients look for when they signal a dead process.
 pub(crate) fn finished() -> Error {
     Error::NotFound("process already finished".into())
 }

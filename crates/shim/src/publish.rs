@@ -36,7 +36,7 @@ pub(crate) enum Destination {
     Program(PathBuf, String),
 }
 
-/// What waits to be sent, in order.
+/// The events to send, in order.
 #[derive(Debug, Default)]
 struct Queue {
     events: VecDeque<Waiting>,
@@ -53,7 +53,7 @@ struct Waiting {
     kind: Kind,
 }
 
-/// What bounds the number of an event's like.
+/// The group of an event, whose number is limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// The processes that there were: none is lost.

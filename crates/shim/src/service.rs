@@ -26,7 +26,7 @@ use crate::{checkpoint, metrics};
 /// How long a killed process may take until its end is known.
 const DEATH: Duration = Duration::from_secs(10);
 
-/// What happened without being asked for.
+/// An event that no request caused.
 enum Heard {
     Exit(Arc<Task>, Arc<Process>, ExitStatus),
     Oom(Arc<Task>),
@@ -499,7 +499,7 @@ impl Service {
 }
 
 fn delete_exec(task: &Task, process: &Process) -> Result<()> {
-    // What has ended is known to have within a moment.
+    // The end of a process is known within a moment.
     let told = !process.is_alive() || (process.has_ended() && process.wait_here(DEATH).is_some());
     if !told {
         return Err(Error::State(format!("process {} is running: it cannot be deleted", process.id)));

@@ -151,7 +151,7 @@ impl Task {
         }
     }
 
-    /// What runs, or ran.
+    /// The running part of the container, also after its end.
     pub(crate) fn running(&self) -> Result<&hiber::Task> {
         let what = || Error::State(format!("task {} is not started: it waits for its restore", self.id));
         self.running.get().ok_or_else(what)

@@ -1,4 +1,4 @@
-//! What the shim hears of: ends of processes from the runtime, and memory that ran out from the kernel.
+//! The events that the shim waits for: ends of processes, from the runtime, and want of memory, from the kernel.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};

@@ -50,7 +50,7 @@ impl<Says: Message, Hears: Message> Channel<Says, Hears> {
     /// Two connected ends, both close-on-exec.
     ///
     /// # Errors
-    /// As of socketpair(2).
+    /// Those of socketpair(2).
     pub fn pair() -> Result<(Self, Channel<Hears, Says>)> {
         let (a, b) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -61,7 +61,7 @@ impl<Says: Message, Hears: Message> Channel<Says, Hears> {
     /// Sends one message with descriptors (at most [`FDS_PER_PACKET`]).
     ///
     /// # Errors
-    /// As of sendmsg(2): EPIPE once the other end is closed.
+    /// Those of sendmsg(2): EPIPE once the other end is closed.
     pub fn send(&self, message: &Says, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(message).map_err(|e| {
             SysError::new("sendmsg", format!("a message that cannot be encoded ({e})"), libc::EINVAL)
@@ -72,7 +72,7 @@ impl<Says: Message, Hears: Message> Channel<Says, Hears> {
     /// Receives one message, or `None` when the other end is closed.
     ///
     /// # Errors
-    /// As of recvmsg(2). EPROTO for a packet that is no `Hears`.
+    /// Those of recvmsg(2). EPROTO for a packet that is no `Hears`.
     pub fn recv(&self) -> Result<Option<(Hears, Vec<OwnedFd>)>> {
         let fail = |args: &str, errno: i32| SysError::new("recvmsg", args, errno);
         let mut probe = [0u8; 1];
@@ -126,7 +126,7 @@ fn not_executed<Hears: Message>(errno: &[u8]) -> Option<Hears> {
 /// Sends one packet of raw bytes with descriptors. `to` names the socket in the error.
 ///
 /// # Errors
-/// As of sendmsg(2). E2BIG with more than [`FDS_PER_PACKET`] descriptors.
+/// Those of sendmsg(2). E2BIG with more than [`FDS_PER_PACKET`] descriptors.
 pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>], to: &str) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_PACKET))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -22,7 +22,7 @@ pub fn read_record(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
 /// As [`read_record`], for callers that keep nothing of the content: a small file then needs no allocation.
 ///
 /// # Errors
-/// As of read(2).
+/// Those of read(2).
 pub fn with_record<T>(fd: impl AsFd, take: impl FnOnce(&[u8]) -> T) -> Result<T, Errno> {
     let mut room = [0; 2048];
     let length = rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut room))?;

@@ -36,7 +36,7 @@ const MSG_INFO: i32 = 12;
 /// All segments that the caller may read.
 ///
 /// # Errors
-/// As of shmctl(2).
+/// Those of shmctl(2).
 pub fn segments() -> Result<Vec<Segment>, Errno> {
     let mut all = Vec::new();
     let mut found = zeroed_segment();
@@ -56,7 +56,7 @@ pub fn segments() -> Result<Vec<Segment>, Errno> {
 /// One segment.
 ///
 /// # Errors
-/// As of shmctl(2).
+/// Those of shmctl(2).
 pub fn find_segment(id: i32) -> Result<Segment, Errno> {
     let mut found = zeroed_segment();
     // SAFETY: IPC_STAT writes a shmid_ds, which outlives the call.
@@ -67,7 +67,7 @@ pub fn find_segment(id: i32) -> Result<Segment, Errno> {
 /// Removes a segment as soon as nobody has it attached.
 ///
 /// # Errors
-/// As of shmctl(2).
+/// Those of shmctl(2).
 pub fn remove_segment(id: i32) -> Result<(), Errno> {
     // SAFETY: IPC_RMID takes no argument.
     check(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
@@ -76,7 +76,7 @@ pub fn remove_segment(id: i32) -> Result<(), Errno> {
 /// Has a segment stay in memory.
 ///
 /// # Errors
-/// As of shmctl(2).
+/// Those of shmctl(2).
 pub fn lock_segment(id: i32) -> Result<(), Errno> {
     // SAFETY: SHM_LOCK takes no argument.
     check(unsafe { libc::shmctl(id, libc::SHM_LOCK, std::ptr::null_mut()) }).map(drop)
@@ -85,7 +85,7 @@ pub fn lock_segment(id: i32) -> Result<(), Errno> {
 /// All message queues that the caller may read.
 ///
 /// # Errors
-/// As of msgctl(2).
+/// Those of msgctl(2).
 pub fn queues() -> Result<Vec<Queue>, Errno> {
     let mut all = Vec::new();
     let mut found = zeroed_queue();
@@ -105,7 +105,7 @@ pub fn queues() -> Result<Vec<Queue>, Errno> {
 /// Sets how many bytes a queue may hold.
 ///
 /// # Errors
-/// As of msgctl(2): EPERM for more than the namespace's limit without CAP_SYS_RESOURCE.
+/// Those of msgctl(2): EPERM for more than the namespace's limit without CAP_SYS_RESOURCE.
 pub fn set_queue_bytes(queue: Queue) -> Result<(), Errno> {
     let mut found = zeroed_queue();
     // SAFETY: IPC_STAT writes a msqid_ds, which outlives the call.

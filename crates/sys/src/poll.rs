@@ -10,7 +10,7 @@ use rustix::io::Errno;
 /// ended (pidfd_open(2)). Signals do not shorten the wait.
 ///
 /// # Errors
-/// As of poll(2).
+/// Those of poll(2).
 pub fn readable_within(fd: impl AsFd, patience: Duration) -> Result<bool, Errno> {
     let end = Instant::now() + patience;
     loop {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 /// multicast group, for instance, finds the group there.
 ///
 /// # Errors
-/// As of getsockopt(2).
+/// Those of getsockopt(2).
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<usize, Errno> {
     let mut length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the kernel writes at most `length` bytes to `value`, and the length; both outlive the call.
@@ -22,7 +22,7 @@ pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -
 /// setsockopt(2).
 ///
 /// # Errors
-/// As of setsockopt(2).
+/// Those of setsockopt(2).
 pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
     let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the kernel reads `length` bytes of `value`, which outlives the call.
@@ -33,7 +33,7 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
 /// The first IPv4 address of the device `name` in the socket's network namespace (netdevice(7), SIOCGIFADDR).
 ///
 /// # Errors
-/// As of ioctl(2): ENODEV without such a device, EADDRNOTAVAIL without an address. The socket must be of AF_INET.
+/// Those of ioctl(2): ENODEV without such a device, EADDRNOTAVAIL without an address. The socket must be of AF_INET.
 pub fn device_address(socket: BorrowedFd<'_>, name: &str) -> Result<Ipv4Addr, Errno> {
     // SAFETY: all zeroes is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

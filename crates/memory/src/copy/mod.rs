@@ -1,4 +1,4 @@
-//! Copies memory of processes that run, in rounds: all of it, then what was written meanwhile, until little is left.
+//! Copies the memory of running processes in rounds: all of it, then the pages that were written meanwhile, until few are left.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -18,7 +18,7 @@ use crate::track::Tracked;
 /// Bytes that are copied at once: few enough to stay in the processor's cache until they are written.
 const BLOCK: usize = 256 << 10;
 
-/// When to stop.
+/// The limits of copying.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The remaining pages can be copied in this time.
@@ -45,7 +45,7 @@ pub struct Copied {
     pub bytes: u64,
     /// Bytes that were left when it stopped.
     pub left: u64,
-    /// Processes that cannot be tracked, and why; their memory is copied while they are frozen.
+    /// Processes that cannot be tracked, with the reasons; their memory is copied while they are frozen.
     pub untracked: Vec<(i32, String)>,
 }
 
@@ -74,7 +74,7 @@ impl Copies {
         Self { dir, processes: BTreeMap::new(), untracked: BTreeMap::new(), buffer: vec![0; BLOCK] }
     }
 
-    /// Copies in rounds the memory of what `processes` lists at the beginning of each.
+    /// Copies memory in rounds. `processes` lists the processes at the beginning of each round.
     ///
     /// # Errors
     /// If a copy cannot be written. A process that cannot be tracked is no error.
@@ -138,7 +138,8 @@ impl Copies {
         }
     }
 
-    /// The copies, and where they are what the memory is: no process runs any more. Nothing is tracked from then on.
+    /// Ends the tracking, and returns the copies with the ranges where they are current. To be called when no process runs any
+    /// more.
     pub fn into_sources(self) -> Vec<(Memory, Source)> {
         let source = |copy: Copy| {
             // Pages that are not known to be clean are read again.

@@ -1,8 +1,9 @@
-//! A file of pages while it is written: pages come in any order, come again, and are in the end in the order of their addresses.
+//! A file of pages while it is written. Pages arrive in any order, and some arrive again; in the end they are in the order of
+//! their addresses.
 //!
-//! Pages that come in order are written where they belong at once. One that comes again is written over what was there. One
-//! that is between others waits in a second file. In the end what has gone is taken out and what waits is put in, within the
-//! file: where nothing came out of order, and nothing has gone, that costs nothing.
+//! Pages that arrive in order are written to their place at once. A page that arrives again overwrites the old one. A page
+//! between others waits in a second file. In the end, pages that are gone are removed from the file and waiting pages are
+//! inserted; this costs nothing if there are none of either.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -94,8 +95,8 @@ impl PageFile {
         Ok(())
     }
 
-    /// Has the file system of a memory (tmpfs) find room for so many bytes beforehand: to find it takes three times as long as to
-    /// fill it. Space that is not needed in the end is given back.
+    /// Makes the file system of a memory (tmpfs) allocate so many bytes beforehand: allocating takes three times as long as
+    /// filling. Space that is not needed in the end is given back.
     pub fn reserve(&self, bytes: u64) {
         let in_memory = fstatfs(&self.main).is_ok_and(|of| of.f_type == TMPFS_MAGIC);
         if in_memory && fallocate(&self.main, FallocateFlags::KEEP_SIZE, 0, bytes).is_err() {

@@ -1,8 +1,8 @@
 //! Takes memory from a dump of CRIU's, over a socket, in the place of a page server (`criu_proto`'s `ps.fd`).
 //!
-//! CRIU splices pages into a unix socket without copying them, and tasks are frozen for less long than where CRIU writes files.
-//! Pages that are here already and have not changed are not read at all. Errors are reported at the end: a dump that loses its
-//! page server in the middle would be one that ends badly.
+//! CRIU splices pages into a unix socket without copying them, so tasks are frozen for less long than if CRIU wrote files. Pages
+//! that are here already and have not changed are not read at all. Errors are reported at the end: a dump that loses its page
+//! server in the middle would end badly.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -110,7 +110,7 @@ impl Tracked {
     /// How many bytes were written since the last look, or were never looked at.
     ///
     /// # Errors
-    /// As of [`Self::written`].
+    /// Those of [`Self::written`].
     pub fn rest(&self) -> Result<u64> {
         let (pagemap, mut found) = (self.pagemap()?, Ranges::default());
         for area in self.areas()? {
@@ -123,7 +123,7 @@ impl Tracked {
     /// The addresses at which nothing was written since the last look; the process must not run.
     ///
     /// # Errors
-    /// As of [`Self::written`].
+    /// Those of [`Self::written`].
     pub fn clean(&self) -> Result<Ranges> {
         if let Some(why) = areas::unseen_writes(self.pid) {
             return Err(Error::Untracked(self.pid, why.into()));

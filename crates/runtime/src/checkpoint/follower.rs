@@ -19,7 +19,7 @@ use hiber_sys::writeback::begin_writeback;
 
 /// Between two looks at what CRIU has written.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How much less urgent it is than CRIU, as of nice(2).
+/// The nice value (nice(2)) above that of CRIU.
 const NICER: i32 = 10;
 /// Bytes that are read at once: few enough to stay in the processor's cache.
 const READ: usize = 256 << 10;

@@ -424,7 +424,7 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts, make: MakeCgro
 pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_sandbox::Result<()> {
     let adopted = cgroup.adopt(pid);
     if adopted.is_err() && facts.cgroup.systemd.is_some() {
-        // As of make_cgroup: a unit of that name is another container's.
+        // As in make_cgroup: a unit of that name is another container's.
         facts.cgroup = Default::default();
     }
     adopted?;

@@ -64,7 +64,7 @@ impl Glance {
     /// Asks the kernel how it is.
     ///
     /// # Errors
-    /// As of [`Task::status`].
+    /// Those of [`Task::status`].
     pub fn status(&self) -> Result<Status> {
         match &self.source {
             Source::Overview(_) => self.observe(),
@@ -75,7 +75,7 @@ impl Glance {
     /// The part of its configuration that is needed to show it.
     ///
     /// # Errors
-    /// As of [`Container::brief`].
+    /// Those of [`Container::brief`].
     pub fn brief(&self) -> Result<Brief> {
         match &self.source {
             Source::Overview(overview) => {

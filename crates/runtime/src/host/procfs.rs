@@ -12,7 +12,7 @@ pub(crate) struct Stat {
     pub(crate) start_time: u64,
     /// Whether it has ended and waits to be reaped.
     pub(crate) dead: bool,
-    /// Of one that has ended: its status as of waitpid(2); none if the caller may not know it.
+    /// The status (waitpid(2)) of a process that has ended; none if the caller may not know it.
     pub(crate) exit_status: Option<i32>,
 }
 

@@ -155,7 +155,7 @@ impl Overview {
         (facts.version == FACTS_VERSION).then_some(Look { facts, owner: stat.st_uid, started })
     }
 
-    /// As of the container's cgroup.
+    /// Those of the container's cgroup.
     pub(crate) fn frozen(&self, cgroup: &CgroupPaths) -> Result<bool> {
         Ok(match &self.freezers {
             Some(freezers) => freezers.frozen(cgroup)?,

@@ -16,7 +16,7 @@ const BUFFER: usize = 16 * 1024;
 /// The copying needs a few frames and its buffer is on the heap.
 const STACK: usize = 128 * 1024;
 
-/// What the threads of one process's streams share.
+/// The state that the threads of one process's streams share.
 #[derive(Debug)]
 pub(crate) struct Copying {
     /// An eventfd: the copying ends when it can be read.
@@ -58,7 +58,7 @@ impl Copying {
                 copy(&from, None, &cancel, &busy);
             }
             busy.store(false, Ordering::SeqCst);
-            // What the other side waits for is closed before those hear of it who wait for the end of the copying.
+            // The other side's streams are closed before the waiters for the end of the copying are woken.
             drop(from);
             drop(done);
         };

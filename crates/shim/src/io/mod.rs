@@ -52,7 +52,7 @@ struct Kept {
     outputs: Vec<OwnedFd>,
 }
 
-/// What a process is to be started with.
+/// The streams for starting a process.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     streams: Streams,
@@ -61,7 +61,7 @@ pub(crate) struct Prepared {
     terminal: Option<Terminal>,
 }
 
-/// What a terminal that is to come will be joined to.
+/// The streams to which a later terminal is joined.
 #[derive(Debug)]
 struct Terminal {
     stdin: Option<OwnedFd>,
@@ -93,7 +93,7 @@ impl Prepared {
         Ok(Self { streams, stdio: Some([stdin, stdout, stderr]), terminal: None })
     }
 
-    /// What the process is to be given.
+    /// The streams of the process.
     pub(crate) fn stdio(&self) -> hiber::Stdio<'_> {
         match &self.stdio {
             Some(files) => hiber::Stdio::Files(files.each_ref().map(AsFd::as_fd)),
@@ -155,7 +155,7 @@ impl Streams {
             let (out_reader, out) = pipe(owner)?;
             let (err_reader, err) = pipe(owner)?;
             self.logger = Some(Logger::start(path, args, owner, [out_reader, err_reader])?);
-            // What its standard error is said to be, if that is another place.
+            // The client's standard error, if it is another place.
             let err = if matches!(stderr, Target::Null | Target::Binary { .. }) {
                 err
             } else {
@@ -164,7 +164,7 @@ impl Streams {
             return Ok((out, err));
         }
         let out = self.copied("stdout", stdout, owner, copying)?;
-        // What goes to one place keeps its order.
+        // Output to one place keeps its order.
         let err = if stderr == stdout {
             out.try_clone().context("dup")?
         } else {

@@ -11,7 +11,7 @@ fn fifo(dir: &Path, name: &str) -> String {
     path.display().to_string()
 }
 
-/// What a process without a terminal would get.
+/// The streams of a process without a terminal.
 fn files(prepared: &Prepared) -> [std::fs::File; 3] {
     let hiber::Stdio::Files(files) = prepared.stdio() else { panic!("a terminal") };
     files.map(|fd| std::fs::File::from(fd.try_clone_to_owned().unwrap()))

@@ -117,7 +117,7 @@ fn quota(cpu: &Value) -> u128 {
     }
 }
 
-/// Lists as of `0-3,8`.
+/// Lists such as `0-3,8`.
 fn is_subset(is: &Value, was: &Value) -> bool {
     let Some(was) = was.as_str().filter(|list| !list.is_empty()) else { return true };
     let Some(is) = is.as_str().filter(|list| !list.is_empty()) else { return false };

@@ -7,7 +7,7 @@ use hiber_sandbox::plan::Plan;
 
 use super::*;
 
-/// A plan as of a config.json with these `process` fields beside the necessary ones.
+/// The plan of a config.json with these `process` fields beside the necessary ones.
 fn plan(fields: serde_json::Value) -> Plan {
     let mut process = serde_json::json!({"cwd": "/", "args": ["sh"], "user": {"uid": 1000, "gid": 100}});
     process.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
