@@ -94,19 +94,31 @@ pub struct Cpu {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
+    /// [`CriuOptions::tcp_established`](crate::CriuOptions::tcp_established)
     pub tcp_established: bool,
+    /// [`CriuOptions::tcp_close`](crate::CriuOptions::tcp_close)
     pub tcp_close: bool,
+    /// [`CheckpointOptions::tcp_skip_in_flight`](crate::CheckpointOptions::tcp_skip_in_flight)
     pub tcp_skip_in_flight: bool,
+    /// [`CriuOptions::ext_unix_sk`](crate::CriuOptions::ext_unix_sk)
     pub ext_unix_sk: bool,
+    /// [`CriuOptions::shell_job`](crate::CriuOptions::shell_job)
     pub shell_job: bool,
+    /// [`CriuOptions::file_locks`](crate::CriuOptions::file_locks)
     pub file_locks: bool,
+    /// [`CheckpointOptions::link_remap`](crate::CheckpointOptions::link_remap)
     pub link_remap: bool,
+    /// [`CriuOptions::lazy_pages`](crate::CriuOptions::lazy_pages)
     pub lazy_pages: bool,
+    /// [`CriuOptions::auto_dedup`](crate::CriuOptions::auto_dedup)
     pub auto_dedup: bool,
+    /// [`CriuOptions::empty_network`](crate::CriuOptions::empty_network)
     pub empty_network: bool,
     /// The network namespace had its loopback device, up, and nothing else: it is made anew.
     pub loopback: bool,
+    /// [`CheckpointOptions::leave_running`](crate::CheckpointOptions::leave_running)
     pub leave_running: bool,
+    /// [`CriuOptions::cgroups_mode`](crate::CriuOptions::cgroups_mode)
     pub cgroups_mode: CgroupMode,
     /// CRIU's own choice if absent.
     pub network_lock: Option<NetworkLock>,

@@ -11,7 +11,8 @@ use super::{custody, manifest, parents, work};
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::Address;
 
-/// What both a dump and a restore can be told. Where a choice is `None`, a restore does as its dump did.
+/// The options of both a dump and a restore. Where a choice is `None`, a restore does as its dump did. Use `..Default::default()`
+/// for the others: later versions add fields.
 #[derive(Debug, Clone, Default)]
 pub struct CriuOptions {
     /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
@@ -20,15 +21,23 @@ pub struct CriuOptions {
     pub image_path: PathBuf,
     /// Where CRIU keeps its log and other files that are no images; the image directory if absent.
     pub work_path: Option<PathBuf>,
+    /// Save and restore established TCP connections.
     pub tcp_established: Option<bool>,
+    /// Restore established TCP connections as closed ones.
     pub tcp_close: Option<bool>,
+    /// Allow unix connections to processes outside of the container.
     pub ext_unix_sk: Option<bool>,
+    /// Allow a session and a terminal from outside of the container.
     pub shell_job: Option<bool>,
+    /// Save and restore file locks (flock(2), fcntl(2)).
     pub file_locks: Option<bool>,
+    /// Leave memory behind at the dump, to be fetched by pages after the restore.
     pub lazy_pages: bool,
+    /// Free pages in the images of a parent, or of a restore, as soon as they are not needed any more.
     pub auto_dedup: bool,
     /// How cgroups are treated; soft if absent.
     pub cgroups_mode: Option<CgroupMode>,
+    /// How the network is locked during the dump; CRIU's choice if absent.
     pub network_lock: Option<NetworkLock>,
     /// Leave the network namespace's contents out.
     pub empty_network: Option<bool>,
@@ -63,10 +72,10 @@ impl Default for PreCopy {
     }
 }
 
-/// How to checkpoint.
+/// The options of a checkpoint. Use `..Default::default()` for the others: later versions add fields.
 #[derive(Debug, Default)]
 pub struct CheckpointOptions {
-    /// What a restore shares.
+    /// The options that a restore shares.
     pub criu: CriuOptions,
     /// An earlier (pre-)dump to build on, relative to the image directory.
     pub parent_path: Option<PathBuf>,
@@ -74,7 +83,9 @@ pub struct CheckpointOptions {
     pub leave_running: bool,
     /// Only copy memory, for a later dump to build on.
     pub pre_dump: bool,
+    /// Leave out TCP connections that are not yet established.
     pub tcp_skip_in_flight: bool,
+    /// Save open files whose names are gone, by links beside them.
     pub link_remap: bool,
     /// CRIU writes a NUL byte here when lazy pages can be fetched.
     pub status_fd: Option<OwnedFd>,
@@ -131,9 +142,9 @@ impl CriuOptions {
         Ok(())
     }
 
-    /// What was not chosen is as the dump of this manifest had it. Lazy pages and deduplication, which change where
-    /// memory comes from, are chosen anew each time; so is what changes the host or takes from the caller: how cgroups
-    /// are treated, and the terminal.
+    /// Sets choices that are `None` to those of the dump with this manifest. Lazy pages and deduplication, which change where
+    /// memory comes from, are chosen anew each time; so is what changes the host or takes from the caller: how cgroups are
+    /// treated, and the terminal.
     pub(crate) fn follow(&mut self, dump: &manifest::Options) {
         // Keeping and closing connections exclude each other: a choice of one is a choice about both.
         if self.tcp_established.is_none() && self.tcp_close.is_none() {
@@ -148,7 +159,7 @@ impl CriuOptions {
 }
 
 impl CheckpointOptions {
-    /// What the manifest says of them.
+    /// The options as the manifest records them.
     pub(super) fn recorded(&self) -> (manifest::Kind, manifest::Options) {
         let criu = &self.criu;
         let on = |switch: Option<bool>| switch.unwrap_or(false);

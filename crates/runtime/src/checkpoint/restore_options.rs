@@ -17,10 +17,10 @@ use crate::helpers::lazy::Address;
 use crate::id::ContainerId;
 use crate::state::resources;
 
-/// How to restore.
+/// The options of a restore. Use `..Default::default()` for the others: later versions add fields.
 #[derive(Debug, Default)]
 pub struct RestoreContainerOptions<'a> {
-    /// What the dump shares.
+    /// The options that the dump shares.
     pub criu: CriuOptions,
     /// The bundle's directory.
     pub bundle: PathBuf,
@@ -33,6 +33,7 @@ pub struct RestoreContainerOptions<'a> {
     pub stdio: Stdio<'a>,
     /// `TYPE:NAME`.
     pub lsm_profile: Option<String>,
+    /// The SELinux context of restored mounts (CRIU's `--lsm-mount-context`).
     pub lsm_mount_context: Option<String>,
     /// Restore what others could have changed, and processes with more privilege than config.json grants.
     pub trust_images: bool,
@@ -64,7 +65,7 @@ impl RestoreContainerOptions<'_> {
         self.background || self.page_server.is_some()
     }
 
-    /// What a creation would be told of the same.
+    /// The same as options of a creation.
     pub(crate) fn as_create(&self) -> CreateOptions<'static> {
         CreateOptions {
             bundle: self.bundle.clone(),
