@@ -83,7 +83,7 @@ pub struct CheckpointOptions {
     pub leave_running: bool,
     /// Only copy memory, for a later dump to build on.
     pub pre_dump: bool,
-    /// Leave out TCP connections that are not yet established.
+    /// Drop TCP connections that are not yet accepted.
     pub tcp_skip_in_flight: bool,
     /// Save open files whose names are gone, by links beside them.
     pub link_remap: bool,
