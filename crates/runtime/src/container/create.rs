@@ -1,7 +1,7 @@
 //! Creating a container: claim the id, write the facts, make cgroups, launch init.
 //!
-//! Before each step that leaves something on the host, what is needed to find it again is on disk; a creation
-//! that is killed at any point leaves a container that `delete --force` clears.
+//! Before each step that leaves something on the host, the facts for finding it again are written. So `delete --force` clears the
+//! container of a creation that was killed at any point.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,7 +47,7 @@ pub struct CreateOptions<'a> {
     /// Pass descriptors 3 to 2+N on as sockets of a service manager: the container's process finds `LISTEN_FDS`
     /// and `LISTEN_PID` in its environment (sd_listen_fds(3)).
     pub listen_fds: u32,
-    /// Pass so many further descriptors on, from 3 + `listen_fds` on.
+    /// The number of further descriptors to pass on, from 3 + `listen_fds` on.
     pub preserve_fds: u32,
     /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
     /// machine's root.
@@ -60,7 +60,7 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio<'a>,
 }
 
-/// A configuration, checked and planned: nothing of it is on the host yet.
+/// A configuration, checked and planned. Nothing is on the host yet.
 pub(crate) struct Prepared {
     pub(crate) spec: Arc<Spec>,
     /// The bytes of `spec`, if nothing in them was tolerated.
@@ -107,7 +107,7 @@ impl Prepared {
             },
         )?;
         if options.listen_fds > 0 {
-            // The process is the first one of its pid namespace, or does not get to know its id before.
+            // The process is the first one of its pid namespace; otherwise nobody knows its id beforehand.
             let count = format!("LISTEN_FDS={}", options.listen_fds);
             plan.init.process.env.extend([count, "LISTEN_PID=1".to_owned()]);
         }
@@ -176,8 +176,8 @@ impl Prepared {
         }
     }
 
-    /// Whether the container may make cgroups below its own: on cgroup v2, in a cgroup namespace of its own, and with a
-    /// mount of it that can be written.
+    /// Whether the container may make cgroups below its own: on cgroup v2, in a cgroup namespace of its own, and with a writable
+    /// mount of the hierarchy.
     fn may_nest_cgroups(&self) -> bool {
         let root = self.plan.init.root.as_ref();
         self.layout.kind() == Kind::V2
@@ -185,7 +185,7 @@ impl Prepared {
             && root.is_some_and(|root| root.mounts.iter().any(MountPlan::is_writable_cgroup))
     }
 
-    /// Bounds what a container may make below its cgroup, and gives that to root of a new user namespace.
+    /// Limits the cgroups that a container may make below its own, and gives the cgroup to root of a new user namespace.
     pub(crate) fn delegate(&self, cgroup: &Cgroup) -> hiber_sandbox::Result<()> {
         if !self.may_nest_cgroups() {
             return Ok(());
@@ -199,7 +199,7 @@ impl Prepared {
         }
     }
 
-    /// Where the container's own cgroups are, for its cgroup mounts.
+    /// The directories of the container's own cgroups, for its cgroup mounts.
     fn cgroup_mounts(&self, cgroup: &Cgroup) -> Vec<CgroupMount> {
         if self.layout.kind() == Kind::V2 {
             let host_path = cgroup.paths().v2.clone().unwrap_or_default();
@@ -228,8 +228,7 @@ impl Prepared {
     }
 }
 
-/// A name that nobody can have given to a keyring before: the kernel finds those of other users and containers, too, if they
-/// let themselves be found.
+/// A name that no keyring can have yet: the kernel would also find keyrings of other users and containers that permit a search.
 fn keyring_name(id: &ContainerId) -> String {
     let random = RandomState::new().build_hasher().finish();
     format!("_ses.{}.{random:016x}", id.as_str())
@@ -248,7 +247,7 @@ fn limits_of(spec: &Spec, layout: &Layout) -> Result<Limits> {
     let linux = plan::linux_of(spec);
     let none = LinuxResources::default();
     let resources = linux.resources().as_ref().unwrap_or(&none);
-    // Others than the machine's root may load no rules; nor can their containers make a node that these had to deny.
+    // Only the machine's root may load device rules, and other users' containers cannot make device nodes anyway.
     let machines_root = rustix::process::geteuid().is_root() && !in_user_namespace();
     let devices = machines_root.then(DeviceRule::defaults);
     Ok(Limits::from_spec(resources, layout, devices.as_deref())?)
@@ -268,14 +267,14 @@ fn cgroup_of(spec: &Spec, layout: &Layout, id: &ContainerId, systemd: bool) -> R
 /// The part that starts a new container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
-    /// Any task of it, anybody's.
+    /// Any task of the container, in any process.
     #[default]
     ByAnybody,
-    /// Only the [`Task`] that is returned can start it; dropped before, it takes the container's process with it. Others
-    /// see the container as [`Creating`](crate::Status::Creating) until then.
+    /// Only the returned [`Task`] can start it. If the task is dropped before, the container's process ends. Until the start
+    /// others see the container as [`Creating`](crate::Status::Creating).
     ByMaker,
-    /// As [`ByMaker`](Self::ByMaker), by a maker who has nothing to do before: the process need not wait for
-    /// [`Task::start`], which still must follow and tells whether it worked.
+    /// As [`ByMaker`](Self::ByMaker), but the process does not wait for [`Task::start`]. The call must still follow, and returns
+    /// the result.
     AtOnce,
 }
 
@@ -312,7 +311,7 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
             Ok(Creation { task: Task::made(container, built, made)?, _lock: lock })
         }
         Err(e) => {
-            // The process is dead already (Launched kills on drop); hooks of poststop are not owed.
+            // The process is dead already (Launched kills on drop), and no poststop hooks are due.
             if undo(&entry, &facts) {
                 made.iter().for_each(Cgroup::roll_back);
             }
@@ -401,11 +400,11 @@ fn check_cgroup_unused(prepared: &Prepared, facts: &mut Facts) -> Result<()> {
 /// [`Cgroup::create`] or [`Cgroup::make`].
 type MakeCgroup = fn(&Layout, &CgroupPaths, &Limits, OnDenied) -> hiber_sandbox::Result<Cgroup>;
 
-/// Makes the cgroup by `make`; the facts name what is to be removed if this is interrupted.
+/// Makes the cgroup by `make`. The facts name the directories to remove if this is interrupted.
 pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts, make: MakeCgroup) -> Result<Cgroup> {
     let made = make(&prepared.layout, &prepared.cgroup, &prepared.limits, prepared.on_denied);
     if made.is_err() {
-        // It has undone what it did; what is there is not ours, and nothing of ours is in it.
+        // `make` has undone its work, so any cgroup that is there belongs to somebody else.
         facts.cgroup = Default::default();
     }
     let cgroup = made?;
@@ -419,8 +418,8 @@ pub(crate) fn make_cgroup(prepared: &Prepared, facts: &mut Facts, make: MakeCgro
     Ok(cgroup)
 }
 
-/// Puts the first process, or what it is born of, into the cgroup, which can be what makes that, and into the resctrl
-/// group.
+/// Puts the first process, or its parent of the first stage, into the cgroup and the resctrl group. This makes the cgroup of a
+/// systemd unit.
 pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_sandbox::Result<()> {
     let adopted = cgroup.adopt(pid);
     if adopted.is_err() && facts.cgroup.systemd.is_some() {
@@ -431,7 +430,7 @@ pub(crate) fn adopt(cgroup: &mut Cgroup, facts: &mut Facts, pid: u32) -> hiber_s
     facts.resctrl.add(pid)
 }
 
-/// Writes a process down as the container's first.
+/// Records a process as the container's first.
 pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result<()> {
     facts.pid = pid;
     facts.start_time = procfs::alive_since(pid).ok_or(Error::NotRunning)?;
@@ -439,8 +438,8 @@ pub(crate) fn note_process(entry: &Entry, facts: &mut Facts, pid: i32) -> Result
     entry.write_facts(facts)
 }
 
-/// Removes what a failed creation has made; what cannot be removed is logged beside the first failure. False if somebody
-/// has done so, after whom all of it may be another container's.
+/// Removes the remains of a failed creation, and logs what cannot be removed. False if somebody else has removed them, because
+/// another container may have the id by now.
 pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
     if entry.is_removed() {
         return false;
@@ -457,7 +456,7 @@ pub(crate) fn undo(entry: &Entry, facts: &Facts) -> bool {
     true
 }
 
-/// A failure to note something down, through the set-up in which it happens.
+/// Passes a failure to record facts through the set-up in which it happens.
 fn noting(e: Error) -> hiber_sandbox::Error {
     hiber_sandbox::Error::Step(Box::new(e))
 }
@@ -478,9 +477,9 @@ struct Creating<'a> {
 
 impl Steps for Creating<'_> {
     fn cloned(&mut self, pid: i32) -> hiber_sandbox::Result<Vec<(FdRole, OwnedFd)>> {
-        // There before the process is: who finds that finds it in the making.
+        // The socket exists before the process is recorded, so everybody who finds the process sees that it is in the making.
         let listener = self.entry.listen().map_err(noting)?;
-        // Written before it is let go: an orphaned init can be found and killed.
+        // Recorded before init goes on: an orphaned init can be found and killed.
         note_process(self.entry, self.facts, pid).map_err(noting)?;
         Ok(vec![(self.listener.clone(), listener)])
     }
@@ -505,7 +504,7 @@ impl Steps for Creating<'_> {
     }
 
     fn run_hooks(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
-        // They may call the runtime for their container.
+        // Hooks may call the runtime for their container.
         self.lock.take();
         let ran = self.prepared.run_hooks(pid);
         let lock = match self.entry.lock() {

@@ -24,16 +24,16 @@ use crate::state::lifecycle::{FILE, Lifecycle, Line};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// Something was done to it, by any process.
+    /// An operation on the container, by any process.
     Lifecycle {
         /// When.
         time: SystemTime,
         /// What.
         what: Lifecycle,
     },
-    /// Its use of resources, due once each interval.
+    /// Its resource use, once each interval.
     Stats(Box<Usage>),
-    /// Memory ran out, and the kernel killed a process or holds it.
+    /// Memory ran out, and the kernel killed a process or stopped it.
     Oom,
     /// A process ended: the first one, or one that was executed in it.
     Exit {
@@ -55,19 +55,19 @@ pub struct Exec {
     pub pid: i32,
 }
 
-/// Which events, and how long.
+/// The choice of events, and when they end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventsOptions {
-    /// How often to tell what the container uses, for the first time after one interval; never if absent.
+    /// The interval of reports of its resource use; the first comes after one interval. None if absent.
     pub interval: Option<Duration>,
-    /// Begin with what was done to it until now.
+    /// Begin with the operations on it until now.
     pub past: bool,
-    /// Go on until it is removed, and not only until its first process ends.
+    /// Go on until it is removed, instead of until its first process ends.
     pub until_deleted: bool,
 }
 
-/// The events of a container. Its descriptor is readable when there may be one to [take](Self::try_next), so that a loop of
-/// the embedder's can watch many; statistics alone come by time.
+/// The events of a container. The descriptor is readable when there may be an event to [take](Self::try_next), so a loop of the
+/// embedder can watch many. Only statistics come by time.
 #[derive(Debug)]
 pub struct Events {
     task: Task,
@@ -82,7 +82,7 @@ pub struct Events {
     next_exec: u64,
     next_stats: Option<Instant>,
     queue: VecDeque<Event>,
-    /// Nothing follows what is in the queue.
+    /// No event follows those in the queue.
     over: bool,
 }
 
@@ -93,10 +93,10 @@ const OOM: u64 = 2;
 const FIRST_EXEC: u64 = 3;
 
 impl Task {
-    /// Its events, from now on or from its beginning.
+    /// The events of a container, from now on or from its beginning.
     ///
     /// # Errors
-    /// It has stopped, unless it is followed until it is deleted.
+    /// If it has stopped, unless it is followed until it is deleted.
     pub fn events(&self, options: EventsOptions) -> Result<Events> {
         if !options.until_deleted {
             self.check_alive()?;
@@ -196,7 +196,7 @@ impl Events {
         Ok(None)
     }
 
-    /// Puts everything that the kernel has to tell into the queue.
+    /// Puts all pending events of the kernel into the queue.
     fn collect(&mut self) -> Result<()> {
         let mut space = [std::mem::MaybeUninit::uninit(); 16];
         let ready = match epoll::wait(&self.epoll, &mut space, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
@@ -233,7 +233,7 @@ impl Events {
         Ok(())
     }
 
-    /// The container was removed, and so its processes have ended before, whoever is heard first.
+    /// The container was removed, so its processes have ended before, whichever event arrives first.
     fn end(&mut self) {
         let mut ended: Vec<_> =
             self.execs.drain().map(|(_, (exec, process))| (Some(exec), process)).collect();
@@ -246,7 +246,7 @@ impl Events {
         self.over = true;
     }
 
-    /// Takes what inotify has to say: whether the container was removed.
+    /// Reads inotify's events. Returns whether the container was removed.
     fn read_inotify(&self) -> bool {
         let mut space = [std::mem::MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut space);
@@ -258,7 +258,7 @@ impl Events {
         removed
     }
 
-    /// Reads what was written down since the last time.
+    /// Reads the lines that were written since the last call.
     fn read_log(&mut self) -> Result<()> {
         for Line { time, what } in self.log.read() {
             let time = humantime::parse_rfc3339(&time).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -276,7 +276,7 @@ impl Events {
         Ok(())
     }
 
-    /// Waits for the end of a further process; one that is gone already has ended somehow.
+    /// Waits for the end of a further process. If it is gone already, its end is reported as unknown.
     fn follow(&mut self, exec: Exec, start_time: u64) -> Result<()> {
         let Some(process) = Process::open(exec.pid, start_time, Made::default())? else {
             let status = monitor::how_it_ended(exec.pid, start_time).unwrap_or_else(ExitStatus::unknown);
@@ -306,7 +306,7 @@ impl Iterator for Events {
     }
 }
 
-/// The file of what was done, read from where it was left.
+/// The file of operations, and the position of the reader.
 #[derive(Debug)]
 struct Log {
     file: Option<File>,

@@ -1,4 +1,4 @@
-//! Running a further process in a container.
+//! Runs further processes in a container.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,16 +23,16 @@ use crate::state::lifecycle::Lifecycle;
 use crate::state::processes::{Claim, ProcessId, Record};
 use crate::status::Status;
 
-/// How to execute a process.
+/// The options of executing a process.
 #[derive(Debug, Default)]
 pub struct ExecOptions<'a> {
-    /// Its id in the container, under which [`Task::processes`] finds it again; none for one that nobody will ask for.
+    /// Its id in the container, under which [`Task::processes`] finds it again; `None` if nobody will ask for it.
     pub id: Option<ProcessId>,
     /// Go on in a paused container: the process then waits for `resume`.
     pub ignore_paused: bool,
     /// Pass descriptors 3 to 2+N on.
     pub preserve_fds: u32,
-    /// Cgroups below the container's to run in, by v1 controller; under "" one path for all.
+    /// The cgroups to run in, below the container's: a path by v1 controller, or under "" one path for all.
     pub cgroups: Option<&'a BTreeMap<String, String>>,
     /// Standard input, output and error.
     pub stdio: Stdio<'a>,
@@ -92,7 +92,7 @@ impl Task {
         let entry = self.container().entry();
         let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
         let launched = match attempt(born_in.as_ref()) {
-            // At its limit of processes none can be born in the cgroup, but one may still enter it.
+            // At the limit of processes no process can be born in the cgroup, but one may still enter it.
             Err(e) if born_in.is_some() && e.errno() == Some(Errno::AGAIN.raw_os_error()) => attempt(None),
             other => other,
         };

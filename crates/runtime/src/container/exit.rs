@@ -14,9 +14,9 @@ pub enum Ended {
     Exited(u8),
     /// By this signal.
     Signaled(i32),
-    /// Nobody knows how: it was another's child, and reaped before we looked, on a kernel before 6.15.
+    /// Unknown: it was a child of another process, which reaped it before this one looked, on a kernel before 6.15.
     Unknown,
-    /// It did not end: whoever waited has stopped waiting.
+    /// It did not end: the wait was cancelled.
     Cancelled,
 }
 
@@ -62,8 +62,8 @@ impl ExitStatus {
         Self::new(Ended::Cancelled, Some(why.into()))
     }
 
-    /// As a shell counts: the exit code, or 128 and the signal; 0 where nothing has run, 255 where it is not known,
-    /// -1 where the wait was cancelled.
+    /// As in a shell: the exit code, or 128 and the signal; 0 where nothing has run, 255 where it is not known, -1 where the wait
+    /// was cancelled.
     pub fn code(&self) -> i32 {
         match self.ended {
             Ended::NotYet => 0,

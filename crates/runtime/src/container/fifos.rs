@@ -10,22 +10,22 @@ use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::processes::ProcessId;
 
-/// The FIFOs of one process, in a directory of the caller's: `CONTAINER-PROCESS-stdin` and so on. Standard input only
-/// where it is asked for; standard error only without a terminal, which has one stream for both.
+/// The FIFOs of one process, in a directory of the caller: `CONTAINER-PROCESS-stdin` and so on. There is one for standard input
+/// only on request, and one for standard error only without a terminal, which has one stream for both outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fifos {
-    /// Where it reads; none if it has no input.
+    /// Its standard input; none without input.
     pub stdin: Option<PathBuf>,
-    /// Where it writes.
+    /// Its standard output.
     pub stdout: PathBuf,
-    /// Where it writes errors; none with a terminal.
+    /// Its standard error; none with a terminal.
     pub stderr: Option<PathBuf>,
 }
 
-/// The client's ends of FIFOs, without anybody in between who copies.
+/// The client's ends of FIFOs, for direct use.
 #[derive(Debug)]
 pub struct DirectIo {
-    /// To write to.
+    /// To write standard input to.
     pub stdin: Option<File>,
     /// To read from.
     pub stdout: File,

@@ -1,4 +1,4 @@
-//! A look at containers that keeps nothing of them: for who shows them and does nothing to them.
+//! A look at containers that keeps nothing open, for callers that only show them.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::state::observe::Observe;
 use crate::state::store::{Look, Overview};
 use crate::status::Status;
 
-/// A container as it was found: its facts, and how it is at the moment of each question. It is reached by its id each
-/// time, so it is no handle: one that has got a successor of the same id is not told from that.
+/// A container as it was found: its facts, and its status at the moment of each question. Each question goes by the id, so this
+/// is no handle: it cannot tell the container from a later one of the same id.
 #[derive(Debug)]
 pub struct Glance {
     id: ContainerId,
@@ -28,7 +28,7 @@ pub struct Glance {
 #[derive(Debug)]
 enum Source {
     Overview(Arc<Overview>),
-    /// A handle, where a look does not settle it: someone is making the container, or was interrupted.
+    /// A handle, if a look does not suffice: someone is making the container, or was interrupted.
     Task(Box<Task>),
 }
 
@@ -61,7 +61,7 @@ impl Glance {
         self.look.owner
     }
 
-    /// Asks the kernel how it is.
+    /// Asks the kernel for its status.
     ///
     /// # Errors
     /// Those of [`Task::status`].
@@ -85,7 +85,7 @@ impl Glance {
         }
     }
 
-    /// Whether it is paused because a checkpoint was killed, whose work nobody has cleared up; to be asked of one that is paused.
+    /// Whether a paused container was frozen by a checkpoint that was killed, and that nobody has cleared up.
     pub fn is_left_paused(&self) -> bool {
         match &self.source {
             Source::Overview(overview) => {
@@ -95,7 +95,7 @@ impl Glance {
         }
     }
 
-    /// How far its memory is, if that follows it after a restore; none where that was never so, or cannot be told.
+    /// The progress of its memory, if the memory follows the container after a restore; `None` if not, or if unknown.
     pub fn following_memory(&self) -> Option<FollowingMemory> {
         let entry = match &self.source {
             Source::Overview(overview) if !overview.has(&self.id, record::FILE) => return None,
@@ -105,7 +105,7 @@ impl Glance {
         record::look(entry).ok()?
     }
 
-    /// Whether the kernel has killed a process of it for want of memory, as far as that can be seen.
+    /// Whether the kernel has killed a process of it for want of memory; false if unknown.
     pub fn oom_killed(&self) -> bool {
         self.facts().cgroup.oom_kills() > 0
     }
@@ -128,7 +128,7 @@ impl Observe for Glance {
             return process::lives(pid, inode);
         }
         match procfs::stat(pid).filter(|stat| stat.start_time == start_time) {
-            // A first thread that has ended is not the process's end; the pidfd tells that.
+            // The end of the first thread is not the end of the process; the pidfd shows the latter.
             Some(stat) if stat.dead => {
                 let process = Process::open(pid, start_time, Made::default())?;
                 Ok(process.is_some_and(|process| process.is_alive()))

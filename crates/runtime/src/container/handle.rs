@@ -1,4 +1,4 @@
-//! A container that exists: what is known of it for good. Its processes are its [`Task`].
+//! An existing container: its fixed facts. Its processes are its [`Task`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl Container {
         Self(Arc::new(Inner { id, entry, facts, spec: Mutex::new(spec) }))
     }
 
-    /// The same container with the facts as they are on disk now: for one that was opened while it was being made.
+    /// The same container with the facts as they are on disk now, for a handle that was opened during the creation.
     pub(crate) fn reread(&self) -> Result<Self> {
         let entry = self.entry().try_clone()?;
         let facts = entry.facts()?;

@@ -1,5 +1,5 @@
-//! One epoll and one thread for all that is waited for in this process: ends of processes by their pidfds, removals
-//! of containers by inotify on their directories.
+//! One epoll and one thread serve all waits of this process: for ends of processes by their pidfds, and for removals of
+//! containers by inotify on their directories.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -30,16 +30,16 @@ pub(crate) struct Monitor {
 
 #[derive(Default)]
 struct Watches {
-    /// By the process's key, which is its own as long as it is held here.
+    /// The waits by the process's key, which is unique as long as the process is held here.
     exits: HashMap<u64, (Process, Vec<Teller>)>,
-    /// By inotify's watch.
+    /// The waits by inotify's watch.
     removals: HashMap<i32, Removal>,
 }
 
 /// Waiters for a container's removal.
 type Removal = Vec<Removed>;
 
-/// A container whose removal somebody waits for, and what then says how it ended.
+/// A container whose removal somebody waits for, and the function that then tells how it ended.
 struct Removed {
     container: Container,
     how: Box<dyn Fn() -> ExitStatus + Send>,
@@ -47,9 +47,9 @@ struct Removed {
 }
 
 static MONITOR: OnceLock<Arc<Monitor>> = OnceLock::new();
-/// Children of this process that the library made and that may not have been reaped, each with its container's first
-/// process. A pid namespace does not end as long as there is a zombie in it, and so does its first process not: those
-/// that were executed in it must be reaped, even if nobody waits for them.
+/// Children of this process that the library made and that may not have been reaped, each with its container's first process. A
+/// pid namespace, and its first process, do not end as long as there is a zombie in the namespace. So executed processes must be
+/// reaped even if nobody waits for them.
 static CHILDREN: Mutex<Vec<(i32, Process)>> = Mutex::new(Vec::new());
 
 /// Exit statuses of former children by number and start time: a reader of events may ask for them long after the end. The
@@ -69,7 +69,7 @@ pub(crate) fn how_it_ended(pid: i32, start_time: u64) -> Option<ExitStatus> {
     ended.iter().find(|(of, _)| *of == identity).map(|(_, status)| status.clone())
 }
 
-/// Lets go of the children that have ended and were reaped; their exit statuses are remembered.
+/// Forgets children that have been reaped, and remembers their exit statuses.
 fn settle(children: &mut Vec<(i32, Process)>) {
     let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
     children.retain(|(_, child)| {
@@ -92,15 +92,15 @@ pub(crate) fn shared() -> Result<&'static Arc<Monitor>> {
     for (_, child) in children.iter() {
         made.watch(child, None)?;
     }
-    // A monitor without its thread would let everybody wait in vain: the thread comes first.
+    // The thread comes first: without it every wait would be in vain.
     let running = Arc::clone(&made);
     let thread = std::thread::Builder::new().name("hiber-wait".into());
     thread.spawn(move || running.run()).map_err(|e| Error::host("start the waiting thread", e))?;
     Ok(MONITOR.get_or_init(|| made))
 }
 
-/// Takes note of a child of this process in the container whose first process is `init`. Where there is a monitor, it
-/// reaps the child when that ends.
+/// Records a child of this process in the container whose first process is `init`. If there is a monitor, it reaps the child at
+/// its end.
 pub(crate) fn adopt(init: i32, child: &Process) {
     let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     settle(&mut children);
@@ -117,7 +117,7 @@ fn executed_in(init: i32) -> Vec<Process> {
     of_it.map(|(_, child)| child.clone()).collect()
 }
 
-/// Makes sure that the children in a container are reaped when they end, whoever ends them.
+/// Makes sure that the children in a container are reaped when they end.
 pub(crate) fn reap_in_time(init: i32) -> Result<()> {
     if executed_in(init).is_empty() { Ok(()) } else { shared().map(drop) }
 }
@@ -185,7 +185,7 @@ impl Monitor {
         removal.push(Removed { container: container.clone(), how: Box::new(how), teller });
         drop(watches);
         if entry.is_removed() {
-            // The kernel may have nothing more to tell of it.
+            // The kernel may send no more events about it.
             self.removed(watch);
         }
         Ok(wait)
@@ -203,7 +203,7 @@ impl Monitor {
                 }),
                 Err(Errno::INTR) => {}
                 Err(e) => {
-                    // Of epoll itself: a bug that must not become a busy loop.
+                    // An error of epoll itself: a bug that must not become a busy loop.
                     tracing::error!("waiting for processes ends: epoll_wait: {e}");
                     return;
                 }
@@ -214,7 +214,7 @@ impl Monitor {
     fn exited(&self, key: u64) {
         let mut watches = self.lock();
         let Some((process, tellers)) = watches.exits.remove(&key) else { return };
-        // Under the lock: who watches it anew is not to find it there still.
+        // Under the lock: a new watch of the container must not find the old one.
         let _ = epoll::delete(&self.epoll, process.pidfd());
         drop(watches);
         let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
@@ -234,7 +234,7 @@ impl Monitor {
         }
     }
 
-    /// The kernel could not keep all that it had to tell.
+    /// The kernel's queue has overflowed.
     fn look_at_all(&self) {
         let gone = |removal: &Removal| removal.iter().any(|removed| removed.container.entry().is_removed());
         let watches = self.lock();

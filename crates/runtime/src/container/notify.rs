@@ -1,7 +1,7 @@
 //! sd_notify(3) from inside a container: a socket of the container's own, whose READY is passed on to the host's.
 //!
-//! The container sees the directory `ROOT/ID/notify` at /run/notify; the socket in it is made by whoever starts the
-//! container, and read until the container is ready.
+//! The container sees the directory `ROOT/ID/notify` at /run/notify. The process that starts the container makes the socket
+//! there, and reads it until the container is ready.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 pub(crate) const DIR: &str = "notify";
 const SOCKET: &str = "notify.sock";
 const IN_CONTAINER: &str = "/run/notify";
-/// How long systemd may take to have heard everything, as runc has it.
+/// The time limit for systemd to read everything; runc has the same.
 const BARRIER: Duration = Duration::from_secs(30);
 
 /// Shows `dir` to the container and tells its process of the socket that will be there.
@@ -80,8 +80,8 @@ impl Task {
 }
 
 impl Notify {
-    /// Waits until the container is ready or its first process, `pidfd`, gone. When it is ready the host hears of it,
-    /// that `main_pid` is the service's process, and has taken note of both when this returns.
+    /// Waits until the container is ready or its first process, `pidfd`, gone. Then reports readiness to the host, with
+    /// `main_pid` as the service's process; the host has read both when this returns.
     pub fn forward(&self, pidfd: BorrowedFd<'_>, main_pid: i32) -> Result<()> {
         let failed = |e: std::io::Error| Error::host("talk to the service manager at $NOTIFY_SOCKET", e);
         let mut buffer = [0u8; 4096];

@@ -19,8 +19,8 @@ use crate::host::procfs;
 use crate::state::processes::{ProcessId, Record};
 use crate::status::Status;
 
-/// A process: a container's first one, or one that was executed in it. Its number cannot pass to another process
-/// under this handle's hands. Clones share it.
+/// A process: a container's first one, or one that was executed in it. A handle never refers to a later process of the same
+/// number. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Process(Arc<Inner>);
 
@@ -29,23 +29,23 @@ struct Inner {
     pid: i32,
     pidfd: OwnedFd,
     made: Made,
-    /// Once it is known.
+    /// The exit status, once it is known.
     exit: Mutex<Option<ExitStatus>>,
 }
 
-/// How a handle came to its process.
+/// The origin of a handle.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     /// Its id in the container: [`INIT_ID`], or what the caller of `exec` chose.
     pub(crate) id: Option<ProcessId>,
-    /// Where a process with an id is written down.
+    /// The record of a process with an id.
     pub(crate) record: Option<Record>,
     /// Our ends of its streams.
     pub(crate) kept: Kept,
-    /// Of a container's first process: tells whether memory ran out.
+    /// For a container's first process: tells whether memory ran out.
     pub(crate) cgroup: Option<Cgroup>,
-    /// Whether it is for this handle to reap it. One that found the process by its number leaves that to the handle
-    /// that made it.
+    /// Whether this handle reaps the process. A handle that found the process by its number leaves that to the handle that made
+    /// it.
     pub(crate) reaps: bool,
     /// When it started; tells it from others of its number.
     pub(crate) start_time: Option<u64>,
@@ -69,8 +69,8 @@ pub(crate) fn pidfd_inode(pid: i32) -> Option<u64> {
     pidfs.then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
 }
 
-/// Whether the process of this number whose pidfd has this inode is there and has not ended: what reading /proc/PID/stat
-/// tells at twice the price. Inodes are comparable only between two pidfds of the same boot.
+/// Whether the process of this number, whose pidfd has this inode, is there and has not ended. /proc/PID/stat would tell at twice
+/// the price. Inodes are comparable only between two pidfds of the same boot.
 pub(crate) fn lives(pid: i32, inode: u64) -> Result<bool> {
     let Some(pidfd) = open_pidfd(pid)? else { return Ok(false) };
     let same = rustix::fs::fstat(&pidfd).is_ok_and(|stat| stat.st_ino == inode);
@@ -120,7 +120,7 @@ impl Process {
         !has_ended(&self.0.pidfd)
     }
 
-    /// Waits until it has ended, at most so long; whether it has.
+    /// Waits until it has ended; false after `patience`.
     pub(crate) fn wait_for_death(&self, patience: Duration) -> Result<bool> {
         readable_within(&self.0.pidfd, patience).map_err(|e| Error::sys("poll", "a pidfd", e))
     }
@@ -203,10 +203,10 @@ impl Process {
         count.unwrap_or(0)
     }
 
-    /// Forgets a process that has ended: what is written down of it, and the zombie. Tells how it ended.
+    /// Removes the record of an ended process, reaps it, and returns how it ended.
     ///
     /// # Errors
-    /// It lives.
+    /// If it lives.
     pub fn delete(&self) -> Result<ExitStatus> {
         let Some(status) = self.exit_status() else {
             let what = format!("cannot delete process {} that has not ended", self.0.pid);
@@ -227,7 +227,7 @@ impl Process {
         let _ = waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
-    /// Of a process that has ended. Its parent is told by the kernel; others find it in procfs as long as it is a
+    /// The exit status of an ended process. The kernel tells its parent; other processes find the status in procfs while it is a
     /// zombie, and then in the pidfd.
     fn how_it_ended(&self) -> Ended {
         let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;

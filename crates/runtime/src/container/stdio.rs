@@ -1,4 +1,4 @@
-//! Where a process's standard streams lead to.
+//! The standard streams of a process.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -28,7 +28,7 @@ pub enum Stdio<'a> {
     Console(BorrowedFd<'a>),
     /// A new terminal, whose master the [`Process`](crate::Process) keeps.
     Terminal,
-    /// As the configuration asks: [`Terminal`](Self::Terminal) or [`Inherit`](Self::Inherit).
+    /// By the configuration: [`Terminal`](Self::Terminal) or [`Inherit`](Self::Inherit).
     Attended,
 }
 
@@ -109,7 +109,7 @@ impl Wired<'_> {
         }
     }
 
-    /// The streams, as targets of links in /proc/PID/fd. Of a terminal init knows, who opens it.
+    /// The streams, as targets of links in /proc/PID/fd. Those of a terminal are known to init, which opens it.
     pub(crate) fn names(&self) -> Vec<String> {
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         procfs::streams("self", self.files().unwrap_or(own).map(|fd| fd.as_raw_fd()))

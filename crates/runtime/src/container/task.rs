@@ -32,8 +32,8 @@ use crate::state::processes::ProcessId;
 use crate::state::store::Store;
 use crate::status::Status;
 
-/// A container's task: its first process and all others. It keeps that process's pidfd and the directories of the
-/// container's cgroup, and asks the kernel by them: no path is looked up and no file of the container's is read again.
+/// A container's task: its first process and all others. A task keeps the first process's pidfd and the directories of the
+/// container's cgroup open, and asks the kernel through them, so it looks up no path and reads no file of the container again.
 /// Clones share all of it.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -43,13 +43,13 @@ pub struct Task {
     cgroup: Cgroup,
     /// The only means to start it, if it was made so.
     starter: Arc<Mutex<Option<Starter>>>,
-    /// Whether it was seen to have executed its program: that cannot change any more.
+    /// Whether it is known to have executed its program, which is final.
     started: Arc<AtomicBool>,
 }
 
 impl Container {
-    /// Its task: what runs in it, ran, or is about to. This is where the kernel is asked for the process behind the
-    /// number on disk; the task then keeps it.
+    /// The task of the container. This call asks the kernel for the process behind the recorded number; the task then keeps the
+    /// process.
     pub fn task(&self) -> Result<Task> {
         match self.facts() {
             Ok(facts) if facts.pid != 0 => Task::open(self.clone()),
@@ -75,7 +75,7 @@ impl Container {
 /// The parts of a new container's task.
 pub(crate) struct Built {
     pub(crate) child: Child,
-    /// Over which alone it can be started, if so.
+    /// The only channel to start it, if it was created so.
     pub(crate) starter: Option<Starter>,
     pub(crate) kept: Kept,
 }
@@ -85,9 +85,9 @@ fn cgroup_of(container: &Container) -> Result<Cgroup> {
     Ok(Cgroup::open(paths, OnDenied::ByRights)?)
 }
 
-/// How long a killed process may take to be gone: what it held (memory, mounts) is freed first.
+/// The time limit for the end of a killed process: its memory and mounts are freed first.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
-/// How long it takes at most where nothing stands in the way, but for much memory.
+/// The usual time limit, enough unless much memory must be freed.
 const DEATH_HASTE: Duration = Duration::from_millis(200);
 
 impl Task {
@@ -122,12 +122,12 @@ impl Task {
         Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default() })
     }
 
-    /// Waits until all memory of a container is there that was restored with memory that follows it; returns at once for
-    /// others. It runs meanwhile.
+    /// Waits until all memory of a restored container is there, if its memory follows it; returns at once otherwise. The
+    /// container runs meanwhile.
     ///
     /// # Errors
-    /// If memory does not come any more, with the reason. The container has been killed then: what is missing would
-    /// read as zeros.
+    /// If memory does not arrive any more, with the reason. The container has been killed then, because missing memory would read
+    /// as zeros.
     pub fn wait_for_memory(&self) -> Result<()> {
         match record::await_end(self.entry())? {
             Some(FollowingMemory::Failed { reason }) => {
@@ -175,7 +175,7 @@ impl Task {
         &self.cgroup
     }
 
-    /// Asks the kernel how the container is.
+    /// Asks the kernel for the container's status.
     pub fn status(&self) -> Result<Status> {
         if self.init.is_none() {
             return if self.facts().is_ok_and(|f| f.pid != 0) { Ok(Status::Stopped) } else { self.unborn() };
@@ -187,7 +187,7 @@ impl Task {
         Ok(status)
     }
 
-    /// No process yet: either somebody is at it, or was interrupted.
+    /// There is no process yet: a creation is under way, or was interrupted.
     fn unborn(&self) -> Result<Status> {
         Ok(if self.entry().is_locked()? { Status::Creating } else { Status::Stopped })
     }
@@ -239,20 +239,20 @@ impl Task {
     /// Executes the program of a created container.
     pub fn start(&self) -> Result<()> {
         let lock = self.entry().lock()?;
-        // One that starts at once may have ended by now.
+        // A process that starts at once may have ended by now.
         let told = self.starter().take_if(|starter| starter.start_sent());
         let started = match told {
             Some(starter) => starter.start(),
             None => self.startable()?.start(),
         };
         if let (Err(hiber_sandbox::Error::Init(_)), Some(init)) = (&started, &self.init) {
-            // It has said why, and ends: whoever looks next finds it stopped.
+            // The process has reported the reason, and ends. The next caller finds the container stopped.
             init.wait_for_death(DEATH_PATIENCE)?;
         }
         started?;
         self.entry().started();
         self.entry().note(Lifecycle::Start);
-        // Hooks may do with their container what others may.
+        // Hooks may use the runtime on their container.
         drop(lock);
         self.run_poststart()
     }
@@ -373,14 +373,14 @@ impl Task {
             Condition::NextExit => self.living().is_err(),
             Condition::NotRunning => match self.status()? {
                 Status::Running | Status::Paused => false,
-                // It was told to start when it is ready.
+                // The process starts as soon as it is ready.
                 Status::Creating if self.starter().as_ref().is_some_and(Starter::start_sent) => false,
                 _ => return Ok(Wait::told(self.exit_status())),
             },
         };
         match &self.init {
             Some(init) if !ended => monitor::shared()?.on_exit(init),
-            // There will be no other exit: the container's end is the next thing to hear of.
+            // There will be no other exit: the next event is the container's removal.
             _ => {
                 let task = self.clone();
                 monitor::shared()?.on_removal(&self.container, move || task.exit_status())

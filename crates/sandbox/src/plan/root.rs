@@ -151,7 +151,8 @@ fn is_root(path: &Path) -> bool {
 }
 
 fn check_restrictions(masked: &[PathBuf], readonly: &[PathBuf], own_mount_namespace: bool) -> Result<()> {
-    if !own_mount_namespace && !(masked.is_empty() && readonly.is_empty()) {
+    let restricts = !masked.is_empty() || !readonly.is_empty();
+    if restricts && !own_mount_namespace {
         return Err(Error::invalid(
             "linux.namespaces",
             "unable to mask or restrict paths without a private MNT namespace: expected one of type mount",
