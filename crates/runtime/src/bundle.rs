@@ -8,14 +8,14 @@ use oci_spec::runtime::Spec;
 use crate::error::{Error, Result};
 use crate::host::owned;
 
-/// The label, an annotation of the configuration, that says where a container's bundle is.
+/// The label (an annotation of the configuration) with the path of a container's bundle.
 pub const BUNDLE_LABEL: &str = "org.hiber.bundle";
 
 /// Makes a bundle: the directory `dir` (0755), with `spec` as its config.json (0600), which gets the label [`BUNDLE_LABEL`]. The
-/// root filesystem is the caller's to put where `root.path` says.
+/// caller puts the root filesystem at `root.path`.
 ///
 /// # Errors
-/// The directory is there already, its parent is not, or it cannot be written; then nothing of it is left.
+/// If the directory exists, its parent does not, or it cannot be written. Then nothing is left behind.
 pub fn create(dir: &Path, mut spec: Spec) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(|e| Error::file(dir, &e))?;
     let mut annotations = spec.annotations().clone().unwrap_or_default();

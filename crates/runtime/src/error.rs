@@ -16,7 +16,7 @@ pub(crate) use hiber_sandbox::error::chain;
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation on a container failed. Sources are causes: a message never repeats its source's.
+/// The failure of an operation on a container. Sources are causes: a message never repeats that of its source.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -35,12 +35,12 @@ pub enum Error {
     /// The container is in a state that forbids the operation.
     #[error("{what}")]
     State {
-        /// The sentence that says so, state included.
+        /// The message, with the state.
         what: String,
         /// The state.
         status: Status,
     },
-    /// Somebody else is at it, and does not end. The sentence says who.
+    /// Another process holds the container's lock, and does not end. The message names the process.
     #[error("{0}")]
     Locked(String),
     /// An argument that cannot be right.
@@ -81,7 +81,7 @@ pub enum Error {
         #[source]
         source: Cause,
     },
-    /// A failure with what was being done.
+    /// A failure, and the action that failed.
     #[error("{what}")]
     While {
         /// The action.
@@ -116,7 +116,7 @@ pub enum Kind {
 }
 
 impl Error {
-    /// The sort of this failure.
+    /// The kind of this failure.
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotFound => Kind::NotFound,
@@ -164,7 +164,7 @@ impl Error {
 }
 
 impl From<CriuError> for Error {
-    /// A failure of CRIU's is told in this library's terms.
+    /// Puts a failure of CRIU into this library's terms.
     fn from(mut e: CriuError) -> Self {
         if let Some(failure) = e.failure_mut() {
             failure.meaning = failure.diagnosis.cause.map(causes::meaning);
@@ -214,7 +214,7 @@ fn criu_kind(e: &CriuError) -> Kind {
     }
 }
 
-/// The kind of what a step of this crate's failed with, inside another crate's work.
+/// The kind of a step's error inside another crate's work.
 fn cause_kind(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
     match (cause.downcast_ref::<Error>(), cause.downcast_ref::<hiber_sandbox::Error>()) {
         (Some(own), _) => own.kind(),
@@ -223,7 +223,7 @@ fn cause_kind(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
     }
 }
 
-/// Adds what was being done to an error.
+/// Adds the failed action to an error.
 pub(crate) trait Context<T> {
     fn context(self, what: impl Into<String>) -> Result<T>;
 }

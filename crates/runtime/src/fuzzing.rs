@@ -1,4 +1,4 @@
-//! For `fuzz/` alone, which cargo-fuzz builds with `cfg(fuzzing)`: a way to what is private here.
+//! Access to private functions for the targets in `fuzz/`, which cargo-fuzz builds with `cfg(fuzzing)`.
 
 use std::path::Path;
 

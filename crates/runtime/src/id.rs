@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(String);
 
-/// The most bytes of an id: a name in a directory has 255 (NAME_MAX), and one more is needed for that of what is removed.
+/// The most bytes of an id: a file name has 255 (NAME_MAX), and the name of a directory that is being removed is longer by one.
 pub const MAX_ID: usize = 254;
 
 /// A container's id that breaks the rule.
@@ -91,7 +91,7 @@ pub enum CheckpointError {
         /// The container.
         container: String,
     },
-    /// There is something else.
+    /// Something else has the name.
     #[error("{} exists and is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// A namespace whose contents cannot be left out.

@@ -50,9 +50,8 @@ pub use state::lifecycle::Lifecycle;
 pub use state::processes::{INIT_ID, ProcessId};
 pub use status::Status;
 
-/// Acts as one of the runtime's helpers (a container's init, a checkpoint's guard, CRIU's tar, what
-/// brings memory) if the arguments say so, and then
-/// does not return. The helpers are this very program, executed again.
+/// Acts as one of the library's helpers (a container's init, a checkpoint's guard, CRIU's tar, the page daemon) and does not
+/// return, if the program's arguments say so. Otherwise does nothing. The helpers are the calling program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::run_init_if_asked();
     // Each look at the arguments copies all of them.

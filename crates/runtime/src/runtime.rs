@@ -23,7 +23,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Containers below `root`, which is made when it is needed.
+    /// The containers below `root`, a directory that is made when it is needed.
     pub fn new(root: &Path) -> Self {
         Self { store: Store::new(root) }
     }
@@ -58,8 +58,8 @@ impl Runtime {
     /// The container of that id may run meanwhile.
     ///
     /// # Errors
-    /// Why [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) the checkpoint, would fail, or
-    /// why that cannot be tried.
+    /// The reason why [`restore`](Self::restore) with these options, or [`start_from`](Self::start_from) the checkpoint, would
+    /// fail, or why a trial is impossible.
     pub fn try_restore(
         &self,
         id: &ContainerId,
@@ -72,8 +72,8 @@ impl Runtime {
         trial::of_checkpoint(&self.store, id, &options)
     }
 
-    /// Starts a container from a named checkpoint. `options` say how; where the images are, the checkpoint says, and so
-    /// it does for what its dump was told and `options` leave open.
+    /// Starts a container from a named checkpoint. The checkpoint gives the place of the images, and the options of the dump that
+    /// `options` leaves open.
     ///
     /// # Errors
     /// As [`restore`](Self::restore).

@@ -1,4 +1,4 @@
-//! The config.json to start from: what `runc spec` writes, with our name.
+//! A config.json to start from, as `runc spec` writes it.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The version of the OCI runtime specification that this runtime follows.
 pub const OCI_VERSION: &str = "1.3.0";
 
-/// Whom a configuration is for.
+/// The user of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// root
@@ -36,7 +36,7 @@ pub struct Config {
     linux: Value,
 }
 
-/// Why no config.json was written.
+/// The reason why no config.json was written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// There is one already.

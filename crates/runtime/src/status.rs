@@ -1,4 +1,4 @@
-//! How a container is.
+//! The status of a container.
 
 use serde::{Deserialize, Serialize};
 

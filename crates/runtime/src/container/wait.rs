@@ -11,12 +11,12 @@ use crate::container::exit::ExitStatus;
 /// The event to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// That it does not run: a container that is only created, has stopped or is gone is so already.
+    /// The container does not run. This is true at once for a container that is only created, has stopped or is gone.
     NotRunning,
-    /// That it ends the next time, even if it does not run now. One that has ended is told of at its removal: it does
-    /// not run again.
+    /// The next end of the container, even if it does not run now. For a container that has ended the wait ends with its removal,
+    /// because it does not run again.
     NextExit,
-    /// That it is removed.
+    /// The removal.
     Removed,
 }
 
@@ -58,14 +58,14 @@ impl Slot {
 }
 
 impl Wait {
-    /// A wait and who tells it.
+    /// A wait, and the side that ends it.
     pub(crate) fn new() -> (Self, Teller) {
         let slot = Arc::new(Slot::default());
         let teller = Teller(Arc::downgrade(&slot));
         (Self(slot), teller)
     }
 
-    /// A wait for what is so already.
+    /// A wait that has ended already.
     pub(crate) fn told(result: ExitStatus) -> Self {
         let (wait, teller) = Self::new();
         teller.tell(&result);
@@ -83,9 +83,9 @@ impl Wait {
         }
     }
 
-    /// Waits so long at most; then the wait is cancelled.
+    /// Waits until `limit` at most; then the wait is cancelled.
     pub fn within(&self, limit: Duration) -> ExitStatus {
-        // A limit beyond what the clock can count is none.
+        // A limit beyond the clock's range is no limit.
         let Some(deadline) = Instant::now().checked_add(limit) else { return self.get() };
         let mut state = self.0.lock();
         while state.result.is_none() {
@@ -107,7 +107,7 @@ impl Wait {
         self.0.lock().result.clone()
     }
 
-    /// Stops waiting, for all clones: unless a result has come it now is -1 with this reason.
+    /// Stops waiting, for all clones. If there is no result yet, it becomes -1 with this reason.
     pub fn cancel(&self, why: &str) {
         self.0.tell(ExitStatus::cancelled(why));
     }

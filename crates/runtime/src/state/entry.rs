@@ -31,13 +31,13 @@ pub(super) const STATE: &str = "state.json";
 pub(super) const CONFIG: &str = "config.json";
 /// `linux.resources` of the configuration before it was changed.
 const RESOURCES: &str = "resources.json";
-/// The mode of [`STATE`], whose owner may write it until the container was started: from then on nobody listens for it,
-/// and nobody need ask.
+/// The mode of [`STATE`] of a started container. Its owner may write the file until the start. A file that nobody may write thus
+/// shows, without another question, that nobody listens for `start`.
 const UNSTARTED: Mode = owned::PRIVATE;
 pub(super) const STARTED: Mode = Mode::from_raw_mode(0o400);
 /// Follows the id in the name of a directory that is being removed; no id has it.
 const REMOVED: &str = "~";
-/// How often a removal begins anew because somebody else has put something there.
+/// The number of times that a removal begins anew because somebody else has made a file there.
 const REMOVALS: u32 = 16;
 /// Where init listens while it is set up.
 pub(crate) const INIT_SOCKET: &str = "init.sock";
@@ -49,7 +49,7 @@ pub(crate) const START_SOCKET: &str = "start.sock";
 pub(crate) struct Entry {
     dir: OwnedFd,
     path: PathBuf,
-    /// The file of what was done to it, once something was; see [`crate::state::lifecycle`].
+    /// The file of operations, after the first one; see [`crate::state::lifecycle`].
     pub(crate) events: OnceLock<OwnedFd>,
 }
 
@@ -114,7 +114,7 @@ impl Entry {
         Ok(Some(facts))
     }
 
-    /// The facts, as far as they can be understood: of a container that is to be removed.
+    /// The facts, as far as they can be understood, for a removal.
     pub(crate) fn facts_of_any_version(&self) -> Option<Facts> {
         let facts: Facts = serde_json::from_slice(&self.read(STATE).ok()??).ok()?;
         facts.cgroup.check().is_ok().then_some(facts)
@@ -158,7 +158,7 @@ impl Entry {
         self.read(RESOURCES)?.map(|bytes| serde_json::from_slice(&bytes).map_err(bad)).transpose()
     }
 
-    /// Keeps those limits, unless earlier ones are kept.
+    /// Records these limits, unless earlier ones are recorded.
     pub(crate) fn keep_first_resources(&self, resources: &LinuxResources) -> Result<()> {
         match self.first_resources()? {
             Some(_) => Ok(()),
@@ -209,24 +209,24 @@ impl Entry {
         Ok(socket)
     }
 
-    /// Init is ready: from now on it can be called.
+    /// Renames the socket: init is ready for `start`.
     pub(crate) fn publish_start_socket(&self) -> Result<()> {
         rustix::fs::renameat(&self.dir, INIT_SOCKET, &self.dir, START_SOCKET)
             .map_err(|e| Error::sys("renameat", self.path.join(START_SOCKET).display().to_string(), e))
     }
 
-    /// Writes down that it was started, and removes the socket of its init, which has one or the other.
+    /// Records the start, and removes the socket of its init, which has one of the two names.
     pub(crate) fn started(&self) {
-        // Without this it takes longer to see.
+        // Without this mode later questions take longer.
         let _ = rustix::fs::chmodat(&self.dir, STATE, STARTED, AtFlags::empty());
-        // Left behind it misleads nobody: no one listens there any more.
+        // A socket that is left behind misleads nobody, because nobody listens there any more.
         if rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()).is_err() {
             let _ = rustix::fs::unlinkat(&self.dir, INIT_SOCKET, AtFlags::empty());
         }
     }
 
-    /// Whether the process is an init still although nobody can start it: the container was never started, and its maker
-    /// is dead. (Between a start and the word that it was, the starter has the lock or the program is another one.)
+    /// Whether the process is still an init that nobody can start: the container was never started, and its maker is dead.
+    /// (Between a start and its record, either the starter holds the lock or the process runs another program.)
     pub(crate) fn is_abandoned(&self, pid: i32) -> Result<bool> {
         let stat = rustix::fs::statat(&self.dir, STATE, AtFlags::SYMLINK_NOFOLLOW);
         if stat.is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode) == STARTED) {
@@ -237,14 +237,14 @@ impl Entry {
 
     /// Whether somebody listens on a socket of the container; waits for nobody.
     pub(crate) fn listens(&self, name: &str) -> Result<bool> {
-        // Most that are asked are running, and have none: one call instead of three.
+        // Most containers are running and have no socket: one call instead of three.
         if !may_exist(&self.dir, name.as_ref()) {
             return Ok(false);
         }
         Ok(self.connect_with(name, SocketFlags::NONBLOCK)?.is_some())
     }
 
-    /// Connects to a socket of the container, waiting for its turn; `None` if nobody listens.
+    /// Connects to a socket of the container, and waits for its turn; `None` if nobody listens.
     pub(crate) fn connect(&self, name: &str) -> Result<Option<OwnedFd>> {
         self.connect_with(name, SocketFlags::empty())
     }
@@ -252,7 +252,7 @@ impl Entry {
     fn connect_with(&self, name: &str, flags: SocketFlags) -> Result<Option<OwnedFd>> {
         let socket = unix_socket(flags)?;
         match rustix::net::connect(&socket, &self.address(name)?) {
-            // Again: somebody listens, and has not yet accepted those who came before.
+            // Try again: somebody listens, and has not yet accepted earlier connections.
             Ok(()) | Err(Errno::AGAIN) => Ok(Some(socket)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
             Err(e) => Err(Error::sys("connect", self.path.join(name).display().to_string(), e)),
@@ -265,7 +265,7 @@ impl Entry {
         SocketAddrUnix::new(path.as_str()).map_err(|e| Error::sys("bind", path.clone(), e))
     }
 
-    /// Removes the directory with all in it. It first takes a name that is no id, so that nobody sees half of it.
+    /// Removes the directory with its contents. The directory first gets a name that is no id, so that nobody sees half of it.
     pub(crate) fn remove(&self) -> Result<()> {
         let name = removed(&self.path);
         for _ in 0..REMOVALS {
@@ -288,7 +288,7 @@ pub(super) fn removed(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes a directory; others may be at it, too, and put a later one in its place: that goes as well.
+/// Removes a directory. Other processes may be removing it, too, and put a later one in its place, which is also removed.
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
     use std::io::ErrorKind;
     let mut tried = 0;

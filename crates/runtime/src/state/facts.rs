@@ -18,7 +18,7 @@ use crate::host::procfs;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
-    /// Format of this file; readers refuse what they do not know.
+    /// The format of this file; readers refuse unknown ones.
     pub version: u32,
     /// The container's id.
     pub id: String,
@@ -67,16 +67,16 @@ impl Facts {
         Namespaces { new: self.namespaces.clone(), ..Namespaces::default() }
     }
 
-    /// Adds the namespaces that a restored first process has beyond those of config.json: CRIU puts what it restores into a
-    /// time namespace, and the images may have been written with another configuration. `pid` is seen from outside.
+    /// Adds the namespaces that a restored first process has beyond those of config.json: CRIU puts restored processes into a
+    /// time namespace, and the images may come from another configuration. `pid` is the number outside of the container.
     pub(crate) fn follow(&mut self, pid: i32) {
         let more: Vec<_> =
             procfs::other_namespaces(pid).filter(|kind| !self.namespaces.contains(kind)).collect();
         self.namespaces.extend(more);
     }
 
-    /// Removes what is made outside of the container's namespaces and cgroup: its mounts in the host's mount namespace, and
-    /// what a restore that was killed has left in the root filesystem.
+    /// Removes the parts outside of the container's namespaces and cgroup: its mounts in the host's mount namespace, and the
+    /// directory that a killed restore has left in the root filesystem.
     pub(crate) fn clear_root(&self) -> hiber_sandbox::Result<()> {
         if self.put_root {
             rootfs::remove_put_root(&self.rootfs);

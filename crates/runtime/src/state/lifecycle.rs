@@ -1,9 +1,9 @@
 //! The record of operations on a container, for its followers.
 //!
-//! `ROOT/ID/events` has a JSON object on each line, appended by the process that did it, in one write(2). Followers are
-//! told by inotify. Nothing waits for anybody, and no operation fails because this does: a line that cannot be written is
-//! lost. At [`MAX_SIZE`] the file is emptied and begins anew, so that a container that lives for years with a health check
-//! each second does not fill the disk.
+//! `ROOT/ID/events` has a JSON object on each line. The process that performs an operation appends the line, in one write(2), and
+//! inotify wakes the followers. Nobody waits for anybody, and no operation fails because of the record: a line that cannot be
+//! written is lost. At [`MAX_SIZE`] the file is emptied and begins anew, so that a container that lives for years with a health
+//! check each second does not fill the disk.
 //!
 //! Events of the kernel are not in the record: followers see the end of a process, want of memory and the directory's removal
 //! themselves ([`Events`](crate::Events)).
@@ -22,7 +22,7 @@ pub(crate) const FILE: &str = "events";
 /// Some thousand lines.
 pub(crate) const MAX_SIZE: u64 = 256 << 10;
 
-/// Something that was done to a container.
+/// An operation on a container, or a change of its memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 #[non_exhaustive]
@@ -39,7 +39,7 @@ pub enum Lifecycle {
         /// The id that the caller gave it, if any.
         exec: Option<String>,
     },
-    /// That process's program was executed.
+    /// The program of that process was executed.
     ExecStarted {
         /// The id that the caller gave it, if any.
         exec: Option<String>,
@@ -63,12 +63,12 @@ pub enum Lifecycle {
     MemoryArriving,
     /// The memory of a restored container, which was to follow it, is all there.
     MemoryArrived,
-    /// It does not come any more, for which the container was ended.
+    /// The memory does not arrive any more, so the container was ended.
     MemoryFailed {
         /// Why.
         reason: String,
     },
-    /// All memory has come from another container, which has not said that it ended.
+    /// All memory has arrived from another container, which has not reported its own end.
     SourceUnconfirmed,
     /// It was made from a checkpoint, and runs.
     Restored {
@@ -89,7 +89,7 @@ pub(crate) struct Line {
 }
 
 impl Entry {
-    /// Writes down what was done.
+    /// Records an operation.
     pub(crate) fn note(&self, what: Lifecycle) {
         let time = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
         let noted =

@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::host::procfs;
 use crate::state::entry::Entry;
 
-/// How long somebody else may hold the lock. Hooks are run without it, and the longest that it is held for is a checkpoint
-/// or a restore of much memory.
+/// The time limit for another holder of the lock. Hooks run without the lock; a checkpoint or a restore of much memory holds it
+/// longest.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// After that time those who wait say so.
+/// After this time a waiter logs that it waits.
 const HASTE: Duration = Duration::from_secs(1);
-/// How often it is tried at least: flock(2) itself knows no time limit.
+/// The interval of attempts: flock(2) itself has no time limit.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The part of a command line that is shown.
 const COMMAND: usize = 200;
@@ -30,7 +30,7 @@ impl Entry {
         self.lock_within(PATIENCE)
     }
 
-    /// As [`lock`](Self::lock), for so long at most; not at all for a holder that waits for the caller.
+    /// As [`lock`](Self::lock), with a time limit. Fails at once if the holder waits for the caller.
     pub(crate) fn lock_within(&self, patience: Duration) -> Result<Lock> {
         let lock = self.lock_file()?;
         let (began, mut pause, mut told) = (Instant::now(), Duration::from_millis(1), false);
@@ -77,7 +77,7 @@ impl Entry {
         }
     }
 
-    /// An open file description of its own, since that is what a lock belongs to.
+    /// A separate open file description: a lock belongs to one.
     fn lock_file(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(self.dir(), ".", flags, Mode::empty())
@@ -102,7 +102,7 @@ impl Holder {
         let inode = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
         let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
         let holder = locks.lines().find_map(|line| {
-            // those who wait have an arrow in the second place
+            // waiters have an arrow in the second place
             let [_, "FLOCK", _, "WRITE", pid, file, ..] = line.split_whitespace().collect::<Vec<_>>()[..]
             else {
                 return None;
@@ -112,7 +112,7 @@ impl Holder {
         Ok(Self(holder.filter(|pid| *pid > 0)))
     }
 
-    /// Whether this process descends from it.
+    /// Whether this process descends from the holder.
     fn is_ancestor(&self) -> bool {
         let Some(holder) = self.0 else { return false };
         // In the pid namespace of /proc, which a hook in a container's need not share.

@@ -1,4 +1,4 @@
-//! The status, which is observed and not written down.
+//! The status, which is observed and not recorded.
 
 use crate::error::Result;
 use crate::state::entry::{INIT_SOCKET, START_SOCKET};
@@ -13,17 +13,17 @@ pub(crate) trait Observe {
     /// Whether somebody listens on the socket of that name in the container's directory.
     fn listens(&self, socket: &str) -> Result<bool>;
 
-    /// Whether nobody listens because the runtime was killed while it made the container, whose init is about to end.
+    /// Whether nobody listens because the runtime was killed while it made the container. Its init is then about to end.
     fn is_abandoned(&self) -> Result<bool>;
 
-    /// The status of a container that has had a first process. No more is asked than it takes.
+    /// The status of a container that has had a first process. Asks only the necessary questions.
     fn observe(&self) -> Result<Status> {
         Ok(if !self.is_alive()? {
             Status::Stopped
         } else if self.is_frozen()? {
             Status::Paused
         } else if self.listens(INIT_SOCKET)? {
-            // It gets the other's name when init is ready: asked for in this order, one of the two is seen.
+            // The socket is renamed when init is ready. In this order, one of the two questions finds it.
             Status::Creating
         } else if self.listens(START_SOCKET)? {
             Status::Created

@@ -1,4 +1,4 @@
-//! Further processes of a container that have an id, written down so that they are found again.
+//! Records of further processes of a container that have an id.
 //!
 //! ```text
 //! ROOT/ID/processes/PROCESS/process.json   number and start time
@@ -61,7 +61,7 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// Where a process is written down.
+/// The record of a process.
 #[derive(Debug)]
 pub(crate) struct Record(PathBuf);
 
@@ -76,7 +76,7 @@ struct Written {
 }
 
 impl Record {
-    /// Takes an id for a new process; that of one that has ended is free again once it was deleted.
+    /// Takes an id for a new process. The id of an ended process is free again after its deletion.
     pub(crate) fn claim(entry: &Entry, id: &ProcessId) -> Result<Claim> {
         let all = entry.path().join(DIR);
         let dir = all.join(id.as_str());
@@ -113,7 +113,7 @@ impl Record {
         Ok(found.flatten().filter_map(record).collect())
     }
 
-    /// The number and the start time of the process `id` of a container, which this is the record of.
+    /// The number and the start time of the process of this record, the process `id` of a container.
     pub(crate) fn read(&self, entry: &Entry, id: &ProcessId) -> Result<(i32, u64)> {
         let path = self.0.join(FILE);
         let text = entry.read(&format!("{DIR}/{id}/{FILE}"))?;

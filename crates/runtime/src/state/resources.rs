@@ -1,4 +1,4 @@
-//! Limits that were changed while the container ran: those of config.json would come back.
+//! Limits that were changed while the container ran. Without this record those of config.json would come back.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// By the name of a member of `linux.resources`: limits that belong together (a quota and its period) change together.
+/// Changed limits by the name of a member of `linux.resources`: limits that belong together (a quota and its period) change
+/// together.
 pub(crate) type ChangedResources = BTreeMap<String, Changed>;
 
 /// A member of `linux.resources`, null where there is none.
@@ -43,7 +44,7 @@ pub(crate) fn in_force(kept: &ChangedResources, config: &LinuxResources) -> Resu
 /// Puts `kept` into the configuration.
 ///
 /// # Errors
-/// If they are no limits.
+/// If `kept` does not have the form of limits.
 pub(crate) fn apply(kept: &ChangedResources, spec: &mut Spec) -> Result<()> {
     let mut linux = spec.linux().clone().unwrap_or_default();
     let mut all = members(&linux.resources().clone().unwrap_or_default())?;

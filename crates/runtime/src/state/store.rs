@@ -47,8 +47,8 @@ impl Store {
         Ok((entry, lock))
     }
 
-    /// Opens the directory of all containers, if there is one, and checks that nobody else can put anything there: what
-    /// is found below is believed, and processes are signalled for it.
+    /// Opens the directory of all containers, if there is one, and checks that nobody else can make files there: the facts below
+    /// are trusted, and processes are signalled because of them.
     fn open_root(&self, flags: OFlags) -> Result<Option<OwnedFd>> {
         match rustix::fs::open(&self.root, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(root) => owned::check_dir(&root, &self.root).map(|()| Some(root)),
@@ -57,7 +57,7 @@ impl Store {
         }
     }
 
-    /// As [`open_root`](Self::open_root), but makes what is missing of it.
+    /// As [`open_root`](Self::open_root), but makes missing directories.
     fn make_root(&self) -> Result<OwnedFd> {
         if let Some(root) = self.open_root(OFlags::PATH)? {
             return Ok(root);
@@ -68,13 +68,13 @@ impl Store {
         self.open_root(OFlags::PATH)?.ok_or_else(|| Error::file(&self.root, &Errno::NOENT.into()))
     }
 
-    /// Removes what a removal that was killed half-way has left of a container. It is looked for by its name: reading
-    /// the whole root takes 1 µs for each other container.
+    /// Removes the remains of a container whose removal was killed half-way. They are found by name: reading the whole root takes
+    /// 1 µs for each other container.
     pub(crate) fn sweep(&self, id: &ContainerId) -> Result<()> {
         remove_tree(&removed(&self.path(id)))
     }
 
-    /// Where a container's directory is or would be.
+    /// The path of a container's directory, which need not exist.
     pub(crate) fn path(&self, id: &ContainerId) -> PathBuf {
         self.root.join(id)
     }
@@ -90,7 +90,7 @@ impl Store {
     /// Looks at containers without opening each one's directory; `many` at more than one.
     pub(crate) fn overview(&self, many: bool) -> Overview {
         Overview {
-            // Why it is not to be used is told when the handle is asked.
+            // The handle reports later why it cannot be used.
             root: self.open_root(OFlags::PATH).ok().flatten(),
             of_this_boot: OnceLock::new(),
             freezers: many.then(Freezers::default),
@@ -106,7 +106,7 @@ impl Store {
         let mut ids = Vec::new();
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|e| Error::file(&self.root, &e.into()))?;
-            // Some file systems do not say what it is; what is opened must be a directory.
+            // Some file systems do not report the type; opening checks for a directory.
             if matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
                 && let Ok(Ok(id)) = entry.file_name().to_str().map(str::parse)
             {
@@ -139,7 +139,7 @@ pub(crate) struct Look {
 }
 
 impl Overview {
-    /// Whether nothing in it can be of an earlier boot: it is in memory.
+    /// Whether its files are in memory, and so of this boot.
     pub(crate) fn is_of_this_boot(&self) -> bool {
         const TMPFS_MAGIC: u64 = 0x0102_1994; // linux/magic.h
         let in_memory = |root| rustix::fs::fstatfs(root).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
