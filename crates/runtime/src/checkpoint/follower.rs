@@ -1,4 +1,4 @@
-//! Hashes memory, and has it on its way to the disk, while CRIU still writes it: the tasks are frozen all that time.
+//! Hashes memory and sends it to the disk while CRIU still writes it, because the tasks are frozen all that time.
 //!
 //! CRIU opens images of memory one after the other, empty, under names that count up, and only appends to them
 //! (`open_pages_image_at` and `write_pages_loc`; deduplication punches its holes into those of the parent checkpoint). The
@@ -17,7 +17,7 @@ use std::time::Duration;
 use hiber_criu::ImageDirectory;
 use hiber_sys::writeback::begin_writeback;
 
-/// Between two looks at what CRIU has written.
+/// The time between two looks at CRIU's files.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The nice value (nice(2)) above that of CRIU.
 const NICER: i32 = 10;
@@ -35,7 +35,7 @@ pub(super) struct Work {
     pub(super) sync: bool,
 }
 
-/// A thread that follows the images of memory in a directory. Dropped, it ends.
+/// A thread that follows the images of memory in a directory. Dropping this ends the thread.
 pub(super) struct Follower {
     /// Closed when nothing more will be written.
     going: Option<Sender<()>>,
@@ -91,8 +91,8 @@ impl Drop for Follower {
 }
 
 impl Heads {
-    /// A hasher of what was read of `file`, which has this name, and the file is where that ended; a fresh one if
-    /// nothing was, or of another file, or if the file has become shorter since.
+    /// A hasher that contains the part of `file` that was read, with the file positioned at the end of that part. A fresh hasher
+    /// if nothing was read, if it was another file, or if the file has become shorter since.
     pub(super) fn of(&mut self, name: &str, file: &mut File) -> std::io::Result<blake3::Hasher> {
         let meta = file.metadata()?;
         match self.0.remove(name).filter(|head| head.is_of(&meta)) {
@@ -119,7 +119,7 @@ impl Current {
         Ok(Self { name, file, head, seen: 0, sent: 0 })
     }
 
-    /// Goes on once; whether there was something new.
+    /// Reads once more; returns whether there was something new.
     fn go_on(&mut self, buffer: &mut [u8], work: Work) -> std::io::Result<bool> {
         let new = if work.hash {
             let read = self.file.read(buffer)?;
@@ -151,7 +151,7 @@ fn follow(dir: &ImageDirectory, work: Work, stop: &Receiver<()>) -> Heads {
     while stop.try_recv() == Err(TryRecvError::Empty) {
         match current.as_mut().map(|current| current.go_on(&mut buffer, work)) {
             Some(Ok(true)) => continue,
-            // It is read again later, and what is wrong is said then.
+            // The file is read again later, and an error is reported then.
             Some(Err(_)) => current = None,
             Some(Ok(false)) | None => {}
         }

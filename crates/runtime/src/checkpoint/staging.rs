@@ -20,7 +20,7 @@ use crate::helpers::unfinished;
 use crate::host::paths::{make_dir, open_dir};
 use crate::id::CheckpointError;
 
-/// The directory that becomes the checkpoint. Dropped unpublished, it is removed.
+/// The directory that becomes the checkpoint. If this is dropped before the publication, the directory is removed.
 pub(super) struct Staging {
     target: PathBuf,
     path: PathBuf,
@@ -66,8 +66,8 @@ impl Staging {
         Ok(Self { target, path, dir: None, taken, published: false })
     }
 
-    /// Makes the directory, and keeps it open: whoever may write where it is could put another in its place. Directories that
-    /// killed processes have left beside it are removed.
+    /// Makes the directory, and keeps it open: a user who may write to its parent could put another one in its place. Directories
+    /// that killed processes have left beside it are removed.
     pub(super) fn create(&mut self) -> Result<()> {
         if let Some(parent) = self.target.parent() {
             make_dir(parent).context("make the image directory")?;
@@ -78,7 +78,7 @@ impl Staging {
         make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
         let mut dir = ImageDirectory::open(path);
         if !dir.as_ref().is_ok_and(unfinished::lock) {
-            // Somebody who swept took it for left behind. It is not seen twice in that state.
+            // Another process took the directory for a left-over one and removed it. This cannot happen twice.
             let _ = std::fs::remove_dir_all(path);
             make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
             dir = ImageDirectory::open(path);
@@ -104,7 +104,7 @@ impl Staging {
         if self.published { &self.target } else { &self.path }
     }
 
-    /// Where it is when it is published.
+    /// Its final path.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }

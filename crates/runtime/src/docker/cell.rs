@@ -1,4 +1,4 @@
-//! A state that changes, and who waits for its changes.
+//! A state that changes, and its waiters.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ struct Inner<C, T> {
     state: State,
     container: Option<C>,
     task: Option<T>,
-    /// With what its removal ended.
+    /// The result of its removal.
     removed: Option<ExitStatus>,
     /// The waiters for the next end.
     stop: Vec<Teller>,
@@ -143,7 +143,7 @@ impl<C, T> StateCell<C, T> {
         told.iter().for_each(|teller| teller.tell(&status));
     }
 
-    /// Waits. Those who tell never wait for those who are told.
+    /// Waits for `condition`. A change of the state never waits for a waiter.
     pub fn wait(&self, condition: Condition) -> Wait {
         let mut inner = self.lock();
         let already = match condition {

@@ -1,7 +1,7 @@
 //! A container's state as Docker shows it, with Docker's transitions, waiters and words.
 //!
-//! [`State`] is a value: it can be shown, and written as JSON and read back. [`StateCell`] is what a manager of containers
-//! keeps for each: it changes the state and tells who waits.
+//! [`State`] is a value: it can be shown, and written as JSON and read back. [`StateCell`] is what a manager of containers keeps
+//! for each: it changes the state and wakes the waiters.
 
 mod cell;
 mod flags;

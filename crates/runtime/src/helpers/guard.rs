@@ -1,12 +1,12 @@
 //! A process that finishes or undoes a checkpoint whose runtime is killed.
 //!
-//! Two things outlive a killed runtime: the cgroup that it froze, and the moment between publishing a checkpoint
-//! and CRIU's hearing of it. The guard waits on a pipe whose other end the runtime holds, and then for CRIU's end; when both
-//! are gone without a word, it looks whether the checkpoint was published: if so it ends the container, which now is
-//! the checkpoint, and if not it lets the container run on and removes what was written.
+//! A runtime may be killed while its cgroup is frozen, or between publishing a checkpoint and telling CRIU. The guard waits on a
+//! pipe whose other end the runtime holds, and then for CRIU's end. If both are gone without a word, the guard looks whether the
+//! checkpoint was published. If so it ends the container, whose state is now the checkpoint; if not it lets the container run on
+//! and removes the unfinished checkpoint.
 //!
-//! The guard's task is also recorded in the container's directory. If it is killed with the runtime, whoever next checkpoints,
-//! resumes or deletes the container does its work.
+//! The guard's task is also recorded in the container's directory. If the guard is killed with the runtime, the next command that
+//! checkpoints, resumes or deletes the container does its work.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -45,9 +45,9 @@ const CRIU: u8 = b'c';
 /// The word that nothing is left to guard.
 const DONE: u8 = b'd';
 
-/// In the container's directory, while there is a checkpoint at work: its [`Watch`].
+/// The file in the container's directory with the [`Watch`] of a running checkpoint.
 const RECORD: &str = "checkpoint.json";
-/// How long who does a dead guard's work waits for one that is not dead.
+/// The time limit of a command that does a dead guard's work, if the guard still lives.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The container and checkpoint that are guarded.
@@ -56,7 +56,7 @@ pub(crate) struct Watch {
     pub(crate) cgroup: CgroupPaths,
     /// Whether the container was running, so that it must not stay frozen.
     pub(crate) thaw: bool,
-    /// Where the checkpoint is written, and where it is published.
+    /// The staging directory of the checkpoint, and its final path.
     pub(crate) staging: PathBuf,
     pub(crate) target: PathBuf,
     /// The first process, and when it started.
@@ -74,7 +74,7 @@ pub(crate) struct Watch {
     pub(crate) trial: Option<CgroupPaths>,
 }
 
-/// The guard, from the runtime's side. Dropped, it is told that all is well.
+/// The guard, from the runtime's side. Dropping this tells the guard that nothing is left to do.
 #[derive(Debug)]
 pub(crate) struct Guard {
     child: Child,
@@ -83,7 +83,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Its standard output is the record, whose lock is held as long as one of the two lives.
+    /// The guard's standard output is the record. The record stays locked as long as the runtime or the guard lives.
     pub(crate) fn start(watch: &Watch) -> Result<Self> {
         let record = watch.entry.join(RECORD);
         let watch =
@@ -111,14 +111,14 @@ impl Guard {
         Ok(Self { child: child?, record, _locked: locked })
     }
 
-    /// The directory is made: by its identity it is found where it is published.
+    /// The directory is made: its identity shows later whether it was published.
     pub(crate) fn staging(&mut self, directory: &ImageDirectory) -> Result<()> {
         let stat = directory.stat().map_err(|e| Error::file(directory.path(), &e))?;
         let [device, inode] = [stat.st_dev, stat.st_ino].map(u64::to_ne_bytes);
         self.say(&[&[STAGING][..], &device, &inode].concat())
     }
 
-    /// CRIU runs: what it does is not to be settled before its end.
+    /// CRIU runs: nothing is settled before its end.
     pub(crate) fn criu(&mut self, pid: u32) -> Result<()> {
         let [a, b, c, d] = pid.to_ne_bytes();
         self.say(&[CRIU, a, b, c, d])
@@ -129,8 +129,8 @@ impl Guard {
         self.say(&[PUBLISHING])
     }
 
-    /// As [`publishing`](Self::publishing), but until someone says that, the container is to run on and the checkpoint
-    /// to be withdrawn.
+    /// As [`publishing`](Self::publishing), but for now the container is to run on if the runtime dies, and the checkpoint to be
+    /// withdrawn.
     pub(crate) fn lending(&mut self) -> Result<()> {
         self.say(&[LENDING])
     }
@@ -145,7 +145,7 @@ impl Guard {
         said.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
     }
 
-    /// A copy of our end, for who else has something to say.
+    /// A copy of our end, for another process that sends words.
     pub(crate) fn share(&self) -> Result<OwnedFd> {
         let closed = || Error::internal("share the pipe to the checkpoint's guard", "it is closed");
         let pipe = self.child.stdin.as_ref().ok_or_else(closed)?;
@@ -172,7 +172,7 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
     // Signals to the runtime's process group are not meant for this process.
     let _ = rustix::process::setsid();
     let Some(heard) = Heard::listen(&mut std::io::stdin().lock()) else { std::process::exit(0) };
-    // It has lost its client, and lets the container go on.
+    // CRIU has lost its client, and lets the container go on.
     heard.criu.into_iter().for_each(Running::end);
     let published = heard.staging.is_some() && heard.staging == unfinished::identity(&watch.target);
     let _ = watch.settle(heard.said, published);
@@ -193,7 +193,7 @@ struct Running {
 }
 
 impl Running {
-    /// By the number that the runtime tells while it runs.
+    /// By the number that the runtime sends while CRIU runs.
     fn read(from: &mut impl Read) -> Option<Self> {
         let mut bytes = [0; 4];
         from.read_exact(&mut bytes).ok()?;
@@ -216,7 +216,7 @@ struct Said {
     locking: bool,
 }
 
-/// All that a runtime has said that is gone without [`DONE`].
+/// The words of a runtime that is gone without [`DONE`].
 #[derive(Default)]
 struct Heard {
     said: Said,
@@ -227,8 +227,7 @@ struct Heard {
 impl Heard {
     /// Ends when the runtime is gone, or with none when that has said that all is done.
     ///
-    /// After a word that the guard does not know, what follows may mean anything: the container is to run on, whatever
-    /// becomes of the checkpoint.
+    /// After an unknown word the rest may mean anything. Then the container is to run on, whatever becomes of the checkpoint.
     fn listen(words: &mut impl Read) -> Option<Self> {
         let mut heard = Self::default();
         let mut word = [0];
@@ -251,7 +250,7 @@ impl Heard {
 }
 
 impl Watch {
-    /// `published`: what was written is where it was to be.
+    /// `published`: whether the checkpoint is at its final path.
     fn settle(&self, said: Said, published: bool) -> hiber_sandbox::Result<()> {
         if let Some(trial) = &self.trial {
             let _ = clear_trial(trial.clone());
@@ -264,7 +263,7 @@ impl Watch {
             cgroup.thaw()?;
         }
         self.clear(&cgroup, said.locking);
-        // After it was published, what had been in its place.
+        // After publication, the checkpoint that was there before.
         let _ = std::fs::remove_dir_all(&self.staging);
         if published && said.lending && !said.publishing {
             let _ = std::fs::remove_dir_all(&self.target);
@@ -315,17 +314,17 @@ pub(crate) fn settle(entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// Whatever a killed checkpoint has left is no more its doing.
+/// Removes the record: the remains of the killed checkpoint are settled.
 pub(crate) fn forget(entry: &Entry) {
     let _ = rustix::fs::unlinkat(entry.dir(), RECORD, rustix::fs::AtFlags::empty());
 }
 
-/// Removes what a killed checkpoint has written, of a container that is removed.
+/// Removes the files of a killed checkpoint, whose container is being removed.
 pub(crate) fn sweep_after(entry: &Entry) {
     interrupted(entry).into_iter().for_each(|watch| unfinished::sweep_one(&watch.staging));
 }
 
-/// Ends what a restore on trial has left in its cgroup, and that.
+/// Kills the processes that a restore on trial has left, and removes its cgroup.
 pub(crate) fn clear_trial(paths: CgroupPaths) -> hiber_sandbox::Result<()> {
     Cgroup::open(paths, OnDenied::Skip)?.destroy()
 }

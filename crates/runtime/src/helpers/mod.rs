@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
-/// Whether `main` has asked what this process is to be.
+/// Whether `main` has called [`run_init_if_asked`](crate::run_init_if_asked).
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// `main` has asked, and this process is no helper.
+/// Records the call, in a process that is no helper.
 pub(crate) fn asked() {
     ASKED.store(true, Ordering::Relaxed);
 }
 
-/// Refuses what needs helpers in a program that would not act as one: its `main` would run again, as process 1 of the
+/// Refuses operations that need helpers in a program that would not act as one: its `main` would run again, as process 1 of the
 /// container.
 pub(crate) fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {

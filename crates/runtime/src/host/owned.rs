@@ -1,5 +1,5 @@
-//! Whose files are: what somebody else than root and the caller owns or may write is not believed, and what is written is
-//! the caller's alone, whatever its umask.
+//! Owners of files. A file that another user than root or the caller owns or may write is not trusted. Files that are written
+//! here belong to the caller alone, whatever its umask.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -216,9 +216,9 @@ impl Cgroup {
             let made = self.make_one(&mount.point, path, &controllers, layout, limits);
             let what = format!("make cgroup {}", path.display());
             // Next to v1's controllers, the container does without cgroup2 and hierarchies that have a name and no controller.
-            let beside = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
+            let optional = !paths.v1.is_empty() && controllers.iter().all(|c| c.starts_with("name="));
             match made {
-                Err(Error::Sys(e)) if denied(&e) && (beside || self.on_denied.skips()) => {
+                Err(Error::Sys(e)) if denied(&e) && (optional || self.on_denied.skips()) => {
                     tracing::debug!("go on without cgroup {}: {e}", path.display());
                     remove::roll_back(&self.created.split_off(made_before));
                     self.paths.v1.retain(|_, p| p != path);
