@@ -153,12 +153,13 @@ fn drain(mut stream: impl Read + Send + 'static) -> Receiver<String> {
 /// Waits for the child's end; a child that exceeds the limit is killed.
 #[track_caller]
 pub fn wait(child: &mut Child, name: &str) -> ExitStatus {
-    let ended = ends_within(child, LIMIT);
+    let limit = crate::patience(LIMIT);
+    let ended = ends_within(child, limit);
     if !ended {
         let _ = child.kill();
     }
     let status = child.wait().unwrap_or_else(|e| panic!("waiting for `{name}`: {e}"));
-    assert!(ended, "`{name}` took more than {LIMIT:?} and was killed");
+    assert!(ended, "`{name}` took more than {limit:?} and was killed");
     status
 }
 

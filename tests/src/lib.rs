@@ -52,15 +52,23 @@ use std::time::{Duration, Instant};
 /// How long anything that a test waits for may take. Generous: it is reached only when a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long something may take here that takes no longer than `limit` on an idle machine: `HIBER_PATIENCE` says how many times as
+/// long, as of an emulated machine on a busy one.
+pub fn patience(limit: Duration) -> Duration {
+    let times = std::env::var("HIBER_PATIENCE").ok().and_then(|times| times.parse().ok());
+    limit * times.unwrap_or(1)
+}
+
 /// Asks `condition` until it holds.
 ///
 /// # Panics
 /// With `what` if it does not hold within [`PATIENCE`].
 #[track_caller]
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let limit = patience(PATIENCE);
+    let end = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+        assert!(Instant::now() < end, "waited {limit:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -199,7 +199,6 @@ static void make_linked(void)
 	int fd = new_file("/m-linked/sparse", "");
 	must(ftruncate(fd, 1 << 20));
 	must(pwrite(fd, "x", 1, 1 << 19));
-	must(fsetxattr(fd, "user.of-mine", "value", 5, 0));
 	close(fd);
 }
 
@@ -212,11 +211,17 @@ static void show_linked(void)
 	say("%d %ld %ld %ld", one.st_ino == two.st_ino, (long)one.st_nlink, (long)sparse.st_size, (long)sparse.st_blocks);
 }
 
+static void make_linked_attributes(void)
+{
+	int fd = new_file("/m-linked/attributes", "x");
+	must(fsetxattr(fd, "user.of-mine", "value", 5, 0));
+	close(fd);
+}
+
 static void show_linked_attributes(void)
 {
-	say_bytes("/m-linked/sparse", "user.of-mine");
-	say_times("/m-linked/one");
-	say_times("/m-linked/sparse");
+	say_bytes("/m-linked/attributes", "user.of-mine");
+	say_times("/m-linked/attributes");
 }
 
 static void make_left_socket(void)
@@ -260,7 +265,7 @@ const struct property mounts[] = {
 	{ "tmpfs-times", make_times, show_times },
 	{ "tmpfs-owners-modes-devices-fifos", make_kinds, show_kinds },
 	{ "tmpfs-hard-links-and-holes", make_linked, show_linked },
-	{ "tmpfs-attributes-and-times-beside-hard-links", NULL, show_linked_attributes },
+	{ "tmpfs-attributes-and-times-beside-hard-links", make_linked_attributes, show_linked_attributes },
 	{ "tmpfs-socket-that-nobody-has", make_left_socket, show_left_socket },
 	{ 0 },
 };

@@ -1,6 +1,6 @@
 //! The container's cgroup, and those below: `same/cgroups.c`.
 
-use super::super::row::{Row, criu, hiber};
+use super::super::row::{Peer, Row, criu, hiber};
 use hiber_tests::prelude::*;
 use hiber_tests::require::Need;
 
@@ -31,13 +31,15 @@ pub(in super::super) const ROWS: &[Row] = &[
         .config(|c| resource(c, "cpu", json!({"shares": 555, "quota": 90000, "period": 100_000})))
         .needs(&[Need::Controller("cpu")]),
     hiber("processor-quota", "cpu.max or cpu.cfs_quota_us, of config.json").needs(&[Need::Controller("cpu")]),
-    hiber("device-rules", "mknod(2) and open(2) of a device that config.json forbids").config(|c| {
-        let rules = json!([
-            {"allow": true, "access": "rwm"},
-            {"allow": false, "type": "c", "major": 1, "minor": 7, "access": "rwm"},
-        ]);
-        resource(c, "devices", rules);
-    }),
+    hiber("device-rules", "mknod(2) and open(2) of a device that config.json forbids")
+        .config(|c| {
+            let rules = json!([
+                {"allow": true, "access": "rwm"},
+                {"allow": false, "type": "c", "major": 1, "minor": 7, "access": "rwm"},
+            ]);
+            resource(c, "devices", rules);
+        })
+        .peers(Peer::Lost, Peer::Kept),
     criu("nested-cgroup", "/proc/self/cgroup").config(writable).needs(V2),
     criu("nested-cgroup-limits", "cgroup.max.depth and cgroup.max.descendants").config(writable).needs(V2),
     criu("threaded-cgroup", "/proc/self/cgroup and cgroup.type").config(writable).needs(V2),

@@ -1,6 +1,6 @@
 //! Memory: `same/memory.c`.
 
-use super::super::row::{Row, criu, hiber};
+use super::super::row::{Peer, Row, criu, hiber};
 use hiber_tests::prelude::*;
 use hiber_tests::require::Need;
 
@@ -38,7 +38,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     hiber("memory-policy", "get_mempolicy(2)").unless("Function not implemented"),
     hiber("memory-policy-of-config", "get_mempolicy(2), of linux.memoryPolicy")
         .needs(&[Need::MemoryPolicies])
-        .config(|c| c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"})),
+        .config(|c| c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"}))
+        .peers(Peer::Kept, Peer::Lost),
     hiber("area-policy", "get_mempolicy(2) of mbind(2)").needs(&[Need::Nodes]),
     hiber("shared-area-policy", "the same, of memory that processes share").needs(&[Need::Nodes]),
     criu("huge-pages-disabled", "PR_GET_THP_DISABLE"),

@@ -1,6 +1,6 @@
 //! Namespaces and what they say: `same/namespaces.c`.
 
-use super::super::row::{Row, criu, differs, refused};
+use super::super::row::{Peer, Row, criu, differs, hiber, refused};
 use hiber_tests::bundle::push;
 use hiber_tests::prelude::*;
 use hiber_tests::require::Need;
@@ -25,7 +25,8 @@ pub(in super::super) const ROWS: &[Row] = &[
         .config(with_clocks)
         .needs(&[Need::TimeNamespaces]),
     criu("nested-mount-namespace", "fstat(2) of /proc/self/ns/mnt, and a file in its tmpfs"),
-    criu("nested-network-namespace", "fstat(2) of /proc/self/ns/net, its loopback and a sysctl"),
+    hiber("nested-network-namespace", "fstat(2) of /proc/self/ns/net, its loopback and a sysctl")
+        .peers(Peer::Fails, Peer::Lost),
     refused("nested-pid-namespace", "clone(2) with CLONE_NEWPID", "nested-namespace", "namespace"),
     refused("nested-uts-namespace", "clone(2) with CLONE_NEWUTS", "nested-namespace", "namespace"),
     refused("nested-ipc-namespace", "clone(2) with CLONE_NEWIPC", "nested-namespace", "namespace"),

@@ -47,8 +47,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     differs("tcp-urgent-byte", "MSG_OOB", "is lost")
         .flags(&["--tcp-established"])
         .peers(Peer::Fails, Peer::Lost),
-    criu("udp", "getpeername(2), and what is sent over it"),
-    differs("udp-queue", "MSG_PEEK", "is empty (`unread-datagrams` warns)"),
+    criu("udp", "getpeername(2), and what is sent over it").peers(Peer::Fails, Peer::Kept),
+    differs("udp-queue", "MSG_PEEK", "is empty (`unread-datagrams` warns)").peers(Peer::Fails, Peer::Lost),
     criu("raw-socket", "SO_PROTOCOL, IP_HDRINCL"),
     criu("packet-socket", "getsockname(2)"),
     criu("netlink-socket", "getsockname(2): its number and groups"),

@@ -230,13 +230,21 @@ fn read(text: impl BufRead) -> Vec<Area> {
             "VmFlags" => {
                 let flags: Vec<_> = words.collect();
                 area.sealed = flags.contains(&"sl");
-                let lock = if flags.contains(&"lf") { Lock::OnFault } else { Lock::Now };
-                area.locked = flags.contains(&"lo").then_some(lock);
+                area.locked = lock(&flags);
             }
             _ => {}
         }
     }
     areas
+}
+
+/// The kernel tells flags in the order of their bits. Older ones have no word for that of MLOCK_ONFAULT, which is the next but
+/// for those that are named here.
+fn lock(flags: &[&str]) -> Option<Lock> {
+    let between = ["io", "sr", "rr", "dc", "de"];
+    let at = flags.iter().position(|flag| *flag == "lo")?;
+    let next = flags[at + 1..].iter().find(|flag| !between.contains(flag));
+    Some(if matches!(next, Some(&"lf" | &"??")) { Lock::OnFault } else { Lock::Now })
 }
 
 /// `FROM-TO ACCESS OFFSET DEVICE INODE NAME`: the area, its access and its name.
@@ -286,6 +294,17 @@ VmFlags: ex
         let locked = Some(Lock::OnFault);
         let area = Area { from, to, locked, key: Some((3, 3)), sealed: true, ..Area::default() };
         assert_eq!(found, [program, area]);
+    }
+
+    #[test]
+    fn locks_are_told_by_older_kernels_too() {
+        let lock = |flags: &str| lock(&flags.split(' ').collect::<Vec<_>>());
+        assert_eq!(lock("rd wr mr mw me ac sd"), None);
+        assert_eq!(lock("rd wr mr mw me lo ac sd"), Some(Lock::Now));
+        assert_eq!(lock("rd wr mr mw me lo ac sd ??"), Some(Lock::Now));
+        assert_eq!(lock("?? rd mr mw me lo"), Some(Lock::Now));
+        assert_eq!(lock("rd wr mr mw me lo ?? ac sd"), Some(Lock::OnFault));
+        assert_eq!(lock("rd wr mr mw me lo dc de lf ac"), Some(Lock::OnFault));
     }
 
     #[test]
