@@ -14,7 +14,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
-use super::args::{Global, LogFormat};
+use crate::line::global::{Global, LogFormat};
 
 /// Whether people see the log on standard error.
 static ON_STDERR: AtomicBool = AtomicBool::new(true);
@@ -40,7 +40,7 @@ pub(crate) fn init(global: &Global) -> Result<(), String> {
         },
     };
     ON_STDERR.store(file.is_none(), Ordering::Relaxed);
-    let form = match global.log_format {
+    let form = match global.log_format() {
         LogFormat::Json => Form::Json,
         LogFormat::Text => Form::Text,
     };

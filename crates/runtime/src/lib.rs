@@ -24,6 +24,7 @@ pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;
 pub use checkpoint::restore_options::{RESOURCES, Resources, RestoreContainerOptions};
+pub use checkpoint::words::{UnknownWord, Word};
 pub use checkpoint::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};
 pub use container::create::{CreateOptions, Start};
 pub use container::events::{Event, Events, EventsOptions, Exec};

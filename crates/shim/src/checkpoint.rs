@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::CheckpointTaskRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim::oci::CheckpointOptions as Asked;
-use hiber::{CgroupMode, CheckpointOptions, CriuOptions};
+use hiber::{CgroupMode, CheckpointOptions, CriuOptions, UnknownWord, Word};
 
 use crate::error::{Context, Error, Result};
 use crate::options::type_name;
@@ -73,17 +73,10 @@ fn images(request: &CheckpointTaskRequest, asked: &Asked) -> Result<PathBuf> {
 }
 
 fn cgroups_mode(mode: &str) -> Result<Option<CgroupMode>> {
-    Ok(Some(match mode {
-        "" => return Ok(None),
-        "soft" => CgroupMode::Soft,
-        "full" => CgroupMode::Full,
-        "strict" => CgroupMode::Strict,
-        "ignore" => CgroupMode::Ignore,
-        _ => {
-            let problem = format!("{mode:?}: expected soft, full, strict or ignore");
-            return Err(Error::invalid("options.cgroups_mode", problem));
-        }
-    }))
+    let wrong = |e: UnknownWord| {
+        Error::invalid("options.cgroups_mode", format!("{mode:?}: expected {}", e.expected.join(" or ")))
+    };
+    (!mode.is_empty()).then(|| CgroupMode::of_word(mode)).transpose().map_err(wrong)
 }
 
 fn empty_network(namespaces: &[String]) -> Result<bool> {
@@ -103,7 +96,7 @@ mod tests {
     #[test]
     fn mistakes_name_the_option() {
         let mode = cgroups_mode("hard").unwrap_err().to_string();
-        assert_eq!(mode, "options.cgroups_mode: \"hard\": expected soft, full, strict or ignore");
+        assert_eq!(mode, "options.cgroups_mode: \"hard\": expected soft or full or strict or ignore");
         let kinds = ["network", "pid"].map(String::from);
         let kind = empty_network(&kinds).unwrap_err().to_string();
         assert_eq!(

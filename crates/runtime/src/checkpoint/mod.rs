@@ -25,6 +25,7 @@ mod staging;
 pub(crate) mod trial;
 pub(crate) mod trust;
 pub(crate) mod view;
+pub(crate) mod words;
 pub(crate) mod work;
 mod yard;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
 use oci_spec::runtime::Spec;
 
+use super::words::Word;
 use super::{custody, manifest, parents, work};
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::Address;
@@ -53,6 +54,12 @@ pub enum PreCopyMode {
     On,
     /// Never.
     Off,
+}
+
+impl Word for PreCopyMode {
+    const CHOICE: &'static str = "pre-copy";
+    const WORDS: &'static [&'static str] = &["auto", "on", "off"];
+    const MEANINGS: &'static [Self] = &[Self::Auto, Self::On, Self::Off];
 }
 
 /// How memory is copied while the container still runs: all of it, then in rounds what was written meanwhile.
@@ -216,7 +223,9 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         ));
     }
     if options.pre_dump && options.criu.lazy_pages {
-        return refuse("--pre-dump and --lazy-pages cannot be used together");
+        return refuse(
+            "--pre-dump and --lazy-pages exclude each other: a pre-dump writes memory, lazy pages leave it",
+        );
     }
     // A restore may be given both: podman does.
     if options.criu.tcp_established == Some(true) && options.criu.tcp_close == Some(true) {
@@ -225,7 +234,7 @@ pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> 
         );
     }
     if options.status_fd.is_some() && !options.criu.lazy_pages {
-        return refuse("--status-fd needs --lazy-pages");
+        return refuse("--status-fd needs --lazy-pages: it tells when lazy pages can be fetched");
     }
     if options.any_peer && !options.criu.lazy_pages {
         return refuse("--page-server-any-peer needs --lazy-pages: it is about who may fetch them");

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use super::kept::Kept;
 use super::manifest::Manifest;
 use super::trust::{self, Checked, Grant};
+use super::words::{UnknownWord, Word};
 use super::{CriuOptions, Direction, mounts};
 use crate::container::create::{CreateOptions, Prepared};
 use crate::container::stdio::Stdio;
@@ -54,6 +55,12 @@ pub enum Resources {
     Checkpoint,
     /// Those of config.json.
     Config,
+}
+
+impl Word for Resources {
+    const CHOICE: &'static str = "resources";
+    const WORDS: &'static [&'static str] = &["checkpoint", "config"];
+    const MEANINGS: &'static [Self] = &[Self::Checkpoint, Self::Config];
 }
 
 /// The annotation of config.json that chooses: `checkpoint` or `config`.
@@ -123,14 +130,12 @@ pub(crate) fn take_resources(
 }
 
 fn annotated(spec: &Spec) -> Result<Option<Resources>> {
-    match spec.annotations().as_ref().and_then(|all| all.get(RESOURCES)).map(String::as_str) {
-        None => Ok(None),
-        Some("checkpoint") => Ok(Some(Resources::Checkpoint)),
-        Some("config") => Ok(Some(Resources::Config)),
-        Some(other) => {
-            Err(Error::Invalid(format!("annotations.{RESOURCES}: {other:?}; expected checkpoint or config")))
-        }
-    }
+    let word = spec.annotations().as_ref().and_then(|all| all.get(RESOURCES));
+    let wrong = |e: UnknownWord| {
+        let expected = e.expected.join(" or ");
+        Error::Invalid(format!("annotations.{RESOURCES}: {:?}; expected {expected}", e.given))
+    };
+    word.map(|word| Resources::of_word(word).map_err(wrong)).transpose()
 }
 
 /// The terminal of a shell's job is the caller's to give: a manifest cannot ask for it.
@@ -165,19 +170,14 @@ pub(crate) fn check_following_memory(
 ) -> Result<()> {
     let refuse = |why: &str| Err(Error::Invalid(why.into()));
     let lazy = options.criu.lazy_pages;
-    if options.background && (lazy || options.page_server.is_some()) {
-        return refuse(
-            "memory comes in the background from the images (--background), or from where the dump has left it \
-             (--lazy-pages): not both",
-        );
+    let others = [("--lazy-pages", lazy), ("--auto-dedup", options.criu.auto_dedup)];
+    if let Some((flag, _)) = others.iter().find(|(_, given)| options.background && *given) {
+        return refuse(&format!(
+            "--background and {flag} exclude each other: memory comes from the images while the container runs"
+        ));
     }
     if options.page_server.is_some() && !lazy {
-        return refuse("a page server without lazy pages: nothing would be fetched from it");
-    }
-    if options.background && options.criu.auto_dedup {
-        return refuse(
-            "--auto-dedup and --background exclude each other: the images are read while the container runs",
-        );
+        return refuse("--page-server needs --lazy-pages: it is where memory is fetched from");
     }
     if (options.background || lazy) && namespaces.has(NamespaceKind::User) && !unprivileged_userfaultfd() {
         return refuse(

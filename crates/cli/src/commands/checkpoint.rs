@@ -1,0 +1,139 @@
+//! `checkpoint`
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use hiber::id::ContainerId;
+use hiber::{Address, CheckpointOptions};
+
+use crate::flags::criu::{ACCEPT, CheckFlags, CriuFlags, Names, PreCopyFlags, names};
+use crate::line::command::{Cli, Command, Run};
+use crate::line::flag::{Flag, Flags, flags};
+use crate::line::refusal::Refusal;
+use crate::line::scan::Matches;
+use crate::output::{inspection, report};
+use crate::session::Session;
+
+flags! {
+    pub(crate) struct CheckpointFlags {
+        criu: CriuFlags = Flag::group(),
+        parent_path: Option<PathBuf> =
+            Flag::value("parent-path", "DIR", "earlier pre-dump to build on, relative to the image path"),
+        leave_running: bool = Flag::switch("leave-running", "let the container run on afterwards"),
+        tcp_skip_in_flight: bool =
+            Flag::switch("tcp-skip-in-flight", "leave TCP connections out that are still being made"),
+        link_remap: bool =
+            Flag::switch("link-remap", "give a deleted file that is still open a temporary name"),
+        status_fd: Option<i32> =
+            Flag::value("status-fd", "FD", "CRIU writes a NUL byte to FD when lazy pages can be fetched"),
+        page_server: Option<Address> = Flag::value(
+            "page-server",
+            "ADDRESS:PORT",
+            "send memory to a page server, or with --lazy-pages serve it there; IPv6 as [ADDRESS]:PORT",
+        ),
+        any_peer: bool = Flag::switch(
+            "page-server-any-peer",
+            "serve lazy pages to whoever asks, as a criu lazy-pages of your own does: it does not know the checkpoint's token",
+        ),
+        pre_dump: bool = Flag::switch("pre-dump", "write memory only, and let the container run on"),
+        no_hash: bool = Flag::switch(
+            "no-hash",
+            "leave the files' hashes out of hiber.json: less time frozen, but `inspect --verify` cannot verify it",
+        ),
+        no_sync: bool = Flag::switch(
+            "no-sync",
+            "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
+        ),
+        pre_copy: PreCopyFlags = Flag::group(),
+        prove: bool = Flag::switch(
+            "prove",
+            "restore the images on trial first; if that fails the container runs on and there is no checkpoint",
+        ),
+        accept: Vec<Names> = ACCEPT,
+        check: CheckFlags = Flag::group(),
+    }
+}
+
+pub(crate) const COMMAND: Command =
+    Command::on_container("checkpoint", "put a running container to sleep", |m| {
+        Ok(Box::new(Checkpoint::read(m)?))
+    })
+    .description(
+        "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
+         afterwards, unless it is left running. --check and docs/limits.md tell what CRIU cannot save.",
+    )
+    .examples(&[
+        ("checkpoint --image-path /var/tmp/web.ckpt web", "put the container web to sleep"),
+        ("checkpoint --check web", "ask whether that would work"),
+    ])
+    .flags(CheckpointFlags::TABLE);
+
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) id: ContainerId,
+    pub(crate) flags: CheckpointFlags,
+}
+
+impl Checkpoint {
+    pub(crate) fn read(m: &Matches) -> Result<Self, Refusal> {
+        let (id, flags) = (m.container()?, CheckpointFlags::read(m)?);
+        flags.check.judge()?;
+        Ok(Self { id, flags })
+    }
+
+    pub(crate) fn options(&self, cli: &Cli) -> anyhow::Result<CheckpointOptions> {
+        let flags = &self.flags;
+        Ok(CheckpointOptions {
+            criu: flags.criu.options(&cli.global),
+            parent_path: flags.parent_path.clone(),
+            leave_running: flags.leave_running,
+            pre_dump: flags.pre_dump,
+            tcp_skip_in_flight: flags.tcp_skip_in_flight,
+            link_remap: flags.link_remap,
+            status_fd: flags.status_fd().map(open_status).transpose()?,
+            page_server: flags.page_server.clone(),
+            any_peer: flags.any_peer,
+            no_hash: flags.no_hash,
+            no_sync: flags.no_sync,
+            pre_copy: flags.pre_copy.options(),
+            prove: flags.prove,
+            accept: names(&flags.accept),
+        })
+    }
+}
+
+impl Run for Checkpoint {
+    fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
+        let session = Session::new(cli)?;
+        if !rustix::process::geteuid().is_root() {
+            tracing::warn!("checkpointing without root is untested");
+        }
+        let task = session.task(&self.id)?;
+        let options = self.options(cli)?;
+        if let Some(format) = self.flags.check.asked() {
+            return report::show(&task.check_checkpoint(&options)?, format);
+        }
+        task.checkpoint(&options)?;
+        inspection::tell_written(&options.criu.image_path)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl CheckpointFlags {
+    /// -1 is none, as with runc.
+    pub(crate) fn status_fd(&self) -> Option<i32> {
+        self.status_fd.filter(|fd| *fd != -1)
+    }
+}
+
+/// Opens the caller's descriptor anew, which also shows that it is open and may be written.
+fn open_status(number: i32) -> anyhow::Result<OwnedFd> {
+    let path = Path::new("/proc/self/fd").join(number.to_string());
+    if number < 0 || std::fs::symlink_metadata(&path).is_err() {
+        bail!("invalid --status-fd argument {number}: not an open descriptor");
+    }
+    let file = std::fs::File::options().write(true).open(&path);
+    Ok(file.with_context(|| format!("invalid --status-fd argument {number}: not writable"))?.into())
+}

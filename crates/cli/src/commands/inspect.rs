@@ -1,0 +1,51 @@
+//! `inspect`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::line::command::{Cli, Command, Count, Run};
+use crate::line::flag::{Flag, Flags, flags};
+use crate::line::shape::Argument;
+use crate::line::value::Format;
+use crate::output::inspection;
+
+flags! {
+    pub(crate) struct InspectFlags {
+        format: Option<Format> =
+            Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+        verify: bool = Flag::switch("verify", "compare the files with the manifest"),
+    }
+}
+
+pub(crate) const COMMAND: Command =
+    Command::new("inspect", "<directory or archive>", "show what a checkpoint holds", |m| {
+        let path = m.positionals.first().map(PathBuf::from).unwrap_or_default();
+        Ok(Box::new(Inspect { path, flags: InspectFlags::read(m)? }))
+    })
+    .description(
+        "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
+         hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+         With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
+         if anything is wrong, or if there are no hashes to compare.",
+    )
+    .examples(&[("inspect /var/tmp/web.ckpt", "show the checkpoint in that directory")])
+    .flags(InspectFlags::TABLE)
+    .takes(Count::Exactly(1), &[Argument::File]);
+
+#[derive(Debug)]
+struct Inspect {
+    /// A directory or an archive.
+    path: PathBuf,
+    flags: InspectFlags,
+}
+
+impl Run for Inspect {
+    fn run(&self, _: &Cli) -> anyhow::Result<ExitCode> {
+        let format = self.flags.format.unwrap_or_default();
+        if self.flags.verify {
+            return inspection::verify(&self.path, format);
+        }
+        inspection::show(&self.path, format)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

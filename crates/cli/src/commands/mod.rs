@@ -1,0 +1,52 @@
+//! The commands, a file each: its flags with their help, and what it does.
+
+pub(crate) mod checkpoint;
+pub(crate) mod checkpoints;
+mod completion;
+pub(crate) mod create;
+mod delete;
+mod events;
+pub(crate) mod exec;
+mod features;
+mod inspect;
+mod kill;
+mod list;
+mod man;
+mod pause;
+mod ps;
+pub(crate) mod restore;
+mod resume;
+pub(crate) mod run;
+mod spec;
+mod start;
+mod state;
+mod update;
+mod wait_memory;
+
+use crate::line::command::Command;
+
+/// All commands, in the order of help.
+pub(crate) static COMMANDS: &[&Command] = &[
+    &checkpoint::COMMAND,
+    &checkpoints::COMMAND,
+    &completion::COMMAND,
+    &create::COMMAND,
+    &delete::COMMAND,
+    &events::COMMAND,
+    &exec::COMMAND,
+    &features::COMMAND,
+    &inspect::COMMAND,
+    &kill::COMMAND,
+    &list::COMMAND,
+    &man::COMMAND,
+    &pause::COMMAND,
+    &ps::COMMAND,
+    &restore::COMMAND,
+    &resume::COMMAND,
+    &run::COMMAND,
+    &spec::COMMAND,
+    &start::COMMAND,
+    &state::COMMAND,
+    &update::COMMAND,
+    &wait_memory::COMMAND,
+];

@@ -1,0 +1,219 @@
+//! `restore`
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use hiber::id::ContainerId;
+use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task};
+
+use super::checkpoints::checkpoints_of;
+use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
+use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
+use crate::line::command::{Cli, Command, Run};
+use crate::line::flag::{Flag, Flags, Value, flags};
+use crate::line::refusal::Refusal;
+use crate::line::scan::Matches;
+use crate::output::report;
+use crate::process::foreground::{self, Console, Signals, connect_console};
+use crate::process::tell::Tell;
+use crate::session::Session;
+
+/// `TYPE:NAME`, as CRIU wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LsmProfile(pub String);
+
+impl Value for LsmProfile {
+    fn read(flag: &str, value: &OsStr) -> Result<Self, Refusal> {
+        match value.to_str().and_then(|text| text.split_once(':')) {
+            Some((kind, name)) if !kind.is_empty() && !name.is_empty() => Ok(Self(format!("{kind}:{name}"))),
+            _ => Err(Refusal::value(format!("invalid {flag} {value:?}: expected TYPE:NAME"))),
+        }
+    }
+}
+
+flags! {
+    pub(crate) struct RestoreFlags {
+        criu: CriuFlags = Flag::group(),
+        checkpoint: Option<CheckpointName> =
+            Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
+        checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
+        bundle: Option<PathBuf> = BUNDLE,
+        console_socket: Option<PathBuf> = CONSOLE_SOCKET,
+        pid_file: Option<PathBuf> = PID_FILE,
+        detach: bool = DETACH,
+        no_subreaper: bool = NO_SUBREAPER,
+        no_pivot: bool =
+            Flag::switch("no-pivot", "without effect here: CRIU changes the root, by pivot_root alone"),
+        background: bool = Flag::switch(
+            "background",
+            "let it run at once: memory comes from the images when it is touched, and all the rest meanwhile (wait-memory waits)",
+        ),
+        page_server: Option<Address> = Flag::value(
+            "page-server",
+            "ADDRESS:PORT",
+            "fetch memory from there, where `checkpoint --lazy-pages --page-server` serves it; IPv6 as [ADDRESS]:PORT",
+        ),
+        lsm_profile: Option<LsmProfile> =
+            Flag::value("lsm-profile", "TYPE:NAME", "security profile to restore under instead of the dumped one"),
+        lsm_mount_context: Option<String> =
+            Flag::value("lsm-mount-context", "CONTEXT", "SELinux context for mounts instead of the dumped one"),
+        resources: Option<Resources> = Flag::value(
+            "resources",
+            "WORD",
+            "the limits: those that were in force at the checkpoint, as `update` had changed them, or config.json's \
+             (default: checkpoint, and more than config.json grants is refused)",
+        ),
+        trust_images: bool = Flag::switch(
+            "trust-images",
+            "restore images that were changed, that others can write to, or whose processes have more privilege \
+             than config.json grants",
+        ),
+        prove: bool = Flag::switch(
+            "prove",
+            "restore on trial only: up to the first instruction, without effect on anything; the exit status tells the result",
+        ),
+        check: CheckFlags = Flag::group(),
+    }
+}
+
+pub(crate) const COMMAND: Command =
+    Command::on_new_container("restore", "wake a container from a checkpoint", |m| {
+        Ok(Box::new(Restore::read(m)?))
+    })
+    .description(
+        "The bundle must be the one that the container was created from, or its like. A restore repeats the options\n\
+         of the checkpoint (TCP connections, file locks and so on), which hiber.json records, unless a flag says\n\
+         otherwise: --tcp-established=false.",
+    )
+    .examples(&[(
+        "restore --image-path /var/tmp/web.ckpt --bundle /srv/web --detach web",
+        "wake web, and return as soon as it runs",
+    )])
+    .flags(RestoreFlags::TABLE);
+
+#[derive(Debug)]
+pub(crate) struct Restore {
+    id: ContainerId,
+    pub(crate) flags: RestoreFlags,
+}
+
+impl RestoreFlags {
+    /// Refuses what contradicts itself on the command line. The library judges the rest.
+    fn judge(&self) -> Result<(), Refusal> {
+        self.check.judge()?;
+        if self.checkpoint.is_some() && self.criu.image_path.is_some() {
+            return Err(Refusal::value("--checkpoint and --image-path exclude each other"));
+        }
+        if self.checkpoint.is_none() && self.checkpoint_dir.is_some() {
+            return Err(Refusal::value("--checkpoint-dir needs --checkpoint"));
+        }
+        let left = [
+            ("lazy-pages", self.criu.lazy_pages),
+            ("background", self.background),
+            ("detach", self.detach),
+            ("console-socket", self.console_socket.is_some()),
+            ("pid-file", self.pid_file.is_some()),
+            ("check", self.check.check),
+        ];
+        match left.iter().find(|(_, given)| self.prove && *given) {
+            Some((flag, _)) => Err(Refusal::value(format!(
+                "--prove and --{flag} exclude each other: nothing is left running"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Restore {
+    pub(crate) fn read(m: &Matches) -> Result<Self, Refusal> {
+        let (id, flags) = (m.container()?, RestoreFlags::read(m)?);
+        flags.judge()?;
+        Ok(Self { id, flags })
+    }
+
+    pub(crate) fn options<'a>(&self, cli: &Cli, stdio: Stdio<'a>) -> RestoreContainerOptions<'a> {
+        let flags = &self.flags;
+        RestoreContainerOptions {
+            criu: flags.criu.options(&cli.global),
+            bundle: or_here(flags.bundle.as_ref()),
+            systemd_cgroup: cli.global.systemd_cgroup,
+            rootless: cli.global.rootless(),
+            stdio,
+            lsm_profile: flags.lsm_profile.as_ref().map(|LsmProfile(profile)| profile.clone()),
+            lsm_mount_context: flags.lsm_mount_context.clone(),
+            trust_images: flags.trust_images,
+            resources: flags.resources,
+            page_server: flags.page_server.clone(),
+            background: flags.background,
+        }
+    }
+
+    /// Stays until the first process has ended, and deletes the container.
+    fn attend(&self, session: &Session, task: &Task, signals: &Signals) -> anyhow::Result<ExitCode> {
+        let init = task.init().context("the container has no process")?;
+        // A container whose memory stays away is killed, which ends our attendance.
+        let memory = std::thread::spawn({
+            let task = task.clone();
+            move || task.wait_for_memory()
+        });
+        let status = foreground::attend(init, signals, Console::of(init)?)?;
+        let brought = memory.join();
+        session.runtime.force_delete(&self.id)?;
+        match brought {
+            Ok(Err(e)) => Err(e.into()),
+            _ => Ok(status.into()),
+        }
+    }
+}
+
+impl Run for Restore {
+    fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
+        let session = Session::new(cli)?;
+        let flags = &self.flags;
+        if flags.no_pivot {
+            tracing::warn!(
+                "--no-pivot has no effect on a restore: CRIU changes the root, by pivot_root alone"
+            );
+        }
+        let bundle = or_here(flags.bundle.as_ref());
+        let all = || checkpoints_of(&self.id, flags.checkpoint_dir.as_deref(), &bundle);
+        let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
+        if let Some(format) = flags.check.asked() {
+            let options = self.options(cli, Stdio::Inherit);
+            return report::show(&session.runtime.check_restore(&self.id, named.as_ref(), options), format);
+        }
+        if flags.prove {
+            session.runtime.try_restore(&self.id, named.as_ref(), self.options(cli, Stdio::Inherit))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !flags.detach && !flags.no_subreaper {
+            foreground::become_subreaper();
+        }
+        // Before the process exists, so that its death cannot be missed.
+        let signals = (!flags.detach).then(Signals::block).transpose()?;
+        let given = flags.console_socket.as_deref().map(connect_console).transpose()?;
+        let stdio = match &given {
+            Some(socket) => Stdio::Console(socket.as_fd()),
+            None if !flags.detach => Stdio::Attended,
+            None => Stdio::Inherit,
+        };
+        let tell = Tell::prepare(None, flags.pid_file.as_deref())?;
+        let options = self.options(cli, stdio);
+        let task = match &named {
+            None => session.runtime.restore(&self.id, &options)?,
+            Some(checkpoint) => session.runtime.start_from(&self.id, checkpoint, options)?,
+        };
+        let init = task.init().context("the container has no process")?;
+        session.or_undo(&self.id, tell.tell(init))?;
+        if let Some(signals) = signals {
+            return self.attend(&session, &task, &signals);
+        }
+        if !flags.background {
+            session.or_undo(&self.id, task.wait_for_memory().map_err(Into::into))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

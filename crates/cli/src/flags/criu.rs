@@ -1,0 +1,206 @@
+//! Flags that tell CRIU, and hiber's way of using it, what to do.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hiber::{CgroupMode, CriuOptions, NetworkLock, PreCopy, PreCopyMode};
+
+use crate::line::flag::{Flag, Value, flags};
+use crate::line::global::Global;
+use crate::line::refusal::Refusal;
+use crate::line::value::Format;
+
+/// A namespace whose contents are left out: the network's, which is the only one that CRIU can leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Network;
+
+impl Value for Network {
+    const WORDS: &'static [&'static str] = &["network"];
+    fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {
+        let wrong =
+            || Refusal::value(format!("namespace {text:?} is not supported by --{flag}: expected network"));
+        (text == "network").then_some(Self).ok_or_else(wrong)
+    }
+}
+
+flags! {
+    /// What a container may have that a checkpoint keeps, leaves out or refuses. Of `checkpoint`, `checkpoints create` and
+    /// `restore`.
+    pub(crate) struct Contents {
+        work_path: Option<PathBuf> =
+            Flag::value("work-path", "DIR", "directory of CRIU's logs and statistics"),
+        tcp_established: Option<bool> =
+            Flag::choice("tcp-established", "allow established TCP connections and keep them"),
+        ext_unix_sk: Option<bool> = Flag::choice("ext-unix-sk", "allow unix sockets whose peer is outside"),
+        shell_job: Option<bool> =
+            Flag::choice("shell-job", "allow a session or terminal that comes from outside"),
+        file_locks: Option<bool> = Flag::choice("file-locks", "allow file locks and keep them"),
+        empty_ns: Vec<Network> = Flag::list(
+            "empty-ns",
+            "NAMESPACE",
+            "keep the namespace, not its contents; only network is supported",
+        ),
+    }
+}
+
+flags! {
+    /// What `checkpoint` and `restore` both tell CRIU.
+    pub(crate) struct CriuFlags {
+        image_path: Option<PathBuf> =
+            Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)"),
+        contents: Contents = Flag::group(),
+        tcp_close: Option<bool> =
+            Flag::choice("tcp-close", "allow established TCP connections and close them"),
+        lazy_pages: bool =
+            Flag::switch("lazy-pages", "bring memory in when it is used (userfaultfd)"),
+        auto_dedup: bool =
+            Flag::switch("auto-dedup", "free a parent image's memory pages once they are superseded"),
+        manage_cgroups_mode: Option<CgroupMode> = Flag::value(
+            "manage-cgroups-mode",
+            "MODE",
+            "what CRIU does to cgroups: soft, full, strict or ignore (default: soft)",
+        ),
+        network_lock: Option<NetworkLock> = Flag::value(
+            "network-lock",
+            "METHOD",
+            "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
+        ),
+    }
+}
+
+impl Contents {
+    /// The library's options; all others are as if not given.
+    pub(crate) fn options(&self, global: &Global) -> CriuOptions {
+        CriuOptions {
+            criu: global.criu.clone(),
+            image_path: PathBuf::from("checkpoint"),
+            work_path: self.work_path.clone(),
+            tcp_established: self.tcp_established,
+            ext_unix_sk: self.ext_unix_sk,
+            shell_job: self.shell_job,
+            file_locks: self.file_locks,
+            empty_network: (!self.empty_ns.is_empty()).then_some(true),
+            ..CriuOptions::default()
+        }
+    }
+}
+
+impl CriuFlags {
+    /// The library's options.
+    pub(crate) fn options(&self, global: &Global) -> CriuOptions {
+        let mut options = CriuOptions {
+            tcp_close: self.tcp_close,
+            lazy_pages: self.lazy_pages,
+            auto_dedup: self.auto_dedup,
+            cgroups_mode: self.manage_cgroups_mode,
+            network_lock: self.network_lock,
+            ..self.contents.options(global)
+        };
+        if let Some(path) = &self.image_path {
+            options.image_path.clone_from(path);
+        }
+        options
+    }
+}
+
+flags! {
+    /// How memory is copied while the container runs.
+    pub(crate) struct PreCopyFlags {
+        mode: Option<PreCopyMode> = Flag::value(
+            "pre-copy",
+            "WHEN",
+            "copy memory while the container runs, so that it is frozen for less long: where there is much of it (auto, \
+             the default), always (on, an error where that is not possible), or never (off)",
+        ),
+        max_frozen: Option<Duration> = Flag::value(
+            "max-frozen",
+            "TIME",
+            "with --pre-copy: freeze the container as soon as the rest can be copied in TIME (default: 50ms)",
+        ),
+        max_rounds: Option<Rounds> = Flag::value(
+            "max-rounds",
+            "N",
+            "with --pre-copy: freeze the container after N rounds at the latest (default: 8)",
+        ),
+    }
+}
+
+/// A number of rounds, one or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rounds(u32);
+
+impl Value for Rounds {
+    fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {
+        match u32::read(flag, text)? {
+            0 => Err(Refusal::value(format!("--{flag} 0: expected 1 or more"))),
+            rounds => Ok(Self(rounds)),
+        }
+    }
+}
+
+impl PreCopyFlags {
+    /// The library's options.
+    pub(crate) fn options(&self) -> PreCopy {
+        let standard = PreCopy::default();
+        PreCopy {
+            mode: self.mode.unwrap_or(standard.mode),
+            max_frozen: self.max_frozen.unwrap_or(standard.max_frozen),
+            max_rounds: self.max_rounds.map_or(standard.max_rounds, |Rounds(rounds)| rounds),
+        }
+    }
+}
+
+/// Names, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Names(Vec<String>);
+
+impl Value for Names {
+    fn read(_: &str, text: &OsStr) -> Result<Self, Refusal> {
+        Ok(Self(text.to_string_lossy().split(',').map(str::to_owned).collect()))
+    }
+}
+
+/// The names of all the times that a flag was given.
+pub(crate) fn names(all: &[Names]) -> Vec<String> {
+    all.iter().flat_map(|names| names.0.iter().cloned()).collect()
+}
+
+pub(crate) const ACCEPT: Flag<Vec<Names>> = Flag::list(
+    "accept",
+    "LIST",
+    "do without what a restore would not bring back: names of checks that are a loss, separated by commas",
+);
+pub(crate) const CHECKPOINT_DIR: Flag<Option<PathBuf>> = Flag::value(
+    "checkpoint-dir",
+    "DIR",
+    "directory of named checkpoints (default: checkpoints below the bundle)",
+);
+
+flags! {
+    /// `--check`, and the form of its report.
+    pub(crate) struct CheckFlags {
+        check: bool = Flag::switch(
+            "check",
+            "only list what would make it fail or cost much; the exit status is 0 if nothing is in the way, else 1",
+        ),
+        format: Option<Format> =
+            Flag::value("format", "FORMAT", "with --check: table or json (default: table)").short("f"),
+    }
+}
+
+impl CheckFlags {
+    /// The form of the report that is asked for, if one is.
+    pub(crate) fn asked(&self) -> Option<Format> {
+        self.check.then(|| self.format.unwrap_or_default())
+    }
+
+    /// # Errors
+    /// A form without a report.
+    pub(crate) fn judge(&self) -> Result<(), Refusal> {
+        match (self.check, self.format) {
+            (false, Some(_)) => Err(Refusal::value("--format needs --check: it is the form of its report")),
+            _ => Ok(()),
+        }
+    }
+}

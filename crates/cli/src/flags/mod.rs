@@ -1,0 +1,4 @@
+//! Flags that several commands have.
+
+pub(crate) mod criu;
+pub(crate) mod process;

@@ -1,0 +1,7 @@
+//! What commands print.
+
+pub(crate) mod inspection;
+pub(crate) mod out;
+pub(crate) mod report;
+pub(crate) mod state;
+pub(crate) mod table;

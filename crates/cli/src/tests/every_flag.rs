@@ -1,0 +1,166 @@
+//! Every flag of the tables has a meaning.
+
+use std::collections::BTreeSet;
+
+use hiber::{Start, Stdio};
+use oci_spec::runtime::Spec;
+
+use super::{arguments, shown, words};
+use crate::commands::COMMANDS;
+use crate::commands::checkpoint::Checkpoint;
+use crate::commands::create::CreateFlags;
+use crate::commands::exec::Exec;
+use crate::commands::restore::Restore;
+use crate::commands::run::RunFlags;
+use crate::line::command::Count;
+use crate::line::flag::Flags;
+use crate::line::global::Global;
+use crate::line::parse;
+use crate::line::shape::{Entry, Shape, Takes, shapes};
+
+/// A value that is not the default.
+fn sample(flag: &Shape) -> &'static str {
+    if let Some(word) = flag.words.last() {
+        return word;
+    }
+    match flag.takes {
+        Takes::Nothing => "true",
+        Takes::One(metavar) | Takes::Many(metavar) => match metavar {
+            "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" => "7",
+            "TIME" => "3s",
+            "FD" => "-1",
+            "ADDRESS:PORT" => "h:1",
+            "TYPE:NAME" => "a:b",
+            "NAME" => "c1",
+            _ => "x",
+        },
+    }
+}
+
+/// A flag of which no command gets a value would be lost without a word.
+#[test]
+fn every_flag_of_the_tables_reaches_a_command() {
+    let show = |line: &[&str]| {
+        format!("{:?}", words(line.iter().copied()).map(|ok| ok.action).map_err(|e| e.message))
+    };
+    for command in COMMANDS {
+        for flag in shapes(command.flags) {
+            let arguments: &[&str] = match (command.name, command.count) {
+                (_, Count::Exactly(0)) => &[],
+                ("exec", _) => &["box", "sh"],
+                ("checkpoints", _) if flag.name == "format" => &["ls", "box"],
+                ("checkpoints", _) => &["create", "box", "c1"],
+                ("completion", _) => &["bash"],
+                _ => &["box"],
+            };
+            let value = sample(flag);
+            // -1 means "none" to --status-fd; any other needs lazy pages
+            let (value, more) = match (command.name, flag.name) {
+                (_, "status-fd") => ("5", "--lazy-pages"),
+                ("restore", "page-server") => (value, "--lazy-pages"),
+                ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
+                ("checkpoint" | "restore", "format") => (value, "--check"),
+                _ => (value, "--"),
+            };
+            let plain = show(&[&[command.name, more], arguments].concat());
+            assert!(plain.starts_with("Ok"), "{plain}");
+            for name in [Some(flag.name), flag.short].into_iter().flatten() {
+                let given = format!("--{name}={value}");
+                let with = show(&[&[command.name, &given, more], arguments].concat());
+                assert!(with.starts_with("Ok") && with != plain, "{} {given}: {with}", command.name);
+            }
+        }
+    }
+}
+
+/// What the library is told by a command line.
+fn told(command: &str, line: &[&str]) -> String {
+    let (cli, m) = parse::matches(arguments(line.iter().copied()), COMMANDS);
+    let create =
+        |flags: CreateFlags| format!("{:?}", flags.options(&cli, 0, Start::ByAnybody, Stdio::Inherit));
+    match command {
+        "create" => create(CreateFlags::read(&m).unwrap()),
+        "run" => create(RunFlags::read(&m).unwrap().create),
+        "restore" => format!("{:?}", Restore::read(&m).unwrap().options(&cli, Stdio::Inherit)),
+        "checkpoint" => format!("{:?}", Checkpoint::read(&m).unwrap().options(&cli).unwrap()),
+        "exec" => {
+            let exec = Exec::read(&m).unwrap();
+            let mut process = exec.flags.process_of(&Spec::default(), &exec.args).unwrap();
+            // Sets are shown in any order.
+            let capabilities = process.capabilities().as_ref().and_then(|all| all.bounding().clone());
+            let capabilities: BTreeSet<_> =
+                capabilities.into_iter().flatten().map(|c| c.to_string()).collect();
+            process.set_capabilities(None);
+            format!("{:?} {process:?} {capabilities:?}", exec.options(Stdio::Inherit))
+        }
+        other => panic!("{other}: tells the library nothing"),
+    }
+}
+
+/// What the command does itself stands here; that it reads the flag at all, the compiler knows.
+#[test]
+fn every_other_flag_reaches_the_library() {
+    let own = |command: &str, flag: &str| match flag {
+        "help" | "console-socket" | "pidfd-socket" | "pid-file" | "detach" | "check" | "format" => true,
+        "keep" | "no-subreaper" => ["run", "restore"].contains(&command),
+        "no-pivot" | "checkpoint" | "checkpoint-dir" | "prove" => command == "restore",
+        "process" | "tty" => command == "exec",
+        _ => false,
+    };
+    for name in ["create", "run", "exec", "checkpoint", "restore"] {
+        let command = COMMANDS.iter().find(|command| command.name == name).unwrap();
+        let arguments: &[&str] = if name == "exec" { &["box", "sh"] } else { &["box"] };
+        for flag in shapes(command.flags).filter(|flag| !own(name, flag.name)) {
+            let value = sample(flag);
+            let (value, more) = match flag.name {
+                "status-fd" => ("1", "--lazy-pages"),
+                "page-server" => (value, "--lazy-pages"),
+                "cap" => ("CAP_CHOWN", "--"),
+                "env" => ("A=b", "--"),
+                // The configuration has it on.
+                "no-new-privs" => ("false", "--"),
+                _ => (value, "--"),
+            };
+            let given = format!("--{}={value}", flag.name);
+            let plain = told(name, &[&[name, more], arguments].concat());
+            assert_ne!(told(name, &[&[name, &given, more], arguments].concat()), plain, "{name} {given}");
+        }
+        for (global, commands) in [
+            ("--rootless=true", &["create", "run", "restore"][..]),
+            ("--systemd-cgroup", &["create", "run", "restore"]),
+            ("--criu=/c", &["checkpoint", "restore"]),
+        ] {
+            let with = told(name, &[&[global, name], arguments].concat());
+            let differs = with != told(name, &[&[name], arguments].concat());
+            assert_eq!(differs, commands.contains(&name), "{global} {name}");
+        }
+    }
+}
+
+#[test]
+fn the_values_that_shells_offer_are_taken() {
+    let try_each = |table: &'static [Entry], line: &dyn Fn(String) -> Vec<String>| {
+        for (flag, word) in shapes(table).flat_map(|flag| flag.words.iter().map(move |word| (flag, word))) {
+            let given = line(format!("--{}={word}", flag.name));
+            words(given.iter().map(String::as_str)).unwrap_or_else(|e| panic!("{given:?}: {e}"));
+        }
+    };
+    try_each(Global::TABLE, &|flag| vec![flag, "list".into()]);
+    for command in COMMANDS {
+        let check = shapes(command.flags).any(|f| f.name == "check");
+        let line = |flag: String| {
+            let first: &[&str] = match (command.name, command.count) {
+                (_, Count::Exactly(0)) => &[],
+                ("checkpoints", _) if flag.starts_with("--format") => &["ls", "box"],
+                ("checkpoints", _) => &["create", "box", "c1"],
+                _ if check => &["--check", "box"],
+                _ => &["box"],
+            };
+            [command.name].iter().chain(first).map(|&w| w.to_owned()).chain([flag]).collect()
+        };
+        try_each(command.flags, &line);
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        shown(&format!("completion {shell}"));
+    }
+}
