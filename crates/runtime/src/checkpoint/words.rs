@@ -6,7 +6,7 @@ use hiber_criu::{CgroupMode, NetworkLock};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {choice} {given:?}: expected {}", .expected.join(" or "))]
 pub struct UnknownWord {
-    /// What is chosen.
+    /// The choice that the word belongs to.
     pub choice: &'static str,
     /// The word that was given.
     pub given: String,
@@ -16,7 +16,7 @@ pub struct UnknownWord {
 
 /// A choice between a few words.
 pub trait Word: Copy + 'static {
-    /// What is chosen, for errors.
+    /// The name of the choice, for errors.
     const CHOICE: &'static str;
     /// The words.
     const WORDS: &'static [&'static str];
