@@ -11,7 +11,10 @@ use crate::error::{Context, Error, Result};
 pub(super) fn named(image_path: &Path, parent: &Path) -> Result<PathBuf> {
     let refuse = |why: &str| Err(Error::Invalid(format!("--parent-path {}: {why}", parent.display())));
     if parent.is_absolute() {
-        return refuse("must be relative to the image path");
+        let parent = parent.display();
+        return Err(Error::Invalid(format!(
+            "--parent-path must be relative to the image path, not {parent}"
+        )));
     }
     // CRIU sees it from a directory beside the image path, which replaces what is there.
     let Ok(beside) = parent.strip_prefix("..") else {
