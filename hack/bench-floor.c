@@ -10,9 +10,10 @@
  *       a child's ru_maxrss starts with the size of the process that it was forked from.
  *   bench-floor tick FILE
  *       looks at the clock once a millisecond and keeps the longest pause, in microseconds, in FILE.
- *   bench-floor hold MIB PROCESSES FILE
+ *   bench-floor hold MIB PROCESSES FILE [RATE]
  *       holds MIB MiB of noise, which nothing can compress, and is PROCESSES processes. Writes "DIGEST CHILDREN" to FILE
- *       when that is so, and again, of what is there then, whenever it gets SIGUSR1.
+ *       when that is so, and again, of what is there then, whenever it gets SIGUSR1. SIGUSR2 makes it look at one page and
+ *       make FILE.answer. Meanwhile it writes RATE MiB a second, scattered pages, with the values that they have.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -374,28 +375,45 @@ static void report(const char *path, const uint64_t *words, size_t count, int ch
     check(rename(new, path), path);
 }
 
-__attribute__((noreturn)) static void hold(size_t mib, int processes, const char *path) {
-    const size_t size = mib << 20, count = size / sizeof(uint64_t);
-    sigset_t usr1;
-    sigemptyset(&usr1);
-    sigaddset(&usr1, SIGUSR1);
-    check(sigprocmask(SIG_BLOCK, &usr1, NULL), "sigprocmask");
+__attribute__((noreturn)) static void hold(size_t mib, int processes, const char *path, size_t rate) {
+    const size_t size = mib << 20, count = size / sizeof(uint64_t), pages = size / 4096;
+    const struct timespec millisecond = {.tv_nsec = 1000000};
+    sigset_t told;
+    sigemptyset(&told);
+    sigaddset(&told, SIGUSR1);
+    sigaddset(&told, SIGUSR2);
+    check(sigprocmask(SIG_BLOCK, &told, NULL), "sigprocmask");
     for (int i = 1; i < processes; i++) {
         pid_t pid = fork();
         check(pid, "fork");
         while (pid == 0) pause();
     }
-    uint64_t *words = size ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
+    volatile uint64_t *words = size ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
     check(words == MAP_FAILED ? -1 : 0, "mmap");
     uint64_t noise = now_ns() | 1; /* xorshift64 */
     for (size_t i = 0; i < count; i++) {
         noise ^= noise << 13, noise ^= noise >> 7, noise ^= noise << 17;
         words[i] = noise;
     }
-    for (;;) {
-        int signal;
-        report(path, words, count, processes - 1);
-        while (sigwait(&usr1, &signal) != 0) {}
+    report(path, (const uint64_t *)words, count, processes - 1);
+    for (int64_t before = now_ns();;) {
+        int signal = sigtimedwait(&told, NULL, rate ? &millisecond : NULL);
+        if (signal == SIGUSR1) report(path, (const uint64_t *)words, count, processes - 1);
+        if (signal == SIGUSR2) {
+            char answer[4200];
+            snprintf(answer, sizeof answer, "%s.answer", path);
+            check(size ? (long)(words[count / 2] & 1) : 0, "look");
+            int fd = open(answer, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+            check(fd, answer);
+            close(fd);
+        }
+        const int64_t now = now_ns();
+        for (int64_t left = pages ? (now - before) * (int64_t)rate * 256 / 1000000000 : 0; left > 0; left--) {
+            noise ^= noise << 13, noise ^= noise >> 7, noise ^= noise << 17;
+            volatile uint64_t *word = words + noise % pages * 512;
+            *word = *word;
+        }
+        before = now;
     }
 }
 
@@ -403,8 +421,9 @@ int main(int argc, char *argv[]) {
     if (argc >= 5 && !strcmp(argv[1], "run")) return run(argv[2], argv[3], argv + 4);
     if (argc >= 4 && !strcmp(argv[1], "time")) return time_program(argv[2], argv + 3);
     if (argc == 3 && !strcmp(argv[1], "tick")) tick(argv[2]);
-    if (argc == 5 && !strcmp(argv[1], "hold")) hold(strtoul(argv[2], NULL, 10), atoi(argv[3]), argv[4]);
+    if (argc >= 5 && !strcmp(argv[1], "hold"))
+        hold(strtoul(argv[2], NULL, 10), atoi(argv[3]), argv[4], argc > 5 ? strtoul(argv[5], NULL, 10) : 0);
     fprintf(stderr, "usage: bench-floor run ROOTFS CGROUP[,CGROUP...] PROGRAM... | time RESULT PROGRAM... | tick FILE | "
-                    "hold MIB PROCESSES FILE\n");
+                    "hold MIB PROCESSES FILE [RATE]\n");
     return 2;
 }

@@ -55,7 +55,7 @@ class Bare(Tool):
                    "--freeze-cgroup", self.freezer(pid), *self.externals(pid, False)]
         return self.timed([*command, *more])
 
-    def restore(self, bundle, images):
+    def restore(self, bundle, images, *_):
         # CRIU wants the root to be a mount point
         bind = f'mount --bind {self.maker.rootfs} {self.maker.rootfs} && exec "$@"'
         criu = [self.program, "restore", *self.common(images), "--log-file", "restore.log", "--restore-detached",
@@ -84,10 +84,13 @@ class ByRuntime:
         options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS]
         return self.runtime.command("checkpoint", *options, *more, self.id)
 
-    def restore(self, bundle, images):
+    def restore(self, bundle, images, *more):
         options = ["--image-path", images, "--work-path", work_of(images), *CGROUPS, "--bundle", bundle]
-        usage = self.runtime.command("restore", "--detach", "--pid-file", self.runtime.pid_file(), *options, self.id)
+        usage = self.runtime.command("restore", "--detach", "--pid-file", self.runtime.pid_file(), *options, *more, self.id)
         return usage, self.runtime.pid()
+
+    def wait_memory(self):
+        self.runtime.command("wait-memory", self.id)
 
     def clear(self):
         self.runtime.clear()
@@ -102,10 +105,16 @@ class Case:
     processes: int = 1
     place: str = ""
     disk: bool = False
+    rate: int = 0  # MiB that are written each second
+    flags: tuple = ()  # of hiber's checkpoint
 
     @property
     def payload(self):
-        return [HOLDER, "hold", str(self.mib), str(self.processes), HELD]
+        return [HOLDER, "hold", str(self.mib), str(self.processes), HELD, str(self.rate)]
+
+    @property
+    def name(self):
+        return f"hold-{self.mib}-{self.processes}-{self.rate}"
 
 
 class Saving:
@@ -123,7 +132,7 @@ class Saving:
 
     def cycle(self, tool, case):
         """Checkpoint and restore; whoever cannot restore still has a checkpoint that counts."""
-        bundle = self.bundle(tool, f"hold-{case.mib}-{case.processes}", case.payload)
+        bundle = self.bundle(tool, case.name, case.payload)
         try:
             before, held, images = self.save(tool, case, bundle)
             self.bench.attempt(f"restore{case.label.replace(' to ', ' from ')}", tool,
@@ -131,8 +140,11 @@ class Saving:
         finally:
             tool.clear()
 
-    def save(self, tool, case, bundle, *options):
+    def save(self, tool, case, bundle, *options, noted=True):
         """Checkpoints a new container; what it was, what it held, and where the images are."""
+        noted = noted and not options
+        if tool.name == "hiber":
+            options += case.flags
         images, label, note = fresh(case.place or self.bench.work), case.label, self.bench.note
         pid = tool.start(bundle)
         held, before = wait_held(pid), look(pid)
@@ -141,15 +153,15 @@ class Saving:
         usage = tool.checkpoint(pid, images, *options)
         if os.path.exists(f"/proc/{pid}/root/bin"):
             raise Failed("the container runs on after its checkpoint")
-        if not options:
+        if noted:
             stats = dump_stats(os.path.join(work_of(images), "stats-dump"))
             note(f"checkpoint{label}", tool.name, usage.wall_ms)
             note(f"checkpoint{label}: CPU time", tool.name, usage.cpu_ms)
             note(f"checkpoint{label}: frozen (CRIU's count)", tool.name, (stats[1] + stats[2]) / 1e3)
             note(f"checkpoint{label}: KiB", tool.name, size(images) / 1024)
-        if case.disk and not options:
+        if case.disk and noted:
             note(f"checkpoint{label}, then synced", tool.name, usage.wall_ms + synced(images))
-        if case.disk and (options or tool.name != "hiber"):
+        if case.disk and (not noted or tool.name != "hiber"):
             note(f"checkpoint{label}, not synced", tool.name, usage.wall_ms)
         return before, held, images
 
@@ -168,6 +180,31 @@ class Saving:
         self.bench.note(f"restore{label}", tool.name, usage.wall_ms)
         self.bench.note(f"restore{label}: CPU time", tool.name, usage.cpu_ms)
 
+    def answers(self, tool, case):
+        """How long it takes until a restored container answers, and until all of its memory is there."""
+        bundle = self.bundle(tool, case.name, case.payload)
+        try:
+            _, held, images = self.save(tool, case, bundle, noted=False)
+            background = ["--background"] if tool.name == "hiber" else []
+            began = time.monotonic()
+            _, pid = tool.restore(bundle, images, *background)
+            os.kill(pid, signal.SIGUSR2)
+            wait_for_file(f"{held_path(pid)}.answer")
+            answered = time.monotonic()
+            if background:
+                tool.wait_memory()
+            label = case.label.replace(" to ", " from ")
+            self.bench.note(f"restore{label}, to its first answer", tool.name, (answered - began) * 1e3)
+            self.bench.note(f"restore{label}, until all memory is there", tool.name, (time.monotonic() - began) * 1e3)
+            os.remove(held_path(pid))
+            os.kill(pid, signal.SIGUSR1)
+            now = wait_held(pid)
+            end(pid)
+            if held != now:
+                raise Failed(f"the restored container holds {now}, not {held}")
+        finally:
+            tool.clear()
+
     def pause(self, tool):
         """How long a process inside stands still while its memory is saved."""
         bundle, images = self.bundle(tool, "tick", [HOLDER, "tick", "/dev/shm/pause"]), fresh(self.bench.work)
@@ -185,7 +222,7 @@ class Saving:
         """What hiber does beyond the others is left out: to wait for the disk."""
         if tool.name == "hiber":
             try:
-                self.save(tool, case, self.bundle(tool, f"hold-{case.mib}-{case.processes}", case.payload), "--no-sync")
+                self.save(tool, case, self.bundle(tool, case.name, case.payload), "--no-sync")
             finally:
                 tool.clear()
 
@@ -200,11 +237,16 @@ class Saving:
 
     def large(self):
         places = {"tmpfs": os.environ["BENCH_STATE"], "disk": self.bench.work}
+        tmpfs = places["tmpfs"]
+        memory = [Case(" of 1 GiB to tmpfs, 64 MiB/s of it written", 1024, 1, tmpfs, rate=64),
+                  Case(" of 1 GiB to tmpfs, --pre-copy off", 1024, 1, tmpfs, flags=("--pre-copy", "off"))]
+        one = Case(" of 1 GiB to tmpfs", 1024, 1, tmpfs)
         for mib, amount in (256, "256 MiB"), (1024, "1 GiB"):
             cases = [Case(f" of {amount} to {name}", mib, 1, place, name == "disk") for name, place in places.items()]
             unsynced = {f"checkpoint{case.label}, not synced": lambda tool, case=case: self.unsynced(tool, case)
                         for case in cases if case.disk}
             self.bench.each_round(self.cycles(cases) | unsynced, self.tools, most=3)
+        self.bench.each_round(self.cycles(memory) | {"first answer": lambda tool: self.answers(tool, one)}, self.tools, most=3)
 
     def cycles(self, cases):
         return {f"checkpoint{case.label}": lambda tool, case=case: self.cycle(tool, case) for case in cases}
@@ -216,13 +258,17 @@ def held_path(pid):
 
 def wait_held(pid):
     """What the container says that it holds, when it does."""
-    for _ in range(6000):
-        try:
-            with open(held_path(pid)) as file:
-                return file.read()
-        except FileNotFoundError:
-            time.sleep(0.01)
-    raise Failed("the container does not say what it holds")
+    wait_for_file(held_path(pid))
+    with open(held_path(pid)) as file:
+        return file.read()
+
+
+def wait_for_file(path):
+    for _ in range(60000):
+        if os.path.exists(path):
+            return
+        time.sleep(0.001)
+    raise Failed(f"{os.path.basename(path)} does not appear in the container")
 
 
 def synced(directory):

@@ -164,8 +164,9 @@ fn no_page_is_wrong_while_memory_moves_and_processes_fork() {
     };
     c.run_detached().ok();
     goes_on(1);
-    for _ in 0..5 {
-        c.checkpoint(&[]).ok();
+    let ways: [&[&str]; 3] = [&[], &["--pre-copy", "on"], &["--pre-copy", "off"]];
+    for way in ways.iter().cycle().take(6) {
+        c.checkpoint(way).ok();
         c.restore(&["--background"]).ok();
         c.call("wait-memory", &[]).ok();
         goes_on(2);

@@ -21,16 +21,16 @@ fn exchange(from: &Runtime, to: &Runtime, bundle: Bundle, flags: &[&str]) {
 }
 
 /// What crun can restore itself: it gives CRIU no key for the paths that it masks.
-fn for_crun() -> Bundle {
+pub(crate) fn for_crun() -> Bundle {
     Bundle::busybox().edit(|c| c["linux"]["maskedPaths"] = json!([]))
 }
 
 /// Where crun sees cgroup v2 alone, CRIU still sees the host's v1 hierarchies, and cannot restore what
 /// crun has not made there.
-const CGROUPS_IGNORED: [&str; 2] = ["--manage-cgroups-mode", "ignore"];
+pub(crate) const CGROUPS_IGNORED: [&str; 2] = ["--manage-cgroups-mode", "ignore"];
 
 /// The runtime under test in the cgroup layout that crun gets.
-fn beside_crun() -> Runtime {
+pub(crate) fn beside_crun() -> Runtime {
     if hiber_tests::cgroup::is_mixed() { Runtime::hiber_on_v2() } else { Runtime::hiber() }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Duration;
 
+use crate::interchange::{CGROUPS_IGNORED, beside_crun};
 use crate::{count, counter, counts_on};
 use hiber_tests::prelude::*;
 use nix::sys::ptrace;
@@ -14,11 +16,15 @@ const TORTURES: usize = 20;
 
 /// A container whose program does to its memory all that can be done, and knows what must be in it.
 fn torture(change: impl FnOnce(Bundle) -> Bundle) -> Container {
+    torture_of(&Runtime::hiber(), change)
+}
+
+fn torture_of(runtime: &Runtime, change: impl FnOnce(Bundle) -> Bundle) -> Container {
     let bundle = Bundle::busybox().args(["/bin/torture", "3", "1500"]);
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/torture.c");
     let flags = ["-static", "-O1", "-Wall", "-pthread"];
     hiber_tests::tools::compile(source, &bundle.rootfs().join("bin/torture"), &flags);
-    let c = Runtime::hiber().container(change(bundle));
+    let c = runtime.container(change(bundle));
     c.run_detached().ok();
     wait_for("the program to begin", || steps(&c) > 0);
     c
@@ -94,17 +100,112 @@ fn a_program_in_a_user_namespace_is_tracked() {
     sleeps_and_wakes(&c, 2);
 }
 
-#[test]
-fn others_restore_what_was_copied_ahead() {
-    require!(Root, Criu, Runc);
+#[track_caller]
+fn taken_over(ours: &Runtime, other: &Runtime, change: impl Fn(Bundle) -> Bundle, flags: &[&str]) {
     for way in [["--pre-copy", "on"], ["--pre-copy", "off"]] {
-        let c = counter(&Runtime::hiber(), Bundle::busybox());
-        c.checkpoint(&way).ok();
-        let restored = c.in_hands_of(&Runtime::runc());
-        restored.restore(&[]).ok();
-        counts_on(&restored, 3);
+        let c = torture_of(ours, &change);
+        c.checkpoint(&[&way[..], flags].concat()).ok();
+        let restored = c.in_hands_of(other);
+        restored.restore(flags).ok();
+        works_on(&restored, &format!("{way:?}"));
         restored.delete(&["--force"]).ok();
     }
+}
+
+#[test]
+fn runc_restores_what_was_copied_ahead() {
+    require!(Root, Criu, Runc, Program("cc"));
+    taken_over(&Runtime::hiber(), &Runtime::runc(), |bundle| bundle, &[]);
+}
+
+#[test]
+fn crun_restores_what_was_copied_ahead() {
+    require!(Root, Criu, Crun, Program("cc"));
+    let unmasked = |bundle: Bundle| bundle.edit(|c| c["linux"]["maskedPaths"] = json!([]));
+    taken_over(&beside_crun(), &Runtime::crun(), unmasked, &CGROUPS_IGNORED);
+}
+
+#[test]
+fn criu_alone_restores_what_was_copied_ahead() {
+    require!(Root, Criu, Program("cc"));
+    // What comes from outside has keys that only hiber knows.
+    let c = torture(|bundle| {
+        bundle.edit(|c| {
+            c["linux"]["maskedPaths"] = json!([]);
+            c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+        })
+    });
+    c.checkpoint(&["--pre-copy", "on", "--manage-cgroups-mode", "ignore"]).ok();
+    let (root, work) = (c.bundle().rootfs(), c.bundle().join("work"));
+    fs::create_dir(&work).unwrap();
+    // CRIU wants the root to be a mount point.
+    let mut criu = Command::new("unshare");
+    criu.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$0\" && exec \"$@\""]).arg(&root);
+    criu.arg(hiber_tests::tools::criu().unwrap()).args([
+        "restore",
+        "--manage-cgroups=ignore",
+        "--restore-detached",
+    ]);
+    criu.args(["-v4", "--log-file", "restore.log", "--pidfile", "pid"]).arg("--root").arg(&root);
+    criu.arg("--images-dir").arg(c.images()).arg("--work-dir").arg(&work);
+    let done = criu.output().unwrap();
+    let log = || fs::read_to_string(work.join("restore.log")).unwrap_or_default();
+    assert!(done.status.success(), "{done:?}\n{}", log());
+    let pid = fs::read_to_string(work.join("pid")).unwrap().trim().parse().unwrap();
+    works_on(&c, "criu alone");
+    // The pid namespace ends with its first process.
+    nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// A program of 32 bits that counts in its memory, and shows the count in a file; it needs no C library.
+const NARROW: &str = r#"
+static unsigned memory[1 << 20];
+static int call(int number, int a, const void *b, int c, int d, int e)
+{
+	int result;
+	__asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e) : "memory");
+	return result;
+}
+void _start(void)
+{
+	int fd = call(5, (int)"/count", (void *)0102, 0644, 0, 0);
+	const int pause[2] = { 0, 1000000 };
+	for (unsigned n = 1;; n++) {
+		for (unsigned i = 0; i < 1 << 20; i += 1024)
+			if (memory[i]++ != n - 1)
+				call(1, 1, 0, 0, 0, 0);
+		call(181, fd, &n, 4, 0, 0);
+		call(162, (int)pause, 0, 0, 0, 0);
+	}
+}
+"#;
+
+#[test]
+fn a_32_bit_program_is_copied_while_it_is_frozen() {
+    require!(Root, Criu, Program("cc"));
+    let bundle = Bundle::busybox().args(["/bin/narrow"]);
+    let source = bundle.join("narrow.c");
+    fs::write(&source, NARROW).unwrap();
+    let flags = ["-m32", "-static", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie", "-O1"];
+    hiber_tests::tools::compile(source.to_str().unwrap(), &bundle.rootfs().join("bin/narrow"), &flags);
+    let c = Runtime::hiber().container(bundle);
+    c.run_detached().ok();
+    let count = || {
+        let mut word = [0; 4];
+        let file = fs::File::open(c.bundle().rootfs().join("count"));
+        file.and_then(|file| file.read_exact_at(&mut word, 0)).map_or(0, |()| u32::from_le_bytes(word))
+    };
+    let goes_on = || {
+        let before = count();
+        wait_for("the program to go on", || count() > before + 5);
+    };
+    goes_on();
+    c.checkpoint(&["--pre-copy", "on"]).fails("runs a 32-bit program");
+    goes_on();
+    c.checkpoint(&["--pre-copy", "on", "--leave-running"]).fails("runs a 32-bit program");
+    c.checkpoint(&[]).ok();
+    c.restore(&[]).ok();
+    goes_on();
 }
 
 /// What a process has that tracking could leave: descriptors, areas with their flags, and who traces it.

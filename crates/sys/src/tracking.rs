@@ -23,6 +23,7 @@ const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
 const IS_WRITTEN: u64 = 1 << 1;
+const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
 const IS_PFNZERO: u64 = 1 << 5;
@@ -78,6 +79,8 @@ struct Scan {
 pub enum Found {
     /// They are told, also where nothing is tracked.
     Told,
+    /// They are told, but for those that are a file's, also where nothing is tracked.
+    Own,
     /// They are told.
     TrackedTold,
     /// They are told and protected, at once: what is written from then on is found the next time.
@@ -149,10 +152,12 @@ pub fn written(
 ) -> Result<u64, Errno> {
     regions.resize(regions.capacity().max(1), Region::default());
     let flags = match found {
-        Found::Told => 0,
+        Found::Told | Found::Own => 0,
         Found::TrackedTold => CHECK_WPASYNC,
         Found::TrackedProtected => CHECK_WPASYNC | WP_MATCHING,
     };
+    // These are told of which none is set.
+    let not = if found == Found::Own { IS_PFNZERO | IS_FILE } else { IS_PFNZERO };
     let mut scan = Scan {
         size: size_of::<Scan>() as u64,
         flags,
@@ -160,8 +165,8 @@ pub fn written(
         end: range.end,
         vec: regions.as_mut_ptr() as u64,
         vec_len: regions.len() as u64,
-        category_inverted: IS_PFNZERO,
-        category_mask: IS_PFNZERO | IS_WRITTEN,
+        category_inverted: not,
+        category_mask: not | IS_WRITTEN,
         category_anyof_mask: IS_PRESENT | IS_SWAPPED,
         return_mask: IS_WRITTEN,
         ..Scan::default()

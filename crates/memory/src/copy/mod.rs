@@ -12,11 +12,8 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
-use crate::images::{PageFile, Ranges, Source};
-use crate::track::Tracked;
-
-/// Bytes that are copied at once: few enough to stay in the processor's cache until they are written.
-const BLOCK: usize = 256 << 10;
+use crate::images::{Blocks, Finisher, PageFile, Ranges, Source};
+use crate::track::{self, Tracked};
 
 /// The limits of copying.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +54,10 @@ pub struct Copies {
     processes: BTreeMap<i32, Copy>,
     /// Those that cannot be.
     untracked: BTreeMap<i32, String>,
-    buffer: Vec<u8>,
+    /// Why the kernel tracks none.
+    unavailable: Option<String>,
+    finisher: Finisher,
+    blocks: Blocks,
 }
 
 /// Of a process.
@@ -69,9 +69,16 @@ struct Copy {
 }
 
 impl Copies {
-    /// None yet; they will be in `dir`.
-    pub fn new(dir: ImageDirectory) -> Self {
-        Self { dir, processes: BTreeMap::new(), untracked: BTreeMap::new(), buffer: vec![0; BLOCK] }
+    /// None yet; they will be in `dir`, and `finisher` finishes them.
+    pub fn new(dir: ImageDirectory, finisher: Finisher) -> Self {
+        Self {
+            dir,
+            processes: BTreeMap::new(),
+            untracked: BTreeMap::new(),
+            unavailable: track::available().err(),
+            finisher,
+            blocks: Blocks::default(),
+        }
     }
 
     /// Copies memory in rounds. `processes` lists the processes at the beginning of each round.
@@ -92,6 +99,7 @@ impl Copies {
             }
             before = copied.left;
         }
+        self.processes.values().for_each(|copy| copy.file.catch_up());
         copied.untracked = self.untracked.iter().map(|(pid, why)| (*pid, why.clone())).collect();
         Ok(copied)
     }
@@ -123,9 +131,12 @@ impl Copies {
     fn copy(&mut self, process: Process) -> Result<u64> {
         let mut copy = match self.processes.remove(&process.pid) {
             Some(copy) => copy,
-            None => Copy::start(&self.dir, process)?,
+            None => {
+                self.unavailable.clone().map_or(Ok(()), |why| Err(Error::Untracked(process.pid, why)))?;
+                Copy::start(&self.dir, process, &self.finisher)?
+            }
         };
-        let copied = copy.round(&mut self.buffer);
+        let copied = copy.round(&mut self.blocks);
         // Also of one that fails: its file is removed by whoever gives up.
         self.processes.insert(process.pid, copy);
         copied
@@ -151,43 +162,57 @@ impl Copies {
 }
 
 impl Copy {
-    fn start(dir: &ImageDirectory, process: Process) -> Result<Self> {
+    fn start(dir: &ImageDirectory, process: Process, finisher: &Finisher) -> Result<Self> {
         let tracked = Tracked::start(process.pid)?;
         let name = format!("copy-of-{}", process.pid);
-        let file = PageFile::create(dir, &name).map_err(Error::images(format!("write {name}")))?;
+        let file = PageFile::create(dir, &name, finisher).map_err(Error::images(format!("write {name}")))?;
         Ok(Self { process, tracked, file })
     }
 
-    fn round(&mut self, buffer: &mut [u8]) -> Result<u64> {
+    fn round(&mut self, blocks: &mut Blocks) -> Result<u64> {
         let written = self.tracked.written()?;
         written.unknown.into_iter().for_each(|area| self.file.forget(area));
-        self.take(&written.pages, buffer)
-    }
-
-    /// Copies these pages, as far as they are still there; how many bytes.
-    fn take(&mut self, pages: &Ranges, buffer: &mut [u8]) -> Result<u64> {
+        // A dump sends them all, and they would be in the wrong place then.
+        let of_files = if self.file.is_empty() { self.tracked.of_files()? } else { Ranges::default() };
         let mut bytes = 0;
-        for range in pages.iter() {
-            let mut at = range.start;
-            while at < range.end {
-                let end = range.end.min(at + buffer.len() as u64);
-                bytes += self.take_block(at..end, buffer)?;
-                at = end;
+        for range in merged(&written.pages, &of_files) {
+            match range {
+                (range, true) => self.file.leave_room(range),
+                (range, false) => bytes += self.take(range, blocks)?,
             }
         }
         Ok(bytes)
     }
 
-    fn take_block(&mut self, block: Range<u64>, buffer: &mut [u8]) -> Result<u64> {
-        let length = (block.end - block.start) as usize;
-        let mut to = [IoSliceMut::new(&mut buffer[..length])];
-        let from = [RemoteIoVec { base: block.start as usize, len: length }];
+    /// Copies these pages, as far as they are still there; how many bytes.
+    fn take(&mut self, range: Range<u64>, blocks: &mut Blocks) -> Result<u64> {
+        let (mut bytes, mut at) = (0, range.start);
+        while at < range.end {
+            let end = range.end.min(at + Blocks::BYTES as u64);
+            bytes += self.take_block(at..end, blocks)?;
+            at = end;
+        }
+        Ok(bytes)
+    }
+
+    fn take_block(&mut self, range: Range<u64>, blocks: &mut Blocks) -> Result<u64> {
+        let (length, mut block) = ((range.end - range.start) as usize, blocks.take());
+        let from = [RemoteIoVec { base: range.start as usize, len: length }];
+        let mut to = [IoSliceMut::new(&mut block.bytes_mut()[..length])];
         let read = process_vm_readv(Pid::from_raw(self.process.pid), &mut to, &from).unwrap_or(0);
         let read = read as u64 / PAGE * PAGE;
-        let writing = format!("write {}", self.file.name());
-        self.file.put(block.start, &buffer[..read as usize]).map_err(Error::images(writing))?;
+        let put = self.file.put(range.start, &block, read as usize);
+        blocks.give_back(block);
+        put.map_err(Error::images(format!("write {}", self.file.name())))?;
         // It was unmapped meanwhile, or is not readable.
-        self.file.forget(block.start + read..block.end);
+        self.file.forget(range.start + read..range.end);
         Ok(read)
     }
+}
+
+/// Both in the order of addresses; whether they are of the second.
+fn merged(one: &Ranges, other: &Ranges) -> Vec<(Range<u64>, bool)> {
+    let mut all: Vec<_> = one.iter().map(|r| (r, false)).chain(other.iter().map(|r| (r, true))).collect();
+    all.sort_unstable_by_key(|(range, _)| range.start);
+    all
 }

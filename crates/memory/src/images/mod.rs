@@ -1,9 +1,13 @@
 //! The images of memory that this crate writes: maps of pages and files of pages, as CRIU has them.
 
+mod digest;
+mod finisher;
 mod page_file;
 mod ranges;
 mod receiver;
 
+pub(crate) use finisher::Blocks;
+pub use finisher::{Finisher, Work};
 pub use page_file::PageFile;
 pub use ranges::Ranges;
-pub use receiver::{Receiver, Source};
+pub use receiver::{Image, Receiver, Source};

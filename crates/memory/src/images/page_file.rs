@@ -11,12 +11,17 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use std::sync::Arc;
+
+use blake3::Hash;
 use hiber_criu::ImageDirectory;
 use hiber_criu::pagemap::Run;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
+use super::finisher::{Block, Finished, Finisher};
+
 /// Bytes that are moved at once.
-const BLOCK: usize = 1 << 20;
+const MOVED: usize = 1 << 20;
 
 /// linux/magic.h
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
@@ -56,7 +61,8 @@ struct Part {
 /// A file of pages of one memory.
 #[derive(Debug)]
 pub struct PageFile {
-    main: File,
+    main: Arc<File>,
+    finished: Finished,
     late: File,
     name: String,
     slots: BTreeMap<u64, Slot>,
@@ -67,22 +73,28 @@ pub struct PageFile {
 }
 
 impl PageFile {
-    /// An empty one with this name in `dir`.
+    /// An empty one with this name in `dir`, which `finisher` finishes.
     ///
     /// # Errors
     /// Those of openat(2).
-    pub fn create(dir: &ImageDirectory, name: &str) -> io::Result<Self> {
-        let main = dir.create(name)?;
+    pub fn create(dir: &ImageDirectory, name: &str, finisher: &Finisher) -> io::Result<Self> {
+        let main = Arc::new(dir.create(name)?);
         let waiting = format!("{name}.late");
         let late = dir.create(&waiting)?;
         dir.remove(&waiting)?;
         let (slots, name) = (BTreeMap::new(), name.to_owned());
-        Ok(Self { main, late, name, slots, last: 0, main_length: 0, late_length: 0 })
+        let finished = finisher.file(&main);
+        Ok(Self { main, finished, late, name, slots, last: 0, main_length: 0, late_length: 0 })
     }
 
     /// Its name now.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether there is nothing yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Gives it another name.
@@ -123,52 +135,73 @@ impl PageFile {
         Some(Slot { end: slot.end, place: slot.place.plus(address - start) })
     }
 
-    /// Keeps these pages, in the place of what was there.
+    /// Leaves room for pages that come later, where they belong in the order of addresses.
+    ///
+    /// Until they have come, zeros stand in their place.
+    pub(crate) fn leave_room(&mut self, range: Range<u64>) {
+        if range.start >= self.last {
+            let length = range.end - range.start;
+            self.note(range, Place::Main(self.main_length));
+            self.main_length += length;
+        }
+    }
+
+    /// Keeps these pages, the first `length` bytes of a block, in the place of what was there.
     ///
     /// # Errors
     /// Those of pwrite(2): ENOSPC.
-    pub fn put(&mut self, address: u64, pages: &[u8]) -> io::Result<()> {
-        let (mut at, mut pages, end) = (address, pages, address + pages.len() as u64);
+    pub(crate) fn put(&mut self, address: u64, block: &Block, length: usize) -> io::Result<()> {
+        let (mut at, end) = (address, address + length as u64);
         while at < end {
             let (range, place) = match self.at(&(at..end)) {
                 Ok(range) => (range, self.slot(at).map(|slot| slot.place)),
                 Err(range) => (range, None),
             };
-            let length = (range.end - range.start) as usize;
-            let (part, rest) = pages.split_at(length);
+            let place = place.unwrap_or_else(|| self.place(range.clone()));
+            let part = (range.start - address) as usize..(range.end - address) as usize;
             match place {
-                Some(Place::Main(offset)) => self.main.write_all_at(part, offset)?,
-                Some(Place::Late(offset)) => self.late.write_all_at(part, offset)?,
-                None => self.append(at, part)?,
+                Place::Main(offset) => {
+                    self.main.write_all_at(&block.bytes()[part.clone()], offset)?;
+                    self.finished.written(offset, block, part);
+                }
+                Place::Late(offset) => self.late.write_all_at(&block.bytes()[part], offset)?,
             }
-            (at, pages) = (range.end, rest);
+            at = range.end;
         }
         Ok(())
     }
 
-    fn append(&mut self, address: u64, pages: &[u8]) -> io::Result<()> {
-        let (length, end) = (pages.len() as u64, address + pages.len() as u64);
-        let place = if address >= self.last {
-            self.main.write_all_at(pages, self.main_length)?;
-            let place = Place::Main(self.main_length);
-            self.last = end;
+    /// A place for pages that have none.
+    fn place(&mut self, range: Range<u64>) -> Place {
+        let length = range.end - range.start;
+        let place = if range.start >= self.last {
             self.main_length += length;
-            place
+            Place::Main(self.main_length - length)
         } else {
-            self.late.write_all_at(pages, self.late_length)?;
-            let place = Place::Late(self.late_length);
             self.late_length += length;
-            place
+            Place::Late(self.late_length - length)
         };
-        if let Some((start, before)) = self.slots.range_mut(..address).next_back()
-            && before.end == address
-            && before.place.plus(address - start) == place
-        {
-            before.end = end;
-        } else {
-            self.slots.insert(address, Slot { end, place });
+        self.note(range, place);
+        place
+    }
+
+    fn note(&mut self, range: Range<u64>, place: Place) {
+        if let Place::Main(_) = place {
+            self.last = range.end;
         }
-        Ok(())
+        if let Some((start, before)) = self.slots.range_mut(..range.start).next_back()
+            && before.end == range.start
+            && before.place.plus(range.start - start) == place
+        {
+            before.end = range.end;
+        } else {
+            self.slots.insert(range.start, Slot { end: range.end, place });
+        }
+    }
+
+    /// What was written again is read and hashed, for there is time.
+    pub(crate) fn catch_up(&self) {
+        self.finished.catch_up();
     }
 
     /// Forgets the pages at these addresses.
@@ -192,11 +225,13 @@ impl PageFile {
         self.slots.iter().map(|(start, slot)| *start..slot.end)
     }
 
-    /// Makes it the file of pages of these runs, which are in order: each page of those that are present, and nothing else.
+    /// Makes it the file of pages of these runs, which are in order: each page of those that are present, and nothing else. Its
+    /// length, and its hash, if it is to be hashed.
     ///
     /// # Errors
     /// NotFound if a page is not here; those of pread(2) and pwrite(2).
-    pub fn settle(&mut self, runs: &[Run]) -> io::Result<()> {
+    pub fn settle(&mut self, runs: &[Run]) -> io::Result<(u64, Option<Hash>)> {
+        self.finished.wait();
         let parts = self.parts(runs)?;
         let total = parts.last().map_or(0, |part| part.to + part.length);
         let moved = |part: &Part| match part.from {
@@ -208,14 +243,15 @@ impl PageFile {
             self.move_up(from, to, length)?;
         }
         for (from, to, length) in parts.iter().filter_map(moved).filter(|(from, to, _)| from > to) {
-            copy(&self.main, from, &self.main, to, length)?;
+            self.copy(&self.main, from, to, length)?;
         }
         for part in &parts {
             if let Place::Late(from) = part.from {
-                copy(&self.late, from, &self.main, part.to, part.length)?;
+                self.copy(&self.late, from, part.to, part.length)?;
             }
         }
-        self.main.set_len(total)
+        self.main.set_len(total)?;
+        Ok((total, self.finished.hash(total)?))
     }
 
     /// The parts of the finished file.
@@ -244,36 +280,39 @@ impl PageFile {
     fn move_up(&self, from: u64, to: u64, length: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
-            let block = left.min(BLOCK as u64);
+            let block = left.min(MOVED as u64);
             left -= block;
-            copy(&self.main, from + left, &self.main, to + left, block)?;
+            self.copy(&self.main, from + left, to + left, block)?;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the file, the first ones first; a block at a time is read before it is written.
+    fn copy(&self, from: &File, mut source: u64, mut target: u64, length: u64) -> io::Result<()> {
+        let mut buffer = vec![0; MOVED.min(length as usize)];
+        let end = source + length;
+        while source < end {
+            let block = &mut buffer[..MOVED.min((end - source) as usize)];
+            from.read_exact_at(block, source)?;
+            self.main.write_all_at(block, target)?;
+            self.finished.moved(target, block);
+            (source, target) = (source + block.len() as u64, target + block.len() as u64);
         }
         Ok(())
     }
 }
 
-/// Copies bytes, the first ones first; a block at a time is read before it is written.
-fn copy(from: &File, mut source: u64, to: &File, mut target: u64, length: u64) -> io::Result<()> {
-    let mut buffer = vec![0; BLOCK.min(length as usize)];
-    let end = source + length;
-    while source < end {
-        let block = &mut buffer[..BLOCK.min((end - source) as usize)];
-        from.read_exact_at(block, source)?;
-        to.write_all_at(block, target)?;
-        (source, target) = (source + block.len() as u64, target + block.len() as u64);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::finisher::Work;
     use super::*;
     use hiber_criu::pagemap::{PAGE, PRESENT};
 
     fn file() -> (tempfile::TempDir, PageFile) {
         let dir = tempfile::tempdir().unwrap();
         let images = ImageDirectory::open(dir.path()).unwrap();
-        (dir, PageFile::create(&images, "pages-1.img").unwrap())
+        let finisher = Finisher::start(Work { hash: true, sync: true });
+        (dir, PageFile::create(&images, "pages-1.img", &finisher).unwrap())
     }
 
     fn page(value: u32) -> Vec<u8> {
@@ -307,13 +346,14 @@ mod tests {
                                 page(value)
                             })
                             .collect();
-                        file.put(at * PAGE, &pages).unwrap();
+                        file.put(at * PAGE, &pages.as_slice().into(), pages.len()).unwrap();
                     }
                     at += count + random.u64(..10);
                 }
             }
-            file.settle(&runs(&expected)).unwrap();
+            let settled = file.settle(&runs(&expected)).unwrap();
             let found = std::fs::read(dir.path().join("pages-1.img")).unwrap();
+            assert_eq!(settled, (found.len() as u64, Some(blake3::hash(&found))), "seed {seed}");
             assert!(found == expected.values().flat_map(|v| page(*v)).collect::<Vec<u8>>(), "seed {seed}");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         }
@@ -322,7 +362,7 @@ mod tests {
     #[test]
     fn a_page_that_is_not_here_is_an_error() {
         let (_dir, mut file) = file();
-        file.put(PAGE, &page(1)).unwrap();
+        file.put(PAGE, &page(1).as_slice().into(), PAGE as usize).unwrap();
         let run = Run { start: 0, end: 2 * PAGE, flags: PRESENT };
         let error = file.settle(&[run]).unwrap_err().to_string();
         assert_eq!(error, "the page at 0x0 was not kept");

@@ -12,16 +12,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use blake3::Hash;
 use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::{ADD_F, CLOSE, FORCE_CLOSE, Memory, OPEN2, WORD, Word};
 use hiber_criu::pagemap::{self, PAGE, PRESENT, Run};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::{PageFile, Ranges};
+use super::finisher::Blocks;
+use super::{Finisher, PageFile, Ranges};
 use crate::error::{Error, Result};
 
-/// Bytes that are read at once: few enough to stay in the processor's cache until they are written.
-const BUFFER: usize = 256 << 10;
 /// Bytes that may be on their way in the socket, so that CRIU goes on meanwhile. The kernel may grant less.
 const ON_THE_WAY: usize = 8 << 20;
 /// Bytes that a pipe holds.
@@ -44,6 +44,17 @@ pub struct Receiver {
     thread: Option<JoinHandle<Result<Vec<Received>>>>,
 }
 
+/// A file of pages that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// If it was to be hashed.
+    pub hash: Option<Hash>,
+}
+
 /// A memory that has been received.
 #[derive(Debug)]
 struct Received {
@@ -54,11 +65,11 @@ struct Received {
 }
 
 impl Receiver {
-    /// Has images written into `dir`; CRIU gets the socket.
+    /// Has images written into `dir`, which `finisher` finishes; CRIU gets the socket.
     ///
     /// # Errors
     /// Those of socketpair(2), or of a thread that cannot be started.
-    pub fn start(dir: ImageDirectory) -> io::Result<(Self, OwnedFd)> {
+    pub fn start(dir: ImageDirectory, finisher: Finisher) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
         // More than the limit is given only to who may; less is slower.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&theirs, ON_THE_WAY)
@@ -70,7 +81,8 @@ impl Receiver {
             received: Vec::new(),
             clean: Ranges::default(),
             failed: None,
-            buffer: vec![0; BUFFER],
+            blocks: Blocks::default(),
+            finisher,
             nowhere: Nowhere::new()?,
         };
         let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
@@ -83,23 +95,26 @@ impl Receiver {
     }
 
     /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. Copies of memory that was not
-    /// sent are removed.
+    /// sent are removed. Tells of the files of pages.
     ///
     /// # Errors
     /// Those of receiving pages, too.
-    pub fn finish(&mut self) -> Result<()> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+    pub fn finish(&mut self) -> Result<Vec<Image>> {
+        let Some(thread) = self.thread.take() else { return Ok(Vec::new()) };
+        let mut images = Vec::new();
         let received =
             thread.join().map_err(|_| Error::Images("receive pages".into(), io::ErrorKind::Other.into()))?;
         let unsent = std::mem::take(&mut *lock(&self.sources));
         unsent.into_values().for_each(|source| drop(self.dir.remove(source.file.name())));
         for mut received in received? {
             let name = received.file.name().to_owned();
-            received.file.settle(&received.runs).map_err(Error::images(format!("write {name}")))?;
+            let settled = received.file.settle(&received.runs);
+            let (size, hash) = settled.map_err(Error::images(format!("write {name}")))?;
             pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)
                 .map_err(Error::Criu)?;
+            images.push(Image { name, size, hash });
         }
-        Ok(())
+        Ok(images)
     }
 }
 
@@ -115,7 +130,8 @@ struct Taker {
     /// Of the memory that is received now.
     clean: Ranges,
     failed: Option<Error>,
-    buffer: Vec<u8>,
+    blocks: Blocks,
+    finisher: Finisher,
     nowhere: Nowhere,
 }
 
@@ -163,7 +179,7 @@ impl Taker {
         let known = lock(&self.sources).remove(&memory);
         let (file, clean) = match known {
             Some(Source { mut file, clean }) => (file.rename(&self.dir, &name).map(|()| file), clean),
-            None => (PageFile::create(&self.dir, &name), Ranges::default()),
+            None => (PageFile::create(&self.dir, &name, &self.finisher), Ranges::default()),
         };
         self.clean = clean;
         self.received.push(Received { memory, number, file: file.map_err(opening)?, runs: Vec::new() });
@@ -199,10 +215,11 @@ impl Taker {
             },
             Err(next) => next.unwrap_or(end).min(end),
         };
-        let length = BUFFER.min(usize::try_from(until - at).unwrap_or(BUFFER));
-        let buffer = &mut self.buffer[..length];
-        socket.read_exact(buffer).map_err(receiving)?;
-        let put = received.file.put(at, buffer);
+        let length = Blocks::BYTES.min(usize::try_from(until - at).unwrap_or(Blocks::BYTES));
+        let mut block = self.blocks.take();
+        socket.read_exact(&mut block.bytes_mut()[..length]).map_err(receiving)?;
+        let put = received.file.put(at, &block, length);
+        self.blocks.give_back(block);
         let writing = format!("write {}", received.file.name());
         self.note(put.map_err(Error::images(writing)));
         Ok(length as u64)

@@ -11,8 +11,8 @@
 
 mod failure;
 mod greeting;
+mod missing;
 mod pages;
-mod ranges;
 mod server;
 mod space;
 mod work;
@@ -27,8 +27,8 @@ use rustix::io::retry_on_intr;
 
 pub use failure::{Failure, Touch};
 use greeting::{Greeting, Said};
+pub use missing::PAGE;
 pub use pages::{Pages, Place};
-pub use ranges::PAGE;
 pub use server::{Answer, PageServer};
 use space::{Attended, Space};
 use work::{Queue, Shared};

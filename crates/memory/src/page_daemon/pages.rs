@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hiber_sys::userfault::{Mapped, Source};
 
-use super::ranges::{Range, Ranges};
+use super::missing::{Missing, Range};
 
 /// Pages of a task in a row, by their addresses at the dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +43,18 @@ impl Pages {
     }
 
     /// The missing pages of a task that was just restored.
-    pub(super) fn of(&self, task: i32) -> Ranges {
+    pub(super) fn of(&self, task: i32) -> Missing {
         Self::ranges(self.tasks.get(&task).into_iter().flatten())
     }
 
     /// The pages on the page server, by task.
-    pub(super) fn elsewhere(&self) -> BTreeMap<i32, Ranges> {
+    pub(super) fn elsewhere(&self) -> BTreeMap<i32, Missing> {
         let there = |places: &Vec<Place>| Self::ranges(places.iter().filter(|place| place.file.is_none()));
         self.tasks.iter().map(|(task, places)| (*task, there(places))).collect()
     }
 
-    fn ranges<'a>(places: impl Iterator<Item = &'a Place>) -> Ranges {
-        let mut ranges = Ranges::default();
+    fn ranges<'a>(places: impl Iterator<Item = &'a Place>) -> Missing {
+        let mut ranges = Missing::default();
         places.for_each(|place| {
             ranges.insert(Range { start: place.start, end: place.end, origin: place.start });
         });

@@ -9,8 +9,8 @@ use hiber_sys::userfault::{self, Copied, Event, Source};
 use rustix::io::Errno;
 
 use super::failure::{Failure, Touch};
+use super::missing::{Missing, PAGE, Range};
 use super::pages::{Found, Pages};
-use super::ranges::{PAGE, Range, Ranges};
 
 /// How much is brought of what is around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;
@@ -26,7 +26,7 @@ pub(super) struct Space {
     /// Held for reading while something is copied, and for writing from when events are read until what they say is true of
     /// `missing`: else a page could be put where another is by now.
     gate: RwLock<()>,
-    missing: Mutex<Ranges>,
+    missing: Mutex<Missing>,
     gone: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Space {
-    pub(super) fn new(task: i32, fd: OwnedFd, missing: Ranges) -> Self {
+    pub(super) fn new(task: i32, fd: OwnedFd, missing: Missing) -> Self {
         Self { task, fd, gate: RwLock::default(), missing: missing.into(), gone: AtomicBool::new(false) }
     }
 
@@ -80,7 +80,7 @@ impl Space {
         !self.is_gone()
     }
 
-    pub(super) fn missing(&self) -> MutexGuard<'_, Ranges> {
+    pub(super) fn missing(&self) -> MutexGuard<'_, Missing> {
         lock(&self.missing)
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use hiber_sys::userfault::Mapped;
 
 use super::failure::{Failure, Touch};
+use super::missing::{Missing, PAGE, Range};
 use super::pages::{Found, Pages};
-use super::ranges::{PAGE, Range, Ranges};
 use super::server::{Answer, PageServer};
 use super::space::Space;
 
@@ -38,7 +38,7 @@ struct Plan {
     /// Where in which space the rest has got to.
     at: (usize, u64),
     /// Pages that the page server was not asked for yet.
-    unasked: BTreeMap<i32, Ranges>,
+    unasked: BTreeMap<i32, Missing>,
     urgent: VecDeque<Touch>,
     /// Pages that it was asked for, in that order.
     asked: VecDeque<Touch>,
@@ -55,7 +55,7 @@ enum Job {
 }
 
 impl Queue {
-    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Ranges>) -> Self {
+    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Missing>) -> Self {
         let plan = Plan { first: first.into(), unasked: elsewhere, ..Plan::default() };
         Self { plan: plan.into(), changed: Condvar::new() }
     }

@@ -4,25 +4,59 @@ use std::ops::Range;
 
 use rustix::fs::OFlags;
 
-/// Areas that are the process's own: written by it alone, if at all, and of no file. One that may not be written now is tracked, too:
-/// made writable later, the kernel would not join it with its neighbours otherwise, and mremap(2) of both would fail.
-pub(super) fn own(pid: i32) -> std::io::Result<Vec<Range<u64>>> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    Ok(maps.lines().filter_map(area).collect())
+/// The private areas of a process.
+#[derive(Debug, Default)]
+pub(super) struct Areas {
+    /// Those that are of no file. One that may not be written now is tracked, too: made writable later, the kernel would not join
+    /// it with its neighbours otherwise, and mremap(2) of both would fail.
+    pub(super) own: Vec<Range<u64>>,
+    /// Those of a file, some pages of which may be the process's own.
+    pub(super) of_files: Vec<Range<u64>>,
+    /// The first address that can be executed. CRIU has the process make its first system calls there: what it writes for that, and
+    /// puts back, makes the page the process's own (`find_executable_area` in criu/vma.h, `compel_execute_syscall`).
+    pub(super) code: Option<u64>,
+}
+
+impl Areas {
+    pub(super) fn of(pid: i32) -> std::io::Result<Self> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let mut areas = Self::default();
+        for line in maps.lines() {
+            let Some((range, kind)) = area(line) else { continue };
+            if areas.code.is_none() && line.split(' ').nth(1).is_some_and(|access| access.contains('x')) {
+                areas.code = Some(range.start);
+            }
+            match kind {
+                Kind::Own => areas.own.push(range),
+                Kind::OfFile => areas.of_files.push(range),
+            }
+        }
+        Ok(areas)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Own,
+    OfFile,
 }
 
 /// The area of a line of `/proc/PID/maps` (proc_pid_maps(5)), if it is such a one.
-fn area(line: &str) -> Option<Range<u64>> {
+fn area(line: &str) -> Option<(Range<u64>, Kind)> {
     let mut words = line.splitn(6, ' ');
     let (range, access) = (words.next()?, words.next()?);
     let inode = words.nth(2)?;
     let name = words.next().unwrap_or_default().trim_start();
     let anonymous =
         name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
-    let own = access.ends_with('p') && inode == "0" && anonymous;
+    let kind = match inode {
+        "0" if anonymous => Kind::Own,
+        "0" => return None,
+        _ => Kind::OfFile,
+    };
     let (start, end) = range.split_once('-')?;
     let number = |hex| u64::from_str_radix(hex, 16).ok();
-    own.then_some(number(start)?..number(end)?)
+    access.ends_with('p').then_some((number(start)?..number(end)?, kind))
 }
 
 /// Why writes to a process's memory may go by unseen: pages that the kernel keeps pinned are written without a look at how they are
@@ -50,8 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_process_alone_writes() {
-        let of = |line: &str| area(line).map(|range| (range.start, range.end));
+    fn private_areas_are_of_a_file_or_not() {
+        let of = |line: &str| area(line).map(|(range, kind)| (range.start, range.end, kind));
         for own in [
             "7f0-8f0 rw-p 00000000 00:00 0 ",
             "7f0-8f0 rwxp 00000000 00:00 0                          [heap]",
@@ -60,12 +94,16 @@ mod tests {
             "7f0-8f0 r--p 00000000 00:00 0 ",
             "7f0-8f0 ---p 00000000 00:00 0 ",
         ] {
-            assert_eq!(of(own), Some((0x7f0, 0x8f0)), "{own}");
+            assert_eq!(of(own), Some((0x7f0, 0x8f0, Kind::Own)), "{own}");
+        }
+        for of_file in [
+            "7f0-8f0 rw-p 00000000 fd:00 7 /lib/x.so",
+            "7f0-8f0 rw-p 00000000 00:0f 7 /anon_hugepage (deleted)",
+        ] {
+            assert_eq!(of(of_file), Some((0x7f0, 0x8f0, Kind::OfFile)), "{of_file}");
         }
         for other in [
             "7f0-8f0 rw-s 00000000 00:01 7 /dev/zero (deleted)",
-            "7f0-8f0 rw-p 00000000 fd:00 7 /lib/x.so",
-            "7f0-8f0 rw-p 00000000 00:0f 7 /anon_hugepage (deleted)",
             "7f0-8f0 r--p 00000000 00:00 0 [vvar]",
             "nothing",
         ] {

@@ -9,11 +9,13 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
+use hiber_criu::pagemap::PAGE;
 use hiber_sys::tracking::{self, Found, Region};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use syscalls::Sysno;
 
+use self::areas::Areas;
 use crate::Stopped;
 use crate::error::{Error, Result, memory};
 use crate::images::Ranges;
@@ -39,7 +41,10 @@ pub struct Written {
 }
 
 /// Whether this kernel can track: then it can that of any process.
-fn available() -> Result<(), String> {
+///
+/// # Errors
+/// Why it cannot.
+pub fn available() -> Result<(), String> {
     let missing = |what: &'static str| move |e: Errno| format!("this kernel lacks {what}: {e}");
     let faults = tracking::own().map_err(missing("userfaultfd(2)"))?;
     tracking::note_writes(faults.as_fd()).map_err(missing("UFFD_FEATURE_WP_ASYNC, of Linux 6.7"))?;
@@ -50,13 +55,12 @@ fn available() -> Result<(), String> {
 }
 
 impl Tracked {
-    /// Tracks process `pid` from now on.
+    /// Tracks process `pid` from now on, if that is [`available`].
     ///
     /// # Errors
     /// [`Error::Untracked`] with the reason, or what [`Seized`] and [`Stopped`] say of a thread that cannot be stopped: it
     /// runs a 32-bit program, is traced by somebody else, or confined so that nobody may lift it.
     pub fn start(pid: i32) -> Result<Self> {
-        available().map_err(|why| Error::Untracked(pid, why))?;
         if let Some(why) = areas::unseen_writes(pid) {
             return Err(Error::Untracked(pid, why.into()));
         }
@@ -86,7 +90,7 @@ impl Tracked {
     /// [`Error::Gone`], [`Error::Untracked`] if it has begun to do what cannot be seen, or if the kernel refuses.
     pub fn written(&self) -> Result<Written> {
         let (pagemap, mut found) = (self.pagemap()?, Written::default());
-        for area in self.areas()? {
+        for area in self.areas()?.own {
             let mut looked = self.look(&pagemap, &area, Found::TrackedProtected, &mut found.pages);
             if looked == Err(Errno::PERM) {
                 // It is new, or a part of it is.
@@ -113,7 +117,7 @@ impl Tracked {
     /// Those of [`Self::written`].
     pub fn rest(&self) -> Result<u64> {
         let (pagemap, mut found) = (self.pagemap()?, Ranges::default());
-        for area in self.areas()? {
+        for area in self.areas()?.own {
             // An area that has just changed is looked at later.
             let _ = self.look(&pagemap, &area, Found::Told, &mut found);
         }
@@ -129,7 +133,7 @@ impl Tracked {
             return Err(Error::Untracked(self.pid, why.into()));
         }
         let (pagemap, mut clean) = (self.pagemap()?, Ranges::default());
-        for area in self.areas()? {
+        for area in self.areas()?.own {
             let mut written = Ranges::default();
             if self.look(&pagemap, &area, Found::TrackedTold, &mut written).is_ok() {
                 clean.add(area);
@@ -139,8 +143,24 @@ impl Tracked {
         Ok(clean)
     }
 
-    fn areas(&self) -> Result<Vec<Range<u64>>> {
-        areas::own(self.pid).map_err(memory(self.pid, 0))
+    /// Pages of files that the process has made its own, or will when CRIU stops it: nobody tells when they are written.
+    ///
+    /// # Errors
+    /// Those of [`Self::written`].
+    pub fn of_files(&self) -> Result<Ranges> {
+        let (pagemap, areas, mut found) = (self.pagemap()?, self.areas()?, Ranges::default());
+        for area in areas.of_files {
+            // It may just have gone.
+            let _ = self.look(&pagemap, &area, Found::Own, &mut found);
+            if let Some(code) = areas.code.filter(|code| area.contains(code)) {
+                found.add(code..code + PAGE);
+            }
+        }
+        Ok(found)
+    }
+
+    fn areas(&self) -> Result<Areas> {
+        Areas::of(self.pid).map_err(memory(self.pid, 0))
     }
 
     /// Of the memory that it has now: exec(2) gives it another.

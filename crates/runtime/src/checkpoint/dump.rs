@@ -8,11 +8,12 @@ use hiber_criu::{
     CgroupMode, Common, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Images, NetworkLock,
     PageServer, PreDumpOptions, Session, Version,
 };
+use hiber_memory::images::Work;
 use oci_spec::runtime::Spec;
 
 use super::custody::DUMP_LOG;
 use super::externals;
-use super::follower::{Follower, Work};
+use super::follower::Follower;
 use super::frozen::{Frozen, freezer};
 use super::manifest::Manifest;
 use super::memory::Memory;
@@ -97,7 +98,8 @@ impl Task {
             // It waits for the destination, however long that takes.
             launch.patience(None);
         }
-        let memory = Memory::prepare(self, options, &mut launch, &guard, staging.directory()?)?;
+        let work = Work { hash: !options.no_hash, sync: !options.no_sync };
+        let memory = Memory::prepare(self, options, &mut launch, &guard, (staging.directory()?, work))?;
         #[cfg(feature = "archive")]
         let links = tar::be_tar(&mut launch, self.container().entry().path())?;
         let inside = shared::launched_in(spec, fresh);
@@ -117,13 +119,14 @@ impl Task {
                 self.spec_as_created(spec)?.as_ref(),
                 options.recorded(),
             )?,
-            work: Work { hash: !options.no_hash, sync: !options.no_sync },
+            work,
             config: named.map(|named| named.config),
             cgroups: self.facts()?.cgroup.clone(),
             revive: made.as_ref().is_some_and(|made| made.removed),
             synchronous: made.as_ref().is_some_and(Made::is_synchronous),
             complete: false,
             follower: None,
+            images: Vec::new(),
         };
         seal.manifest.accepted.clone_from(&accepted.met);
         seal.manifest.memory_token = memory.token().cloned();
@@ -268,7 +271,7 @@ impl Task {
                     reading = Some(Reading::start(self.pids()?)?);
                 }
                 // Where the tasks are let go first, nobody waits for hashes.
-                let follows = !options.leave_running && memory.only_grows();
+                let follows = !options.leave_running && memory.is_written_by_criu();
                 seal.follower = follows.then(|| Follower::start(dir.clone(), seal.work));
                 Ok(())
             }
@@ -295,7 +298,7 @@ impl Task {
                 }
                 seal.manifest.accepted.clone_from(&accepted.met);
                 if options.prove || !options.leave_running {
-                    memory.finish()?;
+                    seal.images = memory.finish()?;
                 }
                 if options.prove {
                     self.prove(options, staging, seal)?;
@@ -321,7 +324,10 @@ impl Task {
         });
         drop(frozen);
         match result {
-            Ok(()) if options.leave_running && !lazy => memory.finish().and_then(|()| staging.publish(seal)),
+            Ok(()) if options.leave_running && !lazy => {
+                seal.images.extend(memory.finish()?);
+                staging.publish(seal)
+            }
             Ok(()) => Ok(()),
             Err(e) => {
                 self.clear_leftovers(options, locked, dump.common.log_path().as_deref());

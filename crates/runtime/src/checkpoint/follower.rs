@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hiber_criu::ImageDirectory;
+use hiber_memory::images::{Image, Work};
 use hiber_sys::writeback::begin_writeback;
 
 /// The time between two looks at CRIU's files.
@@ -26,15 +27,6 @@ const READ: usize = 256 << 10;
 /// Bytes that are sent to the disk at once.
 const WRITEBACK: u64 = 8 << 20;
 
-/// The work on images while they are written.
-#[derive(Clone, Copy)]
-pub(super) struct Work {
-    /// They are hashed.
-    pub(super) hash: bool,
-    /// They are sent to the disk.
-    pub(super) sync: bool,
-}
-
 /// A thread that follows the images of memory in a directory. Dropping this ends the thread.
 pub(super) struct Follower {
     /// Closed when nothing more will be written.
@@ -42,9 +34,13 @@ pub(super) struct Follower {
     thread: Option<JoinHandle<Heads>>,
 }
 
-/// The beginnings of files, hashed before the files were whole, by name.
+/// What was hashed of files before their manifest, by name.
 #[derive(Default)]
-pub(crate) struct Heads(BTreeMap<String, Head>);
+pub(crate) struct Heads {
+    begun: BTreeMap<String, Head>,
+    /// Files of pages that this program has written: size and hash.
+    whole: BTreeMap<String, (u64, blake3::Hash)>,
+}
 
 /// The beginning of a file: which file, and the hash of what was read of it.
 struct Head {
@@ -91,11 +87,22 @@ impl Drop for Follower {
 }
 
 impl Heads {
+    /// Files that are whole, and hashed if their writer was told so.
+    pub(super) fn add(&mut self, images: Vec<Image>) {
+        let hashed = |image: Image| Some((image.name, (image.size, image.hash?)));
+        self.whole.extend(images.into_iter().filter_map(hashed));
+    }
+
+    /// The hash of a file with this name and size, if all of it was hashed.
+    pub(super) fn whole(&mut self, name: &str, size: u64) -> Option<blake3::Hash> {
+        self.whole.remove(name).filter(|known| known.0 == size).map(|known| known.1)
+    }
+
     /// A hasher that contains the part of `file` that was read, with the file positioned at the end of that part. A fresh hasher
     /// if nothing was read, if it was another file, or if the file has become shorter since.
     pub(super) fn of(&mut self, name: &str, file: &mut File) -> std::io::Result<blake3::Hasher> {
         let meta = file.metadata()?;
-        match self.0.remove(name).filter(|head| head.is_of(&meta)) {
+        match self.begun.remove(name).filter(|head| head.is_of(&meta)) {
             Some(head) => {
                 file.seek(SeekFrom::Start(head.hasher.count()))?;
                 Ok(head.hasher)
@@ -145,7 +152,7 @@ fn follow(dir: &ImageDirectory, work: Work, stop: &Receiver<()>) -> Heads {
     let _ = rustix::process::nice(NICER);
     let (mut heads, mut buffer) = (Heads::default(), vec![0; READ]);
     let mut keep = |current: Option<Current>| {
-        heads.0.extend(current.map(|current| (current.name, current.head)));
+        heads.begun.extend(current.map(|current| (current.name, current.head)));
     };
     let (mut current, mut number) = (None::<Current>, 1);
     while stop.try_recv() == Err(TryRecvError::Empty) {
@@ -212,7 +219,7 @@ mod tests {
             assert_eq!(found, blake3::hash(&std::fs::read(path).unwrap()));
             assert!(before >= 20 * 1_000_001, "{before} bytes were read before the end");
         }
-        assert!(heads.0.is_empty());
+        assert!(heads.begun.is_empty());
     }
 
     #[test]

@@ -315,10 +315,13 @@ fn sums_from(dir: &ImageDirectory, hash: Hashed, mut heads: Heads) -> Result<BTr
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_listed(&name) {
             continue;
         }
-        let sum = if hash.has(&name) {
-            dir.file(&name).and_then(|file| hashed(file, &name, &mut heads)).map_err(fail)?
+        let size = stat.st_size.cast_unsigned();
+        let sum = if !hash.has(&name) {
+            FileSum { size, blake3: None }
+        } else if let Some(hash) = heads.whole(&name, size) {
+            FileSum::new(size, hash)
         } else {
-            FileSum { size: stat.st_size.cast_unsigned(), blake3: None }
+            dir.file(&name).and_then(|file| hashed(file, &name, &mut heads)).map_err(fail)?
         };
         files.insert(name, sum);
     }
@@ -338,7 +341,11 @@ impl FileSum {
     /// Of what a hasher has read already, and of the rest.
     fn go_on(mut hasher: blake3::Hasher, rest: impl Read) -> std::io::Result<Self> {
         hasher.update_reader(rest)?;
-        Ok(Self { size: hasher.count(), blake3: Some(hasher.finalize().to_hex().to_string()) })
+        Ok(Self::new(hasher.count(), hasher.finalize()))
+    }
+
+    fn new(size: u64, hash: blake3::Hash) -> Self {
+        Self { size, blake3: Some(hash.to_hex().to_string()) }
     }
 }
 

@@ -3,7 +3,7 @@
 use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
 use hiber_memory::copy::{Copies, Limits, Process};
-use hiber_memory::images::{PageFile, Ranges, Receiver, Source};
+use hiber_memory::images::{Finisher, Image, PageFile, Ranges, Receiver, Source, Work};
 
 use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers, config_file};
 use crate::checkpoint::preflight::check_pipe_size;
@@ -35,10 +35,11 @@ pub(super) struct Received {
     receiver: Receiver,
     server: PageServer,
     dir: ImageDirectory,
+    finisher: Finisher,
+    /// The processes with the bytes that each has of its own.
+    processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
     copies: Option<Copies>,
-    /// Whether memory was copied beforehand.
-    copied: bool,
 }
 
 impl Memory {
@@ -49,7 +50,7 @@ impl Memory {
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
         guard: &Guard,
-        dir: &ImageDirectory,
+        (dir, work): (&ImageDirectory, Work),
     ) -> Result<Self> {
         let spec = &*task.container().spec()?;
         check_peers(options, spec)?;
@@ -57,7 +58,7 @@ impl Memory {
             return Ok(Self::Foreign);
         }
         let Some(address) = &options.page_server else {
-            return Self::receive(task, options, launch, dir);
+            return Self::receive(task, options, launch, (dir, work));
         };
         if !options.criu.lazy_pages {
             let stream = lazy::connect(address)
@@ -78,22 +79,26 @@ impl Memory {
         task: &Task,
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
-        dir: &ImageDirectory,
+        (dir, work): (&ImageDirectory, Work),
     ) -> Result<Self> {
         let builds_on_others = options.pre_dump || options.parent_path.is_some() || options.criu.auto_dedup;
-        let large = own_memory(task)?.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
+        let processes = own_memory(task)?;
+        let large = processes.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
         if builds_on_others || !(large || options.pre_copy.mode == PreCopyMode::On) {
             return Ok(Self::Foreign);
         }
-        let (receiver, theirs) = Receiver::start(dir.clone()).map_err(|e| Error::host(WRITE, e))?;
+        let finisher = Finisher::start(work);
+        let (receiver, theirs) =
+            Receiver::start(dir.clone(), finisher.clone()).map_err(|e| Error::host(WRITE, e))?;
         let connection = Some(launch.pass(theirs)?);
         let server = PageServer { address: None, port: 0, connection };
         Ok(Self::Received(Box::new(Received {
             receiver,
             server,
-            copies: None,
-            copied: false,
             dir: dir.clone(),
+            finisher,
+            processes,
+            copies: None,
         })))
     }
 
@@ -108,7 +113,7 @@ impl Memory {
         let how = &options.pre_copy;
         match self {
             Self::Received(received) if freezes && how.mode != PreCopyMode::Off => received.copy(task, how),
-            Self::Received(received) => received.reserve(task),
+            Self::Received(received) => received.reserve(),
             _ => Ok(()),
         }
     }
@@ -120,14 +125,14 @@ impl Memory {
         copies.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
     }
 
-    /// Whether files of pages only grow, so that whoever reads them meanwhile has read what they are.
-    pub(super) fn only_grows(&self) -> bool {
-        !matches!(self, Self::Received(received) if received.copied)
+    /// Whether CRIU writes the files of pages.
+    pub(super) fn is_written_by_criu(&self) -> bool {
+        matches!(self, Self::Foreign)
     }
 
-    /// Completes the images, when CRIU has sent all.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        let Self::Received(received) = self else { return Ok(()) };
+    /// Completes the images, when CRIU has sent all. Tells of those that are ours.
+    pub(super) fn finish(&mut self) -> Result<Vec<Image>> {
+        let Self::Received(received) = self else { return Ok(Vec::new()) };
         received.receiver.finish().map_err(|e| Error::host(WRITE, e))
     }
 
@@ -161,11 +166,12 @@ impl Memory {
 
 impl Received {
     /// Nothing is copied beforehand.
-    fn reserve(&self, task: &Task) -> Result<()> {
-        for (process, bytes) in own_memory(task)?.into_iter().filter(|(_, bytes)| *bytes > 0) {
+    fn reserve(&self) -> Result<()> {
+        for (process, bytes) in self.processes.iter().filter(|(_, bytes)| *bytes > 0) {
             let name = format!("memory-of-{}", process.pid);
-            let file = PageFile::create(&self.dir, &name).map_err(|e| Error::host(WRITE, e))?;
-            file.reserve(bytes);
+            let file = PageFile::create(&self.dir, &name, &self.finisher);
+            let file = file.map_err(|e| Error::host(WRITE, e))?;
+            file.reserve(*bytes);
             let source = Source { file, clean: Ranges::default() };
             self.receiver.know(OfMemory::Task(process.number), source);
         }
@@ -174,7 +180,7 @@ impl Received {
 
     fn copy(&mut self, task: &Task, how: &PreCopy) -> Result<()> {
         let limits = Limits { frozen: how.max_frozen, rounds: how.max_rounds };
-        let mut copies = Copies::new(self.dir.clone());
+        let mut copies = Copies::new(self.dir.clone(), self.finisher.clone());
         let copied = copies.run(&limits, || processes(task).unwrap_or_default());
         let copied = copied.map_err(|e| Error::host(WRITE, e))?;
         if let (PreCopyMode::On, Some((_, why))) = (how.mode, copied.untracked.first()) {
@@ -185,7 +191,7 @@ impl Received {
         }
         let (rounds, bytes, left) = (copied.rounds, copied.bytes, copied.left);
         tracing::debug!("{bytes} bytes of memory were copied in {rounds} rounds, {left} bytes are left");
-        (self.copies, self.copied) = (Some(copies), true);
+        self.copies = Some(copies);
         Ok(())
     }
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
 use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
+use hiber_memory::images::{Image, Work};
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::follower::{Follower, Work};
+use super::follower::Follower;
 use super::manifest::Manifest;
 use super::named::CheckpointConfig;
 use super::yard;
@@ -48,6 +49,8 @@ pub(super) struct Seal<'a> {
     pub(super) complete: bool,
     /// The reader of the images while they are written.
     pub(super) follower: Option<Follower>,
+    /// Files of pages that this program has written.
+    pub(super) images: Vec<Image>,
 }
 
 impl Staging {
@@ -150,7 +153,8 @@ impl Staging {
         let dir = self.directory()?;
         seal.config.map_or(Ok(()), |config| config.write(dir))?;
         self.complete(seal)?;
-        let heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
+        let mut heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
+        heads.add(std::mem::take(&mut seal.images));
         seal.manifest.write(dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
         if seal.work.sync {
             // One call for all the images: each fsync would be a commit of the journal of its own.
@@ -243,6 +247,7 @@ mod tests {
             config: None,
             complete: true,
             follower: None,
+            images: Vec::new(),
         }
     }
 

@@ -34,9 +34,9 @@ impl Range {
 
 /// Ranges that do not overlap, by where they start now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ranges(BTreeMap<u64, Range>);
+pub(super) struct Missing(BTreeMap<u64, Range>);
 
-impl Ranges {
+impl Missing {
     pub(super) fn insert(&mut self, range: Range) {
         if range.start < range.end {
             self.0.insert(range.start, range);
@@ -118,8 +118,8 @@ impl Ranges {
 mod tests {
     use super::*;
 
-    fn ranges(all: &[(u64, u64, u64)]) -> Ranges {
-        let mut ranges = Ranges::default();
+    fn ranges(all: &[(u64, u64, u64)]) -> Missing {
+        let mut ranges = Missing::default();
         all.iter().for_each(|(start, end, origin)| {
             ranges.insert(Range { start: *start, end: *end, origin: *origin });
         });
