@@ -128,6 +128,10 @@ refused! {
     a_nexthop_object_beside_a_tun_device:
         "ip address add 10.9.0.1/24 dev va; ip nexthop add id 5 via 10.9.0.2 dev va; ip tuntap add dev t0 mode tun",
         "network-route", "beside a TUN device";
+    a_nexthop_object_beside_a_bridge_without_ports:
+        "ip link add name br0 type bridge; ip address add 10.9.0.1/24 dev br0; ip link set br0 up; \
+         ip nexthop add id 5 via 10.9.0.2 dev br0",
+        "network-route", "a bridge without ports";
     a_next_hop_that_is_down:
         "ip route add 10.10.0.0/16 nexthop dev va nexthop dev vb; ip link set vb down", "network-route",
         "leads over a device that is down";

@@ -86,6 +86,22 @@ fn a_refused_limit_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn an_idle_container_has_no_shares_and_the_caller_is_told() {
+    require!(Root, Controller("cpu"), Linux(5, 15));
+    let c = sleeper(&Runtime::hiber());
+    let shares = || read("cpu", &c.bundle().cgroup(), "cpu.shares", "cpu.weight");
+    let idle = || read("cpu", &c.bundle().cgroup(), "cpu.idle", "cpu.idle");
+    let output = c.call("update", &["--cpu-share", "512", "--cpu-idle", "1"]);
+    output.ok();
+    assert!(output.stderr.contains("linux.resources.cpu.shares is ignored"), "{output}");
+    assert_eq!(idle(), "1");
+    c.call("update", &["--cpu-share", "1024", "--cpu-idle", "0"]).ok();
+    assert_eq!(idle(), "0");
+    let weight = if cgroup::mount_of("cpu").is_some_and(|h| h.v2) { "100" } else { "1024" };
+    assert_eq!(shares(), weight);
+}
+
+#[test]
 fn a_paused_container_stays_paused_and_a_stopped_one_is_refused() {
     require!(Root, Controller("memory"), Controller("pids"));
     let c = sleeper(&Runtime::hiber());

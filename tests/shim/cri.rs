@@ -221,6 +221,40 @@ fn a_task_with_a_user_namespace_sleeps_and_wakes() {
 }
 
 #[test]
+fn a_checkpoint_leaves_its_statistics_where_cri_takes_them() {
+    require!(Root, Criu);
+    let shim = Shim::start(Bundle::busybox().shell(COUNT));
+    shim.run();
+    wait_for("the count", || count(&shim.bundle) > 2);
+    let root = tempfile::tempdir().unwrap();
+    let work = root.path().join("io.containerd.runtime.v2.task/k8s.io").join(shim.id());
+    std::os::unix::fs::symlink(work, shim.bundle.join("work")).unwrap();
+    let container = root.path().join("io.containerd.grpc.v1.cri/containers").join(shim.id());
+    // the first releases of containerd 2.1 take them from the first of these, later ones from the second
+    for directory in [container.clone(), container.join("ctrd-checkpoint")] {
+        fs::create_dir_all(&directory).unwrap();
+        let images = shim.bundle.join("images");
+        fs::create_dir(&images).unwrap();
+        // CRI sends no options, and containerd pauses the task
+        let path = images.display().to_string();
+        shim.client.pause(soon(), &PauseRequest { id: shim.id(), ..PauseRequest::default() }).unwrap();
+        let request = CheckpointTaskRequest { id: shim.id(), path, ..CheckpointTaskRequest::default() };
+        shim.client.checkpoint(soon(), &request).unwrap();
+        shim.client.resume(soon(), &ResumeRequest { id: shim.id(), ..ResumeRequest::default() }).unwrap();
+        let before = count(&shim.bundle);
+        wait_for("it to count on", || count(&shim.bundle) > before);
+        for file in ["stats-dump", "dump.log"] {
+            assert!(fs::metadata(directory.join(file)).unwrap().len() > 0, "{file} in {directory:?}");
+            fs::remove_file(directory.join(file)).unwrap();
+        }
+        assert!(images.join("inventory.img").exists());
+        fs::remove_dir_all(&images).unwrap();
+    }
+    assert!(!shim.bundle.join("criu-work").exists());
+    shim.end();
+}
+
+#[test]
 fn containers_of_a_pod_share_a_shim_and_namespaces() {
     require!(Root);
     let group = "io.kubernetes.cri.sandbox-id";

@@ -19,7 +19,10 @@ pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result
     let asked = asked(request)?;
     let images = images(request, &asked)?;
     let own_work = task.bundle.join("criu-work");
-    let work = if asked.work_path.is_empty() { own_work.clone() } else { PathBuf::from(&asked.work_path) };
+    let work = match asked.work_path.as_str() {
+        "" => cri_directory(&task.bundle, task.id.as_str()).unwrap_or_else(|| own_work.clone()),
+        path => path.into(),
+    };
     let on = |flag: bool| flag.then_some(true);
     let options = CheckpointOptions {
         criu: CriuOptions {
@@ -38,7 +41,7 @@ pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result
         ..CheckpointOptions::default()
     };
     let done = task.running()?.clone().checkpoint(&options).context("OCI runtime checkpoint failed");
-    if work == own_work {
+    if asked.work_path.is_empty() {
         if done.is_err() {
             // Of a dump that never began there is none.
             let _ = std::fs::copy(work.join("dump.log"), task.bundle.join(LOG));
@@ -46,6 +49,17 @@ pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result
         let _ = std::fs::remove_dir_all(&own_work);
     }
     done.map(|()| images)
+}
+
+/// Where containerd's CRI plugin looks for CRIU's log and statistics, for containers of that plugin.
+///
+/// The plugin names this directory to runc's shim alone. It lies in containerd's root directory, as does the bundle's
+/// working directory, ROOT/io.containerd.runtime.v2.task/NAMESPACE/ID. containerd 2.1.0 takes the two files from the
+/// container's own directory; later patch releases make another one in there before each checkpoint.
+fn cri_directory(bundle: &Path, id: &str) -> Option<PathBuf> {
+    let work = std::fs::read_link(bundle.join("work")).ok()?;
+    let container = work.ancestors().nth(3)?.join("io.containerd.grpc.v1.cri/containers").join(id);
+    [container.join("ctrd-checkpoint"), container].into_iter().find(|directory| directory.is_dir())
 }
 
 fn asked(request: &CheckpointTaskRequest) -> Result<Asked> {

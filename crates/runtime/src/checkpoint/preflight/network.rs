@@ -98,10 +98,15 @@ fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec, own: bool) {
     if !tables.is_empty() && !own {
         findings.add(&NETWORK_ROUTE, format!("there are routes in table {}, {nested}", tables.join(", ")));
     }
-    let tun = contents.devices.iter().any(|device| device.kind.as_deref() == Some("tun"));
+    let dark = contents.devices.iter().find(|device| has_no_carrier(device, &contents.devices));
     for (there, what) in [
         (contents.nexthops && !own, format!("there are nexthop objects (ip nexthop), {nested}")),
-        (contents.nexthops && tun, "there are nexthop objects (ip nexthop) beside a TUN device, which has no carrier yet when they are made".into()),
+        (
+            contents.nexthops && dark.is_some(),
+            "there are nexthop objects (ip nexthop) beside a TUN device or a bridge without ports, which has no carrier when \
+             they are made"
+                .into(),
+        ),
         (contents.rules_of_ipv6 && !own, format!("there are rules for IPv6 (ip -6 rule), {nested}")),
         (contents.dead_hops, "a route of several next hops leads over a device that is down".into()),
     ] {
@@ -111,6 +116,16 @@ fn tell(findings: &mut Findings, contents: &Contents, spec: &Spec, own: bool) {
     }
     for what in &contents.strange {
         findings.add(&NETWORK_PART, what);
+    }
+}
+
+/// Whether a restored device has no carrier when the kernel is asked for nexthop objects, which refuses them then. A bridge
+/// loses the carrier that it was born with when it gets its address again.
+fn has_no_carrier(device: &Device, devices: &[Device]) -> bool {
+    match device.kind.as_deref() {
+        Some("tun") => true,
+        Some("bridge") => devices.iter().all(|port| port.master != Some(device.index)),
+        _ => false,
     }
 }
 

@@ -194,9 +194,9 @@ checks! {
     OVERMOUNTED: "mount-over", Checkpoint, Error,
         "a mount lies over one of config.json, or in its place",
         "unmount it, or name it in config.json instead";
-    REPLACED: "mount-replaced", Checkpoint, Warning,
+    REPLACED: "mount-replaced", Checkpoint, Loss,
         "the source of a bind mount was replaced, so that the container has one that is nowhere else",
-        "a restore takes what is at the source's path then: put the old one back if it is still needed";
+        "put the old source back, or have the container take what is at the source's path at the restore";
     REPLACED_OPEN: "mount-replaced-open", Checkpoint, Error,
         "a file is open or mapped on a bind mount whose source was replaced",
         "let the process open it anew, or put the source back";
@@ -213,8 +213,8 @@ checks! {
          linux.netDevices, from which a restore takes it, too";
     NETWORK_ROUTE: "network-route", Checkpoint, Error,
         "routes that no restore could make again in time: several next hops of which one is down, nexthop objects beside a \
-         TUN device, and, in a network namespace that a process has made, those of other tables than the main one, nexthop \
-         objects and rules for IPv6",
+         TUN device or a bridge without ports, and, in a network namespace that a process has made, those of other tables \
+         than the main one, nexthop objects and rules for IPv6",
         "remove them, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
     NETWORK_PART: "network-part", Checkpoint, Loss,
         "what neither CRIU nor hiber makes again of a network: queueing disciplines of other kinds than pfifo, pfifo_fast, bfifo, tbf, \

@@ -293,9 +293,11 @@ impl Converter<'_> {
         period: Option<u64>,
     ) -> Result<()> {
         let v1 = Version::V1;
+        self.idle(v1, cpu);
         if let Some(shares) = shares {
             // The kernel clamps in silence; these are its bounds, and runc's words.
             match shares {
+                _ if cpu.idle() == Some(1) => idle_has_no_weight("linux.resources.cpu.shares"),
                 ..2 => {
                     return invalid("cpu.shares", format!("{shares}: the minimum allowed cpu-shares is 2"));
                 }
@@ -305,8 +307,10 @@ impl Converter<'_> {
                         format!("{shares}: the maximum allowed cpu-shares is 262144"),
                     );
                 }
-                _ => self.push("cpu.shares", v1, "cpu", "cpu.shares", shares),
-            };
+                _ => {
+                    self.push("cpu.shares", v1, "cpu", "cpu.shares", shares);
+                }
+            }
         }
         if let Some(period) = period {
             self.push("cpu.period", v1, "cpu", "cpu.cfs_period_us", period);
@@ -317,18 +321,19 @@ impl Converter<'_> {
         if let Some(quota) = quota {
             self.push("cpu.quota", v1, "cpu", "cpu.cfs_quota_us", quota.max(-1));
         }
-        if let Some(idle) = cpu.idle() {
-            self.push("cpu.idle", v1, "cpu", "cpu.idle", idle).optional = idle == 0;
-        }
         Ok(())
+    }
+
+    /// A weight is refused while the cgroup is idle, so this comes before the weight.
+    fn idle(&mut self, version: Version, cpu: &LinuxCpu) {
+        if let Some(idle) = cpu.idle() {
+            self.push("cpu.idle", version, "cpu", "cpu.idle", idle).optional = idle == 0;
+        }
     }
 
     fn cpu_v2(&mut self, cpu: &LinuxCpu, shares: Option<u64>, quota: Option<i64>, period: Option<u64>) {
         let v2 = Version::V2;
-        // A weight is refused while the cgroup is idle, so the order matters on the way back.
-        if let Some(idle) = cpu.idle() {
-            self.push("cpu.idle", v2, "cpu", "cpu.idle", idle).optional = idle == 0;
-        }
+        self.idle(v2, cpu);
         match shares {
             Some(_) if cpu.idle() == Some(1) => idle_has_no_weight("linux.resources.cpu.shares"),
             Some(shares) => {
