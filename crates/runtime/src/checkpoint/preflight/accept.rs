@@ -41,7 +41,10 @@ impl Accepted {
 
     /// Refuses what makes a checkpoint fail, and each loss that is not accepted; those that are, and warnings, are logged.
     pub(super) fn judge(&mut self, findings: &Findings) -> Result<()> {
-        for found in findings.0.iter().filter(|found| found.severity <= Severity::Warning) {
+        let mut all: Vec<_> = findings.0.iter().filter(|found| found.severity <= Severity::Warning).collect();
+        // Errors first: nobody can accept those.
+        all.sort_by_key(|found| found.severity);
+        for found in all {
             if self.has(found) {
                 tracing::warn!("accepted as a loss: {found}");
                 let loss = AcceptedLoss { check: found.check.into(), what: found.to_string() };
