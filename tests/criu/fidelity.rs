@@ -168,7 +168,8 @@ fn a_source_that_is_gone() {
     fs::remove_file(c.bundle().join("conf")).unwrap();
     refused(&c, "mount-source", "the source of /etc/conf is missing");
     fs::write(c.bundle().join("conf"), "new").unwrap();
-    sleep_and_wake(&c, &[], &[]);
+    c.checkpoint(&[]).fails("was replaced since");
+    sleep_and_wake(&c, &["--accept", "mount-replaced"], &[]);
     assert_eq!(seen(&c, "/etc/conf"), "new");
 }
 
