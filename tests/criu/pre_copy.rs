@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use crate::interchange::{CGROUPS_IGNORED, beside_crun};
 use crate::{count, counter, counts_on};
@@ -220,6 +220,24 @@ fn traces(c: &Container) -> String {
     format!("{files:?} {tracer:?} {tracked}")
 }
 
+/// Waits until the container has no other traces than `before`, and goes on.
+#[track_caller]
+fn leaves_nothing(c: &Container, before: &str) {
+    let end = Instant::now() + hiber_tests::PATIENCE;
+    while traces(c) != before && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(traces(c), before);
+    works_on(c, "killed");
+}
+
+/// Begins a checkpoint that copies memory in rounds until it is killed.
+fn copies_for_ever(c: &Container) -> Child {
+    let images = c.bundle().join("killed/images").display().to_string();
+    let flags = ["--pre-copy", "on", "--max-frozen", "1ns", "--max-rounds", "10000", "--image-path", &images];
+    c.command("checkpoint", &flags).spawn().unwrap()
+}
+
 #[test]
 fn nothing_is_left_of_it() {
     require!(Root, Criu, Program("cc"));
@@ -229,21 +247,44 @@ fn nothing_is_left_of_it() {
     c.checkpoint(&["--pre-copy", "on", "--leave-running"]).ok();
     assert_eq!(traces(&c), before);
     // Killed at any moment: the container runs on.
-    let parent = c.bundle().join("killed");
     for millis in [50, 150, 300, 600] {
-        let images = parent.join("images").display().to_string();
-        let flags =
-            ["--pre-copy", "on", "--max-frozen", "1ns", "--max-rounds", "10000", "--image-path", &images];
-        let mut command = c.command("checkpoint", &flags);
-        let mut hiber = command.spawn().unwrap();
+        let mut hiber = copies_for_ever(&c);
         std::thread::sleep(Duration::from_millis(millis));
         hiber.kill().unwrap();
         hiber.wait().unwrap();
-        wait_for("all traces to go", || traces(&c) == before);
-        works_on(&c, "killed");
-        let left = || fs::read_dir(&parent).map_or(0, Iterator::count);
+        leaves_nothing(&c, &before);
+        let left = || fs::read_dir(c.bundle().join("killed")).map_or(0, Iterator::count);
         wait_for("the images to go", || left() == 0);
     }
+}
+
+/// In turn while it asks the process what cannot be seen from outside, and while it makes the process hand over its userfaultfd.
+#[test]
+fn killed_while_threads_make_its_calls_it_leaves_them_as_they_were() {
+    require!(Root, Criu, Program("cc"));
+    let c = torture(|bundle| bundle);
+    let before = traces(&c);
+    let status = format!("/proc/{}/status", c.pid());
+    let is_traced = || !fs::read_to_string(&status).unwrap_or_default().contains("TracerPid:\t0\n");
+    let mut met = [0, 0];
+    for round in 0..40 {
+        let mut hiber = copies_for_ever(&c);
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut until = |traced: bool| {
+            while is_traced() != traced && Instant::now() < end && hiber.try_wait().unwrap().is_none() {}
+            is_traced() == traced
+        };
+        let times = round % 2;
+        let found = until(true) && (0..times).all(|_| until(false) && until(true));
+        // At another moment of it each time.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(round * 10) {}
+        hiber.kill().unwrap();
+        hiber.wait().unwrap();
+        met[times as usize] += u32::from(found);
+        leaves_nothing(&c, &before);
+    }
+    assert!(met.iter().all(|met| *met > 0), "no moment was met: {met:?}");
 }
 
 #[test]

@@ -28,10 +28,11 @@ use line::parse::{Action, Help, Invocation, UsageError, parse};
 use output::out;
 
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: hiber_sys::allocator::Allocator = hiber_sys::allocator::ALLOCATOR;
 
 fn main() -> ExitCode {
     hiber::run_init_if_asked();
+    hiber_sys::allocator::usable_after_fork();
     let parsed = parse(std::env::args_os(), COMMANDS);
     let cli = match &parsed {
         Ok(invocation) => &invocation.cli,

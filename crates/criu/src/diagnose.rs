@@ -29,6 +29,10 @@ const HARMLESS: [&str; 5] = [
     "RPC client reported script error",
 ];
 
+/// A log can be cut off where its file system has less room than this, in bytes.
+const NO_ROOM: u64 = 64 << 10;
+/// glibc's text for ENOSPC.
+const NO_SPACE: &str = "No space left on device";
 /// How CRIU says that a program has ended with a failure.
 const EXITED: &str = "exited, status=";
 
@@ -65,6 +69,16 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
     let mut text = Vec::new();
     file.take(MAX_LOG).read_to_end(&mut text)?;
     Ok(diagnose_text(&String::from_utf8_lossy(&text)))
+}
+
+/// What a log cannot say that is on a full file system: the line with the reason is cut off, or was not written at all.
+pub(crate) fn diagnose_cut_off(path: &Path) -> Option<Diagnosis> {
+    let space = rustix::fs::statvfs(path).ok()?;
+    let full = space.f_bavail.saturating_mul(space.f_frsize) < NO_ROOM;
+    full.then(|| {
+        let line = format!("{NO_SPACE}: the log is on a full file system, and may be cut off");
+        Diagnosis { cause: causes::of(&line), told_by: Some(line), ..Diagnosis::default() }
+    })
 }
 
 /// The same for lines at hand: of a log, of CRIU's standard error, of a response.
@@ -227,6 +241,13 @@ mod tests {
         assert_eq!(d.lines, ["Error (criu/a.c:1): \u{fffd} odd"]);
         assert_eq!(d.cause, None);
         assert!(diagnose(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_log_that_is_not_cut_off_is_taken_at_its_word() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(diagnose_cut_off(dir.path()), None);
+        assert_eq!(diagnose_cut_off(&dir.path().join("none")), None);
     }
 
     #[test]

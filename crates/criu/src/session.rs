@@ -22,7 +22,7 @@ use criu_proto::{Message as _, MessageField};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
-use crate::diagnose::{diagnose, diagnose_text, is_harmless};
+use crate::diagnose::{diagnose, diagnose_cut_off, diagnose_text, is_harmless};
 use crate::error::{CriuError, Failure, HandlerError, Operation, Result};
 use crate::locate::complaint;
 use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
@@ -323,6 +323,11 @@ impl Session {
         diagnosis.lines.extend(printed.lines);
         if diagnosis.cause.is_none() {
             diagnosis.cause = cr_errmsg.as_deref().and_then(|m| diagnose_text(m).cause);
+        }
+        if diagnosis.cause.is_none()
+            && let Some(cut_off) = log.as_deref().and_then(diagnose_cut_off)
+        {
+            (diagnosis.cause, diagnosis.told_by) = (cut_off.cause, cut_off.told_by);
         }
         let failure = Failure {
             operation,

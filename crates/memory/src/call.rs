@@ -2,6 +2,11 @@
 //!
 //! Afterwards the thread is in its old state: its registers, its blocked signals, an interrupted call and a restartable sequence
 //! are as before. Its filters of seccomp and its dispatch of system calls do not see the call.
+//!
+//! If a tracer is killed in the middle of a call, the thread goes on with the registers of the call. So a process called [`NAME`]
+//! makes calls [apart](hiber_sys::apart) where the program is to run on whatever happens.
+
+use std::ffi::CStr;
 
 use hiber_sys::ptrace::{
     Dispatch, GoOn, dispatch, extended_state, rseq_area, set_dispatch, set_extended_state, set_signal_mask,
@@ -15,6 +20,8 @@ use crate::registers::{INSTRUCTION, Registers};
 use crate::remote::Memory;
 use crate::stop::{Seized, Stop, await_stop, detach, go_on, interrupt, kill, registers, set_registers};
 
+/// The name of processes that make calls apart. A kill of all processes with this program's name does not reach them.
+pub const NAME: &CStr = c"injected-calls";
 /// The offset of the present sequence in `struct rseq` (linux/rseq.h).
 const RSEQ_CS: u64 = 8;
 /// The most bytes of an area that are searched for an instruction.
@@ -251,6 +258,65 @@ impl Drop for Stopped {
         if self.held {
             let _ = self.let_go();
         }
+    }
+}
+
+/// A process all of whose threads are stopped: none of them sees in between what a call has made of memory or descriptors, and none
+/// takes the place of that.
+#[derive(Debug)]
+pub struct StoppedProcess {
+    pid: i32,
+    threads: Vec<Stopped>,
+}
+
+impl StoppedProcess {
+    /// Stops all threads of process `pid`.
+    ///
+    /// # Errors
+    /// As of [`Seized::new`] and [`Seized::wait`], of any of them.
+    pub fn new(pid: i32) -> Result<Self> {
+        let mut process = Self { pid, threads: Vec::new() };
+        while process.stop_new()? {}
+        Ok(process)
+    }
+
+    /// Stops those threads that were not known; whether there were any.
+    fn stop_new(&mut self) -> Result<bool> {
+        let threads =
+            std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(memory_error(self.pid, 0))?;
+        let tids = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let new: Vec<_> = tids.filter(|tid| self.threads.iter().all(|known| known.tid() != *tid)).collect();
+        let seized: Vec<_> = new.into_iter().map(Seized::new).collect();
+        let mut more = false;
+        for thread in seized.into_iter().map(|seized| seized.and_then(Seized::wait)) {
+            match thread {
+                Ok(thread) => self.threads.push(thread),
+                Err(Error::Gone(_)) => continue,
+                Err(e) => return Err(e),
+            }
+            more = true;
+        }
+        Ok(more)
+    }
+
+    /// Its first thread, which makes the calls.
+    ///
+    /// # Errors
+    /// That one has ended.
+    pub fn first(&mut self) -> Result<&mut Stopped> {
+        let pid = self.pid;
+        self.threads.iter_mut().find(|thread| thread.tid() == pid).ok_or(Error::Gone(pid))
+    }
+
+    /// Lets all threads go on as they were.
+    ///
+    /// # Errors
+    /// As of [`Stopped::release`], but that one has ended.
+    pub fn release(self) -> Result<()> {
+        self.threads.into_iter().try_for_each(|thread| match thread.release() {
+            Err(Error::Gone(_)) => Ok(()),
+            other => other,
+        })
     }
 }
 

@@ -44,6 +44,9 @@ pub enum Error {
     /// Writes to its memory cannot be tracked.
     #[error("writes of process {0} cannot be tracked: {1}")]
     Untracked(i32, String),
+    /// What one of these errors says, of work that was done in another process.
+    #[error("{0}")]
+    Apart(String),
     /// Images of memory cannot be received or written.
     #[error("{0}: {1}")]
     Images(String, std::io::Error),

@@ -17,6 +17,6 @@ mod remote;
 mod stop;
 pub mod track;
 
-pub use call::Stopped;
+pub use call::{Stopped, StoppedProcess};
 pub use error::{Error, Result};
 pub use stop::Seized;

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use crate::procfs::Stat;
+use crate::signal::SignalsBlocked;
 use crate::{Result, SysError};
 
 /// The first byte of the packet by which a child reports that execveat(2) failed; a native `i32`, the errno, follows. No
@@ -247,25 +248,6 @@ fn namespace_names(flags: u64) -> String {
         "with no new namespace".into()
     } else {
         format!("with new namespaces {}", names.join(", "))
-    }
-}
-
-/// Blocks every signal of the calling thread until it is dropped.
-struct SignalsBlocked(nix::sys::signal::SigSet);
-
-impl SignalsBlocked {
-    fn new() -> Result<Self> {
-        use nix::sys::signal::{SigSet, SigmaskHow};
-        let old = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map_err(|e| SysError::new("sigprocmask", "to block all signals", e as i32))?;
-        Ok(Self(old))
-    }
-}
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        let _ = self.0.thread_set_mask();
     }
 }
 

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+#[cfg(feature = "allocator")]
+pub mod allocator;
+pub mod apart;
 pub mod bpf;
 pub mod channel;
 pub mod clone;
@@ -24,5 +27,6 @@ pub mod tracking;
 pub mod userfault;
 pub mod writeback;
 
+pub use apart::apart;
 pub use error::{Result, SysError};
 pub use namespace::NamespaceKind;

@@ -55,6 +55,25 @@ impl fmt::Display for Signal {
     }
 }
 
+/// Blocks every signal of the calling thread until it is dropped.
+pub(crate) struct SignalsBlocked(nix::sys::signal::SigSet);
+
+impl SignalsBlocked {
+    pub(crate) fn new() -> Result<Self> {
+        use nix::sys::signal::{SigSet, SigmaskHow};
+        let old = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(|e| SysError::new("sigprocmask", "to block all signals", e as i32))?;
+        Ok(Self(old))
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

@@ -10,16 +10,16 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use hiber_criu::pagemap::PAGE;
+use hiber_sys::apart;
 use hiber_sys::tracking::{self, Found, Region};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use syscalls::Sysno;
 
 use self::areas::Areas;
-use crate::Stopped;
+use crate::call::{NAME, StoppedProcess};
 use crate::error::{Error, Result, memory};
 use crate::images::Ranges;
-use crate::stop::Seized;
 
 /// So many regions are told at once.
 const REGIONS: usize = 4096;
@@ -58,29 +58,15 @@ impl Tracked {
     /// Tracks process `pid` from now on, if that is [`available`].
     ///
     /// # Errors
-    /// [`Error::Untracked`] with the reason, or what [`Seized`] and [`Stopped`] say of a thread that cannot be stopped: it
+    /// [`Error::Untracked`] with the reason, or what [`StoppedProcess`] says of a thread that cannot be stopped: it
     /// runs a 32-bit program, is traced by somebody else, or confined so that nobody may lift it.
     pub fn start(pid: i32) -> Result<Self> {
         if let Some(why) = areas::unseen_writes(pid) {
             return Err(Error::Untracked(pid, why.into()));
         }
-        let refused = |what: &str, e: std::io::Error| Error::Untracked(pid, format!("{what}: {e}"));
-        let process = Pid::from_raw(pid).ok_or(Error::Gone(pid))?;
-        let process = pidfd_open(process, PidfdFlags::empty()).map_err(|_| Error::Gone(pid))?;
-        // A thread that forks meanwhile would leave the descriptor to its child.
-        let mut threads = stop_all(pid)?;
-        let first = threads.iter_mut().find(|thread| thread.tid() == pid).ok_or(Error::Gone(pid))?;
-        let made = first.call(Sysno::userfaultfd, [tracking::FLAGS, 0, 0, 0, 0, 0])?;
-        let made = made.map_err(|e| refused("userfaultfd", e.into()))?;
-        let number = i32::try_from(made).unwrap_or(-1);
-        let taken = pidfd_getfd(process, number, PidfdGetfdFlags::empty());
-        first.call(Sysno::close, [made, 0, 0, 0, 0, 0])?.map_err(|e| refused("close", e.into()))?;
-        threads.into_iter().try_for_each(|thread| match thread.release() {
-            Err(Error::Gone(_)) => Ok(()),
-            other => other,
-        })?;
-        let faults = taken.map_err(|e| refused("pidfd_getfd", e.into()))?;
-        tracking::note_writes(faults.as_fd()).map_err(|e| refused("UFFDIO_API", e.into()))?;
+        let faults = faults_of(pid)?;
+        let noted = tracking::note_writes(faults.as_fd());
+        noted.map_err(|e| Error::Untracked(pid, format!("UFFDIO_API: {e}")))?;
         Ok(Self { pid, faults })
     }
 
@@ -183,25 +169,35 @@ impl Tracked {
     }
 }
 
-/// Stops all threads of a process.
-fn stop_all(pid: i32) -> Result<Vec<Stopped>> {
-    let mut stopped: Vec<Stopped> = Vec::new();
-    loop {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(memory(pid, 0))?;
-        let tids = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let new: Vec<_> = tids.filter(|tid| stopped.iter().all(|known| known.tid() != *tid)).collect();
-        let seized: Vec<_> = new.into_iter().map(Seized::new).collect();
-        let mut more = false;
-        for thread in seized.into_iter().map(|seized| seized.and_then(Seized::wait)) {
-            match thread {
-                Ok(thread) => stopped.push(thread),
-                Err(Error::Gone(_)) => continue,
-                Err(e) => return Err(e),
-            }
-            more = true;
-        }
-        if !more {
-            return Ok(stopped);
-        }
+/// A userfaultfd of a process's memory. A process of our own has the threads make it, which goes on when we are killed: otherwise a
+/// thread would go on with the registers of a call that is not its program's, or the process would keep the descriptor.
+fn faults_of(pid: i32) -> Result<OwnedFd> {
+    let made = apart(NAME, || match make_faults(pid) {
+        Ok(faults) => (Vec::new(), Some(faults)),
+        Err(Error::Gone(_)) => (Vec::new(), None),
+        Err(e) => (e.to_string().into_bytes(), None),
+    });
+    let (why, faults) = made.map_err(|e| Error::Untracked(pid, e.to_string()))?;
+    match faults {
+        Some(faults) => Ok(faults),
+        None if why.is_empty() => Err(Error::Gone(pid)),
+        None => Err(Error::Apart(String::from_utf8_lossy(&why).into_owned())),
     }
+}
+
+fn make_faults(pid: i32) -> Result<OwnedFd> {
+    let refused = |what: &str, e: Errno| Error::Untracked(pid, format!("{what}: {e}"));
+    let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd = pidfd.ok_or(Error::Gone(pid))?;
+    // A thread that forks meanwhile would leave the descriptor to its child.
+    let mut process = StoppedProcess::new(pid)?;
+    let first = process.first()?;
+    let made = first.call(Sysno::userfaultfd, [tracking::FLAGS, 0, 0, 0, 0, 0])?;
+    let made = made.map_err(|e| refused("userfaultfd", Errno::from_raw_os_error(e as i32)))?;
+    let number = i32::try_from(made).unwrap_or(-1);
+    let taken = pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty());
+    let closed = first.call(Sysno::close, [made, 0, 0, 0, 0, 0])?;
+    closed.map_err(|e| refused("close", Errno::from_raw_os_error(e as i32)))?;
+    process.release()?;
+    taken.map_err(|e| refused("pidfd_getfd", e))
 }

@@ -35,7 +35,7 @@ pub(crate) struct AddressSpace {
 }
 
 /// The properties that a process reports itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Said {
     future: Option<Lock>,
     keys: Vec<u8>,

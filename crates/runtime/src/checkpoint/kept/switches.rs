@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use hiber_memory::{Seized, Stopped};
+use hiber_memory::call::NAME;
+use hiber_memory::{Seized, Stopped, StoppedProcess};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sys::procfs::{read, stat};
 use hiber_sys::ptrace::Dispatch;
 use hiber_sys::scheduling::MemoryPolicy;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
@@ -16,7 +18,7 @@ use super::failures::{errno, failed};
 use super::processor;
 use super::spaces::AddressSpaces;
 use super::{policy, spaces};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, chain};
 use crate::host::procfs::{Number, Numbered};
 
 /// By the thread's number in the container. Properties of the whole process are stored with its first thread.
@@ -66,7 +68,7 @@ pub(crate) struct Switched {
 }
 
 /// The answers of a process.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
     deny_write_execute: u32,
     huge_pages_disabled: u32,
@@ -112,7 +114,13 @@ const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
 
 /// Asks the processes `pids`, which run, what cannot be seen from outside. Each is stopped for some 100 µs.
 pub(crate) fn ask(pids: &[i32]) -> Answers {
-    let answer = |pid: i32| match asked(pid) {
+    let ask = |pid: &i32| (*pid, asked(*pid).map_err(|e| e.to_string()));
+    let answered = apart(|| pids.iter().map(ask).collect::<Vec<_>>());
+    let answers = answered.unwrap_or_else(|e| {
+        tracing::debug!("no process is asked: {e}");
+        Vec::new()
+    });
+    let answer = |(pid, answer)| match answer {
         Ok(answer) => Some((pid, answer)),
         // A thread that ends meanwhile has nothing to keep. A thread that cannot be stopped stops CRIU, too, which then says why.
         Err(e) => {
@@ -120,11 +128,16 @@ pub(crate) fn ask(pids: &[i32]) -> Answers {
             None
         }
     };
-    pids.iter().filter_map(|pid| answer(*pid)).collect()
+    answers.into_iter().filter_map(answer).collect()
 }
 
 /// As [`ask`], of processes that are frozen in `cgroup`: they are thawed for that, and run no further than to where they stop.
 pub(crate) fn ask_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
+    let asked = || asked_frozen(first, pids, cgroup).map_err(|e| chain(&e));
+    apart(asked)?.map_err(Error::Invalid)
+}
+
+fn asked_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
     let processes = Numbered::all(first, pids);
     let threads = processes.iter().flat_map(|process| &process.threads);
     let seize = |thread: &Number| Seized::new(thread.outer).map_err(failed(thread.inner));
@@ -144,9 +157,16 @@ pub(crate) fn ask_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<An
     Ok(answers.collect())
 }
 
+/// Does `work` on threads of the container in a process of its own: a kill of this one leaves them as they were.
+fn apart<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T> {
+    let (said, _) = hiber_sys::apart(NAME, || (serde_json::to_vec(&work()).unwrap_or_default(), None))?;
+    serde_json::from_slice(&said).map_err(|e| Error::internal("read what processes have said", e))
+}
+
 fn asked(pid: i32) -> hiber_memory::Result<Answer> {
-    let mut stopped = Seized::new(pid)?.wait()?;
-    let answer = answer(&mut stopped)?;
+    // With all threads: one that maps memory meanwhile could get the place that another one takes for a moment.
+    let mut stopped = StoppedProcess::new(pid)?;
+    let answer = answer(stopped.first()?)?;
     stopped.release()?;
     Ok(answer)
 }
