@@ -231,10 +231,12 @@ fn leaves_nothing(c: &Container, before: &str) {
     works_on(c, "killed");
 }
 
-/// Begins a checkpoint that copies memory in rounds until it is killed.
-fn copies_for_ever(c: &Container) -> Child {
+/// Begins a checkpoint that copies memory in many rounds. It may be through before it is killed: then the container runs on, too.
+fn copies_for_long(c: &Container) -> Child {
+    let _ = fs::remove_dir_all(c.bundle().join("killed"));
     let images = c.bundle().join("killed/images").display().to_string();
-    let flags = ["--pre-copy", "on", "--max-frozen", "1ns", "--max-rounds", "10000", "--image-path", &images];
+    let rounds = ["--pre-copy", "on", "--max-frozen", "1ns", "--max-rounds", "10000"];
+    let flags = [&rounds[..], &["--leave-running", "--image-path", &images]].concat();
     c.command("checkpoint", &flags).spawn().unwrap()
 }
 
@@ -247,14 +249,15 @@ fn nothing_is_left_of_it() {
     c.checkpoint(&["--pre-copy", "on", "--leave-running"]).ok();
     assert_eq!(traces(&c), before);
     // Killed at any moment: the container runs on.
-    for millis in [50, 150, 300, 600] {
-        let mut hiber = copies_for_ever(&c);
+    for millis in [10, 30, 50, 100, 150, 300, 600] {
+        let mut hiber = copies_for_long(&c);
         std::thread::sleep(Duration::from_millis(millis));
         hiber.kill().unwrap();
         hiber.wait().unwrap();
         leaves_nothing(&c, &before);
         let left = || fs::read_dir(c.bundle().join("killed")).map_or(0, Iterator::count);
-        wait_for("the images to go", || left() == 0);
+        let published = c.bundle().join("killed/images/inventory.img").exists();
+        wait_for("the images to go", || left() == usize::from(published));
     }
 }
 
@@ -268,7 +271,7 @@ fn killed_while_threads_make_its_calls_it_leaves_them_as_they_were() {
     let is_traced = || !fs::read_to_string(&status).unwrap_or_default().contains("TracerPid:\t0\n");
     let mut met = [0, 0];
     for round in 0..40 {
-        let mut hiber = copies_for_ever(&c);
+        let mut hiber = copies_for_long(&c);
         let end = Instant::now() + Duration::from_secs(5);
         let mut until = |traced: bool| {
             while is_traced() != traced && Instant::now() < end && hiber.try_wait().unwrap().is_none() {}
