@@ -33,6 +33,7 @@ mod leftovers;
 mod lifecycle;
 mod manifest;
 mod memory;
+mod migrate;
 mod named;
 mod network;
 mod network_devices;

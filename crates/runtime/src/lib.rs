@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod helpers;
 mod host;
 pub mod id;
+pub mod migrate;
 mod runtime;
 pub mod spec;
 mod state;
@@ -48,6 +49,7 @@ pub use id::{CheckpointError, CheckpointName};
 pub use runtime::Runtime;
 pub use state::facts::{Brief, Facts};
 pub use state::lifecycle::Lifecycle;
+pub use state::migration::Decision;
 pub use state::processes::{INIT_ID, ProcessId};
 pub use status::Status;
 

@@ -12,8 +12,10 @@ mod inspect;
 mod kill;
 mod list;
 mod man;
+mod migrate;
 mod pause;
 mod ps;
+mod receive;
 pub(crate) mod restore;
 mod resume;
 pub(crate) mod run;
@@ -39,8 +41,10 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &kill::COMMAND,
     &list::COMMAND,
     &man::COMMAND,
+    &migrate::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
+    &receive::COMMAND,
     &restore::COMMAND,
     &resume::COMMAND,
     &run::COMMAND,

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hiber::id::ContainerId;
+use hiber::migrate::Destination;
 use hiber::{Address, CgroupMode, CheckpointName, NetworkLock, PreCopyMode, Resources, Word};
 
 use super::flag::Value;
@@ -77,6 +79,18 @@ words!(CgroupMode NetworkLock PreCopyMode Resources);
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {
         Ok(text.to_string_lossy().parse()?)
+    }
+}
+
+impl Value for ContainerId {
+    fn read(_: &str, text: &OsStr) -> Result<Self> {
+        Ok(text.to_string_lossy().parse()?)
+    }
+}
+
+impl Value for Destination {
+    fn read(what: &str, value: &OsStr) -> Result<Self> {
+        text(what, value)?.parse().map_err(|e: hiber::Error| Refusal::value(e.to_string()))
     }
 }
 

@@ -51,6 +51,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("checkpoints", _) if flag.name == "format" => &["ls", "box"],
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("completion", _) => &["bash"],
+                ("migrate", _) => &["box", "exec:x"],
                 _ => &["box"],
             };
             let value = sample(flag);
@@ -153,6 +154,7 @@ fn the_values_that_shells_offer_are_taken() {
                 (_, Count::Exactly(0)) => &[],
                 ("checkpoints", _) if flag.starts_with("--format") => &["ls", "box"],
                 ("checkpoints", _) => &["create", "box", "c1"],
+                ("migrate", _) => &["box", "exec:x"],
                 _ if check => &["--check", "box"],
                 _ => &["box"],
             };

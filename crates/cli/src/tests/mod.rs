@@ -360,6 +360,30 @@ fn exec_of(text: &str) -> Exec {
 }
 
 #[test]
+fn migrations() {
+    let given = shown("migrate --tcp-established --id other --bundle /b box ssh://me@host:22");
+    for part in [
+        r#"Ssh { user: Some("me"), host: "host", port: Some(22) }"#,
+        r#"ContainerId("other")"#,
+        r#"Some("/b")"#,
+    ] {
+        assert!(given.contains(part), "{given}");
+    }
+    assert!(shown("migrate --resolve box").contains("destination: None"));
+    for (line, why) in [
+        ("migrate box", "a destination is missing"),
+        ("migrate box host", "expected ssh://[USER@]HOST[:PORT] or exec:COMMAND"),
+        ("migrate box ssh://host:0", "a port"),
+        ("migrate --id a/b box exec:x", "invalid container ID format"),
+        ("migrate --resolve --dry-run box", "--resolve and --dry-run exclude each other"),
+        ("migrate --stall 0s box exec:x", "--stall 0: expected more than no time"),
+        ("receive --stall 0s --stdio", "--stall 0: expected more than no time"),
+    ] {
+        assert!(bad(line).contains(why), "{line}: {}", bad(line));
+    }
+}
+
+#[test]
 fn checkpoints_by_name() {
     use checkpoints::{Action, ListFlags, VerifyFlags};
     let named = |text: &str| Named::read(&matches(text).1).unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -22,7 +22,7 @@ const WAITING: usize = 4;
 /// Bytes that are sent to the disk at once.
 const WRITEBACK: u64 = 8 << 20;
 
-/// What is done to files of pages while they are written.
+/// Work on files of pages while they are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
     /// They are hashed.
@@ -46,7 +46,7 @@ pub(crate) struct Block(Arc<Vec<u8>>);
 #[derive(Debug, Default)]
 pub(crate) struct Blocks(VecDeque<Block>);
 
-/// What the thread knows of a file.
+/// The thread's view of a file.
 #[derive(Debug)]
 struct State {
     digest: Digest,
@@ -141,7 +141,7 @@ impl Finished {
         self.give(Job::Written { state, file, offset, block, part });
     }
 
-    /// What was written out of order is read and hashed, as far as it is known by now, for there is time.
+    /// Pages that were written out of order are read and hashed now, as far as they are known, for there is time.
     pub(super) fn catch_up(&self) {
         self.give(Job::CatchUp { state: Arc::clone(&self.state), file: Arc::clone(&self.file) });
     }
@@ -191,7 +191,7 @@ fn done(job: Job, work: Work) {
                 state.send(&file, offset + bytes.len() as u64);
             }
         }
-        // What cannot be read now is read in the end, and what is wrong is said then.
+        // A failed read is repeated at the end, and its error is reported then.
         Job::CatchUp { state, file } if work.hash => {
             let mut state = lock(&state);
             let _ = file.metadata().and_then(|meta| state.digest.catch_up(&file, meta.len()));

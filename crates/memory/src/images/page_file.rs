@@ -199,7 +199,7 @@ impl PageFile {
         }
     }
 
-    /// What was written again is read and hashed, for there is time.
+    /// Pages that were written again are read and hashed, for there is time.
     pub(crate) fn catch_up(&self) {
         self.finished.catch_up();
     }

@@ -21,7 +21,7 @@ use super::named::Named;
 use super::network::{self, needs_no_lock};
 use super::options::{CheckpointOptions, check, config_file};
 use super::preflight;
-use super::staging::{Seal, Staging};
+use super::staging::{HandOver, Seal, Staging};
 use super::yard::Yard;
 use super::{proof, shared, trial};
 use crate::helpers::guard::{Guard, Watch, settle};
@@ -51,10 +51,16 @@ impl Task {
     /// tasks are still frozen, or not. Without `leave_running` the container is then stopped and removed. On any
     /// failure before that it runs on as it was.
     pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
-        self.checkpoint_as(options, None)
+        self.checkpoint_as(options, None, None)
     }
 
-    pub(super) fn checkpoint_as(&self, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<()> {
+    /// As [`checkpoint`](Self::checkpoint), with a name or to be given away.
+    pub(crate) fn checkpoint_as(
+        &self,
+        options: &CheckpointOptions,
+        named: Option<&Named<'_>>,
+        hand_over: Option<HandOver<'_>>,
+    ) -> Result<()> {
         let container = self.container();
         helpers::check()?;
         check(options, container.id().as_str())?;
@@ -86,7 +92,11 @@ impl Task {
             check_root(&self.facts()?.rootfs, spec)?;
         }
         let criu = options.criu.find_criu()?;
-        let mut staging = Staging::new(&options.criu.image_path, named.map(Named::taken))?;
+        let destination = hand_over.as_ref().map(|hand_over| hand_over.destination.clone());
+        let mut staging = match hand_over {
+            Some(hand_over) => Staging::of(hand_over),
+            None => Staging::new(&options.criu.image_path, named.map(Named::taken))?,
+        };
         let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
         staging.create()?;
         guard.staging(staging.directory()?)?;
@@ -142,7 +152,10 @@ impl Task {
         }
         let note = || {
             let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
-            container.entry().note(Lifecycle::Checkpointed { path, exit });
+            container.entry().note(match &destination {
+                Some(destination) => Lifecycle::Migrated { destination: destination.clone() },
+                None => Lifecycle::Checkpointed { path, exit },
+            });
         };
         let dumped = self.dump(
             session,
@@ -154,7 +167,7 @@ impl Task {
         );
         #[cfg(feature = "archive")]
         drop(links);
-        if staging.is_published() {
+        if staging.is_published() && destination.is_none() {
             tell_parent_death_signal(staging.directory()?);
         }
         if staging.is_published() && !options.leave_running {
@@ -191,7 +204,7 @@ impl Task {
         resources::changed(&first, &resources::of(&entry.config()?))
     }
 
-    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging) -> Result<Watch> {
+    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging<'_>) -> Result<Watch> {
         let facts = self.facts()?;
         let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
         Ok(Watch {
@@ -204,6 +217,7 @@ impl Task {
             links: options.link_remap,
             ends: !options.leave_running && !options.pre_dump,
             entry: self.container().entry().path().to_owned(),
+            record: staging.record().map(Path::to_owned),
             trial: options.prove.then(trial::own_cgroup).transpose()?,
         })
     }
@@ -225,7 +239,7 @@ impl Task {
         mut session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, guard, mut memory): (&mut Staging, &mut Seal<'_>, &mut Guard, Memory),
+        (staging, seal, guard, mut memory): (&mut Staging<'_>, &mut Seal<'_>, &mut Guard, Memory),
         status: Status,
         (freezer, made, mut accepted): (Option<PathBuf>, Option<Made>, Accepted),
     ) -> Result<()> {
@@ -353,7 +367,7 @@ impl Task {
         session: &mut Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        staging: &Staging,
+        staging: &Staging<'_>,
     ) -> Result<DumpOptions> {
         let mut dump = DumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
         self.describe(&mut dump.common, spec, options)?;
@@ -396,7 +410,7 @@ impl Task {
         session: Session,
         spec: &Spec,
         options: &CheckpointOptions,
-        (staging, seal, memory): (&mut Staging, &mut Seal<'_>, &Memory),
+        (staging, seal, memory): (&mut Staging<'_>, &mut Seal<'_>, &Memory),
         freezer: Option<PathBuf>,
     ) -> Result<()> {
         let mut dump = PreDumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);

@@ -34,7 +34,7 @@ pub(super) struct Follower {
     thread: Option<JoinHandle<Heads>>,
 }
 
-/// What was hashed of files before their manifest, by name.
+/// Hashes of the files' beginnings, taken before the manifest, by name.
 #[derive(Default)]
 pub(crate) struct Heads {
     begun: BTreeMap<String, Head>,

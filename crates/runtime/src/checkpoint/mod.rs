@@ -21,7 +21,7 @@ mod proof;
 pub(crate) mod restore;
 pub(crate) mod restore_options;
 pub(crate) mod shared;
-mod staging;
+pub(crate) mod staging;
 pub(crate) mod trial;
 pub(crate) mod trust;
 pub(crate) mod view;

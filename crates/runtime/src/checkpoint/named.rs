@@ -197,7 +197,7 @@ impl Checkpoints {
         }
         let config = CheckpointConfig::new(name, &options);
         let named = Named { config: &config, checkpoints: self };
-        match task.checkpoint_as(&options, Some(&named)) {
+        match task.checkpoint_as(&options, Some(&named), None) {
             Ok(()) => Ok(Checkpoint { path, config }),
             Err(e @ (Error::Checkpoint(_) | Error::State { .. } | Error::NotRunning | Error::NotFound)) => {
                 Err(e)
@@ -223,7 +223,7 @@ impl Checkpoints {
 }
 
 /// A checkpoint that is to get a name.
-pub(super) struct Named<'a> {
+pub(crate) struct Named<'a> {
     pub(super) config: &'a CheckpointConfig,
     checkpoints: &'a Checkpoints,
 }

@@ -19,7 +19,7 @@ pub(super) struct Failed(Error);
 
 impl Task {
     /// Refuses what cannot be tried, before anything is frozen.
-    pub(super) fn foresee_trial(&self, options: &CheckpointOptions, staging: &Staging) -> Result<()> {
+    pub(super) fn foresee_trial(&self, options: &CheckpointOptions, staging: &Staging<'_>) -> Result<()> {
         let (id, restore) = (self.container().id(), self.restore_options(options, staging)?);
         trial::foresee(id, &restore, &self.pids()?)
     }
@@ -28,7 +28,7 @@ impl Task {
     pub(super) fn prove(
         &self,
         options: &CheckpointOptions,
-        staging: &Staging,
+        staging: &Staging<'_>,
         seal: &mut Seal<'_>,
     ) -> Result<(), Failed> {
         staging.complete(seal).map_err(Failed)?;
@@ -56,7 +56,7 @@ impl Task {
     fn restore_options(
         &self,
         options: &CheckpointOptions,
-        staging: &Staging,
+        staging: &Staging<'_>,
     ) -> Result<RestoreContainerOptions<'static>> {
         let facts = self.facts()?;
         Ok(RestoreContainerOptions {
@@ -83,7 +83,7 @@ impl Failed {
     }
 
     /// The trial's reason, with its log where a failed dump's is.
-    pub(super) fn told(self, staging: &Staging, options: &CheckpointOptions) -> Error {
+    pub(super) fn told(self, staging: &Staging<'_>, options: &CheckpointOptions) -> Error {
         let mut error = self.0;
         if let Some(criu) = criu_of(&mut error) {
             staging.keep_log(criu, options.criu.work_path.is_some());

@@ -29,7 +29,7 @@ use request::limit_file_sizes;
 pub(crate) use request::{Network, Request};
 
 use crate::checkpoint::kept::Kept;
-use crate::checkpoint::kept::switches::ToClose;
+use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::restore_options::{
@@ -45,6 +45,7 @@ use crate::container::task::Built;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
+use crate::helpers::guard::RestoreGuard;
 use crate::helpers::lazy::arrival::{self, Arrival, Destination};
 use crate::helpers::lazy::{self, Token};
 use crate::helpers::leftovers;
@@ -57,11 +58,25 @@ use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::store::Store;
 
+/// Decides about a container that is whole and has not run yet: whether it runs, or stays frozen. Where it fails, nothing of the
+/// container is left.
+pub(crate) type Gate<'a> = &'a mut dyn FnMut(&Entry) -> Result<bool>;
+
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
 pub(crate) fn restore(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
+) -> Result<Task> {
+    restore_through(store, id, options, None)
+}
+
+/// As [`restore`], of a container that runs only if `gate` says so.
+pub(crate) fn restore_through(
+    store: &Store,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+    gate: Option<Gate<'_>>,
 ) -> Result<Task> {
     helpers::check()?;
     let mut prepared = Prepared::new(id, &options.as_create())?;
@@ -107,9 +122,10 @@ pub(crate) fn restore(
         request,
         criu: &criu,
         wired: &wired,
+        gated: gate.is_some(),
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
-    let restored = restoring.run(&mut facts).and_then(|memory| {
+    let restored = restoring.run(&mut facts, gate).and_then(|memory| {
         let (child, kept) = (first_process(&facts)?, wired.keep()?);
         entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
         if let Some(memory) = memory {
@@ -145,6 +161,8 @@ struct Restoring<'a> {
     request: Request<'a>,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
+    /// Whether somebody decides before it runs.
+    gated: bool,
     /// The token that the source wants to see before it gives the memory.
     token: Option<&'a Token>,
 }
@@ -159,7 +177,7 @@ struct Places<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(&self, facts: &mut Facts) -> Result<Option<Arrival>> {
+    fn run(&self, facts: &mut Facts, gate: Option<Gate<'_>>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         facts.put_root =
             self.request.prepared.plan.init.root.as_ref().is_some_and(DetachedRoot::needs_put_root);
@@ -181,6 +199,7 @@ impl Restoring<'_> {
         // Outside of that mount namespace, which it would keep alive.
         let memory = self.bring_memory(&work, &facts.cgroup)?;
         let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
+        let guard = self.gated.then(|| RestoreGuard::start(&facts.cgroup)).transpose()?;
         let mut restored =
             apart("the restoring thread", || self.in_private_mount_namespace(&places, facts, &mut cgroup));
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
@@ -195,6 +214,14 @@ impl Restoring<'_> {
             arrival::forget(work.directory());
         }
         work.clear();
+        if let Some(gate) = gate {
+            let runs = gate(self.entry)?;
+            // Whatever comes now, the container is not to be ended for it.
+            drop(guard);
+            if !runs {
+                return Ok(memory);
+            }
+        }
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         cgroup.thaw()?;
         Ok(memory)
@@ -300,7 +327,7 @@ impl Restoring<'_> {
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&facts.cgroup)?)?;
                 }
-                if self.request.kept.has_switches() || !listeners.is_empty() {
+                if self.gated || self.request.kept.has_switches() || !listeners.is_empty() {
                     held.store(true, Ordering::Relaxed);
                     hold(cgroup, criu)?;
                 }
@@ -310,7 +337,9 @@ impl Restoring<'_> {
         });
         restored?;
         if self.request.kept.has_switches() || !listeners.is_empty() {
-            self.request.turn_switches(facts.pid, cgroup, false, &listeners)?;
+            let freeze = || Ok(Cgroup::open(facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
+            let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };
+            self.request.turn_switches(facts.pid, cgroup, then, &listeners)?;
         }
         Ok(())
     }

@@ -21,14 +21,27 @@ use crate::helpers::unfinished;
 use crate::host::paths::{make_dir, open_dir};
 use crate::id::CheckpointError;
 
+/// Where a checkpoint goes that is not to stay here.
+pub(crate) struct HandOver<'a> {
+    /// The images are written there; the caller removes the directory.
+    pub(crate) images: PathBuf,
+    /// For messages.
+    pub(crate) destination: String,
+    /// The file that says whose the container is (`state/migration.rs`).
+    pub(crate) record: PathBuf,
+    /// Gives the complete images away. When this returns, the container is another's, and ends here.
+    pub(crate) give: &'a mut dyn FnMut(&ImageDirectory) -> Result<()>,
+}
+
 /// The directory that becomes the checkpoint. If this is dropped before the publication, the directory is removed.
-pub(super) struct Staging {
+pub(super) struct Staging<'a> {
     target: PathBuf,
     path: PathBuf,
     /// The directory, once it was made.
     dir: Option<ImageDirectory>,
     /// The error if the place is taken; `None` if the checkpoint there is to be replaced.
     taken: Option<CheckpointError>,
+    hand_over: Option<HandOver<'a>>,
     published: bool,
 }
 
@@ -53,7 +66,7 @@ pub(super) struct Seal<'a> {
     pub(super) images: Vec<Image>,
 }
 
-impl Staging {
+impl<'a> Staging<'a> {
     /// A directory beside `target`, not made yet; on the same filesystem, so that one rename publishes it.
     pub(super) fn new(target: &Path, taken: Option<CheckpointError>) -> Result<Self> {
         let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
@@ -66,12 +79,34 @@ impl Staging {
             return Err(Error::Invalid(format!("--image-path {}: is not a directory", target.display())));
         }
         let path = unfinished::hidden(&target);
-        Ok(Self { target, path, dir: None, taken, published: false })
+        Ok(Self { target, path, dir: None, taken, hand_over: None, published: false })
+    }
+
+    /// A directory whose content goes elsewhere.
+    pub(super) fn of(hand_over: HandOver<'a>) -> Self {
+        let path = hand_over.images.clone();
+        Self {
+            target: path.clone(),
+            path,
+            dir: None,
+            taken: None,
+            hand_over: Some(hand_over),
+            published: false,
+        }
+    }
+
+    /// The file that says whether the container is another's.
+    pub(super) fn record(&self) -> Option<&Path> {
+        self.hand_over.as_ref().map(|hand_over| &*hand_over.record)
     }
 
     /// Makes the directory, and keeps it open: a user who may write to its parent could put another one in its place. Directories
     /// that killed processes have left beside it are removed.
     pub(super) fn create(&mut self) -> Result<()> {
+        if self.hand_over.is_some() {
+            self.dir = Some(ImageDirectory::open(&self.path)?);
+            return Ok(());
+        }
         if let Some(parent) = self.target.parent() {
             make_dir(parent).context("make the image directory")?;
             unfinished::sweep(parent);
@@ -150,15 +185,20 @@ impl Staging {
     /// Writes the manifest, brings everything to disk and the directory under its name. A checkpoint under that path is replaced,
     /// unless checkpoints have names there.
     pub(super) fn publish(&mut self, seal: &mut Seal<'_>) -> Result<()> {
-        let dir = self.directory()?;
-        seal.config.map_or(Ok(()), |config| config.write(dir))?;
+        let dir = self.directory()?.clone();
+        seal.config.map_or(Ok(()), |config| config.write(&dir))?;
         self.complete(seal)?;
         let mut heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
         heads.add(std::mem::take(&mut seal.images));
-        seal.manifest.write(dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
+        seal.manifest.write(&dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
+        if let Some(hand_over) = &mut self.hand_over {
+            (hand_over.give)(&dir)?;
+            self.published = true;
+            return Ok(());
+        }
         if seal.work.sync {
             // One call for all the images: each fsync would be a commit of the journal of its own.
-            rustix::fs::syncfs(dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+            rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
         }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
@@ -201,7 +241,7 @@ impl Staging {
     /// As [`explain`](Self::explain), of an error in its place.
     pub(super) fn keep_log(&self, error: &mut CriuError, log_is_elsewhere: bool) {
         let Some(failure) = error.failure_mut() else { return };
-        if self.taken.is_some() && !log_is_elsewhere {
+        if (self.taken.is_some() || self.hand_over.is_some()) && !log_is_elsewhere {
             failure.log = None;
         }
         let Some(log) = failure.log.as_mut().filter(|_| !log_is_elsewhere) else { return };
@@ -213,9 +253,10 @@ impl Staging {
     }
 }
 
-impl Drop for Staging {
+impl Drop for Staging<'_> {
     fn drop(&mut self) {
         if !self.published
+            && self.hand_over.is_none()
             && self.dir.is_some()
             && let Err(e) = std::fs::remove_dir_all(&self.path)
             && e.kind() != std::io::ErrorKind::NotFound

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::checkpoint::kept::Kept;
-use crate::checkpoint::kept::switches::ToClose;
+use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::restore::{Network, Request, cgroup_roots, hold, namespace};
@@ -279,7 +279,7 @@ impl Trial<'_> {
         });
         match restored {
             _ if whole => Ok(()),
-            Ok(_) if outlive => request.turn_switches(first, cgroup, true, &ToClose::new()),
+            Ok(_) if outlive => request.turn_switches(first, cgroup, Then::End, &ToClose::new()),
             Ok(_) => Err(Error::host("restore on trial", "CRIU resumed it")),
             Err(mut e) => {
                 places.work.keep_log(self.log, self.id.as_str(), &mut e);

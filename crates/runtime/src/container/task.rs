@@ -27,6 +27,7 @@ use crate::state::entry::START_SOCKET;
 use crate::state::facts::{Brief, Facts};
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
+use crate::state::migration::Incoming;
 use crate::state::observe::Observe;
 use crate::state::processes::ProcessId;
 use crate::state::store::Store;
@@ -357,6 +358,10 @@ impl Task {
         let _lock = self.entry().lock()?;
         match self.status()? {
             Status::Paused => {
+                if Incoming::of(self.entry())?.is_some() {
+                    let what = "it came from another machine, and only that knows whether it may run here: hiber migrate --resolve";
+                    return self.refuse(what, Status::Paused);
+                }
                 guard::settle(self.entry())?;
                 self.cgroup.thaw()?;
             }

@@ -29,9 +29,12 @@ use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
 use crate::state::entry::Entry;
+use crate::state::migration;
 
 /// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
 pub(crate) const ARGUMENT: &str = "checkpoint-guard";
+/// As [`ARGUMENT`], of a guard of a restore; argv\[2\] is the container's [`CgroupPaths`] in JSON.
+const RESTORE_ARGUMENT: &str = "restore-guard";
 /// The word that precedes the publication of the checkpoint: the container is to end.
 pub(crate) const PUBLISHING: u8 = b'p';
 /// The word that precedes the publication of a checkpoint whose memory is still in the container.
@@ -69,6 +72,9 @@ pub(crate) struct Watch {
     pub(crate) ends: bool,
     /// The container's directory.
     pub(crate) entry: PathBuf,
+    /// The file that says whose the container is, where it is to go elsewhere (`state/migration.rs`).
+    #[serde(default)]
+    pub(crate) record: Option<PathBuf>,
     /// The cgroup of a restore on trial, if there is to be one.
     #[serde(default)]
     pub(crate) trial: Option<CgroupPaths>,
@@ -161,8 +167,58 @@ impl Drop for Guard {
     }
 }
 
+/// A process that ends a container which is being restored if its restorer is killed before it is decided that the container runs:
+/// CRIU, left alone, would let it run.
+#[derive(Debug)]
+pub(crate) struct RestoreGuard {
+    child: Child,
+}
+
+impl RestoreGuard {
+    /// Guards the container in these cgroups.
+    pub(crate) fn start(cgroup: &CgroupPaths) -> Result<Self> {
+        let cgroup = serde_json::to_string(cgroup)
+            .map_err(|e| Error::internal("encode the restore guard's task", e))?;
+        let child = Command::new("/proc/self/exe")
+            .args([RESTORE_ARGUMENT, &cgroup])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
+            .context("start the restore's guard")?;
+        Ok(Self { child })
+    }
+}
+
+/// The container's fate is decided, or the restorer undoes the container.
+impl Drop for RestoreGuard {
+    fn drop(&mut self) {
+        let _ = self.child.stdin.take().map(|mut pipe| pipe.write_all(&[DONE]));
+        let _ = self.child.wait();
+    }
+}
+
+/// Acts as a restore's guard if the first argument says so, and then does not return.
+fn run_restore_guard_if_asked(argument: Option<&OsStr>) {
+    if argument != Some(RESTORE_ARGUMENT.as_ref()) {
+        return;
+    }
+    let cgroup = std::env::args().nth(2).and_then(|json| serde_json::from_str::<CgroupPaths>(&json).ok());
+    let Some(cgroup) = cgroup.filter(|cgroup| cgroup.check().is_ok()) else { return };
+    let _ = rustix::process::setsid();
+    let mut word = [0];
+    if std::io::stdin().lock().read_exact(&mut word).is_err() || word != [DONE] {
+        let _ = Cgroup::open(cgroup, OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL));
+    }
+    std::process::exit(0);
+}
+
 /// Acts as guard if the first argument says so, and then does not return.
 pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
+    run_restore_guard_if_asked(argument);
     if argument != Some(ARGUMENT.as_ref()) {
         return;
     }
@@ -173,8 +229,16 @@ pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
     let _ = rustix::process::setsid();
     let Some(heard) = Heard::listen(&mut std::io::stdin().lock()) else { std::process::exit(0) };
     // CRIU has lost its client, and lets the container go on.
+    // A container that is another machine's by now must not run again, and CRIU is about to let it.
+    if watch.record.as_deref().is_some_and(migration::is_committed) {
+        let _ =
+            Cgroup::open(watch.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL));
+    }
     heard.criu.into_iter().for_each(Running::end);
-    let published = heard.staging.is_some() && heard.staging == unfinished::identity(&watch.target);
+    let published = match &watch.record {
+        Some(record) => migration::is_committed(record),
+        None => heard.staging.is_some() && heard.staging == unfinished::identity(&watch.target),
+    };
     let _ = watch.settle(heard.said, published);
     let _ = std::fs::remove_file(watch.entry.join(RECORD));
     std::process::exit(0);
@@ -273,7 +337,9 @@ impl Watch {
 
     /// Does the work of a guard that was killed.
     fn settle_late(&self) -> Result<()> {
-        Ok(self.settle(Said { locking: true, ..Said::default() }, false)?)
+        // Where it was published matters for a container alone that is another's now.
+        let given = self.record.as_deref().is_some_and(migration::is_committed);
+        Ok(self.settle(Said { locking: true, publishing: given, ..Said::default() }, given)?)
     }
 
     /// Undoes changes that CRIU had no time to undo. There is nobody to be told.

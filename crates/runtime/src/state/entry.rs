@@ -182,7 +182,7 @@ impl Entry {
         Ok(Some(bytes))
     }
 
-    fn replace(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
+    pub(super) fn replace(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
         let bytes = serde_json::to_vec(value)
             .map_err(|e| Error::File { path: self.path.join(name), why: e.to_string() })?;
         self.replace_bytes(name, &bytes)

@@ -59,6 +59,11 @@ pub enum Lifecycle {
         /// Whether that is its end.
         exit: bool,
     },
+    /// It went to another machine, where it runs from now on; here it has ended.
+    Migrated {
+        /// Where to.
+        destination: String,
+    },
     /// It runs, and its memory follows it.
     MemoryArriving,
     /// The memory of a restored container, which was to follow it, is all there.

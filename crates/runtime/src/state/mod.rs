@@ -4,6 +4,7 @@ pub(crate) mod entry;
 pub(crate) mod facts;
 pub(crate) mod lifecycle;
 pub(crate) mod lock;
+pub(crate) mod migration;
 pub(crate) mod observe;
 pub(crate) mod processes;
 pub(crate) mod resources;

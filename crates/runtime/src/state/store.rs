@@ -28,6 +28,11 @@ impl Store {
         Self { root: root.into() }
     }
 
+    /// That of this container.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self::new(entry.path().parent().unwrap_or(Path::new("/")))
+    }
+
     /// The directory of all containers.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -66,6 +71,15 @@ impl Store {
         all.recursive(true).mode(owned::PRIVATE_DIR.as_raw_mode());
         all.create(&self.root).map_err(|e| Error::file(&self.root, &e))?;
         self.open_root(OFlags::PATH)?.ok_or_else(|| Error::file(&self.root, &Errno::NOENT.into()))
+    }
+
+    /// A directory of the runtime's own beside those of the containers; `name` is no id. Made if it is missing.
+    pub(crate) fn own_directory(&self, name: &str) -> Result<PathBuf> {
+        let root = self.make_root()?;
+        match rustix::fs::mkdirat(&root, name, owned::PRIVATE_DIR) {
+            Ok(()) | Err(Errno::EXIST) => Ok(self.root.join(name)),
+            Err(e) => Err(Error::sys("mkdir", self.root.join(name).display().to_string(), e)),
+        }
     }
 
     /// Removes the remains of a container whose removal was killed half-way. They are found by name: reading the whole root takes

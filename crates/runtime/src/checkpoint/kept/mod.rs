@@ -143,11 +143,11 @@ impl Kept {
         &self,
         first: i32,
         pids: &[i32],
-        trial: bool,
+        then: switches::Then<'_>,
         close: &switches::ToClose,
         thaw: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), trial, close, thaw)
+        switches::put_back(&self.switches, &self.memory, &Numbered::all(first, pids), then, close, thaw)
     }
 
     /// The images that CRIU reads instead of `images`, so that it does not populate memory that is locked only on its first use.

@@ -316,19 +316,29 @@ impl Switched {
     }
 }
 
+/// The next step of restored processes that have all their properties.
+pub(crate) enum Then<'a> {
+    /// They run.
+    Run,
+    /// All of them stay frozen, by this, before an instruction of their own.
+    Hold(&'a dyn Fn() -> Result<()>),
+    /// All of them stop there, and are killed afterwards.
+    End,
+}
+
 /// Has the restored `processes`, which are frozen in their cgroup and traced by nobody, `close` descriptors, set up their address
-/// spaces and turn their switches. `thaw` lets them go to where they stop, before an instruction of their own. On `trial` all of
-/// them stop there, and are killed afterwards.
+/// spaces and turn their switches. `thaw` lets them go to where they stop, before an instruction of their own; `then` says
+/// what follows.
 pub(super) fn put_back(
     all: &Switches,
     spaces: &AddressSpaces,
     processes: &[Numbered],
-    trial: bool,
+    then: Then<'_>,
     close: &ToClose,
     thaw: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let concerned = |process: &&Numbered| {
-        trial
+        !matches!(then, Then::Run)
             || close.contains_key(&process.process.outer)
             || spaces.contains_key(&process.process.inner)
             || process.threads.iter().any(|thread| all.contains_key(&thread.inner))
@@ -336,7 +346,7 @@ pub(super) fn put_back(
     let threads = processes.iter().filter(concerned).flat_map(|process| &process.threads);
     let seize = |thread: &Number| {
         let seized = Seized::new(thread.outer).map_err(failed(thread.inner))?;
-        Ok((*thread, if trial { seized.doomed() } else { seized }))
+        Ok((*thread, if matches!(then, Then::End) { seized.doomed() } else { seized }))
     };
     let seized: Vec<_> = threads.map(seize).collect::<Result<_>>()?;
     thaw()?;
@@ -358,6 +368,9 @@ pub(super) fn put_back(
         switched
             .put_back(stopped)
             .context(format!("give thread {} back what only it can set", thread.inner))?;
+    }
+    if let Then::Hold(freeze) = then {
+        freeze()?;
     }
     stopped.into_iter().try_for_each(|(thread, stopped)| stopped.release().map_err(failed(thread.inner)))
 }

@@ -13,7 +13,7 @@ use hiber_sandbox::rootfs::mount_tracefs;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::checkpoint::kept::Kept;
-use crate::checkpoint::kept::switches::ToClose;
+use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::PARENT_DEATH;
 use crate::checkpoint::restore_options::RestoreContainerOptions;
@@ -132,16 +132,16 @@ impl<'a> Request<'a> {
     }
 
     /// Has the tasks, which are frozen since before CRIU let them go, set what only they can, and close what they are not to have;
-    /// they run when this returns, and on `trial` are killed.
+    /// `then` says what follows.
     pub(crate) fn turn_switches(
         &self,
         first: i32,
         cgroup: &Cgroup,
-        trial: bool,
+        then: Then<'_>,
         close: &ToClose,
     ) -> Result<()> {
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
-        self.kept.turn_switches(first, &pids, trial, close, || Ok(cgroup.thaw()?))
+        self.kept.turn_switches(first, &pids, then, close, || Ok(cgroup.thaw()?))
     }
 
     /// The images that have CRIU inherit eventfds, and these.

@@ -22,6 +22,16 @@ impl Token {
         Ok(Self::from_bytes(bytes))
     }
 
+    /// From its digits.
+    pub(crate) fn of_hex(digits: &str) -> Result<Self> {
+        blake3::Hash::from_hex(digits).map(Self).map_err(|e| Error::internal("read a token", e))
+    }
+
+    /// Its digits.
+    pub(crate) fn to_hex(&self) -> String {
+        self.0.to_hex().to_string()
+    }
+
     pub(super) fn from_bytes(bytes: [u8; blake3::OUT_LEN]) -> Self {
         Self(blake3::Hash::from_bytes(bytes))
     }

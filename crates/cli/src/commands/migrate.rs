@@ -1,0 +1,225 @@
+//! `migrate`
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hiber::id::ContainerId;
+use hiber::migrate::{self, Destination, MigrateOptions, Phase};
+use hiber::{CheckpointOptions, Decision, NetworkLock};
+use serde_json::json;
+
+use crate::flags::criu::{ACCEPT, Contents, Names, PreCopyFlags, names};
+use crate::line::command::{Cli, Command, Count, Run};
+use crate::line::flag::{Flag, Flags, Value, flags};
+use crate::line::refusal::Refusal;
+use crate::line::scan::Matches;
+use crate::line::shape::Argument;
+use crate::line::value::Format;
+use crate::output::out;
+use crate::session::Session;
+
+/// How long the other end may be silent; see [`STALL`].
+const DEFAULT_STALL: Duration = Duration::from_secs(10);
+pub(super) const STALL: Flag<Option<Duration>> =
+    Flag::value("stall", "TIME", "how long the other end may neither send nor take anything (default: 10s)");
+
+flags! {
+    struct MigrateFlags {
+        new_id: Option<ContainerId> =
+            Flag::value("id", "NEWID", "what the container is called there (default: as here)"),
+        bundle: Option<PathBuf> =
+            Flag::value("bundle", "DIR", "the bundle's directory there (default: as here)").short("b"),
+        receiver: Option<String> =
+            Flag::value("receiver", "COMMAND", "what ssh runs there (default: hiber receive --stdio)"),
+        dry_run: bool = Flag::switch("dry-run", "only ask both ends whether it could be done"),
+        resolve: bool =
+            Flag::switch("resolve", "end the doubt about a migration that was cut off, at either end"),
+        stall: Option<Duration> = STALL,
+        contents: Contents = Flag::group(),
+        tcp_skip_in_flight: bool =
+            Flag::switch("tcp-skip-in-flight", "leave TCP connections out that are still being made"),
+        tcp_close: Option<bool> =
+            Flag::choice("tcp-close", "allow established TCP connections and close them"),
+        link_remap: bool =
+            Flag::switch("link-remap", "give a deleted file that is still open a temporary name"),
+        network_lock: Option<NetworkLock> = Flag::value(
+            "network-lock",
+            "METHOD",
+            "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
+        ),
+        pre_copy: PreCopyFlags = Flag::group(),
+        accept: Vec<Names> = ACCEPT,
+        format: Option<Format> = Flag::value(
+            "format",
+            "FORMAT",
+            "table (words, at a terminal) or json (a line for each phase; default: table)",
+        )
+        .short("f"),
+    }
+}
+
+pub(crate) const COMMAND: Command = Command::new(
+    "migrate",
+    "<container-id> <destination>",
+    "move a running container to another machine",
+    |m| Ok(Box::new(Migrate::read(m)?)),
+)
+.description(
+    "The destination is ssh://[USER@]HOST[:PORT], where ssh runs `hiber receive --stdio`, or exec:COMMAND, any\n\
+     command whose standard streams lead to one. The bundle must be there already.\n\n\
+     Both ends are asked first whether it could be done. Then the container is checkpointed, its images go over, and\n\
+     it stays frozen here until the destination has restored it: one copy runs at any time, and one survives. If\n\
+     anything fails before that, it runs on here. If the two lose each other at the moment of the decision, the copy\n\
+     at the destination stays frozen until `migrate --resolve ID` is run, here (which tells it) or there (with where\n\
+     this machine is, which asks). No memory is written to a disk.",
+)
+.examples(&[
+    ("migrate --tcp-established web ssh://other.example.org", "move web, with its connections"),
+    ("migrate --dry-run web ssh://other.example.org", "ask whether that would work"),
+])
+.flags(MigrateFlags::TABLE)
+.takes(Count::Between(1, 2), &[Argument::Container, Argument::Other]);
+
+#[derive(Debug)]
+struct Migrate {
+    id: ContainerId,
+    /// With `--resolve` where the other end is, if it is not where the container went.
+    destination: Option<Destination>,
+    flags: MigrateFlags,
+}
+
+/// The time that was given, which must be one.
+pub(super) fn stall(given: Option<Duration>) -> Result<Duration, Refusal> {
+    match given {
+        Some(Duration::ZERO) => Err(Refusal::value("--stall 0: expected more than no time")),
+        given => Ok(given.unwrap_or(DEFAULT_STALL)),
+    }
+}
+
+impl Migrate {
+    fn read(m: &Matches) -> Result<Self, Refusal> {
+        let (id, flags) = (m.container()?, MigrateFlags::read(m)?);
+        let destination =
+            m.positionals.get(1).map(|text| Destination::read("destination", text)).transpose()?;
+        if destination.is_none() && !flags.resolve {
+            let why = "migrate: a destination is missing: ssh://[USER@]HOST[:PORT] or exec:COMMAND";
+            return Err(Refusal::value(why));
+        }
+        let moves = [
+            ("id", flags.new_id.is_some()),
+            ("bundle", flags.bundle.is_some()),
+            ("dry-run", flags.dry_run),
+            ("tcp-established", flags.contents.tcp_established.is_some()),
+            ("tcp-close", flags.tcp_close.is_some()),
+        ];
+        if let Some((flag, _)) = moves.iter().find(|(_, given)| flags.resolve && *given) {
+            return Err(Refusal::value(format!("--resolve and --{flag} exclude each other: nothing moves")));
+        }
+        stall(flags.stall)?;
+        Ok(Self { id, destination, flags })
+    }
+
+    fn options(&self, cli: &Cli) -> MigrateOptions {
+        let flags = &self.flags;
+        let mut criu = flags.contents.options(&cli.global);
+        (criu.tcp_close, criu.network_lock) = (flags.tcp_close, flags.network_lock);
+        let mut options = MigrateOptions {
+            id: flags.new_id.clone(),
+            bundle: flags.bundle.clone(),
+            stall: flags.stall.unwrap_or(DEFAULT_STALL),
+            dry_run: flags.dry_run,
+            checkpoint: CheckpointOptions {
+                criu,
+                tcp_skip_in_flight: flags.tcp_skip_in_flight,
+                link_remap: flags.link_remap,
+                pre_copy: flags.pre_copy.options(),
+                accept: names(&flags.accept),
+                ..CheckpointOptions::default()
+            },
+            ..MigrateOptions::default()
+        };
+        if let Some(receiver) = &flags.receiver {
+            options.receiver.clone_from(receiver);
+        }
+        options
+    }
+
+    fn resolve(&self, session: &Session) -> anyhow::Result<ExitCode> {
+        let (id, flags) = (&self.id, &self.flags);
+        let (receiver, stall) = (flags.receiver.as_deref(), flags.stall.unwrap_or(DEFAULT_STALL));
+        match migrate::resolve(&session.runtime, id, self.destination.as_ref(), receiver, stall)? {
+            Decision::Committed => self.say(&format!("{id} is the destination's")),
+            Decision::Aborted => self.say(&format!("{id} is the source's")),
+            Decision::Open => bail!("the migration of {id} is not decided yet: somebody is still at it"),
+            Decision::Unknown => bail!(
+                "the source knows nothing of the migration of {id}: look whether the container runs there; if not, \
+                 `delete --force {id}` removes the copy"
+            ),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// To people.
+    fn say(&self, text: &str) {
+        if self.flags.format.unwrap_or_default() == Format::Table && std::io::stdout().is_terminal() {
+            let _ = out::write(&format!("{text}\n"));
+        }
+    }
+
+    /// Says how far it is: to programs as JSON, to people in words.
+    fn show(&self, phase: Phase) {
+        let (word, bytes) = match phase {
+            Phase::Accepted => ("accepted", None),
+            Phase::Dumping => ("dumping", None),
+            Phase::Sending { bytes } => ("sending", Some(bytes)),
+            Phase::Restoring => ("restoring", None),
+            Phase::Committed => ("committed", None),
+            _ => return,
+        };
+        if self.flags.format == Some(Format::Json) {
+            let mut line = json!({ "phase": word });
+            if let Some(bytes) = bytes {
+                line["bytes"] = bytes.into();
+            }
+            // Nobody's container is given up because its progress cannot be told.
+            let _ = out::write(&format!("{line}\n"));
+        }
+        self.say(&bytes.map_or(word.to_owned(), |bytes| format!("{word}: {} MiB", bytes >> 20)));
+    }
+}
+
+impl Run for Migrate {
+    fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
+        let session = Session::new(cli)?;
+        if self.flags.resolve {
+            return self.resolve(&session);
+        }
+        let destination = self.destination.as_ref().context("migrate: a destination is missing")?;
+        let task = session.task(&self.id)?;
+        let migrated = task.migrate(destination, self.options(cli), &mut |phase| self.show(phase))?;
+        if self.flags.dry_run {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (standstill, total) = (migrated.handed_over.as_millis(), migrated.total.as_millis());
+        if self.flags.format == Some(Format::Json) {
+            let done = json!({
+                "phase": "done", "bytes": migrated.bytes, "confirmed": migrated.confirmed,
+                "handedOverMilliseconds": standstill, "totalMilliseconds": total,
+            });
+            out::write(&format!("{done}\n"))?;
+        }
+        let (id, mib) = (&self.id, migrated.bytes >> 20);
+        self.say(&format!(
+            "{id} runs at {destination}: {mib} MiB, handed over in {standstill} ms, {total} ms in all"
+        ));
+        if !migrated.confirmed {
+            bail!(
+                "{id} is {destination}'s now, but that has not said that it runs: `migrate --resolve {id}` tells it again"
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

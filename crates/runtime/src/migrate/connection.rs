@@ -1,0 +1,358 @@
+//! How the two ends reach each other, and how long one waits for the other.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::word::{Frame, PROTOCOL, Word, read_frame, write_data, write_word};
+use crate::error::{Error, Result};
+
+/// Where a container is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `ssh://[USER@]HOST[:PORT]`: the system's ssh(1) runs the receiver there.
+    Ssh {
+        /// The user there; ssh's choice if absent.
+        user: Option<String>,
+        /// A name that ssh knows.
+        host: String,
+        /// The port; ssh's choice if absent.
+        port: Option<u16>,
+    },
+    /// `exec:COMMAND`: a command of the shell's whose standard streams lead to a receiver.
+    Command(String),
+}
+
+impl FromStr for Destination {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| {
+            let expected = "expected ssh://[USER@]HOST[:PORT] or exec:COMMAND";
+            Err(Error::Invalid(format!("destination {text:?}: {why}; {expected}")))
+        };
+        if let Some(command) = text.strip_prefix("exec:") {
+            return if command.trim().is_empty() {
+                bad("has no command")
+            } else {
+                Ok(Self::Command(command.into()))
+            };
+        }
+        let Some(rest) = text.strip_prefix("ssh://") else { return bad("is of no kind that is known") };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+        // [ADDRESS] of IPv6 has colons of its own.
+        let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, "")) => (address, None),
+            Some((address, port)) => (address, port.strip_prefix(':').or(Some(port))),
+            None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        };
+        let port = match port.map(str::parse::<u16>) {
+            Some(Err(_) | Ok(0)) => return bad("has a port that is no number from 1 to 65535"),
+            Some(Ok(port)) => Some(port),
+            None => None,
+        };
+        // ssh would take them for flags.
+        if host.is_empty()
+            || host.starts_with('-')
+            || user.is_some_and(|user| user.is_empty() || user.starts_with('-'))
+        {
+            return bad("names no host");
+        }
+        Ok(Self::Ssh { user: user.map(str::to_owned), host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (user, host, port) = match self {
+            Self::Command(command) => return write!(f, "exec:{command}"),
+            Self::Ssh { user, host, port } => (user, host, port),
+        };
+        f.write_str("ssh://")?;
+        user.as_ref().map_or(Ok(()), |user| write!(f, "{user}@"))?;
+        if host.contains(':') {
+            write!(f, "[{host}]")?;
+        } else {
+            f.write_str(host)?;
+        }
+        port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl Destination {
+    /// The command that leads there; `receiver` is what runs at the other end of ssh.
+    fn command(&self, receiver: &str) -> Command {
+        match self {
+            Self::Command(command) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(command);
+                shell
+            }
+            Self::Ssh { user, host, port } => {
+                let mut ssh = Command::new("ssh");
+                ssh.arg("-T");
+                if let Some(port) = port {
+                    ssh.args(["-p", &port.to_string()]);
+                }
+                if let Some(user) = user {
+                    ssh.args(["-l", user]);
+                }
+                ssh.args(["--", host, receiver]);
+                ssh
+            }
+        }
+    }
+}
+
+/// One end of a conversation.
+pub struct Connection {
+    from: Patient<OwnedFd>,
+    to: Patient<OwnedFd>,
+    /// The other end's name, in messages.
+    peer: String,
+    /// The process that leads there, at the end that has started it.
+    leads: Option<Child>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// From the source's end: starts what leads to the destination.
+    ///
+    /// # Errors
+    /// If the command cannot be started, or the other end speaks another protocol.
+    pub(super) fn to(destination: &Destination, receiver: &str, stall: Duration) -> Result<Self> {
+        let mut command = destination.command(receiver);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::host(format!("start {}", command.get_program().to_string_lossy()), e))?;
+        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Error::internal("reach the destination", "its standard streams are not piped"));
+        };
+        let (to, from): (ChildStdin, ChildStdout) = (to, from);
+        let to = OwnedFd::from(to);
+        rustix::io::ioctl_fionbio(&to, true).map_err(|e| Error::sys("ioctl", "FIONBIO", e))?;
+        let mut connection = Self {
+            from: Patient { fd: from.into(), stall },
+            to: Patient { fd: to, stall },
+            peer: destination.to_string(),
+            leads: Some(child),
+        };
+        connection.greet()?;
+        Ok(connection)
+    }
+
+    /// From the destination's end, over these streams.
+    ///
+    /// # Errors
+    /// If the other end speaks another protocol.
+    pub fn over(from: OwnedFd, to: OwnedFd, stall: Duration) -> Result<Self> {
+        let (from, to) = (Patient { fd: from, stall }, Patient { fd: to, stall });
+        let mut connection = Self { from, to, peer: "the source".into(), leads: None };
+        connection.greet()?;
+        Ok(connection)
+    }
+
+    fn greet(&mut self) -> Result<()> {
+        let program = format!("hiber {}", env!("CARGO_PKG_VERSION"));
+        let said = self.say(&Word::Hello { protocol: PROTOCOL, program });
+        // The words of a program that ended at once tell more than its closed input.
+        match self.hear().and_then(|word| said.map(|()| word))? {
+            Word::Hello { protocol: PROTOCOL, .. } => Ok(()),
+            Word::Hello { protocol, program } => {
+                let why = format!(
+                    "it is {program}, which speaks version {protocol} of the protocol; expected {PROTOCOL}"
+                );
+                Err(self.failed(why))
+            }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// An error of this conversation.
+    pub(super) fn failed(&self, why: impl Into<crate::error::Cause>) -> Error {
+        Error::host(format!("migrate with {}", self.peer), why)
+    }
+
+    /// As [`failed`](Self::failed), of what the other end refuses.
+    pub(super) fn refused(&self, why: &str) -> Error {
+        Error::host(format!("{} refuses", self.peer), why)
+    }
+
+    /// As [`failed`](Self::failed), of a word out of turn.
+    pub(super) fn unexpected(&self, word: &Word) -> Error {
+        let mut said = format!("{word:?}");
+        said.truncate(said.char_indices().nth(100).map_or(said.len(), |(at, _)| at));
+        self.failed(format!("it said {said} out of turn"))
+    }
+
+    pub(super) fn say(&mut self, word: &Word) -> Result<()> {
+        write_word(&mut self.to, word).map_err(|e| self.broken(e))
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        write_data(&mut self.to, bytes).map_err(|e| self.broken(e))
+    }
+
+    /// The next word.
+    pub(super) fn hear(&mut self) -> Result<Word> {
+        match self.next()? {
+            Frame::Word(word) => Ok(word),
+            Frame::Data(_) => Err(self.failed("it sent bytes of a file out of turn")),
+        }
+    }
+
+    /// The next word that says more than that the other end is still at work.
+    pub(super) fn hear_result(&mut self) -> Result<Word> {
+        loop {
+            match self.hear()? {
+                Word::Working => {}
+                word => return Ok(word),
+            }
+        }
+    }
+
+    /// The next frame.
+    pub(super) fn next(&mut self) -> Result<Frame> {
+        match read_frame(&mut self.from) {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(self.broken(e)),
+        }
+    }
+
+    fn broken(&mut self, e: io::Error) -> Error {
+        let closed = matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe);
+        let Some(child) = self.leads.as_mut().filter(|_| closed) else {
+            return if closed { self.failed("the connection was closed") } else { self.failed(e) };
+        };
+        // It ends by itself, for its streams are closed; how it did says most.
+        match child.wait() {
+            Ok(status) => self.failed(format!("the connection was closed ({status})")),
+            Err(_) => self.failed("the connection was closed"),
+        }
+    }
+
+    /// Lets go of the other end, and waits for what has led there.
+    pub(super) fn close(self) {
+        let Self { from, to, leads, .. } = self;
+        drop((from, to));
+        leads.into_iter().for_each(|mut child| drop(child.wait()));
+    }
+
+    /// A second sender, for words from another thread.
+    pub(super) fn sender(&self) -> Result<Sender> {
+        let fd = self.to.fd.try_clone().map_err(|e| Error::host("duplicate the connection", e))?;
+        Ok(Sender(Patient { fd, stall: self.to.stall }))
+    }
+}
+
+/// Says words while the other end listens.
+pub(super) struct Sender(Patient<OwnedFd>);
+
+impl Sender {
+    /// Whether the word could be said.
+    pub(super) fn say(&mut self, word: &Word) -> bool {
+        write_word(&mut self.0, word).is_ok()
+    }
+}
+
+/// A stream that fails if the other end neither sends nor takes anything for some time.
+struct Patient<T> {
+    fd: T,
+    stall: Duration,
+}
+
+impl<T: AsFd> Patient<T> {
+    fn ready(&self, flags: PollFlags) -> io::Result<()> {
+        let timeout = Timespec::try_from(self.stall).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        match rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&self.fd, flags)], Some(&timeout)))? {
+            0 => {
+                let why = format!("it has stalled for {} s (--stall)", self.stall.as_secs_f64());
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<T: AsFd> Read for Patient<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.ready(PollFlags::IN)?;
+        Ok(rustix::io::read(&self.fd, buffer)?)
+    }
+}
+
+impl<T: AsFd> Write for Patient<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.ready(PollFlags::OUT)?;
+            match rustix::io::write(&self.fd, bytes) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_what_they_say() {
+        let ssh = |user: Option<&str>, host: &str, port| Destination::Ssh {
+            user: user.map(str::to_owned),
+            host: host.to_owned(),
+            port,
+        };
+        for (text, expected) in [
+            ("ssh://host", ssh(None, "host", None)),
+            ("ssh://me@host:2222", ssh(Some("me"), "host", Some(2222))),
+            ("ssh://[fe80::1%eth0]:22", ssh(None, "fe80::1%eth0", Some(22))),
+            ("ssh://me@[::1]", ssh(Some("me"), "::1", None)),
+            ("exec:nc host 1", Destination::Command("nc host 1".into())),
+        ] {
+            let destination: Destination = text.parse().unwrap();
+            assert_eq!(destination, expected);
+            assert_eq!(destination.to_string(), text);
+        }
+        for (text, why) in [
+            ("host", "no kind that is known"),
+            ("exec: ", "has no command"),
+            ("ssh://", "names no host"),
+            ("ssh://-oProxyCommand=x", "names no host"),
+            ("ssh://-l@host", "names no host"),
+            ("ssh://host:0", "a port"),
+            ("ssh://host:x", "a port"),
+        ] {
+            let error = text.parse::<Destination>().unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("expected ssh://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_stalls_is_told() {
+        let (from, _held) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut patient = Patient { fd: from, stall: Duration::from_millis(20) };
+        let error = patient.read(&mut [0]).unwrap_err();
+        assert!(error.to_string().contains("stalled for 0.02 s"), "{error}");
+    }
+}

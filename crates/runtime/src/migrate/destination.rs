@@ -1,0 +1,255 @@
+//! The end that gets the container.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hiber_criu::ImageDirectory;
+
+use super::connection::Connection;
+use super::foresight;
+use super::resolve;
+use super::word::{Frame, Offer, Word};
+use crate::checkpoint::CriuOptions;
+use crate::checkpoint::restore::restore_through;
+use crate::checkpoint::restore_options::RestoreContainerOptions;
+use crate::container::stdio::Stdio;
+use crate::container::task::Task;
+use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
+use crate::id::ContainerId;
+use crate::runtime::Runtime;
+use crate::state::entry::Entry;
+use crate::state::migration::{self, Decision, Incoming, Migration};
+
+/// No checkpoint has more files than this: a process has a few dozen.
+const MAX_FILES: u64 = 1 << 20;
+/// How often the source hears that a restore goes on.
+const SIGN: Duration = Duration::from_secs(1);
+
+/// How to receive.
+#[derive(Debug, Clone, Default)]
+pub struct ReceiveOptions {
+    /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
+    pub criu: Option<PathBuf>,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
+}
+
+/// Receives a container over `connection`: it runs here when the source has given it up, and not before. The result is `None` if the
+/// source only asked whether it could come, or about an earlier migration.
+///
+/// # Errors
+/// Why nothing came: nothing is left then. One error is another: if the source is not to be heard after the container was whole,
+/// that stays, frozen, and `resolve` ends the doubt.
+pub fn receive(
+    runtime: &Runtime,
+    mut connection: Connection,
+    options: &ReceiveOptions,
+) -> Result<Option<Task>> {
+    helpers::check()?;
+    let offer = match connection.hear()? {
+        Word::Offer(offer) => offer,
+        Word::Ask { token } => return resolve::answer(runtime, connection, &token).map(|()| None),
+        Word::Decision { token, decision } => {
+            return resolve::heed(runtime, connection, &token, decision).map(|()| None);
+        }
+        other => return Err(connection.unexpected(&other)),
+    };
+    let criu = CriuOptions { criu: options.criu.clone(), ..CriuOptions::default() };
+    migration::sweep(&runtime.store);
+    remove_half_of(runtime, &offer)?;
+    let id = match foresight::check(&runtime.store, &offer, &criu) {
+        Ok(id) => id,
+        Err(e) => {
+            connection.say(&Word::Refuse(chain(&e)))?;
+            return Err(e);
+        }
+    };
+    connection.say(&Word::Accept)?;
+    if offer.dry_run {
+        return Ok(None);
+    }
+    Receiving { runtime, connection, options, offer: &offer, id, criu, decided: None }.run()
+}
+
+/// Removes what an earlier receiver has left that was killed before the container was whole.
+fn remove_half_of(runtime: &Runtime, offer: &Offer) -> Result<()> {
+    let Ok(id) = offer.id.parse::<ContainerId>() else { return Ok(()) };
+    let Ok(entry) = runtime.store.open(&id) else { return Ok(()) };
+    match Incoming::of(&entry)? {
+        Some(Incoming { whole: false, .. }) if !entry.is_locked()? => runtime.force_delete(&id),
+        _ => Ok(()),
+    }
+}
+
+struct Receiving<'a> {
+    runtime: &'a Runtime,
+    connection: Connection,
+    options: &'a ReceiveOptions,
+    offer: &'a Offer,
+    id: ContainerId,
+    criu: CriuOptions,
+    /// The source's decision, once there is one.
+    decided: Option<Decision>,
+}
+
+impl Receiving<'_> {
+    fn run(mut self) -> Result<Option<Task>> {
+        let store = &self.runtime.store;
+        let place = Migration::receive(store, &self.offer.token.to_hex(), self.id.as_str())?;
+        let restored = self.take(&place).and_then(|images| self.restore(images));
+        place.forget();
+        match restored {
+            Ok(task) => self.settle(task),
+            Err(e) => {
+                // The source may have gone by itself, and then does not listen.
+                let _ = self.connection.say(&match self.decided {
+                    Some(Decision::Aborted) => Word::Settled,
+                    _ => Word::Refuse(chain(&e)),
+                });
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes the files.
+    fn take(&mut self, place: &Migration) -> Result<PathBuf> {
+        let path = place.images()?;
+        let images = ImageDirectory::open(&path)?;
+        let mut count = 0;
+        loop {
+            match self.connection.hear()? {
+                Word::File { name, size } if count < MAX_FILES => {
+                    count += 1;
+                    self.take_file(&images, &name, size).context(format!("receive {name:?}"))?;
+                }
+                Word::File { .. } => return Err(self.connection.failed("it sends files without end")),
+                Word::Complete { files } if files == count => return Ok(path),
+                Word::Complete { files } => {
+                    return Err(self.connection.failed(format!("{count} of {files} files have come")));
+                }
+                Word::Abort(why) => {
+                    self.decided = Some(Decision::Aborted);
+                    return Err(self.connection.failed(format!("the source has given up: {why}")));
+                }
+                other => return Err(self.connection.unexpected(&other)),
+            }
+        }
+    }
+
+    fn take_file(&mut self, images: &ImageDirectory, name: &str, size: u64) -> Result<()> {
+        // CRIU's names and ours: a restore looks for no others.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(self.connection.failed("it is no name of a file in a checkpoint"));
+        }
+        let fail = |e: std::io::Error| Error::file(&images.path().join(name), &e);
+        let mut file: File = images.create(name).map_err(fail)?;
+        let mut left = size;
+        while left > 0 {
+            match self.connection.next()? {
+                Frame::Data(bytes) if !bytes.is_empty() && bytes.len() as u64 <= left => {
+                    file.write_all(&bytes).map_err(fail)?;
+                    left -= bytes.len() as u64;
+                }
+                Frame::Data(bytes) => {
+                    let why = format!("{} bytes came where {left} were left", bytes.len());
+                    return Err(self.connection.failed(why));
+                }
+                Frame::Word(Word::Abort(why)) => {
+                    self.decided = Some(Decision::Aborted);
+                    return Err(self.connection.failed(format!("the source has given up: {why}")));
+                }
+                Frame::Word(other) => return Err(self.connection.unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores up to the moment before the first instruction, and asks the source whether it may go on.
+    fn restore(&mut self, images: PathBuf) -> Result<Task> {
+        let open = |write: bool| File::options().read(!write).write(write).open("/dev/null");
+        let null = || -> std::io::Result<[File; 3]> { Ok([open(false)?, open(true)?, open(true)?]) };
+        let null = null().map_err(|e| Error::file("/dev/null".as_ref(), &e))?;
+        let [stdin, stdout, stderr] = &null;
+        let options = RestoreContainerOptions {
+            criu: CriuOptions { image_path: images, ..self.criu.clone() },
+            bundle: PathBuf::from(&self.offer.bundle),
+            systemd_cgroup: self.options.systemd_cgroup,
+            stdio: Stdio::Files([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+            ..RestoreContainerOptions::default()
+        };
+        let (store, id) = (self.runtime.store.clone(), self.id.clone());
+        let mut sign = self.connection.sender()?;
+        let working = AtomicBool::new(true);
+        std::thread::scope(|threads| {
+            let working = &working;
+            let teller = threads.spawn(move || {
+                while working.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(SIGN);
+                    if working.load(Ordering::Relaxed) && !sign.say(&Word::Working) {
+                        return;
+                    }
+                }
+            });
+            let quiet = || {
+                working.store(false, Ordering::Relaxed);
+                teller.thread().unpark();
+            };
+            let restored = restore_through(
+                &store,
+                &id,
+                &options,
+                Some(&mut |entry| {
+                    quiet();
+                    self.ask(entry)
+                }),
+            );
+            quiet();
+            restored
+        })
+    }
+
+    /// Tells the source that all is here, and hears what it decides. Where it cannot be heard, the container stays frozen.
+    fn ask(&mut self, entry: &Entry) -> Result<bool> {
+        let incoming = |whole| Incoming { token: self.offer.token.to_hex(), whole };
+        incoming(true).write(entry)?;
+        self.connection.say(&Word::Restored)?;
+        match self.connection.hear_result() {
+            Ok(Word::Commit) => {
+                self.decided = Some(Decision::Committed);
+                Incoming::forget(entry)?;
+                Ok(true)
+            }
+            Ok(Word::Abort(why)) => {
+                self.decided = Some(Decision::Aborted);
+                Err(self.connection.failed(format!("the source has given up: {why}")))
+            }
+            Ok(other) => {
+                tracing::warn!("{}", chain(&self.connection.unexpected(&other)));
+                Ok(false)
+            }
+            Err(e) => {
+                tracing::warn!("{}", chain(&e));
+                Ok(false)
+            }
+        }
+    }
+
+    fn settle(mut self, task: Task) -> Result<Option<Task>> {
+        if self.decided == Some(Decision::Committed) {
+            // Where nobody listens any more it runs all the same.
+            let _ = self.connection.say(&Word::Running);
+            return Ok(Some(task));
+        }
+        let id = &self.id;
+        Err(self.connection.failed(format!(
+            "the source is not to be heard, and only the source knows whose container {id} is now; it stays frozen here until \
+             `hiber migrate --resolve {id}` is run at the source, or here with where the source is"
+        )))
+    }
+}

@@ -1,0 +1,152 @@
+//! Whether a container that is offered can be restored here: asked before anything moves.
+
+use std::path::Path;
+
+use hiber_criu::Version;
+use oci_spec::runtime::{Mount, Spec};
+
+use super::word::Offer;
+use crate::checkpoint::CriuOptions;
+use crate::container::create::{CreateOptions, Prepared};
+use crate::container::task::Task;
+use crate::error::{Context, Error, Result};
+use crate::host::procfs;
+use crate::id::ContainerId;
+use crate::state::store::Store;
+
+/// How many bytes of memory its processes have of their own.
+pub(super) fn memory_of(task: &Task) -> Result<u64> {
+    Ok(task.pids()?.into_iter().filter_map(procfs::own_memory).sum())
+}
+
+/// The features of the first processor; empty where none are told.
+pub(super) fn processor() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // x86 and arm have other words for the same.
+    let features = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        matches!(name.trim(), "flags" | "Features").then_some(value)
+    });
+    features.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Refuses an offer that could not be restored here. The result is the container's id.
+pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<ContainerId> {
+    let invalid = |why: String| Err(Error::Invalid(why));
+    let id: ContainerId = offer.id.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
+    match store.open(&id) {
+        Err(Error::NotFound) => {}
+        Ok(_) => return Err(Error::Exists).context(format!("container {id}")),
+        Err(e) => return Err(e),
+    }
+    let bundle = Path::new(&offer.bundle);
+    let prepared = Prepared::new(&id, &CreateOptions { bundle: bundle.into(), ..CreateOptions::default() })?;
+    let theirs: Spec = serde_json::from_str(&offer.config)
+        .map_err(|e| Error::Invalid(format!("the source's config.json cannot be understood: {e}")))?;
+    if let Some(difference) = difference(&theirs, &prepared.spec) {
+        return invalid(format!("{}: {difference}", bundle.join("config.json").display()));
+    }
+    if prepared.plan.init.process.terminal {
+        return invalid("process.terminal: a container with a terminal cannot be received yet".into());
+    }
+    check_criu(offer, criu)?;
+    let missing: Vec<_> = {
+        let ours = processor();
+        offer.processor.iter().filter(|feature| !ours.contains(feature)).map(String::as_str).collect()
+    };
+    if !missing.is_empty() && !processor().is_empty() {
+        return invalid(format!(
+            "this processor lacks what the source's has, and programs may use: {}",
+            missing.join(" ")
+        ));
+    }
+    // Its images are in memory, too, until it runs.
+    let needed = offer.memory.saturating_mul(2);
+    match available_memory() {
+        Some(available) if available < needed => {
+            let (needed, available) = (needed >> 20, available >> 20);
+            Err(Error::host(
+                "not enough memory",
+                format!("it takes {needed} MiB, {available} MiB are available"),
+            ))
+        }
+        _ => Ok(id),
+    }
+}
+
+fn check_criu(offer: &Offer, criu: &CriuOptions) -> Result<()> {
+    let ours = criu.find_criu()?.launch().start()?.version()?;
+    let [major, minor, sublevel] = offer.criu;
+    let theirs = Version::new(major, minor, sublevel);
+    if theirs > ours {
+        return Err(Error::Invalid(format!(
+            "the source dumps with CRIU {theirs}, whose images CRIU {ours} here may not understand"
+        )));
+    }
+    Ok(())
+}
+
+/// The first difference between the two configurations that would make a restore fail.
+fn difference(theirs: &Spec, ours: &Spec) -> Option<String> {
+    let say = |field: &str, theirs: String, ours: String| {
+        Some(format!("{field}: is {ours} here, and {theirs} at the source"))
+    };
+    let places = |spec: &Spec| -> Vec<(String, Option<String>)> {
+        let mounts: &[Mount] = spec.mounts().as_deref().unwrap_or_default();
+        mounts.iter().map(|m| (m.destination().display().to_string(), m.typ().clone())).collect()
+    };
+    let (there, here) = (places(theirs), places(ours));
+    if there != here {
+        let other = there.iter().zip(&here).find(|(a, b)| a != b);
+        return match other {
+            Some((a, b)) => say("mounts", format!("{a:?}"), format!("{b:?}")),
+            None => say("mounts", format!("{} of them", there.len()), format!("{} of them", here.len())),
+        };
+    }
+    let namespaces = |spec: &Spec| {
+        let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+        let mut all: Vec<_> = all.iter().map(|n| (n.typ().to_string(), n.path().is_some())).collect();
+        all.sort();
+        all
+    };
+    let (there, here) = (namespaces(theirs), namespaces(ours));
+    if there != here {
+        return say("linux.namespaces", format!("{there:?}"), format!("{here:?}"));
+    }
+    let maps = |spec: &Spec| {
+        let linux = spec.linux().as_ref()?;
+        Some((linux.uid_mappings().clone(), linux.gid_mappings().clone()))
+    };
+    let (there, here) = (maps(theirs), maps(ours));
+    (there != here)
+        .then(|| say("linux.uidMappings or gidMappings", format!("{there:?}"), format!("{here:?}")))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_to_be_the_same_is_named() {
+        let spec: Spec = serde_json::from_str(
+            r#"{"ociVersion":"1.2.0","mounts":[{"destination":"/data","type":"bind","source":"/here"}],
+                "linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(difference(&spec, &spec), None);
+        let mut other = spec.clone();
+        let mut mount = Mount::default();
+        mount.set_destination("/other".into());
+        other.set_mounts(Some(vec![mount]));
+        assert!(difference(&spec, &other).unwrap().starts_with("mounts: is (\"/other\""));
+        let mut other = spec.clone();
+        other.linux_mut().as_mut().unwrap().set_namespaces(None);
+        assert!(difference(&spec, &other).unwrap().starts_with("linux.namespaces: is []"));
+    }
+}

@@ -1,0 +1,18 @@
+//! Moving a running container to another machine, of which exactly one copy survives. docs/migration-protocol.md has the
+//! conversation of the two ends.
+//!
+//! The source stays frozen until the destination has restored everything, and then decides: one file, replaced by rename(2), says
+//! whose the container is from then on (`state/migration.rs`). Before that file says so, any failure lets the source run on;
+//! afterwards the source's container can only end.
+
+mod connection;
+mod destination;
+mod foresight;
+mod resolve;
+mod source;
+mod word;
+
+pub use connection::{Connection, Destination};
+pub use destination::{ReceiveOptions, receive};
+pub use resolve::resolve;
+pub use source::{MigrateOptions, Migrated, Phase, RECEIVER};

@@ -1,0 +1,127 @@
+//! The end of the doubt about a migration that was cut off: the source knows what it has decided, and the destination has a container that
+//! waits for that.
+
+use std::time::Duration;
+
+use super::connection::{Connection, Destination};
+use super::word::Word;
+use crate::error::{Error, Result};
+use crate::helpers::guard;
+use crate::helpers::lazy::Token;
+use crate::id::ContainerId;
+use crate::runtime::Runtime;
+use crate::state::migration::{self, Decision, Incoming};
+
+/// Ends the doubt about a migration of container `id`, at either end. Where the container has come to, its source is asked at
+/// `other`; where it came from, its destination is told, at `other` or where it went.
+///
+/// # Errors
+/// If there is nothing to be resolved, the other end cannot be reached, or has not decided yet.
+pub fn resolve(
+    runtime: &Runtime,
+    id: &ContainerId,
+    other: Option<&Destination>,
+    receiver: Option<&str>,
+    stall: Duration,
+) -> Result<Decision> {
+    migration::sweep(&runtime.store);
+    let incoming = match runtime.store.open(id) {
+        Ok(entry) => Incoming::of(&entry)?,
+        Err(Error::NotFound) => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(incoming) = incoming {
+        let why = format!("container {id} came from another machine: say where that is, as ssh://HOST");
+        let other = other.ok_or(Error::Invalid(why))?;
+        let mut connection = Connection::to(other, receiver.unwrap_or(super::RECEIVER), stall)?;
+        connection.say(&Word::Ask { token: Token::of_hex(&incoming.token)? })?;
+        let decision = match connection.hear_result()? {
+            Word::Decision { token, decision } if token.to_hex() == incoming.token => decision,
+            said => return Err(connection.unexpected(&said)),
+        };
+        if apply(runtime, id, decision)? {
+            connection.say(&Word::Settled)?;
+        }
+        connection.close();
+        return Ok(decision);
+    }
+    let Some((token, record)) = migration::unsettled(&runtime.store, id).pop() else {
+        return Err(Error::Invalid(format!("container {id}: there is no migration in doubt")));
+    };
+    let decision = decided(runtime, &token)?;
+    let route = record.destination.parse::<Destination>();
+    let route = other.cloned().map_or(route, Ok)?;
+    let mut connection = Connection::to(&route, receiver.unwrap_or(&record.receiver), stall)?;
+    connection.say(&Word::Decision { token: Token::of_hex(&token)?, decision })?;
+    match connection.hear_result()? {
+        Word::Settled => migration::settled(&runtime.store, &token),
+        Word::Refuse(why) => return Err(connection.refused(&why)),
+        said => return Err(connection.unexpected(&said)),
+    }
+    connection.close();
+    Ok(decision)
+}
+
+/// The decision that was made here. A decision for the destination is told only when nothing runs here any more.
+fn decided(runtime: &Runtime, token: &str) -> Result<Decision> {
+    let decision = migration::decision(&runtime.store, token)?;
+    if let (Decision::Committed, Some(id)) = (decision, migration::container(&runtime.store, token))
+        && let Ok(entry) = runtime.store.open(&id)
+    {
+        let _lock = entry.lock()?;
+        guard::settle(&entry)?;
+    }
+    Ok(decision)
+}
+
+/// Answers a destination that asks.
+pub(super) fn answer(runtime: &Runtime, mut connection: Connection, token: &Token) -> Result<()> {
+    let decision = decided(runtime, &token.to_hex())?;
+    connection.say(&Word::Decision { token: token.clone(), decision })?;
+    if matches!(connection.hear_result(), Ok(Word::Settled)) {
+        migration::settled(&runtime.store, &token.to_hex());
+    }
+    Ok(())
+}
+
+/// Does what a source says by itself.
+pub(super) fn heed(
+    runtime: &Runtime,
+    mut connection: Connection,
+    token: &Token,
+    decision: Decision,
+) -> Result<()> {
+    let waits = |id: &ContainerId| {
+        let entry = runtime.store.open(id).ok()?;
+        Incoming::of(&entry).ok()?.filter(|incoming| incoming.token == token.to_hex())
+    };
+    let found = runtime.ids()?.into_iter().find(|id| waits(id).is_some());
+    let settled = match &found {
+        Some(id) => apply(runtime, id, decision),
+        // It has heard before, or has nothing to be dropped.
+        None => Ok(true),
+    };
+    match settled {
+        Ok(true) => connection.say(&Word::Settled)?,
+        Ok(false) => connection.say(&Word::Refuse("the source has not decided".into()))?,
+        Err(e) => {
+            connection.say(&Word::Refuse(crate::error::chain(&e)))?;
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// Lets a container run that has come, or drops it; whether the decision was one.
+fn apply(runtime: &Runtime, id: &ContainerId, decision: Decision) -> Result<bool> {
+    match decision {
+        Decision::Committed => {
+            let container = runtime.open(id)?;
+            Incoming::forget(container.entry())?;
+            container.task()?.resume()?;
+            Ok(true)
+        }
+        Decision::Aborted => runtime.force_delete(id).map(|()| true),
+        Decision::Open | Decision::Unknown => Ok(false),
+    }
+}

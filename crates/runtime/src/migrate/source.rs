@@ -1,0 +1,303 @@
+//! The end that has the container.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hiber_criu::ImageDirectory;
+use hiber_sys::signal::Signal;
+use rustix::fs::FileType;
+
+use super::connection::{Connection, Destination};
+use super::foresight;
+use super::word::{MAX_DATA, Offer, Word};
+use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::staging::HandOver;
+use crate::container::task::Task;
+use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
+use crate::helpers::lazy::Token;
+use crate::id::ContainerId;
+use crate::state::migration::{self, Decision, Migration};
+use crate::state::store::Store;
+use crate::status::Status;
+
+/// The program that ssh runs at the other end.
+pub const RECEIVER: &str = "hiber receive --stdio";
+
+/// How to migrate.
+#[derive(Debug)]
+pub struct MigrateOptions {
+    /// The container's id there; as here if absent.
+    pub id: Option<ContainerId>,
+    /// The bundle's directory there; as here if absent.
+    pub bundle: Option<PathBuf>,
+    /// The command that receives, at the other end of ssh.
+    pub receiver: String,
+    /// How long the other end may neither send nor take anything.
+    pub stall: Duration,
+    /// Only ask whether it could be done.
+    pub dry_run: bool,
+    /// How the container is checkpointed. Where the images go, the migration says.
+    pub checkpoint: CheckpointOptions,
+}
+
+impl Default for MigrateOptions {
+    fn default() -> Self {
+        Self {
+            id: None,
+            bundle: None,
+            receiver: RECEIVER.into(),
+            stall: Duration::from_secs(10),
+            dry_run: false,
+            checkpoint: CheckpointOptions::default(),
+        }
+    }
+}
+
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The destination would take it.
+    Accepted,
+    /// Its memory is copied while it runs, and then written while it stands still.
+    Dumping,
+    /// It stands still, and goes over.
+    Sending {
+        /// How much there is.
+        bytes: u64,
+    },
+    /// The destination restores it.
+    Restoring,
+    /// It is the destination's.
+    Committed,
+}
+
+/// The cost of a migration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// Bytes of the checkpoint.
+    pub bytes: u64,
+    /// From the complete images to the decision: the container stood still, and was the destination's afterwards.
+    pub handed_over: Duration,
+    /// Of the whole.
+    pub total: Duration,
+    /// Whether the destination has said that the container runs there. If not, it has not heard the decision, or could not say:
+    /// [`resolve`](super::resolve) tells it again.
+    pub confirmed: bool,
+}
+
+impl Task {
+    /// Moves the container to another machine, where it runs on; here it ends then, and is removed. `tell` hears how far it is.
+    ///
+    /// # Errors
+    /// Why it could not be moved; it runs on here then.
+    pub fn migrate(
+        &self,
+        destination: &Destination,
+        mut options: MigrateOptions,
+        tell: &mut dyn FnMut(Phase),
+    ) -> Result<Migrated> {
+        helpers::check()?;
+        check(&options)?;
+        let began = Instant::now();
+        let status = self.status()?;
+        if status != Status::Running {
+            return self.refuse(&format!("Container cannot be migrated in {status} state"), status);
+        }
+        let store = Store::of(self.container().entry());
+        migration::sweep(&store);
+        let token = Token::new()?;
+        let offer = self.offer(&token, &options)?;
+        let mut connection = Connection::to(destination, &options.receiver, options.stall)?;
+        connection.say(&Word::Offer(Box::new(offer)))?;
+        match connection.hear_result()? {
+            Word::Accept => tell(Phase::Accepted),
+            Word::Refuse(why) => return Err(connection.refused(&why)),
+            other => return Err(connection.unexpected(&other)),
+        }
+        if options.dry_run {
+            connection.close();
+            return Ok(Migrated { total: began.elapsed(), ..Migrated::default() });
+        }
+        let route = (destination.to_string(), options.receiver.clone());
+        let migration = Migration::begin(&store, &token.to_hex(), self.container().id().as_str(), route)?;
+        let mut giving = Giving {
+            task: self,
+            connection,
+            migration,
+            migrated: Migrated::default(),
+            complete: false,
+            tell,
+        };
+        (giving.tell)(Phase::Dumping);
+        let given = giving.dump(&mut options.checkpoint, destination);
+        giving
+            .end(&store, &token.to_hex(), given)
+            .map(|migrated| Migrated { total: began.elapsed(), ..migrated })
+    }
+
+    fn offer(&self, token: &Token, options: &MigrateOptions) -> Result<Offer> {
+        let container = self.container();
+        let bundle = options
+            .bundle
+            .clone()
+            .unwrap_or_else(|| self.facts().map(|f| f.bundle.clone()).unwrap_or_default());
+        let criu = options.checkpoint.criu.find_criu()?.launch().start()?.version()?;
+        Ok(Offer {
+            token: token.clone(),
+            id: options.id.as_ref().unwrap_or_else(|| container.id()).to_string(),
+            bundle: bundle
+                .to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Error::Invalid(format!("--bundle {}: expected UTF-8", bundle.display())))?,
+            config: serde_json::to_string(&*container.spec()?)
+                .map_err(|e| Error::internal("encode config.json", e))?,
+            criu: [criu.major, criu.minor, criu.sublevel],
+            memory: foresight::memory_of(self)?,
+            processor: foresight::processor(),
+            dry_run: options.dry_run,
+        })
+    }
+}
+
+fn check(options: &MigrateOptions) -> Result<()> {
+    let with = &options.checkpoint;
+    let found = [
+        ("--pre-dump", with.pre_dump),
+        ("--parent-path", with.parent_path.is_some()),
+        ("--leave-running", with.leave_running),
+        ("--lazy-pages", with.criu.lazy_pages),
+        ("--page-server", with.page_server.is_some()),
+        ("--prove", with.prove),
+    ];
+    let found = found.iter().find(|(_, given)| *given);
+    found.map_or(Ok(()), |(flag, _)| Err(Error::Invalid(format!("{flag} cannot be used for a migration"))))
+}
+
+/// A migration under way, at its source.
+struct Giving<'a> {
+    task: &'a Task,
+    connection: Connection,
+    migration: Migration,
+    migrated: Migrated,
+    /// Whether the destination has all files: it may have a whole container from then on.
+    complete: bool,
+    tell: &'a mut dyn FnMut(Phase),
+}
+
+impl Giving<'_> {
+    fn dump(&mut self, options: &mut CheckpointOptions, destination: &Destination) -> Result<()> {
+        let images = self.migration.images()?;
+        options.criu.image_path.clone_from(&images);
+        // Nobody reads hashes of what goes over an authenticated connection, and memory is no disk.
+        (options.no_hash, options.no_sync) = (true, true);
+        let (task, record) = (self.task, self.migration.record_path());
+        let hand_over = HandOver {
+            images,
+            record,
+            destination: destination.to_string(),
+            give: &mut |images| self.give(images),
+        };
+        task.checkpoint_as(options, None, Some(hand_over))
+    }
+
+    /// Sends the images, and decides when the destination has restored them. The container stands still meanwhile.
+    fn give(&mut self, images: &ImageDirectory) -> Result<()> {
+        let began = Instant::now();
+        let files = files(images)?;
+        self.migrated.bytes = files.iter().map(|(_, size)| size).sum();
+        (self.tell)(Phase::Sending { bytes: self.migrated.bytes });
+        for (name, size) in &files {
+            self.send(images, name, *size).context(format!("send {name}"))?;
+        }
+        self.complete = true;
+        self.connection.say(&Word::Complete { files: files.len() as u64 })?;
+        (self.tell)(Phase::Restoring);
+        match self.connection.hear_result()? {
+            Word::Restored => {}
+            Word::Refuse(why) => {
+                self.complete = false;
+                return Err(self.connection.refused(&why));
+            }
+            other => return Err(self.connection.unexpected(&other)),
+        }
+        self.migration.decide(Decision::Committed)?;
+        // From here on there is no way back. The processes are killed before the destination hears of the decision: if this program
+        // were killed next, CRIU would let them run.
+        if let Err(e) = self.task.cgroup().kill(Signal::KILL) {
+            tracing::warn!("{}", chain(&e));
+        }
+        if let Err(e) = self.connection.say(&Word::Commit) {
+            tracing::warn!("{}", chain(&e));
+        }
+        self.migrated.handed_over = began.elapsed();
+        (self.tell)(Phase::Committed);
+        Ok(())
+    }
+
+    fn send(&mut self, images: &ImageDirectory, name: &str, size: u64) -> Result<()> {
+        self.connection.say(&Word::File { name: name.to_owned(), size })?;
+        let fail = |e: std::io::Error| Error::file(&images.path().join(name), &e);
+        let mut file = images.file(name).map_err(fail)?;
+        let (mut buffer, mut left) = (vec![0; MAX_DATA], size);
+        while left > 0 {
+            let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            file.read_exact(&mut buffer[..part]).map_err(fail)?;
+            self.connection.send(&buffer[..part])?;
+            left -= part as u64;
+        }
+        Ok(())
+    }
+
+    /// Tells the destination what has become of it, and cleans up here.
+    fn end(mut self, store: &Store, token: &str, given: Result<()>) -> Result<Migrated> {
+        let committed = migration::is_committed(&self.migration.record_path());
+        if !committed {
+            let failure = given.err().unwrap_or_else(|| Error::internal("migrate", "there is no checkpoint"));
+            let told = self.connection.say(&Word::Abort(chain(&failure))).is_ok();
+            let settled = told && matches!(self.connection.hear_result(), Ok(Word::Settled));
+            if self.complete && !settled {
+                // It may have a whole container, which waits for this.
+                self.migration.decide(Decision::Aborted)?;
+            } else {
+                self.migration.forget();
+            }
+            return Err(failure);
+        }
+        if let Err(e) = given {
+            tracing::warn!("the container is the destination's now; here: {}", chain(&e));
+        }
+        let confirmed = match self.connection.hear_result() {
+            Ok(Word::Running) => true,
+            Ok(other) => {
+                tracing::warn!("{}", chain(&self.connection.unexpected(&other)));
+                false
+            }
+            Err(e) => {
+                tracing::warn!("{}", chain(&e));
+                false
+            }
+        };
+        let Self { connection, migration, migrated, .. } = self;
+        connection.close();
+        drop(migration);
+        if confirmed {
+            migration::settled(store, token);
+        }
+        Ok(Migrated { confirmed, ..migrated })
+    }
+}
+
+/// The files of a checkpoint, by name, and their sizes. Directories and links are not sent.
+fn files(images: &ImageDirectory) -> Result<Vec<(String, u64)>> {
+    let mut files = Vec::new();
+    for name in images.names()? {
+        let stat = images.stat_of(&name).map_err(|e| Error::file(&images.path().join(&name), &e))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            files.push((name, u64::try_from(stat.st_size).unwrap_or_default()));
+        }
+    }
+    Ok(files)
+}

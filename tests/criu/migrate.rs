@@ -1,0 +1,296 @@
+//! A container moves to another root directory, as it would to another machine; whatever happens meanwhile, one copy survives.
+
+use crate::{count, counter, counts_on};
+use hiber_tests::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Where a container goes: a container of another runtime's root that is not there yet.
+fn there(bundle: Bundle) -> Container {
+    Runtime::hiber().container(bundle)
+}
+
+/// What leads there, as `exec:COMMAND`, and is to be run by a shell.
+fn receiver(there: &Container) -> String {
+    let command = there.runtime().command();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    format!("{} receive --stdio", words.join(" "))
+}
+
+/// `migrate FLAGS ID DESTINATION`.
+fn migration(c: &Container, there: &Container, flags: &[&str], command: &str) -> std::process::Command {
+    let bundle = there.bundle_path();
+    let mut all = vec!["--id", there.id(), "--bundle", &bundle];
+    all.extend(flags);
+    let mut migrate = c.command("migrate", &all);
+    migrate.arg(format!("exec:{command}"));
+    migrate
+}
+
+fn migrate(c: &Container, there: &Container, flags: &[&str]) -> Output {
+    hiber_tests::command::run(migration(c, there, flags, &receiver(there)), b"")
+}
+
+fn resolve(c: &Container, flags: &[&str], other: Option<&str>) -> Output {
+    let mut command = c.command("migrate", &[&["--resolve"], flags].concat());
+    command.args(other.map(|other| format!("exec:{other}")));
+    hiber_tests::command::run(command, b"")
+}
+
+/// Migrations that are written down below a root, and what is mounted for them.
+fn remembered(runtime: &Runtime) -> Vec<PathBuf> {
+    let entries = fs::read_dir(runtime.root().join("~migrations"));
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Nothing is left of the container or its migration below that root.
+#[track_caller]
+fn assert_gone(c: &Container) {
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+    assert_eq!(remembered(c.runtime()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn it_runs_on_there_and_is_gone_here() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    let before = count(&c);
+    let output = migrate(&c, &there, &["--format", "json"]);
+    let lines: Vec<serde_json::Value> =
+        output.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let phases: Vec<_> = lines.iter().map(|line| line["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["accepted", "dumping", "sending", "restoring", "committed", "done"]);
+    assert_eq!(lines[5]["confirmed"], true, "{output}");
+    assert_gone(&c);
+    assert_eq!(there.status(), "running");
+    counts_on(&there, before);
+    assert_eq!(remembered(there.runtime()), Vec::<PathBuf>::new());
+    // It is a container like any other: it can go back.
+    let events = fs::read_to_string(there.runtime().root().join(there.id()).join("events")).unwrap();
+    assert!(events.contains("restored"), "{events}");
+    let before = count(&there);
+    migrate(&there, &c, &[]).ok();
+    assert_gone(&there);
+    counts_on(&c, before);
+}
+
+#[test]
+fn what_only_the_processes_can_set_is_there_before_they_run() {
+    require!(Root, Criu);
+    // Such properties are set when CRIU is done: the processes must not run between that and the decision.
+    let bundle =
+        || Bundle::busybox().edit(|config| config["linux"]["personality"] = json!({"domain": "LINUX32"}));
+    let c = counter(&Runtime::hiber(), bundle());
+    let there = there(bundle());
+    let before = count(&c);
+    migrate(&c, &there, &[]).ok();
+    counts_on(&there, before);
+    let personality = fs::read_to_string(format!("/proc/{}/personality", there.pid())).unwrap();
+    assert_eq!(personality.trim(), "00000008");
+}
+
+#[test]
+fn a_dry_run_moves_nothing() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    migrate(&c, &there, &["--dry-run"]).ok();
+    assert_gone(&there);
+    assert_eq!(remembered(c.runtime()), Vec::<PathBuf>::new());
+    counts_on(&c, 3);
+}
+
+/// It is refused with these words, and runs on; nothing is left there.
+#[track_caller]
+fn refused(c: &Container, there: &Container, flags: &[&str], words: &str) {
+    for flags in [flags, &[flags, &["--dry-run"]].concat()] {
+        migrate(c, there, flags).fails(words).exited(1);
+        counts_on(c, count(c));
+    }
+    assert_eq!(remembered(c.runtime()), Vec::<PathBuf>::new());
+    assert_eq!(remembered(there.runtime()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_cannot_be_there_is_refused_before_anything_moves() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let elsewhere = there(Bundle::busybox());
+    refused(&c, &elsewhere, &["--bundle", "/nonexistent/bundle"], "refuses: /nonexistent/bundle");
+    let mounted = Bundle::busybox().mount(json!({"destination": "/more", "type": "tmpfs", "source": "more"}));
+    refused(&c, &there(mounted), &[], "mounts: ");
+    let terminal = Bundle::busybox().edit(|config| config["process"]["terminal"] = json!(true));
+    refused(&c, &there(terminal), &[], "process.terminal");
+    let taken = counter(&Runtime::hiber(), Bundle::busybox());
+    refused(&c, &taken, &[], "already exists");
+    counts_on(&taken, 3);
+    assert_gone(&elsewhere);
+}
+
+#[test]
+fn a_checkpoint_that_fails_leaves_nothing_there() {
+    require!(Root, Criu);
+    let c = Runtime::hiber().container(Bundle::busybox().shell("exec 9</proc/self/ns/net; sleep 1000"));
+    c.run_detached().ok();
+    let there = there(Bundle::busybox());
+    // CRIU cannot be asked beforehand for what is not known yet: a CRIU that fails.
+    let false_criu = c.bundle().join("criu");
+    fs::write(&false_criu, "#!/bin/sh\n[ \"$1\" = swrk ] && exit 3\n").unwrap();
+    let mut command = migration(&c, &there, &[], &receiver(&there));
+    command.env("HIBER_CRIU", &false_criu);
+    hiber_tests::command::run(command, b"").exited(1);
+    assert_eq!(c.status(), "running");
+    assert_gone(&there);
+}
+
+#[test]
+fn an_other_end_that_is_none_is_told() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    let said =
+        |command: &str, flags: &[&str]| hiber_tests::command::run(migration(&c, &there, flags, command), b"");
+    said("exit 7", &[]).fails("the connection was closed (exit status: 7)");
+    said("echo welcome", &[]).fails("unknown kind 0x77");
+    said("cat >/dev/null", &["--stall", "300ms"]).fails("stalled for 0.3 s");
+    let other = r#"printf 'W\066\000\000\000{"word":"hello","of":{"protocol":9,"program":"other"}}'"#;
+    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 1");
+    said("no-such-program", &[]).fails("the connection was closed (exit status: 127)");
+    counts_on(&c, count(&c));
+    assert_eq!(remembered(c.runtime()), Vec::<PathBuf>::new());
+    let command = c.command("migrate", &[]);
+    hiber_tests::command::run(command, b"").fails("a destination is missing");
+    resolve(&c, &[], None).fails("there is no migration in doubt");
+}
+
+/// A redis that moves to and fro, with a number that only grows.
+struct Traveller {
+    ends: [Container; 2],
+    /// At which end it is.
+    at: usize,
+    number: u64,
+}
+
+impl Traveller {
+    fn new() -> Self {
+        let ends = [there(Bundle::redis()), there(Bundle::redis())];
+        ends[0].run_detached().ok();
+        wait_for("the server", || ends[0].exec(&["redis-cli", "ping"]).stdout.trim() == "PONG");
+        Self { ends, at: 0, number: 0 }
+    }
+
+    /// Which of the ends runs and answers with the next number: exactly one, and the other is gone.
+    #[track_caller]
+    fn is_at_one_end(&mut self, when: &str) {
+        let status = |end: &Container| end.status();
+        let end = Instant::now() + hiber_tests::PATIENCE;
+        let running = loop {
+            let states = [status(&self.ends[0]), status(&self.ends[1])];
+            let running: Vec<_> = (0..2).filter(|n| states[*n] == "running").collect();
+            assert!(running.len() < 2, "{when}: both run");
+            if running.len() == 1 && !states.iter().any(|state| state == "paused") {
+                break running[0];
+            }
+            assert!(Instant::now() < end, "{when}: {states:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        // A receiver that was killed could not remove what it had made; the next one would.
+        self.ends[1 - running].delete(&["--force"]);
+        self.ends[1 - running].assert_clean();
+        self.number += 1;
+        let answer = self.ends[running].exec(&["redis-cli", "incr", "number"]);
+        assert_eq!(answer.ok(), self.number.to_string(), "{when}");
+        self.at = running;
+    }
+}
+
+/// The process that a file names, when it does.
+fn named_in(file: &Path) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(fs::read_to_string(file).ok()?.trim().parse().ok()?)
+}
+
+/// Moves a redis to and fro, and kills `who` at moments that are spread over the whole.
+#[track_caller]
+fn killed_at(moments: u64, who: &str) {
+    let mut redis = Traveller::new();
+    let marks = tempfile::tempdir().unwrap();
+    redis.is_at_one_end("before");
+    // As long as a migration takes that nobody disturbs, and a bit.
+    let began = Instant::now();
+    migrate(&redis.ends[0], &redis.ends[1], &[]).ok();
+    let span = began.elapsed() * 5 / 4;
+    redis.is_at_one_end("undisturbed");
+    let (mut moved, mut stayed) = (0, 0);
+    for moment in 0..moments {
+        let (here, there) = (&redis.ends[redis.at], &redis.ends[1 - redis.at]);
+        let (receiver_pid, relay_pid) = (marks.path().join("receiver"), marks.path().join("relay"));
+        let _ = (fs::remove_file(&receiver_pid), fs::remove_file(&relay_pid));
+        let link = marks.path().join("link");
+        let script = format!(
+            "sh -c 'echo $$ >{}; exec cat' | sh -c 'echo $$ >{}; exec {}'\n",
+            relay_pid.display(),
+            receiver_pid.display(),
+            receiver(there)
+        );
+        fs::write(&link, script).unwrap();
+        let command = format!("sh {}", link.display());
+        let began = Instant::now();
+        let mut source = migration(here, there, &[], &command);
+        source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut source = source.spawn().unwrap();
+        // Spread evenly, not in order.
+        let fraction = (moment * 7 % moments) as u32;
+        std::thread::sleep(span * fraction / u32::try_from(moments).unwrap());
+        let victim = match who {
+            "source" => rustix::process::Pid::from_raw(source.id().cast_signed()),
+            "receiver" => named_in(&receiver_pid),
+            _ => named_in(&relay_pid),
+        };
+        if let Some(pid) = victim.filter(|_| source.try_wait().unwrap().is_none()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        source.wait().unwrap();
+        let when = format!("{who} killed after {:?}", began.elapsed());
+        let was = redis.at;
+        // Where the ends have lost each other, it is the source that knows; a migration that is settled has no doubt.
+        let end = Instant::now() + hiber_tests::PATIENCE;
+        while !remembered(here.runtime()).is_empty() {
+            let output = resolve(here, &[], Some(&receiver(there)));
+            assert!(Instant::now() < end, "{when}: {output}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        redis.is_at_one_end(&when);
+        if redis.at == was { stayed += 1 } else { moved += 1 }
+    }
+    assert!(moved > 0 && stayed > 0, "{who}: moved {moved} times, stayed {stayed} times");
+}
+
+#[test]
+fn the_source_is_killed() {
+    require!(Root, Criu, Redis);
+    killed_at(12, "source");
+}
+
+#[test]
+fn the_receiver_is_killed() {
+    require!(Root, Criu, Redis);
+    killed_at(12, "receiver");
+}
+
+#[test]
+fn the_link_is_cut() {
+    require!(Root, Criu, Redis);
+    killed_at(12, "relay");
+}
+
+#[test]
+#[ignore = "takes long: hack/test --all"]
+fn any_of_them_is_killed_at_five_hundred_moments() {
+    require!(Root, Criu, Redis);
+    ["source", "receiver", "relay"].into_iter().for_each(|who| killed_at(167, who));
+}
