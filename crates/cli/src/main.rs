@@ -32,7 +32,6 @@ static ALLOCATOR: hiber_sys::allocator::Allocator = hiber_sys::allocator::ALLOCA
 
 fn main() -> ExitCode {
     hiber::run_init_if_asked();
-    hiber_sys::allocator::usable_after_fork();
     let parsed = parse(std::env::args_os(), COMMANDS);
     let cli = match &parsed {
         Ok(invocation) => &invocation.cli,
