@@ -71,7 +71,7 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
     Ok(diagnose_text(&String::from_utf8_lossy(&text)))
 }
 
-/// What a log cannot say that is on a full file system: the line with the reason is cut off, or was not written at all.
+/// The cause that a log on a full file system cannot tell: the line with the reason is cut off, or was not written at all.
 pub(crate) fn diagnose_cut_off(path: &Path) -> Option<Diagnosis> {
     let space = rustix::fs::statvfs(path).ok()?;
     let full = space.f_bavail.saturating_mul(space.f_frsize) < NO_ROOM;

@@ -44,7 +44,7 @@ pub enum Error {
     /// Writes to its memory cannot be tracked.
     #[error("writes of process {0} cannot be tracked: {1}")]
     Untracked(i32, String),
-    /// What one of these errors says, of work that was done in another process.
+    /// The words of one of these errors, for work that was done in another process.
     #[error("{0}")]
     Apart(String),
     /// Images of memory cannot be received or written.

@@ -16,7 +16,7 @@ use rustix::net::{
 use crate::signal::SignalsBlocked;
 use crate::{Result, SysError};
 
-/// What work gives: bytes, and a descriptor.
+/// The result of work: bytes, and a descriptor.
 pub type Given = (Vec<u8>, Option<OwnedFd>);
 
 /// Does `work` in a forked process, and gives what `work` gives. A kill of the calling process, of its group or of all that have
@@ -41,7 +41,7 @@ pub fn apart(name: &CStr, work: impl FnOnce() -> Given) -> Result<Given> {
     let child = unsafe { libc::fork() };
     if child == 0 {
         drop(ours);
-        // What becomes of it shows in what arrives.
+        // Its failure shows in the result that arrives.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _ = rustix::process::setsid();
             let _ = rustix::thread::set_name(name);
