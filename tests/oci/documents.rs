@@ -92,7 +92,7 @@ fn bash_completes_commands_flags_values_and_containers() {
     let below = format!("{}/", dir.path().display());
     let cases: &[(&[&str], &[&str])] = &[
         (&["hiber", "ch"], &["checkpoint", "checkpoints"]),
-        (&["hiber", "--debug", "help", "re"], &["restore", "resume"]),
+        (&["hiber", "--debug", "help", "re"], &["receive", "restore", "resume"]),
         (&["hiber", "--log-format", "j"], &["json"]),
         (&["hiber", "--log-format", "=", "j"], &["json"]),
         (&["hiber", "--log-format", "="], &["text", "json"]),
