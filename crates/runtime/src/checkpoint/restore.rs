@@ -58,9 +58,15 @@ use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::store::Store;
 
-/// Decides about a container that is whole and has not run yet: whether it runs, or stays frozen. Where it fails, nothing of the
-/// container is left.
-pub(crate) type Gate<'a> = &'a mut dyn FnMut(&Entry) -> Result<bool>;
+/// A decision about a container that is whole and has not run yet. Where a step fails, nothing of the container is left.
+pub(crate) trait Gate {
+    /// The container has a directory, and nothing else yet.
+    fn begin(&self, entry: &Entry) -> Result<()>;
+    /// All of it is there, and frozen. From here on it stays until somebody decides, also if this program is killed.
+    fn whole(&self, entry: &Entry) -> Result<()>;
+    /// Whether it runs, or stays frozen.
+    fn decide(&mut self) -> Result<bool>;
+}
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
 pub(crate) fn restore(
@@ -76,7 +82,7 @@ pub(crate) fn restore_through(
     store: &Store,
     id: &ContainerId,
     options: &RestoreContainerOptions<'_>,
-    gate: Option<Gate<'_>>,
+    gate: Option<&mut dyn Gate>,
 ) -> Result<Task> {
     helpers::check()?;
     let mut prepared = Prepared::new(id, &options.as_create())?;
@@ -177,8 +183,9 @@ struct Places<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(&self, facts: &mut Facts, gate: Option<Gate<'_>>) -> Result<Option<Arrival>> {
+    fn run(&self, facts: &mut Facts, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
+        gate.as_ref().map_or(Ok(()), |gate| gate.begin(self.entry))?;
         facts.put_root =
             self.request.prepared.plan.init.root.as_ref().is_some_and(DetachedRoot::needs_put_root);
         self.entry.write_facts(facts)?;
@@ -215,10 +222,9 @@ impl Restoring<'_> {
         }
         work.clear();
         if let Some(gate) = gate {
-            let runs = gate(self.entry)?;
-            // Whatever comes now, the container is not to be ended for it.
+            gate.whole(self.entry)?;
             drop(guard);
-            if !runs {
+            if !gate.decide()? {
                 return Ok(memory);
             }
         }

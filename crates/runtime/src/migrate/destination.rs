@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use hiber_criu::ImageDirectory;
@@ -14,7 +15,7 @@ use super::foresight;
 use super::resolve;
 use super::word::{Frame, Offer, Word};
 use crate::checkpoint::CriuOptions;
-use crate::checkpoint::restore::restore_through;
+use crate::checkpoint::restore::{Gate, restore_through};
 use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::container::stdio::Stdio;
 use crate::container::task::Task;
@@ -184,11 +185,9 @@ impl Receiving<'_> {
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
-        let mut sign = self.connection.sender()?;
-        let working = AtomicBool::new(true);
+        let (mut sign, working) = (self.connection.sender()?, AtomicBool::new(true));
         std::thread::scope(|threads| {
-            let working = &working;
-            let teller = threads.spawn(move || {
+            let teller = threads.spawn(|| {
                 while working.load(Ordering::Relaxed) {
                     std::thread::park_timeout(SIGN);
                     if working.load(Ordering::Relaxed) && !sign.say(&Word::Working) {
@@ -196,52 +195,16 @@ impl Receiving<'_> {
                     }
                 }
             });
-            let quiet = || {
-                working.store(false, Ordering::Relaxed);
-                teller.thread().unpark();
-            };
-            let restored = restore_through(
-                &store,
-                &id,
-                &options,
-                Some(&mut |entry| {
-                    quiet();
-                    self.ask(entry)
-                }),
-            );
-            quiet();
+            let mut question = Question { receiving: self, working: &working, teller: Some(teller) };
+            let restored = restore_through(&store, &id, &options, Some(&mut question));
+            question.quiet();
             restored
         })
     }
 
-    /// Tells the source that all is here, and hears what it decides. Where it cannot be heard, the container stays frozen.
-    fn ask(&mut self, entry: &Entry) -> Result<bool> {
-        let incoming = |whole| Incoming { token: self.offer.token.to_hex(), whole };
-        incoming(true).write(entry)?;
-        self.connection.say(&Word::Restored)?;
-        match self.connection.hear_result() {
-            Ok(Word::Commit) => {
-                self.decided = Some(Decision::Committed);
-                Incoming::forget(entry)?;
-                Ok(true)
-            }
-            Ok(Word::Abort(why)) => {
-                self.decided = Some(Decision::Aborted);
-                Err(self.connection.failed(format!("the source has given up: {why}")))
-            }
-            Ok(other) => {
-                tracing::warn!("{}", chain(&self.connection.unexpected(&other)));
-                Ok(false)
-            }
-            Err(e) => {
-                tracing::warn!("{}", chain(&e));
-                Ok(false)
-            }
-        }
-    }
-
     fn settle(mut self, task: Task) -> Result<Option<Task>> {
         if self.decided == Some(Decision::Committed) {
+            Incoming::forget(task.container().entry())?;
             // Where nobody listens any more it runs all the same.
             let _ = self.connection.say(&Word::Running);
             return Ok(Some(task));
@@ -251,5 +214,63 @@ impl Receiving<'_> {
             "the source is not to be heard, and only the source knows whose container {id} is now; it stays frozen here until \
              `hiber migrate --resolve {id}` is run at the source, or here with where the source is"
         )))
+    }
+}
+
+/// The question to the source whether the restored container may run.
+struct Question<'q, 'a, 't> {
+    receiving: &'q mut Receiving<'a>,
+    working: &'q AtomicBool,
+    /// The thread that tells the source that the restore goes on.
+    teller: Option<ScopedJoinHandle<'t, ()>>,
+}
+
+impl Question<'_, '_, '_> {
+    /// No other word comes in between from here on.
+    fn quiet(&mut self) {
+        self.working.store(false, Ordering::Relaxed);
+        if let Some(teller) = self.teller.take() {
+            teller.thread().unpark();
+            let _ = teller.join();
+        }
+    }
+
+    fn incoming(&self, whole: bool) -> Incoming {
+        Incoming { token: self.receiving.offer.token.to_hex(), whole }
+    }
+}
+
+impl Gate for Question<'_, '_, '_> {
+    fn begin(&self, entry: &Entry) -> Result<()> {
+        self.incoming(false).write(entry)
+    }
+
+    fn whole(&self, entry: &Entry) -> Result<()> {
+        self.incoming(true).write(entry)
+    }
+
+    /// Tells the source that all is here, and hears its decision. If the source cannot be heard, the container stays frozen.
+    fn decide(&mut self) -> Result<bool> {
+        self.quiet();
+        let Receiving { connection, decided, .. } = &mut *self.receiving;
+        connection.say(&Word::Restored)?;
+        match connection.hear_result() {
+            Ok(Word::Commit) => {
+                *decided = Some(Decision::Committed);
+                Ok(true)
+            }
+            Ok(Word::Abort(why)) => {
+                *decided = Some(Decision::Aborted);
+                Err(connection.failed(format!("the source has given up: {why}")))
+            }
+            Ok(other) => {
+                tracing::warn!("{}", chain(&connection.unexpected(&other)));
+                Ok(false)
+            }
+            Err(e) => {
+                tracing::warn!("{}", chain(&e));
+                Ok(false)
+            }
+        }
     }
 }

@@ -117,8 +117,9 @@ fn apply(runtime: &Runtime, id: &ContainerId, decision: Decision) -> Result<bool
     match decision {
         Decision::Committed => {
             let container = runtime.open(id)?;
+            // A receiver that was killed in between may have let it run already.
+            container.task()?.cgroup().thaw()?;
             Incoming::forget(container.entry())?;
-            container.task()?.resume()?;
             Ok(true)
         }
         Decision::Aborted => runtime.force_delete(id).map(|()| true),
