@@ -170,7 +170,7 @@ fn an_other_end_that_is_none_is_told() {
 
 /// A program that counts in its memory, and writes each number to a file that both ends share: were two copies to run at any time,
 /// they would write the same number.
-const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >>/shared/log; sleep 0.01; done";
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >>/shared/log; sleep 0.05; done";
 
 /// A counter that moves to and fro.
 struct Traveller {

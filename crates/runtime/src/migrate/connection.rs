@@ -170,8 +170,8 @@ impl Connection {
         let program = format!("hiber {}", env!("CARGO_PKG_VERSION"));
         let said = self.say(&Word::Hello { protocol: PROTOCOL, program });
         // The words of a program that ended at once tell more than its closed input.
-        match self.hear().and_then(|word| said.map(|()| word))? {
-            Word::Hello { protocol: PROTOCOL, .. } => Ok(()),
+        match self.hear()? {
+            Word::Hello { protocol: PROTOCOL, .. } => said,
             Word::Hello { protocol, program } => {
                 let why = format!(
                     "it is {program}, which speaks version {protocol} of the protocol; expected {PROTOCOL}"
