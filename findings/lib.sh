@@ -38,6 +38,42 @@ saw() {
 # compiled NAME: builds the C program on standard input, static.
 compiled() { cc -static -O1 -o "$WORK/$1" -x c -; }
 
+# runc ARGUMENT...: runc with its state in $WORK.
+runc() { command runc --root "$WORK/state" "$@"; }
+
+# sleeps ID, wakes ID: has runc checkpoint a container into $WORK/images, and restore it from there with the bundle $WORK/b. Logs are in
+# $WORK/logs, words of the checkpoint in $WORK/said.
+sleeps() { runc checkpoint --image-path "$WORK/images" --work-path "$WORK/logs" "$1" >"$WORK/said" 2>&1; }
+wakes() {
+    runc restore --detach --image-path "$WORK/images" --work-path "$WORK/logs" --bundle "$WORK/b" "$1" </dev/null >/dev/null 2>&1
+}
+
+# before_and_after PROGRAM RESULT: runs a program of $WORK, which makes the file `ready` and writes the file RESULT when there is a file
+# `go`; then runs it again, with a dump and a restore between the two. Leaves RESULT in $WORK as `before` and `after`, and
+# the exit statuses of dump and restore in `status`.
+before_and_after() {
+    mkdir "$WORK/images"
+    cat >"$WORK/inside" <<'SH'
+set -eu
+ip link set lo up
+once() { for i in $(seq 100); do [ ! -e "$1" ] || return 0; sleep 0.1; done; exit 1; }
+setsid "./$1" </dev/null >/dev/null 2>&1 &
+once ready; touch go; once "$2"; mv "$2" before; kill -KILL $!; wait $! || true
+rm ready go
+setsid "./$1" </dev/null >/dev/null 2>&1 &
+pid=$!
+once ready
+criu dump --tree "$pid" --images-dir images --log-file dump.log -v4 >/dev/null 2>&1
+echo "$?" >status
+touch go
+criu restore --images-dir images --log-file restore.log -v4 --restore-detached >/dev/null 2>&1
+echo "$?" >>status
+once "$2"; mv "$2" after
+kill -KILL "$pid"
+SH
+    (cd "$WORK" && unshare --net --mount-proc --pid --fork --kill-child sh ./inside "$1" "$2")
+}
+
 # bundle DIR PROGRAM ARGUMENT...: runc's usual container of a static program of $WORK, with a root that can be written.
 bundle() {
     local dir=$1 program=$2

@@ -47,13 +47,12 @@ for namespace in config["linux"]["namespaces"]:
         namespace["path"] = sys.argv[2]
 json.dump(config, open(sys.argv[1], "w"))
 PY
-runc() { command runc --root "$WORK/state" "$@"; }
 cleanup() { runc delete --force "$id" 2>/dev/null; }
 runc run --detach --bundle "$WORK/b" "$id" </dev/null >/dev/null 2>&1
 status=0
-runc checkpoint --image-path "$WORK/images" --work-path "$WORK/work" "$id" >/dev/null 2>&1 || status=$?
+sleeps "$id" || status=$?
 saw "checkpoint: exit status" 0 "$status"
 saw "images with the neighbour's words" 1 "$(grep -l "the neighbour's words" "$WORK"/images/* | wc -l)"
-runc restore --detach --image-path "$WORK/images" --work-path "$WORK/work" --bundle "$WORK/b" "$id" </dev/null >/dev/null 2>&1 || status=$?
+wakes "$id" || status=$?
 saw "restore: exit status" 1 "$status"
-saw "its reason" "File exists" "$(grep -o 'shm.*File exists' "$WORK/work/restore.log" | grep -o 'File exists' | head -1)"
+saw "its reason" "File exists" "$(grep -o 'shm.*File exists' "$WORK/logs/restore.log" | grep -o 'File exists' | head -1)"
