@@ -8,7 +8,9 @@ use anyhow::{Context, bail};
 use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
-use crate::flags::criu::{ACCEPT, CheckFlags, CriuFlags, Names, PreCopyFlags, names};
+use crate::flags::criu::{
+    ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
+};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::line::refusal::Refusal;
@@ -22,10 +24,8 @@ flags! {
         parent_path: Option<PathBuf> =
             Flag::value("parent-path", "DIR", "earlier pre-dump to build on, relative to the image path"),
         leave_running: bool = Flag::switch("leave-running", "let the container run on afterwards"),
-        tcp_skip_in_flight: bool =
-            Flag::switch("tcp-skip-in-flight", "leave TCP connections out that are still being made"),
-        link_remap: bool =
-            Flag::switch("link-remap", "give a deleted file that is still open a temporary name"),
+        tcp_skip_in_flight: bool = TCP_SKIP_IN_FLIGHT,
+        link_remap: bool = LINK_REMAP,
         status_fd: Option<i32> =
             Flag::value("status-fd", "FD", "CRIU writes a NUL byte to FD when lazy pages can be fetched"),
         page_server: Option<Address> = Flag::value(

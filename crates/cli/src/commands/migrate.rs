@@ -1,5 +1,6 @@
 //! `migrate`
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,9 @@ use hiber::migrate::{self, Destination, MigrateOptions, Phase};
 use hiber::{CheckpointOptions, Decision, NetworkLock};
 use serde_json::json;
 
-use crate::flags::criu::{ACCEPT, Contents, Names, PreCopyFlags, names};
+use crate::flags::criu::{
+    ACCEPT, Contents, LINK_REMAP, NETWORK_LOCK, Names, PreCopyFlags, TCP_CLOSE, TCP_SKIP_IN_FLIGHT, names,
+};
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
 use crate::line::refusal::Refusal;
@@ -21,9 +24,26 @@ use crate::line::value::Format;
 use crate::output::out;
 use crate::session::Session;
 
-/// How long the other end may be silent; see [`STALL`].
-const DEFAULT_STALL: Duration = Duration::from_secs(10);
-pub(super) const STALL: Flag<Option<Duration>> =
+/// A time that the other end may be silent, more than none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stall(pub(super) Duration);
+
+impl Default for Stall {
+    fn default() -> Self {
+        Self(MigrateOptions::default().stall)
+    }
+}
+
+impl Value for Stall {
+    fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {
+        match Duration::read(flag, text)? {
+            Duration::ZERO => Err(Refusal::value(format!("--{flag} 0: expected more than no time"))),
+            time => Ok(Self(time)),
+        }
+    }
+}
+
+pub(super) const STALL: Flag<Option<Stall>> =
     Flag::value("stall", "TIME", "how long the other end may neither send nor take anything (default: 10s)");
 
 flags! {
@@ -37,19 +57,12 @@ flags! {
         dry_run: bool = Flag::switch("dry-run", "only ask both ends whether it could be done"),
         resolve: bool =
             Flag::switch("resolve", "end the doubt about a migration that was cut off, at either end"),
-        stall: Option<Duration> = STALL,
+        stall: Option<Stall> = STALL,
         contents: Contents = Flag::group(),
-        tcp_skip_in_flight: bool =
-            Flag::switch("tcp-skip-in-flight", "leave TCP connections out that are still being made"),
-        tcp_close: Option<bool> =
-            Flag::choice("tcp-close", "allow established TCP connections and close them"),
-        link_remap: bool =
-            Flag::switch("link-remap", "give a deleted file that is still open a temporary name"),
-        network_lock: Option<NetworkLock> = Flag::value(
-            "network-lock",
-            "METHOD",
-            "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
-        ),
+        tcp_skip_in_flight: bool = TCP_SKIP_IN_FLIGHT,
+        tcp_close: Option<bool> = TCP_CLOSE,
+        link_remap: bool = LINK_REMAP,
+        network_lock: Option<NetworkLock> = NETWORK_LOCK,
         pre_copy: PreCopyFlags = Flag::group(),
         accept: Vec<Names> = ACCEPT,
         format: Option<Format> = Flag::value(
@@ -91,14 +104,6 @@ struct Migrate {
     flags: MigrateFlags,
 }
 
-/// The time that was given, which must be one.
-pub(super) fn stall(given: Option<Duration>) -> Result<Duration, Refusal> {
-    match given {
-        Some(Duration::ZERO) => Err(Refusal::value("--stall 0: expected more than no time")),
-        given => Ok(given.unwrap_or(DEFAULT_STALL)),
-    }
-}
-
 impl Migrate {
     fn read(m: &Matches) -> Result<Self, Refusal> {
         let (id, flags) = (m.container()?, MigrateFlags::read(m)?);
@@ -118,7 +123,6 @@ impl Migrate {
         if let Some((flag, _)) = moves.iter().find(|(_, given)| flags.resolve && *given) {
             return Err(Refusal::value(format!("--resolve and --{flag} exclude each other: nothing moves")));
         }
-        stall(flags.stall)?;
         Ok(Self { id, destination, flags })
     }
 
@@ -129,7 +133,7 @@ impl Migrate {
         let mut options = MigrateOptions {
             id: flags.new_id.clone(),
             bundle: flags.bundle.clone(),
-            stall: flags.stall.unwrap_or(DEFAULT_STALL),
+            stall: flags.stall.unwrap_or_default().0,
             dry_run: flags.dry_run,
             checkpoint: CheckpointOptions {
                 criu,
@@ -149,7 +153,7 @@ impl Migrate {
 
     fn resolve(&self, session: &Session) -> anyhow::Result<ExitCode> {
         let (id, flags) = (&self.id, &self.flags);
-        let (receiver, stall) = (flags.receiver.as_deref(), flags.stall.unwrap_or(DEFAULT_STALL));
+        let (receiver, stall) = (flags.receiver.as_deref(), flags.stall.unwrap_or_default().0);
         match migrate::resolve(&session.runtime, id, self.destination.as_ref(), receiver, stall)? {
             Decision::Committed => self.say(&format!("{id} is the destination's")),
             Decision::Aborted => self.say(&format!("{id} is the source's")),

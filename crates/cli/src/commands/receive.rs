@@ -2,12 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::migrate::{self, Connection, ReceiveOptions};
 
-use super::migrate::{STALL, stall};
+use super::migrate::{STALL, Stall};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::session::Session;
@@ -15,15 +14,13 @@ use crate::session::Session;
 flags! {
     struct ReceiveFlags {
         stdio: bool = Flag::switch("stdio", "the source is at standard input and output"),
-        stall: Option<Duration> = STALL,
+        stall: Option<Stall> = STALL,
     }
 }
 
 pub(crate) const COMMAND: Command =
     Command::new("receive", "", "receive a container that `migrate` sends", |m| {
-        let flags = ReceiveFlags::read(m)?;
-        let stall = stall(flags.stall)?;
-        Ok(Box::new(Receive { flags, stall }))
+        Ok(Box::new(Receive { flags: ReceiveFlags::read(m)? }))
     })
     .description(
         "With --stdio, which is all that there is so far, `migrate` starts it by itself, over ssh. It ends when the\n\
@@ -34,7 +31,6 @@ pub(crate) const COMMAND: Command =
 #[derive(Debug)]
 struct Receive {
     flags: ReceiveFlags,
-    stall: Duration,
 }
 
 impl Run for Receive {
@@ -47,7 +43,7 @@ impl Run for Receive {
             rustix::io::fcntl_dupfd_cloexec(fd, 3).context("duplicate the standard streams")
         };
         let (from, to) = (copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?);
-        let connection = Connection::over(from, to, self.stall)?;
+        let connection = Connection::over(from, to, self.flags.stall.unwrap_or_default().0)?;
         let options =
             ReceiveOptions { criu: cli.global.criu.clone(), systemd_cgroup: cli.global.systemd_cgroup };
         migrate::receive(&session.runtime, connection, &options)?;

@@ -50,8 +50,7 @@ flags! {
         image_path: Option<PathBuf> =
             Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)"),
         contents: Contents = Flag::group(),
-        tcp_close: Option<bool> =
-            Flag::choice("tcp-close", "allow established TCP connections and close them"),
+        tcp_close: Option<bool> = TCP_CLOSE,
         lazy_pages: bool =
             Flag::switch("lazy-pages", "bring memory in when it is used (userfaultfd)"),
         auto_dedup: bool =
@@ -61,11 +60,7 @@ flags! {
             "MODE",
             "what CRIU does to cgroups: soft, full, strict or ignore (default: soft)",
         ),
-        network_lock: Option<NetworkLock> = Flag::value(
-            "network-lock",
-            "METHOD",
-            "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
-        ),
+        network_lock: Option<NetworkLock> = NETWORK_LOCK,
     }
 }
 
@@ -166,6 +161,17 @@ pub(crate) fn names(all: &[Names]) -> Vec<String> {
     all.iter().flat_map(|names| names.0.iter().cloned()).collect()
 }
 
+pub(crate) const TCP_CLOSE: Flag<Option<bool>> =
+    Flag::choice("tcp-close", "allow established TCP connections and close them");
+pub(crate) const NETWORK_LOCK: Flag<Option<NetworkLock>> = Flag::value(
+    "network-lock",
+    "METHOD",
+    "how packets are held back meanwhile: iptables, nftables or skip (default: CRIU's)",
+);
+pub(crate) const TCP_SKIP_IN_FLIGHT: Flag<bool> =
+    Flag::switch("tcp-skip-in-flight", "leave TCP connections out that are still being made");
+pub(crate) const LINK_REMAP: Flag<bool> =
+    Flag::switch("link-remap", "give a deleted file that is still open a temporary name");
 pub(crate) const ACCEPT: Flag<Vec<Names>> = Flag::list(
     "accept",
     "LIST",

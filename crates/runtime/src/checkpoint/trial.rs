@@ -421,16 +421,7 @@ fn check_memory(chain: &[ImageDirectory]) -> Result<Duration> {
             bytes += stat.st_size.cast_unsigned();
         }
     }
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .parse::<u64>()
-            .ok()
-            .map(|kib| kib << 10)
-    });
-    if let Some(available) = available.filter(|available| *available < bytes) {
+    if let Some(available) = procfs::available_memory().filter(|available| *available < bytes) {
         let (takes, available) = (bytes >> 20, available >> 20);
         let why = format!("it takes {takes} MiB, {available} MiB are available");
         return Err(Error::host("not enough memory for a trial", why));

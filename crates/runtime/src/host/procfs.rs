@@ -178,6 +178,13 @@ pub(crate) fn is_own_program(pid: i32) -> bool {
     }
 }
 
+/// How many bytes of memory can be had without swapping (proc_meminfo(5), MemAvailable).
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

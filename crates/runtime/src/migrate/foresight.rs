@@ -30,12 +30,6 @@ pub(super) fn processor() -> Vec<String> {
     features.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
-}
-
 /// Refuses an offer that could not be restored here. The result is the container's id.
 pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<ContainerId> {
     let invalid = |why: String| Err(Error::Invalid(why));
@@ -56,11 +50,10 @@ pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<
         return invalid("process.terminal: a container with a terminal cannot be received yet".into());
     }
     check_criu(offer, criu)?;
-    let missing: Vec<_> = {
-        let ours = processor();
-        offer.processor.iter().filter(|feature| !ours.contains(feature)).map(String::as_str).collect()
-    };
-    if !missing.is_empty() && !processor().is_empty() {
+    let ours = processor();
+    let missing: Vec<_> =
+        offer.processor.iter().filter(|feature| !ours.contains(feature)).map(String::as_str).collect();
+    if !missing.is_empty() && !ours.is_empty() {
         return invalid(format!(
             "this processor lacks what the source's has, and programs may use: {}",
             missing.join(" ")
@@ -68,7 +61,7 @@ pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<
     }
     // Its images are in memory, too, until it runs.
     let needed = offer.memory.saturating_mul(2);
-    match available_memory() {
+    match procfs::available_memory() {
         Some(available) if available < needed => {
             let (needed, available) = (needed >> 20, available >> 20);
             Err(Error::host(

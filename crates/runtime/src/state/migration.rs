@@ -5,8 +5,8 @@
 //! ROOT/~migrations/TOKEN/images        the checkpoint, in memory, while somebody is at it
 //! ```
 //!
-//! The program that carries a migration out holds a lock (flock(2)) on the directory. A record that says [`Decision::Open`] and is not locked was left by a
-//! program that was killed before it had decided: the container is the source's.
+//! The program that carries a migration out holds a lock (flock(2)) on the directory. A record that says [`Decision::Open`] and is
+//! not locked was left by a program that was killed before it had decided: the container is the source's.
 
 use std::fs::File;
 use std::io::Write;
@@ -109,7 +109,7 @@ impl Migration {
         self.path.join(RECORD)
     }
 
-    /// Where images can be written that reach no disk, until [`clear`](Self::clear).
+    /// Where images can be written that reach no disk, until this is dropped.
     pub(crate) fn images(&self) -> Result<PathBuf> {
         let at = self.path.join(IMAGES);
         rustix::fs::mkdir(&at, owned::PRIVATE_DIR).map_err(|e| Error::file(&at, &e.into()))?;
@@ -125,15 +125,9 @@ impl Migration {
         self.write()
     }
 
-    /// Lets go of the images.
-    pub(crate) fn clear(&self) {
-        clear(&self.path);
-    }
-
     /// Nobody will ask for it any more.
     pub(crate) fn forget(self) {
-        self.clear();
-        let _ = std::fs::remove_dir_all(&self.path);
+        remove(&self.path);
     }
 
     fn write(&self) -> Result<()> {
@@ -153,7 +147,7 @@ impl Migration {
 
 impl Drop for Migration {
     fn drop(&mut self) {
-        self.clear();
+        clear(&self.path);
     }
 }
 
@@ -166,6 +160,11 @@ fn clear(path: &Path) {
     let at = path.join(IMAGES);
     let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     let _ = rustix::fs::rmdir(&at);
+}
+
+fn remove(path: &Path) {
+    clear(path);
+    let _ = std::fs::remove_dir_all(path);
 }
 
 /// Whether this record says that its container is the destination's.
@@ -214,9 +213,7 @@ pub(crate) fn container(store: &Store, token: &str) -> Option<ContainerId> {
 
 /// Removes the record of a migration of which nobody is in doubt.
 pub(crate) fn settled(store: &Store, token: &str) {
-    let path = store.root().join(DIRECTORY).join(token);
-    clear(&path);
-    let _ = std::fs::remove_dir_all(&path);
+    remove(&store.root().join(DIRECTORY).join(token));
 }
 
 /// The migrations of that container whose destination has not said that it knows the decision: tokens and records, the latest last.
@@ -240,10 +237,11 @@ pub(crate) fn sweep(store: &Store) {
         if rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
-        clear(&path);
         let incoming = entry.file_name().as_bytes().starts_with(INCOMING_PREFIX.as_bytes());
         if incoming || read(&path.join(RECORD)).is_none() {
-            let _ = std::fs::remove_dir_all(&path);
+            remove(&path);
+        } else {
+            clear(&path);
         }
     }
 }
