@@ -44,6 +44,8 @@ pub enum Need {
     MemoryPolicies,
     /// More than one node with memory (numa(7)).
     Nodes,
+    /// A kernel that knows this type of file system.
+    Filesystem(&'static str),
     /// A kernel with nftables, and the program for them.
     Nftables,
     /// The C programs of tests/criu, in `$HIBER_PROGRAMS`, or a compiler for them.
@@ -111,6 +113,7 @@ impl Need {
             Self::MemoryPolicies => Err("a kernel with memory policies".to_owned()),
             Self::Nodes if nodes() > 1 => Ok(()),
             Self::Nodes => Err("several nodes with memory (a kernel has some with numa=fake=2)".to_owned()),
+            Self::Filesystem(kind) => filesystem(kind),
             Self::Nftables => nftables(),
             Self::CPrograms if std::env::var_os(crate::programs::BEFORE).is_some() => Ok(()),
             Self::CPrograms => Self::Program("cc").check(),
@@ -130,6 +133,12 @@ impl Need {
             Self::Repository => Err("the repository".to_owned()),
         }
     }
+}
+
+fn filesystem(kind: &str) -> Result<(), String> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let knows = known.lines().any(|line| line.split('\t').next_back() == Some(kind));
+    knows.then_some(()).ok_or_else(|| format!("a kernel with {kind}"))
 }
 
 fn succeeds(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> bool {
