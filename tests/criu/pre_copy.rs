@@ -21,9 +21,7 @@ fn torture(change: impl FnOnce(Bundle) -> Bundle) -> Container {
 
 fn torture_of(runtime: &Runtime, change: impl FnOnce(Bundle) -> Bundle) -> Container {
     let bundle = Bundle::busybox().args(["/bin/torture", "3", "1500"]);
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/torture.c");
-    let flags = ["-static", "-O1", "-Wall", "-pthread"];
-    hiber_tests::tools::compile(source, &bundle.rootfs().join("bin/torture"), &flags);
+    hiber_tests::programs::install("torture", &bundle);
     let c = runtime.container(change(bundle));
     c.run_detached().ok();
     wait_for("the program to begin", || steps(&c) > 0);
@@ -71,7 +69,7 @@ fn sleeps_and_wakes(c: &Container, times: usize) {
 
 #[test]
 fn no_page_is_ever_stale() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, CPrograms);
     let times = std::env::var("HIBER_TORTURES").ok().map_or(TORTURES, |times| times.parse().unwrap());
     let c = torture(|bundle| bundle);
     sleeps_and_wakes(&c, times);
@@ -81,7 +79,7 @@ fn no_page_is_ever_stale() {
 
 #[test]
 fn a_program_is_tracked_whose_filter_denies_that() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, CPrograms);
     let denied = ["userfaultfd", "ptrace", "process_vm_readv"];
     let c = torture(|bundle| {
         bundle.edit(|c| {
@@ -95,7 +93,7 @@ fn a_program_is_tracked_whose_filter_denies_that() {
 
 #[test]
 fn a_program_in_a_user_namespace_is_tracked() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, CPrograms);
     let c = torture(|bundle| bundle.user_namespace(100_000));
     sleeps_and_wakes(&c, 2);
 }
@@ -114,20 +112,20 @@ fn taken_over(ours: &Runtime, other: &Runtime, change: impl Fn(Bundle) -> Bundle
 
 #[test]
 fn runc_restores_what_was_copied_ahead() {
-    require!(Root, Criu, Runc, Program("cc"));
+    require!(Root, Criu, Runc, CPrograms);
     taken_over(&Runtime::hiber(), &Runtime::runc(), |bundle| bundle, &[]);
 }
 
 #[test]
 fn crun_restores_what_was_copied_ahead() {
-    require!(Root, Criu, Crun, Program("cc"));
+    require!(Root, Criu, Crun, CPrograms);
     let unmasked = |bundle: Bundle| bundle.edit(|c| c["linux"]["maskedPaths"] = json!([]));
     taken_over(&beside_crun(), &Runtime::crun(), unmasked, &CGROUPS_IGNORED);
 }
 
 #[test]
 fn criu_alone_restores_what_was_copied_ahead() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, CPrograms);
     // What comes from outside has keys that only hiber knows.
     let c = torture(|bundle| {
         bundle.edit(|c| {
@@ -242,7 +240,7 @@ fn copies_for_long(c: &Container) -> Child {
 
 #[test]
 fn nothing_is_left_of_it() {
-    require!(Root, Criu, Program("cc"));
+    require!(Root, Criu, CPrograms);
     let c = torture(|bundle| bundle);
     let before = traces(&c);
     assert!(before.ends_with("Some(\"TracerPid:\\t0\") 0"), "{before}");
@@ -264,7 +262,8 @@ fn nothing_is_left_of_it() {
 /// In turn while it asks the process what cannot be seen from outside, and while it makes the process hand over its userfaultfd.
 #[test]
 fn killed_while_threads_make_its_calls_it_leaves_them_as_they_were() {
-    require!(Root, Criu, Program("cc"));
+    // An older kernel tracks memory without the process's help.
+    require!(Root, Criu, CPrograms, Linux(6, 7));
     let c = torture(|bundle| bundle);
     let before = traces(&c);
     let status = format!("/proc/{}/status", c.pid());
@@ -288,6 +287,27 @@ fn killed_while_threads_make_its_calls_it_leaves_them_as_they_were() {
         leaves_nothing(&c, &before);
     }
     assert!(met.iter().all(|met| *met > 0), "no moment was met: {met:?}");
+}
+
+/// Soft-dirty bits are one for all: who clears them between a pre-dump and the next dump, takes pages from the latter.
+#[test]
+fn a_pre_dump_is_still_worth_something_after_a_pre_copy() {
+    require!(Root, Criu, CPrograms, DirtyTracking);
+    let c = torture(|bundle| bundle);
+    let images = |name: &str| c.bundle().join(name).display().to_string();
+    c.checkpoint(&["--pre-dump", "--image-path", &images("pre")]).ok();
+    works_on(&c, "after the pre-dump");
+    let copied = ["--pre-copy", "on", "--leave-running", "--image-path", &images("copied")];
+    if hiber_tests::require::Need::Linux(6, 7).check().is_ok() {
+        c.checkpoint(&copied).ok();
+    } else {
+        c.checkpoint(&copied).fails("the next dump counts on its soft-dirty bits");
+        c.checkpoint(&["--leave-running", "--image-path", &images("copied")]).ok();
+    }
+    works_on(&c, "after the copy");
+    c.checkpoint(&["--parent-path", "../pre"]).ok();
+    c.restore(&[]).ok();
+    works_on(&c, "of the pre-dump and what was written since");
 }
 
 #[test]

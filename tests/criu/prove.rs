@@ -400,6 +400,34 @@ fn nothing_is_left_when_hiber_is_killed_meanwhile() {
     sleep_and_wake(&c, &[], &[]);
 }
 
+/// Nobody guards a trial of images alone: the next one removes what is left of it.
+#[test]
+fn a_killed_trial_of_images_is_cleared_by_the_next_one() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&["--leave-running"]).ok();
+    let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
+    let flags = ["--prove", "--image-path", &images, "--bundle", &bundle];
+    let mut left = Vec::new();
+    for _ in 0..5 {
+        let mut command = c.command("restore", &flags);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while trials_of(child.id()).is_empty() && child.try_wait().unwrap().is_none() {}
+        let _ = child.kill();
+        child.wait().unwrap();
+        left.extend(trials_of(child.id()));
+    }
+    assert!(!left.is_empty(), "none was killed in time");
+    // Another test's trial may have removed it.
+    let empty = |dir: &PathBuf| {
+        fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|p| p.is_empty()) || !dir.exists()
+    };
+    wait_for("CRIU to end the trials", || left.iter().all(empty));
+    prove(&c, &[]).ok();
+    left.retain(|dir| dir.exists());
+    assert_eq!(left, Vec::<PathBuf>::new());
+}
+
 /// One that was published in the end.
 fn sleep_again(c: &Container) {
     wait_for("its end", || matches!(c.status().as_str(), "stopped" | "gone"));

@@ -1,7 +1,6 @@
 /* torture THREADS PAGES: threads, and children that they fork, which do to their memory all that can be done to memory, and
  * know at each moment what every page must hold. One wrong byte is told in /fail, and ends all. What was done is counted in
  * the first word of /done. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

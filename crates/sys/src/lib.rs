@@ -26,6 +26,7 @@ pub mod socket;
 pub mod tracking;
 pub mod userfault;
 pub mod writeback;
+pub mod zero_pages;
 
 pub use apart::apart;
 pub use error::{Result, SysError};

@@ -16,7 +16,7 @@ const CRUN: usize = 1;
 fn together(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Result<Vec<Option<Peer>>, String> {
     let mut same = Same::start(runtime, rows).with_flags(flags);
     let before = same.ask();
-    for step in [Same::checkpoint, Same::restore] {
+    for step in [Same::checkpoint, |same: &Same| same.restore(&[])] {
         let output = step(&same);
         if !output.status.success() {
             return Err(output.stderr);

@@ -63,6 +63,9 @@ const KINDS: [(u32, &str); 14] = [
     (1 << 9, "anonymous"),
 ];
 
+/// CRIU's mark of a guard region (MADV_GUARD_INSTALL, Linux 6.13), which has an entry beside that of its area.
+const GUARD: u32 = 1 << 16;
+
 fn kind(area: &VmaEntry) -> &'static str {
     let status = area.status.unwrap_or_default();
     KINDS.iter().find(|(bit, _)| status & bit != 0).map_or("other", |(_, name)| name)
@@ -78,13 +81,19 @@ pub(crate) fn address_space(images: &Images, pid: u32) -> Result<Option<MmEntry>
         Some(entry) => entry?,
         None => return Err(bad(&images.dir().join(name), "has no entry")),
     };
+    // Guard regions lie within other areas, and have no memory.
+    mm.vmas.retain(|v| v.status.unwrap_or_default() & GUARD == 0);
     mm.vmas.sort_by_key(|v| v.start);
-    let sound = mm.vmas.iter().all(|v| v.start < v.end) && mm.vmas.windows(2).all(|w| w[0].end <= w[1].start);
-    if sound {
-        Ok(Some(mm))
-    } else {
-        Err(bad(&images.dir().join(name), "has areas that overlap or are empty"))
+    let range = |v: &VmaEntry| v.start.unwrap_or_default()..v.end.unwrap_or_default();
+    let mut end = 0;
+    for area in mm.vmas.iter().map(range) {
+        if area.is_empty() || area.start < end {
+            let what = format!("has an area {area:#x?} that is empty, or overlaps one that ends at {end:#x}");
+            return Err(bad(&images.dir().join(name), what));
+        }
+        end = area.end;
     }
+    Ok(Some(mm))
 }
 
 /// The memory of a task by kind, largest first.

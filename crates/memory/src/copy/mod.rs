@@ -1,6 +1,7 @@
 //! Copies the memory of running processes in rounds: all of it, then the pages that were written meanwhile, until few are left.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::IoSliceMut;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::images::{Blocks, Finisher, PageFile, Ranges, Source};
-use crate::track::{self, Tracked};
+use crate::track::{Means, Tracked, Written};
 
 /// The limits of copying.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +55,8 @@ pub struct Copies {
     processes: BTreeMap<i32, Copy>,
     /// Those that cannot be.
     untracked: BTreeMap<i32, String>,
-    /// Why the kernel tracks none.
-    unavailable: Option<String>,
+    /// Or why none can be.
+    means: Result<Means, String>,
     finisher: Finisher,
     blocks: Blocks,
 }
@@ -69,27 +70,37 @@ struct Copy {
 }
 
 impl Copies {
-    /// None yet; they will be in `dir`, and `finisher` finishes them.
-    pub fn new(dir: ImageDirectory, finisher: Finisher) -> Self {
+    /// None yet; they will be in `dir`, and `finisher` finishes them. Without `means`, for the reason given, no process is tracked.
+    pub fn new(dir: ImageDirectory, finisher: Finisher, means: Result<Means, String>) -> Self {
         Self {
             dir,
             processes: BTreeMap::new(),
             untracked: BTreeMap::new(),
-            unavailable: track::available().err(),
+            means,
             finisher,
             blocks: Blocks::default(),
         }
     }
 
-    /// Copies memory in rounds. `processes` lists the processes at the beginning of each round.
+    /// Copies memory in rounds. `processes` lists the processes at the beginning of each round. If tracking
+    /// [asks for that](Means::clears_dirty_bits), they do not run from a call of `stop` until what it returns is dropped.
     ///
     /// # Errors
-    /// If a copy cannot be written. A process that cannot be tracked is no error.
-    pub fn run(&mut self, limits: &Limits, processes: impl Fn() -> Vec<Process>) -> Result<Copied> {
+    /// If a copy cannot be written, or `stop` fails. A process that cannot be tracked is no error.
+    pub fn run<Stopped, E: From<Error>>(
+        &mut self,
+        limits: &Limits,
+        processes: impl Fn() -> Vec<Process>,
+        stop: impl Fn() -> Result<Stopped, E>,
+    ) -> Result<Copied, E> {
         let (mut copied, began, mut before) = (Copied::default(), Instant::now(), u64::MAX);
         while copied.rounds < limits.rounds {
             copied.rounds += 1;
-            copied.bytes += self.round(&processes())?;
+            let stops = self.means.as_ref().is_ok_and(Means::clears_dirty_bits);
+            let stopped = stops.then(&stop).transpose()?;
+            let written = self.look(&processes())?;
+            drop(stopped);
+            copied.bytes += self.round(written)?;
             copied.left = self.processes.values().filter_map(|copy| copy.tracked.rest().ok()).sum();
             let each = began.elapsed().as_secs_f64() / copied.bytes.max(1) as f64;
             let fits = each * copied.left as f64 <= limits.frozen.as_secs_f64();
@@ -104,42 +115,56 @@ impl Copies {
         Ok(copied)
     }
 
-    fn round(&mut self, processes: &[Process]) -> Result<u64> {
+    /// The pages that each process has written.
+    fn look(&mut self, processes: &[Process]) -> Result<Vec<(i32, Written)>> {
         let gone: Vec<_> =
             self.processes.keys().filter(|pid| processes.iter().all(|p| p.pid != **pid)).copied().collect();
         gone.into_iter().for_each(|pid| self.give_up(pid));
-        let mut bytes = 0;
+        let mut all = Vec::new();
         for process in processes {
-            if self.untracked.contains_key(&process.pid) {
+            let pid = process.pid;
+            if self.untracked.contains_key(&pid) {
                 continue;
             }
-            match self.copy(*process) {
+            match self.track(*process).and_then(|copy| copy.tracked.written()) {
+                Ok(written) => all.push((pid, written)),
+                Err(e) => self.leave(pid, e)?,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Copies what the processes have written; how many bytes.
+    fn round(&mut self, written: Vec<(i32, Written)>) -> Result<u64> {
+        let mut bytes = 0;
+        for (pid, written) in written {
+            let Some(copy) = self.processes.get_mut(&pid) else { continue };
+            match copy.round(written, &mut self.blocks) {
                 Ok(copied) => bytes += copied,
-                Err(e @ (Error::Images(..) | Error::Criu(_))) => return Err(e),
-                Err(e) => {
-                    self.give_up(process.pid);
-                    if !matches!(e, Error::Gone(_)) {
-                        self.untracked.insert(process.pid, e.to_string());
-                    }
-                }
+                Err(e) => self.leave(pid, e)?,
             }
         }
         Ok(bytes)
     }
-
-    /// Copies what a process has written; how many bytes.
-    fn copy(&mut self, process: Process) -> Result<u64> {
-        let mut copy = match self.processes.remove(&process.pid) {
-            Some(copy) => copy,
-            None => {
-                self.unavailable.clone().map_or(Ok(()), |why| Err(Error::Untracked(process.pid, why)))?;
-                Copy::start(&self.dir, process, &self.finisher)?
+    fn track(&mut self, process: Process) -> Result<&mut Copy> {
+        match self.processes.entry(process.pid) {
+            Entry::Occupied(copy) => Ok(copy.into_mut()),
+            Entry::Vacant(none) => {
+                let means = self.means.as_ref().map_err(|why| Error::Untracked(process.pid, why.clone()))?;
+                Ok(none.insert(Copy::start(&self.dir, process, &self.finisher, means)?))
             }
-        };
-        let copied = copy.round(&mut self.blocks);
-        // Also of one that fails: its file is removed by whoever gives up.
-        self.processes.insert(process.pid, copy);
-        copied
+        }
+    }
+
+    /// A process is copied no more, unless nothing can be written at all.
+    fn leave(&mut self, pid: i32, why: Error) -> Result<()> {
+        self.give_up(pid);
+        match why {
+            Error::Images(..) | Error::Criu(_) => return Err(why),
+            Error::Gone(_) => {}
+            why => drop(self.untracked.insert(pid, why.to_string())),
+        }
+        Ok(())
     }
 
     /// The copies of a process are of no use.
@@ -162,15 +187,14 @@ impl Copies {
 }
 
 impl Copy {
-    fn start(dir: &ImageDirectory, process: Process, finisher: &Finisher) -> Result<Self> {
-        let tracked = Tracked::start(process.pid)?;
+    fn start(dir: &ImageDirectory, process: Process, finisher: &Finisher, means: &Means) -> Result<Self> {
+        let tracked = Tracked::start(process.pid, means)?;
         let name = format!("copy-of-{}", process.pid);
         let file = PageFile::create(dir, &name, finisher).map_err(Error::images(format!("write {name}")))?;
         Ok(Self { process, tracked, file })
     }
 
-    fn round(&mut self, blocks: &mut Blocks) -> Result<u64> {
-        let written = self.tracked.written()?;
+    fn round(&mut self, written: Written, blocks: &mut Blocks) -> Result<u64> {
         written.unknown.into_iter().for_each(|area| self.file.forget(area));
         // A dump sends them all, and they would be in the wrong place then.
         let of_files = if self.file.is_empty() { self.tracked.of_files()? } else { Ranges::default() };

@@ -1,8 +1,11 @@
 //! Which memory of a process can be tracked.
 
+use std::fs::File;
 use std::ops::Range;
 
 use rustix::fs::OFlags;
+
+use crate::error::{Result, memory};
 
 /// The private areas of a process.
 #[derive(Debug, Default)]
@@ -18,8 +21,8 @@ pub(super) struct Areas {
 }
 
 impl Areas {
-    pub(super) fn of(pid: i32) -> std::io::Result<Self> {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    pub(super) fn of(pid: i32) -> Result<Self> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(memory(pid, 0))?;
         let mut areas = Self::default();
         for line in maps.lines() {
             let Some((range, kind)) = area(line) else { continue };
@@ -33,6 +36,11 @@ impl Areas {
         }
         Ok(areas)
     }
+}
+
+/// Of the memory that the process has now: exec(2) gives it another.
+pub(super) fn pagemap(pid: i32) -> Result<File> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(memory(pid, 0))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::externals;
 use super::follower::Follower;
 use super::frozen::{Frozen, freezer};
 use super::manifest::Manifest;
-use super::memory::Memory;
+use super::memory::{self, Memory};
 use super::named::Named;
 use super::network::{self, needs_no_lock};
 use super::options::{CheckpointOptions, check, config_file};
@@ -146,6 +146,9 @@ impl Task {
             let what = if options.pre_dump { "--pre-dump" } else { "--parent-path" };
             let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
             return Err(hiber_sandbox::Error::unsupported(what, why).into());
+        }
+        if options.pre_dump || options.parent_path.is_some() {
+            memory::note_chain(container.entry())?;
         }
         if options.pre_dump {
             return self.pre_dump(session, spec, options, (&mut staging, &mut seal, &memory), freezer);

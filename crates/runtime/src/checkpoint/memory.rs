@@ -4,7 +4,9 @@ use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
 use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{Finisher, Image, PageFile, Ranges, Receiver, Source, Work};
+use hiber_memory::track::Means;
 
+use super::frozen::Frozen;
 use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers, config_file};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
@@ -12,9 +14,12 @@ use crate::error::{Error, Result};
 use crate::helpers::guard::Guard;
 use crate::helpers::lazy::{self, Token, departure::Departure};
 use crate::host::procfs::{self, Number, Numbered};
+use crate::state::entry::Entry;
 
 /// From so many bytes on it pays to take memory from CRIU.
 const LARGE: u64 = 32 << 20;
+/// The file in the container's state that says that CRIU has begun to track its memory.
+const CHAIN: &str = "pre-dumped";
 /// The error if memory cannot be received.
 const WRITE: &str = "write the container's memory";
 
@@ -180,9 +185,14 @@ impl Received {
 
     fn copy(&mut self, task: &Task, how: &PreCopy) -> Result<()> {
         let limits = Limits { frozen: how.max_frozen, rounds: how.max_rounds };
-        let mut copies = Copies::new(self.dir.clone(), self.finisher.clone());
-        let copied = copies.run(&limits, || processes(task).unwrap_or_default());
-        let copied = copied.map_err(|e| Error::host(WRITE, e))?;
+        let mut copies =
+            Copies::new(self.dir.clone(), self.finisher.clone(), means(task.container().entry()));
+        let processes = || processes(task).unwrap_or_default();
+        let copied = copies.run(&limits, processes, || Frozen::take(task.cgroup()).map_err(CopyError::Stop));
+        let copied = copied.map_err(|e| match e {
+            CopyError::Stop(e) => e,
+            CopyError::Write(e) => Error::host(WRITE, e),
+        })?;
         if let (PreCopyMode::On, Some((_, why))) = (how.mode, copied.untracked.first()) {
             return Err(Error::host("--pre-copy on", why.as_str()));
         }
@@ -194,6 +204,36 @@ impl Received {
         self.copies = Some(copies);
         Ok(())
     }
+}
+
+/// Why copying fails.
+enum CopyError {
+    /// The container cannot be stopped for a moment.
+    Stop(Error),
+    Write(hiber_memory::Error),
+}
+
+impl From<hiber_memory::Error> for CopyError {
+    fn from(e: hiber_memory::Error) -> Self {
+        Self::Write(e)
+    }
+}
+
+/// Notes that a later dump may count on the soft-dirty bits of the container's memory.
+pub(super) fn note_chain(entry: &Entry) -> Result<()> {
+    let path = entry.path().join(CHAIN);
+    std::fs::write(&path, "").map_err(|e| Error::file(&path, &e))
+}
+
+/// How writes are tracked, or why they are not.
+fn means(entry: &Entry) -> Result<Means, String> {
+    let means = Means::find()?;
+    if means.clears_dirty_bits() && entry.path().join(CHAIN).exists() {
+        return Err(
+            "a pre-dump of this container was made, and the next dump counts on its soft-dirty bits".into()
+        );
+    }
+    Ok(means)
 }
 
 fn processes(task: &Task) -> Result<Vec<Process>> {

@@ -7,6 +7,7 @@
 //! all processes are in a cgroup of the trial's, which ends with it. On disk nothing is made: the directories that CRIU needs
 //! are in the memory of the views, which is mounted over the directory of the images, for CRIU has that by descriptor.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -45,8 +46,8 @@ use crate::state::store::Store;
 /// How long a trial may take, and how much longer for each GiB of memory: it keeps a container frozen.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_PER_GIB: Duration = Duration::from_secs(30);
-/// The prefix of the names of trials' cgroups; the number of the process follows.
 const LOG: &str = "trial.log";
+/// The prefix of the names of trials' cgroups; the number of the process follows.
 const CGROUP: &str = "hiber-trial.";
 
 /// A restore to be tried.
@@ -156,8 +157,28 @@ pub(crate) fn own_cgroup() -> Result<CgroupPaths> {
 }
 
 fn cgroup_paths(layout: &Layout) -> Result<CgroupPaths> {
-    let name = format!("/{CGROUP}{}", std::process::id());
+    cgroup_paths_of(layout, std::process::id())
+}
+
+fn cgroup_paths_of(layout: &Layout, pid: u32) -> Result<CgroupPaths> {
+    let name = format!("/{CGROUP}{pid}");
     Ok(layout.resolve(Some(Path::new(&name)), CGROUP)?)
+}
+
+/// Removes cgroups of trials whose process was killed. CRIU ends the tasks of such a trial, but nobody is left to remove the
+/// directories. One that has processes is left alone: its number may be of another pid namespace.
+fn sweep(layout: &Layout, own: &CgroupPaths) {
+    let parents = own.directories().into_iter().filter_map(|(path, _)| path.parent());
+    let names = parents.filter_map(|dir| std::fs::read_dir(dir).ok()).flat_map(Iterator::flatten);
+    let pids =
+        names.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(CGROUP)?.parse::<u32>().ok());
+    for pid in pids.filter(|pid| !Path::new("/proc").join(pid.to_string()).exists()).collect::<BTreeSet<_>>()
+    {
+        let swept = cgroup_paths_of(layout, pid)
+            .and_then(|paths| Ok(Cgroup::open(paths, OnDenied::Skip)?.remove()?))
+            .inspect_err(|e| tracing::debug!("the cgroup of a killed trial stays: {}", chain(e)));
+        drop(swept);
+    }
 }
 
 impl Trial<'_> {
@@ -191,6 +212,7 @@ impl Trial<'_> {
             network,
         };
         let paths = cgroup_paths(&prepared.layout)?;
+        sweep(&prepared.layout, &paths);
         let mut cgroup = Cgroup::create(&prepared.layout, &paths, &Limits::default(), OnDenied::Fail)
             .context("make the trial's cgroup")?;
         let first = AtomicI32::new(0);
