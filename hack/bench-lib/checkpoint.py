@@ -1,9 +1,13 @@
 """Checkpoints and restores of containers, small and large: by each runtime, and by CRIU itself as runc would ask it."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -74,7 +78,7 @@ class ByRuntime:
     def __init__(self, runtime):
         self.runtime, self.name = runtime, runtime.name
         self.id = f"{runtime.id}-checkpoint"
-        runtime.ids.append(self.id)
+        runtime.ids += [self.id, f"{self.id}-there"]
 
     def start(self, bundle):
         self.runtime.command("run", "--detach", "--bundle", bundle, "--pid-file", self.runtime.pid_file(), self.id)
@@ -91,6 +95,37 @@ class ByRuntime:
 
     def wait_memory(self):
         self.runtime.command("wait-memory", self.id)
+
+    def depart(self, images, port):
+        """Begins a checkpoint whose memory is fetched later; the command, which ends with the last page. Returns when it serves."""
+        ready, told = os.pipe()
+        command = self.runtime.arguments("checkpoint", "--image-path", images, "--work-path", work_of(images), *CGROUPS, "--lazy-pages",
+                                         "--page-server", f"127.0.0.1:{port}", "--status-fd", str(told), self.id)
+        process = subprocess.Popen(command, pass_fds=[told], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        os.close(told)
+        if not os.read(ready, 1):
+            raise Failed("checkpoint --lazy-pages: it ends before it serves pages")
+        os.close(ready)
+        return process
+
+    def arrive(self, bundle, images, port):
+        """Restores it with another id, and what else runs meanwhile."""
+        work = f"{work_of(images)}-there"
+        shutil.rmtree(work, ignore_errors=True)
+        os.makedirs(work)
+        options = ["--image-path", images, "--work-path", work, *CGROUPS, "--bundle", bundle, "--lazy-pages", "--detach", "--pid-file",
+                   self.runtime.pid_file()]
+        daemon = None
+        if self.name == "hiber":
+            options += ["--page-server", f"127.0.0.1:{port}"]
+        else:
+            daemon = subprocess.Popen(["criu", "lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", str(port),
+                                       "--images-dir", images, "--work-dir", work], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_for_file(os.path.join(work, "lazy-pages.socket"))
+        self.runtime.command("restore", *options, f"{self.id}-there")
+        return self.runtime.pid(), daemon
 
     def clear(self):
         self.runtime.clear()
@@ -205,6 +240,57 @@ class Saving:
         finally:
             tool.clear()
 
+    def moved(self, tool, case):
+        """How long it takes until the last page of a container has come over loopback, which runs at the other end by then."""
+        bundle, images = self.bundle(tool, case.name, case.payload), fresh(case.place)
+        left = []
+        try:
+            held, port = wait_held(tool.start(bundle)), free_port()
+            began = time.monotonic()
+            left.append(tool.depart(images, port))
+            pid, daemon = tool.arrive(bundle, images, port)
+            left += [daemon] if daemon else []
+            if left[0].wait(timeout=120):
+                raise Failed("checkpoint --lazy-pages fails")
+            self.bench.note(f"lazy migration{case.label}, to the last page", tool.name, (time.monotonic() - began) * 1e3)
+            os.remove(held_path(pid))
+            os.kill(pid, signal.SIGUSR1)
+            now = wait_held(pid)
+            end(pid)
+            if held != now:
+                raise Failed(f"the container holds {now} where it has come to, not {held}")
+        finally:
+            for process in left:
+                process.kill()
+                process.wait()
+            tool.clear()
+
+    def served(self, tool):
+        """How many requests a redis serves while its memory is copied, beside as long a time without that."""
+        bundle = tool.runtime.bundle("redis", "redis-server", "--save", "", change=redis_root)
+        images = fresh(os.environ["BENCH_STATE"])
+        pid = tool.start(bundle)
+        load = None
+        try:
+            ask = lambda *words: run_quiet(["nsenter", "-t", str(pid), "-n", "-m", "redis-cli", *words]).strip()
+            wait_until(lambda: ask("ping") == "PONG", "redis answers")
+            ask("eval", "for i=1,256*1024 do redis.call('set','k'..i,string.rep('x',3000)) end", "0")
+            load = subprocess.Popen(["nsenter", "-t", str(pid), "-n", "-m", "redis-benchmark", "-l", "-q", "-t", "set", "-r", "262144", "-d", "64"],
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            requests = lambda: int(re.search(r"total_commands_processed:(\d+)", ask("info", "stats")).group(1))
+            time.sleep(1)
+            first = requests()
+            usage = tool.checkpoint(pid, images, "--leave-running", "--tcp-established")
+            second = requests()
+            time.sleep(usage.wall_ms / 1e3)
+            self.bench.note("redis: requests served during a checkpoint, of undisturbed", tool.name, (second - first) / (requests() - second))
+            end(pid)
+        finally:
+            if load:
+                load.kill()
+                load.wait()
+            tool.clear()
+
     def pause(self, tool):
         """How long a process inside stands still while its memory is saved."""
         bundle, images = self.bundle(tool, "tick", [HOLDER, "tick", "/dev/shm/pause"]), fresh(self.bench.work)
@@ -248,6 +334,20 @@ class Saving:
             self.bench.each_round(self.cycles(cases) | unsynced, self.tools, most=3)
         self.bench.each_round(self.cycles(memory) | {"first answer": lambda tool: self.answers(tool, one)}, self.tools, most=3)
 
+    def live(self):
+        """What happens to memory while the container runs: it is copied, or follows."""
+        tmpfs = os.environ["BENCH_STATE"]
+        one = Case(" of 1 GiB over loopback", 1024, 1, tmpfs)
+        busy = Case(" of 1 GiB over loopback, 64 busy tasks beside", 1024, 1, tmpfs)
+        movers = [tool for tool in self.tools[1:] if tool.name != "crun"]  # which knows no lazy pages
+        self.bench.each_round({"served": self.served}, self.tools[1:], most=3)
+        with large_pipes():
+            self.bench.each_round({"lazy migration": lambda tool: self.moved(tool, one)}, movers, most=3)
+            with busy_tasks(64):
+                self.bench.each_round({"busy lazy migration": lambda tool: self.moved(tool, busy)}, movers, most=3)
+        ten = Case(" of 10 GiB to disk, 16 MiB/s of it written", 10 << 10, 1, self.bench.work, rate=16)
+        self.bench.each_round({"10 GiB": lambda tool: self.cycle(tool, ten)}, self.tools[1:2], most=2)
+
     def cycles(self, cases):
         return {f"checkpoint{case.label}": lambda tool, case=case: self.cycle(tool, case) for case in cases}
 
@@ -276,6 +376,55 @@ def synced(directory):
     began = time.monotonic()
     run_quiet(["sync", "-f", directory])
     return (time.monotonic() - began) * 1e3
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until(condition, what):
+    for _ in range(600):
+        try:
+            if condition():
+                return
+        except Failed:
+            pass
+        time.sleep(0.1)
+    raise Failed(f"it never happens that {what}")
+
+
+def redis_root(config):
+    config["root"] = {"path": os.environ["BENCH_REDIS"], "readonly": False}
+    config["linux"]["maskedPaths"] = []
+
+
+@contextlib.contextmanager
+def large_pipes():
+    """CRIU wants pipes of 4 MiB for lazy pages; root without CAP_SYS_RESOURCE gets what this setting allows."""
+    setting, wanted = "/proc/sys/fs/pipe-max-size", 4 << 20
+    with open(setting) as file:
+        before = file.read()
+    with open(setting, "w") as file:
+        file.write(str(max(wanted, int(before))))
+    try:
+        yield
+    finally:
+        with open(setting, "w") as file:
+            file.write(before)
+
+
+@contextlib.contextmanager
+def busy_tasks(count):
+    """So many processes that do nothing but calculate."""
+    tasks = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.kill()
+            task.wait()
 
 
 def work_of(images):

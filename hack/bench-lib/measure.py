@@ -164,6 +164,7 @@ class Bench:
             "checkpoint": (saving.small, "checkpoint and restore"),
             "trees": (saving.trees, "checkpoint and restore of many processes"),
             "large": (saving.large, "checkpoint and restore of much memory"),
+            "live": (saving.live, "memory that is copied or follows while the container runs"),
         }
         for part, (work, what) in every.items():
             if part in parts:

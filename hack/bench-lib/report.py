@@ -36,13 +36,15 @@ GOALS = {
     "restore of 1 GiB from tmpfs": [("runc", 0.7)],
     "restore of 1 GiB from tmpfs, to its first answer": [("runc", 0.12)],
     "restore of 1 GiB from tmpfs, until all memory is there": [("runc", 1.2)],
+    "lazy migration of 1 GiB over loopback, to the last page": [("runc", 0.5)],
+    "lazy migration of 1 GiB over loopback, 64 busy tasks beside, to the last page": [("runc", 0.3)],
     "run, 500 others alive": [("run, 0 others alive", 1.1)],
     "create, 500 others alive": [("create, 0 others alive", 1.1)],
 }
 PICTURE = ["run", "create + start + delete", "exec", "state", "kill", "list, 100 containers", "checkpoint",
            "checkpoint: pause seen inside", "restore", "checkpoint of 100 processes: frozen (CRIU's count)",
            "checkpoint of 1 GiB to tmpfs", "restore of 1 GiB from tmpfs", "run, 500 others alive"]
-UNITS = {"run: peak memory": "MiB", "create: peak memory": "MiB"}
+UNITS = {"run: peak memory": "MiB", "create: peak memory": "MiB", "redis: requests served during a checkpoint, of undisturbed": "ratio"}
 
 
 def number(value):

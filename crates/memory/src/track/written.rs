@@ -1,4 +1,4 @@
-//! What a look at a process finds.
+//! The result of a look at the memory of a process.
 
 use std::ops::Range;
 
