@@ -66,6 +66,16 @@ pub(super) fn run(socket: OwnedFd) {
     }
 }
 
+/// Taken by the thread that decides how this process ends, and never given back: once the container is being ended, the
+/// worker's other thread must not take the end of its processes for memory that has arrived, and once all is there, nobody
+/// ends the container any more.
+static END: Mutex<()> = Mutex::new(());
+
+/// Returns to one thread alone; all others wait for the end of the process.
+fn decide_the_end() {
+    std::mem::forget(END.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
 enum Divided {
     /// The first process, with the other.
     Watcher(Child),
@@ -150,13 +160,18 @@ impl Job {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 ended(watcher.as_fd());
+                decide_the_end();
                 self.fail("the process that watched over the container's memory was killed".into());
                 std::process::exit(FAILED);
             });
             let code = match self.bring(&restored, listener, peer.as_ref(), directories) {
                 Ok(true) => ALL_THERE,
-                Ok(false) => RESTORE_FAILED,
+                Ok(false) => {
+                    decide_the_end();
+                    RESTORE_FAILED
+                }
                 Err(e) => {
+                    decide_the_end();
                     self.fail(chain(&e));
                     FAILED
                 }
@@ -169,7 +184,7 @@ impl Job {
         });
     }
 
-    /// False if the restore has failed.
+    /// False if the restore has failed; true, and the end decided, if all memory is there.
     fn bring(
         &self,
         restored: &Restored,
@@ -201,6 +216,7 @@ impl Job {
         if !restored.is() {
             return Ok(false);
         }
+        decide_the_end();
         if let Some(fetcher) = fetcher {
             let pages = |touch: Touch| {
                 (number(touch.task), touch.start, (touch.end - touch.start) / page_daemon::PAGE)
@@ -230,6 +246,7 @@ impl Restored {
         self.1.notify_all();
         if !restored {
             // By whatever it waits for: the watcher ends the rest.
+            decide_the_end();
             std::process::exit(RESTORE_FAILED);
         }
     }
