@@ -3,6 +3,7 @@
 use criu_proto::Message;
 use criu_proto::images::cgroup::{CgroupDirEntry, CgroupEntry};
 use criu_proto::images::core::{CoreEntry, TaskKobjIdsEntry};
+use criu_proto::images::files::FileEntry;
 use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::mnt::MntEntry;
 
@@ -15,6 +16,10 @@ use crate::images::{COMMON, ChangedFiles, INVENTORY, INVENTORY_FILE, Images, Mag
 
 /// The values by which a cgroup stops its tasks, and what lets them run: of cgroup v1 and of v2.
 const FREEZERS: [(&str, &str); 2] = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
+/// The image of open files; IPPROTO_TCP (in.h), and TCP_CLOSE (tcp_states.h), which CRIU writes.
+const FILES: &str = "files.img";
+const TCP: u32 = 6;
+const CLOSED: u32 = 7;
 /// How deep cgroups of an image may be nested: a path of the kernel's has no more names.
 const MAX_DEPTH: usize = 2048;
 
@@ -33,6 +38,29 @@ pub fn separate_network(dir: &ImageDirectory) -> Result<()> {
     // CRIU counts namespaces from 1.
     ids.net_ns_id = Some(u32::MAX);
     write(dir, INVENTORY_FILE, &[INVENTORY], &[inventory])
+}
+
+/// Leaves out the peers of TCP connections that have ended, as of those that were refused. CRIU saves these as sockets without a
+/// connection, but its restore takes any socket with a peer for a connection, and refuses it without `--tcp-established`.
+///
+/// # Errors
+/// [`CriuError::Image`] if an image is malformed, [`CriuError::Io`] if it cannot be read or written.
+pub fn forget_peers(dir: &ImageDirectory) -> Result<()> {
+    let images = Images::in_directory(dir)?;
+    let mut files: Vec<FileEntry> = images.entries(FILES, Magic::FILES)?.collect::<Result<_>>()?;
+    let mut found = false;
+    for socket in files.iter_mut().filter_map(|file| file.isk.as_mut()) {
+        if socket.proto() == TCP && socket.state() == CLOSED && socket.dst_port() != 0 {
+            found = true;
+            socket.dst_port = Some(0);
+            socket.dst_addr.fill(0);
+        }
+    }
+    if !found {
+        return Ok(());
+    }
+    let bytes = images.encode(FILES, Magic::FILES, &files)?;
+    dir.write(FILES, &bytes)
 }
 
 /// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves

@@ -28,6 +28,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Whether symbolic links are not followed in it.
     pub nosymfollow: bool,
+    /// Whether owners are shown by a map of their own (mount_setattr(2), MOUNT_ATTR_IDMAP).
+    pub idmapped: bool,
     /// Whether its file system writes synchronously (`sync`).
     pub synchronous: bool,
     /// The file system's type.
@@ -60,11 +62,13 @@ fn parse(line: &str) -> Option<Mount> {
         None => (root, false),
     };
     let (root, point) = (unescape(root), unescape(left.next()?));
-    let nosymfollow = left.next()?.split(',').any(|option| option == "nosymfollow");
+    let options = left.next()?;
+    let has = |option| options.split(',').any(|has| has == option);
+    let (nosymfollow, idmapped) = (has("nosymfollow"), has("idmapped"));
     let mut right = right.split(' ');
     let fstype = right.next()?.to_owned();
     let synchronous = right.nth(1).is_some_and(|options| options.split(',').any(|option| option == "sync"));
-    Some(Mount { id, parent, device, root, removed, point, nosymfollow, synchronous, fstype })
+    Some(Mount { id, parent, device, root, removed, point, nosymfollow, idmapped, synchronous, fstype })
 }
 
 impl Mount {

@@ -178,16 +178,27 @@ pub fn raise_ambient(capability: u8) -> Result<()> {
     if r < 0 { Err(last("prctl", format!("PR_CAP_AMBIENT_RAISE {capability}"))) } else { Ok(()) }
 }
 
-/// Whether two processes have the same list of what is undone at their end (semop(2), SEM_UNDO); having none is the same.
+/// What processes or threads may share (linux/kcmp.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shareable {
+    /// Their memory (CLONE_VM).
+    Memory = 1,
+    /// Their table of descriptors (CLONE_FILES).
+    Descriptors = 2,
+    /// Their root and working directories and umask (CLONE_FS).
+    Directories = 3,
+    /// Their list of what is undone at their end (semop(2), SEM_UNDO); having none is the same.
+    UndoList = 6,
+}
+
+/// Whether two processes or threads, by their numbers, share something (kcmp(2)).
 ///
 /// # Errors
 /// The kernel compares nothing (CONFIG_KCMP), or the caller may not look at the processes.
-pub fn shares_undo_list(one: i32, other: i32) -> Result<bool> {
-    /// linux/kcmp.h
-    const KCMP_SYSVSEM: i32 = 6;
+pub fn share(one: i32, other: i32, what: Shareable) -> Result<bool> {
     // SAFETY: kcmp(2) takes numbers alone.
-    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_SYSVSEM, 0, 0) } {
-        -1 => Err(SysError::new("kcmp", "KCMP_SYSVSEM", nix::errno::Errno::last_raw())),
+    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, what as i32, 0, 0) } {
+        -1 => Err(SysError::new("kcmp", format!("{what:?}"), nix::errno::Errno::last_raw())),
         order => Ok(order == 0),
     }
 }

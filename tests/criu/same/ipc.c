@@ -207,6 +207,34 @@ static void show_queue_pids(void)
 	say("%s", found.msg_lspid == getpid() ? "this process" : "another");
 }
 
+/* Times: those of the restore, or none. */
+static void make_memory_times(void)
+{
+	id = must(shmget(0x777, 4096, IPC_CREAT | 0600));
+	void *at = shmat(id, NULL, 0);
+	shmdt(at);
+}
+
+static void show_memory_times(void)
+{
+	struct shmid_ds found;
+	must(shmctl(id, IPC_STAT, &found));
+	say("%ld %ld %ld", found.shm_atime, found.shm_dtime, found.shm_ctime);
+}
+
+static void make_semaphore_times(void)
+{
+	id = must(semget(0x778, 1, IPC_CREAT | 0600));
+	must(semop(id, &(struct sembuf){ 0, 1, 0 }, 1));
+}
+
+static void show_semaphore_times(void)
+{
+	struct semid_ds found;
+	must(semctl(id, 0, IPC_STAT, &found));
+	say("%ld", found.sem_otime);
+}
+
 static void make_limits(void)
 {
 	write_file("/proc/sys/kernel/msgmnb", "12000");
@@ -257,6 +285,8 @@ const struct property ipc[] = {
 	ENTRY("queue-bytes", queue_bytes),
 	ENTRY("queue-last-sender", queue_pids),
 	ENTRY("ipc-limits", limits),
+	ENTRY("segment-times", memory_times),
+	ENTRY("semaphore-times", semaphore_times),
 	{ "posix-queue", make_open_queue, show_queue },
 	{ "posix-queue-closed", make_closed_queue, show_queue },
 	{ 0 },

@@ -32,6 +32,9 @@ static const struct {
 	{ "mounts", mounts },
 	{ "cgroups", cgroups },
 	{ "namespaces", namespaces },
+	{ "threads", threads },
+	{ "protocols", protocols },
+	{ "descriptors", descriptors },
 };
 
 /* What a property's process shares with the first one. */

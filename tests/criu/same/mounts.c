@@ -1,5 +1,7 @@
 /* Mounts and what is in a tmpfs. */
 #include "same.h"
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -77,6 +79,89 @@ static void make_tracefs_inside(void)
 }
 
 MOUNT(tracefs_inside, "/m-inside")
+
+static void make_inside(const char *at, const char *type, const char *options)
+{
+	must(mkdir(at, 0755));
+	must(mount("inside", at, type, 0, options));
+}
+
+static void make_policy(void)
+{
+	make_inside("/m-policy", "tmpfs", "size=1m,mpol=bind:0");
+}
+
+MOUNT(policy, "/m-policy")
+
+static void make_ramfs(void)
+{
+	make_inside("/m-ramfs", "ramfs", "");
+}
+
+MOUNT(ramfs, "/m-ramfs")
+
+static void make_bpf(void)
+{
+	make_inside("/m-bpf", "bpf", "");
+}
+
+MOUNT(bpf, "/m-bpf")
+
+/* One in which a file of root is a user's: open_tree(2), mount_setattr(2) and move_mount(2) by their numbers. */
+static void in_own_users(void)
+{
+	must(unshare(CLONE_NEWUSER));
+}
+
+static void make_idmapped(void)
+{
+	char path[64];
+	struct { unsigned long long set, clear, propagation, users; } map = { 0x100000 /* MOUNT_ATTR_IDMAP */, 0, 0, 0 };
+	make_inside("/m-owners", "tmpfs", "size=1m");
+	close(new_file("/m-owners/file", ""));
+	must(mkdir("/m-idmapped", 0755));
+	pid_t pid = child(in_own_users);
+	usleep(200000);
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof path, "/proc/%d/%cid_map", pid, "ug"[i]);
+		write_file(path, "0 1000 100");
+	}
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	map.users = must(open(path, O_RDONLY));
+	int tree = must(syscall(428, AT_FDCWD, "/m-owners", 1 /* OPEN_TREE_CLONE */));
+	must(syscall(442, tree, "", AT_EMPTY_PATH, &map, sizeof map));
+	must(syscall(429, tree, "", AT_FDCWD, "/m-idmapped", 4 /* MOVE_MOUNT_F_EMPTY_PATH */));
+	close(tree);
+	close(map.users);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static void show_idmapped(void)
+{
+	struct stat is;
+	must(stat("/m-idmapped/file", &is));
+	say("%d ", is.st_uid);
+	say_mount("/m-idmapped");
+}
+
+/* A flag of chattr(1). */
+static void make_flags(void)
+{
+	int flags, fd = new_file("/dev/shm/flags", "");
+	must(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags |= FS_NODUMP_FL;
+	must(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	close(fd);
+}
+
+static void show_flags(void)
+{
+	int flags = 0, fd = must(open("/dev/shm/flags", O_RDONLY));
+	must(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	say("%x", flags);
+	close(fd);
+}
 
 /* Files of a tmpfs. */
 
@@ -267,5 +352,10 @@ const struct property mounts[] = {
 	{ "tmpfs-hard-links-and-holes", make_linked, show_linked },
 	{ "tmpfs-attributes-and-times-beside-hard-links", make_linked_attributes, show_linked_attributes },
 	{ "tmpfs-socket-that-nobody-has", make_left_socket, show_left_socket },
+	{ "mount-memory-policy", make_policy, show_policy },
+	{ "mount-ramfs-made-inside", make_ramfs, show_ramfs },
+	{ "mount-bpf-made-inside", make_bpf, show_bpf },
+	{ "mount-id-mapped-made-inside", make_idmapped, show_idmapped },
+	{ "tmpfs-flags", make_flags, show_flags },
 	{ 0 },
 };

@@ -46,6 +46,27 @@ static void show_users(void)
 	say_file("/proc/self/setgroups");
 }
 
+/* Sysctls that each pid namespace has for itself. */
+static void make_noexec(void)
+{
+	write_file("/proc/sys/vm/memfd_noexec", "1");
+}
+
+static void show_noexec(void)
+{
+	say_file("/proc/sys/vm/memfd_noexec");
+}
+
+static void make_highest(void)
+{
+	write_file("/proc/sys/kernel/pid_max", "5000");
+}
+
+static void show_highest(void)
+{
+	say_file("/proc/sys/kernel/pid_max");
+}
+
 static void show_offsets(void)
 {
 	say_file("/proc/self/timens_offsets");
@@ -137,6 +158,8 @@ const struct property namespaces[] = {
 	{ "time-since-boot", NULL, show_boot_time },
 	{ "nested-mount-namespace", make_mount_namespace, show_mount_namespace },
 	{ "nested-network-namespace", make_network_namespace, show_network_namespace },
+	{ "pid-namespace-memfd-noexec", make_noexec, show_noexec },
+	{ "pid-namespace-highest-number", make_highest, show_highest },
 	{ "nested-pid-namespace", make_process_namespace, show_child },
 	{ "nested-uts-namespace", make_name_namespace, show_child },
 	{ "nested-ipc-namespace", make_ipc_namespace, show_child },

@@ -223,7 +223,7 @@ macro_rules! areas {
     };
 }
 
-areas! { tasks signals memory processor files sockets queues timers ipc networks mounts cgroups namespaces }
+areas! { tasks signals memory processor files sockets queues timers ipc networks mounts cgroups namespaces threads protocols descriptors }
 
 /// Calls are made in the processes, and their memory is read and written, before all of it is there.
 #[test]

@@ -5,6 +5,7 @@ mod classes;
 mod kept;
 mod links;
 mod object;
+mod signatures;
 mod strange;
 mod sysctls;
 
@@ -24,6 +25,7 @@ use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::expect;
 pub use kept::Kept;
+pub use signatures::{SignatureKey, signature_keys};
 pub(crate) use strange::has_ipsec;
 
 /// The table that `ip route save` saves (linux/rtnetlink.h, RT_TABLE_MAIN).

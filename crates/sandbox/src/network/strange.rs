@@ -43,6 +43,11 @@ pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
     let sets = Route::of(rustix::net::netlink::NETFILTER).and_then(|route| route.has_any(IPSET_LIST, &IPSET));
     add(sets.unwrap_or(false), "there are sets of addresses (ipset)");
     let arp = std::fs::read(Path::new("/proc").join(pid.to_string()).join("net/arp_tables_names"));
+    let routes = |family: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/{family}/conf/all/mc_forwarding"))
+            .is_ok_and(|number| number.trim() != "0")
+    };
+    add(routes("ipv4") || routes("ipv6"), "a process routes multicast (MRT_INIT)");
     add(arp.is_ok_and(|names| !names.is_empty()), "there are tables of arptables");
     Ok(strange)
 }

@@ -19,6 +19,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     hiber("queue-bytes", "msgctl(2): msg_qbytes"),
     differs("queue-last-sender", "msgctl(2)", "a process of the restore"),
     criu("ipc-limits", "/proc/sys/kernel"),
+    differs("segment-times", "shmctl(2): shm_atime, shm_dtime, shm_ctime", "the time of the restore"),
+    differs("semaphore-times", "semctl(2): sem_otime", "never"),
     refused("posix-queue", "mq_open(3), of one that is open", "message-queue", "queue"),
     refused(
         "posix-queue-closed",

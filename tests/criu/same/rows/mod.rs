@@ -1,6 +1,7 @@
 //! The rows, by area as the program has them.
 
 mod cgroups;
+mod descriptors;
 mod files;
 mod ipc;
 mod memory;
@@ -8,10 +9,12 @@ mod mounts;
 mod namespaces;
 mod networks;
 mod processor;
+mod protocols;
 mod queues;
 mod signals;
 mod sockets;
 mod tasks;
+mod threads;
 mod timers;
 
 use super::row::Row;
@@ -31,6 +34,9 @@ pub(super) const AREAS: &[(&str, &str, &[Row])] = &[
     ("mounts", "Mounts and what is in a tmpfs", mounts::ROWS),
     ("cgroups", "Cgroups", cgroups::ROWS),
     ("namespaces", "Namespaces", namespaces::ROWS),
+    ("threads", "What threads have apart, and processes share", threads::ROWS),
+    ("protocols", "Sockets of rarer protocols, keys, and errors that wait", protocols::ROWS),
+    ("descriptors", "Descriptors of rarer kinds", descriptors::ROWS),
 ];
 
 /// The rows of an area.

@@ -55,5 +55,10 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("tmpfs-hard-links-and-holes", "stat(2)").config(|c| mount(c, "/m-linked", "tmpfs", &[])),
     hiber("tmpfs-attributes-and-times-beside-hard-links", "fgetxattr(2), lstat(2)")
         .needs(&[Need::Linux(6, 6)]),
+    criu("mount-memory-policy", MOUNTINFO),
+    refused("mount-ramfs-made-inside", MOUNTINFO, "mount", "ramfs"),
+    refused("mount-bpf-made-inside", MOUNTINFO, "mount", "bpf"),
+    refused("mount-id-mapped-made-inside", MOUNTINFO, "mount", "id-mapped").peers(Peer::Lost, Peer::Lost),
+    differs("tmpfs-flags", "FS_IOC_GETFLAGS: what chattr(1) sets", "none").needs(&[Need::Linux(6, 6)]),
     differs("tmpfs-socket-that-nobody-has", "access(2)", "gone"),
 ];

@@ -27,6 +27,10 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("nested-mount-namespace", "fstat(2) of /proc/self/ns/mnt, and a file in its tmpfs"),
     hiber("nested-network-namespace", "fstat(2) of /proc/self/ns/net, its loopback and a sysctl")
         .peers(Peer::Fails, Peer::Lost),
+    differs("pid-namespace-memfd-noexec", "/proc/sys/vm/memfd_noexec", "as in the runtime's pid namespace")
+        .needs(&[Need::Linux(6, 3)]),
+    differs("pid-namespace-highest-number", "/proc/sys/kernel/pid_max", "the kernel's usual")
+        .needs(&[Need::Linux(6, 14)]),
     refused("nested-pid-namespace", "clone(2) with CLONE_NEWPID", "nested-namespace", "namespace"),
     refused("nested-uts-namespace", "clone(2) with CLONE_NEWUTS", "nested-namespace", "namespace"),
     refused("nested-ipc-namespace", "clone(2) with CLONE_NEWIPC", "nested-namespace", "namespace"),

@@ -44,7 +44,7 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("tcp-half-closed", "poll(2) and write(2), after SHUT_WR")
         .flags(&["--tcp-established"])
         .peers(Peer::Fails, Peer::Kept),
-    differs("tcp-urgent-byte", "MSG_OOB", "is lost")
+    refused("tcp-urgent-byte", "MSG_OOB", "urgent-byte", "out of band")
         .flags(&["--tcp-established"])
         .peers(Peer::Fails, Peer::Lost),
     criu("udp", "getpeername(2), and what is sent over it").peers(Peer::Fails, Peer::Kept),

@@ -70,7 +70,12 @@ impl Owner {
 
 impl Descriptor<'_> {
     pub(super) fn is_socket(&self) -> bool {
-        self.target.to_str().is_some_and(|target| target.starts_with("socket:["))
+        self.socket().is_some()
+    }
+
+    /// The inode number of a socket, in digits.
+    pub(super) fn socket(&self) -> Option<&str> {
+        self.target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')
     }
 
     pub(super) fn is_timer(&self) -> bool {

@@ -14,6 +14,7 @@ mod networks;
 pub(crate) mod options;
 mod policy;
 mod processor;
+pub(crate) mod signatures;
 pub(crate) mod sockets;
 pub(crate) mod spaces;
 pub(crate) mod switches;
@@ -26,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub(crate) use areas::Reading;
+use hiber_criu::amend::forget_peers;
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::rootfs::set_nosymfollow;
@@ -107,7 +109,11 @@ impl Kept {
         let memory =
             spaces::of(&processes, |pid| answers.get(&pid).map(|answer| &answer.space), reading.finish()?);
         let (threads, processes) = tasks::of(&processes)?;
-        let (sockets, timers) = (sockets::of(&descriptors)?, timers::of(&descriptors)?);
+        let (sockets, has_closed) = sockets::of(&descriptors)?;
+        if has_closed {
+            forget_peers(dir)?;
+        }
+        let timers = timers::of(&descriptors)?;
         let eventfds = eventfds::of(&descriptors)?;
         let ipc = ipc::Ipc::of(first, &dir.names()?)?;
         Ok(Self { threads, processes, switches, memory, sockets, eventfds, timers, ipc, ..Self::default() })

@@ -75,6 +75,9 @@ const TCP: i32 = 6;
 const UDP: i32 = 17;
 const IPV6: i32 = 41;
 const UDPLITE: i32 = 136;
+/// IPPROTO_* that are no levels of options.
+const ICMP: u32 = 1;
+const ICMPV6: u32 = 58;
 /// SOL_* (socket.h)
 const SOCKET: i32 = 1;
 const PACKET: i32 = 263;
@@ -89,6 +92,16 @@ impl Kind {
 
     pub(super) fn is_tcp(&self) -> bool {
         self.is_inet() && self.type_ == SocketType::STREAM
+    }
+
+    /// Whether it is one of ICMP that is no raw socket.
+    pub(super) fn is_ping(&self) -> bool {
+        self.type_ == SocketType::DGRAM
+            && match self.family {
+                AddressFamily::INET => self.protocol == ICMP,
+                AddressFamily::INET6 => self.protocol == ICMPV6,
+                _ => false,
+            }
     }
 
     /// Whether sockets of this kind may have an option.

@@ -1,22 +1,26 @@
-//! Sockets: the options that CRIU does not restore, and the multicast groups that they are in.
+//! Sockets: the options that CRIU does not restore, the multicast groups that they are in, and the keys of TCP.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use caps::Capability;
+use hiber_sandbox::network::{SignatureKey, signature_keys};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sys::process::setns;
 use hiber_sys::socket::{option, set_option};
 use rustix::io::Errno;
-use rustix::net::{Protocol, SocketFlags, sockopt};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::descriptors::{Descriptor, Owner};
 use super::groups::{self, Group, Joined};
+use super::is_default;
 use super::options::{INT, Kind, LONGEST, OPTIONS, Of, Over, PRIORITY, SocketOption, by_name};
+use super::signatures::{Signature, is_encrypted};
 use crate::error::{Error, Result};
 use crate::host::threads::apart;
 
@@ -33,6 +37,15 @@ pub(crate) struct Socket {
     /// The multicast groups that it has joined.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<Group>,
+    /// Keys with which its TCP connections are signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) signatures: Vec<Signature>,
+    /// Whether the kernel encrypted the connection, with keys that nobody can read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) encrypted: bool,
+    /// The number by which a socket of ICMP knows its answers (icmp(7)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ping: Option<u16>,
 }
 
 /// An option's value.
@@ -45,7 +58,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         match bytes.try_into() {
             Ok(bytes) => Self::Number(i32::from_ne_bytes(bytes)),
             Err(_) => Self::Bytes(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -53,7 +66,7 @@ impl Value {
     }
 
     /// None of what `of` does not make.
-    fn bytes(&self) -> Option<Vec<u8>> {
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         match self {
             Self::Number(number) => Some(number.to_ne_bytes().to_vec()),
             Self::Bytes(digits) => {
@@ -66,15 +79,18 @@ impl Value {
     }
 }
 
+/// Whether there are connections that have ended, whose peers CRIU writes nevertheless.
+pub(super) type HasClosed = bool;
+
 /// Reads what the sockets among `descriptors` have.
-pub(super) fn of(descriptors: &[Descriptor<'_>]) -> Result<Vec<Socket>> {
+pub(super) fn of(descriptors: &[Descriptor<'_>]) -> Result<(Vec<Socket>, HasClosed)> {
     let mut reader = Reader::default();
     let mut seen = HashSet::new();
     let mut kept = Vec::new();
     for descriptor in descriptors.iter().filter(|d| d.is_socket() && seen.insert(&d.target)) {
         kept.extend(reader.read(descriptor)?);
     }
-    Ok(kept)
+    Ok((kept, reader.has_closed))
 }
 
 /// Gives the restored sockets what they had. Options that this machine's kernel or network lacks are logged.
@@ -82,7 +98,22 @@ pub(super) fn put_back(kept: &[Socket], owners: &[Owner]) -> Result<()> {
     for socket in kept {
         let copy = Owner::find(owners, socket.process)?.copy(socket.fd)?;
         let whose = format!("descriptor {} of process {}", socket.fd, socket.process);
+        if socket.encrypted && is_connection(copy.as_fd()) {
+            let why = "was a connection that the kernel encrypted (kTLS), and would go on in the clear";
+            return Err(Error::Invalid(format!("{whose} {why}: restore with --tcp-close")));
+        }
         set_options(socket, copy.as_fd(), &whose)?;
+        let is_ipv6 = sockopt::socket_domain(&copy).is_ok_and(|family| family == AddressFamily::INET6);
+        // The kernel lists the newest first.
+        for signature in socket.signatures.iter().rev() {
+            signature
+                .set(copy.as_fd(), is_ipv6)
+                .map_err(|e| Error::sys("setsockopt", format!("TCP_MD5SIG, {whose}"), e))?;
+        }
+        if let Some(number) = socket.ping {
+            bind_ping(copy.as_fd(), number)
+                .map_err(|e| Error::sys("bind", format!("the number {number} of ICMP, {whose}"), e))?;
+        }
         for group in &socket.groups {
             match groups::join(copy.as_fd(), group) {
                 Ok(()) => {}
@@ -151,6 +182,22 @@ fn is_closed(socket: BorrowedFd<'_>) -> bool {
     Kind::of(socket).is_some_and(|kind| kind.is_tcp()) && !listens(socket) && !has_peer(socket)
 }
 
+/// The port that a socket of IP is bound to; 0 if to none.
+fn port(socket: BorrowedFd<'_>) -> u16 {
+    let name = rustix::net::getsockname(socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
+    name.map_or(0, |name| name.port())
+}
+
+/// Gives a socket of ICMP its number, under the address that CRIU has given it.
+fn bind_ping(socket: BorrowedFd<'_>, number: u16) -> std::result::Result<(), Errno> {
+    if port(socket) == number {
+        return Ok(());
+    }
+    let mut name = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+    name.set_port(number);
+    rustix::net::bind(socket, &name)
+}
+
 fn listens(socket: BorrowedFd<'_>) -> bool {
     sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
@@ -198,6 +245,9 @@ struct Reader {
     untouched: HashMap<(PathBuf, Kind), Values>,
     /// By the network namespace.
     joined: HashMap<PathBuf, Vec<Joined>>,
+    /// By the network namespace and the socket's inode number.
+    keys: HashMap<PathBuf, HashMap<u32, Vec<SignatureKey>>>,
+    has_closed: HasClosed,
 }
 
 impl Reader {
@@ -207,6 +257,12 @@ impl Reader {
         let (owner, fd) = (descriptor.owner, descriptor.fd);
         let network = owner.namespace(NamespaceKind::Network)?;
         let options = self.options(&network, owner, kind, copy.as_fd())?;
+        self.has_closed |= kind.is_tcp() && is_closed(copy.as_fd()) && port(copy.as_fd()) != 0;
+        let ping = (kind.is_ping()).then(|| port(copy.as_fd())).filter(|port| *port != 0);
+        let (signatures, encrypted) = match kind.is_tcp() {
+            true => (self.signatures(&network, descriptor)?, is_encrypted(copy.as_fd())),
+            false => (Vec::new(), false),
+        };
         let groups = if kind.is_inet() && !kind.is_tcp() {
             let joined = self.joined.entry(network).or_insert_with(|| groups::all(owner.outer));
             groups::of(copy.as_fd(), kind.family, joined)
@@ -214,8 +270,23 @@ impl Reader {
         } else {
             Vec::new()
         };
-        let kept = !options.is_empty() || !groups.is_empty();
-        Ok(kept.then_some(Socket { process: owner.inner, fd, options, groups }))
+        let kept = !options.is_empty()
+            || !groups.is_empty()
+            || !signatures.is_empty()
+            || encrypted
+            || ping.is_some();
+        Ok(kept.then_some(Socket { process: owner.inner, fd, options, groups, signatures, encrypted, ping }))
+    }
+
+    /// The keys of a TCP socket.
+    fn signatures(&mut self, network: &Path, descriptor: &Descriptor<'_>) -> Result<Vec<Signature>> {
+        let keys = match self.keys.entry(network.into()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(signature_keys(descriptor.owner.outer)?),
+        };
+        let inode = descriptor.socket().and_then(|inode| inode.parse().ok());
+        let keys = inode.and_then(|inode: u32| keys.get(&inode));
+        Ok(keys.into_iter().flatten().map(Signature::of).collect())
     }
 
     /// The options that are not those of an untouched socket.
@@ -320,7 +391,7 @@ mod tests {
         let ours = [untouched.as_fd(), listener.as_fd(), touched.as_fd()].map(fd);
         let descriptors = owners[0].descriptors().unwrap();
         let ours: Vec<_> = descriptors.into_iter().filter(|d| ours.contains(&d.fd)).collect();
-        let kept = of(&ours).unwrap();
+        let (kept, _) = of(&ours).unwrap();
         let number = |name: &str, number| BTreeMap::from([(name.to_owned(), Value::Number(number))]);
         // std's listeners have SO_REUSEADDR, which CRIU keeps
         assert_eq!(kept.len(), 1, "{kept:?}");

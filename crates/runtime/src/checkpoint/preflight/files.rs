@@ -104,7 +104,16 @@ impl Look<'_> {
             !self.mounts.is_empty() && mount.is_some_and(|id: i32| !self.mounts.contains(&id))
         };
         let kind = meta.file_type();
-        if let Some(name) = target.strip_prefix("anon_inode:") {
+        let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok()).unwrap_or_default();
+        let is_pidfd = target == "anon_inode:[pidfd]" || target.starts_with("pidfd:");
+        // PIDFD_THREAD of pidfd_open(2)
+        if is_pidfd && flags & OFlags::EXCL.bits() != 0 {
+            self.findings.of(
+                self.task,
+                &KIND,
+                format!("descriptor {fd} is a pidfd of a thread (PIDFD_THREAD)"),
+            );
+        } else if let Some(name) = target.strip_prefix("anon_inode:") {
             self.anonymous(fd, name);
         } else if kind.is_char_device() {
             let outside = outside();
@@ -114,8 +123,7 @@ impl Look<'_> {
         } else if target.starts_with(SECRET) {
             self.secret(&format!("descriptor {fd} is"));
         } else if kind.is_fifo() && target.starts_with("pipe:") {
-            let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
-            if flags.is_some_and(|flags| flags & OFlags::DIRECT.bits() != 0) {
+            if flags & OFlags::DIRECT.bits() != 0 {
                 self.findings.of(
                     self.task,
                     &PACKETS,

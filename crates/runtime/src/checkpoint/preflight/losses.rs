@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use hiber_sys::pidfd::DescriptorOwner;
 use hiber_sys::socket::{option, set_option};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, RecvFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 
-use super::table::{DATAGRAMS, EMPTY, EVENTS, OVERRUN, THREAD_TIMER};
+use super::table::{DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, UNTOLD, URGENT};
 use super::tasks::{self, Proc};
-use super::{Accepted, Findings};
+use super::{Accepted, Findings, apart};
+use crate::checkpoint::kept::signatures::{has_authentication, is_encrypted};
 use crate::container::task::Task;
 use crate::error::Result;
 
@@ -30,11 +31,13 @@ pub(crate) fn check_losses(task: &Task, frozen: bool, accepted: &mut Accepted) -
 
 /// Looks at all descriptors and timers of processes.
 pub(super) fn check(findings: &mut Findings, tasks: &[Proc], frozen: bool) {
-    let mut seen = HashSet::new();
+    let (mut seen, mut senders) = (HashSet::new(), Senders::default());
     for task in tasks.iter().filter(|task| !task.is_dead()) {
         timers(findings, task);
-        descriptors(findings, task, frozen, &mut seen);
+        descriptors(findings, task, frozen, &mut seen, &mut senders);
     }
+    senders.tell(findings);
+    apart::check(findings, tasks);
 }
 
 /// A POSIX timer's line `signal: NUMBER/VALUE` and `ClockID: NUMBER` (proc_pid_timers(5)).
@@ -82,7 +85,13 @@ fn pending(task: &Proc) -> u64 {
     threads.map(|thread| of(thread.path().join("status"))).fold(0, |all, set| all | set)
 }
 
-fn descriptors(findings: &mut Findings, task: &Proc, frozen: bool, seen: &mut HashSet<PathBuf>) {
+fn descriptors<'a>(
+    findings: &mut Findings,
+    task: &'a Proc,
+    frozen: bool,
+    seen: &mut HashSet<PathBuf>,
+    senders: &mut Senders<'a>,
+) {
     let owner = DescriptorOwner::new(task.pid);
     for entry in std::fs::read_dir(task.path("fd")).into_iter().flatten().flatten() {
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -97,6 +106,7 @@ fn descriptors(findings: &mut Findings, task: &Proc, frozen: bool, seen: &mut Ha
         let Ok(copy) = owner.copy(fd) else { continue };
         if !events {
             socket(findings, task, fd, &copy, frozen);
+            senders.add(task, fd, copy.as_fd());
         } else if rustix::io::ioctl_fionread(&copy).is_ok_and(|bytes| bytes > 0) {
             findings.of(task, &EVENTS, format!("descriptor {fd} has events to tell that nobody has read"));
         }
@@ -106,11 +116,28 @@ fn descriptors(findings: &mut Findings, task: &Proc, frozen: bool, seen: &mut Ha
 fn socket(findings: &mut Findings, task: &Proc, fd: i32, copy: &OwnedFd, frozen: bool) {
     let (Ok(family), Ok(kind)) = (sockopt::socket_domain(copy), sockopt::socket_type(copy)) else { return };
     let is_stream = kind == SocketType::STREAM;
+    let is_inet = matches!(family, AddressFamily::INET | AddressFamily::INET6);
+    if is_inet && has_error(copy) {
+        findings.of(task, &UNTOLD, format!("descriptor {fd} has an error to tell"));
+    }
+    if is_stream && has_urgent(copy) {
+        findings.of(task, &URGENT, format!("descriptor {fd} has a byte out of band to be read"));
+    }
     match family {
         AddressFamily::INET | AddressFamily::INET6 | AddressFamily::PACKET
             if !is_stream && has_message(copy) =>
         {
             findings.of(task, &DATAGRAMS, format!("descriptor {fd} has messages that nobody has read"));
+        }
+        AddressFamily::INET | AddressFamily::INET6 if is_stream && is_encrypted(copy.as_fd()) => {
+            findings.of(
+                task,
+                &TCP_KEYS,
+                format!("descriptor {fd} is a connection that the kernel encrypts (kTLS)"),
+            );
+        }
+        AddressFamily::INET | AddressFamily::INET6 if is_stream && has_authentication(copy.as_fd()) => {
+            findings.of(task, &TCP_KEYS, format!("descriptor {fd} has keys of TCP-AO"));
         }
         AddressFamily::UNIX if !is_stream && has_message(copy) && has_empty(copy.as_fd(), frozen) => {
             findings.of(task, &EMPTY, format!("descriptor {fd} has a datagram without content to be read"));
@@ -124,6 +151,72 @@ fn has_message(socket: &OwnedFd) -> bool {
     let mut ready = [PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP)];
     let polled = rustix::event::poll(&mut ready, Some(&Timespec::default()));
     polled.is_ok() && ready[0].revents() & (PollFlags::IN | PollFlags::RDHUP) == PollFlags::IN
+}
+
+fn has_error(socket: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(socket, PollFlags::empty())];
+    rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok()
+        && ready[0].revents().contains(PollFlags::ERR)
+}
+
+/// Whether a stream has a byte of MSG_OOB that is not yet read. Only those that have anything are asked.
+fn has_urgent(socket: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(socket, PollFlags::PRI)];
+    let polled = rustix::event::poll(&mut ready, Some(&Timespec::default()));
+    let flags = RecvFlags::OOB | RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    polled.is_ok_and(|ready| ready > 0)
+        && rustix::net::recv(socket, &mut [0][..], flags).is_ok_and(|(bytes, _)| bytes > 0)
+}
+
+/// Datagrams of unix sockets that have names, and whether their senders are connected to the receivers: CRIU sends them again by
+/// sockets that are.
+#[derive(Default)]
+struct Senders<'a> {
+    /// The name of a connected socket, and that of its peer.
+    connected: HashSet<Way>,
+    /// A process's descriptor with a datagram, and the way that this came.
+    queued: Vec<(&'a Proc, i32, Way)>,
+}
+
+/// The names of a sender and a receiver.
+type Way = (Vec<u8>, Vec<u8>);
+
+impl<'a> Senders<'a> {
+    fn add(&mut self, task: &'a Proc, fd: i32, copy: BorrowedFd<'_>) {
+        let is_unix = sockopt::socket_domain(copy) == Ok(AddressFamily::UNIX);
+        if !is_unix || sockopt::socket_type(copy) != Ok(SocketType::DGRAM) {
+            return;
+        }
+        let own = rustix::net::getsockname(copy).map(|address| name(&address)).unwrap_or_default();
+        if let Ok(Some(peer)) = rustix::net::getpeername(copy) {
+            self.connected.insert((own.clone(), name(&peer)));
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        if let Ok((_, _, Some(sender))) = rustix::net::recvfrom(copy, &mut [0][..], flags)
+            && !name(&sender).is_empty()
+        {
+            self.queued.push((task, fd, (name(&sender), own)));
+        }
+    }
+
+    fn tell(self, findings: &mut Findings) {
+        for (task, fd, way) in self.queued.iter().filter(|(.., way)| !self.connected.contains(way)) {
+            let name = String::from_utf8_lossy(&way.0).replace('\0', "@");
+            let what =
+                format!("descriptor {fd} has a datagram of {}, which is not connected", name.escape_debug());
+            findings.of(task, &SENDER, what);
+        }
+    }
+}
+
+/// The name of a unix socket; an abstract one begins with a zero.
+fn name(address: &SocketAddrAny) -> Vec<u8> {
+    let Ok(unix) = SocketAddrUnix::try_from(address.clone()) else { return Vec::new() };
+    match (unix.path_bytes(), unix.abstract_name()) {
+        (Some(path), _) => path.to_vec(),
+        (None, Some(name)) => [b"\0", name].concat(),
+        (None, None) => Vec::new(),
+    }
 }
 
 /// Whether one of the datagrams of a unix socket, which has some, is empty. Those behind the first one are seen only while nobody

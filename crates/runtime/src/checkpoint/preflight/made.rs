@@ -272,7 +272,10 @@ impl<'a> Look<'a> {
             if REMADE.contains(&mount.fstype.as_str()) || self.is_expected(mount, below)? {
                 continue;
             }
-            if mount.fstype == "tracefs" {
+            if mount.idmapped {
+                // CRIU would make it without its map, and the owners of a tmpfs's files would be those that the map shows.
+                self.tell(&MOUNT, "an id-mapped mount was made inside".into(), &mount.point);
+            } else if mount.fstype == "tracefs" {
                 // The kernel mounts it by itself below debugfs, where somebody looks for it.
                 let automatic = |above: &&Mount| above.id == mount.parent && above.fstype == "debugfs";
                 if !mounts.iter().any(|above| automatic(&above)) {

@@ -4,6 +4,7 @@
 //! the container runs on meanwhile.
 
 mod accept;
+mod apart;
 mod device_names;
 mod dump;
 mod explain;

@@ -142,6 +142,13 @@ checks! {
     NAMESPACE: "nested-namespace", Checkpoint, Error,
         "a process lives in another pid, user, ipc, uts, time or cgroup namespace than the first process",
         "stop it first: CRIU saves nested mount and network namespaces only";
+    THREAD_APART: "thread-apart", Checkpoint, Loss,
+        "a thread has a working directory, descriptors or namespaces of its own (unshare(2), setns(2)); after a restore it has its \
+         process's",
+        "let the thread end first, or use a process of its own for that";
+    SHARED: "shared-task", Checkpoint, Error,
+        "two processes share memory or a working directory (clone(2) with CLONE_VM or CLONE_FS, vfork(2))",
+        "try again in a moment, or let the process end first";
     TRACED: "traced", Checkpoint, Error,
         "a process is traced (ptrace(2)), so that CRIU cannot trace it",
         "detach the debugger or tracer";
@@ -219,7 +226,7 @@ checks! {
     NETWORK_PART: "network-part", Checkpoint, Loss,
         "what neither CRIU nor hiber makes again of a network: queueing disciplines of other kinds than pfifo, pfifo_fast, bfifo, tbf, \
          htb, prio, fq, fq_codel, ingress and clsact, their filters, XDP programs, bridges that tell VLANs apart, their \
-         permanent multicast groups, IPsec, ipsets, arptables",
+         permanent multicast groups, routing of multicast, IPsec, ipsets, arptables",
         "remove it, or pass --empty-ns network and have the network set up again at the restore, as by a hook";
     EXIT_SIGNAL: "exit-signal", Checkpoint, Warning,
         "a process was made so that its parent gets another signal than SIGCHLD at its end, or none (clone(2)); after a restore \
@@ -229,12 +236,27 @@ checks! {
         "a UDP, ICMP, raw or packet socket has messages that nobody has read; CRIU does not save them, and they are lost as on a \
          bad network",
         "let the process read them, or try again in a moment";
+    UNTOLD: "untold-error", Checkpoint, Warning,
+        "a socket has an error to tell of which nobody has heard (SO_ERROR, MSG_ERRQUEUE); after a restore it has none",
+        "let the process ask for it, or try again in a moment";
+    URGENT: "urgent-byte", Checkpoint, Loss,
+        "a byte that was sent out of band (MSG_OOB) is to be read: CRIU drops it, or makes it one of the others",
+        "let the process read it, or try again in a moment";
+    SENDER: "datagram-sender", Checkpoint, Loss,
+        "a unix socket has a datagram to be read of a sender that has a name and is not connected; after a restore it is nobody's \
+         (recvfrom(2))",
+        "let the process read it, or try again in a moment";
     EVENTS: "unread-events", Checkpoint, Loss,
         "inotify or fanotify has events to tell that nobody has read, which CRIU does not save",
         "let the process read them, or try again in a moment";
     EMPTY: "empty-datagram", Checkpoint, Loss,
         "a unix socket has a datagram without content to be read: CRIU saves neither that nor those behind it",
         "let the process read it, or try again in a moment";
+    TCP_KEYS: "tcp-keys", Checkpoint, Loss,
+        "a TCP socket has keys that nobody can put back: of connections that the kernel encrypts (kTLS), or signs by TCP-AO \
+         (RFC 5925)",
+        "let the process close it; a restore refuses an encrypted connection unless --tcp-close closes it, and signs nothing by TCP-AO \
+         any more";
     THREAD_TIMER: "thread-timer", Checkpoint, Loss,
         "a process of several threads has a POSIX timer that goes by the processor time of a thread; after a restore it goes by the \
          first thread's",

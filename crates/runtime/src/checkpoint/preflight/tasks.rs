@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ::procfs::process::{Stat, Status};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::resolve::Root;
+use hiber_sys::process::{Shareable, share};
 
 use super::table::{
     BESIDE, EXIT_SIGNAL, FROZEN_ABOVE, NAMESPACE, OTHER_USER, SESSION, STOPPED, TRACED, UNDO, WAITING,
@@ -328,9 +329,8 @@ pub(super) fn check(
 /// has an empty one (CLONE_SYSVSEM).
 fn undone(findings: &mut Findings, tasks: &[Proc], first: &Proc) {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let differs = |task: &&Proc| {
-        !task.is_dead() && hiber_sys::process::shares_undo_list(task.pid, own).is_ok_and(|same| !same)
-    };
+    let differs =
+        |task: &&Proc| !task.is_dead() && share(task.pid, own, Shareable::UndoList).is_ok_and(|same| !same);
     let listed: Vec<_> = tasks.iter().filter(differs).collect();
     if !listed.is_empty() && has_semaphores(first) {
         for task in listed {
