@@ -2,6 +2,7 @@
 
 use caps::Capability;
 use rustix::net::{AddressFamily, SocketType};
+use serde::{Deserialize, Serialize};
 
 /// An option that a checkpoint keeps.
 pub(super) struct SocketOption {
@@ -67,6 +68,37 @@ pub(super) struct Kind {
     pub(super) type_: SocketType,
     /// 0 for the family's only one.
     pub(super) protocol: u32,
+}
+
+/// An option's value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Value {
+    Number(i32),
+    /// A value that is no number, as the kernel's bytes in hexadecimal digits.
+    Bytes(String),
+}
+
+impl Value {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        match bytes.try_into() {
+            Ok(bytes) => Self::Number(i32::from_ne_bytes(bytes)),
+            Err(_) => Self::Bytes(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        }
+    }
+
+    /// None of what `of` does not make.
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Number(number) => Some(number.to_ne_bytes().to_vec()),
+            Self::Bytes(digits) => {
+                let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+                let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
+                let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+                if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+            }
+        }
+    }
 }
 
 /// IPPROTO_* (in.h) that are levels, too.
@@ -378,6 +410,19 @@ mod tests {
         assert_eq!(missing("SO_TXTIME", &[11, 0, 0, 0, 2, 0, 0, 0], &[]), Some(admin));
         assert_eq!(missing("IP_OPTIONS", &[7, 3, 4, 0], &[]), None, "record route");
         assert_eq!(missing("IP_OPTIONS", &[1, 134, 6, 0, 0, 0, 0], &[]), Some(raw), "CIPSO");
+    }
+
+    #[test]
+    fn values_are_numbers_or_digits() {
+        for bytes in [&[1, 0, 0, 0][..], &[], &[0xab], &[1, 2, 3, 4, 5, 0xff, 0, 9]] {
+            let value = Value::of(bytes);
+            let json = serde_json::to_string(&value).unwrap();
+            let read: Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(read.bytes().as_deref(), Some(bytes), "{json}");
+        }
+        for digits in ["0", "0x", "+1", "é"] {
+            assert_eq!(Value::Bytes(digits.into()).bytes(), None, "{digits}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use hiber_sys::socket::{option, set_option};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::sockets::Value;
+use super::options::Value;
 
 /// TCP_MD5SIG_EXT (linux/tcp.h), and the flag that says that the length of the address's prefix is given.
 const MD5SIG_EXT: (i32, i32) = (6, 32);

@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::descriptors::{Descriptor, Owner};
 use super::groups::{self, Group, Joined};
-use super::is_default;
-use super::options::{INT, Kind, LONGEST, OPTIONS, Of, Over, PRIORITY, SocketOption, by_name};
+use super::options::{INT, Kind, LONGEST, OPTIONS, Of, Over, PRIORITY, SocketOption, Value, by_name};
 use super::signatures::{Signature, is_encrypted};
 use crate::error::{Error, Result};
 use crate::host::threads::apart;
@@ -41,42 +40,11 @@ pub(crate) struct Socket {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) signatures: Vec<Signature>,
     /// Whether the kernel encrypted the connection, with keys that nobody can read.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) encrypted: bool,
     /// The number by which a socket of ICMP knows its answers (icmp(7)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ping: Option<u16>,
-}
-
-/// An option's value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Value {
-    Number(i32),
-    /// A value that is no number, as the kernel's bytes in hexadecimal digits.
-    Bytes(String),
-}
-
-impl Value {
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        match bytes.try_into() {
-            Ok(bytes) => Self::Number(i32::from_ne_bytes(bytes)),
-            Err(_) => Self::Bytes(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        }
-    }
-
-    /// None of what `of` does not make.
-    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Number(number) => Some(number.to_ne_bytes().to_vec()),
-            Self::Bytes(digits) => {
-                let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-                let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
-                let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-                if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
-            }
-        }
-    }
 }
 
 /// Whether there are connections that have ended, whose peers CRIU writes nevertheless.
@@ -365,19 +333,6 @@ pub(crate) fn refused(kept: &[Socket], may: impl Fn(Capability, Over) -> bool) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_numbers_or_digits() {
-        for bytes in [&[1, 0, 0, 0][..], &[], &[0xab], &[1, 2, 3, 4, 5, 0xff, 0, 9]] {
-            let value = Value::of(bytes);
-            let json = serde_json::to_string(&value).unwrap();
-            let read: Value = serde_json::from_str(&json).unwrap();
-            assert_eq!(read.bytes().as_deref(), Some(bytes), "{json}");
-        }
-        for digits in ["0", "0x", "+1", "é"] {
-            assert_eq!(Value::Bytes(digits.into()).bytes(), None, "{digits}");
-        }
-    }
 
     #[test]
     fn an_untouched_socket_has_nothing_to_be_kept() {
