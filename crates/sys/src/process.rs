@@ -178,7 +178,7 @@ pub fn raise_ambient(capability: u8) -> Result<()> {
     if r < 0 { Err(last("prctl", format!("PR_CAP_AMBIENT_RAISE {capability}"))) } else { Ok(()) }
 }
 
-/// What processes or threads may share (linux/kcmp.h).
+/// A property that processes or threads may share (linux/kcmp.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shareable {
     /// Their memory (CLONE_VM).

@@ -1,4 +1,4 @@
-//! What threads have apart from their process, and what processes share: CRIU saves a process's own, and nothing of its threads.
+//! Properties that a thread has apart from its process, and those that processes share: CRIU saves a process's own alone.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc]) {
     }
 }
 
-/// What a thread has that is not its process's.
+/// A property that a thread has and its process has not.
 fn threads(task: &Proc) -> Option<&'static str> {
     let own = NAMESPACES.map(|kind| std::fs::read_link(task.path(&format!("ns/{kind}"))).ok());
     let threads = std::fs::read_dir(task.path("task")).into_iter().flatten().flatten();
