@@ -99,12 +99,21 @@ fn a_failing_start_hook_keeps_the_process_from_starting() {
 }
 
 #[test]
-fn a_failing_poststop_hook_does_not_hinder_deletion() {
+fn a_failing_poststop_hook_hinders_neither_deletion_nor_the_next_one() {
     require!(Root);
-    let failing = json!([{"path": "/bin/sh", "args": ["sh", "-c", "exit 6"]}]);
-    let c = Runtime::hiber().container(Bundle::busybox().edit(|c| c["hooks"] = json!({"poststop": failing})));
-    c.run(&[]);
-    c.delete(&["--force"]).ok();
+    let bundle = Bundle::busybox();
+    let ran = bundle.join("ran");
+    let hook = |script: String| json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+    let hooks =
+        [hook("exit 6".to_owned()), hook(format!("echo next >{}", ran.display())), hook("exit 7".to_owned())];
+    let c = Runtime::hiber().container(bundle.edit(|c| c["hooks"] = json!({"poststop": hooks})));
+    c.run_detached().ok();
+    let deleted = c.delete(&["--force"]);
+    deleted.ok();
+    for failed in ["poststop hook #0: exit status 6", "poststop hook #2: exit status 7"] {
+        assert!(deleted.stderr.contains(failed), "{deleted}");
+    }
+    assert_eq!(fs::read_to_string(ran).unwrap(), "next\n");
     c.assert_clean();
 }
 

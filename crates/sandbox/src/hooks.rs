@@ -37,12 +37,25 @@ pub fn run_in<'a>(
     state: &HookState,
     surroundings: &Surroundings<'_>,
 ) -> Result<()> {
+    each(kind, hooks, state, surroundings).collect()
+}
+
+/// Runs hooks in order, also those after one that fails, and gives the errors of [`run_in`].
+pub fn run_all<'a>(kind: &str, hooks: impl IntoIterator<Item = &'a Hook>, state: &HookState) -> Vec<Error> {
+    each(kind, hooks, state, &Surroundings::default()).filter_map(Result::err).collect()
+}
+
+fn each<'a>(
+    kind: &str,
+    hooks: impl IntoIterator<Item = &'a Hook>,
+    state: &HookState,
+    surroundings: &Surroundings<'_>,
+) -> impl Iterator<Item = Result<()>> {
     let mut input = None;
-    for (i, hook) in hooks.into_iter().enumerate() {
+    hooks.into_iter().enumerate().map(move |(index, hook)| {
         let input = input.get_or_insert_with(|| serde_json::to_vec(state).unwrap_or_default());
-        run_one(hook, input, surroundings).map_err(|why| Error::Hook { kind: kind.into(), index: i, why })?;
-    }
-    Ok(())
+        run_one(hook, input, surroundings).map_err(|why| Error::Hook { kind: kind.into(), index, why })
+    })
 }
 
 fn run_one(hook: &Hook, state: &[u8], surroundings: &Surroundings<'_>) -> Result<(), String> {

@@ -480,15 +480,19 @@ impl Task {
         self.entry().remove()?;
         drop(lock);
         if let Some(Err(e)) = brief.map(|brief| self.run_poststop(&brief)) {
-            // The container is gone whatever they say.
             tracing::warn!("{}", chain(&e));
         }
         Ok(())
     }
 
+    /// The container is gone whatever one of the hooks says, and the next one runs (runtime-spec "Lifecycle", step 13).
     fn run_poststop(&self, brief: &Brief) -> Result<()> {
         let Some(all) = &brief.hooks else { return Ok(()) };
-        Ok(hooks::run("poststop", plan::hook_list(all.poststop()), &self.hook_state(brief, "stopped")?)?)
+        let state = self.hook_state(brief, "stopped")?;
+        for failure in hooks::run_all("poststop", plan::hook_list(all.poststop()), &state) {
+            tracing::warn!("{}", chain(&failure));
+        }
+        Ok(())
     }
 }
 
