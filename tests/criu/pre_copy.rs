@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 const TORTURES: usize = 20;
 
 /// A container whose program does to its memory all that can be done, and knows what must be in it.
-fn torture(change: impl FnOnce(Bundle) -> Bundle) -> Container {
+pub(crate) fn torture(change: impl FnOnce(Bundle) -> Bundle) -> Container {
     torture_of(&Runtime::hiber(), change)
 }
 
@@ -37,7 +37,7 @@ fn steps(c: &Container) -> u64 {
 
 /// Checks that it goes on, and has found nothing wrong.
 #[track_caller]
-fn works_on(c: &Container, what: &str) {
+pub(crate) fn works_on(c: &Container, what: &str) {
     let before = steps(c);
     let failure = c.bundle().rootfs().join("fail");
     wait_for("the program to go on", || steps(c) > before + 200 || failure.exists());

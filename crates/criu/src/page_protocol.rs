@@ -72,6 +72,14 @@ impl Memory {
         }
     }
 
+    /// The `id` of such a word.
+    pub fn id(self) -> u64 {
+        match self {
+            Self::Task(pid) => pid << 8 | 1,
+            Self::Segment(id) => id << 8 | 2,
+        }
+    }
+
     /// The name of its map of pages.
     pub fn pagemap(&self) -> String {
         match self {

@@ -207,17 +207,17 @@ impl Run for Migrate {
         if self.flags.dry_run {
             return Ok(ExitCode::SUCCESS);
         }
-        let (standstill, total) = (migrated.handed_over.as_millis(), migrated.total.as_millis());
+        let (downtime, total) = (migrated.downtime.as_millis(), migrated.total.as_millis());
         if self.flags.format == Some(Format::Json) {
             let done = json!({
                 "phase": "done", "bytes": migrated.bytes, "confirmed": migrated.confirmed,
-                "handedOverMilliseconds": standstill, "totalMilliseconds": total,
+                "downtimeMilliseconds": downtime, "totalMilliseconds": total,
             });
             out::write(&format!("{done}\n"))?;
         }
         let (id, mib) = (&self.id, migrated.bytes >> 20);
         self.say(&format!(
-            "{id} runs at {destination}: {mib} MiB, handed over in {standstill} ms, {total} ms in all"
+            "{id} runs at {destination}: {mib} MiB in {total} ms, stopped for {downtime} ms of it"
         ));
         if !migrated.confirmed {
             bail!(

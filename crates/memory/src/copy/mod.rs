@@ -6,14 +6,13 @@ use std::io::IoSliceMut;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_criu::pagemap::PAGE;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
-use crate::images::{Blocks, Finisher, PageFile, Ranges, Source};
+use crate::images::{Blocks, Pages, Place, Ranges, Source};
 use crate::track::{Means, Tracked, Written};
 
 /// The limits of copying.
@@ -50,14 +49,13 @@ pub struct Copied {
 /// Copies of memory, in files of pages that are not yet images.
 #[derive(Debug)]
 pub struct Copies {
-    dir: ImageDirectory,
+    place: Place,
     /// By the number here.
     processes: BTreeMap<i32, Copy>,
     /// Those that cannot be.
     untracked: BTreeMap<i32, String>,
     /// Or why none can be.
     means: Result<Means, String>,
-    finisher: Finisher,
     blocks: Blocks,
 }
 
@@ -66,18 +64,17 @@ pub struct Copies {
 struct Copy {
     process: Process,
     tracked: Tracked,
-    file: PageFile,
+    pages: Pages,
 }
 
 impl Copies {
-    /// None yet; they will be in `dir`, and `finisher` finishes them. Without `means`, for the reason given, no process is tracked.
-    pub fn new(dir: ImageDirectory, finisher: Finisher, means: Result<Means, String>) -> Self {
+    /// None yet; they will be in their `place`. Without `means`, for the reason given, no process is tracked.
+    pub fn new(place: Place, means: Result<Means, String>) -> Self {
         Self {
-            dir,
+            place,
             processes: BTreeMap::new(),
             untracked: BTreeMap::new(),
             means,
-            finisher,
             blocks: Blocks::default(),
         }
     }
@@ -110,7 +107,7 @@ impl Copies {
             }
             before = copied.left;
         }
-        self.processes.values().for_each(|copy| copy.file.catch_up());
+        self.processes.values().for_each(|copy| copy.pages.catch_up());
         copied.untracked = self.untracked.iter().map(|(pid, why)| (*pid, why.clone())).collect();
         Ok(copied)
     }
@@ -151,7 +148,7 @@ impl Copies {
             Entry::Occupied(copy) => Ok(copy.into_mut()),
             Entry::Vacant(none) => {
                 let means = self.means.as_ref().map_err(|why| Error::Untracked(process.pid, why.clone()))?;
-                Ok(none.insert(Copy::start(&self.dir, process, &self.finisher, means)?))
+                Ok(none.insert(Copy::start(&self.place, process, means)?))
             }
         }
     }
@@ -170,7 +167,7 @@ impl Copies {
     /// The copies of a process are of no use.
     fn give_up(&mut self, pid: i32) {
         if let Some(copy) = self.processes.remove(&pid) {
-            let _ = self.dir.remove(copy.file.name());
+            copy.pages.remove(&self.place);
         }
     }
 
@@ -180,28 +177,29 @@ impl Copies {
         let source = |copy: Copy| {
             // Pages that are not known to be clean are read again.
             let clean = copy.tracked.clean().unwrap_or_default();
-            (Memory::Task(copy.process.number), Source { file: copy.file, clean })
+            (Memory::Task(copy.process.number), Source { pages: copy.pages, clean })
         };
         self.processes.into_values().map(source).collect()
     }
 }
 
 impl Copy {
-    fn start(dir: &ImageDirectory, process: Process, finisher: &Finisher, means: &Means) -> Result<Self> {
+    fn start(place: &Place, process: Process, means: &Means) -> Result<Self> {
         let tracked = Tracked::start(process.pid, means)?;
         let name = format!("copy-of-{}", process.pid);
-        let file = PageFile::create(dir, &name, finisher).map_err(Error::images(format!("write {name}")))?;
-        Ok(Self { process, tracked, file })
+        let pages = Pages::create(place, &name, Memory::Task(process.number))
+            .map_err(Error::images(format!("write {name}")))?;
+        Ok(Self { process, tracked, pages })
     }
 
     fn round(&mut self, written: Written, blocks: &mut Blocks) -> Result<u64> {
-        written.unknown.into_iter().for_each(|area| self.file.forget(area));
+        written.unknown.into_iter().for_each(|area| self.pages.forget(area));
         // A dump sends them all, and they would be in the wrong place then.
-        let of_files = if self.file.is_empty() { self.tracked.of_files()? } else { Ranges::default() };
+        let of_files = if self.pages.is_empty() { self.tracked.of_files()? } else { Ranges::default() };
         let mut bytes = 0;
         for range in merged(&written.pages, &of_files) {
             match range {
-                (range, true) => self.file.leave_room(range),
+                (range, true) => self.pages.leave_room(range),
                 (range, false) => bytes += self.take(range, blocks)?,
             }
         }
@@ -225,11 +223,11 @@ impl Copy {
         let mut to = [IoSliceMut::new(&mut block.bytes_mut()[..length])];
         let read = process_vm_readv(Pid::from_raw(self.process.pid), &mut to, &from).unwrap_or(0);
         let read = read as u64 / PAGE * PAGE;
-        let put = self.file.put(range.start, &block, read as usize);
+        let put = self.pages.put(range.start, &block, read as usize);
         blocks.give_back(block);
-        put.map_err(Error::images(format!("write {}", self.file.name())))?;
+        put.map_err(Error::images(format!("write {}", self.pages.name())))?;
         // It was unmapped meanwhile, or is not readable.
-        self.file.forget(range.start + read..range.end);
+        self.pages.forget(range.start + read..range.end);
         Ok(read)
     }
 }

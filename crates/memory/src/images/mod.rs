@@ -1,13 +1,17 @@
 //! The images of memory that this crate writes: maps of pages and files of pages, as CRIU has them.
 
+mod collector;
 mod digest;
 mod finisher;
 mod page_file;
+mod pages;
 mod ranges;
 mod receiver;
 
+pub use collector::Collector;
 pub(crate) use finisher::Blocks;
 pub use finisher::{Finisher, Work};
 pub use page_file::PageFile;
+pub use pages::{Away, Pages, PagesAway, Place};
 pub use ranges::Ranges;
 pub use receiver::{Image, Receiver, Source};

@@ -19,7 +19,7 @@ use hiber_criu::pagemap::{self, PAGE, PRESENT, Run};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::finisher::Blocks;
-use super::{Finisher, PageFile, Ranges};
+use super::{Pages, Place, Ranges};
 use crate::error::{Error, Result};
 
 /// Bytes that may be on their way in the socket, so that CRIU goes on meanwhile. The kernel may grant less.
@@ -31,7 +31,7 @@ const PIPE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Source {
     /// Where the copies are.
-    pub file: PageFile,
+    pub pages: Pages,
     /// The addresses at which they are what the memory is, where there is a copy.
     pub clean: Ranges,
 }
@@ -40,6 +40,7 @@ pub struct Source {
 #[derive(Debug)]
 pub struct Receiver {
     dir: ImageDirectory,
+    place: Place,
     sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
     thread: Option<JoinHandle<Result<Vec<Received>>>>,
 }
@@ -60,33 +61,32 @@ pub struct Image {
 struct Received {
     memory: Memory,
     number: u32,
-    file: PageFile,
+    pages: Pages,
     runs: Vec<Run>,
 }
 
 impl Receiver {
-    /// Has images written into `dir`, which `finisher` finishes; CRIU gets the socket.
+    /// Has maps of pages written into `dir`, and pages put into their `place`; CRIU gets the socket.
     ///
     /// # Errors
     /// Those of socketpair(2), or of a thread that cannot be started.
-    pub fn start(dir: ImageDirectory, finisher: Finisher) -> io::Result<(Self, OwnedFd)> {
+    pub fn start(dir: ImageDirectory, place: Place) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
         // More than the limit is given only to who may; less is slower.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&theirs, ON_THE_WAY)
             .or_else(|_| rustix::net::sockopt::set_socket_send_buffer_size(&theirs, ON_THE_WAY));
         let sources = Arc::default();
         let taker = Taker {
-            dir: dir.clone(),
+            place: place.clone(),
             sources: Arc::clone(&sources),
             received: Vec::new(),
             clean: Ranges::default(),
             failed: None,
             blocks: Blocks::default(),
-            finisher,
             nowhere: Nowhere::new()?,
         };
         let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
-        Ok((Self { dir, sources, thread: Some(thread) }, theirs.into()))
+        Ok((Self { dir, place, sources, thread: Some(thread) }, theirs.into()))
     }
 
     /// Tells what was copied beforehand; before CRIU begins to send.
@@ -105,10 +105,10 @@ impl Receiver {
         let received =
             thread.join().map_err(|_| Error::Images("receive pages".into(), io::ErrorKind::Other.into()))?;
         let unsent = std::mem::take(&mut *lock(&self.sources));
-        unsent.into_values().for_each(|source| drop(self.dir.remove(source.file.name())));
+        unsent.into_values().for_each(|source| source.pages.remove(&self.place));
         for mut received in received? {
-            let name = received.file.name().to_owned();
-            let settled = received.file.settle(&received.runs);
+            let name = received.pages.name().to_owned();
+            let settled = received.pages.settle(&received.runs);
             let (size, hash) = settled.map_err(Error::images(format!("write {name}")))?;
             pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)
                 .map_err(Error::Criu)?;
@@ -124,14 +124,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The thread's.
 struct Taker {
-    dir: ImageDirectory,
+    place: Place,
     sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
     received: Vec<Received>,
     /// Of the memory that is received now.
     clean: Ranges,
     failed: Option<Error>,
     blocks: Blocks,
-    finisher: Finisher,
     nowhere: Nowhere,
 }
 
@@ -177,12 +176,12 @@ impl Taker {
         let number = u32::try_from(self.received.len() + 1).unwrap_or(u32::MAX);
         let name = format!("pages-{number}.img");
         let known = lock(&self.sources).remove(&memory);
-        let (file, clean) = match known {
-            Some(Source { mut file, clean }) => (file.rename(&self.dir, &name).map(|()| file), clean),
-            None => (PageFile::create(&self.dir, &name, &self.finisher), Ranges::default()),
+        let (pages, clean) = match known {
+            Some(Source { mut pages, clean }) => (pages.rename(&self.place, &name).map(|()| pages), clean),
+            None => (Pages::create(&self.place, &name, memory), Ranges::default()),
         };
         self.clean = clean;
-        self.received.push(Received { memory, number, file: file.map_err(opening)?, runs: Vec::new() });
+        self.received.push(Received { memory, number, pages: pages.map_err(opening)?, runs: Vec::new() });
         Ok(())
     }
 
@@ -209,7 +208,7 @@ impl Taker {
             return self.nowhere.drop_from(socket, end - at).map_err(receiving);
         };
         let until = match self.clean.at(at) {
-            Ok(clean) => match received.file.at(&(at..clean.end.min(end))) {
+            Ok(clean) => match received.pages.at(&(at..clean.end.min(end))) {
                 Ok(here) => return self.nowhere.drop_from(socket, here.end - at).map_err(receiving),
                 Err(not_here) => not_here.end,
             },
@@ -218,9 +217,9 @@ impl Taker {
         let length = Blocks::BYTES.min(usize::try_from(until - at).unwrap_or(Blocks::BYTES));
         let mut block = self.blocks.take();
         socket.read_exact(&mut block.bytes_mut()[..length]).map_err(receiving)?;
-        let put = received.file.put(at, &block, length);
+        let put = received.pages.put(at, &block, length);
         self.blocks.give_back(block);
-        let writing = format!("write {}", received.file.name());
+        let writing = format!("write {}", received.pages.name());
         self.note(put.map_err(Error::images(writing)));
         Ok(length as u64)
     }

@@ -109,7 +109,13 @@ impl Task {
             launch.patience(None);
         }
         let work = Work { hash: !options.no_hash, sync: !options.no_sync };
-        let memory = Memory::prepare(self, options, &mut launch, &guard, (staging.directory()?, work))?;
+        let memory = Memory::prepare(
+            self,
+            options,
+            &mut launch,
+            &guard,
+            (staging.directory()?, work, staging.away()),
+        )?;
         #[cfg(feature = "archive")]
         let links = tar::be_tar(&mut launch, self.container().entry().path())?;
         let inside = shared::launched_in(spec, fresh);
@@ -279,6 +285,7 @@ impl Task {
                 };
                 let freezes = freezes && status == Status::Running;
                 memory.copy_ahead(self, options, freezes)?;
+                staging.stopping();
                 frozen = freezes.then(|| Frozen::take(cgroup)).transpose()?;
                 memory.frozen();
                 still = frozen.is_some() || status == Status::Paused;

@@ -165,9 +165,16 @@ impl Manifest {
     }
 
     /// Lists the files of `dir`, with their hashes if `hash`, and writes the manifest there. Files of which `heads` has
-    /// the beginning are read from there on.
-    pub(crate) fn write(&mut self, dir: &ImageDirectory, hash: bool, heads: Heads) -> Result<()> {
+    /// the beginning are read from there on. Files that are `away` belong to the checkpoint, but are elsewhere.
+    pub(crate) fn write(
+        &mut self,
+        dir: &ImageDirectory,
+        hash: bool,
+        heads: Heads,
+        away: BTreeMap<String, FileSum>,
+    ) -> Result<()> {
         self.files = sums_from(dir, if hash { Hashed::All } else { Hashed::None }, heads)?;
+        self.files.extend(away);
         let mut json =
             serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode hiber.json", e))?;
         json.push(b'\n');

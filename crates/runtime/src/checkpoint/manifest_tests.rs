@@ -17,7 +17,7 @@ fn checkpoint(hash: bool) -> tempfile::TempDir {
     }
     std::os::unix::fs::symlink("../parent", dir.path().join("parent")).unwrap();
     manifest(&Spec::default(), &CheckpointOptions::default())
-        .write(&ImageDirectory::open(dir.path()).unwrap(), hash, Heads::default())
+        .write(&ImageDirectory::open(dir.path()).unwrap(), hash, Heads::default(), BTreeMap::new())
         .unwrap();
     dir
 }

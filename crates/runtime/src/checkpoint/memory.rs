@@ -1,9 +1,11 @@
 //! Where a dump's memory goes, if not into files.
 
+use std::sync::{Arc, Mutex};
+
 use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
 use hiber_memory::copy::{Copies, Limits, Process};
-use hiber_memory::images::{Finisher, Image, PageFile, Ranges, Receiver, Source, Work};
+use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver, Source, Work};
 use hiber_memory::track::Means;
 
 use super::frozen::Frozen;
@@ -39,8 +41,7 @@ pub(super) enum Memory {
 pub(super) struct Received {
     receiver: Receiver,
     server: PageServer,
-    dir: ImageDirectory,
-    finisher: Finisher,
+    place: Place,
     /// The processes with the bytes that each has of its own.
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
@@ -55,7 +56,7 @@ impl Memory {
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
         guard: &Guard,
-        (dir, work): (&ImageDirectory, Work),
+        to: (&ImageDirectory, Work, Option<&Arc<Mutex<dyn Away>>>),
     ) -> Result<Self> {
         let spec = &*task.container().spec()?;
         check_peers(options, spec)?;
@@ -63,7 +64,7 @@ impl Memory {
             return Ok(Self::Foreign);
         }
         let Some(address) = &options.page_server else {
-            return Self::receive(task, options, launch, (dir, work));
+            return Self::receive(task, options, launch, to);
         };
         if !options.criu.lazy_pages {
             let stream = lazy::connect(address)
@@ -84,7 +85,7 @@ impl Memory {
         task: &Task,
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
-        (dir, work): (&ImageDirectory, Work),
+        (dir, work, away): (&ImageDirectory, Work, Option<&Arc<Mutex<dyn Away>>>),
     ) -> Result<Self> {
         let builds_on_others = options.pre_dump || options.parent_path.is_some() || options.criu.auto_dedup;
         let processes = own_memory(task)?;
@@ -92,19 +93,15 @@ impl Memory {
         if builds_on_others || !(large || options.pre_copy.mode == PreCopyMode::On) {
             return Ok(Self::Foreign);
         }
-        let finisher = Finisher::start(work);
+        let place = match away {
+            Some(away) => Place::Away(Arc::clone(away)),
+            None => Place::Here(dir.clone(), Finisher::start(work)),
+        };
         let (receiver, theirs) =
-            Receiver::start(dir.clone(), finisher.clone()).map_err(|e| Error::host(WRITE, e))?;
+            Receiver::start(dir.clone(), place.clone()).map_err(|e| Error::host(WRITE, e))?;
         let connection = Some(launch.pass(theirs)?);
         let server = PageServer { address: None, port: 0, connection };
-        Ok(Self::Received(Box::new(Received {
-            receiver,
-            server,
-            dir: dir.clone(),
-            finisher,
-            processes,
-            copies: None,
-        })))
+        Ok(Self::Received(Box::new(Received { receiver, server, place, processes, copies: None })))
     }
 
     /// Before the container is frozen by us, if it is: its memory is copied in rounds, or room for it is found. A stopped
@@ -174,19 +171,17 @@ impl Received {
     fn reserve(&self) -> Result<()> {
         for (process, bytes) in self.processes.iter().filter(|(_, bytes)| *bytes > 0) {
             let name = format!("memory-of-{}", process.pid);
-            let file = PageFile::create(&self.dir, &name, &self.finisher);
-            let file = file.map_err(|e| Error::host(WRITE, e))?;
-            file.reserve(*bytes);
-            let source = Source { file, clean: Ranges::default() };
-            self.receiver.know(OfMemory::Task(process.number), source);
+            let memory = OfMemory::Task(process.number);
+            let pages = Pages::create(&self.place, &name, memory).map_err(|e| Error::host(WRITE, e))?;
+            pages.reserve(*bytes);
+            self.receiver.know(memory, Source { pages, clean: Ranges::default() });
         }
         Ok(())
     }
 
     fn copy(&mut self, task: &Task, how: &PreCopy) -> Result<()> {
         let limits = Limits { frozen: how.max_frozen, rounds: how.max_rounds };
-        let mut copies =
-            Copies::new(self.dir.clone(), self.finisher.clone(), means(task.container().entry()));
+        let mut copies = Copies::new(self.place.clone(), means(task.container().entry()));
         let processes = || processes(task).unwrap_or_default();
         let copied = copies.run(&limits, processes, || Frozen::take(task.cgroup()).map_err(CopyError::Stop));
         let copied = copied.map_err(|e| match e {

@@ -79,7 +79,7 @@ mod tests {
         let version = hiber_criu::Version::new(4, 2, 0);
         Manifest::new(container, version, &spec, crate::CheckpointOptions::default().recorded())
             .unwrap()
-            .write(dir, true, Default::default())
+            .write(dir, true, Default::default(), Default::default())
             .unwrap();
     }
 

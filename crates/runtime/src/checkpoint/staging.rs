@@ -2,18 +2,20 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
 use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
-use hiber_memory::images::{Image, Work};
+use hiber_memory::images::{Away, Image, Work};
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::follower::Follower;
-use super::manifest::Manifest;
+use super::manifest::{FileSum, Manifest};
 use super::named::CheckpointConfig;
 use super::yard;
 use crate::error::{Context, Error, Result};
@@ -25,12 +27,14 @@ use crate::id::CheckpointError;
 pub(crate) struct HandOver<'a> {
     /// The images are written there; the caller removes the directory.
     pub(crate) images: PathBuf,
+    /// Who takes the pages of memory, while the container runs and after: they are not among the images.
+    pub(crate) pages: Arc<Mutex<dyn Away>>,
     /// For messages.
     pub(crate) destination: String,
     /// The file that says whose the container is (`state/migration.rs`).
     pub(crate) record: PathBuf,
-    /// Gives the complete images away. When this returns, the container is another's, and ends here.
-    pub(crate) give: &'a mut dyn FnMut(&ImageDirectory) -> Result<()>,
+    /// Gives the complete images of a container away that stands still since then. When this returns, the container is another's, and ends here.
+    pub(crate) give: &'a mut dyn FnMut(&ImageDirectory, Instant) -> Result<()>,
 }
 
 /// The directory that becomes the checkpoint. If this is dropped before the publication, the directory is removed.
@@ -42,6 +46,8 @@ pub(super) struct Staging<'a> {
     /// The error if the place is taken; `None` if the checkpoint there is to be replaced.
     taken: Option<CheckpointError>,
     hand_over: Option<HandOver<'a>>,
+    /// When the container was stopped.
+    stopped: Option<Instant>,
     published: bool,
 }
 
@@ -79,7 +85,7 @@ impl<'a> Staging<'a> {
             return Err(Error::Invalid(format!("--image-path {}: is not a directory", target.display())));
         }
         let path = unfinished::hidden(&target);
-        Ok(Self { target, path, dir: None, taken, hand_over: None, published: false })
+        Ok(Self { target, path, dir: None, taken, hand_over: None, stopped: None, published: false })
     }
 
     /// A directory whose content goes elsewhere.
@@ -91,6 +97,7 @@ impl<'a> Staging<'a> {
             dir: None,
             taken: None,
             hand_over: Some(hand_over),
+            stopped: None,
             published: false,
         }
     }
@@ -156,6 +163,16 @@ impl<'a> Staging<'a> {
         }
     }
 
+    /// Who takes the pages of memory, if they are not to stay here.
+    pub(super) fn away(&self) -> Option<&Arc<Mutex<dyn Away>>> {
+        self.hand_over.as_ref().map(|hand_over| &hand_over.pages)
+    }
+
+    /// The container is about to be stopped.
+    pub(super) fn stopping(&mut self) {
+        self.stopped = Some(Instant::now());
+    }
+
     pub(super) fn is_published(&self) -> bool {
         self.published
     }
@@ -189,10 +206,13 @@ impl<'a> Staging<'a> {
         seal.config.map_or(Ok(()), |config| config.write(&dir))?;
         self.complete(seal)?;
         let mut heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
-        heads.add(std::mem::take(&mut seal.images));
-        seal.manifest.write(&dir, seal.work.hash, heads).context("write the checkpoint's manifest")?;
+        let images = std::mem::take(&mut seal.images);
+        let away = images.iter().filter(|_| self.hand_over.is_some());
+        let away = away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
+        heads.add(images);
+        seal.manifest.write(&dir, seal.work.hash, heads, away).context("write the checkpoint's manifest")?;
         if let Some(hand_over) = &mut self.hand_over {
-            (hand_over.give)(&dir)?;
+            (hand_over.give)(&dir, self.stopped.unwrap_or_else(Instant::now))?;
             self.published = true;
             return Ok(());
         }

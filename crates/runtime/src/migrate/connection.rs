@@ -3,15 +3,20 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hiber_criu::page_protocol::Memory;
+use hiber_memory::images::Away;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::word::{Frame, PROTOCOL, Word, read_frame, write_data, write_word};
+use super::word::{Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_data, write_pages, write_word};
 use crate::error::{Error, Result};
+
+/// How long the program that leads to the other end may take to end, when its stream is closed.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Where a container is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +216,7 @@ impl Connection {
         match self.next()? {
             Frame::Word(word) => Ok(word),
             Frame::Data(_) => Err(self.failed("it sent bytes of a file out of turn")),
+            Frame::Pages { .. } => Err(self.failed("it sent memory out of turn")),
         }
     }
 
@@ -238,38 +244,74 @@ impl Connection {
         let Some(child) = self.leads.as_mut().filter(|_| closed) else {
             return if closed { self.failed("the connection was closed") } else { self.failed(e) };
         };
-        // It ends by itself, for its streams are closed; how it did says most.
-        match child.wait() {
-            Ok(status) => self.failed(format!("the connection was closed ({status})")),
-            Err(_) => self.failed("the connection was closed"),
+        // How it has ended says most.
+        match ended(child, ENDING) {
+            Some(status) => self.failed(format!("the connection was closed ({status})")),
+            None => self.failed("the connection was closed"),
         }
     }
 
-    /// Lets go of the other end, and waits for what has led there.
+    /// Lets go of the other end, and waits for what has led there. No [`Sender`] may be left.
     pub(super) fn close(self) {
         let Self { from, to, leads, .. } = self;
+        let stall = to.stall;
         drop((from, to));
-        leads.into_iter().for_each(|mut child| drop(child.wait()));
+        if let Some(mut child) = leads
+            && ended(&mut child, stall).is_none()
+        {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// A second sender, for words from another thread.
     pub(super) fn sender(&self) -> Result<Sender> {
         let fd = self.to.fd.try_clone().map_err(|e| Error::host("duplicate the connection", e))?;
-        Ok(Sender(Patient { fd, stall: self.to.stall }))
+        Ok(Sender { to: Patient { fd, stall: self.to.stall }, memory: 0 })
     }
 }
 
-/// Says words while the other end listens.
-pub(super) struct Sender(Patient<OwnedFd>);
+/// How a child has ended, if it does in this time.
+fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now().checked_add(patience);
+    loop {
+        match child.try_wait() {
+            Ok(None) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.ok().flatten(),
+        }
+    }
+}
+
+/// Says words while the other end listens, and sends memory.
+#[derive(Debug)]
+pub(super) struct Sender {
+    to: Patient<OwnedFd>,
+    /// Bytes of memory that were sent.
+    pub(super) memory: u64,
+}
 
 impl Sender {
     /// Whether the word could be said.
     pub(super) fn say(&mut self, word: &Word) -> bool {
-        write_word(&mut self.0, word).is_ok()
+        write_word(&mut self.to, word).is_ok()
+    }
+}
+
+impl Away for Sender {
+    fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()> {
+        if pages.is_empty() {
+            return write_pages(&mut self.to, memory.id(), address, pages);
+        }
+        self.memory += pages.len() as u64;
+        let mut parts = pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA));
+        parts.try_for_each(|(part, at)| write_pages(&mut self.to, memory.id(), at, part))
     }
 }
 
 /// A stream that fails if the other end neither sends nor takes anything for some time.
+#[derive(Debug)]
 struct Patient<T> {
     fd: T,
     stall: Duration,

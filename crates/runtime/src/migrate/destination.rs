@@ -9,6 +9,8 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use hiber_criu::ImageDirectory;
+use hiber_criu::page_protocol::Memory;
+use hiber_memory::images::Collector;
 
 use super::connection::Connection;
 use super::foresight;
@@ -121,15 +123,28 @@ impl Receiving<'_> {
     fn take(&mut self, place: &Migration) -> Result<PathBuf> {
         let path = place.images()?;
         let images = ImageDirectory::open(&path)?;
-        let mut count = 0;
+        let (mut count, mut memory) = (0, Collector::new(images.clone()));
         loop {
-            match self.connection.hear()? {
+            let word = match self.connection.next()? {
+                Frame::Word(word) => word,
+                Frame::Pages { memory: of, address, bytes } => {
+                    let of =
+                        Memory::of(of).ok_or_else(|| self.connection.failed("it sent memory of nobody"))?;
+                    memory.put(of, address, &bytes).map_err(|e| Error::host("receive memory", e))?;
+                    continue;
+                }
+                Frame::Data(_) => return Err(self.connection.failed("it sent bytes of a file out of turn")),
+            };
+            match word {
                 Word::File { name, size } if count < MAX_FILES => {
                     count += 1;
                     self.take_file(&images, &name, size).context(format!("receive {name:?}"))?;
                 }
                 Word::File { .. } => return Err(self.connection.failed("it sends files without end")),
-                Word::Complete { files } if files == count => return Ok(path),
+                Word::Complete { files } if files == count => {
+                    memory.complete().map_err(|e| Error::host("receive memory", e))?;
+                    return Ok(path);
+                }
                 Word::Complete { files } => {
                     return Err(self.connection.failed(format!("{count} of {files} files have come")));
                 }
@@ -166,6 +181,7 @@ impl Receiving<'_> {
                     return Err(self.connection.failed(format!("the source has given up: {why}")));
                 }
                 Frame::Word(other) => return Err(self.connection.unexpected(&other)),
+                Frame::Pages { .. } => return Err(self.connection.failed("it sent memory out of turn")),
             }
         }
         Ok(())

@@ -2,13 +2,14 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hiber_criu::ImageDirectory;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
 
-use super::connection::{Connection, Destination};
+use super::connection::{Connection, Destination, Sender};
 use super::foresight;
 use super::word::{MAX_DATA, Offer, Word};
 use crate::checkpoint::CheckpointOptions;
@@ -61,11 +62,11 @@ impl Default for MigrateOptions {
 pub enum Phase {
     /// The destination would take it.
     Accepted,
-    /// Its memory is copied while it runs, and then written while it stands still.
+    /// Its memory is sent while it runs, and the rest of it while it stands still.
     Dumping,
-    /// It stands still, and goes over.
+    /// It stands still; the rest goes over.
     Sending {
-        /// How much there is.
+        /// How much there is, but for memory, which is there already.
         bytes: u64,
     },
     /// The destination restores it.
@@ -77,10 +78,10 @@ pub enum Phase {
 /// The cost of a migration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Migrated {
-    /// Bytes of the checkpoint.
+    /// Bytes that were sent: files, and memory as often as it was written.
     pub bytes: u64,
-    /// From the complete images to the decision: the container stood still, and was the destination's afterwards.
-    pub handed_over: Duration,
+    /// From the moment at which the container was stopped to the decision: it was the destination's afterwards.
+    pub downtime: Duration,
     /// Of the whole.
     pub total: Duration,
     /// Whether the destination has said that the container runs there. If not, it has not heard the decision, or could not say:
@@ -128,6 +129,7 @@ impl Task {
             connection,
             migration,
             migrated: Migrated::default(),
+            pages: None,
             complete: false,
             tell,
         };
@@ -182,6 +184,8 @@ struct Giving<'a> {
     connection: Connection,
     migration: Migration,
     migrated: Migrated,
+    /// Who sends memory, while all else waits.
+    pages: Option<Arc<Mutex<Sender>>>,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
     tell: &'a mut dyn FnMut(Phase),
@@ -194,21 +198,26 @@ impl Giving<'_> {
         // Nobody reads hashes of what goes over an authenticated connection, and memory is no disk.
         (options.no_hash, options.no_sync) = (true, true);
         let (task, record) = (self.task, self.migration.record_path());
+        let pages = Arc::new(Mutex::new(self.connection.sender()?));
+        self.pages = Some(Arc::clone(&pages));
         let hand_over = HandOver {
             images,
+            pages,
             record,
             destination: destination.to_string(),
-            give: &mut |images| self.give(images),
+            give: &mut |images, stopped| self.give(images, stopped),
         };
         task.checkpoint_as(options, None, Some(hand_over))
     }
 
     /// Sends the images, and decides when the destination has restored them. The container stands still meanwhile.
-    fn give(&mut self, images: &ImageDirectory) -> Result<()> {
-        let began = Instant::now();
+    fn give(&mut self, images: &ImageDirectory, stopped: Instant) -> Result<()> {
         let files = files(images)?;
-        self.migrated.bytes = files.iter().map(|(_, size)| size).sum();
-        (self.tell)(Phase::Sending { bytes: self.migrated.bytes });
+        let bytes = files.iter().map(|(_, size)| size).sum();
+        let sent =
+            self.pages.as_ref().map(|pages| pages.lock().unwrap_or_else(PoisonError::into_inner).memory);
+        self.migrated.bytes = bytes + sent.unwrap_or_default();
+        (self.tell)(Phase::Sending { bytes });
         for (name, size) in &files {
             self.send(images, name, *size).context(format!("send {name}"))?;
         }
@@ -232,7 +241,7 @@ impl Giving<'_> {
         if let Err(e) = self.connection.say(&Word::Commit) {
             tracing::warn!("{}", chain(&e));
         }
-        self.migrated.handed_over = began.elapsed();
+        self.migrated.downtime = stopped.elapsed();
         (self.tell)(Phase::Committed);
         Ok(())
     }
@@ -253,6 +262,8 @@ impl Giving<'_> {
 
     /// Tells the destination what has become of it, and cleans up here.
     fn end(mut self, store: &Store, token: &str, given: Result<()>) -> Result<Migrated> {
+        // It has the stream open, at whose end the destination waits.
+        self.pages = None;
         let committed = migration::is_committed(&self.migration.record_path());
         if !committed {
             let failure = given.err().unwrap_or_else(|| Error::internal("migrate", "there is no checkpoint"));

@@ -3,6 +3,7 @@
 //! ```text
 //! u8 kind | u32 length, little-endian | payload
 //! 'W': a word, JSON of at most 4 MiB;  'D': bytes of the file that was named last, at most 1 MiB
+//! 'P': u64 memory | u64 address | pages, at most 1 MiB
 //! ```
 
 use std::io::{self, Read, Write};
@@ -13,13 +14,16 @@ use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
 /// Of the conversation; a peer with another one is refused by name.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 const WORD: u8 = b'W';
 const DATA: u8 = b'D';
+const PAGES: u8 = b'P';
+/// Bytes of a frame of pages before these: whose they are, and where.
+const PLACE: usize = 16;
 const MAX_WORD: usize = 4 << 20;
-/// Bytes of a file in a frame.
+/// Bytes of a file, or of memory, in a frame.
 pub(super) const MAX_DATA: usize = 1 << 20;
 
 /// A message from one end to the other.
@@ -87,6 +91,12 @@ pub(super) struct Offer {
 pub(super) enum Frame {
     Word(Word),
     Data(Vec<u8>),
+    /// Pages of the memory with this `id` of CRIU's, from an address on.
+    Pages {
+        memory: u64,
+        address: u64,
+        bytes: Vec<u8>,
+    },
 }
 
 fn invalid(why: String) -> io::Error {
@@ -107,11 +117,25 @@ pub(super) fn write_data(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     write_frame(to, DATA, bytes)
 }
 
+/// Writes pages of a memory, at most [`MAX_DATA`] bytes.
+pub(super) fn write_pages(to: &mut impl Write, memory: u64, address: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut head = Vec::with_capacity(HEAD + PLACE);
+    head.extend(frame_head(PAGES, PLACE + bytes.len())?);
+    head.extend(memory.to_le_bytes());
+    head.extend(address.to_le_bytes());
+    to.write_all(&head)?;
+    to.write_all(bytes)
+}
+
 fn write_frame(to: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(payload.len()).map_err(|_| invalid("a frame beyond 4 GiB".into()))?;
-    let [a, b, c, d] = length.to_le_bytes();
-    to.write_all(&[kind, a, b, c, d])?;
+    to.write_all(&frame_head(kind, payload.len())?)?;
     to.write_all(payload)
+}
+
+fn frame_head(kind: u8, length: usize) -> io::Result<[u8; HEAD]> {
+    let length = u32::try_from(length).map_err(|_| invalid("a frame beyond 4 GiB".into()))?;
+    let [a, b, c, d] = length.to_le_bytes();
+    Ok([kind, a, b, c, d])
 }
 
 /// Reads a frame; none at the end of the stream between two of them.
@@ -132,6 +156,7 @@ pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
     let limit = match kind {
         WORD => MAX_WORD,
         DATA => MAX_DATA,
+        PAGES => PLACE + MAX_DATA,
         other => {
             return Err(invalid(format!(
                 "a frame of unknown kind {other:#04x}: it does not speak this protocol"
@@ -145,6 +170,16 @@ pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
     from.read_exact(&mut payload)?;
     if kind == DATA {
         return Ok(Some(Frame::Data(payload)));
+    }
+    if kind == PAGES {
+        let Some((memory, rest)) = payload.split_first_chunk::<8>() else {
+            return Err(invalid("pages of nobody".into()));
+        };
+        let Some((address, bytes)) = rest.split_first_chunk::<8>() else {
+            return Err(invalid("pages without an address".into()));
+        };
+        let (memory, address) = (u64::from_le_bytes(*memory), u64::from_le_bytes(*address));
+        return Ok(Some(Frame::Pages { memory, address, bytes: bytes.to_vec() }));
     }
     serde_json::from_slice(&payload)
         .map(|word| Some(Frame::Word(word)))
@@ -167,11 +202,14 @@ mod tests {
         let mut bytes = Vec::new();
         words.iter().for_each(|word| write_word(&mut bytes, word).unwrap());
         write_data(&mut bytes, b"pages").unwrap();
+        write_pages(&mut bytes, 7 << 8 | 1, 0x1000, b"of memory").unwrap();
         let mut from = &bytes[..];
         for word in words {
             assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Word(word)));
         }
         assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Data(b"pages".to_vec())));
+        let pages = Frame::Pages { memory: 7 << 8 | 1, address: 0x1000, bytes: b"of memory".to_vec() };
+        assert_eq!(read_frame(&mut from).unwrap(), Some(pages));
         assert_eq!(read_frame(&mut from).unwrap(), None);
     }
 
@@ -181,6 +219,8 @@ mod tests {
         assert!(refused(b"ssh: connect").contains("unknown kind 0x73"));
         assert!(refused(b"W\xff\xff\xff\xff").contains("at most 4194304 are allowed"));
         assert!(refused(b"D\x01\x00\x10\x00").contains("at most 1048576 are allowed"));
+        assert!(refused(b"P\x11\x00\x10\x00").contains("at most 1048592 are allowed"));
+        assert!(refused(b"P\x08\0\0\0seven..8").contains("without an address"));
         assert!(refused(b"W\x02\0\0\0{}").contains("not known"));
         assert!(refused(br#"W&"#).contains("fill whole buffer"));
         let unknown = br#"{"word":"dance"}"#;

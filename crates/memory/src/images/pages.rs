@@ -1,0 +1,175 @@
+//! Where pages of a memory go while they are collected: into a file here, or away to somebody else.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blake3::Hash;
+use hiber_criu::ImageDirectory;
+use hiber_criu::page_protocol::Memory;
+use hiber_criu::pagemap::Run;
+
+use super::finisher::Block;
+use super::{Finisher, PageFile, Ranges};
+
+/// Somebody else who collects pages, as a [`Collector`](super::Collector) does.
+pub trait Away: Send + Debug {
+    /// Takes these pages, in the place of those that were there. Without any, such a memory is to be expected.
+    ///
+    /// # Errors
+    /// Why they cannot be taken.
+    fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()>;
+}
+
+/// The place of all pages.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Files in a directory, which somebody finishes.
+    Here(ImageDirectory, Finisher),
+    /// Nothing is kept here.
+    Away(Arc<Mutex<dyn Away>>),
+}
+
+/// The pages of one memory.
+#[derive(Debug)]
+pub enum Pages {
+    /// In a file.
+    Here(PageFile),
+    /// With somebody else.
+    Away(PagesAway),
+}
+
+/// The pages that somebody else has.
+#[derive(Debug)]
+pub struct PagesAway {
+    memory: Memory,
+    to: Arc<Mutex<dyn Away>>,
+    name: String,
+    kept: Ranges,
+}
+
+impl Pages {
+    /// None yet, in a file with this name.
+    ///
+    /// # Errors
+    /// Those of openat(2) and of [`Away`].
+    pub fn create(place: &Place, name: &str, memory: Memory) -> io::Result<Self> {
+        match place {
+            Place::Here(dir, finisher) => PageFile::create(dir, name, finisher).map(Self::Here),
+            Place::Away(to) => {
+                let (to, name) = (Arc::clone(to), name.to_owned());
+                let pages = PagesAway { memory, to, name, kept: Ranges::default() };
+                pages.put(0, &[])?;
+                Ok(Self::Away(pages))
+            }
+        }
+    }
+
+    /// The name of their file.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Here(file) => file.name(),
+            Self::Away(pages) => &pages.name,
+        }
+    }
+
+    /// Room for so many bytes is made, where that saves time.
+    pub fn reserve(&self, bytes: u64) {
+        if let Self::Here(file) = self {
+            file.reserve(bytes);
+        }
+    }
+
+    /// Gives their file another name.
+    ///
+    /// # Errors
+    /// Those of renameat(2).
+    pub(super) fn rename(&mut self, place: &Place, name: &str) -> io::Result<()> {
+        match (self, place) {
+            (Self::Here(file), Place::Here(dir, _)) => file.rename(dir, name),
+            (Self::Here(_), Place::Away(_)) => Err(io::ErrorKind::Unsupported.into()),
+            (Self::Away(pages), _) => {
+                name.clone_into(&mut pages.name);
+                Ok(())
+            }
+        }
+    }
+
+    /// They are of no use.
+    pub(crate) fn remove(&self, place: &Place) {
+        if let (Self::Here(file), Place::Here(dir, _)) = (self, place) {
+            let _ = dir.remove(file.name());
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Here(file) => file.is_empty(),
+            Self::Away(pages) => pages.kept.is_empty(),
+        }
+    }
+
+    /// As [`PageFile::at`].
+    pub(super) fn at(&self, range: &Range<u64>) -> Result<Range<u64>, Range<u64>> {
+        match self {
+            Self::Here(file) => file.at(range),
+            Self::Away(pages) => match pages.kept.at(range.start) {
+                Ok(kept) => Ok(range.start..kept.end.min(range.end)),
+                Err(next) => Err(range.start..next.unwrap_or(range.end).min(range.end)),
+            },
+        }
+    }
+
+    /// As [`PageFile::leave_room`]: somebody else puts pages in order by himself.
+    pub(crate) fn leave_room(&mut self, range: Range<u64>) {
+        if let Self::Here(file) = self {
+            file.leave_room(range);
+        }
+    }
+
+    /// As [`PageFile::put`].
+    pub(crate) fn put(&mut self, address: u64, block: &Block, length: usize) -> io::Result<()> {
+        match self {
+            Self::Here(file) => file.put(address, block, length),
+            Self::Away(pages) => {
+                if length > 0 {
+                    pages.put(address, &block.bytes()[..length])?;
+                    pages.kept.add(address..address + length as u64);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn catch_up(&self) {
+        if let Self::Here(file) = self {
+            file.catch_up();
+        }
+    }
+
+    /// As [`PageFile::forget`].
+    pub(crate) fn forget(&mut self, range: Range<u64>) {
+        match self {
+            Self::Here(file) => file.forget(range),
+            Self::Away(pages) => pages.kept.remove(range),
+        }
+    }
+
+    /// As [`PageFile::settle`]; nobody hashes what is not here.
+    pub(super) fn settle(&mut self, runs: &[Run]) -> io::Result<(u64, Option<Hash>)> {
+        match self {
+            Self::Here(file) => file.settle(runs),
+            Self::Away(_) => {
+                let present = runs.iter().filter(|run| run.is_present());
+                Ok((present.map(|run| run.end - run.start).sum(), None))
+            }
+        }
+    }
+}
+
+impl PagesAway {
+    fn put(&self, address: u64, pages: &[u8]) -> io::Result<()> {
+        self.to.lock().unwrap_or_else(PoisonError::into_inner).put(self.memory, address, pages)
+    }
+}
