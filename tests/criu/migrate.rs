@@ -94,28 +94,52 @@ fn what_only_the_processes_can_set_is_there_before_they_run() {
     assert_eq!(personality.trim(), "00000008");
 }
 
-/// Memory goes ahead in rounds; no page is missing or old where the program arrives.
-#[test]
-fn memory_that_changes_all_the_time_arrives_whole() {
-    require!(Root, Criu, CPrograms);
+/// A container whose memory changes all the time, and where it can go: it has files open, which both ends must have.
+fn writer() -> (Container, Container) {
     let c = crate::pre_copy::torture(|bundle| bundle);
-    // It has files open, which both ends must have.
     let root = c.bundle().rootfs().display().to_string();
     let args = c.bundle().config()["process"]["args"].clone();
     let there = there(Bundle::busybox().edit(|config| {
         config["root"]["path"] = json!(root);
         config["process"]["args"] = args;
     }));
+    (c, there)
+}
+
+/// Memory goes ahead in rounds; no page is missing or old where the program arrives.
+#[test]
+fn memory_that_changes_all_the_time_arrives_whole() {
+    require!(Root, Criu, CPrograms);
+    let (c, there) = writer();
     let (mut from, mut to) = (&c, &there);
     for flags in
         [&["--pre-copy", "on"][..], &["--pre-copy", "off"], &["--pre-copy", "on", "--max-rounds", "1"]]
     {
-        migrate(from, to, flags).ok();
+        migrate(from, to, &[flags, &["--on-miss", "force"]].concat()).ok();
         assert_gone(from);
         assert_eq!(to.status(), "running");
         crate::pre_copy::works_on(&c, &format!("{flags:?}"));
         (from, to) = (to, from);
     }
+}
+
+#[test]
+fn who_writes_faster_than_the_link_stays_unless_forced() {
+    require!(Root, Criu, CPrograms);
+    let (c, there) = writer();
+    let slow = ["--pre-copy", "on", "--bandwidth", "6M", "--max-rounds", "2", "--max-downtime", "20ms"];
+    let began = Instant::now();
+    let output = migrate(&c, &there, &slow);
+    output.fails("writes memory faster than it can be copied: after 2 rounds").fails("(--max-downtime;");
+    assert!(began.elapsed() > Duration::from_secs(1), "6 MiB a second are more: {output}");
+    assert_eq!(c.status(), "running");
+    crate::pre_copy::works_on(&c, "a miss");
+    assert_gone(&there);
+    migrate(&c, &there, &["--pre-copy", "on", "--max-downtime", "1ms", "--on-miss", "force"]).ok();
+    crate::pre_copy::works_on(&c, "forced");
+    assert_gone(&c);
+    migrate(&there, &c, &["--bandwidth", "0"]).fails("expected bytes in a second, such as 100M");
+    migrate(&there, &c, &["--on-miss", "hope"]).fails("expected abort or force");
 }
 
 #[test]

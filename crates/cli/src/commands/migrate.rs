@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::migrate::{self, Destination, MigrateOptions, Phase};
-use hiber::{CheckpointOptions, Decision, NetworkLock};
+use hiber::migrate::{self, Destination, MigrateOptions, OnMiss, Phase};
+use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
+use super::update::bytes;
 use crate::flags::criu::{
-    ACCEPT, Contents, LINK_REMAP, NETWORK_LOCK, Names, PreCopyFlags, TCP_CLOSE, TCP_SKIP_IN_FLIGHT, names,
+    ACCEPT, Contents, LINK_REMAP, NETWORK_LOCK, Names, PreCopyFlags, Rounds, TCP_CLOSE, TCP_SKIP_IN_FLIGHT,
+    names,
 };
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
@@ -43,6 +45,21 @@ impl Value for Stall {
     }
 }
 
+/// Bytes in a second, more than none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bandwidth(u64);
+
+impl Value for Bandwidth {
+    fn read(flag: &str, value: &OsStr) -> Result<Self, Refusal> {
+        let rate = value.to_str().and_then(bytes).and_then(|rate| u64::try_from(rate).ok());
+        rate.filter(|rate| *rate > 0).map(Self).ok_or_else(|| {
+            Refusal::value(format!(
+                "invalid value {value:?} for flag -{flag}: expected bytes in a second, such as 100M"
+            ))
+        })
+    }
+}
+
 pub(super) const STALL: Flag<Option<Stall>> =
     Flag::value("stall", "TIME", "how long the other end may neither send nor take anything (default: 10s)");
 
@@ -58,12 +75,34 @@ flags! {
         resolve: bool =
             Flag::switch("resolve", "end the doubt about a migration that was cut off, at either end"),
         stall: Option<Stall> = STALL,
+        max_downtime: Option<Duration> = Flag::value(
+            "max-downtime",
+            "TIME",
+            "how long the container may stand still: memory is sent in rounds until the rest fits (default: 300ms)",
+        ),
+        on_miss: Option<OnMiss> = Flag::value(
+            "on-miss",
+            "WHAT",
+            "if the rest does not fit after the last round: abort, so that it runs on here, or force (default: abort)",
+        ),
+        bandwidth: Option<Bandwidth> =
+            Flag::value("bandwidth", "RATE", "bytes of memory that are sent in a second at most, such as 100M"),
         contents: Contents = Flag::group(),
         tcp_skip_in_flight: bool = TCP_SKIP_IN_FLIGHT,
         tcp_close: Option<bool> = TCP_CLOSE,
         link_remap: bool = LINK_REMAP,
         network_lock: Option<NetworkLock> = NETWORK_LOCK,
-        pre_copy: PreCopyFlags = Flag::group(),
+        pre_copy: Option<PreCopyMode> = Flag::value(
+            "pre-copy",
+            "WHEN",
+            "send memory while the container runs: where there is much of it (auto, the default), always (on, an error \
+             where that is not possible), or never (off)",
+        ),
+        max_rounds: Option<Rounds> = Flag::value(
+            "max-rounds",
+            "N",
+            "with --pre-copy: stop the container after N rounds at the latest (default: 8)",
+        ),
         accept: Vec<Names> = ACCEPT,
         format: Option<Format> = Flag::value(
             "format",
@@ -135,16 +174,26 @@ impl Migrate {
             bundle: flags.bundle.clone(),
             stall: flags.stall.unwrap_or_default().0,
             dry_run: flags.dry_run,
+            on_miss: flags.on_miss.unwrap_or_default(),
+            bandwidth: flags.bandwidth.map(|Bandwidth(rate)| rate),
             checkpoint: CheckpointOptions {
                 criu,
                 tcp_skip_in_flight: flags.tcp_skip_in_flight,
                 link_remap: flags.link_remap,
-                pre_copy: flags.pre_copy.options(),
+                pre_copy: PreCopyFlags {
+                    mode: flags.pre_copy,
+                    max_rounds: flags.max_rounds,
+                    max_frozen: None,
+                }
+                .options(),
                 accept: names(&flags.accept),
                 ..CheckpointOptions::default()
             },
             ..MigrateOptions::default()
         };
+        if let Some(max_downtime) = flags.max_downtime {
+            options.max_downtime = max_downtime;
+        }
         if let Some(receiver) = &flags.receiver {
             options.receiver.clone_from(receiver);
         }

@@ -55,7 +55,8 @@ impl Value for Bytes {
     }
 }
 
-fn bytes(text: &str) -> Option<i64> {
+/// The bytes of such a text.
+pub(super) fn bytes(text: &str) -> Option<i64> {
     if text == "-1" {
         return Some(-1);
     }

@@ -142,6 +142,7 @@ impl PreCopyFlags {
             mode: self.mode.unwrap_or(standard.mode),
             max_frozen: self.max_frozen.unwrap_or(standard.max_frozen),
             max_rounds: self.max_rounds.map_or(standard.max_rounds, |Rounds(rounds)| rounds),
+            ..standard
         }
     }
 }

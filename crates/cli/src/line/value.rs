@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hiber::id::ContainerId;
-use hiber::migrate::Destination;
+use hiber::migrate::{Destination, OnMiss};
 use hiber::{Address, CgroupMode, CheckpointName, NetworkLock, PreCopyMode, Resources, Word};
 
 use super::flag::Value;
@@ -74,7 +74,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(CgroupMode NetworkLock PreCopyMode Resources);
+words!(CgroupMode NetworkLock OnMiss PreCopyMode Resources);
 
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {

@@ -196,7 +196,10 @@ fn manifests_and_trust() {
     assert_eq!(args.criu.contents.tcp_established, Some(false), "off is another choice than none");
     let args: CheckpointFlags = flags("checkpoint --pre-copy on --max-frozen 1s --max-rounds 3 box");
     let span = std::time::Duration::from_secs(1);
-    assert_eq!(args.pre_copy.options(), PreCopy { mode: PreCopyMode::On, max_frozen: span, max_rounds: 3 });
+    assert_eq!(
+        args.pre_copy.options(),
+        PreCopy { mode: PreCopyMode::On, max_frozen: span, max_rounds: 3, at_most: None }
+    );
     assert!(flags::<RestoreFlags>("restore --trust-images box").trust_images);
     assert!(flags::<CheckpointFlags>("checkpoint --prove box").prove);
     assert!(flags::<RestoreFlags>("restore --prove box").prove);

@@ -42,6 +42,8 @@ pub struct Copied {
     pub bytes: u64,
     /// Bytes that were left when it stopped.
     pub left: u64,
+    /// How many seconds each byte took.
+    pub each: f64,
     /// Processes that cannot be tracked, with the reasons; their memory is copied while they are frozen.
     pub untracked: Vec<(i32, String)>,
 }
@@ -99,8 +101,8 @@ impl Copies {
             drop(stopped);
             copied.bytes += self.round(written)?;
             copied.left = self.processes.values().filter_map(|copy| copy.tracked.rest().ok()).sum();
-            let each = began.elapsed().as_secs_f64() / copied.bytes.max(1) as f64;
-            let fits = each * copied.left as f64 <= limits.frozen.as_secs_f64();
+            copied.each = began.elapsed().as_secs_f64() / copied.bytes.max(1) as f64;
+            let fits = copied.each * copied.left as f64 <= limits.frozen.as_secs_f64();
             // If a round has shrunk the rest by less than a tenth, another one is not worth its time.
             if fits || copied.left > before / 10 * 9 {
                 break;

@@ -25,7 +25,10 @@ fn checkpoint(dir: &Path) {
         &spec,
         crate::CheckpointOptions::default().recorded(),
     );
-    manifest.unwrap().write(&ImageDirectory::open(dir).unwrap(), true, Default::default(), BTreeMap::new()).unwrap();
+    manifest
+        .unwrap()
+        .write(&ImageDirectory::open(dir).unwrap(), true, Default::default(), BTreeMap::new())
+        .unwrap();
 }
 
 /// The directory as tar, below `checkpoint/`.

@@ -1,6 +1,7 @@
 //! Where a dump's memory goes, if not into files.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
@@ -195,6 +196,18 @@ impl Received {
             tracing::debug!("memory is copied while the container is frozen: {why}");
         }
         let (rounds, bytes, left) = (copied.rounds, copied.bytes, copied.left);
+        let untracked = |pid: i32| copied.untracked.iter().any(|(other, _)| *other == pid);
+        let whole =
+            self.processes.iter().filter(|(process, _)| untracked(process.pid)).map(|(_, bytes)| bytes);
+        let rest = Duration::from_secs_f64(copied.each * (left + whole.sum::<u64>()) as f64);
+        if let Some(at_most) = how.at_most.filter(|at_most| rest > *at_most) {
+            let (mib, rest, at_most) = (left >> 20, rest.as_millis(), at_most.as_millis());
+            let why = format!(
+                "after {rounds} rounds {mib} MiB are left, for which the container would stand still for about {rest} ms; at \
+                 most {at_most} ms are allowed (--max-downtime; --on-miss force stops it nevertheless)"
+            );
+            return Err(Error::host("the container writes memory faster than it can be copied", why));
+        }
         tracing::debug!("{bytes} bytes of memory were copied in {rounds} rounds, {left} bytes are left");
         self.copies = Some(copies);
         Ok(())

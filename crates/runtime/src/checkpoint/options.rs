@@ -71,11 +71,13 @@ pub struct PreCopy {
     pub max_frozen: Duration,
     /// It is frozen after so many rounds at the latest; 1 or more.
     pub max_rounds: u32,
+    /// If copying the rest would take longer than this, there is no checkpoint, and the container is not stopped at all.
+    pub at_most: Option<Duration>,
 }
 
 impl Default for PreCopy {
     fn default() -> Self {
-        Self { mode: PreCopyMode::Auto, max_frozen: Duration::from_millis(50), max_rounds: 8 }
+        Self { mode: PreCopyMode::Auto, max_frozen: Duration::from_millis(50), max_rounds: 8, at_most: None }
     }
 }
 

@@ -208,7 +208,8 @@ impl<'a> Staging<'a> {
         let mut heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
         let images = std::mem::take(&mut seal.images);
         let away = images.iter().filter(|_| self.hand_over.is_some());
-        let away = away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
+        let away =
+            away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
         heads.add(images);
         seal.manifest.write(&dir, seal.work.hash, heads, away).context("write the checkpoint's manifest")?;
         if let Some(hand_over) = &mut self.hand_over {

@@ -265,9 +265,9 @@ impl Connection {
     }
 
     /// A second sender, for words from another thread.
-    pub(super) fn sender(&self) -> Result<Sender> {
+    pub(super) fn sender(&self, bandwidth: Option<u64>) -> Result<Sender> {
         let fd = self.to.fd.try_clone().map_err(|e| Error::host("duplicate the connection", e))?;
-        Ok(Sender { to: Patient { fd, stall: self.to.stall }, memory: 0 })
+        Ok(Sender { to: Patient { fd, stall: self.to.stall }, memory: 0, bandwidth, next: Instant::now() })
     }
 }
 
@@ -290,6 +290,9 @@ pub(super) struct Sender {
     to: Patient<OwnedFd>,
     /// Bytes of memory that were sent.
     pub(super) memory: u64,
+    /// Bytes of it in a second, at most, and when the next may be sent.
+    bandwidth: Option<u64>,
+    next: Instant,
 }
 
 impl Sender {
@@ -299,12 +302,23 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// Keeps to the bandwidth; time in which nothing was sent is not made up for.
+    fn wait_for_turn(&mut self, bytes: u64) {
+        let Some(bandwidth) = self.bandwidth else { return };
+        let now = Instant::now();
+        std::thread::sleep(self.next.saturating_duration_since(now));
+        self.next = self.next.max(now) + Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
+    }
+}
+
 impl Away for Sender {
     fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()> {
         if pages.is_empty() {
             return write_pages(&mut self.to, memory.id(), address, pages);
         }
         self.memory += pages.len() as u64;
+        self.wait_for_turn(pages.len() as u64);
         let mut parts = pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA));
         parts.try_for_each(|(part, at)| write_pages(&mut self.to, memory.id(), at, part))
     }

@@ -201,7 +201,7 @@ impl Receiving<'_> {
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
-        let (mut sign, working) = (self.connection.sender()?, AtomicBool::new(true));
+        let (mut sign, working) = (self.connection.sender(None)?, AtomicBool::new(true));
         std::thread::scope(|threads| {
             let teller = threads.spawn(|| {
                 while working.load(Ordering::Relaxed) {

@@ -15,4 +15,4 @@ mod word;
 pub use connection::{Connection, Destination};
 pub use destination::{ReceiveOptions, receive};
 pub use resolve::resolve;
-pub use source::{MigrateOptions, Migrated, Phase, RECEIVER};
+pub use source::{MigrateOptions, Migrated, OnMiss, Phase, RECEIVER};

@@ -11,9 +11,10 @@ use rustix::fs::FileType;
 
 use super::connection::{Connection, Destination, Sender};
 use super::foresight;
-use super::word::{MAX_DATA, Offer, Word};
+use super::word::{MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::staging::HandOver;
+use crate::checkpoint::words::Word;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
@@ -39,6 +40,13 @@ pub struct MigrateOptions {
     pub stall: Duration,
     /// Only ask whether it could be done.
     pub dry_run: bool,
+    /// How long the container may stand still. Its memory is sent in rounds until the rest takes half of that: saving and restoring all
+    /// else needs time, too.
+    pub max_downtime: Duration,
+    /// What happens if the rest of its memory takes longer than that after the last round.
+    pub on_miss: OnMiss,
+    /// Bytes of memory that are sent in a second, at most.
+    pub bandwidth: Option<u64>,
     /// How the container is checkpointed. Where the images go, the migration says.
     pub checkpoint: CheckpointOptions,
 }
@@ -51,9 +59,29 @@ impl Default for MigrateOptions {
             receiver: RECEIVER.into(),
             stall: Duration::from_secs(10),
             dry_run: false,
+            max_downtime: Duration::from_millis(300),
+            on_miss: OnMiss::Abort,
+            bandwidth: None,
             checkpoint: CheckpointOptions::default(),
         }
     }
+}
+
+/// The choice where the container writes its memory faster than it can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnMiss {
+    /// It runs on here.
+    #[default]
+    Abort,
+    /// It is moved nevertheless, and stands still for as long as that takes.
+    Force,
+}
+
+impl Word for OnMiss {
+    const CHOICE: &'static str = "on-miss";
+    const WORDS: &'static [&'static str] = &["abort", "force"];
+    const MEANINGS: &'static [Self] = &[Self::Abort, Self::Force];
 }
 
 /// How far a migration is.
@@ -112,10 +140,10 @@ impl Task {
         let token = Token::new()?;
         let offer = self.offer(&token, &options)?;
         let mut connection = Connection::to(destination, &options.receiver, options.stall)?;
-        connection.say(&Word::Offer(Box::new(offer)))?;
+        connection.say(&Said::Offer(Box::new(offer)))?;
         match connection.hear_result()? {
-            Word::Accept => tell(Phase::Accepted),
-            Word::Refuse(why) => return Err(connection.refused(&why)),
+            Said::Accept => tell(Phase::Accepted),
+            Said::Refuse(why) => return Err(connection.refused(&why)),
             other => return Err(connection.unexpected(&other)),
         }
         if options.dry_run {
@@ -134,7 +162,7 @@ impl Task {
             tell,
         };
         (giving.tell)(Phase::Dumping);
-        let given = giving.dump(&mut options.checkpoint, destination);
+        let given = giving.dump(&mut options, destination);
         giving
             .end(&store, &token.to_hex(), given)
             .map(|migrated| Migrated { total: began.elapsed(), ..migrated })
@@ -192,13 +220,17 @@ struct Giving<'a> {
 }
 
 impl Giving<'_> {
-    fn dump(&mut self, options: &mut CheckpointOptions, destination: &Destination) -> Result<()> {
+    fn dump(&mut self, options: &mut MigrateOptions, destination: &Destination) -> Result<()> {
+        let pages = Arc::new(Mutex::new(self.connection.sender(options.bandwidth)?));
+        let pre_copy = &mut options.checkpoint.pre_copy;
+        pre_copy.max_frozen = options.max_downtime / 2;
+        pre_copy.at_most = (options.on_miss == OnMiss::Abort).then_some(options.max_downtime);
+        let options = &mut options.checkpoint;
         let images = self.migration.images()?;
         options.criu.image_path.clone_from(&images);
         // Nobody reads hashes of what goes over an authenticated connection, and memory is no disk.
         (options.no_hash, options.no_sync) = (true, true);
         let (task, record) = (self.task, self.migration.record_path());
-        let pages = Arc::new(Mutex::new(self.connection.sender()?));
         self.pages = Some(Arc::clone(&pages));
         let hand_over = HandOver {
             images,
@@ -222,11 +254,11 @@ impl Giving<'_> {
             self.send(images, name, *size).context(format!("send {name}"))?;
         }
         self.complete = true;
-        self.connection.say(&Word::Complete { files: files.len() as u64 })?;
+        self.connection.say(&Said::Complete { files: files.len() as u64 })?;
         (self.tell)(Phase::Restoring);
         match self.connection.hear_result()? {
-            Word::Restored => {}
-            Word::Refuse(why) => {
+            Said::Restored => {}
+            Said::Refuse(why) => {
                 self.complete = false;
                 return Err(self.connection.refused(&why));
             }
@@ -238,7 +270,7 @@ impl Giving<'_> {
         if let Err(e) = self.task.cgroup().kill(Signal::KILL) {
             tracing::warn!("{}", chain(&e));
         }
-        if let Err(e) = self.connection.say(&Word::Commit) {
+        if let Err(e) = self.connection.say(&Said::Commit) {
             tracing::warn!("{}", chain(&e));
         }
         self.migrated.downtime = stopped.elapsed();
@@ -247,7 +279,7 @@ impl Giving<'_> {
     }
 
     fn send(&mut self, images: &ImageDirectory, name: &str, size: u64) -> Result<()> {
-        self.connection.say(&Word::File { name: name.to_owned(), size })?;
+        self.connection.say(&Said::File { name: name.to_owned(), size })?;
         let fail = |e: std::io::Error| Error::file(&images.path().join(name), &e);
         let mut file = images.file(name).map_err(fail)?;
         let (mut buffer, mut left) = (vec![0; MAX_DATA], size);
@@ -267,8 +299,8 @@ impl Giving<'_> {
         let committed = migration::is_committed(&self.migration.record_path());
         if !committed {
             let failure = given.err().unwrap_or_else(|| Error::internal("migrate", "there is no checkpoint"));
-            let told = self.connection.say(&Word::Abort(chain(&failure))).is_ok();
-            let settled = told && matches!(self.connection.hear_result(), Ok(Word::Settled));
+            let told = self.connection.say(&Said::Abort(chain(&failure))).is_ok();
+            let settled = told && matches!(self.connection.hear_result(), Ok(Said::Settled));
             if self.complete && !settled {
                 // It may have a whole container, which waits for this.
                 self.migration.decide(Decision::Aborted)?;
@@ -281,7 +313,7 @@ impl Giving<'_> {
             tracing::warn!("the container is the destination's now; here: {}", chain(&e));
         }
         let confirmed = match self.connection.hear_result() {
-            Ok(Word::Running) => true,
+            Ok(Said::Running) => true,
             Ok(other) => {
                 tracing::warn!("{}", chain(&self.connection.unexpected(&other)));
                 false
