@@ -32,7 +32,7 @@ impl Collector {
     pub fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> Result<()> {
         let name = format!("memory-{}", memory.pagemap());
         let end = address.checked_add(pages.len() as u64);
-        if end.is_none() || address % PAGE != 0 || pages.len() as u64 % PAGE != 0 {
+        if end.is_none() || !address.is_multiple_of(PAGE) || !(pages.len() as u64).is_multiple_of(PAGE) {
             let why = format!("{} bytes at {address:#x} are no pages", pages.len());
             return Err(Error::Images(name, io::Error::new(io::ErrorKind::InvalidData, why)));
         }

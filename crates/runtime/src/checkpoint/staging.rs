@@ -27,7 +27,7 @@ use crate::id::CheckpointError;
 pub(crate) struct HandOver<'a> {
     /// The images are written there; the caller removes the directory.
     pub(crate) images: PathBuf,
-    /// Who takes the pages of memory, while the container runs and after: they are not among the images.
+    /// The taker of the pages of memory, while the container runs and after: they are not among the images.
     pub(crate) pages: Arc<Mutex<dyn Away>>,
     /// For messages.
     pub(crate) destination: String,
@@ -163,7 +163,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Who takes the pages of memory, if they are not to stay here.
+    /// The taker of the pages of memory, if they are not to stay here.
     pub(super) fn away(&self) -> Option<&Arc<Mutex<dyn Away>>> {
         self.hand_over.as_ref().map(|hand_over| &hand_over.pages)
     }

@@ -43,7 +43,7 @@ pub struct MigrateOptions {
     /// How long the container may stand still. Its memory is sent in rounds until the rest takes half of that: saving and restoring all
     /// else needs time, too.
     pub max_downtime: Duration,
-    /// What happens if the rest of its memory takes longer than that after the last round.
+    /// The choice if the rest of its memory takes longer than that after the last round.
     pub on_miss: OnMiss,
     /// Bytes of memory that are sent in a second, at most.
     pub bandwidth: Option<u64>,
@@ -212,7 +212,7 @@ struct Giving<'a> {
     connection: Connection,
     migration: Migration,
     migrated: Migrated,
-    /// Who sends memory, while all else waits.
+    /// The sender of memory, while all else waits.
     pages: Option<Arc<Mutex<Sender>>>,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
