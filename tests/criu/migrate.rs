@@ -285,10 +285,11 @@ fn killed_at(moments: u64, who: &str) {
     let mut counter = Traveller::new();
     let marks = tempfile::tempdir().unwrap();
     counter.is_at_one_end("before");
-    // As long as a migration takes that nobody disturbs, and a bit.
+    // As long as a migration takes that nobody disturbs, and as long again: others may keep the processors busy.
     let began = Instant::now();
-    migrate(&counter.ends[0], &counter.ends[1], &[]).ok();
-    let span = began.elapsed() * 5 / 4;
+    let in_rounds = ["--pre-copy", "on", "--on-miss", "force"];
+    migrate(&counter.ends[0], &counter.ends[1], &in_rounds).ok();
+    let span = began.elapsed() * 2;
     counter.is_at_one_end("undisturbed");
     let (mut moved, mut stayed) = (0, 0);
     for moment in 0..moments {
@@ -305,7 +306,8 @@ fn killed_at(moments: u64, who: &str) {
         fs::write(&link, script).unwrap();
         let command = format!("sh {}", link.display());
         let began = Instant::now();
-        let mut source = migration(here, there, &[], &command);
+        let flags = if moment % 2 == 0 { &in_rounds[..] } else { &[] };
+        let mut source = migration(here, there, flags, &command);
         source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut source = source.spawn().unwrap();
         // Spread evenly, not in order.
