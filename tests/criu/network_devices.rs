@@ -243,6 +243,37 @@ fn a_veth_of_the_configuration_is_moved_in_again() {
     pair_gone();
 }
 
+/// As with runc: a joined network is not saved, so that the device never leaves it.
+#[test]
+fn a_veth_that_was_moved_into_a_joined_network_stays_there() {
+    require!(Root, Criu, Program("nsenter"));
+    let (id, joined) = (std::process::id(), Network::new());
+    let (ours, theirs) = (format!("hj{id}"), format!("hk{id}"));
+    let host = |commands: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-ec", commands]);
+        hiber_tests::command::run(command, b"").ok();
+    };
+    host(&format!(
+        "ip link add name {ours} type veth peer name {theirs}; ip address add 198.18.72.1/24 dev {theirs}"
+    ));
+    let bundle = Bundle::busybox().namespace("network", Some(&joined.path()));
+    let bundle = bundle.edit(|c| c["linux"]["netDevices"] = json!({&theirs: {"name": "eth0"}}));
+    let c = counter(&Runtime::hiber(), bundle);
+    let shows = || inside(&c, "ip -o address show dev eth0");
+    let before = shows();
+    assert!(before.contains("198.18.72.1/24"), "{before}");
+    for _ in 0..2 {
+        sleep_and_wake(&c, &[], &[]);
+        assert!(shows().contains("198.18.72.1/24"));
+        counts_on(&c, 3);
+    }
+    c.checkpoint(&[]).ok();
+    host(&format!("ip link delete {ours}"));
+    c.restore(&[]).fails("linux.netDevices").fails("eth0").fails(&joined.path());
+    assert_eq!(c.status(), "gone");
+}
+
 /// What docker in a container does: a network namespace inside, linked to the container's.
 #[test]
 fn a_veth_into_a_namespace_inside() {

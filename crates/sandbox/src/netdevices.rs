@@ -4,6 +4,7 @@
 //! and set again afterwards.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -31,14 +32,31 @@ pub(crate) fn move_all(devices: &[NetDevice], pid: i32) -> Result<()> {
 pub fn expect(devices: &[NetDevice]) -> Result<()> {
     let here = if devices.is_empty() { return Ok(()) } else { Route::open()? };
     for device in devices {
-        here.index_of(&device.name)
+        here.index_of_the_hosts(&device.name)
             .context(format!("move network device {} into the container (linux.netDevices)", device.name))?;
     }
     Ok(())
 }
 
+/// Fails if one of the devices is not in the joined network namespace at `path`, by its name there.
+pub fn expect_in(path: &Path, devices: &[NetDevice]) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let namespace = rtnetlink::namespace_at(path)?;
+    let there = rtnetlink::inside(&namespace, Route::open)?;
+    for device in devices {
+        let name = &device.name_in_container;
+        there.index_of(name).context(format!(
+            "find network device {name} in the network namespace {} (linux.netDevices)",
+            path.display()
+        ))?;
+    }
+    Ok(())
+}
+
 fn move_one(here: &Route, there: &Route, namespace: &OwnedFd, device: &NetDevice) -> Result<()> {
-    let index = here.index_of(&device.name)?;
+    let index = here.index_of_the_hosts(&device.name)?;
     let addresses = here.addresses(index)?;
     here.set_up(index, false).context("set it down")?;
     // Name and namespace change at once, so that a device of that name on the host is not in the way.
@@ -55,12 +73,15 @@ fn move_one(here: &Route, there: &Route, namespace: &OwnedFd, device: &NetDevice
 }
 
 impl Route {
+    /// With runc's words where there is none.
+    fn index_of_the_hosts(&self, name: &str) -> Result<u32> {
+        self.index_of(name).context(format!("link not found for interface {name} on runtime namespace"))
+    }
+
     fn index_of(&self, name: &str) -> Result<u32> {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.into()));
-        let answers = self
-            .request(Message::GetLink(link), 0)
-            .context(format!("link not found for interface {name} on runtime namespace"))?;
+        let answers = self.request(Message::GetLink(link), 0)?;
         let index = answers.into_iter().find_map(|answer| match answer {
             Message::NewLink(link) => Some(link.header.index),
             _ => None,

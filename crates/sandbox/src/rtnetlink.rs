@@ -1,6 +1,7 @@
 //! rtnetlink(7): requests to the kernel about the network devices, addresses and routes of a network namespace.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -21,9 +22,13 @@ const NLMSG_DONE: u16 = 3;
 
 /// The network namespace of a process.
 pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/net");
-    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::new("open", path, e.raw_os_error()).into())
+    namespace_at(format!("/proc/{pid}/ns/net").as_ref())
+}
+
+/// The network namespace of this file.
+pub(crate) fn namespace_at(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::new("open", path.display().to_string(), e.raw_os_error()).into())
 }
 
 /// Does `work` in another network namespace: in a thread that joins it and ends.

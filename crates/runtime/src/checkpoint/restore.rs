@@ -350,12 +350,18 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// The devices of `linux.netDevices`, which CRIU moves where those of the images were.
+    /// The devices of `linux.netDevices`, which CRIU moves where those of the images were. A network that is joined was not
+    /// saved, and the devices that were moved into it have stayed there.
     fn network_devices(&self) -> Result<Vec<External>> {
         if self.request.criu_options.empty_network == Some(true) {
             return Ok(Vec::new());
         }
-        let devices = &self.request.prepared.plan.net_devices;
+        let plan = &self.request.prepared.plan;
+        let devices = &plan.net_devices;
+        if let Some(joined) = plan.namespaces.joined(NamespaceKind::Network) {
+            hiber_sandbox::network::expect_in(&joined.path, devices)?;
+            return Ok(Vec::new());
+        }
         hiber_sandbox::network::expect(devices)?;
         Ok(devices.iter().map(|d| External::network_device(&d.name_in_container, &d.name)).collect())
     }

@@ -34,7 +34,7 @@ impl Cgroup {
         let passed_on = self.dir(path).and_then(|dir| dir.read("cgroup.subtree_control")).ok()?;
         (!passed_on.is_empty()).then(|| {
             format!(
-                "cgroup {} passes controllers ({passed_on}) on to cgroups below it, and so takes no process itself: name one of \
+                "error adding pid of the new process to cgroups: cgroup {} passes controllers ({passed_on}) on to cgroups below it, and so takes no process itself: name one of \
                  those",
                 path.display()
             )

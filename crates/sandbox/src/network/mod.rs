@@ -23,7 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use crate::Result;
 use crate::rtnetlink::{self, Route, namespace_of};
 
-pub use crate::netdevices::expect;
+pub use crate::netdevices::{expect, expect_in};
 pub use kept::Kept;
 pub use signatures::{SignatureKey, signature_keys};
 pub(crate) use strange::has_ipsec;
