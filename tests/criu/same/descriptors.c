@@ -1,10 +1,12 @@
 /* Descriptors of rarer kinds, and what is rarely asked of others. */
 #include "same.h"
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <termios.h>
 
 static int fds[4];
@@ -250,6 +252,23 @@ static void show_devices(void)
 		say_result(write(fds[i], "x", 1));
 }
 
+/* A connection that was refused, of which the program has not heard. */
+static void make_tcp_error(void)
+{
+	struct sockaddr_in nobody = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(9) };
+	fds[0] = must(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+	if (connect(fds[0], (void *)&nobody, sizeof nobody) && errno != EINPROGRESS)
+		fail("connect");
+	must(poll(&(struct pollfd){ fds[0], 0, 0 }, 1, 2000));
+}
+
+static void show_tcp_error(void)
+{
+	struct pollfd error = { fds[0], 0, 0 };
+	must(poll(&error, 1, 0));
+	say("%s", error.revents & POLLERR ? "error" : "none");
+}
+
 const struct property descriptors[] = {
 	{ "epoll-exclusive", make_exclusive, show_exclusive },
 	{ "inotify-next-number", make_numbers, show_numbers },
@@ -266,6 +285,7 @@ const struct property descriptors[] = {
 	{ "namespace-files", make_namespace_files, show_namespace_files },
 	{ "pidfd-nonblocking", make_pidfds, show_pidfds },
 	{ "pidfd-of-thread", make_thread_pidfd, show_thread_pidfd },
+	{ "tcp-error-untold", make_tcp_error, show_tcp_error },
 	{ "character-devices", make_devices, show_devices },
 	{ 0 },
 };

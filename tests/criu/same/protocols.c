@@ -232,26 +232,14 @@ static void show_authenticated(void)
 }
 
 /* An error of which the program has not heard: nobody listens where it sends to. */
-static void wait_for_error(int type)
-{
-	struct sockaddr_in nobody = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(9) };
-	fds[0] = must(socket(AF_INET, type | SOCK_NONBLOCK, 0));
-	if (connect(fds[0], (void *)&nobody, sizeof nobody) && errno != EINPROGRESS)
-		fail("connect");
-	if (type == SOCK_DGRAM)
-		must(send(fds[0], "x", 1, 0));
-	struct pollfd error = { fds[0], 0, 0 };
-	must(poll(&error, 1, 2000));
-}
-
-static void make_tcp_error(void)
-{
-	wait_for_error(SOCK_STREAM);
-}
-
 static void make_udp_error(void)
 {
-	wait_for_error(SOCK_DGRAM);
+	struct sockaddr_in nobody = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(9) };
+	fds[0] = must(socket(AF_INET, SOCK_DGRAM, 0));
+	must(connect(fds[0], (void *)&nobody, sizeof nobody));
+	must(send(fds[0], "x", 1, 0));
+	struct pollfd error = { fds[0], 0, 0 };
+	must(poll(&error, 1, 2000));
 }
 
 static void show_error(void)
@@ -469,7 +457,6 @@ const struct property protocols[] = {
 	ENTRY("signed-connection", signed),
 	{ "encrypted-connection", make_encrypted, show_ulp },
 	ENTRY("authenticated-listener", authenticated),
-	{ "tcp-error-untold", make_tcp_error, show_error },
 	{ "udp-error-untold", make_udp_error, show_error },
 	{ "queue-of-errors", make_error_queue, show_error },
 	ENTRY("unix-urgent-byte", unix_urgent),

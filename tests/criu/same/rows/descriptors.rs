@@ -1,6 +1,6 @@
 //! Descriptors of rarer kinds: `same/descriptors.c`.
 
-use super::super::row::{Row, criu, differs, refused};
+use super::super::row::{Peer, Row, criu, differs, refused};
 use hiber_tests::require::Need;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -27,5 +27,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("pidfd-nonblocking", "F_GETFL, of PIDFD_NONBLOCK"),
     refused("pidfd-of-thread", "pidfd_open(2) with PIDFD_THREAD", "file-kind", "PIDFD_THREAD")
         .unless("Invalid argument"),
+    // apart from others whose flags it must not need
+    differs("tcp-error-untold", "poll(2), of a connection that was refused", "none (`untold-error` warns)")
+        .peers(Peer::Fails, Peer::Fails),
     criu("character-devices", "write(2) to /dev/full, /dev/urandom and /dev/zero"),
 ];

@@ -24,8 +24,6 @@ pub(in super::super) const ROWS: &[Row] = &[
     refused("authenticated-listener", "TCP_AO_INFO", "tcp-keys", "TCP-AO")
         .peers(Peer::Lost, Peer::Lost)
         .unless("Protocol not available"),
-    differs("tcp-error-untold", "poll(2), of a connection that was refused", "none (`untold-error` warns)")
-        .peers(Peer::Fails, Peer::Fails),
     differs("udp-error-untold", "poll(2), of ECONNREFUSED", "none (`untold-error` warns)")
         .peers(Peer::Fails, Peer::Lost),
     differs("queue-of-errors", "poll(2), of what MSG_ERRQUEUE gives", "none (`untold-error` warns)"),
@@ -43,6 +41,6 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("unix-name-relative", "connect(2), to a name that was given in another directory"),
     criu("unix-datagrams-unheard", "send(2), after SHUT_RD of the other end"),
     criu("netlink-peer", "getpeername(2)"),
-    hiber("ping-number", "getsockname(2), of SOCK_DGRAM with IPPROTO_ICMP"),
+    hiber("ping-number", "getsockname(2), of SOCK_DGRAM with IPPROTO_ICMP").peers(Peer::Fails, Peer::Lost),
     refused("multicast-router", "MRT_INIT", "network-part", "routes multicast").peers(Peer::Lost, Peer::Lost),
 ];

@@ -69,7 +69,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     hiber("machine-check-policy", "PR_MCE_KILL_GET"),
     hiber("time-stamp-counter", "PR_GET_TSC"),
     criu("speculation-control", "PR_GET_SPECULATION_CTRL").unless("No such device or address"),
-    hiber("syscall-dispatch", "whether a call becomes a SIGSYS (PR_SET_SYSCALL_USER_DISPATCH)"),
+    hiber("syscall-dispatch", "whether a call becomes a SIGSYS (PR_SET_SYSCALL_USER_DISPATCH)")
+        .needs(&[Need::Linux(6, 4)]),
     criu("seccomp-filter", "Seccomp in /proc/thread-self/status, and a call that it forbids"),
     criu("thread-seccomp-filter", "the same, of two threads that differ"),
     criu("process-and-thread-numbers", "getpid(2), getppid(2), gettid(2)"),
