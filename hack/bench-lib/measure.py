@@ -17,6 +17,7 @@ import sys
 import time
 
 from checkpoint import Saving
+from moving import Moving
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
 
 OTHERS = [0, 100, 250, 500]  # live containers of each tool beside the one that is measured
@@ -164,6 +165,7 @@ class Bench:
             "checkpoint": (saving.small, "checkpoint and restore"),
             "trees": (saving.trees, "checkpoint and restore of many processes"),
             "large": (saving.large, "checkpoint and restore of much memory"),
+            "moving": (Moving(saving).all, "a container that moves over a network"),
             "live": (saving.live, "memory that is copied or follows while the container runs"),
         }
         for part, (work, what) in every.items():

@@ -38,6 +38,10 @@ GOALS = {
     "restore of 1 GiB from tmpfs, until all memory is there": [("runc", 1.2)],
     "lazy migration of 1 GiB over loopback, to the last page": [("runc", 0.5)],
     "lazy migration of 1 GiB over loopback, 64 busy tasks beside, to the last page": [("runc", 0.3)],
+    "move of 1 GiB, 64 MiB/s of it written, over 10gbit: stands still": [("runc", 0.15)],
+    "move of 1 GiB, 64 MiB/s of it written, over 10gbit": [("runc", 1.5)],
+    "move of 1 GiB, 64 MiB/s of it written, over 1gbit: stands still": [("runc", 0.1)],
+    "move of 1 GiB, 64 MiB/s of it written, over 1gbit": [("runc", 1.5)],
     "run, 500 others alive": [("run, 0 others alive", 1.1)],
     "create, 500 others alive": [("create, 0 others alive", 1.1)],
 }

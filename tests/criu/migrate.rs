@@ -96,7 +96,8 @@ fn what_only_the_processes_can_set_is_there_before_they_run() {
 
 /// A container whose memory changes all the time, and where it can go: it has files open, which both ends must have.
 fn writer() -> (Container, Container) {
-    let c = crate::pre_copy::torture(|bundle| bundle);
+    // So much that it runs there before all of its memory is in its place.
+    let c = crate::pre_copy::torture(|bundle| bundle.args(["/bin/torture", "3", "5000"]));
     let root = c.bundle().rootfs().display().to_string();
     let args = c.bundle().config()["process"]["args"].clone();
     let there = there(Bundle::busybox().edit(|config| {
@@ -127,11 +128,11 @@ fn memory_that_changes_all_the_time_arrives_whole() {
 fn who_writes_faster_than_the_link_stays_unless_forced() {
     require!(Root, Criu, CPrograms);
     let (c, there) = writer();
-    let slow = ["--pre-copy", "on", "--bandwidth", "6M", "--max-rounds", "2", "--max-downtime", "20ms"];
+    let slow = ["--pre-copy", "on", "--bandwidth", "20M", "--max-rounds", "2", "--max-downtime", "20ms"];
     let began = Instant::now();
     let output = migrate(&c, &there, &slow);
     output.fails("writes memory faster than it can be copied: after 2 rounds").fails("(--max-downtime;");
-    assert!(began.elapsed() > Duration::from_secs(1), "6 MiB a second are more: {output}");
+    assert!(began.elapsed() > Duration::from_secs(1), "20 MiB a second take longer: {output}");
     assert_eq!(c.status(), "running");
     crate::pre_copy::works_on(&c, "a miss");
     assert_gone(&there);

@@ -19,8 +19,8 @@ use crate::helpers::lazy::{self, Token, departure::Departure};
 use crate::host::procfs::{self, Number, Numbered};
 use crate::state::entry::Entry;
 
-/// From so many bytes on it pays to take memory from CRIU.
-const LARGE: u64 = 32 << 20;
+/// From so many bytes on it pays to take memory from CRIU, and not to wait for its restore.
+pub(crate) const LARGE: u64 = 32 << 20;
 /// The file in the container's state that says that CRIU has begun to track its memory.
 const CHAIN: &str = "pre-dumped";
 /// The error if memory cannot be received.

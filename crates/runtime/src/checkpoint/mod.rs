@@ -11,7 +11,7 @@ mod frozen;
 pub(crate) mod inspect;
 pub(crate) mod kept;
 pub mod manifest;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod named;
 mod network;
 mod options;

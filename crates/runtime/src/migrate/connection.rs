@@ -16,7 +16,7 @@ use super::word::{Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_data, write
 use crate::error::{Error, Result};
 
 /// How long the program that leads to the other end may take to end, when its stream is closed.
-const ENDING: Duration = Duration::from_secs(2);
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Where a container is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +122,8 @@ pub struct Connection {
     to: Patient<OwnedFd>,
     /// The other end's name, in messages.
     peer: String,
-    /// The process that leads there, at the end that has started it.
-    leads: Option<Child>,
+    /// The process that leads there, at the end that has started it; after the streams, at whose end it ends.
+    leads: Option<Leader>,
 }
 
 impl fmt::Debug for Connection {
@@ -153,7 +153,7 @@ impl Connection {
             from: Patient { fd: from.into(), stall },
             to: Patient { fd: to, stall },
             peer: destination.to_string(),
-            leads: Some(child),
+            leads: Some(Leader(child)),
         };
         connection.greet()?;
         Ok(connection)
@@ -245,23 +245,17 @@ impl Connection {
             return if closed { self.failed("the connection was closed") } else { self.failed(e) };
         };
         // How it has ended says most.
-        match ended(child, ENDING) {
+        match child.ended() {
             Some(status) => self.failed(format!("the connection was closed ({status})")),
             None => self.failed("the connection was closed"),
         }
     }
 
-    /// Lets go of the other end, and waits for what has led there. No [`Sender`] may be left.
+    /// Lets go of the other end, to which all was said, and waits for what has led there. No [`Sender`] may be left.
     pub(super) fn close(self) {
         let Self { from, to, leads, .. } = self;
-        let stall = to.stall;
         drop((from, to));
-        if let Some(mut child) = leads
-            && ended(&mut child, stall).is_none()
-        {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        leads.into_iter().for_each(Leader::wait);
     }
 
     /// A second sender, for words from another thread.
@@ -271,15 +265,34 @@ impl Connection {
     }
 }
 
-/// How a child has ended, if it does in this time.
-fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now().checked_add(patience);
-    loop {
-        match child.try_wait() {
-            Ok(None) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
-                std::thread::sleep(Duration::from_millis(1));
+/// A program that leads to the other end. Dropped, it has ended.
+struct Leader(Child);
+
+impl Leader {
+    /// How it has ended, if it does by itself.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let began = Instant::now();
+        loop {
+            match self.0.try_wait() {
+                Ok(None) if began.elapsed() < ENDING => std::thread::sleep(Duration::from_millis(1)),
+                other => return other.ok().flatten(),
             }
-            other => return other.ok().flatten(),
+        }
+    }
+}
+
+impl Leader {
+    /// Waits for its end, which comes by itself when all was said.
+    fn wait(mut self) {
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
     }
 }

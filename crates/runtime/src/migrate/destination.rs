@@ -11,12 +11,14 @@ use std::time::Duration;
 use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Collector;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::connection::Connection;
 use super::foresight;
 use super::resolve;
 use super::word::{Frame, Offer, Word};
 use crate::checkpoint::CriuOptions;
+use crate::checkpoint::memory::LARGE;
 use crate::checkpoint::restore::{Gate, restore_through};
 use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::container::stdio::Stdio;
@@ -105,10 +107,18 @@ impl Receiving<'_> {
         let store = &self.runtime.store;
         let place = Migration::receive(store, &self.offer.token.to_hex(), self.id.as_str())?;
         let restored = self.take(&place).and_then(|images| self.restore(images));
-        place.forget();
         match restored {
-            Ok(task) => self.settle(task),
+            Ok(task) => {
+                let settled = self.settle(task);
+                // The container runs already. Its images are kept until all of its memory is there.
+                if let Ok(Some(task)) = &settled {
+                    task.wait_for_memory()?;
+                }
+                place.forget();
+                settled
+            }
             Err(e) => {
+                place.forget();
                 // The source may have gone by itself, and then does not listen.
                 let _ = self.connection.say(&match self.decided {
                     Some(Decision::Aborted) => Word::Settled,
@@ -193,7 +203,14 @@ impl Receiving<'_> {
         let null = || -> std::io::Result<[File; 3]> { Ok([open(false)?, open(true)?, open(true)?]) };
         let null = null().map_err(|e| Error::file("/dev/null".as_ref(), &e))?;
         let [stdin, stdout, stderr] = &null;
+        let spec: Spec =
+            serde_json::from_str(&self.offer.config).map_err(|e| Error::internal("read the offer", e))?;
+        let namespaces =
+            spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+        let is_user = |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::User;
         let options = RestoreContainerOptions {
+            // It need not stand still until all of its memory is restored.
+            background: self.offer.memory >= LARGE && !namespaces.iter().any(is_user),
             criu: CriuOptions { image_path: images, ..self.criu.clone() },
             bundle: PathBuf::from(&self.offer.bundle),
             systemd_cgroup: self.options.systemd_cgroup,
