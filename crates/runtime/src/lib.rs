@@ -57,13 +57,7 @@ pub use status::Status;
 /// return, if the program's arguments say so. Otherwise does nothing. The helpers are the calling program, executed again.
 pub fn run_init_if_asked() {
     hiber_sandbox::run_init_if_asked();
-    // Each look at the arguments copies all of them.
-    let argument = std::env::args_os().nth(1);
-    helpers::guard::run_if_asked(argument.as_deref());
-    helpers::lazy::run_if_asked(argument.as_deref());
-    #[cfg(feature = "archive")]
-    helpers::tar::run_if_asked();
-    helpers::asked();
+    helpers::run_if_asked();
 }
 
 /// The program in docs/embedding.md, compiled.

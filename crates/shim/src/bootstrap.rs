@@ -157,16 +157,16 @@ fn spawn(args: &Args, socket: &Path, listener: UnixListener, options: &Options) 
             .context("prctl PR_SCHED_CORE")?;
     }
     let mut child = command.spawn().context("start the shim")?;
-    let placed = place(&child, options);
-    if placed.is_err() {
+    let moved = move_to_cgroup(&child, options);
+    if moved.is_err() {
         let _ = child.kill();
         let _ = child.wait();
     }
-    placed
+    moved
 }
 
 /// The shim's cgroup, and its place in the order in which the kernel kills: after its containers, before containerd.
-fn place(child: &Child, options: &Options) -> Result<()> {
+fn move_to_cgroup(child: &Child, options: &Options) -> Result<()> {
     if !options.shim_cgroup.is_empty() {
         let what = || format!("options.shim_cgroup {}", options.shim_cgroup);
         let layout = Layout::detect().context(what())?;

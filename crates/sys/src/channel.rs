@@ -40,6 +40,12 @@ impl<Says, Hears> From<OwnedFd> for Channel<Says, Hears> {
     }
 }
 
+impl<Says, Hears> From<Channel<Says, Hears>> for OwnedFd {
+    fn from(channel: Channel<Says, Hears>) -> Self {
+        channel.socket
+    }
+}
+
 impl<Says, Hears> AsFd for Channel<Says, Hears> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

@@ -112,10 +112,10 @@ fn tree(i: &Inspection) -> String {
         processes(&mut tree, &contents.processes);
     }
     tree.section("pre-dumped processes", &contents.pre_dumped, |s| {
-        format!("{}: {} stored{}", s.id, bytes(s.stored), beside(&[("in the parent", s.in_parent)]))
+        format!("{}: {} stored{}", s.id, bytes(s.stored), nonzero_sizes(&[("in the parent", s.in_parent)]))
     });
     tree.section("shared memory", &contents.shared_memory, |s| {
-        format!("segment {}: {}{}", s.id, bytes(s.stored), beside(&[("in the parent", s.in_parent)]))
+        format!("segment {}: {}{}", s.id, bytes(s.stored), nonzero_sizes(&[("in the parent", s.in_parent)]))
     });
     tree.section("sockets", &contents.sockets, socket);
     mounts(&mut tree, &contents.mounts);
@@ -268,7 +268,7 @@ fn privilege(c: &Credentials) -> String {
 }
 
 fn memory(m: &Memory) -> String {
-    let others = beside(&[("in the parent", m.in_parent), ("left for later", m.lazy)]);
+    let others = nonzero_sizes(&[("in the parent", m.in_parent), ("left for later", m.lazy)]);
     let areas = if m.areas == 1 { "area" } else { "areas" };
     format!("{}: {} stored of {} in {} {areas}{others}", m.kind, bytes(m.stored), bytes(m.mapped), m.areas)
 }
@@ -333,8 +333,8 @@ fn cgroup(c: &CgroupSet) -> String {
     text
 }
 
-/// What is more than nothing.
-fn beside(sizes: &[(&str, u64)]) -> String {
+/// The sizes above zero, in words, each after a comma.
+fn nonzero_sizes(sizes: &[(&str, u64)]) -> String {
     let some = sizes.iter().filter(|(_, size)| *size > 0);
     some.map(|(what, size)| format!(", {} {what}", bytes(*size))).collect()
 }

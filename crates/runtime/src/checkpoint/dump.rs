@@ -1,50 +1,45 @@
-//! `checkpoint` on a container: the steps of a dump.
+//! `checkpoint` on a container. [`Task::checkpoint_as`] lists the steps; the others follow in their order.
+
+mod admit;
+mod request;
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 
-use hiber_criu::{
-    CgroupMode, Common, Descriptors, DumpNotify, DumpOptions, ImageDirectory, Images, NetworkLock,
-    PageServer, PreDumpOptions, Session, Version,
-};
+use hiber_criu::{Answer, Descriptors, DumpNotify, ImageDirectory, Images, Session};
 use hiber_memory::images::Work;
 use oci_spec::runtime::Spec;
 
 use super::custody::DUMP_LOG;
-use super::externals;
-use super::follower::Follower;
-use super::frozen::{Frozen, freezer};
+use super::frozen::Frozen;
+use super::image_hasher::ImageHasher;
 use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
-use super::network::{self, needs_no_lock};
-use super::options::{CheckpointOptions, check, config_file};
-use super::preflight;
+use super::options::{CheckpointOptions, check};
 use super::staging::{HandOver, Seal, Staging};
-use super::yard::Yard;
-use super::{proof, shared, trial};
+use super::{preflight, proof, shared, trial};
+use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
+use crate::checkpoint::kept::{Kept, Networks, Reading};
+use crate::checkpoint::preflight::{MountComparison, PARENT_DEATH, attacked, explain};
+use crate::container::task::Task;
+use crate::error::{Context, Error, Result, chain};
+use crate::helpers;
 use crate::helpers::guard::{Guard, Watch, settle};
 use crate::helpers::leftovers;
 #[cfg(feature = "archive")]
 use crate::helpers::tar;
+use crate::helpers::to_guard::ToGuard;
+#[cfg(feature = "archive")]
+use crate::host::links::Links;
 use crate::host::paths::absolute;
-
-use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
-use crate::checkpoint::kept::{Kept, Networks, Reading};
-use crate::checkpoint::preflight::{
-    Accepted, Made, PARENT_DEATH, attacked, before_freezing, check_root, explain,
-};
-use crate::container::monitor;
-use crate::container::task::Task;
-use crate::error::{Context, Error, Result, chain};
-use crate::helpers;
 use crate::state::lifecycle::Lifecycle;
+use crate::state::lock::Lock;
 use crate::state::resources::{self, ChangedResources};
 use crate::status::Status;
-
-/// The first CRIU that surely knows the choice to lock nothing.
-const SKIPS_NETWORK_LOCK: Version = Version::new(4, 0, 0);
+use admit::Admitted;
+use request::Request;
 
 impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
@@ -55,53 +50,72 @@ impl Task {
     }
 
     /// As [`checkpoint`](Self::checkpoint), with a name or to be given away.
-    pub(crate) fn checkpoint_as(
-        &self,
-        options: &CheckpointOptions,
-        named: Option<&Named<'_>>,
-        hand_over: Option<HandOver<'_>>,
+    pub(crate) fn checkpoint_as<'a>(
+        &'a self,
+        options: &'a CheckpointOptions,
+        named: Option<&'a Named<'a>>,
+        hand_over: Option<HandOver<'a>>,
     ) -> Result<()> {
-        let container = self.container();
         helpers::check()?;
-        check(options, container.id().as_str())?;
+        check(options, self.container().id().as_str())?;
         // A dump would find nothing where memory has not come to yet.
         self.wait_for_memory()?;
-        let lock = container.entry().lock()?;
-        settle(container.entry())?;
-        let status = self.status()?;
-        named.map_or(Ok(()), |named| named.check(status))?;
-        if !matches!(status, Status::Running | Status::Paused) {
-            return self.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
-        }
-        let mut accepted = Accepted::of(&options.accept, &*container.spec()?)?;
-        let may_freeze = before_freezing(self, status, !options.pre_dump)?;
-        let freezer = freezer(self.cgroup()).filter(|_| may_freeze);
-        let made =
-            (!options.pre_dump).then(|| preflight::compare(self)?.accept(&mut accepted)).transpose()?;
-        let fresh = self.has_fresh_network(options)?;
-        if !fresh && !options.pre_dump {
-            preflight::check_network(self, options, &mut accepted)?;
-        }
-        if !options.pre_dump {
-            preflight::check_losses(self, false, &mut accepted)?;
-        }
-        // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
-        monitor::reap_in_time(self.facts()?.pid)?;
-        let spec = &*container.spec()?;
-        if !options.pre_dump {
-            check_root(&self.facts()?.rootfs, spec)?;
-        }
-        let criu = options.criu.find_criu()?;
+        let lock = self.container().entry().lock()?;
+        settle(self.container().entry())?;
+        let admitted = Admitted::of(self, options, named)?;
         let destination = hand_over.as_ref().map(|hand_over| hand_over.destination.clone());
+        let (mut dump, session) = Dump::prepare(self, options, admitted, (named, hand_over))?;
+        if options.pre_dump {
+            return dump.pre_dump(session);
+        }
+        let dumped = dump.run(session);
+        dump.conclude(dumped, lock, destination)
+    }
+}
+
+/// A dump at work.
+struct Dump<'a> {
+    task: &'a Task,
+    options: &'a CheckpointOptions,
+    admitted: Admitted,
+    memory: Memory,
+    seal: Seal<'a>,
+    #[cfg(feature = "archive")]
+    tar: Links,
+    guard: Guard,
+    staging: Staging<'a>,
+    /// Whether CRIU may have locked the network.
+    locked: bool,
+}
+
+/// The container from the moment at which it is frozen.
+#[derive(Default)]
+struct Stopped<'a> {
+    frozen: Option<Frozen<'a>>,
+    /// Whether nothing of it runs, by our doing or because it was paused.
+    still: bool,
+    answers: Answers,
+    areas: Option<Reading>,
+}
+
+impl<'a> Dump<'a> {
+    /// Makes everything that a dump needs, and starts CRIU.
+    fn prepare(
+        task: &'a Task,
+        options: &'a CheckpointOptions,
+        admitted: Admitted,
+        (named, hand_over): (Option<&'a Named<'a>>, Option<HandOver<'a>>),
+    ) -> Result<(Self, Session)> {
+        let criu = options.criu.find_criu()?;
         let mut staging = match hand_over {
             Some(hand_over) => Staging::of(hand_over),
             None => Staging::new(&options.criu.image_path, named.map(Named::taken))?,
         };
-        let mut guard = Guard::start(&self.watch(options, status, &staging)?)?;
+        let guard = Guard::start(&watch(task, options, admitted.status, &staging)?)?;
         staging.create()?;
         guard.staging(staging.directory()?)?;
         if options.prove {
-            self.foresee_trial(options, &staging)?;
+            task.foresee_trial(options, &staging)?;
         }
         let mut launch = criu.launch();
         if options.criu.lazy_pages {
@@ -109,350 +123,306 @@ impl Task {
             launch.patience(None);
         }
         let work = Work { hash: !options.no_hash, sync: !options.no_sync };
-        let memory = Memory::prepare(
-            self,
-            options,
-            &mut launch,
-            &guard,
-            (staging.directory()?, work, staging.away()),
-        )?;
+        let to = (staging.directory()?, work, staging.away());
+        let memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
         #[cfg(feature = "archive")]
-        let links = tar::be_tar(&mut launch, self.container().entry().path())?;
-        let inside = shared::launched_in(spec, fresh);
-        let mut session = match inside.as_slice() {
+        let tar = tar::be_tar(&mut launch, task.container().entry().path())?;
+        let mut session = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
             [] => launch.start()?,
-            inside => hiber_sandbox::inside(self.facts()?.pid, inside, || launch.start())??,
+            inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,
         };
-        session.pid().map_or(Ok(()), |pid| guard.criu(pid))?;
-        let version = session.version()?;
-        if let Some(problem) = attacked(version) {
+        session.pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
+        if let Some(problem) = attacked(session.version()?) {
             tracing::warn!("{problem}");
         }
-        let mut seal = Seal {
-            manifest: Manifest::new(
-                container.id().as_str(),
-                version,
-                self.spec_as_created(spec)?.as_ref(),
-                options.recorded(),
-            )?,
-            work,
-            config: named.map(|named| named.config),
-            cgroups: self.facts()?.cgroup.clone(),
-            revive: made.as_ref().is_some_and(|made| made.removed),
-            synchronous: made.as_ref().is_some_and(Made::is_synchronous),
-            complete: false,
-            follower: None,
-            images: Vec::new(),
-        };
-        seal.manifest.accepted.clone_from(&accepted.met);
+        let mut seal = seal(task, options, &admitted, &mut session)?;
+        seal.work = work;
+        seal.config = named.map(|named| named.config);
         seal.manifest.memory_token = memory.token().cloned();
-        seal.manifest.options.loopback = fresh;
-        seal.manifest.options.empty_network |= fresh;
-        if (options.pre_dump || options.parent_path.is_some()) && !session.features()?.mem_track {
-            let what = if options.pre_dump { "--pre-dump" } else { "--parent-path" };
-            let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
-            return Err(hiber_sandbox::Error::unsupported(what, why).into());
-        }
         if options.pre_dump || options.parent_path.is_some() {
-            memory::note_chain(container.entry())?;
+            check_tracking(options, &mut session)?;
+            memory::note_chain(task.container().entry())?;
         }
-        if options.pre_dump {
-            return self.pre_dump(session, spec, options, (&mut staging, &mut seal, &memory), freezer);
-        }
-        let note = || {
-            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
-            container.entry().note(match &destination {
-                Some(destination) => Lifecycle::Migrated { destination: destination.clone() },
-                None => Lifecycle::Checkpointed { path, exit },
-            });
-        };
-        let dumped = self.dump(
-            session,
-            spec,
+        let dump = Self {
+            task,
             options,
-            (&mut staging, &mut seal, &mut guard, memory),
-            status,
-            (freezer, made, accepted),
-        );
-        #[cfg(feature = "archive")]
-        drop(links);
-        if staging.is_published() && destination.is_none() {
-            tell_parent_death_signal(staging.directory()?);
-        }
-        if staging.is_published() && !options.leave_running {
-            if let Err(e) = &dumped {
-                // The checkpoint is the container now; what CRIU could not end is ended here.
-                tracing::warn!("after the checkpoint was written: {}", chain(e));
-            }
-            note();
-            self.destroy(lock).context("remove the checkpointed container")?;
-            if let Some(init) = self.init() {
-                // How it ended is known to its waiters from then on.
-                let _ = init.exit_status();
-                init.reap();
-            }
-            return Ok(());
-        }
-        dumped.inspect(|()| note())
+            admitted,
+            memory,
+            seal,
+            #[cfg(feature = "archive")]
+            tar,
+            guard,
+            staging,
+            locked: false,
+        };
+        Ok((dump, session))
     }
 
-    /// The configuration before any update, by which a restore finds whether it has another one.
-    fn spec_as_created<'a>(&self, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
-        let Some(first) = self.container().entry().first_resources()? else { return Ok(Cow::Borrowed(spec)) };
-        let mut spec = spec.clone();
-        let mut linux = spec.linux().clone().unwrap_or_default();
-        linux.set_resources(Some(first));
-        spec.set_linux(Some(linux));
-        Ok(Cow::Owned(spec))
-    }
-
-    /// The limits that `update` has changed, here or before an earlier restore.
-    fn changed_resources(&self) -> Result<ChangedResources> {
-        let entry = self.container().entry();
-        let Some(first) = entry.first_resources()? else { return Ok(ChangedResources::new()) };
-        resources::changed(&first, &resources::of(&entry.config()?))
-    }
-
-    fn watch(&self, options: &CheckpointOptions, status: Status, staging: &Staging<'_>) -> Result<Watch> {
-        let facts = self.facts()?;
-        let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
-        Ok(Watch {
-            cgroup: facts.cgroup.clone(),
-            thaw: status == Status::Running,
-            staging: staging.path().to_owned(),
-            target: staging.target().to_owned(),
-            process: (facts.pid, facts.start_time),
-            log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
-            links: options.link_remap,
-            ends: !options.leave_running && !options.pre_dump,
-            entry: self.container().entry().path().to_owned(),
-            record: staging.record().map(Path::to_owned),
-            trial: options.prove.then(trial::own_cgroup).transpose()?,
+    fn request(&self) -> Result<Request<'_>> {
+        Ok(Request {
+            task: self.task,
+            options: self.options,
+            admitted: &self.admitted,
+            memory: &self.memory,
+            images: self.staging.directory()?,
         })
     }
 
-    /// Whether the network namespace need not be saved, nor CRIU be outside of it.
-    pub(crate) fn has_fresh_network(&self, options: &CheckpointOptions) -> Result<bool> {
-        let criu = &options.criu;
-        let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
-        let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
-        let spec = self.container().spec()?;
-        Ok(!elsewhere
-            && !chosen
-            && config_file(&spec).is_none()
-            && network::is_fresh(self.facts()?, &spec, &self.pids()?))
+    fn log_is_elsewhere(&self) -> bool {
+        self.options.criu.work_path.is_some()
     }
 
-    fn dump(
-        &self,
-        mut session: Session,
-        spec: &Spec,
-        options: &CheckpointOptions,
-        (staging, seal, guard, mut memory): (&mut Staging<'_>, &mut Seal<'_>, &mut Guard, Memory),
-        status: Status,
-        (freezer, made, mut accepted): (Option<PathBuf>, Option<Made>, Accepted),
-    ) -> Result<()> {
-        let cgroup = self.cgroup();
-        let mut dump = self.dump_options(&mut session, spec, options, staging)?;
-        dump.common.external = made.as_ref().map(|made| made.external.clone()).unwrap_or_default();
-        dump.common.external.extend(externals::namespaces(spec, self.facts()?.pid)?);
-        let yard = match options.criu.cgroups_mode {
-            Some(CgroupMode::Ignore) => None,
-            _ => {
-                let at = self.container().entry().path().join("cgroups");
-                Yard::make(at, &self.facts()?.cgroup, &self.pids()?)?
-            }
-        };
-        dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
-        let freezes = freezer.is_some();
-        dump.freeze_cgroup = freezer;
-        memory.describe(&mut dump.common);
-        let lazy = options.criu.lazy_pages;
-        Descriptors(self.facts()?.streams.clone()).write(staging.directory()?)?;
-        let pid = self.facts()?.pid;
-        let (mut frozen, mut still, mut locked, dir) = (None, false, false, staging.directory()?.clone());
-        let (mut answers, mut reading) = (Answers::new(), None);
-        let result = session.dump(&dump, |step| match step {
+    fn pre_dump(mut self, session: Session) -> Result<()> {
+        let request = self.request()?.pre_dump()?;
+        session.pre_dump(&request).map_err(|e| self.staging.explain(e, self.log_is_elsewhere()))?;
+        self.staging.publish(&mut self.seal)
+    }
+
+    /// The dump itself, up to the checkpoint's publication.
+    fn run(&mut self, mut session: Session) -> Result<()> {
+        let (request, _yard) = self.request()?.dump(&mut session)?;
+        let lazy = self.options.criu.lazy_pages;
+        Descriptors(self.task.facts()?.streams.clone()).write(self.staging.directory()?)?;
+        let mut stopped = Stopped::default();
+        let result = session.dump(&request, |step| match step {
             DumpNotify::NetworkLock => {
-                locked = true;
-                Ok(guard.locking()?)
+                self.locked = true;
+                Ok(self.guard.tell(ToGuard::Locking)?)
             }
             // Not before: until here CRIU has looked at the kernel, not at the container.
-            DumpNotify::PreDump => {
-                answers = match status {
-                    Status::Paused => ask_frozen(pid, &self.pids()?, cgroup)?,
-                    _ => ask(&self.pids()?),
-                };
-                let freezes = freezes && status == Status::Running;
-                memory.copy_ahead(self, options, freezes)?;
-                staging.stopping();
-                frozen = freezes.then(|| Frozen::take(cgroup)).transpose()?;
-                memory.frozen();
-                still = frozen.is_some() || status == Status::Paused;
-                if still {
-                    // CRIU's own look at a socket changes what is seen there afterwards.
-                    preflight::check_losses(self, still, &mut accepted)?;
-                    reading = Some(Reading::start(self.pids()?)?);
-                }
-                // Where the tasks are let go first, nobody waits for hashes.
-                let follows = !options.leave_running && memory.is_written_by_criu();
-                seal.follower = follows.then(|| Follower::start(dir.clone(), seal.work));
-                Ok(())
-            }
-            // The commit point: CRIU kills the tasks only after this is answered. A container that runs on
-            // need not wait for hashes and the disk.
-            DumpNotify::PostDump => {
-                made.as_ref().map_or(Ok(()), |made| made.still(pid))?;
-                let nosymfollow = made.as_ref().map_or_else(Vec::new, Made::nosymfollow);
-                let resources = self.changed_resources()?;
-                let networks = match seal.manifest.options.loopback {
-                    true => Networks::default(),
-                    false => self.kept_networks(options)?,
-                };
-                let pids = self.pids()?;
-                let reading = reading.take().map_or_else(|| Reading::start(pids.clone()), Ok)?;
-                let kept = Kept::of(pid, &pids, &answers, reading, &dir)?;
-                Kept { nosymfollow, resources, networks, ..kept }.write(&dir)?;
-                if !seal.manifest.options.loopback {
-                    // It may have changed before it was frozen.
-                    preflight::check_network(self, options, &mut accepted)?;
-                }
-                if !still {
-                    preflight::check_losses(self, still, &mut accepted)?;
-                }
-                seal.manifest.accepted.clone_from(&accepted.met);
-                if options.prove || !options.leave_running {
-                    seal.images = memory.finish()?;
-                }
-                if options.prove {
-                    self.prove(options, staging, seal)?;
-                }
-                if !lazy && options.leave_running {
-                    return Ok(());
-                }
-                // The destination needs the images before it can ask for memory.
-                if lazy {
-                    guard.lending()?;
-                } else {
-                    guard.publishing()?;
-                }
-                staging.publish(seal)?;
-                let images = staging.directory()?.as_fd();
-                Ok(memory.departure().map_or(Ok(()), |departure| departure.serve(images))?)
-            }
+            DumpNotify::PreDump => Ok(self.stop(&mut stopped)?),
+            // The commit point: CRIU kills the tasks only after this is answered.
+            DumpNotify::PostDump => self.commit(&mut stopped),
             // CRIU would serve memory also after a refusal.
-            DumpNotify::StatusReady if lazy && !staging.is_published() => {
+            DumpNotify::StatusReady if lazy && !self.staging.is_published() => {
                 Err(Error::host("serve the container's memory", "there is no checkpoint").into())
             }
             _ => Ok(()),
         });
-        drop(frozen);
+        drop(stopped);
         match result {
-            Ok(()) if options.leave_running && !lazy => {
-                seal.images.extend(memory.finish()?);
-                staging.publish(seal)
+            Ok(()) if self.options.leave_running && !lazy => {
+                self.seal.images.extend(self.memory.finish()?);
+                self.staging.publish(&mut self.seal)
             }
             Ok(()) => Ok(()),
             Err(e) => {
-                self.clear_leftovers(options, locked, dump.common.log_path().as_deref());
-                if let Some(failure) = memory.failure() {
-                    return Err(failure);
-                }
-                if lazy {
-                    staging.withdraw();
-                }
-                let e = match proof::Failed::in_dump(e) {
-                    Ok(failed) => return Err(failed.told(staging, options)),
-                    Err(e) => e,
-                };
-                let e = explain(self, options, e);
-                Err(staging.explain(e, options.criu.work_path.is_some()).into())
+                self.clear_leftovers(request.common.log_path().as_deref());
+                Err(self.explain(e))
             }
         }
     }
 
-    /// The options of a dump, without the files and directories that are made for it.
-    fn dump_options(
-        &self,
-        session: &mut Session,
-        spec: &Spec,
-        options: &CheckpointOptions,
-        staging: &Staging<'_>,
-    ) -> Result<DumpOptions> {
-        let mut dump = DumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
-        self.describe(&mut dump.common, spec, options)?;
-        dump.leave_running = options.leave_running;
-        dump.parent_img = options.parent_path.clone();
-        dump.track_mem = options.parent_path.is_some();
-        dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
-        // CRIU's own configuration could have it save connections that we know nothing of.
-        if dump.common.network_lock.is_none()
-            && dump.common.config_fd.is_none()
-            && session.version()? >= SKIPS_NETWORK_LOCK
-            && needs_no_lock(self.facts()?, spec, &options.criu)
-        {
-            dump.common.network_lock = Some(NetworkLock::Skip);
+    /// Freezes the container, after all that can be done before.
+    fn stop(&mut self, stopped: &mut Stopped<'a>) -> Result<()> {
+        let (task, cgroup) = (self.task, self.task.cgroup());
+        let paused = self.admitted.status == Status::Paused;
+        stopped.answers =
+            if paused { ask_frozen(task.facts()?.pid, &task.pids()?, cgroup)? } else { ask(&task.pids()?) };
+        let freezes = self.admitted.freezer.is_some() && !paused;
+        self.memory.copy_ahead(task, self.options, freezes)?;
+        self.staging.stopping();
+        stopped.frozen = freezes.then(|| Frozen::take(cgroup)).transpose()?;
+        self.memory.frozen();
+        stopped.still = freezes || paused;
+        if stopped.still {
+            // CRIU's own look at a socket changes what is seen there afterwards.
+            preflight::check_losses(task, true, &mut self.admitted.accepted)?;
+            stopped.areas = Some(Reading::start(task.pids()?)?);
         }
-        Ok(dump)
+        // Where the tasks are let go first, nobody waits for hashes.
+        let hashes = !self.options.leave_running && self.memory.is_written_by_criu();
+        let images = self.staging.directory()?;
+        self.seal.hasher = hashes.then(|| ImageHasher::start(images.clone(), self.seal.work));
+        Ok(())
     }
 
-    /// The parts of network namespaces that CRIU leaves out.
-    fn kept_networks(&self, options: &CheckpointOptions) -> Result<Networks> {
-        let saved = preflight::saved_networks(self, options)?;
-        Networks::of(self.facts()?.pid, &saved, &*self.container().spec()?)
+    /// Completes and publishes the checkpoint when CRIU has written all images. A container that runs on need not wait for hashes
+    /// and the disk: its checkpoint is published later.
+    fn commit(&mut self, stopped: &mut Stopped<'a>) -> Answer {
+        self.keep(stopped)?;
+        self.seal.manifest.accepted.clone_from(&self.admitted.accepted.met);
+        let options = self.options;
+        if options.prove || !options.leave_running {
+            self.seal.images = self.memory.finish()?;
+        }
+        if options.prove {
+            self.task.prove(options, &self.staging, &mut self.seal)?;
+        }
+        match (options.criu.lazy_pages, options.leave_running) {
+            (false, true) => return Ok(()),
+            // The destination needs the images before it can ask for memory.
+            (true, _) => self.guard.tell(ToGuard::Lending)?,
+            (false, false) => self.guard.tell(ToGuard::Publishing)?,
+        }
+        self.staging.publish(&mut self.seal)?;
+        let images = self.staging.directory()?.as_fd();
+        Ok(self.memory.departure().map_or(Ok(()), |departure| departure.serve(images))?)
+    }
+
+    /// Writes down the properties that CRIU forgets, and looks for losses once more.
+    fn keep(&mut self, stopped: &mut Stopped<'a>) -> Result<()> {
+        let (task, options, dir) = (self.task, self.options, self.staging.directory()?);
+        let (pid, mounts) = (task.facts()?.pid, self.admitted.mounts.as_ref());
+        let loopback = self.seal.manifest.options.loopback;
+        mounts.map_or(Ok(()), |mounts| mounts.check_unchanged(pid))?;
+        let nosymfollow = mounts.map_or_else(Vec::new, MountComparison::nosymfollow);
+        let resources = changed_resources(task)?;
+        let networks = if loopback { Networks::default() } else { kept_networks(task, options)? };
+        let pids = task.pids()?;
+        let areas = stopped.areas.take().map_or_else(|| Reading::start(pids.clone()), Ok)?;
+        let kept = Kept::of(pid, &pids, &stopped.answers, areas, dir)?;
+        Kept { nosymfollow, resources, networks, ..kept }.write(dir)?;
+        if !loopback {
+            // It may have changed before it was frozen.
+            preflight::check_network(task, options, &mut self.admitted.accepted)?;
+        }
+        if !stopped.still {
+            preflight::check_losses(task, false, &mut self.admitted.accepted)?;
+        }
+        Ok(())
     }
 
     /// Undoes changes that a CRIU left behind when it died.
-    fn clear_leftovers(&self, options: &CheckpointOptions, locked: bool, log: Option<&Path>) {
+    fn clear_leftovers(&self, log: Option<&Path>) {
         let mut removed = Vec::new();
-        if let (true, Some(pid)) = (locked, self.pid()) {
+        if let (true, Some(pid)) = (self.locked, self.task.pid()) {
             removed.extend(leftovers::unlock_network(pid, log.unwrap_or(Path::new(""))));
         }
-        if options.link_remap {
-            let pids = self.cgroup().pids().unwrap_or_default();
+        if self.options.link_remap {
+            let pids = self.task.cgroup().pids().unwrap_or_default();
             removed.extend(leftovers::remove_links(&pids));
         }
         leftovers::tell(&removed);
     }
 
-    fn pre_dump(
-        &self,
-        session: Session,
-        spec: &Spec,
-        options: &CheckpointOptions,
-        (staging, seal, memory): (&mut Staging<'_>, &mut Seal<'_>, &Memory),
-        freezer: Option<PathBuf>,
-    ) -> Result<()> {
-        let mut dump = PreDumpOptions::new(self.facts()?.pid, staging.directory()?.descriptor()?);
-        dump.common.log_file = DUMP_LOG.into();
-        self.describe(&mut dump.common, spec, options)?;
-        memory.describe(&mut dump.common);
-        dump.parent_img = options.parent_path.clone();
-        dump.freeze_cgroup = freezer;
-        session.pre_dump(&dump).map_err(|e| staging.explain(e, options.criu.work_path.is_some()))?;
-        staging.publish(seal)
+    /// The error of a dump that failed, with CRIU's log where it stays.
+    fn explain(&mut self, e: hiber_criu::CriuError) -> Error {
+        if let Some(failure) = self.memory.failure() {
+            return failure;
+        }
+        if self.options.criu.lazy_pages {
+            self.staging.withdraw();
+        }
+        match proof::Failed::in_dump(e) {
+            Ok(failed) => failed.into_error(&self.staging, self.options),
+            Err(e) => {
+                let e = explain(self.task, self.options, e);
+                self.staging.explain(e, self.log_is_elsewhere()).into()
+            }
+        }
     }
 
-    /// The container in CRIU's terms.
-    fn describe(&self, common: &mut Common, spec: &Spec, options: &CheckpointOptions) -> Result<()> {
-        let facts = self.facts()?;
-        options.criu.apply(common, spec)?;
-        common.root = Some(facts.rootfs.clone());
-        common.link_remap = options.link_remap;
-        common.irmap_scan_paths = preflight::watched_paths(self)?;
-        common.status_fd = options
-            .status_fd
-            .as_ref()
-            .map(OwnedFd::try_clone)
-            .transpose()
-            .map_err(|e| Error::Invalid(format!("invalid --status-fd: {e}")))?;
-        common.page_server = options.page_server.as_ref().map(|at| PageServer {
-            address: Some(at.host.clone()),
-            port: at.port,
-            connection: None,
-        });
+    /// Ends the container if the checkpoint is the container now, and notes what has happened.
+    fn conclude(self, dumped: Result<()>, lock: Lock, destination: Option<String>) -> Result<()> {
+        let Self { task, options, staging, memory, guard: _guard, .. } = self;
+        // The process that serves memory is through before the container ends.
+        drop(memory);
+        #[cfg(feature = "archive")]
+        drop(self.tar);
+        if staging.is_published() && destination.is_none() {
+            tell_parent_death_signal(staging.directory()?);
+        }
+        let note = || {
+            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
+            task.container().entry().note(match &destination {
+                Some(destination) => Lifecycle::Migrated { destination: destination.clone() },
+                None => Lifecycle::Checkpointed { path, exit },
+            });
+        };
+        if !staging.is_published() || options.leave_running {
+            return dumped.inspect(|()| note());
+        }
+        if let Err(e) = &dumped {
+            // The checkpoint is the container now; what CRIU could not end is ended here.
+            tracing::warn!("after the checkpoint was written: {}", chain(e));
+        }
+        note();
+        task.destroy(lock).context("remove the checkpointed container")?;
+        if let Some(init) = task.init() {
+            // How it ended is known to its waiters from then on.
+            let _ = init.exit_status();
+            init.reap();
+        }
         Ok(())
     }
+}
+
+fn watch(task: &Task, options: &CheckpointOptions, status: Status, staging: &Staging<'_>) -> Result<Watch> {
+    let facts = task.facts()?;
+    let log = options.criu.work_path.as_deref().unwrap_or(staging.path()).join(DUMP_LOG);
+    Ok(Watch {
+        cgroup: facts.cgroup.clone(),
+        thaw: status == Status::Running,
+        staging: staging.path().to_owned(),
+        target: staging.target().to_owned(),
+        process: (facts.pid, facts.start_time),
+        log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
+        links: options.link_remap,
+        ends: !options.leave_running && !options.pre_dump,
+        entry: task.container().entry().path().to_owned(),
+        record: staging.record().map(Path::to_owned),
+        trial: options.prove.then(trial::own_cgroup).transpose()?,
+    })
+}
+
+/// The manifest, and the work on the images, as far as both are known before the dump.
+fn seal<'a>(
+    task: &Task,
+    options: &CheckpointOptions,
+    admitted: &Admitted,
+    session: &mut Session,
+) -> Result<Seal<'a>> {
+    let spec = spec_as_created(task, &admitted.spec)?;
+    let (id, version) = (task.container().id().as_str(), session.version()?);
+    let mut manifest = Manifest::new(id, version, spec.as_ref(), options.recorded())?;
+    manifest.accepted.clone_from(&admitted.accepted.met);
+    manifest.options.loopback = admitted.fresh_network;
+    manifest.options.empty_network |= admitted.fresh_network;
+    Ok(Seal {
+        manifest,
+        work: Work { hash: true, sync: true },
+        config: None,
+        cgroups: task.facts()?.cgroup.clone(),
+        revive: admitted.mounts.as_ref().is_some_and(|mounts| mounts.removed),
+        synchronous: admitted.mounts.as_ref().is_some_and(MountComparison::is_synchronous),
+        complete: false,
+        hasher: None,
+        images: Vec::new(),
+    })
+}
+
+/// The configuration before any update, by which a restore finds whether it has another one.
+fn spec_as_created<'a>(task: &Task, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
+    let Some(first) = task.container().entry().first_resources()? else { return Ok(Cow::Borrowed(spec)) };
+    let mut spec = spec.clone();
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_resources(Some(first));
+    spec.set_linux(Some(linux));
+    Ok(Cow::Owned(spec))
+}
+
+/// Refuses checkpoints that build on others where the kernel does not tell which memory was written.
+fn check_tracking(options: &CheckpointOptions, session: &mut Session) -> Result<()> {
+    if session.features()?.mem_track {
+        return Ok(());
+    }
+    let what = if options.pre_dump { "--pre-dump" } else { "--parent-path" };
+    let why = "this kernel does not track written memory (CONFIG_MEM_SOFT_DIRTY)";
+    Err(hiber_sandbox::Error::unsupported(what, why).into())
+}
+
+/// The limits that `update` has changed, here or before an earlier restore.
+fn changed_resources(task: &Task) -> Result<ChangedResources> {
+    let entry = task.container().entry();
+    let Some(first) = entry.first_resources()? else { return Ok(ChangedResources::new()) };
+    resources::changed(&first, &resources::of(&entry.config()?))
+}
+
+/// The parts of network namespaces that CRIU leaves out.
+fn kept_networks(task: &Task, options: &CheckpointOptions) -> Result<Networks> {
+    let saved = preflight::saved_networks(task, options)?;
+    Networks::of(task.facts()?.pid, &saved, &*task.container().spec()?)
 }
 
 /// Says what no restore will bring back, and nobody can see before the images are there.

@@ -14,7 +14,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::follower::Heads;
+use super::image_hasher::Heads;
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Token;
 

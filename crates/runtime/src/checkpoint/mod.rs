@@ -2,12 +2,13 @@
 
 #[cfg(feature = "archive")]
 mod archive;
+mod cgroup_yard;
 pub(crate) mod crun;
 mod custody;
 mod dump;
 mod externals;
-mod follower;
 mod frozen;
+mod image_hasher;
 pub(crate) mod inspect;
 pub(crate) mod kept;
 pub mod manifest;
@@ -27,7 +28,6 @@ pub(crate) mod trust;
 pub(crate) mod view;
 pub(crate) mod words;
 pub(crate) mod work;
-mod yard;
 
 pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,

@@ -12,7 +12,10 @@ use hiber_sandbox::plan::{NamespaceKind, in_container};
 use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
+use super::options::{CheckpointOptions, config_file};
 use super::{CriuOptions, joined};
+use crate::container::task::Task;
+use crate::error::Result;
 use crate::state::facts::Facts;
 
 /// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
@@ -22,10 +25,19 @@ pub(crate) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -
     owns_namespace(facts, spec) && options.tcp_established != Some(true) && only_loopback(facts.pid)
 }
 
+/// Whether a dump with these options can leave the container's network namespace out, and CRIU be inside of it.
+pub(super) fn has_fresh_network(task: &Task, options: &CheckpointOptions) -> Result<bool> {
+    let criu = &options.criu;
+    let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
+    let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
+    let spec = task.container().spec()?;
+    Ok(!elsewhere && !chosen && config_file(&spec).is_none() && is_fresh(task.facts()?, &spec, &task.pids()?))
+}
+
 /// Whether the network namespace is as `create` made it: a restore can make another. It must be the container's own and
 /// hold loopback alone, and nobody may have changed its sysctls, which are not looked at: the container
 /// has no right to, and no hook ran in it.
-pub(super) fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
+fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = namespace(facts.pid);
     let sysctls_are_ours = || {

@@ -83,13 +83,13 @@ impl Failed {
     }
 
     /// The trial's reason, with its log where a failed dump's is.
-    pub(super) fn told(self, staging: &Staging<'_>, options: &CheckpointOptions) -> Error {
+    pub(super) fn into_error(self, staging: &Staging<'_>, options: &CheckpointOptions) -> Error {
         let mut error = self.0;
         if let Some(criu) = criu_of(&mut error) {
             staging.keep_log(criu, options.criu.work_path.is_some());
         }
-        let told: Result<()> = Err(error);
-        match told.context("the checkpoint could not be restored on trial, and the container runs on") {
+        let failed: Result<()> = Err(error);
+        match failed.context("the checkpoint could not be restored on trial, and the container runs on") {
             Err(error) => error,
             Ok(()) => Error::NotRunning,
         }

@@ -45,10 +45,10 @@ use crate::container::task::Built;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
-use crate::helpers::guard::RestoreGuard;
 use crate::helpers::lazy::arrival::{self, Arrival, Destination};
 use crate::helpers::lazy::{self, Token};
 use crate::helpers::leftovers;
+use crate::helpers::restore_guard::RestoreGuard;
 use crate::host::paths::absolute;
 use crate::host::procfs;
 use crate::host::threads::apart;
@@ -105,7 +105,7 @@ pub(crate) fn restore_through(
     check_strict(&prepared, &criu_options)?;
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
-        Stdio::Attended => options.stdio.fit(prepared.plan.init.process.terminal)?,
+        Stdio::Attended => options.stdio.for_terminal(prepared.plan.init.process.terminal)?,
         given => given,
     }
     .wire()?;
@@ -149,7 +149,7 @@ pub(crate) fn restore_through(
     })?;
     drop(lock);
     let built = Built { child, starter: None, kept };
-    Task::made(Container::made(id.clone(), entry, facts, prepared.spec), built, None)
+    Task::of_created(Container::of_created(id.clone(), entry, facts, prepared.spec), built, None)
 }
 
 /// The restored process, our child: nobody else can have its number.

@@ -14,10 +14,10 @@ use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::follower::Follower;
+use super::cgroup_yard;
+use super::image_hasher::ImageHasher;
 use super::manifest::{FileSum, Manifest};
 use super::named::CheckpointConfig;
-use super::yard;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::host::paths::{make_dir, open_dir};
@@ -67,7 +67,7 @@ pub(super) struct Seal<'a> {
     /// Whether the images are what a restore expects.
     pub(super) complete: bool,
     /// The reader of the images while they are written.
-    pub(super) follower: Option<Follower>,
+    pub(super) hasher: Option<ImageHasher>,
     /// Files of pages that this program has written.
     pub(super) images: Vec<Image>,
 }
@@ -188,7 +188,9 @@ impl<'a> Staging<'a> {
         } else {
             settle_network(dir)?;
         }
-        tidy_cgroups(dir, |controllers| yard::owns(&seal.cgroups, controllers.iter().map(String::as_str)))?;
+        tidy_cgroups(dir, |controllers| {
+            cgroup_yard::owns(&seal.cgroups, controllers.iter().map(String::as_str))
+        })?;
         if seal.revive {
             revive_external_mounts(dir)?;
         }
@@ -205,7 +207,7 @@ impl<'a> Staging<'a> {
         let dir = self.directory()?.clone();
         seal.config.map_or(Ok(()), |config| config.write(&dir))?;
         self.complete(seal)?;
-        let mut heads = seal.follower.take().map(Follower::finish).unwrap_or_default();
+        let mut heads = seal.hasher.take().map(ImageHasher::finish).unwrap_or_default();
         let images = std::mem::take(&mut seal.images);
         let away = images.iter().filter(|_| self.hand_over.is_some());
         let away =
@@ -308,7 +310,7 @@ mod tests {
             synchronous: false,
             config: None,
             complete: true,
-            follower: None,
+            hasher: None,
             images: Vec::new(),
         }
     }

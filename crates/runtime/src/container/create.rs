@@ -296,7 +296,7 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     helpers::check()?;
     let notify_dir = options.notify.then(|| store.path(id).join(notify::DIR));
     let mut prepared = Prepared::with_notify(id, options, notify_dir.as_deref())?;
-    let wired = options.stdio.fit(prepared.plan.init.process.terminal)?.wire()?;
+    let wired = options.stdio.for_terminal(prepared.plan.init.process.terminal)?.wire()?;
     let (entry, lock) = store.create(id)?;
     let mut lock = Some(lock);
     let mut facts = prepared.facts(id, wired.names());
@@ -307,8 +307,8 @@ pub(crate) fn create(store: &Store, id: &ContainerId, options: &CreateOptions<'_
     match build(&entry, &mut lock, &mut prepared, &mut facts, wired, options.start, &mut made) {
         Ok(built) => {
             entry.note(Lifecycle::Create { pid: built.child.pid });
-            let container = Container::made(id.clone(), entry, facts, prepared.spec);
-            Ok(Creation { task: Task::made(container, built, made)?, _lock: lock })
+            let container = Container::of_created(id.clone(), entry, facts, prepared.spec);
+            Ok(Creation { task: Task::of_created(container, built, made)?, _lock: lock })
         }
         Err(e) => {
             // The process is dead already (Launched kills on drop), and no poststop hooks are due.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::container::exit::ExitStatus;
 use crate::container::monitor;
-use crate::container::process::{Made, Process};
+use crate::container::process::{Attributes, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::state::lifecycle::{FILE, Lifecycle, Line};
@@ -278,7 +278,7 @@ impl Events {
 
     /// Waits for the end of a further process. If it is gone already, its end is reported as unknown.
     fn follow(&mut self, exec: Exec, start_time: u64) -> Result<()> {
-        let Some(process) = Process::open(exec.pid, start_time, Made::default())? else {
+        let Some(process) = Process::open(exec.pid, start_time, Attributes::default())? else {
             let status = monitor::how_it_ended(exec.pid, start_time).unwrap_or_else(ExitStatus::unknown);
             self.queue.push_back(Event::Exit { exec: Some(exec), status });
             return Ok(());

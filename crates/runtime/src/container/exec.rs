@@ -13,7 +13,7 @@ use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 
 use crate::container::monitor;
-use crate::container::process::{Made, Process};
+use crate::container::process::{Attributes, Process};
 use crate::container::stdio::Stdio;
 use crate::container::task::Task;
 use crate::error::{Context, Result};
@@ -55,7 +55,7 @@ impl Task {
             }
             _ => {}
         }
-        let wired = options.stdio.fit(process.terminal().unwrap_or(false))?.wire()?;
+        let wired = options.stdio.for_terminal(process.terminal().unwrap_or(false))?.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
         let plan_options = plan::Options {
@@ -105,16 +105,16 @@ impl Task {
         let child = launched.start()?;
         entry.note(Lifecycle::ExecStarted { exec: id, pid, start_time });
         let record = claim.and_then(Claim::keep);
-        let made = Made {
+        let attributes = Attributes {
             id: options.id.clone(),
             record,
             kept: wired.keep()?,
             reaps: true,
             // 0: the process had ended before it was looked at
             start_time: (start_time != 0).then_some(start_time),
-            ..Made::default()
+            ..Attributes::default()
         };
-        let process = Process::new(child, made);
+        let process = Process::new(child, attributes);
         monitor::adopt(facts.pid, &process);
         Ok(process)
     }

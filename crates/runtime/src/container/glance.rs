@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::container::handle::Container;
-use crate::container::process::{self, Made, Process};
+use crate::container::process::{self, Attributes, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::helpers::guard;
@@ -130,7 +130,7 @@ impl Observe for Glance {
         match procfs::stat(pid).filter(|stat| stat.start_time == start_time) {
             // The end of the first thread is not the end of the process; the pidfd shows the latter.
             Some(stat) if stat.dead => {
-                let process = Process::open(pid, start_time, Made::default())?;
+                let process = Process::open(pid, start_time, Attributes::default())?;
                 Ok(process.is_some_and(|process| process.is_alive()))
             }
             same => Ok(same.is_some()),

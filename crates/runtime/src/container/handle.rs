@@ -33,8 +33,8 @@ impl Container {
         Ok(Self::new(id.clone(), entry, facts, None))
     }
 
-    /// A container that was just made from `spec`.
-    pub(crate) fn made(id: ContainerId, entry: Entry, facts: Facts, spec: Arc<Spec>) -> Self {
+    /// A container that was just created from `spec`.
+    pub(crate) fn of_created(id: ContainerId, entry: Entry, facts: Facts, spec: Arc<Spec>) -> Self {
         Self::new(id, entry, Some(facts), Some(spec))
     }
 

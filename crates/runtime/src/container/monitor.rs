@@ -261,7 +261,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::process::Made;
+    use crate::container::process::Attributes;
     use crate::host::procfs;
     use std::process::Command;
 
@@ -272,7 +272,7 @@ mod tests {
             let mut child = Command::new("true").spawn().unwrap();
             let pid = i32::try_from(child.id()).unwrap();
             let start_time = procfs::stat(pid).unwrap().start_time;
-            let process = Process::open(pid, start_time, Made::default()).unwrap().unwrap();
+            let process = Process::open(pid, start_time, Attributes::default()).unwrap().unwrap();
             while process.is_alive() {
                 monitor.on_exit(&process).unwrap();
             }

@@ -28,14 +28,14 @@ pub struct Process(Arc<Inner>);
 struct Inner {
     pid: i32,
     pidfd: OwnedFd,
-    made: Made,
+    attributes: Attributes,
     /// The exit status, once it is known.
     exit: Mutex<Option<ExitStatus>>,
 }
 
 /// The origin of a handle.
 #[derive(Debug, Default)]
-pub(crate) struct Made {
+pub(crate) struct Attributes {
     /// Its id in the container: [`INIT_ID`], or what the caller of `exec` chose.
     pub(crate) id: Option<ProcessId>,
     /// The record of a process with an id.
@@ -82,22 +82,22 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 impl Process {
-    pub(crate) fn new(child: Child, made: Made) -> Self {
-        Self(Arc::new(Inner { pid: child.pid, pidfd: child.pidfd, made, exit: Mutex::new(None) }))
+    pub(crate) fn new(child: Child, attributes: Attributes) -> Self {
+        Self(Arc::new(Inner { pid: child.pid, pidfd: child.pidfd, attributes, exit: Mutex::new(None) }))
     }
 
     /// The process of that number that started then, zombies included; none if it is gone.
-    pub(crate) fn open(pid: i32, start_time: u64, made: Made) -> Result<Option<Self>> {
+    pub(crate) fn open(pid: i32, start_time: u64, attributes: Attributes) -> Result<Option<Self>> {
         let Some(pidfd) = open_pidfd(pid)? else { return Ok(None) };
         // The number may have been given to another process before we had it open.
         let same = procfs::stat(pid).is_some_and(|stat| stat.start_time == start_time);
-        let made = Made { start_time: Some(start_time), ..made };
-        Ok(same.then(|| Self::new(Child { pid, pidfd }, made)))
+        let attributes = Attributes { start_time: Some(start_time), ..attributes };
+        Ok(same.then(|| Self::new(Child { pid, pidfd }, attributes)))
     }
 
     /// Its id in the container: `init` for the first one, else what the caller of [`exec`](crate::Task::exec) chose.
     pub fn id(&self) -> Option<&ProcessId> {
-        self.0.made.id.as_ref()
+        self.0.attributes.id.as_ref()
     }
 
     /// An address that no other process has as long as this handle lives.
@@ -143,7 +143,7 @@ impl Process {
 
     /// The master of its terminal, where this handle keeps it ([`Stdio::Terminal`](crate::Stdio::Terminal)).
     pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
-        self.0.made.kept.terminal.as_ref().map(AsFd::as_fd)
+        self.0.attributes.kept.terminal.as_ref().map(AsFd::as_fd)
     }
 
     /// Sets its terminal's size, in characters.
@@ -164,17 +164,17 @@ impl Process {
 
     /// Our end of its standard input, a pipe ([`Stdio::Pipes`](crate::Stdio::Pipes)); once.
     pub fn take_stdin(&self) -> Option<OwnedFd> {
-        self.0.made.kept.stdin.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.attributes.kept.stdin.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Our end of its standard output, a pipe; once.
     pub fn take_stdout(&self) -> Option<OwnedFd> {
-        self.0.made.kept.stdout.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.attributes.kept.stdout.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Our end of its standard error, a pipe; once.
     pub fn take_stderr(&self) -> Option<OwnedFd> {
-        self.0.made.kept.stderr.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.attributes.kept.stderr.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Closes the pipe that is its standard input: it reads the end of its input. A second time changes nothing.
@@ -199,7 +199,7 @@ impl Process {
     }
 
     fn oom_count(&self) -> u64 {
-        let count = self.0.made.cgroup.as_ref().and_then(|cgroup| cgroup.oom_count().ok().flatten());
+        let count = self.0.attributes.cgroup.as_ref().and_then(|cgroup| cgroup.oom_count().ok().flatten());
         count.unwrap_or(0)
     }
 
@@ -213,13 +213,13 @@ impl Process {
             return Err(Error::State { what, status: Status::Running });
         };
         self.reap();
-        self.0.made.record.as_ref().map_or(Ok(()), Record::remove)?;
+        self.0.attributes.record.as_ref().map_or(Ok(()), Record::remove)?;
         Ok(status)
     }
 
     /// Its number and start time, if the latter was recorded: no other process has had both.
     pub(crate) fn identity(&self) -> Option<(i32, u64)> {
-        Some((self.0.pid, self.0.made.start_time?))
+        Some((self.0.pid, self.0.attributes.start_time?))
     }
 
     /// Takes a zombie away, if it is the caller's child.
@@ -231,14 +231,15 @@ impl Process {
     /// zombie, and then in the pidfd.
     fn how_it_ended(&self) -> Ended {
         let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        options.set(WaitIdOptions::NOWAIT, !self.0.made.reaps);
+        options.set(WaitIdOptions::NOWAIT, !self.0.attributes.reaps);
         if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd()), options) {
             let code = status.exit_status().map(|code| Ended::Exited(code as u8));
             return code.or(status.terminating_signal().map(Ended::Signaled)).unwrap_or(Ended::Unknown);
         }
         // A child that still has a tracer, as one that CRIU kills after a dump, is not yet for its parent to wait for.
         // Until it is reaped its number is its own.
-        let own = |stat: &procfs::Stat| self.0.made.start_time.is_none_or(|time| time == stat.start_time);
+        let own =
+            |stat: &procfs::Stat| self.0.attributes.start_time.is_none_or(|time| time == stat.start_time);
         let zombie = procfs::stat(self.0.pid).filter(own);
         let status = zombie.and_then(|stat| stat.exit_status);
         let status = status.or_else(|| sys::pidfd::exit_status(self.0.pidfd.as_fd()).ok().flatten());

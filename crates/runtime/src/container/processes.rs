@@ -1,6 +1,6 @@
 //! All processes of a container that have an id.
 
-use crate::container::process::{Made, Process};
+use crate::container::process::{Attributes, Process};
 use crate::container::task::Task;
 use crate::error::Result;
 use crate::state::entry::Entry;
@@ -27,6 +27,6 @@ impl Task {
 
 fn open(entry: &Entry, id: ProcessId, record: Record) -> Result<Option<Process>> {
     let (pid, start_time) = record.read(entry, &id)?;
-    let made = Made { id: Some(id), record: Some(record), ..Made::default() };
-    Process::open(pid, start_time, made)
+    let attributes = Attributes { id: Some(id), record: Some(record), ..Attributes::default() };
+    Process::open(pid, start_time, attributes)
 }

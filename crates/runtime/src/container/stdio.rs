@@ -55,7 +55,7 @@ pub(crate) struct Wired<'a> {
 
 impl<'a> Stdio<'a> {
     /// The streams of a process with or without a terminal.
-    pub(crate) fn fit(self, terminal: bool) -> Result<Self> {
+    pub(crate) fn for_terminal(self, terminal: bool) -> Result<Self> {
         let what = match (terminal, self) {
             (true, Self::Inherit | Self::Files(_) | Self::Pipes) => {
                 "cannot allocate tty if hiber will detach without setting console socket: pass --console-socket, \

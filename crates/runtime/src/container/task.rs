@@ -14,7 +14,7 @@ use hiber_sys::signal::Signal;
 use crate::container::exit::ExitStatus;
 use crate::container::handle::Container;
 use crate::container::monitor;
-use crate::container::process::{Made, Process};
+use crate::container::process::{Attributes, Process};
 use crate::container::stdio::Kept;
 use crate::container::wait::{Condition, Wait};
 use crate::error::{Context, Error, Result, chain};
@@ -94,30 +94,31 @@ const DEATH_HASTE: Duration = Duration::from_millis(200);
 impl Task {
     pub(crate) fn open(container: Container) -> Result<Self> {
         let cgroup = cgroup_of(&container)?;
-        let made = Made { id: Some(ProcessId::init()), cgroup: Some(cgroup.clone()), ..Made::default() };
+        let attributes =
+            Attributes { id: Some(ProcessId::init()), cgroup: Some(cgroup.clone()), ..Attributes::default() };
         let init = match container.facts() {
-            Ok(facts) => Process::open(facts.pid, facts.start_time, made)?,
+            Ok(facts) => Process::open(facts.pid, facts.start_time, attributes)?,
             Err(_) => None,
         };
         let (starter, started) = Default::default();
         Ok(Self { container, init, cgroup, starter, started })
     }
 
-    /// The task of a container that was just made, with its first process.
-    pub(crate) fn made(container: Container, built: Built, cgroup: Option<Cgroup>) -> Result<Self> {
+    /// The task of a container that was just created, with its first process.
+    pub(crate) fn of_created(container: Container, built: Built, cgroup: Option<Cgroup>) -> Result<Self> {
         let Built { child, starter, kept } = built;
         let cgroup = match cgroup {
             Some(cgroup) => cgroup.with(OnDenied::ByRights),
             None => cgroup_of(&container)?,
         };
-        let made = Made {
+        let attributes = Attributes {
             id: Some(ProcessId::init()),
             cgroup: Some(cgroup.clone()),
             kept,
             reaps: true,
-            ..Made::default()
+            ..Attributes::default()
         };
-        let init = Process::new(child, made);
+        let init = Process::new(child, attributes);
         monitor::adopt(init.pid(), &init);
         let starter = Arc::new(Mutex::new(starter));
         Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default() })
@@ -380,7 +381,7 @@ impl Task {
                 Status::Running | Status::Paused => false,
                 // The process starts as soon as it is ready.
                 Status::Creating if self.starter().as_ref().is_some_and(Starter::start_sent) => false,
-                _ => return Ok(Wait::told(self.exit_status())),
+                _ => return Ok(Wait::ended(self.exit_status())),
             },
         };
         match &self.init {

@@ -66,7 +66,7 @@ impl Wait {
     }
 
     /// A wait that has ended already.
-    pub(crate) fn told(result: ExitStatus) -> Self {
+    pub(crate) fn ended(result: ExitStatus) -> Self {
         let (wait, teller) = Self::new();
         teller.tell(&result);
         wait

@@ -152,7 +152,7 @@ impl<C, T> StateCell<C, T> {
             Condition::Removed => inner.removed.clone(),
         };
         if let Some(status) = already {
-            return Wait::told(status);
+            return Wait::ended(status);
         }
         let (wait, teller) = Wait::new();
         let waiters = match condition {

@@ -1,19 +1,18 @@
 //! A process that finishes or undoes a checkpoint whose runtime is killed.
 //!
 //! A runtime may be killed while its cgroup is frozen, or between publishing a checkpoint and telling CRIU. The guard waits on a
-//! pipe whose other end the runtime holds, and then for CRIU's end. If both are gone without a word, the guard looks whether the
+//! socket whose other end the runtime holds, and then for CRIU's end. If both are gone without a message, the guard looks whether the
 //! checkpoint was published. If so it ends the container, whose state is now the checkpoint; if not it lets the container run on
 //! and removes the unfinished checkpoint.
 //!
 //! The guard's task is also recorded in the container's directory. If the guard is killed with the runtime, the next command that
 //! checkpoints, resumes or deletes the container does its work.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hiber_criu::ImageDirectory;
@@ -24,29 +23,14 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use super::program::Program;
+use super::to_guard::{GuardChannel, Listener, Next, ToGuard};
 use super::{leftovers, unfinished};
 use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
 use crate::state::entry::Entry;
 use crate::state::migration;
-
-/// argv\[1\] of the runtime's binary when it is to act as guard; argv\[2\] is the [`Watch`] in JSON.
-pub(crate) const ARGUMENT: &str = "checkpoint-guard";
-/// As [`ARGUMENT`], of a guard of a restore; argv\[2\] is the container's [`CgroupPaths`] in JSON.
-const RESTORE_ARGUMENT: &str = "restore-guard";
-/// The word that precedes the publication of the checkpoint: the container is to end.
-pub(crate) const PUBLISHING: u8 = b'p';
-/// The word that precedes the publication of a checkpoint whose memory is still in the container.
-const LENDING: u8 = b'm';
-/// The word that precedes CRIU's lock of the container's network.
-const LOCKING: u8 = b'l';
-/// The word before the numbers of the staging directory's device and inode.
-const STAGING: u8 = b's';
-/// The word before CRIU's process number, in native byte order.
-const CRIU: u8 = b'c';
-/// The word that nothing is left to guard.
-const DONE: u8 = b'd';
 
 /// The file in the container's directory with the [`Watch`] of a running checkpoint.
 const RECORD: &str = "checkpoint.json";
@@ -84,6 +68,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Guard {
     child: Child,
+    channel: GuardChannel,
     record: PathBuf,
     _locked: File,
 }
@@ -101,167 +86,69 @@ impl Guard {
             Ok((file.try_clone()?, file))
         };
         let (output, locked) = write().map_err(|e: std::io::Error| Error::file(&record, &e))?;
-        let child = Command::new("/proc/self/exe")
-            .args([ARGUMENT, &watch])
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(output)
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
-            .context("start the checkpoint's guard");
-        if child.is_err() {
+        let started = Program::CheckpointGuard.start(Some(&watch), output.into());
+        if started.is_err() {
             let _ = std::fs::remove_file(&record);
         }
-        Ok(Self { child: child?, record, _locked: locked })
+        let (child, channel) = started?;
+        Ok(Self { child, channel, record, _locked: locked })
     }
 
     /// The directory is made: its identity shows later whether it was published.
-    pub(crate) fn staging(&mut self, directory: &ImageDirectory) -> Result<()> {
+    pub(crate) fn staging(&self, directory: &ImageDirectory) -> Result<()> {
         let stat = directory.stat().map_err(|e| Error::file(directory.path(), &e))?;
-        let [device, inode] = [stat.st_dev, stat.st_ino].map(u64::to_ne_bytes);
-        self.say(&[&[STAGING][..], &device, &inode].concat())
+        self.tell(ToGuard::Staging((stat.st_dev, stat.st_ino)))
     }
 
-    /// CRIU runs: nothing is settled before its end.
-    pub(crate) fn criu(&mut self, pid: u32) -> Result<()> {
-        let [a, b, c, d] = pid.to_ne_bytes();
-        self.say(&[CRIU, a, b, c, d])
+    /// Sends one message.
+    pub(crate) fn tell(&self, message: ToGuard) -> Result<()> {
+        let sent = self.channel.send(&message, &[]);
+        sent.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
     }
 
-    /// The checkpoint is about to be published: from now on a vanished staging directory means that it was.
-    pub(crate) fn publishing(&mut self) -> Result<()> {
-        self.say(&[PUBLISHING])
-    }
-
-    /// As [`publishing`](Self::publishing), but for now the container is to run on if the runtime dies, and the checkpoint to be
-    /// withdrawn.
-    pub(crate) fn lending(&mut self) -> Result<()> {
-        self.say(&[LENDING])
-    }
-
-    /// CRIU is about to lock the network: from now on its rules may be left.
-    pub(crate) fn locking(&mut self) -> Result<()> {
-        self.say(&[LOCKING])
-    }
-
-    fn say(&mut self, words: &[u8]) -> Result<()> {
-        let said = self.child.stdin.as_mut().map_or(Ok(()), |pipe| pipe.write_all(words));
-        said.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
-    }
-
-    /// A copy of our end, for another process that sends words.
+    /// A copy of our end, for another process that sends messages.
     pub(crate) fn share(&self) -> Result<OwnedFd> {
-        let closed = || Error::internal("share the pipe to the checkpoint's guard", "it is closed");
-        let pipe = self.child.stdin.as_ref().ok_or_else(closed)?;
-        rustix::io::fcntl_dupfd_cloexec(pipe, 3).map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))
+        rustix::io::fcntl_dupfd_cloexec(&self.channel, 3)
+            .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.say(&[DONE]);
+        let _ = self.tell(ToGuard::Done);
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.record);
     }
 }
 
-/// A process that ends a container which is being restored if its restorer is killed before it is decided that the container runs:
-/// CRIU, left alone, would let it run.
-#[derive(Debug)]
-pub(crate) struct RestoreGuard {
-    child: Child,
-}
-
-impl RestoreGuard {
-    /// Guards the container in these cgroups.
-    pub(crate) fn start(cgroup: &CgroupPaths) -> Result<Self> {
-        let cgroup = serde_json::to_string(cgroup)
-            .map_err(|e| Error::internal("encode the restore guard's task", e))?;
-        let child = Command::new("/proc/self/exe")
-            .args([RESTORE_ARGUMENT, &cgroup])
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| Error::file("/proc/self/exe".as_ref(), &e))
-            .context("start the restore's guard")?;
-        Ok(Self { child })
-    }
-}
-
-/// The container's fate is decided, or the restorer undoes the container.
-impl Drop for RestoreGuard {
-    fn drop(&mut self) {
-        let _ = self.child.stdin.take().map(|mut pipe| pipe.write_all(&[DONE]));
-        let _ = self.child.wait();
-    }
-}
-
-/// Acts as a restore's guard if the first argument says so, and then does not return.
-fn run_restore_guard_if_asked(argument: Option<&OsStr>) {
-    if argument != Some(RESTORE_ARGUMENT.as_ref()) {
-        return;
-    }
-    let cgroup = std::env::args().nth(2).and_then(|json| serde_json::from_str::<CgroupPaths>(&json).ok());
-    let Some(cgroup) = cgroup.filter(|cgroup| cgroup.check().is_ok()) else { return };
-    let _ = rustix::process::setsid();
-    let mut word = [0];
-    if std::io::stdin().lock().read_exact(&mut word).is_err() || word != [DONE] {
-        let _ = Cgroup::open(cgroup, OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL));
-    }
-    std::process::exit(0);
-}
-
-/// Acts as guard if the first argument says so, and then does not return.
-pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
-    run_restore_guard_if_asked(argument);
-    if argument != Some(ARGUMENT.as_ref()) {
-        return;
-    }
-    let Some(Ok(watch)) = std::env::args().nth(2).map(|json| serde_json::from_str::<Watch>(&json)) else {
-        return;
-    };
-    // Signals to the runtime's process group are not meant for this process.
-    let _ = rustix::process::setsid();
-    let Some(heard) = Heard::listen(&mut std::io::stdin().lock()) else { std::process::exit(0) };
+/// The guard.
+pub(super) fn run(socket: OwnedFd, watch: &Watch) {
+    let Some(heard) = Heard::listen(&Listener::new(socket)) else { return };
     // CRIU has lost its client, and lets the container go on.
     // A container that is another machine's by now must not run again, and CRIU is about to let it.
     if watch.record.as_deref().is_some_and(migration::is_committed) {
         let _ =
             Cgroup::open(watch.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL));
     }
-    heard.criu.into_iter().for_each(Running::end);
+    heard.criu.into_iter().for_each(RunningCriu::end);
     let published = match &watch.record {
         Some(record) => migration::is_committed(record),
         None => heard.staging.is_some() && heard.staging == unfinished::identity(&watch.target),
     };
     let _ = watch.settle(heard.said, published);
     let _ = std::fs::remove_file(watch.entry.join(RECORD));
-    std::process::exit(0);
-}
-
-fn read_identity(from: &mut impl Read) -> Option<unfinished::Identity> {
-    let mut numbers = [[0; 8]; 2];
-    numbers.iter_mut().try_for_each(|number| from.read_exact(number)).ok()?;
-    Some(numbers.map(u64::from_ne_bytes).into())
 }
 
 /// The CRIU of a runtime that is gone.
-struct Running {
+struct RunningCriu {
     pid: Pid,
     pidfd: OwnedFd,
 }
 
-impl Running {
+impl RunningCriu {
     /// By the number that the runtime sends while CRIU runs.
-    fn read(from: &mut impl Read) -> Option<Self> {
-        let mut bytes = [0; 4];
-        from.read_exact(&mut bytes).ok()?;
-        let pid = Pid::from_raw(i32::from_ne_bytes(bytes))?;
+    fn open(pid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(pid.cast_signed())?;
         Some(Self { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()? })
     }
 
@@ -272,7 +159,7 @@ impl Running {
     }
 }
 
-/// The words that the guard has received.
+/// The steps that the runtime has announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Said {
     publishing: bool,
@@ -280,36 +167,35 @@ struct Said {
     locking: bool,
 }
 
-/// The words of a runtime that is gone without [`DONE`].
+/// The messages of a runtime that is gone without [`ToGuard::Done`].
 #[derive(Default)]
 struct Heard {
     said: Said,
-    criu: Option<Running>,
+    criu: Option<RunningCriu>,
     staging: Option<unfinished::Identity>,
 }
 
 impl Heard {
-    /// Ends when the runtime is gone, or with none when that has said that all is done.
+    /// Ends when the runtime is gone, or with none when the runtime has said that all is done.
     ///
-    /// After an unknown word the rest may mean anything. Then the container is to run on, whatever becomes of the checkpoint.
-    fn listen(words: &mut impl Read) -> Option<Self> {
+    /// After an unknown message the rest may mean anything. Then the container is to run on, whatever becomes of the checkpoint.
+    fn listen(listener: &Listener) -> Option<Self> {
         let mut heard = Self::default();
-        let mut word = [0];
-        while words.read_exact(&mut word).is_ok() {
-            match word[0] {
-                DONE => return None,
-                CRIU => heard.criu = Running::read(words),
-                STAGING => heard.staging = read_identity(words),
-                LOCKING => heard.said.locking = true,
-                LENDING => heard.said.lending = true,
-                PUBLISHING => heard.said.publishing = true,
-                _ => {
-                    let _ = std::io::copy(words, &mut std::io::sink());
+        loop {
+            match listener.next() {
+                Next::End => return Some(heard),
+                Next::Message(ToGuard::Done) => return None,
+                Next::Message(ToGuard::Criu(pid)) => heard.criu = RunningCriu::open(pid),
+                Next::Message(ToGuard::Staging(identity)) => heard.staging = Some(identity),
+                Next::Message(ToGuard::Locking) => heard.said.locking = true,
+                Next::Message(ToGuard::Lending) => heard.said.lending = true,
+                Next::Message(ToGuard::Publishing) => heard.said.publishing = true,
+                Next::Unknown => {
+                    while listener.next() != Next::End {}
                     heard.said = Said { publishing: false, locking: true, ..heard.said };
                 }
             }
         }
-        Some(heard)
     }
 }
 
@@ -397,32 +283,36 @@ pub(crate) fn clear_trial(paths: CgroupPaths) -> hiber_sandbox::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use hiber_sys::channel::send_packet;
+
     use super::*;
 
-    fn said(mut words: &[u8]) -> Option<Said> {
-        Heard::listen(&mut words).map(|heard| heard.said)
-    }
-
-    #[test]
-    fn only_the_word_for_publishing_ends_a_container() {
-        let publishing = Said { publishing: true, ..Said::default() };
-        assert_eq!(said(&[PUBLISHING]), Some(publishing));
-        assert_eq!(said(&[PUBLISHING, DONE]), None);
-        assert_eq!(said(&[]), Some(Said::default()));
-        for unknown in
-            (0..=u8::MAX).filter(|b| ![PUBLISHING, LENDING, LOCKING, STAGING, CRIU, DONE].contains(b))
-        {
-            let confused = Said { locking: true, ..Said::default() };
-            assert_eq!(said(&[unknown]), Some(confused), "{unknown}");
-            assert_eq!(said(&[PUBLISHING, unknown, PUBLISHING, DONE]), Some(confused), "{unknown}");
+    /// The steps that a guard knows of after these messages, or packets where one is `Err`.
+    fn said(packets: &[Result<ToGuard, &[u8]>]) -> Option<Said> {
+        let (ours, theirs) = GuardChannel::pair().unwrap();
+        for packet in packets {
+            match packet {
+                Ok(message) => ours.send(message, &[]).unwrap(),
+                Err(bytes) => send_packet(ours.as_fd(), bytes, &[], "a test").unwrap(),
+            }
         }
+        drop(ours);
+        Heard::listen(&Listener::new(theirs.into())).map(|heard| heard.said)
     }
 
     #[test]
-    fn an_identity_that_is_cut_off_is_none() {
-        let cut = [&[STAGING][..], &[7; 15]].concat();
-        assert!(Heard::listen(&mut &cut[..]).unwrap().staging.is_none());
-        let whole = [&[STAGING][..], &[7; 16]].concat();
-        assert!(Heard::listen(&mut &whole[..]).unwrap().staging.is_some());
+    fn only_the_message_of_publishing_ends_a_container() {
+        let publishing = Said { publishing: true, ..Said::default() };
+        assert_eq!(said(&[Ok(ToGuard::Publishing)]), Some(publishing));
+        assert_eq!(said(&[Ok(ToGuard::Publishing), Ok(ToGuard::Done)]), None);
+        assert_eq!(said(&[]), Some(Said::default()));
+        for unknown in [&b"p"[..], br#""Publishing "#, br#"{"Staging":[7]}"#, br#""Ended""#] {
+            let confused = Said { locking: true, ..Said::default() };
+            let (publishing, done) = (Ok(ToGuard::Publishing), Ok(ToGuard::Done));
+            assert_eq!(said(&[Err(unknown)]), Some(confused), "{unknown:?}");
+            assert_eq!(said(&[publishing, Err(unknown), publishing, done]), Some(confused), "{unknown:?}");
+        }
     }
 }

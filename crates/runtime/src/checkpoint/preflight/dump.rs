@@ -8,8 +8,9 @@ use hiber_sandbox::plan::NamespaceKind;
 use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
 use super::tasks::{self, Proc};
 use super::{
-    Accepted, Findings, Report, bytes, files, host, losses, made, mounts, network, sockets, watches,
+    Accepted, Findings, Report, bytes, compare_mounts, files, host, losses, mounts, network, sockets, watches,
 };
+use crate::checkpoint::network::has_fresh_network;
 use crate::checkpoint::{self, CheckpointOptions, joined};
 use crate::container::task::Task;
 use crate::error::Result;
@@ -138,10 +139,10 @@ impl Task {
         };
         if !options.pre_dump {
             sockets::check(findings, &tasks, &open, allowed);
-            let made = made::compare(self)?;
-            findings.0.extend(made.findings.0);
+            let compared = compare_mounts(self)?;
+            findings.0.extend(compared.findings.0);
             (size.tmpfs_mounts, size.tmpfs) =
-                mounts::check(findings, first, &made.external, &checkpoint::destinations(spec, facts)?);
+                mounts::check(findings, first, &compared.external, &checkpoint::destinations(spec, facts)?);
         }
         self.network(findings, &tasks, options, size.tmpfs)?;
         for task in &tasks {
@@ -162,7 +163,7 @@ impl Task {
     ) -> Result<()> {
         let (facts, spec, criu) = (self.facts()?, &*self.container().spec()?, &options.criu);
         // CRIU neither locks nor saves a network namespace that it is started in.
-        let saved = !options.pre_dump && !self.has_fresh_network(options)?;
+        let saved = !options.pre_dump && !has_fresh_network(self, options)?;
         if saved {
             network::check(findings, self, tasks, options)?;
         }

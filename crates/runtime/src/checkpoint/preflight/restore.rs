@@ -424,7 +424,7 @@ impl Against<'_> {
         let Some(rootfs) = self.prepared.plan.init.root.as_ref().map(|root| &root.path) else { return };
         for file in &self.contents.files {
             let mount = file.mount.and_then(|id| self.contents.mounts.iter().find(|m| m.id == id));
-            let Some((top, inside)) = mount.and_then(|mount| place(mount, file, rootfs, external)) else {
+            let Some((top, inside)) = mount.and_then(|mount| in_host(mount, file, rootfs, external)) else {
                 continue;
             };
             let Ok(root) = Root::open_path(&top) else { continue };
@@ -445,7 +445,7 @@ impl Against<'_> {
 }
 
 /// The directory of the host that has the mount's content, and the file's path in it; none for what a restore makes.
-fn place(
+fn in_host(
     mount: &Mount,
     file: &RegularFile,
     rootfs: &Path,

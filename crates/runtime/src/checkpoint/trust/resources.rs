@@ -78,7 +78,7 @@ fn compare(field: &str, was: &Value, is: &Value) -> Verdict {
     let kind = KINDS.iter().find(|(name, _)| *name == field).map(|(_, kind)| *kind);
     let granted = match kind {
         _ if is == was => true,
-        Some(Kind::Limit) => fits(is, was),
+        Some(Kind::Limit) => is_at_most(is, was),
         Some(Kind::Modesty) => share(is) >= share(was),
         Some(Kind::Share) => share(is) <= share(was),
         Some(Kind::Set) => is_subset(is, was),
@@ -95,7 +95,7 @@ fn more(field: &str, was: &Value, is: &Value) -> String {
 }
 
 /// The meaning of 0 differs from limit to limit. In the images it is taken for "everything", and in config.json for "nothing".
-fn fits(is: &Value, was: &Value) -> bool {
+fn is_at_most(is: &Value, was: &Value) -> bool {
     is == was
         || is.as_u64().filter(|limit| *limit > 0).unwrap_or(u64::MAX) <= was.as_u64().unwrap_or(u64::MAX)
 }
@@ -141,7 +141,7 @@ fn are_limited(is: &Value, was: &Value) -> bool {
     let of = |all: &[Value], one: &Value| {
         all.iter().rev().find(|e| about(e) == about(one)).map_or(Value::Null, value)
     };
-    was.iter().all(|one| fits(&of(&is, one), &of(&was, one)))
+    was.iter().all(|one| is_at_most(&of(&is, one), &of(&was, one)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 
 use hiber_criu::ImageDirectory;
 use hiber_memory::page_daemon::SOCKET;
@@ -17,14 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
 use super::peer::{Address, PATIENCE, connect};
-use super::process::spawn;
 use super::record::Record;
 use super::token::Token;
 use crate::error::{Error, Result};
+use crate::helpers::program::Program;
 use crate::state::entry::Entry;
 
-/// argv\[1\] of the runtime's binary when it is to bring memory.
-pub(super) const ARGUMENT: &str = "memory-arrival";
 /// How many checkpoints can build on each other: each one's directory is handed over.
 const MAX_CHAIN: usize = 32;
 
@@ -100,7 +98,7 @@ impl Arrival {
         let mut files: Vec<BorrowedFd<'_>> = vec![record.as_fd(), listener.as_fd()];
         files.extend(peer.as_ref().map(TcpStream::as_fd));
         files.extend(directories.iter().map(File::as_fd));
-        let (child, channel) = spawn(ARGUMENT)?;
+        let (child, channel) = Program::MemoryArrival.start(None, Stdio::null())?;
         channel.send(&Order::Bring(Box::new(plan)), &files)?;
         Ok(Self { child: Some(child), channel })
     }

@@ -48,7 +48,7 @@ const FAILED: i32 = 1;
 const RESTORE_FAILED: i32 = 2;
 
 /// The process: its plan comes first.
-pub(super) fn run(socket: OwnedFd) {
+pub(crate) fn run(socket: OwnedFd) {
     let channel = OwnEnd::from(socket);
     let Ok(Some((Order::Bring(plan), files))) = channel.recv() else { return };
     let mut files = files.into_iter();

@@ -1,12 +1,10 @@
 //! The source's side: memory is served until the destination has it all.
 
-use std::fs::File;
-use std::io::Write;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -17,14 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::Terms;
 use super::peer::{Address, tune};
-use super::process::spawn;
 use super::token::Token;
 use crate::error::{Error, Result, chain};
-use crate::helpers::guard::PUBLISHING;
+use crate::helpers::program::Program;
+use crate::helpers::to_guard::{GuardChannel, ToGuard};
 use crate::host::owned;
-
-/// argv\[1\] of the runtime's binary when it is to serve memory.
-pub(super) const ARGUMENT: &str = "memory-departure";
 
 /// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,7 +31,7 @@ struct Plan {
 /// The messages to the process.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    /// Its task; the listener, CRIU's socket and the guard's pipe come with this message.
+    /// Its task; the listener, CRIU's socket and the guard's channel come with this message.
     Prepare(Plan),
     /// Peers may come; the directory of the images comes with this.
     Serve,
@@ -85,7 +80,7 @@ impl Departure {
         let config = dir.join("criu.conf");
         owned::write(&config, format!("ps-socket {number}\n").as_bytes())
             .map_err(|e| Error::file(&config, &e))?;
-        let (child, channel) = spawn(ARGUMENT)?;
+        let (child, channel) = Program::MemoryDeparture.start(None, Stdio::null())?;
         let departure = Self { child, channel: Arc::new(channel), listening: None, config };
         let plan = Plan { token: token.clone(), any_peer };
         departure.channel.send(&Order::Prepare(plan), &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
@@ -128,11 +123,12 @@ impl Drop for Departure {
 }
 
 /// The process.
-pub(super) fn run(socket: OwnedFd) {
+pub(crate) fn run(socket: OwnedFd) {
     let channel = Channel::<Word, Order>::from(socket);
     let Ok(Some((Order::Prepare(plan), files))) = channel.recv() else { return };
     let Ok([listener, criu, guard]) = <[OwnedFd; 3]>::try_from(files) else { return };
-    let (listener, criu, guard) = (TcpListener::from(listener), UnixStream::from(criu), File::from(guard));
+    let (listener, criu, guard) =
+        (TcpListener::from(listener), UnixStream::from(criu), GuardChannel::from(guard));
     let memory = match channel.recv() {
         Ok(Some((Order::Serve, dir))) => dir.first().ok_or(Error::NotRunning).and_then(left_behind),
         // CRIU must not take our end for the destination's leave.
@@ -155,7 +151,7 @@ pub(super) fn run(socket: OwnedFd) {
         std::process::exit(0);
     });
     let warn = |what: String| drop(channel.send(&Word::Warning(what), &[]));
-    if let Err(e) = serve(&plan, &listener, &criu, guard, memory, &warn) {
+    if let Err(e) = serve(&plan, &listener, &criu, &guard, memory, &warn) {
         warn(e.to_string());
         let _ = page_relay::fail(&criu);
     }
@@ -171,14 +167,18 @@ fn serve(
     plan: &Plan,
     listener: &TcpListener,
     criu: &UnixStream,
-    mut guard: File,
+    guard: &GuardChannel,
     memory: LazyMemory,
     warn: &dyn Fn(String),
 ) -> std::io::Result<()> {
     let terms = Terms { token: plan.token.clone(), any_peer: plan.any_peer };
     let Some((peer, first)) = terms.admit(listener, criu, warn)? else { return Ok(()) };
     tune(&peer)?;
-    let ended = page_relay::serve(criu, &peer, first, memory, || guard.write_all(&[PUBLISHING]))?;
+    let publishing = || {
+        let told = guard.send(&ToGuard::Publishing, &[]);
+        told.map_err(|e| std::io::Error::from_raw_os_error(e.errno))
+    };
+    let ended = page_relay::serve(criu, &peer, first, memory, publishing)?;
     match ended {
         Ended::Leave { missing: 0 } => {}
         Ended::Leave { missing } => {

@@ -20,31 +20,14 @@
 
 mod admission;
 pub(crate) mod arrival;
-mod bringer;
+pub(super) mod bringer;
 pub(crate) mod departure;
 mod peer;
-mod process;
 pub(crate) mod record;
 mod token;
 mod working_set;
-
-use std::ffi::OsStr;
 
 pub use peer::Address;
 pub(crate) use peer::{bound, connect};
 pub use record::FollowingMemory;
 pub use token::Token;
-
-use process::asked;
-
-/// Acts as one of the processes if the first argument says so, and then does not return.
-pub(crate) fn run_if_asked(argument: Option<&OsStr>) {
-    if let Some(socket) = asked(argument, departure::ARGUMENT) {
-        departure::run(socket);
-        std::process::exit(0);
-    }
-    if let Some(socket) = asked(argument, arrival::ARGUMENT) {
-        bringer::run(socket);
-        std::process::exit(0);
-    }
-}

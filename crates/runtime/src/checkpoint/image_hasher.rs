@@ -2,7 +2,7 @@
 //!
 //! CRIU opens images of memory one after the other, empty, under names that count up, and only appends to them
 //! (`open_pages_image_at` and `write_pages_loc`; deduplication punches its holes into those of the parent checkpoint). The
-//! follower may be behind, or may have missed a file. The rest of a file is read when the manifest is written; the whole file, if
+//! hasher may be behind, or may have missed a file. The rest of a file is read when the manifest is written; the whole file, if
 //! it is not the one that was followed.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ const READ: usize = 256 << 10;
 const WRITEBACK: u64 = 8 << 20;
 
 /// A thread that follows the images of memory in a directory. Dropping this ends the thread.
-pub(super) struct Follower {
+pub(super) struct ImageHasher {
     /// Closed when nothing more will be written.
     going: Option<Sender<()>>,
     thread: Option<JoinHandle<Heads>>,
@@ -60,7 +60,7 @@ struct Current {
     sent: u64,
 }
 
-impl Follower {
+impl ImageHasher {
     /// Follows the images that will be in `dir`. Where there cannot be another thread, everything is left for later.
     pub(super) fn start(dir: ImageDirectory, work: Work) -> Self {
         let (going, stop) = mpsc::channel();
@@ -80,7 +80,7 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for ImageHasher {
     fn drop(&mut self) {
         self.stop();
     }
@@ -186,12 +186,12 @@ mod tests {
 
     const ALL: Work = Work { hash: true, sync: true };
 
-    /// Waits until a follower must have read everything.
+    /// Waits until a hasher must have read everything.
     fn settle() {
         std::thread::sleep(PAUSE * 100);
     }
 
-    /// The hash of a file, begun by a follower, and how much of it the follower had read.
+    /// The hash of a file, begun by a hasher, and how much of it the hasher had read.
     fn hash(heads: &mut Heads, path: &Path) -> (blake3::Hash, u64) {
         let mut file = File::open(path).unwrap();
         let mut hasher = heads.of(path.file_name().unwrap().to_str().unwrap(), &mut file).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     fn files_are_read_while_they_grow() {
         let dir = tempfile::tempdir().unwrap();
         let paths = [1, 2].map(|number| dir.path().join(format!("pages-{number}.img")));
-        let follower = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
+        let hasher = ImageHasher::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
         for path in &paths {
             let mut file = File::create(path).unwrap();
             for part in 0..20_u8 {
@@ -213,7 +213,7 @@ mod tests {
             // The writer of the manifest does the rest.
             file.write_all(b"tail").unwrap();
         }
-        let mut heads = follower.finish();
+        let mut heads = hasher.finish();
         for path in &paths {
             let (found, before) = hash(&mut heads, path);
             assert_eq!(found, blake3::hash(&std::fs::read(path).unwrap()));
@@ -237,10 +237,10 @@ mod tests {
         ];
         for (what, change) in changes {
             std::fs::write(&path, "content of it").unwrap();
-            let follower = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
+            let hasher = ImageHasher::start(ImageDirectory::open(dir.path()).unwrap(), ALL);
             settle();
             change();
-            let (found, before) = hash(&mut follower.finish(), &path);
+            let (found, before) = hash(&mut hasher.finish(), &path);
             assert_eq!((found, before), (blake3::hash(&std::fs::read(&path).unwrap()), 0), "{what}");
         }
     }
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn it_ends_unasked() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL));
-        let mut heads = Follower::start(ImageDirectory::open(dir.path()).unwrap(), ALL).finish();
+        drop(ImageHasher::start(ImageDirectory::open(dir.path()).unwrap(), ALL));
+        let mut heads = ImageHasher::start(ImageDirectory::open(dir.path()).unwrap(), ALL).finish();
         std::fs::write(dir.path().join("x"), "x").unwrap();
         assert_eq!(hash(&mut heads, &dir.path().join("x")), (blake3::hash(b"x"), 0));
     }

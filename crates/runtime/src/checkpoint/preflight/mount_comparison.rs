@@ -42,7 +42,7 @@ const REMADE: [&str; 12] = [
 ];
 
 /// The outcome.
-pub(crate) struct Made {
+pub(crate) struct MountComparison {
     /// The mounts that CRIU leaves to us.
     pub(crate) external: Vec<External>,
     /// Whether a bind's source was removed, so that the images must say that it is there.
@@ -51,9 +51,9 @@ pub(crate) struct Made {
     mounts: Vec<Mount>,
 }
 
-impl Made {
+impl MountComparison {
     /// Refuses images that CRIU has written of other mounts than were compared, by the processes that it still holds.
-    pub(crate) fn still(&self, pid: i32) -> Result<()> {
+    pub(crate) fn check_unchanged(&self, pid: i32) -> Result<()> {
         if mountinfo::of(&pid.to_string())? == self.mounts {
             return Ok(());
         }
@@ -78,12 +78,12 @@ impl Made {
 }
 
 /// Compares, by what /proc shows.
-pub(crate) fn compare(task: &Task) -> Result<Made> {
+pub(crate) fn compare_mounts(task: &Task) -> Result<MountComparison> {
     let (facts, spec) = (task.facts()?, &*task.container().spec()?);
     if !facts.namespaces.contains(&NamespaceKind::Mount) {
         let mut findings = Findings::default();
         findings.add(&HOST_MOUNTS, HOST_MOUNTS.about);
-        return Ok(Made { external: Vec::new(), removed: false, findings, mounts: Vec::new() });
+        return Ok(MountComparison { external: Vec::new(), removed: false, findings, mounts: Vec::new() });
     }
     let outside = outside(Direction::Dump, spec, facts)?;
     let mounts = mountinfo::of(&facts.pid.to_string())?;
@@ -116,7 +116,7 @@ pub(crate) fn compare(task: &Task) -> Result<Made> {
         let key = utf8(&point)?;
         external.push(External::mount(key, key));
     }
-    Ok(Made { external, removed, findings, mounts })
+    Ok(MountComparison { external, removed, findings, mounts })
 }
 
 struct Look<'a> {

@@ -17,7 +17,7 @@ use crate::host::links::Links;
 
 /// The directory for a dump.
 #[derive(Debug)]
-pub(super) struct Yard(Links);
+pub(super) struct CgroupYard(Links);
 
 /// A hierarchy, by the name that CRIU gives it.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) fn owns<'a>(own: &CgroupPaths, mut controllers: impl Iterator<Item = 
     controllers.any(|name| if name.is_empty() { own.v2.is_some() } else { own.v1.contains_key(name) })
 }
 
-impl Yard {
+impl CgroupYard {
     /// Makes the directory `at`, for processes whose cgroups are those of `own`. `None` if hierarchies are not mounted from
     /// their roots, so that CRIU has to mount them itself.
     pub(super) fn make(at: PathBuf, own: &CgroupPaths, processes: &[i32]) -> Result<Option<Self>> {

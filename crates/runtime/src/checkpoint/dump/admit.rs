@@ -1,0 +1,60 @@
+//! The checks of a dump that come before anything is made or stopped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+
+use crate::checkpoint::frozen::freezer;
+use crate::checkpoint::named::Named;
+use crate::checkpoint::network::has_fresh_network;
+use crate::checkpoint::options::CheckpointOptions;
+use crate::checkpoint::preflight::{
+    Accepted, MountComparison, before_freezing, check_losses, check_network, check_root, compare_mounts,
+};
+use crate::container::monitor;
+use crate::container::task::Task;
+use crate::error::Result;
+use crate::status::Status;
+
+/// A container that can be dumped, as far as that is seen while it runs.
+pub(super) struct Admitted {
+    pub(super) status: Status,
+    pub(super) spec: Arc<Spec>,
+    /// The cgroup's directory by which CRIU stops the container; none if CRIU has to stop each process.
+    pub(super) freezer: Option<PathBuf>,
+    /// None for a pre-dump.
+    pub(super) mounts: Option<MountComparison>,
+    /// Whether the network namespace need not be saved, nor CRIU be outside of it.
+    pub(super) fresh_network: bool,
+    pub(super) accepted: Accepted,
+}
+
+impl Admitted {
+    /// The container is locked by the caller.
+    pub(super) fn of(task: &Task, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<Self> {
+        let status = task.status()?;
+        named.map_or(Ok(()), |named| named.check(status))?;
+        if !matches!(status, Status::Running | Status::Paused) {
+            return task.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
+        }
+        let (spec, whole) = (task.container().spec()?, !options.pre_dump);
+        let mut accepted = Accepted::of(&options.accept, &spec)?;
+        let may_freeze = before_freezing(task, status, whole)?;
+        let freezer = freezer(task.cgroup()).filter(|_| may_freeze);
+        let mounts = whole.then(|| compare_mounts(task)?.accept(&mut accepted)).transpose()?;
+        let fresh_network = has_fresh_network(task, options)?;
+        if whole {
+            if !fresh_network {
+                check_network(task, options, &mut accepted)?;
+            }
+            check_losses(task, false, &mut accepted)?;
+        }
+        // At the end CRIU waits for the first process, which waits for whoever was executed in the container to be reaped.
+        monitor::reap_in_time(task.facts()?.pid)?;
+        if whole {
+            check_root(&task.facts()?.rootfs, &spec)?;
+        }
+        Ok(Self { status, spec, freezer, mounts, fresh_network, accepted })
+    }
+}
