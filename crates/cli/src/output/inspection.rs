@@ -157,26 +157,27 @@ fn describe_manifest(tree: &mut Tree, m: &Manifest) {
 
 /// The options that somebody chose, by their flags' names.
 fn options(o: &Options) -> String {
+    let criu = &o.criu;
+    let on = |choice: Option<bool>| choice.unwrap_or(false);
     let switches = [
-        ("tcp-established", o.tcp_established),
-        ("tcp-close", o.tcp_close),
+        ("tcp-established", on(criu.tcp_established)),
+        ("tcp-close", on(criu.tcp_close)),
         ("tcp-skip-in-flight", o.tcp_skip_in_flight),
-        ("ext-unix-sk", o.ext_unix_sk),
-        ("shell-job", o.shell_job),
-        ("file-locks", o.file_locks),
+        ("ext-unix-sk", on(criu.ext_unix_sk)),
+        ("shell-job", on(criu.shell_job)),
+        ("file-locks", on(criu.file_locks)),
         ("link-remap", o.link_remap),
-        ("lazy-pages", o.lazy_pages),
-        ("auto-dedup", o.auto_dedup),
+        ("lazy-pages", criu.lazy_pages),
+        ("auto-dedup", criu.auto_dedup),
         // Where loopback is all that the network had, hiber itself asks CRIU for an empty one.
-        ("empty-ns network", o.empty_network && !o.loopback),
+        ("empty-ns network", on(criu.empty_network) && !o.loopback),
         ("leave-running", o.leave_running),
     ];
     let mut all: Vec<String> =
         switches.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect();
-    if o.cgroups_mode != CgroupMode::default() {
-        all.push(format!("manage-cgroups-mode {}", o.cgroups_mode));
-    }
-    all.extend(o.network_lock.map(|lock| format!("network-lock {lock}")));
+    let mode = criu.cgroups_mode.filter(|mode| *mode != CgroupMode::default());
+    all.extend(mode.map(|mode| format!("manage-cgroups-mode {mode}")));
+    all.extend(criu.network_lock.map(|lock| format!("network-lock {lock}")));
     all.extend(o.parent_path.as_ref().map(|path| format!("parent-path {}", path.display())));
     all.extend(o.page_server.as_ref().map(|address| format!("page-server {address}")));
     all.join(", ")

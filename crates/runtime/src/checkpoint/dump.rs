@@ -378,7 +378,9 @@ fn seal<'a>(
     let mut manifest = Manifest::new(id, version, spec.as_ref(), options.recorded())?;
     manifest.accepted.clone_from(&admitted.accepted.met);
     manifest.options.loopback = admitted.fresh_network;
-    manifest.options.empty_network |= admitted.fresh_network;
+    if admitted.fresh_network {
+        manifest.options.criu.empty_network = Some(true);
+    }
     Ok(Seal {
         manifest,
         work: Work { hash: true, sync: true },

@@ -9,11 +9,12 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hiber_criu::{CgroupMode, ImageDirectory, NetworkLock};
+use hiber_criu::ImageDirectory;
 use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::criu_options::CriuOptions;
 use super::image_hasher::Heads;
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Token;
@@ -94,34 +95,17 @@ pub struct Cpu {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Options {
-    /// [`CriuOptions::tcp_established`](crate::CriuOptions::tcp_established)
-    pub tcp_established: bool,
-    /// [`CriuOptions::tcp_close`](crate::CriuOptions::tcp_close)
-    pub tcp_close: bool,
+    /// The options that a restore shares.
+    #[serde(flatten)]
+    pub criu: CriuOptions,
     /// [`CheckpointOptions::tcp_skip_in_flight`](crate::CheckpointOptions::tcp_skip_in_flight)
     pub tcp_skip_in_flight: bool,
-    /// [`CriuOptions::ext_unix_sk`](crate::CriuOptions::ext_unix_sk)
-    pub ext_unix_sk: bool,
-    /// [`CriuOptions::shell_job`](crate::CriuOptions::shell_job)
-    pub shell_job: bool,
-    /// [`CriuOptions::file_locks`](crate::CriuOptions::file_locks)
-    pub file_locks: bool,
     /// [`CheckpointOptions::link_remap`](crate::CheckpointOptions::link_remap)
     pub link_remap: bool,
-    /// [`CriuOptions::lazy_pages`](crate::CriuOptions::lazy_pages)
-    pub lazy_pages: bool,
-    /// [`CriuOptions::auto_dedup`](crate::CriuOptions::auto_dedup)
-    pub auto_dedup: bool,
-    /// [`CriuOptions::empty_network`](crate::CriuOptions::empty_network)
-    pub empty_network: bool,
     /// The network namespace had its loopback device, up, and nothing else: it is made anew.
     pub loopback: bool,
     /// [`CheckpointOptions::leave_running`](crate::CheckpointOptions::leave_running)
     pub leave_running: bool,
-    /// [`CriuOptions::cgroups_mode`](crate::CriuOptions::cgroups_mode)
-    pub cgroups_mode: CgroupMode,
-    /// CRIU's own choice if absent.
-    pub network_lock: Option<NetworkLock>,
     /// The checkpoint that this one builds on, relative to this one's directory.
     pub parent_path: Option<PathBuf>,
     /// Where the memory went, if not into files.

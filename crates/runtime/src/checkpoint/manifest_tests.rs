@@ -123,19 +123,18 @@ fn a_configuration_has_one_digest_however_it_is_written() {
 
 #[test]
 fn a_restore_does_as_the_dump_did_unless_told() {
-    use super::super::CriuOptions;
     let dump = CheckpointOptions {
         criu: CriuOptions {
             tcp_established: Some(true),
             file_locks: Some(true),
-            cgroups_mode: Some(CgroupMode::Full),
+            cgroups_mode: Some(hiber_criu::CgroupMode::Full),
             shell_job: Some(true),
             lazy_pages: true,
             ..CriuOptions::default()
         },
         ..CheckpointOptions::default()
     };
-    let options = manifest(&Spec::default(), &dump).options;
+    let options = manifest(&Spec::default(), &dump).options.criu;
     let mut restore = CriuOptions::default();
     restore.follow(&options);
     assert_eq!((restore.tcp_established, restore.tcp_close), (Some(true), Some(false)));
@@ -150,10 +149,42 @@ fn a_restore_does_as_the_dump_did_unless_told() {
     let mut told = CriuOptions {
         tcp_close: Some(true),
         file_locks: Some(false),
-        cgroups_mode: Some(CgroupMode::Full),
+        cgroups_mode: Some(hiber_criu::CgroupMode::Full),
         ..CriuOptions::default()
     };
     told.follow(&options);
     assert_eq!((told.tcp_established, told.tcp_close), (None, Some(true)), "closing is not keeping");
-    assert_eq!((told.file_locks, told.cgroups_mode), (Some(false), Some(CgroupMode::Full)));
+    assert_eq!((told.file_locks, told.cgroups_mode), (Some(false), Some(hiber_criu::CgroupMode::Full)));
+}
+
+#[test]
+fn the_options_are_written_as_by_earlier_versions() {
+    let earlier = serde_json::json!({
+        "tcpEstablished": true, "tcpClose": false, "tcpSkipInFlight": false, "extUnixSk": false, "shellJob": false,
+        "fileLocks": false, "linkRemap": true, "lazyPages": false, "autoDedup": false, "emptyNetwork": false,
+        "loopback": false, "leaveRunning": true, "cgroupsMode": "soft", "networkLock": null, "parentPath": null,
+        "pageServer": null,
+    });
+    let chosen = CheckpointOptions {
+        criu: CriuOptions {
+            image_path: "/not/recorded".into(),
+            tcp_established: Some(true),
+            ..CriuOptions::default()
+        },
+        link_remap: true,
+        leave_running: true,
+        ..CheckpointOptions::default()
+    };
+    let options = manifest(&Spec::default(), &chosen).options;
+    assert_eq!(serde_json::to_value(&options).unwrap(), earlier);
+    let read: Options = serde_json::from_value(earlier.clone()).unwrap();
+    assert_eq!((read.criu.tcp_established, read.criu.tcp_close), (Some(true), Some(false)));
+    assert_eq!(serde_json::to_value(&read).unwrap(), earlier);
+    let sparse: Options =
+        serde_json::from_str(r#"{"networkLock": "skip", "cgroupsMode": "ignore"}"#).unwrap();
+    assert_eq!(sparse.criu.cgroups_mode, Some(hiber_criu::CgroupMode::Ignore));
+    assert_eq!(
+        (sparse.criu.network_lock, sparse.criu.file_locks),
+        (Some(hiber_criu::NetworkLock::Skip), None)
+    );
 }

@@ -10,7 +10,8 @@ use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver
 use hiber_memory::track::Means;
 
 use super::frozen::Frozen;
-use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers, config_file};
+use super::criu_options::config_file;
+use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};

@@ -3,6 +3,7 @@
 #[cfg(feature = "archive")]
 mod archive;
 mod cgroup_yard;
+mod criu_options;
 pub(crate) mod crun;
 mod custody;
 mod dump;
@@ -29,9 +30,11 @@ pub(crate) mod view;
 pub(crate) mod words;
 pub(crate) mod work;
 
+pub use criu_options::CriuOptions;
+pub(crate) use criu_options::{CRIU_CONFIG, config_file};
 pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
 };
 pub(crate) use network::needs_no_lock;
-pub(crate) use options::{CRIU_CONFIG, check, check_peers, config_file};
-pub use options::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};
+pub use options::{CheckpointOptions, PreCopy, PreCopyMode};
+pub(crate) use options::{check, check_peers};

@@ -12,7 +12,8 @@ use hiber_sandbox::plan::{NamespaceKind, in_container};
 use oci_spec::runtime::Capability;
 use oci_spec::runtime::Spec;
 
-use super::options::{CheckpointOptions, config_file};
+use super::criu_options::config_file;
+use super::options::CheckpointOptions;
 use super::{CriuOptions, joined};
 use crate::container::task::Task;
 use crate::error::Result;

@@ -1,48 +1,17 @@
-//! How to checkpoint, and what of that a restore shares.
+//! How to checkpoint.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
+use hiber_criu::ImageDirectory;
 use oci_spec::runtime::Spec;
 
+use super::criu_options::{CriuOptions, config_file};
 use super::words::Word;
-use super::{custody, manifest, parents, work};
+use super::{manifest, parents};
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::Address;
-
-/// The options of both a dump and a restore. Where a choice is `None`, a restore does as its dump did. Use `..Default::default()`
-/// for the others: later versions add fields.
-#[derive(Debug, Clone, Default)]
-pub struct CriuOptions {
-    /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
-    pub criu: Option<PathBuf>,
-    /// Where the images are.
-    pub image_path: PathBuf,
-    /// Where CRIU keeps its log and other files that are no images; the image directory if absent.
-    pub work_path: Option<PathBuf>,
-    /// Save and restore established TCP connections.
-    pub tcp_established: Option<bool>,
-    /// Restore established TCP connections as closed ones.
-    pub tcp_close: Option<bool>,
-    /// Allow unix connections to processes outside of the container.
-    pub ext_unix_sk: Option<bool>,
-    /// Allow a session and a terminal from outside of the container.
-    pub shell_job: Option<bool>,
-    /// Save and restore file locks (flock(2), fcntl(2)).
-    pub file_locks: Option<bool>,
-    /// Leave memory behind at the dump, to be fetched by pages after the restore.
-    pub lazy_pages: bool,
-    /// Free pages in the images of a parent, or of a restore, as soon as they are not needed any more.
-    pub auto_dedup: bool,
-    /// How cgroups are treated; soft if absent.
-    pub cgroups_mode: Option<CgroupMode>,
-    /// How the network is locked during the dump; CRIU's choice if absent.
-    pub network_lock: Option<NetworkLock>,
-    /// Leave the network namespace's contents out.
-    pub empty_network: Option<bool>,
-}
 
 /// Whether memory is copied while the container still runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,94 +83,21 @@ pub struct CheckpointOptions {
     pub accept: Vec<String>,
 }
 
-impl CriuOptions {
-    /// Finds CRIU and starts a session's process.
-    pub(crate) fn find_criu(&self) -> Result<Criu> {
-        Ok(Criu::find(self.criu.as_deref())?)
-    }
-
-    /// Whether the directory and the file that are the caller's own can be used: what [`apply`](Self::apply) would find.
-    pub(crate) fn check_places(&self, spec: &Spec) -> Result<()> {
-        if let Some(work) = self.work_path.as_deref().filter(|work| work.exists()) {
-            custody::check_work(&ImageDirectory::open(work)?)?;
-        }
-        config_file(spec).as_deref().map_or(Ok(()), |path| custody::open_config(path).map(drop))
-    }
-
-    /// Fills what dump and restore share.
-    pub(crate) fn apply(&self, common: &mut Common, spec: &Spec) -> Result<()> {
-        if let Some(work) = &self.work_path {
-            common.work_dir = Some(work::open_given(work)?.descriptor()?);
-        }
-        common.config_fd = config_file(spec).as_deref().map(custody::open_config).transpose()?;
-        common.tcp_established = self.tcp_established.unwrap_or(false);
-        common.tcp_close = self.tcp_close.unwrap_or(false);
-        common.ext_unix_sk = self.ext_unix_sk.unwrap_or(false);
-        common.shell_job = self.shell_job.unwrap_or(false);
-        common.file_locks = self.file_locks.unwrap_or(false);
-        common.lazy_pages = self.lazy_pages;
-        common.auto_dedup = self.auto_dedup;
-        common.cgroups = Some(self.cgroups_mode.unwrap_or_default());
-        common.network_lock = self.network_lock;
-        common.empty_network_ns = self.empty_network.unwrap_or(false);
-        // A job of a shell takes the terminal of the restore instead.
-        let terminal =
-            spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-        common.orphan_pts_master = terminal || !common.shell_job;
-        Ok(())
-    }
-
-    /// Sets choices that are `None` to those of the dump with this manifest. Lazy pages and deduplication, which change where
-    /// memory comes from, are chosen anew each time; so is what changes the host or takes from the caller: how cgroups are
-    /// treated, and the terminal.
-    pub(crate) fn follow(&mut self, dump: &manifest::Options) {
-        // Keeping and closing connections exclude each other: a choice of one is a choice about both.
-        if self.tcp_established.is_none() && self.tcp_close.is_none() {
-            self.tcp_established = Some(dump.tcp_established);
-            self.tcp_close = Some(dump.tcp_close);
-        }
-        self.ext_unix_sk = self.ext_unix_sk.or(Some(dump.ext_unix_sk));
-        self.file_locks = self.file_locks.or(Some(dump.file_locks));
-        self.empty_network = self.empty_network.or(Some(dump.empty_network));
-        self.network_lock = self.network_lock.or(dump.network_lock);
-    }
-}
-
 impl CheckpointOptions {
     /// The options as the manifest records them.
     pub(super) fn recorded(&self) -> (manifest::Kind, manifest::Options) {
-        let criu = &self.criu;
-        let on = |switch: Option<bool>| switch.unwrap_or(false);
         let options = manifest::Options {
-            tcp_established: on(criu.tcp_established),
-            tcp_close: on(criu.tcp_close),
+            criu: self.criu.clone(),
             tcp_skip_in_flight: self.tcp_skip_in_flight,
-            ext_unix_sk: on(criu.ext_unix_sk),
-            shell_job: on(criu.shell_job),
-            file_locks: on(criu.file_locks),
             link_remap: self.link_remap,
-            lazy_pages: criu.lazy_pages,
-            auto_dedup: criu.auto_dedup,
-            empty_network: on(criu.empty_network),
             // known once the container is looked at
             loopback: false,
             leave_running: self.leave_running,
-            cgroups_mode: criu.cgroups_mode.unwrap_or_default(),
-            network_lock: criu.network_lock,
             parent_path: self.parent_path.clone(),
             page_server: self.page_server.as_ref().map(ToString::to_string),
         };
         (if self.pre_dump { manifest::Kind::PreDump } else { manifest::Kind::Dump }, options)
     }
-}
-
-/// The annotation of config.json that names a configuration file for CRIU.
-pub(crate) const CRIU_CONFIG: &str = "org.criu.config";
-
-/// CRIU's own configuration, which overrides what we ask: the container's, else the machine's.
-pub(crate) fn config_file(spec: &Spec) -> Option<PathBuf> {
-    let annotated = spec.annotations().as_ref().and_then(|a| a.get(CRIU_CONFIG)).map(PathBuf::from);
-    annotated.or_else(|| Some(PathBuf::from("/etc/criu/hiber.conf")).filter(|p| p.exists()))
 }
 
 pub(crate) fn check(options: &CheckpointOptions, container: &str) -> Result<()> {

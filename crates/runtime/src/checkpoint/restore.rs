@@ -98,7 +98,7 @@ pub(crate) fn restore_through(
     take_resources(&mut prepared, options, &kept)?;
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
-        criu_options.follow(&manifest.options);
+        criu_options.follow(&manifest.options.criu);
     }
     criu_options.lazy_pages |= options.background;
     check_following_memory(options, &prepared.plan.namespaces)?;

@@ -140,7 +140,9 @@ fn annotated(spec: &Spec) -> Result<Option<Resources>> {
 
 /// The terminal of a shell's job is the caller's to give: a manifest cannot ask for it.
 fn check_terminal(manifest: Option<&Manifest>, options: &RestoreContainerOptions<'_>) -> Result<()> {
-    if options.criu.shell_job.is_none() && manifest.is_some_and(|manifest| manifest.options.shell_job) {
+    if options.criu.shell_job.is_none()
+        && manifest.is_some_and(|manifest| manifest.options.criu.shell_job == Some(true))
+    {
         let why = "the checkpoint was made with --shell-job, its processes use a terminal from outside: \
                    pass --shell-job, or --shell-job=false";
         return Err(Error::Invalid(why.into()));

@@ -195,7 +195,7 @@ impl Trial<'_> {
         let manifest = self.manifest.or(manifest.as_ref());
         let mut criu_options = self.options.criu.clone();
         if let Some(manifest) = manifest {
-            criu_options.follow(&manifest.options);
+            criu_options.follow(&manifest.options.criu);
         }
         check(&criu_options, &prepared.spec)?;
         let patience = check_memory(&images)?;

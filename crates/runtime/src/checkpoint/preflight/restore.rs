@@ -95,7 +95,7 @@ fn check(
     let mut criu = options.criu.clone();
     criu.lazy_pages |= options.background;
     if let Some(manifest) = &manifest {
-        criu.follow(&manifest.options);
+        criu.follow(&manifest.options.criu);
         machine(findings, manifest);
         for loss in &manifest.accepted {
             findings.add(&LEFT_OUT, format!("it was made without {}: {}", loss.check, loss.what));
@@ -305,7 +305,7 @@ impl Against<'_> {
         self.pids();
         self.addresses();
         self.files(&external);
-        let lock = match manifest.map(|m| m.options.network_lock) {
+        let lock = match manifest.map(|m| m.options.criu.network_lock) {
             // Without a word CRIU takes iptables, or none where hiber saw no need.
             Some(Some(lock)) => Some(lock),
             _ => None,

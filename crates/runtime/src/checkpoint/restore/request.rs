@@ -45,7 +45,7 @@ impl Network {
         // Other runtimes' checkpoints have no loopback in them: runc's never, crun's if it was down.
         let loopback =
             options.criu.empty_network.is_none() && manifest.is_none_or(|manifest| manifest.options.loopback);
-        let empty = manifest.is_none_or(|manifest| manifest.options.empty_network);
+        let empty = manifest.is_none_or(|manifest| manifest.options.criu.empty_network == Some(true));
         let saved = |name: &Path| {
             !empty && ["net/ipv4/conf", "net/ipv6/conf", "net/unix"].iter().any(|dir| name.starts_with(dir))
         };

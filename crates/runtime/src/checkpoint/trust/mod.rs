@@ -61,7 +61,9 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
             let why = "is a pre-dump: it holds memory for a later checkpoint, but no processes";
             return Err(Error::File { path: dir.path().into(), why: why.into() });
         }
-        if grant.is_some_and(|grant| grant.cgroups) && manifest.options.cgroups_mode == CgroupMode::Ignore {
+        if grant.is_some_and(|grant| grant.cgroups)
+            && manifest.options.criu.cgroups_mode == Some(CgroupMode::Ignore)
+        {
             let why = "the checkpoint was made with --manage-cgroups-mode ignore, its cgroups are not the container's: \
                        pass --manage-cgroups-mode ignore, which restores no cgroup namespace";
             return Err(Error::Invalid(why.into()));
