@@ -2,6 +2,7 @@
 //! nothing more. What "more" is, is looked at from outside.
 
 mod cases;
+mod cgroups;
 mod oracle;
 mod wire;
 

@@ -5,10 +5,11 @@
 //!     │             │                     └── output
 //! flags: declared once, with type and help; documents (help, man, completion) read the declarations
 //! ```
-//! Parsing looks at nothing but the arguments; [`root`], [`session`] and the commands look at the machine.
+//! Parsing looks at nothing but the arguments; [`root`], [`containers`] and the commands look at the machine.
 #![forbid(unsafe_code)]
 
 mod commands;
+mod containers;
 mod documents;
 mod flags;
 mod line;
@@ -16,7 +17,6 @@ mod log;
 mod output;
 mod process;
 mod root;
-mod session;
 #[cfg(test)]
 mod tests;
 

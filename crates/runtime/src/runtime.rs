@@ -8,9 +8,10 @@ use crate::checkpoint::preflight;
 use crate::checkpoint::restore::restore;
 use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::trial;
-use crate::container::create::{CreateOptions, create};
-use crate::container::glance::Glance;
+use crate::container::create::create;
 use crate::container::handle::Container;
+use crate::container::info::ContainerInfo;
+use crate::container::prepared::CreateOptions;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
@@ -111,17 +112,17 @@ impl Runtime {
     ///
     /// # Errors
     /// Those of [`Runtime::open`] and [`Container::task`]; [`Error::NotFound`] also if nothing is written down of it yet.
-    pub fn glance(&self, id: &ContainerId) -> Result<Glance> {
-        Glance::new(&Arc::new(self.store.overview(false)), id.clone())
+    pub fn info(&self, id: &ContainerId) -> Result<ContainerInfo> {
+        ContainerInfo::new(&Arc::new(self.store.listing(false)), id.clone())
     }
 
-    /// Looks at these containers one after the other, for less than a [`glance`](Self::glance) at each takes. One that was
+    /// Looks at these containers one after the other, for less than [`info`](Self::info) takes for each. One that was
     /// deleted meanwhile, or of which nothing is written down yet, is [`Error::NotFound`].
-    pub fn glances<'a>(
+    pub fn infos<'a>(
         &self,
         ids: &'a [ContainerId],
-    ) -> impl Iterator<Item = (&'a ContainerId, Result<Glance>)> + use<'a> {
-        let overview = Arc::new(self.store.overview(ids.len() > 1));
-        ids.iter().map(move |id| (id, Glance::new(&overview, id.clone())))
+    ) -> impl Iterator<Item = (&'a ContainerId, Result<ContainerInfo>)> + use<'a> {
+        let listing = Arc::new(self.store.listing(ids.len() > 1));
+        ids.iter().map(move |id| (id, ContainerInfo::new(&listing, id.clone())))
     }
 }

@@ -23,13 +23,13 @@ pub struct Group {
 
 /// The checked `linux.intelRdt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct GroupPlan {
     group: Group,
     /// Lines for the class's `schemata`, in their order.
     schemata: Vec<String>,
 }
 
-impl Plan {
+impl GroupPlan {
     /// Checks the fields, for the container `id`.
     ///
     /// # Errors
@@ -217,8 +217,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn plan(root: &Path, rdt: &str) -> Result<Plan> {
-        Plan::below(root, &serde_json::from_str(rdt).unwrap(), "c1")
+    fn plan(root: &Path, rdt: &str) -> Result<GroupPlan> {
+        GroupPlan::below(root, &serde_json::from_str(rdt).unwrap(), "c1")
     }
 
     fn class(root: &Path, name: &str, schemata: &str) -> PathBuf {

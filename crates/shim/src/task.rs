@@ -15,7 +15,7 @@ use hiber_sandbox::config;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use crate::error::{Context, Error, Result, chain};
-use crate::io::{Owner, Prepared, Stdio};
+use crate::io::{OpenStreams, Owner, Stdio};
 use crate::mount;
 use crate::options::Options;
 use crate::process::Process;
@@ -33,7 +33,7 @@ pub(crate) struct Task {
     running: OnceLock<hiber::Task>,
     /// The checkpoint to restore at Start, and the streams for that.
     checkpoint: Option<PathBuf>,
-    prepared: Mutex<Option<Prepared>>,
+    streams: Mutex<Option<OpenStreams>>,
     pub(crate) init: Arc<Process>,
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
     pausing: AtomicBool,
@@ -71,7 +71,7 @@ impl Task {
             namespace: namespace.into(),
             running: OnceLock::new(),
             checkpoint,
-            prepared: Mutex::new(None),
+            streams: Mutex::new(None),
             init: Arc::new(Process::new(id.to_string(), stdio, None)),
             execs: Mutex::default(),
             pausing: AtomicBool::new(false),
@@ -96,9 +96,9 @@ impl Task {
     }
 
     fn make(&self) -> Result<()> {
-        let prepared = Prepared::open(&self.init.stdio, self.owner(&self.init))?;
+        let streams = OpenStreams::open(&self.init.stdio, self.owner(&self.init))?;
         if self.checkpoint.is_some() {
-            *self.lock_prepared() = Some(prepared);
+            *self.lock_streams() = Some(streams);
             return Ok(());
         }
         let options = CreateOptions {
@@ -106,17 +106,17 @@ impl Task {
             no_pivot: self.options.no_pivot_root,
             no_new_keyring: self.options.no_new_keyring,
             systemd_cgroup: self.options.systemd_cgroup,
-            stdio: prepared.stdio(),
+            stdio: streams.stdio(),
             ..CreateOptions::default()
         };
         let running = self.runtime.create(&self.id, &options).context("OCI runtime create failed")?;
-        self.adopt(running, prepared)
+        self.adopt(running, streams)
     }
 
     /// The container is there: keeps it and joins its streams.
-    fn adopt(&self, running: hiber::Task, prepared: Prepared) -> Result<()> {
+    fn adopt(&self, running: hiber::Task, streams: OpenStreams) -> Result<()> {
         let child = running.init().cloned().ok_or(Error::State("the container's process is gone".into()))?;
-        let streams = match prepared.started(&child) {
+        let streams = match streams.started(&child) {
             Ok(streams) => streams,
             Err(e) => {
                 if let Err(e) = running.force_delete() {
@@ -162,8 +162,8 @@ impl Task {
         if let Some(running) = self.running.get() {
             return running.start().context("OCI runtime start failed");
         }
-        let prepared = self.lock_prepared().take();
-        let (Some(prepared), Some(checkpoint)) = (prepared, &self.checkpoint) else {
+        let streams = self.lock_streams().take();
+        let (Some(streams), Some(checkpoint)) = (streams, &self.checkpoint) else {
             return Err(Error::State(format!("the restore of task {} has failed before", self.id)));
         };
         let work = Some(&self.options.criu_work_path).filter(|path| !path.as_os_str().is_empty());
@@ -176,11 +176,11 @@ impl Task {
             },
             bundle: self.bundle.clone(),
             systemd_cgroup: self.options.systemd_cgroup,
-            stdio: prepared.stdio(),
+            stdio: streams.stdio(),
             ..RestoreContainerOptions::default()
         };
         let running = self.runtime.restore(&self.id, &options).context("OCI runtime restore failed")?;
-        self.adopt(running, prepared)
+        self.adopt(running, streams)
     }
 
     pub(crate) fn criu(&self) -> Option<PathBuf> {
@@ -214,12 +214,12 @@ impl Task {
     /// Executes what was kept.
     pub(crate) fn start_exec(&self, process: &Process, spec: &oci_spec::runtime::Process) -> Result<()> {
         let running = self.running()?;
-        let prepared = Prepared::open(&process.stdio, self.owner(process))?;
+        let streams = OpenStreams::open(&process.stdio, self.owner(process))?;
         let id = process.id.parse::<ProcessId>().context("exec_id")?;
-        let options = ExecOptions { id: Some(id), stdio: prepared.stdio(), ..ExecOptions::default() };
+        let options = ExecOptions { id: Some(id), stdio: streams.stdio(), ..ExecOptions::default() };
         let child = running.exec(spec, &options).context("OCI runtime exec failed")?;
         process.born(child.clone());
-        match prepared.started(&child) {
+        match streams.started(&child) {
             Ok(streams) => process.attach(streams),
             // It runs and nobody could see what it says.
             Err(e) => {
@@ -248,8 +248,8 @@ impl Task {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_streams(&self) -> MutexGuard<'_, Option<OpenStreams>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How a process is, from what is known of its end and from the kernel.
@@ -326,7 +326,7 @@ impl Task {
         self.init.finish();
         let execs: Vec<_> = self.execs().values().cloned().collect();
         execs.iter().for_each(|exec| exec.finish());
-        drop(self.lock_prepared().take());
+        drop(self.lock_streams().take());
         mount::unmount_all(&self.rootfs())
     }
 }

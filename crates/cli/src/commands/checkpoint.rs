@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
+use crate::containers::Containers;
 use crate::flags::criu::{
     ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
 };
@@ -16,7 +17,6 @@ use crate::line::flag::{Flag, Flags, flags};
 use crate::line::refusal::Refusal;
 use crate::line::scan::Matches;
 use crate::output::{inspection, report};
-use crate::session::Session;
 
 flags! {
     pub(crate) struct CheckpointFlags {
@@ -106,11 +106,11 @@ impl Checkpoint {
 
 impl Run for Checkpoint {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::new(cli)?;
+        let containers = Containers::new(cli)?;
         if !rustix::process::geteuid().is_root() {
             tracing::warn!("checkpointing without root is untested");
         }
-        let task = session.task(&self.id)?;
+        let task = containers.task(&self.id)?;
         let options = self.options(cli)?;
         if let Some(format) = self.flags.check.asked() {
             return report::show(&task.check_checkpoint(&options)?, format);

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use hiber::id::ContainerId;
 use hiber::{CheckpointConfig, CheckpointName, CheckpointOptions, Checkpoints, RestoreContainerOptions};
 
+use crate::containers::Containers;
 use crate::flags::criu::{ACCEPT, CHECKPOINT_DIR, Contents, Names, PreCopyFlags, names};
 use crate::flags::process::{FORMAT, or_here};
 use crate::line::command::{Cli, Command, Count, Run};
@@ -17,7 +18,6 @@ use crate::line::shape::{Argument, Entry};
 use crate::line::value::Format;
 use crate::output::table::table;
 use crate::output::{inspection, out};
-use crate::session::Session;
 
 flags! {
     /// Where the checkpoints are.
@@ -147,8 +147,8 @@ impl Action {
 
 impl Run for Named {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::new(cli)?;
-        let all = self.checkpoints(&session)?;
+        let containers = Containers::new(cli)?;
+        let all = self.checkpoints(&containers)?;
         match &self.action {
             Action::Create(name, flags) => {
                 let options = CheckpointOptions {
@@ -159,7 +159,7 @@ impl Run for Named {
                     accept: names(&flags.accept),
                     ..CheckpointOptions::default()
                 };
-                let made = all.create(&session.task(&self.id)?, name, options)?;
+                let made = all.create(&containers.task(&self.id)?, name, options)?;
                 inspection::tell_written(&made.path)?;
             }
             Action::List(flags) => {
@@ -181,12 +181,12 @@ impl Run for Named {
                 };
                 let options = RestoreContainerOptions {
                     criu: contents.options(&cli.global),
-                    bundle: self.bundle(&session)?,
+                    bundle: self.bundle(&containers)?,
                     systemd_cgroup: cli.global.systemd_cgroup,
                     rootless: cli.global.rootless(),
                     ..RestoreContainerOptions::default()
                 };
-                session.runtime.try_restore(&self.id, Some(&checkpoint), options)?;
+                containers.runtime.try_restore(&self.id, Some(&checkpoint), options)?;
             }
             Action::Remove(name) => all.delete(name)?,
         }
@@ -202,11 +202,11 @@ impl Named {
     }
 
     /// Where the container's config.json is.
-    fn bundle(&self, session: &Session) -> anyhow::Result<PathBuf> {
+    fn bundle(&self, containers: &Containers) -> anyhow::Result<PathBuf> {
         if let Some(bundle) = &self.place.bundle {
             return Ok(bundle.clone());
         }
-        match session.runtime.open(&self.id) {
+        match containers.runtime.open(&self.id) {
             Ok(container) => Ok(container.bundle()?.to_owned()),
             Err(hiber::Error::NotFound) => Ok(PathBuf::from(".")),
             Err(e) => Err(e.into()),
@@ -214,10 +214,10 @@ impl Named {
     }
 
     /// Those of a container that exists are below its bundle; those of one that is gone, below the given one.
-    fn checkpoints(&self, session: &Session) -> anyhow::Result<Checkpoints> {
+    fn checkpoints(&self, containers: &Containers) -> anyhow::Result<Checkpoints> {
         let Place { dir, bundle: given } = &self.place;
         if dir.is_none() && given.is_none() {
-            match session.runtime.open(&self.id) {
+            match containers.runtime.open(&self.id) {
                 Ok(container) => return Ok(container.checkpoints()?),
                 Err(hiber::Error::NotFound) => {}
                 Err(e) => return Err(e.into()),

@@ -8,13 +8,13 @@ use anyhow::Context;
 use hiber::id::ContainerId;
 use hiber::{CreateOptions, Start, Stdio, Task};
 
+use crate::containers::Containers;
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS, or_here};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::process::foreground::connect_console;
 use crate::process::notify;
 use crate::process::tell::Tell;
-use crate::session::Session;
 
 flags! {
     /// Flags of `create`, which are some of `run`'s, too.
@@ -49,8 +49,8 @@ struct Create {
 
 impl Run for Create {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::creating(cli, self.flags.preserved())?;
-        self.flags.create(cli, &session, &self.id, Start::ByAnybody)?;
+        let containers = Containers::creating(cli, self.flags.preserved())?;
+        self.flags.create(cli, &containers, &self.id, Start::ByAnybody)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -65,17 +65,17 @@ impl CreateFlags {
     pub(super) fn create(
         &self,
         cli: &Cli,
-        session: &Session,
+        containers: &Containers,
         id: &ContainerId,
         start: Start,
     ) -> anyhow::Result<Task> {
         let socket = self.console_socket.as_deref().map(connect_console).transpose()?;
         let stdio = socket.as_ref().map_or(Stdio::Inherit, |socket| Stdio::Console(socket.as_fd()));
         let tell = self.tell()?;
-        let options = self.options(cli, session.listen_fds, start, stdio);
-        let task = session.runtime.create(id, &options)?;
+        let options = self.options(cli, containers.listen_fds, start, stdio);
+        let task = containers.runtime.create(id, &options)?;
         let init = || task.init().context("the container has no process");
-        session.or_undo(id, init().and_then(|init| tell.tell(init)))?;
+        containers.or_undo(id, init().and_then(|init| tell.tell(init)))?;
         Ok(task)
     }
 

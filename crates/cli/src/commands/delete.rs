@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
-use crate::session::Session;
 
 flags! {
     struct DeleteFlags {
@@ -31,11 +31,11 @@ struct Delete {
 
 impl Run for Delete {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::new(cli)?;
+        let containers = Containers::new(cli)?;
         if self.flags.force {
-            session.runtime.force_delete(&self.id)?;
+            containers.runtime.force_delete(&self.id)?;
         } else {
-            session.task(&self.id)?.delete()?;
+            containers.task(&self.id)?.delete()?;
         }
         Ok(ExitCode::SUCCESS)
     }

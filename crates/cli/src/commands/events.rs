@@ -9,11 +9,11 @@ use hiber::{Ended, Event, EventsOptions, Exec, ExitStatus};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{self, Flag, Flags, flags};
 use crate::line::refusal::Refusal;
 use crate::output::out;
-use crate::session::Session;
 
 /// How often `events` tells what a container uses, unless told otherwise.
 const STATS_INTERVAL: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ struct Events {
 
 impl Run for Events {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let task = Session::new(cli)?.task(&self.id)?;
+        let task = Containers::new(cli)?.task(&self.id)?;
         let EventsFlags { interval, lifecycle, stats } = self.flags;
         if stats {
             write(&self.id, &Event::Stats(Box::new(task.stats()?)))?;

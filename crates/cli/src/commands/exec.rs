@@ -12,6 +12,7 @@ use hiber::{ExecOptions, Stdio, Task};
 use hiber_sandbox::{config, ids};
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
 
+use crate::containers::Containers;
 use crate::flags::process::{CONSOLE_SOCKET, DETACH, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
@@ -21,7 +22,6 @@ use crate::line::shape::Argument;
 use crate::line::value::text;
 use crate::process::foreground::{self, Console, Signals, connect_console};
 use crate::process::tell::Tell;
-use crate::session::Session;
 
 /// `UID[:GID]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,8 +164,8 @@ impl Exec {
 
 impl Run for Exec {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::passing(cli, self.flags.preserve_fds.unwrap_or(0))?;
-        let task = session.task(&self.id)?;
+        let containers = Containers::passing(cli, self.flags.preserve_fds.unwrap_or(0))?;
+        let task = containers.task(&self.id)?;
         let process = self.process(&task)?;
         if !self.flags.detach {
             return self.attended(&task, &process);

@@ -10,11 +10,11 @@ use hiber::id::ContainerId;
 use hiber_sys::signal::Signal;
 use nix::libc;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::line::refusal::Refusal;
 use crate::line::shape::Argument;
-use crate::session::Session;
 
 flags! {
     struct KillFlags {
@@ -49,7 +49,7 @@ struct Kill {
 
 impl Run for Kill {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let task = Session::asking(cli, false)?.task(&self.id)?;
+        let task = Containers::asking(cli, false)?.task(&self.id)?;
         if self.signal == 0 {
             if !self.flags.all && task.status()? == Status::Stopped {
                 bail!(hiber::Error::NotRunning);

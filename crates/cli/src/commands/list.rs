@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use hiber::id::ContainerId;
 use hiber::{Facts, Runtime, Status};
 
+use crate::containers::Containers;
 use crate::flags::process::FORMAT;
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
@@ -14,7 +15,6 @@ use crate::line::value::Format;
 use crate::output::out;
 use crate::output::state::{ContainerState, describe, shown_pid};
 use crate::output::table::table;
-use crate::session::Session;
 
 /// From how many containers on two threads list them: starting one takes as long as asking for a few.
 const MANY: usize = 32;
@@ -42,7 +42,7 @@ struct ListCommand {
 
 impl Run for ListCommand {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let runtime = Session::asking(cli, true)?.runtime;
+        let runtime = Containers::asking(cli, true)?.runtime;
         let ids = runtime.ids()?;
         // Asking the kernel is what takes time, and many can be asked for at once.
         let alone = self.flags.quiet || ids.len() < MANY;
@@ -73,19 +73,19 @@ impl ListCommand {
     fn list_of(&self, runtime: &Runtime, ids: &[ContainerId]) -> List {
         let mut list = List::new(&self.flags);
         let mut names = BTreeMap::new();
-        for (id, glance) in runtime.glances(ids) {
-            let added = glance.map_err(anyhow::Error::from).and_then(|glance| {
+        for (id, info) in runtime.infos(ids) {
+            let added = info.map_err(anyhow::Error::from).and_then(|info| {
                 let mut owner = || {
-                    let uid = glance.owner();
+                    let uid = info.owner();
                     names.entry(uid).or_insert_with(|| user_name(uid)).clone()
                 };
                 match &mut list {
-                    List::Ids(ids) => ids.push(glance.facts().id.clone()),
+                    List::Ids(ids) => ids.push(info.facts().id.clone()),
                     List::Table(rows) => {
-                        let (status, owner) = (glance.status()?, owner());
-                        rows.push((glance.into_facts(), status, owner));
+                        let (status, owner) = (info.status()?, owner());
+                        rows.push((info.into_facts(), status, owner));
                     }
-                    List::Json(all) => all.push(describe(&glance, owner())?),
+                    List::Json(all) => all.push(describe(&info, owner())?),
                 }
                 Ok(())
             });

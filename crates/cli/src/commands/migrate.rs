@@ -13,6 +13,7 @@ use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
 use super::update::bytes;
+use crate::containers::Containers;
 use crate::flags::criu::{
     ACCEPT, Contents, LINK_REMAP, NETWORK_LOCK, Names, PreCopyFlags, Rounds, TCP_CLOSE, TCP_SKIP_IN_FLIGHT,
     names,
@@ -24,7 +25,6 @@ use crate::line::scan::Matches;
 use crate::line::shape::Argument;
 use crate::line::value::Format;
 use crate::output::out;
-use crate::session::Session;
 
 /// A time that the other end may be silent, more than none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,10 +200,10 @@ impl Migrate {
         options
     }
 
-    fn resolve(&self, session: &Session) -> anyhow::Result<ExitCode> {
+    fn resolve(&self, containers: &Containers) -> anyhow::Result<ExitCode> {
         let (id, flags) = (&self.id, &self.flags);
         let (receiver, stall) = (flags.receiver.as_deref(), flags.stall.unwrap_or_default().0);
-        match migrate::resolve(&session.runtime, id, self.destination.as_ref(), receiver, stall)? {
+        match migrate::resolve(&containers.runtime, id, self.destination.as_ref(), receiver, stall)? {
             Decision::Committed => self.say(&format!("{id} is the destination's")),
             Decision::Aborted => self.say(&format!("{id} is the source's")),
             Decision::Open => bail!("the migration of {id} is not decided yet: somebody is still at it"),
@@ -246,12 +246,12 @@ impl Migrate {
 
 impl Run for Migrate {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::new(cli)?;
+        let containers = Containers::new(cli)?;
         if self.flags.resolve {
-            return self.resolve(&session);
+            return self.resolve(&containers);
         }
         let destination = self.destination.as_ref().context("migrate: a destination is missing")?;
-        let task = session.task(&self.id)?;
+        let task = containers.task(&self.id)?;
         let migrated = task.migrate(destination, self.options(cli), &mut |phase| self.show(phase))?;
         if self.flags.dry_run {
             return Ok(ExitCode::SUCCESS);

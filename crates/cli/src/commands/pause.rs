@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
-use crate::session::Session;
 
 pub(crate) const COMMAND: Command =
     Command::on_container("pause", "freeze all processes of a container", |m| {
@@ -20,7 +20,7 @@ struct Pause {
 
 impl Run for Pause {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        Session::new(cli)?.task(&self.id)?.pause()?;
+        Containers::new(cli)?.task(&self.id)?.pause()?;
         Ok(ExitCode::SUCCESS)
     }
 }

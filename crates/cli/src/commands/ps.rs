@@ -7,13 +7,13 @@ use std::process::{self, ExitCode, Stdio};
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::flags::process::FORMAT;
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flags, flags};
 use crate::line::shape::Argument;
 use crate::line::value::Format;
 use crate::output::out;
-use crate::session::Session;
 
 flags! {
     struct PsFlags {
@@ -45,7 +45,7 @@ struct Ps {
 
 impl Run for Ps {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let task = Session::new(cli)?.task(&self.id)?;
+        let task = Containers::new(cli)?.task(&self.id)?;
         let pids = task.pids()?;
         let text = match self.flags.format.unwrap_or_default() {
             Format::Json => json(&pids),

@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use hiber::migrate::{self, Connection, ReceiveOptions};
 
 use super::migrate::{STALL, Stall};
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
-use crate::session::Session;
 
 flags! {
     struct ReceiveFlags {
@@ -38,7 +38,7 @@ impl Run for Receive {
         if !self.flags.stdio {
             bail!("receive: expected --stdio: the source is at standard input and output");
         }
-        let session = Session::new(cli)?;
+        let containers = Containers::new(cli)?;
         let copy = |fd: BorrowedFd<'_>| {
             rustix::io::fcntl_dupfd_cloexec(fd, 3).context("duplicate the standard streams")
         };
@@ -46,7 +46,7 @@ impl Run for Receive {
         let connection = Connection::over(from, to, self.flags.stall.unwrap_or_default().0)?;
         let options =
             ReceiveOptions { criu: cli.global.criu.clone(), systemd_cgroup: cli.global.systemd_cgroup };
-        migrate::receive(&session.runtime, connection, &options)?;
+        migrate::receive(&containers.runtime, connection, &options)?;
         Ok(ExitCode::SUCCESS)
     }
 }

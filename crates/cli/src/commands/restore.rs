@@ -10,6 +10,7 @@ use hiber::id::ContainerId;
 use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task};
 
 use super::checkpoints::checkpoints_of;
+use crate::containers::Containers;
 use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
@@ -19,7 +20,6 @@ use crate::line::scan::Matches;
 use crate::output::report;
 use crate::process::foreground::{self, Console, Signals, connect_console};
 use crate::process::tell::Tell;
-use crate::session::Session;
 
 /// `TYPE:NAME`, as CRIU wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Restore {
     }
 
     /// Stays until the first process has ended, and deletes the container.
-    fn attend(&self, session: &Session, task: &Task, signals: &Signals) -> anyhow::Result<ExitCode> {
+    fn attend(&self, containers: &Containers, task: &Task, signals: &Signals) -> anyhow::Result<ExitCode> {
         let init = task.init().context("the container has no process")?;
         // A container whose memory stays away is killed, which ends our attendance.
         let memory = std::thread::spawn({
@@ -161,7 +161,7 @@ impl Restore {
         });
         let status = foreground::attend(init, signals, Console::of(init)?)?;
         let brought = memory.join();
-        session.runtime.force_delete(&self.id)?;
+        containers.runtime.force_delete(&self.id)?;
         match brought {
             Ok(Err(e)) => Err(e.into()),
             _ => Ok(status.into()),
@@ -171,7 +171,7 @@ impl Restore {
 
 impl Run for Restore {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let session = Session::new(cli)?;
+        let containers = Containers::new(cli)?;
         let flags = &self.flags;
         if flags.no_pivot {
             tracing::warn!(
@@ -183,10 +183,13 @@ impl Run for Restore {
         let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
         if let Some(format) = flags.check.asked() {
             let options = self.options(cli, Stdio::Inherit);
-            return report::show(&session.runtime.check_restore(&self.id, named.as_ref(), options), format);
+            return report::show(
+                &containers.runtime.check_restore(&self.id, named.as_ref(), options),
+                format,
+            );
         }
         if flags.prove {
-            session.runtime.try_restore(&self.id, named.as_ref(), self.options(cli, Stdio::Inherit))?;
+            containers.runtime.try_restore(&self.id, named.as_ref(), self.options(cli, Stdio::Inherit))?;
             return Ok(ExitCode::SUCCESS);
         }
         if !flags.detach && !flags.no_subreaper {
@@ -203,16 +206,16 @@ impl Run for Restore {
         let tell = Tell::prepare(None, flags.pid_file.as_deref())?;
         let options = self.options(cli, stdio);
         let task = match &named {
-            None => session.runtime.restore(&self.id, &options)?,
-            Some(checkpoint) => session.runtime.start_from(&self.id, checkpoint, options)?,
+            None => containers.runtime.restore(&self.id, &options)?,
+            Some(checkpoint) => containers.runtime.start_from(&self.id, checkpoint, options)?,
         };
         let init = task.init().context("the container has no process")?;
-        session.or_undo(&self.id, tell.tell(init))?;
+        containers.or_undo(&self.id, tell.tell(init))?;
         if let Some(signals) = signals {
-            return self.attend(&session, &task, &signals);
+            return self.attend(&containers, &task, &signals);
         }
         if !flags.background {
-            session.or_undo(&self.id, task.wait_for_memory().map_err(Into::into))?;
+            containers.or_undo(&self.id, task.wait_for_memory().map_err(Into::into))?;
         }
         Ok(ExitCode::SUCCESS)
     }

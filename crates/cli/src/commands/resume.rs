@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
-use crate::session::Session;
 
 pub(crate) const COMMAND: Command =
     Command::on_container("resume", "let the processes of a paused container run on", |m| {
@@ -19,7 +19,7 @@ struct Resume {
 
 impl Run for Resume {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        Session::new(cli)?.task(&self.id)?.resume()?;
+        Containers::new(cli)?.task(&self.id)?.resume()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,13 +7,13 @@ use hiber::id::ContainerId;
 use hiber::{Stdio, Task};
 
 use super::create::CreateFlags;
+use crate::containers::Containers;
 use crate::flags::process::{DETACH, NO_SUBREAPER};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::process::foreground::{self, Console, Signals};
 use crate::process::notify;
 use crate::process::tell::Tell;
-use crate::session::Session;
 
 flags! {
     pub(crate) struct RunFlags {
@@ -46,10 +46,10 @@ struct RunCommand {
 impl Run for RunCommand {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
         let (id, create) = (&self.id, &self.flags.create);
-        let session = Session::creating(cli, create.preserved())?;
+        let containers = Containers::creating(cli, create.preserved())?;
         if self.flags.detach {
-            let task = create.create(cli, &session, id, create.start_of_run())?;
-            session.or_undo(id, notify::start(&task))?;
+            let task = create.create(cli, &containers, id, create.start_of_run())?;
+            containers.or_undo(id, notify::start(&task))?;
             return Ok(ExitCode::SUCCESS);
         }
         if !self.flags.no_subreaper {
@@ -60,8 +60,8 @@ impl Run for RunCommand {
             bail!("cannot use console socket if hiber will not detach or allocate tty");
         }
         let tell = create.tell()?;
-        let options = create.options(cli, session.listen_fds, create.start_of_run(), Stdio::Attended);
-        let task = session.runtime.create(id, &options)?;
+        let options = create.options(cli, containers.listen_fds, create.start_of_run(), Stdio::Attended);
+        let task = containers.runtime.create(id, &options)?;
         let attended = attend(tell, &task, &signals);
         if attended.is_err() || !self.flags.keep {
             match task.force_delete() {

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::process::notify;
-use crate::session::Session;
 
 pub(crate) const COMMAND: Command =
     Command::on_container("start", "start the process of a created container", |m| {
@@ -20,7 +20,7 @@ struct Start {
 
 impl Run for Start {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        notify::start(&Session::new(cli)?.task(&self.id)?)?;
+        notify::start(&Containers::new(cli)?.task(&self.id)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

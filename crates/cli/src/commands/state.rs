@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::output::out;
 use crate::output::state::{ContainerState, describe};
-use crate::session::Session;
 
 pub(crate) const COMMAND: Command =
     Command::on_container("state", "show the state of a container, as JSON", |m| {
@@ -21,8 +21,8 @@ struct State {
 
 impl Run for State {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let glance = Session::asking(cli, false)?.runtime.glance(&self.id)?;
-        out::write(&document(&describe(&glance, String::new())?)?)?;
+        let info = Containers::asking(cli, false)?.runtime.info(&self.id)?;
+        out::write(&document(&describe(&info, String::new())?)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

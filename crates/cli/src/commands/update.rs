@@ -11,12 +11,12 @@ use hiber::id::ContainerId;
 use hiber_sandbox::config;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
 use crate::line::refusal::Refusal;
 use crate::line::shape::Entry;
 use crate::line::value::text;
-use crate::session::Session;
 
 /// A number in the range of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ struct Update {
 
 impl Run for Update {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        let task = Session::new(cli)?.task(&self.id)?;
+        let task = Containers::new(cli)?.task(&self.id)?;
         // Intel RDT, a group of resctrl, is no cgroup.
         let schemata: Vec<_> =
             [&self.flags.l3_cache_schema, &self.flags.mem_bw_schema].into_iter().flatten().cloned().collect();

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use hiber::id::ContainerId;
 
+use crate::containers::Containers;
 use crate::line::command::{Cli, Command, Run};
-use crate::session::Session;
 
 pub(crate) const COMMAND: Command =
     Command::on_container("wait-memory", "wait until the memory of a restored container is all there", |m| {
@@ -23,7 +23,7 @@ struct WaitMemory {
 
 impl Run for WaitMemory {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
-        Session::new(cli)?.task(&self.id)?.wait_for_memory()?;
+        Containers::new(cli)?.task(&self.id)?.wait_for_memory()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use hiber::{Facts, FollowingMemory, Glance, Status};
+use hiber::{ContainerInfo, Facts, FollowingMemory, Status};
 use serde::{Serialize, Serializer};
 
 /// One container, as `state` and `list` show it. The names and their order are runc's.
@@ -47,22 +47,22 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 }
 
 /// What `state` and `list --format json` show; only `list` shows an owner.
-pub(crate) fn describe(glance: &Glance, owner: String) -> anyhow::Result<ContainerState> {
-    let (facts, brief) = (glance.facts(), glance.brief()?);
-    let status = glance.status()?;
+pub(crate) fn describe(info: &ContainerInfo, owner: String) -> anyhow::Result<ContainerState> {
+    let (facts, summary) = (info.facts(), info.config_summary()?);
+    let status = info.status()?;
     Ok(ContainerState {
-        oci_version: brief.oci_version,
+        oci_version: summary.oci_version,
         id: facts.id.clone(),
         pid: shown_pid(facts, status),
         status: status.to_string(),
         bundle: facts.bundle.clone(),
         rootfs: facts.rootfs.clone(),
         created: facts.created,
-        annotations: brief.annotations,
+        annotations: summary.annotations,
         owner,
-        oom_killed: glance.oom_killed(),
-        memory: glance.following_memory(),
-        left_paused: status == Status::Paused && glance.is_left_paused(),
+        oom_killed: info.oom_killed(),
+        memory: info.following_memory(),
+        left_paused: status == Status::Paused && info.is_left_paused(),
     })
 }
 

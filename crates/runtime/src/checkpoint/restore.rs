@@ -33,13 +33,14 @@ use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_following_memory, check_images, check_strict, take_resources,
+    RestoreContainerOptions, check_following_memory, check_images, check_strict, limits_in_force,
 };
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::Work;
 use crate::checkpoint::{crun, entered, joined};
-use crate::container::create::{Prepared, adopt, make_cgroup, note_process, undo};
 use crate::container::handle::Container;
+use crate::container::making::Making;
+use crate::container::prepared::Prepared;
 use crate::container::stdio::{Stdio, Wired};
 use crate::container::task::Built;
 use crate::container::task::Task;
@@ -85,7 +86,7 @@ pub(crate) fn restore_through(
     gate: Option<&mut dyn Gate>,
 ) -> Result<Task> {
     helpers::check()?;
-    let mut prepared = Prepared::new(id, &options.as_create())?;
+    let prepared = Prepared::new(id, &options.as_create())?;
     // CRIU finds out in the restored process, and waits for it in vain.
     let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
     if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
@@ -95,7 +96,10 @@ pub(crate) fn restore_through(
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let Checked { manifest, kept, empty_directory, chain, cgroups } =
         check_images(&prepared, id, options, &images)?;
-    take_resources(&mut prepared, options, &kept)?;
+    let prepared = match limits_in_force(&prepared, options, &kept)? {
+        Some(limits) => prepared.with_limits(&limits)?,
+        None => prepared,
+    };
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = &manifest {
         criu_options.follow(&manifest.options.criu);
@@ -110,7 +114,7 @@ pub(crate) fn restore_through(
     }
     .wire()?;
     let (entry, lock) = store.create(id)?;
-    let mut facts = prepared.facts(id, Vec::new());
+    let mut making = Making::new(prepared.facts(id, Vec::new()));
     let request = Request {
         prepared: &prepared,
         options,
@@ -131,8 +135,8 @@ pub(crate) fn restore_through(
         gated: gate.is_some(),
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
-    let restored = restoring.run(&mut facts, gate).and_then(|memory| {
-        let (child, kept) = (first_process(&facts)?, wired.keep()?);
+    let restored = restoring.run(&mut making, gate).and_then(|memory| {
+        let (child, kept) = (first_process(&making.facts)?, wired.keep()?);
         entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
         if let Some(memory) = memory {
             entry.note(Lifecycle::MemoryArriving);
@@ -143,13 +147,13 @@ pub(crate) fn restore_through(
     let (child, kept) = restored.map_err(|e| {
         // It does not come because the restore failed, or the other way round.
         let e = lazy::record::failure(&entry).unwrap_or(e);
-        undo(&entry, &facts);
-        leftovers::tell(&leftovers::remove_ghosts(&images, &facts.rootfs));
+        making.undo(&entry);
+        leftovers::tell(&leftovers::remove_ghosts(&images, &making.facts.rootfs));
         explain_restore(store, id, options, e)
     })?;
     drop(lock);
     let built = Built { child, starter: None, kept };
-    Task::of_created(Container::of_created(id.clone(), entry, facts, prepared.spec), built, None)
+    Task::of_created(Container::of_created(id.clone(), entry, making.facts, prepared.spec), built, None)
 }
 
 /// The restored process, our child: nobody else can have its number.
@@ -183,13 +187,13 @@ struct Places<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(&self, facts: &mut Facts, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
+    fn run(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         gate.as_ref().map_or(Ok(()), |gate| gate.begin(self.entry))?;
-        facts.put_root =
+        making.facts.put_root =
             self.request.prepared.plan.init.root.as_ref().is_some_and(DetachedRoot::needs_put_root);
-        self.entry.write_facts(facts)?;
-        let mut cgroup = make_cgroup(self.request.prepared, facts, Cgroup::create)?;
+        self.entry.write_facts(&making.facts)?;
+        let mut cgroup = making.make_cgroup(self.request.prepared, Cgroup::create)?;
         self.request.prepared.delegate(&cgroup)?;
         let root = self.entry.path().join("root");
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
@@ -204,11 +208,11 @@ impl Restoring<'_> {
         let daemon = others.then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
-        let memory = self.bring_memory(&work, &facts.cgroup)?;
+        let memory = self.bring_memory(&work, &making.facts.cgroup)?;
         let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
-        let guard = self.gated.then(|| RestoreGuard::start(&facts.cgroup)).transpose()?;
+        let guard = self.gated.then(|| RestoreGuard::start(&making.facts.cgroup)).transpose()?;
         let mut restored =
-            apart("the restoring thread", || self.in_private_mount_namespace(&places, facts, &mut cgroup));
+            apart("the restoring thread", || self.in_private_mount_namespace(&places, making, &mut cgroup));
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
@@ -253,7 +257,7 @@ impl Restoring<'_> {
     fn in_private_mount_namespace(
         &self,
         places: &Places<'_>,
-        facts: &mut Facts,
+        making: &mut Making,
         cgroup: &mut Cgroup,
     ) -> Result<()> {
         if let Some(name) = &self.request.prepared.plan.init.keyring {
@@ -272,7 +276,7 @@ impl Restoring<'_> {
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let mut restorable =
             DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
-        let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), facts)?;
+        let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         if restore.common.cgroups == Some(CgroupMode::Strict) {
             // The container's own is there by now.
@@ -292,13 +296,13 @@ impl Restoring<'_> {
         let mut session = launch.start()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
-            adopt(cgroup, facts, pid)?;
+            making.adopt(cgroup, pid)?;
             // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
             Kept::shed_by(pid);
             restore.common.cgroup_roots = cgroup_roots(pid)?;
         }
-        let (paths, held) = (facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
+        let (paths, held) = (making.facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
         let holds = Arc::clone(&held);
         session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));
         let criu = session.pid();
@@ -319,19 +323,19 @@ impl Restoring<'_> {
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {
                 restorable.entered();
-                facts.put_root = false;
-                facts.streams = procfs::streams(pid, [0, 1, 2]);
-                facts.follow(pid);
-                note_process(self.entry, facts, pid)?;
+                making.facts.put_root = false;
+                making.facts.streams = procfs::streams(pid, [0, 1, 2]);
+                making.facts.follow(pid);
+                making.note_process(self.entry, pid)?;
                 first = pid;
-                Ok(self.request.put_back(pid, &facts.cgroup)?)
+                Ok(self.request.put_back(pid, &making.facts.cgroup)?)
             }
             // CRIU's code in the tasks has written its last line to the log, and installed their filters. CRIU lets them go next: where
             // they are to do something before they run, they go no further than into the freezer.
             RestoreNotify::PreResume => {
-                limit_file_sizes(&limits, first, &facts.cgroup)?;
+                limit_file_sizes(&limits, first, &making.facts.cgroup)?;
                 if let Some(agent) = &agent {
-                    listeners = agent.hand_over(&request::pids(&facts.cgroup)?)?;
+                    listeners = agent.hand_over(&request::pids(&making.facts.cgroup)?)?;
                 }
                 if self.gated || self.request.kept.has_switches() || !listeners.is_empty() {
                     held.store(true, Ordering::Relaxed);
@@ -343,9 +347,9 @@ impl Restoring<'_> {
         });
         restored?;
         if self.request.kept.has_switches() || !listeners.is_empty() {
-            let freeze = || Ok(Cgroup::open(facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
+            let freeze = || Ok(Cgroup::open(making.facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
             let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };
-            self.request.turn_switches(facts.pid, cgroup, then, &listeners)?;
+            self.request.turn_switches(making.facts.pid, cgroup, then, &listeners)?;
         }
         Ok(())
     }

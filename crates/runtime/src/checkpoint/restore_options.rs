@@ -11,12 +11,12 @@ use super::manifest::Manifest;
 use super::trust::{self, Checked, Grant};
 use super::words::{UnknownWord, Word};
 use super::{CriuOptions, Direction, mounts};
-use crate::container::create::{CreateOptions, Prepared};
+use crate::container::prepared::{CreateOptions, Prepared};
 use crate::container::stdio::Stdio;
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Address;
 use crate::id::ContainerId;
-use crate::state::resources;
+use crate::state::resources::{self, ChangedResources};
 
 /// The options of a restore. Use `..Default::default()` for the others: later versions add fields.
 #[derive(Debug, Default)]
@@ -107,15 +107,15 @@ pub(crate) fn check_images(
     Ok(checked)
 }
 
-/// Gives the container the limits that were in force at the dump.
-pub(crate) fn take_resources(
-    prepared: &mut Prepared,
+/// The limits that were in force at the dump, if the container gets those.
+pub(crate) fn limits_in_force(
+    prepared: &Prepared,
     options: &RestoreContainerOptions<'_>,
     kept: &Kept,
-) -> Result<()> {
+) -> Result<Option<ChangedResources>> {
     let chosen = options.resources.map_or_else(|| annotated(&prepared.spec), |chosen| Ok(Some(chosen)))?;
     if kept.resources.is_empty() || chosen == Some(Resources::Config) {
-        return Ok(());
+        return Ok(None);
     }
     let in_force = resources::in_force(&kept.resources, &resources::of(&prepared.spec))?;
     if chosen.is_none() && !options.trust_images {
@@ -126,7 +126,7 @@ pub(crate) fn take_resources(
             ))
         })?;
     }
-    prepared.take(&in_force)
+    Ok(Some(in_force))
 }
 
 fn annotated(spec: &Spec) -> Result<Option<Resources>> {

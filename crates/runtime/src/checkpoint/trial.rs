@@ -29,11 +29,11 @@ use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::restore::{Network, Request, cgroup_roots, hold, namespace};
-use crate::checkpoint::restore_options::{RestoreContainerOptions, check_images, take_resources};
+use crate::checkpoint::restore_options::{RestoreContainerOptions, check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
-use crate::container::create::Prepared;
+use crate::container::prepared::Prepared;
 use crate::container::stdio::pipe;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
@@ -187,11 +187,14 @@ impl Trial<'_> {
     /// # Errors
     /// Why it cannot be restored, or not on trial.
     pub(crate) fn run(self) -> Result<()> {
-        let mut prepared = Prepared::new(self.id, &self.options.as_create())?;
+        let prepared = Prepared::new(self.id, &self.options.as_create())?;
         check_plan(&prepared.plan)?;
         let Checked { manifest, kept, empty_directory, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
-        take_resources(&mut prepared, self.options, &kept)?;
+        let prepared = match limits_in_force(&prepared, self.options, &kept)? {
+            Some(limits) => prepared.with_limits(&limits)?,
+            None => prepared,
+        };
         let manifest = self.manifest.or(manifest.as_ref());
         let mut criu_options = self.options.criu.clone();
         if let Some(manifest) = manifest {

@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
 use crate::state::entry::Entry;
-use crate::state::facts::{Brief, Facts};
+use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::store::Store;
 
 /// A handle on an existing container; clones share it. It keeps the container's directory open, so it stays with
@@ -94,9 +94,9 @@ impl Container {
     }
 
     /// The part of the configuration that is needed to show the container and to run its hooks.
-    pub fn brief(&self) -> Result<Brief> {
+    pub fn config_summary(&self) -> Result<ConfigSummary> {
         let spec = self.0.spec.lock().unwrap_or_else(PoisonError::into_inner);
-        spec.as_ref().map_or_else(|| self.entry().brief(), |spec| Ok(Brief::of(spec)))
+        spec.as_ref().map_or_else(|| self.entry().config_summary(), |spec| Ok(ConfigSummary::of(spec)))
     }
 
     /// The user who made it.

@@ -17,20 +17,17 @@ use crate::container::monitor;
 use crate::container::process::{Attributes, Process};
 use crate::container::stdio::Kept;
 use crate::container::wait::{Condition, Wait};
-use crate::error::{Context, Error, Result, chain};
+use crate::error::{Error, Result};
 use crate::helpers::guard;
 use crate::helpers::lazy::{FollowingMemory, record};
 use crate::host::procfs;
-use crate::id::ContainerId;
 use crate::state::entry::Entry;
 use crate::state::entry::START_SOCKET;
-use crate::state::facts::{Brief, Facts};
+use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::lifecycle::Lifecycle;
-use crate::state::lock::Lock;
 use crate::state::migration::Incoming;
 use crate::state::observe::Observe;
 use crate::state::processes::ProcessId;
-use crate::state::store::Store;
 use crate::status::Status;
 
 /// A container's task: its first process and all others. A task keeps the first process's pidfd and the directories of the
@@ -58,19 +55,6 @@ impl Container {
             _ => Task::open(self.reread()?),
         }
     }
-
-    /// Removes a container whose facts cannot be read, as `e` says, with its processes as far as those can be found.
-    pub(crate) fn discard(store: &Store, id: &ContainerId, e: &Error) -> Result<()> {
-        let entry = store.open(id)?;
-        if let Some(facts) = entry.facts_of_any_version() {
-            return Self::new(id.clone(), entry, Some(facts), None).task()?.force_delete().map(drop);
-        }
-        let _lock = entry.lock()?;
-        tracing::warn!(
-            "{e}: which processes and cgroups container {id} has is not known; they stay if there are any"
-        );
-        entry.remove()
-    }
 }
 
 /// The parts of a new container's task.
@@ -87,9 +71,7 @@ fn cgroup_of(container: &Container) -> Result<Cgroup> {
 }
 
 /// The time limit for the end of a killed process: its memory and mounts are freed first.
-const DEATH_PATIENCE: Duration = Duration::from_secs(10);
-/// The usual time limit, enough unless much memory must be freed.
-const DEATH_HASTE: Duration = Duration::from_millis(200);
+pub(crate) const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Task {
     pub(crate) fn open(container: Container) -> Result<Self> {
@@ -283,25 +265,25 @@ impl Task {
 
     /// A poststart hook that fails ends the container (runtime-spec "Lifecycle", step 9, as runc reads it).
     pub(crate) fn run_poststart(&self) -> Result<()> {
-        let brief = self.container.brief()?;
-        let Some(all) = &brief.hooks else { return Ok(()) };
+        let summary = self.container.config_summary()?;
+        let Some(all) = &summary.hooks else { return Ok(()) };
         let result =
-            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&brief, "running")?);
+            hooks::run("poststart", plan::hook_list(all.poststart()), &self.hook_state(&summary, "running")?);
         if result.is_err() {
             let _ = self.kill(Signal::KILL);
         }
         Ok(result?)
     }
 
-    fn hook_state(&self, brief: &Brief, status: &str) -> Result<plan::HookState> {
+    pub(crate) fn hook_state(&self, summary: &ConfigSummary, status: &str) -> Result<plan::HookState> {
         let facts = self.facts()?;
         Ok(plan::HookState {
-            oci_version: brief.oci_version.clone(),
+            oci_version: summary.oci_version.clone(),
             id: self.container.id().as_str().into(),
             status: status.into(),
             pid: if status == "stopped" { 0 } else { facts.pid },
             bundle: facts.bundle.clone(),
-            annotations: brief.annotations.clone(),
+            annotations: summary.annotations.clone(),
         })
     }
 
@@ -401,99 +383,6 @@ impl Task {
             None if self.facts().is_ok_and(|f| f.pid != 0) => ExitStatus::unknown(),
             None => ExitStatus::not_yet(),
         }
-    }
-
-    /// Removes a container that has stopped or was never started, and returns the end of its first process.
-    ///
-    /// # Errors
-    /// [`Kind::State`](crate::Kind::State) if the container runs.
-    pub fn delete(self) -> Result<ExitStatus> {
-        self.remove(false)
-    }
-
-    /// Kills all processes, removes the container, and returns the end of its first process.
-    ///
-    /// # Errors
-    /// If a process does not die within ten seconds, or the kernel refuses a removal.
-    pub fn force_delete(self) -> Result<ExitStatus> {
-        self.remove(true)
-    }
-
-    fn remove(self, force: bool) -> Result<ExitStatus> {
-        if force {
-            // Before the lock: whoever creates or restores it holds that, perhaps in a hook that hangs.
-            self.kill_everything()?;
-        }
-        let lock = self.entry().lock()?;
-        // It may have been opened while it was being made.
-        let task = if self.init.is_some() { self } else { Self::open(self.container.reread()?)? };
-        match task.status()? {
-            Status::Stopped => {}
-            Status::Created => task.kill_everything()?,
-            _ if force => task.kill_everything()?,
-            status => {
-                let what =
-                    format!("cannot delete container {} that is not stopped: {status}", task.container.id());
-                return task.refuse(&what, status);
-            }
-        }
-        let status = task.exit_status();
-        task.destroy(lock)?;
-        task.init.as_ref().inspect(|init| init.reap());
-        Ok(status)
-    }
-
-    /// Kills all processes and waits until the first is gone.
-    fn kill_everything(&self) -> Result<()> {
-        match self.kill(Signal::KILL) {
-            Ok(()) | Err(Error::NotRunning) => {}
-            Err(e) => return Err(e),
-        }
-        let Some(init) = &self.init else { return Ok(()) };
-        monitor::reap_killed(init.pid(), DEATH_PATIENCE)?;
-        if init.wait_for_death(DEATH_HASTE)? {
-            return Ok(());
-        }
-        // A CRIU that still restores it traces its processes and may wait for the first one, which cannot end before CRIU
-        // has reaped the others. It is in the container's cgroup.
-        self.cgroup.kill(Signal::KILL)?;
-        if init.wait_for_death(DEATH_PATIENCE)? {
-            return Ok(());
-        }
-        let what = "container init still running 10 s after SIGKILL".to_owned();
-        Err(Error::State { what, status: Status::Running })
-    }
-
-    /// Removes what a dead container has left. Everything is tried; the first failure is reported. For its poststop hooks
-    /// the container exists no more (runtime-spec "Lifecycle", steps 12 and 13).
-    pub(crate) fn destroy(&self, lock: Lock) -> Result<()> {
-        let cgroup = &self.cgroup;
-        guard::sweep_after(self.entry());
-        // Processes that outlived the first one: exec'd into a shared pid namespace, or its children.
-        let removed = cgroup.destroy().context("remove the container's cgroup");
-        let ungrouped = self.facts().map_or(Ok(()), |facts| facts.resctrl.remove());
-        let cleared = self.facts().map_or(Ok(()), Facts::clear_root);
-        removed?;
-        ungrouped?;
-        cleared.context("unmount the root filesystem")?;
-        // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
-        let brief = self.container.brief().ok().filter(|_| self.facts().is_ok());
-        self.entry().remove()?;
-        drop(lock);
-        if let Some(Err(e)) = brief.map(|brief| self.run_poststop(&brief)) {
-            tracing::warn!("{}", chain(&e));
-        }
-        Ok(())
-    }
-
-    /// The container is gone whatever one of the hooks says, and the next one runs (runtime-spec "Lifecycle", step 13).
-    fn run_poststop(&self, brief: &Brief) -> Result<()> {
-        let Some(all) = &brief.hooks else { return Ok(()) };
-        let state = self.hook_state(brief, "stopped")?;
-        for failure in hooks::run_all("poststop", plan::hook_list(all.poststop()), &state) {
-            tracing::warn!("{}", chain(&failure));
-        }
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Mount, Spec};
 
 use super::word::Offer;
 use crate::checkpoint::CriuOptions;
-use crate::container::create::{CreateOptions, Prepared};
+use crate::container::prepared::{CreateOptions, Prepared};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs;

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result, chain};
 use crate::host::owned;
 use crate::host::procfs;
-use crate::state::facts::{Brief, FACTS_VERSION, Facts};
+use crate::state::facts::{ConfigSummary, FACTS_VERSION, Facts};
 
 pub(super) const STATE: &str = "state.json";
 pub(super) const CONFIG: &str = "config.json";
@@ -131,7 +131,7 @@ impl Entry {
     }
 
     /// The part of the configuration that is needed after a creation, read without the rest.
-    pub(crate) fn brief(&self) -> Result<Brief> {
+    pub(crate) fn config_summary(&self) -> Result<ConfigSummary> {
         self.read_config()
     }
 

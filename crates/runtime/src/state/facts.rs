@@ -93,7 +93,7 @@ impl Facts {
 /// The part of a container's configuration that shows and hooks need.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Brief {
+pub struct ConfigSummary {
     /// The version of the runtime specification.
     pub oci_version: String,
     /// The annotations.
@@ -103,7 +103,7 @@ pub struct Brief {
     pub hooks: Option<Hooks>,
 }
 
-impl Brief {
+impl ConfigSummary {
     /// Of a configuration that is there.
     pub(crate) fn of(spec: &Spec) -> Self {
         let annotations = spec.annotations().iter().flatten();

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::state::entry::{INIT_SOCKET, START_SOCKET};
 use crate::status::Status;
 
-/// The questions to the kernel that give a status. Handles and glances ask them in different ways.
+/// The questions to the kernel that give a status. Handles and [`ContainerInfo`](crate::ContainerInfo) ask them in different ways.
 pub(crate) trait Observe {
     /// Whether the first process is there and has not ended.
     fn is_alive(&self) -> Result<bool>;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::host::owned;
 use crate::id::ContainerId;
 use crate::state::entry::{CONFIG, Entry, STARTED, STATE, may_exist, remove_tree, removed};
-use crate::state::facts::{Brief, FACTS_VERSION, Facts};
+use crate::state::facts::{ConfigSummary, FACTS_VERSION, Facts};
 use crate::state::lock::Lock;
 
 /// All containers of one root directory.
@@ -102,8 +102,8 @@ impl Store {
     }
 
     /// Looks at containers without opening each one's directory; `many` at more than one.
-    pub(crate) fn overview(&self, many: bool) -> Overview {
-        Overview {
+    pub(crate) fn listing(&self, many: bool) -> Listing {
+        Listing {
             // The handle reports later why it cannot be used.
             root: self.open_root(OFlags::PATH).ok().flatten(),
             of_this_boot: OnceLock::new(),
@@ -134,7 +134,7 @@ impl Store {
 
 /// The open directory of all containers. Questions that it cannot answer for certain go to [`Entry`].
 #[derive(Debug)]
-pub(crate) struct Overview {
+pub(crate) struct Listing {
     root: Option<OwnedFd>,
     of_this_boot: OnceLock<bool>,
     /// Where many are looked at.
@@ -144,7 +144,7 @@ pub(crate) struct Overview {
 
 /// A container as its directory shows it.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Listed {
     pub(crate) facts: Facts,
     /// The user who made it.
     pub(crate) owner: u32,
@@ -152,7 +152,7 @@ pub(crate) struct Look {
     pub(crate) started: bool,
 }
 
-impl Overview {
+impl Listing {
     /// Whether its files are in memory, and so of this boot.
     pub(crate) fn is_of_this_boot(&self) -> bool {
         const TMPFS_MAGIC: u64 = 0x0102_1994; // linux/magic.h
@@ -161,12 +161,12 @@ impl Overview {
     }
 
     /// The facts of a container that need no question to the kernel.
-    pub(crate) fn look(&self, id: &ContainerId) -> Option<Look> {
+    pub(crate) fn look(&self, id: &ContainerId) -> Option<Listed> {
         let file = self.open(id, STATE)?;
         let stat = rustix::fs::fstat(&file).ok().filter(owned::is_trusted_file)?;
         let started = Mode::from_raw_mode(stat.st_mode) == STARTED;
         let facts: Facts = with_record(&file, |json| serde_json::from_slice(json)).ok()?.ok()?;
-        (facts.version == FACTS_VERSION).then_some(Look { facts, owner: stat.st_uid, started })
+        (facts.version == FACTS_VERSION).then_some(Listed { facts, owner: stat.st_uid, started })
     }
 
     /// Those of the container's cgroup.
@@ -178,7 +178,7 @@ impl Overview {
     }
 
     /// The part of the configuration that is needed to show it.
-    pub(crate) fn brief(&self, id: &ContainerId) -> Option<Brief> {
+    pub(crate) fn config_summary(&self, id: &ContainerId) -> Option<ConfigSummary> {
         let file = self.open(id, CONFIG)?;
         owned::check_file(&file, CONFIG.as_ref()).ok()?;
         let bytes = hiber_sys::file::read_record(file).ok()?;

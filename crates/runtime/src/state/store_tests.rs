@@ -112,7 +112,8 @@ fn damaged_files_are_read_or_refused() {
                 _ => bytes.splice(at..at, *b"9999999999").for_each(drop),
             }
             std::fs::write(&file, bytes).unwrap();
-            let results = [entry.facts().map(drop), entry.brief().map(drop), entry.config().map(drop)];
+            let results =
+                [entry.facts().map(drop), entry.config_summary().map(drop), entry.config().map(drop)];
             for result in results {
                 match result {
                     Ok(()) => good += 1,

@@ -49,7 +49,7 @@ pub struct Plan {
     /// Network devices to move in.
     pub net_devices: Vec<NetDevice>,
     /// The group in resctrl.
-    pub resctrl: Option<resctrl::Plan>,
+    pub resctrl: Option<resctrl::GroupPlan>,
     /// The CPUs of a joining process.
     pub affinity: Affinity,
 }
@@ -158,7 +158,7 @@ impl Plan {
             return Err(Error::invalid("linux.namespaces", why));
         }
         let resctrl = linux.intel_rdt().as_ref();
-        let resctrl = resctrl.map(|rdt| resctrl::Plan::new(rdt, &options.id)).transpose()?;
+        let resctrl = resctrl.map(|rdt| resctrl::GroupPlan::new(rdt, &options.id)).transpose()?;
         let root = RootPlan::from_spec(spec, linux, &namespaces, options)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         check_hooks(&hooks)?;

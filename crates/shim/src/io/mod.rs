@@ -54,7 +54,7 @@ struct Kept {
 
 /// The streams for starting a process.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct OpenStreams {
     streams: Streams,
     /// The container's ends of the pipes, in the order of their numbers.
     stdio: Option<[OwnedFd; 3]>,
@@ -69,7 +69,7 @@ struct Terminal {
     copying: Copying,
 }
 
-impl Prepared {
+impl OpenStreams {
     /// Opens what the client named. The pipes' copying begins at once and ends with the container's ends.
     pub(crate) fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<Self> {
         let cancel = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);

@@ -12,14 +12,14 @@ fn fifo(dir: &Path, name: &str) -> String {
 }
 
 /// The streams of a process without a terminal.
-fn files(prepared: &Prepared) -> [std::fs::File; 3] {
-    let hiber::Stdio::Files(files) = prepared.stdio() else { panic!("a terminal") };
+fn files(streams: &OpenStreams) -> [std::fs::File; 3] {
+    let hiber::Stdio::Files(files) = streams.stdio() else { panic!("a terminal") };
     files.map(|fd| std::fs::File::from(fd.try_clone_to_owned().unwrap()))
 }
 
 /// As after the start: only the process has its ends.
-fn started(prepared: Prepared) -> Streams {
-    let Prepared { streams, .. } = prepared;
+fn started(streams: OpenStreams) -> Streams {
+    let OpenStreams { streams, .. } = streams;
     streams
 }
 
@@ -28,9 +28,9 @@ fn what_a_client_has_not_read_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let stdout = fifo(dir.path(), "out");
     let stdio = Stdio { stdin: String::new(), stdout, stderr: String::new(), terminal: false };
-    let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [_, mut output, _] = files(&prepared);
-    let mut streams = started(prepared);
+    let streams = OpenStreams::open(&stdio, OWNER).unwrap();
+    let [_, mut output, _] = files(&streams);
+    let mut streams = started(streams);
     assert!(streams.is_read(), "nothing was written");
     output.write_all(b"out").unwrap();
     // wherever it is: in the pipe, with the thread, in the FIFO
@@ -54,9 +54,9 @@ fn fifos_are_copied_and_end_with_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let [stdin, stdout, stderr] = ["in", "out", "err"].map(|name| fifo(dir.path(), name));
     let stdio = Stdio { stdin, stdout, stderr, terminal: false };
-    let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [input, mut output, mut errors] = files(&prepared);
-    let mut streams = started(prepared);
+    let streams = OpenStreams::open(&stdio, OWNER).unwrap();
+    let [input, mut output, mut errors] = files(&streams);
+    let mut streams = started(streams);
     output.write_all(b"out").unwrap();
     errors.write_all(b"err").unwrap();
     // a client that comes later finds what was written, and leaves without harm
@@ -87,9 +87,9 @@ fn fifos_are_copied_and_end_with_the_process() {
 fn output_that_nobody_reads_is_dropped_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let stdio = Stdio { stdout: fifo(dir.path(), "out"), ..Stdio::default() };
-    let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [_, mut output, _] = files(&prepared);
-    let streams = started(prepared);
+    let streams = OpenStreams::open(&stdio, OWNER).unwrap();
+    let [_, mut output, _] = files(&streams);
+    let streams = started(streams);
     // more than the FIFO takes, less than FIFO, buffer and pipe together
     output.write_all(&vec![b'x'; 70_000]).unwrap();
     drop(output);
@@ -106,9 +106,9 @@ fn files_are_made_and_appended_to() {
     let uri = format!("file://{}", log.display());
     let stdio = Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() };
     for expected in ["one\ntwo\n", "one\ntwo\none\ntwo\n"] {
-        let prepared = Prepared::open(&stdio, OWNER).unwrap();
-        let [mut input, mut output, mut errors] = files(&prepared);
-        let streams = started(prepared);
+        let streams = OpenStreams::open(&stdio, OWNER).unwrap();
+        let [mut input, mut output, mut errors] = files(&streams);
+        let streams = started(streams);
         assert_eq!(input.read(&mut [0]).unwrap(), 0);
         output.write_all(b"one\n").unwrap();
         errors.write_all(b"two\n").unwrap();
@@ -128,9 +128,9 @@ fn a_program_logs() {
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let uri = format!("binary://{}?to={}", script.display(), log.display());
     let stdio = Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() };
-    let prepared = Prepared::open(&stdio, OWNER).unwrap();
-    let [_, mut output, mut errors] = files(&prepared);
-    let streams = started(prepared);
+    let streams = OpenStreams::open(&stdio, OWNER).unwrap();
+    let [_, mut output, mut errors] = files(&streams);
+    let streams = started(streams);
     output.write_all(b"out\n").unwrap();
     errors.write_all(b"err\n").unwrap();
     drop((output, errors));
@@ -140,7 +140,7 @@ fn a_program_logs() {
 
 #[test]
 fn mistakes_name_the_stream() {
-    let error = |stdio: &Stdio| Prepared::open(stdio, OWNER).unwrap_err().to_string();
+    let error = |stdio: &Stdio| OpenStreams::open(stdio, OWNER).unwrap_err().to_string();
     let stdio = Stdio { stdin: "/no/such".into(), ..Stdio::default() };
     assert_eq!(error(&stdio), "stdin: /no/such: No such file or directory (os error 2)");
     let stdio = Stdio { stderr: "/no/such".into(), ..Stdio::default() };

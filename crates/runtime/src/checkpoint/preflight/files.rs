@@ -62,7 +62,7 @@ pub(super) fn check(
     ghosts: &mut std::collections::HashMap<(u64, u64), u64>,
 ) -> Vec<SocketFd> {
     let mut sockets = Vec::new();
-    let mut look = Look { findings, task, mounts, allowed, ghosts };
+    let mut checks = FileChecks { findings, task, mounts, allowed, ghosts };
     let dir = task.path("fd");
     for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
         let Some(fd) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
@@ -75,13 +75,13 @@ pub(super) fn check(
             sockets.push(SocketFd { fd, inode: meta.ino() });
             continue;
         }
-        look.descriptor(fd, &target, &meta);
+        checks.descriptor(fd, &target, &meta);
     }
-    look.mappings();
+    checks.mappings();
     sockets
 }
 
-struct Look<'a> {
+struct FileChecks<'a> {
     findings: &'a mut Findings,
     task: &'a Proc,
     mounts: &'a HashSet<i32>,
@@ -89,7 +89,7 @@ struct Look<'a> {
     ghosts: &'a mut std::collections::HashMap<(u64, u64), u64>,
 }
 
-impl Look<'_> {
+impl FileChecks<'_> {
     fn descriptor(&mut self, fd: i32, target: &str, meta: &Metadata) {
         let info = std::fs::read_to_string(self.task.path(&format!("fdinfo/{fd}"))).unwrap_or_default();
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);

@@ -15,6 +15,7 @@ mod mount_comparison;
 mod mounts;
 mod network;
 pub(crate) mod restore;
+mod root_files;
 mod sockets;
 mod table;
 mod tasks;

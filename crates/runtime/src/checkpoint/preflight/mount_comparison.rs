@@ -88,7 +88,7 @@ pub(crate) fn compare_mounts(task: &Task) -> Result<MountComparison> {
     let outside = outside(Direction::Dump, spec, facts)?;
     let mounts = mountinfo::of(&facts.pid.to_string())?;
     let places: HashSet<&Path> = outside.iter().map(|o| o.point.as_path()).collect();
-    let mut look = Look {
+    let mut comparison = Comparison {
         task,
         mounts: &mounts,
         places: &places,
@@ -99,17 +99,17 @@ pub(crate) fn compare_mounts(task: &Task) -> Result<MountComparison> {
     };
     let mut replaced = Vec::new();
     for place in &outside {
-        replaced.extend(look.at(place)?);
+        replaced.extend(comparison.at(place)?);
     }
-    look.open(&replaced)?;
-    let below = look.below(&outside)?;
-    look.strangers(&below, &replaced)?;
+    comparison.open(&replaced)?;
+    let below = comparison.below(&outside)?;
+    comparison.strangers(&below, &replaced)?;
     if shared::namespaces(spec).any(|kind| kind == NamespaceKind::Ipc) {
-        look.attached()?;
+        comparison.attached()?;
     } else if facts.namespaces.contains(&NamespaceKind::Ipc) {
-        look.queues(facts.pid)?;
+        comparison.queues(facts.pid)?;
     }
-    let findings = look.findings;
+    let findings = comparison.findings;
     let removed = replaced.iter().any(|mount| mount.removed);
     let mut external: Vec<_> = outside.into_iter().map(|o| o.external).collect();
     for point in below {
@@ -119,7 +119,7 @@ pub(crate) fn compare_mounts(task: &Task) -> Result<MountComparison> {
     Ok(MountComparison { external, removed, findings, mounts })
 }
 
-struct Look<'a> {
+struct Comparison<'a> {
     task: &'a Task,
     mounts: &'a [Mount],
     /// Where mounts from outside are to be.
@@ -132,7 +132,7 @@ struct Look<'a> {
     findings: Findings,
 }
 
-impl<'a> Look<'a> {
+impl<'a> Comparison<'a> {
     fn mounted_at<'b>(&'b self, point: &'b Path) -> impl Iterator<Item = &'a Mount> + 'b {
         self.mounts.iter().filter(move |mount| mount.point == point)
     }

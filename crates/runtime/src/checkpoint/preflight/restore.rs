@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use hiber_criu::inspect::{Contents, Mount, RegularFile};
+use hiber_criu::inspect::Contents;
 use hiber_criu::{ImageDirectory, Images, NetworkLock, Session};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::plan::{MountSource, NamespaceKind};
@@ -16,16 +16,16 @@ use hiber_sys::process::setns;
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
     LAZY_PAGES, LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE,
-    PARENT_DEATH, PID, PROFILE, ROOTFS, SECCOMP_AGENT,
+    PARENT_DEATH, PID, PROFILE, SECCOMP_AGENT,
 };
-use super::{Findings, Report, bytes, host, tasks};
+use super::{Findings, Report, bytes, host, root_files, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_following_memory, check_images, check_strict, take_resources,
+    RestoreContainerOptions, check_following_memory, check_images, check_strict, limits_in_force,
 };
 use crate::checkpoint::{CriuOptions, Direction, mounts};
-use crate::container::create::Prepared;
+use crate::container::prepared::Prepared;
 use crate::id::ContainerId;
 use crate::state::store::Store;
 
@@ -33,8 +33,6 @@ use crate::state::store::Store;
 const FIXED: u64 = 60;
 const PER_TASK: u64 = 3;
 const PER_GIB: u64 = 700;
-/// A process's mode that counts: kind and permissions.
-const MODE: u32 = 0o177_777;
 /// How many features are named.
 const MAX_NAMES: usize = 8;
 
@@ -59,7 +57,7 @@ fn check(
         findings.add(&ID, format!("container {id} exists")).path = Some(store.path(id).display().to_string());
     }
     let session = host::start(findings, &options.criu);
-    let mut prepared = Prepared::new(id, &options.as_create()).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
+    let prepared = Prepared::new(id, &options.as_create()).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
     if let Some(prepared) = &prepared
         && let Err(e) = options.criu.check_places(&prepared.spec)
     {
@@ -75,9 +73,10 @@ fn check(
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
     let dir = &dir;
     let given = prepared.as_ref().and_then(|prepared| manifest::config_digest(&prepared.spec).ok());
-    if let Some(prepared) = &mut prepared
+    if let Some(prepared) = &prepared
         && let Err(e) = check_images(prepared, id, options, dir)
-            .and_then(|checked| take_resources(prepared, options, &checked.kept))
+            .and_then(|checked| limits_in_force(prepared, options, &checked.kept))
+            .and_then(|limits| limits.map_or(Ok(()), |limits| prepared.limits_with(&limits).map(drop)))
     {
         findings.failed(&IMAGES, &e);
     }
@@ -304,7 +303,7 @@ impl Against<'_> {
         let external = self.mounts(id);
         self.pids();
         self.addresses();
-        self.files(&external);
+        root_files::check(self.findings, self.prepared, self.contents, &external);
         let lock = match manifest.map(|m| m.options.criu.network_lock) {
             // Without a word CRIU takes iptables, or none where hiber saw no need.
             Some(Some(lock)) => Some(lock),
@@ -418,72 +417,6 @@ impl Against<'_> {
             self.findings.add(&ADDRESS, what).path = Some(join.path.display().to_string());
         }
     }
-
-    /// Files that CRIU opens by name and compares, where they can be seen from here: on the root and on binds.
-    fn files(&mut self, external: &[(String, PathBuf)]) {
-        let Some(rootfs) = self.prepared.plan.init.root.as_ref().map(|root| &root.path) else { return };
-        for file in &self.contents.files {
-            let mount = file.mount.and_then(|id| self.contents.mounts.iter().find(|m| m.id == id));
-            let Some((top, inside)) = mount.and_then(|mount| in_host(mount, file, rootfs, external)) else {
-                continue;
-            };
-            let Ok(root) = Root::open_path(&top) else { continue };
-            if let Some(problem) = difference(&root, &inside, file) {
-                let whose = self.contents.processes.iter().find(|p| {
-                    p.executable.as_deref() == Some(&file.path)
-                        || p.files.iter().any(|f| f.target == file.path)
-                });
-                let finding = self.findings.add(&ROOTFS, problem);
-                finding.path = Some(file.path.clone());
-                finding.process = whose.and_then(|p| {
-                    let command = p.arguments.as_ref().map(|a| a.join(" ")).unwrap_or_else(|| p.name.clone());
-                    Some(super::Process { pid: i32::try_from(p.pid).ok()?, host_pid: None, command })
-                });
-            }
-        }
-    }
-}
-
-/// The directory of the host that has the mount's content, and the file's path in it; none for what a restore makes.
-fn in_host(
-    mount: &Mount,
-    file: &RegularFile,
-    rootfs: &Path,
-    external: &[(String, PathBuf)],
-) -> Option<(PathBuf, PathBuf)> {
-    let absolute = Path::new("/").join(&file.path);
-    if mount.mountpoint == "/" {
-        return Some((rootfs.to_owned(), absolute));
-    }
-    let key = mount.external.as_deref()?;
-    let (_, source) = external.iter().find(|(known, _)| known == key)?;
-    let inside = absolute.strip_prefix(&mount.mountpoint).ok()?.to_owned();
-    // A bind of a single file has nothing inside.
-    if inside.as_os_str().is_empty() {
-        return Some((source.parent()?.to_owned(), PathBuf::from(source.file_name()?)));
-    }
-    Some((source.clone(), inside))
-}
-
-/// Files that CRIU would refuse (files-reg.c, validate_file).
-fn difference(root: &Root, inside: &Path, file: &RegularFile) -> Option<String> {
-    let found = match root.find(inside) {
-        Ok(Some(found)) => found,
-        Ok(None) => return Some("a file that was open or mapped is missing".into()),
-        Err(_) => return None,
-    };
-    let stat = rustix::fs::fstat(&found).ok()?;
-    let size = u64::try_from(stat.st_size).ok()?;
-    let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
-    match (file.size, file.mode) {
-        (Some(was), _) if regular && was != size => {
-            Some(format!("a file that was open or mapped has {size} bytes, and had {was}"))
-        }
-        (_, Some(was)) if was & MODE != stat.st_mode & MODE => {
-            Some(format!("a file that was open or mapped has mode {:o}, and had {was:o}", stat.st_mode))
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -496,19 +429,5 @@ mod tests {
         assert_eq!(numbers("4.2"), [4, 2]);
         assert!(numbers("6.12.1") > numbers("6.1.0-38-amd64"));
         assert!(numbers("x").is_empty());
-    }
-
-    #[test]
-    fn a_file_is_compared_with_what_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("f"), "four").unwrap();
-        let root = Root::open_path(dir.path()).unwrap();
-        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("f")).unwrap());
-        let file = |size, mode| RegularFile { path: "/f".into(), mount: None, size, mode };
-        assert_eq!(difference(&root, Path::new("/f"), &file(Some(4), Some(mode))), None);
-        let size = difference(&root, Path::new("/f"), &file(Some(5), Some(mode))).unwrap();
-        assert!(size.contains("has 4 bytes, and had 5"), "{size}");
-        assert!(difference(&root, Path::new("/f"), &file(None, Some(mode ^ 0o111))).is_some());
-        assert!(difference(&root, Path::new("/g"), &file(None, None)).unwrap().contains("missing"));
     }
 }

@@ -13,7 +13,7 @@ use hiber_sys::channel::send_packet;
 use hiber_sys::pidfd::DescriptorOwner;
 
 use crate::checkpoint::kept::switches::ToClose;
-use crate::container::create::Prepared;
+use crate::container::prepared::Prepared;
 use crate::error::{Context, Error, Result};
 
 /// The name of a listener in /proc.

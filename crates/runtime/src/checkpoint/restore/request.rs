@@ -19,7 +19,7 @@ use crate::checkpoint::preflight::PARENT_DEATH;
 use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
-use crate::container::create::Prepared;
+use crate::container::prepared::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 use crate::state::facts::Facts;

@@ -28,7 +28,7 @@ const MAX_CHAIN: usize = 32;
 
 /// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(super) struct BringTask {
     /// The directory with all containers, and the container's id.
     pub(super) root: PathBuf,
     pub(super) id: String,
@@ -43,7 +43,7 @@ pub(super) struct Plan {
 pub(super) enum Order {
     /// Its task. With it come the record, where CRIU connects, the connection to the source if there is one, and the directories
     /// of images.
-    Bring(Box<Plan>),
+    Bring(Box<BringTask>),
     /// The container is whole but for its memory.
     Restored,
 }
@@ -88,7 +88,7 @@ impl Arrival {
         let peer = source.map(|(address, token)| greet(address, token)).transpose()?;
         let listener = listen(to.work)?;
         let record = Record::new(to.entry)?;
-        let plan = Plan {
+        let task = BringTask {
             root: std::path::absolute(to.root).map_err(|e| Error::file(to.root, &e))?,
             id: to.id.to_owned(),
             cgroup: to.cgroup.clone(),
@@ -99,7 +99,7 @@ impl Arrival {
         files.extend(peer.as_ref().map(TcpStream::as_fd));
         files.extend(directories.iter().map(File::as_fd));
         let (child, channel) = Program::MemoryArrival.start(None, Stdio::null())?;
-        channel.send(&Order::Bring(Box::new(plan)), &files)?;
+        channel.send(&Order::Bring(Box::new(task)), &files)?;
         Ok(Self { child: Some(child), channel })
     }
 

@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
-use super::arrival::{Order, Plan, Word};
+use super::arrival::{BringTask, Order, Word};
 use super::record::{FollowingMemory, Record};
 use super::working_set;
 use crate::error::{Error, Result, chain};
@@ -34,9 +34,9 @@ use crate::state::store::Store;
 /// The end of the process.
 type OwnEnd = Channel<Word, Order>;
 
-/// The descriptors that came with the plan.
+/// The descriptors that came with the task.
 struct Job {
-    plan: Box<Plan>,
+    task: Box<BringTask>,
     record: Record,
     entry: Option<Entry>,
 }
@@ -47,16 +47,16 @@ const FAILED: i32 = 1;
 /// The restore has failed, for a reason of its own.
 const RESTORE_FAILED: i32 = 2;
 
-/// The process: its plan comes first.
+/// The process: its task comes first.
 pub(crate) fn run(socket: OwnedFd) {
     let channel = OwnEnd::from(socket);
-    let Ok(Some((Order::Bring(plan), files))) = channel.recv() else { return };
+    let Ok(Some((Order::Bring(task), files))) = channel.recv() else { return };
     let mut files = files.into_iter();
     let (Some(record), Some(listener)) = (files.next(), files.next()) else { return };
-    let peer = plan.source.and_then(|_| files.next()).map(TcpStream::from);
+    let peer = task.source.and_then(|_| files.next()).map(TcpStream::from);
     let directories: Vec<File> = files.map(File::from).collect();
-    let entry = plan.id.parse().ok().and_then(|id| Store::new(&plan.root).open(&id).ok());
-    let job = Job { plan, record: Record::of(record), entry };
+    let entry = task.id.parse().ok().and_then(|id| Store::new(&task.root).open(&id).ok());
+    let job = Job { task, record: Record::of(record), entry };
     let ended = divide().map(|divided| match divided {
         Divided::Watcher(worker) => job.watch(&worker),
         Divided::Worker(watcher) => job.work(watcher, channel, listener.into(), peer, &directories),
@@ -114,7 +114,7 @@ impl Job {
 
     /// Ends what there is of the container.
     fn end(&self) {
-        let cgroup = Cgroup::open(self.plan.cgroup.clone(), OnDenied::Skip);
+        let cgroup = Cgroup::open(self.task.cgroup.clone(), OnDenied::Skip);
         drop(cgroup.and_then(|cgroup| cgroup.kill(Signal::KILL)));
     }
 
@@ -201,7 +201,7 @@ impl Job {
         }
         let first = working_set::read(images.as_fd());
         let known = !first.is_empty();
-        let relay = self.plan.source == Some(true);
+        let relay = self.task.source == Some(true);
         let fetcher = peer
             .map(|peer| peer.try_clone().map(|peer| Arc::new(Fetcher::new(peer, relay))))
             .transpose()

@@ -23,7 +23,7 @@ use crate::host::owned;
 
 /// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
-struct Plan {
+struct ServeTask {
     token: Token,
     any_peer: bool,
 }
@@ -32,7 +32,7 @@ struct Plan {
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     /// Its task; the listener, CRIU's socket and the guard's channel come with this message.
-    Prepare(Plan),
+    Prepare(ServeTask),
     /// Peers may come; the directory of the images comes with this.
     Serve,
 }
@@ -82,8 +82,8 @@ impl Departure {
             .map_err(|e| Error::file(&config, &e))?;
         let (child, channel) = Program::MemoryDeparture.start(None, Stdio::null())?;
         let departure = Self { child, channel: Arc::new(channel), listening: None, config };
-        let plan = Plan { token: token.clone(), any_peer };
-        departure.channel.send(&Order::Prepare(plan), &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
+        let task = ServeTask { token: token.clone(), any_peer };
+        departure.channel.send(&Order::Prepare(task), &[listener.as_fd(), ours.as_fd(), guard.as_fd()])?;
         Ok(departure)
     }
 
@@ -125,7 +125,7 @@ impl Drop for Departure {
 /// The process.
 pub(crate) fn run(socket: OwnedFd) {
     let channel = Channel::<Word, Order>::from(socket);
-    let Ok(Some((Order::Prepare(plan), files))) = channel.recv() else { return };
+    let Ok(Some((Order::Prepare(task), files))) = channel.recv() else { return };
     let Ok([listener, criu, guard]) = <[OwnedFd; 3]>::try_from(files) else { return };
     let (listener, criu, guard) =
         (TcpListener::from(listener), UnixStream::from(criu), GuardChannel::from(guard));
@@ -151,7 +151,7 @@ pub(crate) fn run(socket: OwnedFd) {
         std::process::exit(0);
     });
     let warn = |what: String| drop(channel.send(&Word::Warning(what), &[]));
-    if let Err(e) = serve(&plan, &listener, &criu, &guard, memory, &warn) {
+    if let Err(e) = serve(&task, &listener, &criu, &guard, memory, &warn) {
         warn(e.to_string());
         let _ = page_relay::fail(&criu);
     }
@@ -164,14 +164,14 @@ fn left_behind(dir: &OwnedFd) -> Result<LazyMemory> {
 }
 
 fn serve(
-    plan: &Plan,
+    task: &ServeTask,
     listener: &TcpListener,
     criu: &UnixStream,
     guard: &GuardChannel,
     memory: LazyMemory,
     warn: &dyn Fn(String),
 ) -> std::io::Result<()> {
-    let terms = Terms { token: plan.token.clone(), any_peer: plan.any_peer };
+    let terms = Terms { token: task.token.clone(), any_peer: task.any_peer };
     let Some((peer, first)) = terms.admit(listener, criu, warn)? else { return Ok(()) };
     tune(&peer)?;
     let publishing = || {

@@ -1,4 +1,5 @@
 use super::block_io::io_weight;
+use super::cpu::{is_list, weight_of_shares};
 use super::*;
 use crate::cgroup::DeviceRule;
 

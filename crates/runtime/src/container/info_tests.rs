@@ -49,7 +49,7 @@ fn facts(pid: i32) -> Facts {
 impl Made {
     /// The answer of a look, which must be that of a handle.
     fn status(&self) -> Status {
-        let status = self.runtime.glance(&self.id).unwrap().status().unwrap();
+        let status = self.runtime.info(&self.id).unwrap().status().unwrap();
         assert_eq!(self.runtime.open(&self.id).unwrap().task().unwrap().status().unwrap(), status);
         status
     }
@@ -105,11 +105,11 @@ fn the_sockets_tell_how_far_init_is() {
     made.entry.started();
     made.entry.started();
     assert_eq!(made.status(), Status::Running);
-    let glance = made.runtime.glance(&made.id).unwrap();
-    assert_eq!(glance.owner(), rustix::process::geteuid().as_raw());
-    assert!(!glance.oom_killed());
+    let info = made.runtime.info(&made.id).unwrap();
+    assert_eq!(info.owner(), rustix::process::geteuid().as_raw());
+    assert!(!info.oom_killed());
     let _listener = made.entry.listen().unwrap();
-    assert_eq!(glance.status().unwrap(), Status::Running, "it was started: nobody is asked");
+    assert_eq!(info.status().unwrap(), Status::Running, "it was started: nobody is asked");
     made.entry.write_facts(&facts(process.pid())).unwrap();
     assert_eq!(made.status(), Status::Creating, "a new state.json has to be marked again");
 }
@@ -174,7 +174,7 @@ fn what_is_broken_is_refused_in_the_same_words() {
     let made = made(std::process::id() as i32);
     let (dir, state) = (made.entry.path(), made.entry.path().join("state.json"));
     let words = |id: &ContainerId| {
-        let looked = made.runtime.glance(id).map(drop).unwrap_err().to_string();
+        let looked = made.runtime.info(id).map(drop).unwrap_err().to_string();
         let opened = made.runtime.open(id).and_then(|container| container.task()?.facts().map(drop));
         (looked, opened.unwrap_err().to_string())
     };

@@ -10,55 +10,55 @@ use crate::helpers::guard;
 use crate::helpers::lazy::{FollowingMemory, record};
 use crate::host::procfs;
 use crate::id::ContainerId;
-use crate::state::facts::{Brief, Facts};
+use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::observe::Observe;
-use crate::state::store::{Look, Overview};
+use crate::state::store::{Listed, Listing};
 use crate::status::Status;
 
 /// A container as it was found: its facts, and its status at the moment of each question. Each question goes by the id, so this
 /// is no handle: it cannot tell the container from a later one of the same id.
 #[derive(Debug)]
-pub struct Glance {
+pub struct ContainerInfo {
     id: ContainerId,
-    look: Look,
+    listed: Listed,
     source: Source,
 }
 
 /// The process that answers.
 #[derive(Debug)]
 enum Source {
-    Overview(Arc<Overview>),
+    Listing(Arc<Listing>),
     /// A handle, if a look does not suffice: someone is making the container, or was interrupted.
     Task(Box<Task>),
 }
 
-impl Glance {
-    pub(crate) fn new(overview: &Arc<Overview>, id: ContainerId) -> Result<Self> {
-        if let Some(look) = overview.look(&id)
-            && look.facts.pid != 0
-            && look.facts.cgroup.check().is_ok()
+impl ContainerInfo {
+    pub(crate) fn new(listing: &Arc<Listing>, id: ContainerId) -> Result<Self> {
+        if let Some(listed) = listing.look(&id)
+            && listed.facts.pid != 0
+            && listed.facts.cgroup.check().is_ok()
         {
-            return Ok(Self { id, look, source: Source::Overview(Arc::clone(overview)) });
+            return Ok(Self { id, listed, source: Source::Listing(Arc::clone(listing)) });
         }
-        let task = Container::open(&overview.store, &id)?.task()?;
+        let task = Container::open(&listing.store, &id)?.task()?;
         let facts = task.facts().map_err(|_| Error::NotFound)?.clone();
-        let look = Look { facts, owner: task.container().owner()?, started: false };
-        Ok(Self { id, look, source: Source::Task(Box::new(task)) })
+        let listed = Listed { facts, owner: task.container().owner()?, started: false };
+        Ok(Self { id, listed, source: Source::Task(Box::new(task)) })
     }
 
     /// The facts from its creation.
     pub fn facts(&self) -> &Facts {
-        &self.look.facts
+        &self.listed.facts
     }
 
     /// Its facts alone.
     pub fn into_facts(self) -> Facts {
-        self.look.facts
+        self.listed.facts
     }
 
     /// The user who made it.
     pub fn owner(&self) -> u32 {
-        self.look.owner
+        self.listed.owner
     }
 
     /// Asks the kernel for its status.
@@ -67,7 +67,7 @@ impl Glance {
     /// Those of [`Task::status`].
     pub fn status(&self) -> Result<Status> {
         match &self.source {
-            Source::Overview(_) => self.observe(),
+            Source::Listing(_) => self.observe(),
             Source::Task(task) => task.status(),
         }
     }
@@ -75,21 +75,21 @@ impl Glance {
     /// The part of its configuration that is needed to show it.
     ///
     /// # Errors
-    /// Those of [`Container::brief`].
-    pub fn brief(&self) -> Result<Brief> {
+    /// Those of [`Container::config_summary`].
+    pub fn config_summary(&self) -> Result<ConfigSummary> {
         match &self.source {
-            Source::Overview(overview) => {
-                overview.brief(&self.id).map_or_else(|| overview.store.open(&self.id)?.brief(), Ok)
-            }
-            Source::Task(task) => task.container().brief(),
+            Source::Listing(listing) => listing
+                .config_summary(&self.id)
+                .map_or_else(|| listing.store.open(&self.id)?.config_summary(), Ok),
+            Source::Task(task) => task.container().config_summary(),
         }
     }
 
     /// Whether a paused container was frozen by a checkpoint that was killed, and that nobody has cleared up.
     pub fn is_left_paused(&self) -> bool {
         match &self.source {
-            Source::Overview(overview) => {
-                overview.store.open(&self.id).is_ok_and(|entry| guard::has_left_frozen(&entry))
+            Source::Listing(listing) => {
+                listing.store.open(&self.id).is_ok_and(|entry| guard::has_left_frozen(&entry))
             }
             Source::Task(task) => guard::has_left_frozen(task.container().entry()),
         }
@@ -98,8 +98,8 @@ impl Glance {
     /// The progress of its memory, if the memory follows the container after a restore; `None` if not, or if unknown.
     pub fn following_memory(&self) -> Option<FollowingMemory> {
         let entry = match &self.source {
-            Source::Overview(overview) if !overview.has(&self.id, record::FILE) => return None,
-            Source::Overview(overview) => &overview.store.open(&self.id).ok()?,
+            Source::Listing(listing) if !listing.has(&self.id, record::FILE) => return None,
+            Source::Listing(listing) => &listing.store.open(&self.id).ok()?,
             Source::Task(task) => task.container().entry(),
         };
         record::look(entry).ok()?
@@ -111,19 +111,19 @@ impl Glance {
     }
 }
 
-impl Observe for Glance {
+impl Observe for ContainerInfo {
     fn is_abandoned(&self) -> Result<bool> {
         match &self.source {
-            Source::Overview(_) if self.look.started => Ok(false),
-            Source::Overview(overview) => overview.store.open(&self.id)?.is_abandoned(self.facts().pid),
+            Source::Listing(_) if self.listed.started => Ok(false),
+            Source::Listing(listing) => listing.store.open(&self.id)?.is_abandoned(self.facts().pid),
             Source::Task(task) => task.is_abandoned(),
         }
     }
 
     fn is_alive(&self) -> Result<bool> {
         let (pid, start_time) = (self.facts().pid, self.facts().start_time);
-        if let (Some(inode), Source::Overview(overview)) = (self.facts().pidfd_inode, &self.source)
-            && overview.is_of_this_boot()
+        if let (Some(inode), Source::Listing(listing)) = (self.facts().pidfd_inode, &self.source)
+            && listing.is_of_this_boot()
         {
             return process::lives(pid, inode);
         }
@@ -139,20 +139,20 @@ impl Observe for Glance {
 
     fn is_frozen(&self) -> Result<bool> {
         match &self.source {
-            Source::Overview(overview) => overview.frozen(&self.facts().cgroup),
+            Source::Listing(listing) => listing.frozen(&self.facts().cgroup),
             Source::Task(task) => task.is_frozen(),
         }
     }
 
     fn listens(&self, socket: &str) -> Result<bool> {
         match &self.source {
-            Source::Overview(_) if self.look.started => Ok(false),
-            Source::Overview(overview) => overview.listens(&self.id, socket),
+            Source::Listing(_) if self.listed.started => Ok(false),
+            Source::Listing(listing) => listing.listens(&self.id, socket),
             Source::Task(task) => task.listens(socket),
         }
     }
 }
 
 #[cfg(test)]
-#[path = "glance_tests.rs"]
+#[path = "info_tests.rs"]
 mod tests;

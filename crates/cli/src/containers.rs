@@ -8,13 +8,13 @@ use crate::line::command::Cli;
 use crate::root::{self, Origin, Surroundings};
 
 /// The containers below `--root`.
-pub(crate) struct Session {
+pub(crate) struct Containers {
     pub runtime: Runtime,
     /// Sockets of a service manager that a new container gets.
     pub listen_fds: u32,
 }
 
-impl Session {
+impl Containers {
     /// For a command that starts no other program, so that descriptors of the caller's may stay open.
     pub(crate) fn asking(cli: &Cli, list: bool) -> anyhow::Result<Self> {
         let root = root::resolve(cli.global.root.as_deref(), &Surroundings::of_this_process());
@@ -36,16 +36,16 @@ impl Session {
 
     /// For a command that passes so many of the caller's descriptors on, from 3 on.
     pub(crate) fn passing(cli: &Cli, preserve_fds: u32) -> anyhow::Result<Self> {
-        let session = Self::asking(cli, false)?;
-        session.keep(preserve_fds)?;
-        Ok(session)
+        let containers = Self::asking(cli, false)?;
+        containers.keep(preserve_fds)?;
+        Ok(containers)
     }
 
     /// As [`passing`](Self::passing), after the sockets of a service manager.
     pub(crate) fn creating(cli: &Cli, preserve_fds: u32) -> anyhow::Result<Self> {
-        let session = Self { listen_fds: listen_fds()?, ..Self::asking(cli, false)? };
-        session.keep(session.listen_fds.saturating_add(preserve_fds))?;
-        Ok(session)
+        let containers = Self { listen_fds: listen_fds()?, ..Self::asking(cli, false)? };
+        containers.keep(containers.listen_fds.saturating_add(preserve_fds))?;
+        Ok(containers)
     }
 
     /// Keeps so many descriptors open for others. A missing one is told before anything is made.
