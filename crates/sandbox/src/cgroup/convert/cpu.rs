@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxCpu;
 
-use super::{Converter, invalid, or_max};
+use super::{Converter, idle_has_no_weight, invalid, or_max};
 use crate::cgroup::version::Version;
 use crate::error::Result;
 
@@ -158,9 +158,4 @@ impl Converter<'_> {
         }
         Ok(())
     }
-}
-
-/// The kernel refuses the weight of an idle cgroup, and systemd has one property for both. The words are runc's.
-pub(super) fn idle_has_no_weight(field: &str) {
-    tracing::warn!("{field} is ignored: unable to apply both a weight and cpu.idle, which is the lowest one");
 }

@@ -314,7 +314,7 @@ impl Converter<'_> {
         let idle = unified.get("cpu.idle").is_some_and(|idle| idle.trim() == "1");
         for (key, value) in entries {
             if idle && key == "cpu.weight" {
-                cpu::idle_has_no_weight("linux.resources.unified.cpu.weight");
+                idle_has_no_weight("linux.resources.unified.cpu.weight");
                 continue;
             }
             let field = format!("unified.{key}");
@@ -342,6 +342,11 @@ impl Converter<'_> {
         }
         Ok(())
     }
+}
+
+/// The kernel refuses the weight of an idle cgroup, and systemd has one property for both. The words are runc's.
+fn idle_has_no_weight(field: &str) {
+    tracing::warn!("{field} is ignored: unable to apply both a weight and cpu.idle, which is the lowest one");
 }
 
 #[cfg(test)]
