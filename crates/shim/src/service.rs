@@ -11,19 +11,16 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task as events;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::topics;
 use hiber::{Ended, ExitStatus};
-use hiber_sandbox::config;
 use hiber_sys::signal::Signal;
 
 use crate::error::{Context, Error, Result, chain};
 use crate::process::{Process, finished};
-use crate::publish::{Publisher, to_any};
+use crate::publish::Publisher;
 use crate::task::Task;
 use crate::waiter::Waiter;
 use crate::watch::{MemoryWatch, when_ended};
-use crate::{checkpoint, metrics};
 
 /// How long a killed process may take until its end is known.
 const DEATH: Duration = Duration::from_secs(10);

@@ -9,8 +9,8 @@ use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver, Source, Work};
 use hiber_memory::track::Means;
 
-use super::frozen::Frozen;
 use super::criu_options::config_file;
+use super::frozen::Frozen;
 use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers};
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
