@@ -1,4 +1,4 @@
-//! What two ends of a migration say to each other. The first byte tells where the requests end and the answers begin.
+//! The conversation of two ends of a migration. The first byte tells where the requests end and the answers begin.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What a restore looks at before it makes anything: a directory of images, compared with what config.json grants.
+//! The input of a restore before it makes anything: a directory of images, compared with what config.json grants.
 #![no_main]
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use hiber_tests::prelude::*;
 use hiber_tests::{cgroup, command, pty, tools};
 use std::process::Command;
 
-/// What containerd starts for a container.
+/// The program that containerd starts for a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shim {
     /// runc's, with hiber as its binary.

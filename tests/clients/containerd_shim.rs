@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
 
-/// What containerd tells of tasks, as `ctr events` prints it.
+/// The events of containerd about tasks, as `ctr events` prints them.
 struct Events {
     ctr: Child,
     log: std::path::PathBuf,

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What podman would raise for every container to values that root may not have here.
+/// The limits that podman would raise for every container to values that root may not have here.
 pub(crate) const ULIMITS: [&str; 2] = ["nofile=1024:1024", "nproc=1024:1024"];
 
 /// podman with a private storage that holds the busybox image. It takes all containers with it when

@@ -5,7 +5,7 @@ use crate::network_devices::inside;
 use crate::{count, counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
 
-/// What makes a network that is restored without a part of it.
+/// The commands that make a network which is restored without a part of it.
 const IPSEC: &str =
     "ip link add name va type veth peer name vb; ip xfrm policy add src 10.0.0.0/24 dst 10.1.0.0/24 dir out";
 

@@ -1,4 +1,4 @@
-//! What config.json or a command asked for holds after a restore.
+//! Settings of config.json or of a command hold after a restore.
 
 use crate::{counter, counts_on, sleep_and_wake};
 use hiber_tests::agent::receive;
@@ -18,7 +18,7 @@ fn limited() -> Bundle {
     })
 }
 
-/// What is in force: memory, processes, CPU quota.
+/// The limits in force: memory, processes, CPU quota.
 fn limits(c: &Container) -> [String; 3] {
     let cg = c.bundle().cgroup();
     let quota = match mount_of("cpu").is_some_and(|h| h.v2) {
@@ -52,7 +52,7 @@ fn limits_of_an_update_are_in_force_again_and_again() {
         sleep_and_wake(&c, &[], &[]);
         assert_eq!(limits(&c), before);
     }
-    // What is changed later is merged into what came back.
+    // Later changes are merged into the limits that came back.
     c.call("update", &["--cpu-quota", "40000"]).ok();
     c.checkpoint(&["--prove"]).ok();
     let images = c.images().display().to_string();
@@ -178,7 +178,7 @@ fn scheduling_of_config_json() {
         sleep_and_wake(&c, &[], &[]);
         assert_eq!(all(&c), before);
     }
-    // What the process had at the dump counts, whatever config.json says by then: only a creation asks for it.
+    // The value at the dump counts, whatever config.json says by then: only a creation asks for it.
     c.checkpoint(&[]).ok();
     edit(&c, |config| {
         config["process"]["ioPriority"]["priority"] = json!(2);

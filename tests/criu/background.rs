@@ -20,7 +20,7 @@ fn reason(c: &Container) -> String {
     c.state()["memory"]["reason"].as_str().unwrap_or_default().to_owned()
 }
 
-/// What was done to the container, by its types.
+/// The events of the container, by their types.
 fn events(c: &Container) -> Vec<String> {
     let text = fs::read_to_string(c.runtime().root().join(c.id()).join("events")).unwrap();
     let kind = |line: &str| serde_json::from_str::<Value>(line).unwrap()["type"].as_str().unwrap().to_owned();
@@ -108,7 +108,7 @@ fn a_server_answers_before_its_memory_is_there() {
         holds_all(&c);
         assert_eq!(events(&c), ["restored", "memory-arriving", "memory-arrived"]);
         wait_for("its helpers to leave", || bringers(&c).is_empty());
-        // What it touched first is recorded once, and is no part of the checkpoint.
+        // The memory that it touched first is recorded once, and is no part of the checkpoint.
         let set: Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
         assert!(!set["touches"].as_array().unwrap().is_empty());
         c.delete(&["--force"]).ok();

@@ -77,7 +77,7 @@ impl Server {
     }
 }
 
-/// What [`at_every_step`] preloads into CRIU.
+/// The library that [`at_every_step`] preloads into CRIU.
 #[track_caller]
 fn killer(c: &Container) -> PathBuf {
     let library = c.bundle().join("killer.so");

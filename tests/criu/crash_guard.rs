@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// What the tests kill.
+/// The processes that the tests kill.
 #[derive(Clone, Copy, PartialEq)]
 enum With {
     Guard,

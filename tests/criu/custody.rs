@@ -132,7 +132,7 @@ fn a_checkpoint_writes_through_no_link_of_its_work_directory() {
         c.checkpoint(&["--work-path", work.to_str().unwrap()]).fails(&format!("{name}: is a symbolic link"));
         fs::remove_file(work.join(name)).unwrap();
     }
-    // What is in the place of the images is replaced, not written into.
+    // A file in the place of the images is replaced, not written into.
     fs::create_dir(c.images()).unwrap();
     symlink(&precious, c.images().join("dump.log")).unwrap();
     assert_eq!(c.status(), "running");

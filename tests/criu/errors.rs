@@ -1,4 +1,4 @@
-//! What goes wrong leaves the container as it was, nothing behind, and an error that names the cause.
+//! A failure leaves the container as it was, nothing behind, and an error that names the cause.
 
 use crate::{count, counter, counts_on};
 use hiber_tests::prelude::*;

@@ -63,7 +63,7 @@ fn first_odd(kinds: &[&'static str]) -> (Container, &'static str) {
     panic!("this kernel has none: {missing}");
 }
 
-/// What `checkpoint --check` finds, in JSON.
+/// The report of `checkpoint --check`, in JSON.
 #[track_caller]
 pub(crate) fn preflight(c: &Container, flags: &[&str]) -> Value {
     let images = c.images().display().to_string();

@@ -17,7 +17,7 @@ fn asleep(bundle: Bundle) -> (Container, u64) {
     (c, 3)
 }
 
-/// What `restore --check` finds, in JSON.
+/// The report of `restore --check`, in JSON.
 #[track_caller]
 pub(crate) fn preflight(c: &Container, flags: &[&str]) -> Value {
     let (images, bundle) = (c.images().display().to_string(), c.bundle_path());
@@ -43,7 +43,7 @@ fn fails(c: &Container, flags: &[&str], (check, found): (&str, &str), words: &[&
     c.assert_clean();
 }
 
-/// What was broken is whole again: the container wakes.
+/// The broken part is whole again: the container wakes.
 #[track_caller]
 fn wakes(c: &Container, before: u64) {
     let report = preflight(c, &[]);

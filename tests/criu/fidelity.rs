@@ -1,4 +1,4 @@
-//! What a container is, against what config.json made: its mounts. Each try ends in a refusal, and the container runs on,
+//! The properties of a container, against what config.json made: its mounts. Each try ends in a refusal, and the container runs on,
 //! or in a container that is restored whole.
 
 use crate::failures::{finding, preflight};

@@ -110,7 +110,7 @@ fn a_container_of_a_pod_returns_to_its_pod_and_to_another() {
     other.has(&c);
     other.is_untouched();
     pod.is_untouched();
-    // What is executed there, and the next checkpoint.
+    // A program that is executed there, and the next checkpoint.
     assert_eq!(c.sh("hostname").trim(), "hiber-other");
     sleep_and_wake(&c, &[], &[]);
     other.has(&c);

@@ -1,4 +1,4 @@
-//! What each flag means, where no other test shows it.
+//! The meaning of each flag, where no other test shows it.
 
 use crate::failures::{odd, run_odd};
 use crate::{counter, counts_on, sleep_and_wake};

@@ -1,5 +1,5 @@
 //! Images that ask for more than config.json grants: a real checkpoint with one field changed is refused, or comes up with
-//! nothing more. What "more" is, is looked at from outside.
+//! nothing more. "More" is measured from outside.
 
 mod cases;
 mod cgroups;

@@ -1,4 +1,4 @@
-//! What one runtime checkpoints, another restores.
+//! One runtime restores the checkpoints of another.
 
 use crate::{counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
@@ -20,7 +20,7 @@ fn exchange(from: &Runtime, to: &Runtime, bundle: Bundle, flags: &[&str]) {
     assert_eq!(restored.status(), "gone");
 }
 
-/// What crun can restore itself: it gives CRIU no key for the paths that it masks.
+/// Checkpoints that crun can restore itself: crun gives CRIU no key for the paths that it masks.
 pub(crate) fn for_crun() -> Bundle {
     Bundle::busybox().edit(|c| c["linux"]["maskedPaths"] = json!([]))
 }

@@ -1,4 +1,4 @@
-//! What a restored process has of properties that it would take from whoever restores it. What it had itself is in `same`.
+//! Properties that a restored process would otherwise take from its restorer. Properties of its own are in `same`.
 
 use hiber_tests::prelude::*;
 use std::fs;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// What the first process takes from others: its processors, I/O priority, timer slack, filter of core dumps.
+/// Properties that the first process takes from others: its processors, I/O priority, timer slack, filter of core dumps.
 #[track_caller]
 fn taken(c: &Container) -> Vec<String> {
     let pid = c.pid();
@@ -40,7 +40,7 @@ fn nothing_is_taken_from_who_restores_it() {
     c.assert_clean();
 }
 
-/// What a cpuset leaves is no choice of the thread's: it changes with the cpuset.
+/// The processors of a cpuset are no choice of the thread's: they change with the cpuset.
 #[test]
 fn processors_of_a_cpuset_are_no_affinity() {
     require!(Root, Criu, Controller("cpuset"));
@@ -56,7 +56,7 @@ fn processors_of_a_cpuset_are_no_affinity() {
     c.assert_clean();
 }
 
-/// What a process can only set for itself is set before it runs: one that looks all the time never sees it otherwise.
+/// Properties that a process can only set for itself are set before it runs: one that looks all the time never sees other values.
 #[test]
 fn nothing_runs_before_it_has_what_it_had() {
     require!(Root, Criu, CPrograms);
@@ -78,7 +78,7 @@ fn nothing_runs_before_it_has_what_it_had() {
     c.assert_clean();
 }
 
-/// What the kernel refuses to the process is no reason to let it run without.
+/// The process does not run without a property that the kernel refuses to set.
 #[test]
 fn what_cannot_be_given_back_ends_the_restore() {
     require!(Root, Criu);

@@ -208,7 +208,7 @@ fn a_daemon_of_the_users_own_fetches_memory_as_with_runc() {
     counts_on(&there, 3);
 }
 
-/// What must hold after every migration that fails: the source runs as before, with all its memory, and its checkpoint,
+/// The rules after every migration that fails: the source runs as before, with all its memory, and its checkpoint,
 /// which nobody could restore, is gone; at the destination nothing is left.
 #[track_caller]
 fn nothing_has_happened(source: &Container, there: &Container) {
@@ -296,7 +296,7 @@ fn a_leave_before_all_memory_was_asked_for_leaves_the_source_running() {
     nothing_has_happened(&source, &there);
 }
 
-/// What a restored program has let go of is not asked for, and is no reason to keep the source's container.
+/// Memory that a restored program has let go of is not asked for, and is no reason to keep the source's container.
 #[test]
 fn memory_that_nobody_needs_any_more_is_given_up() {
     require!(Root, Criu);

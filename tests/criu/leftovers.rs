@@ -1,4 +1,4 @@
-//! What a killed CRIU leaves behind is removed: the container keeps its network, and no file of CRIU's stays.
+//! The remains of a killed CRIU are removed: the container keeps its network, and no file of CRIU's stays.
 
 use crate::counts_on;
 use crate::failures::{finding, odd, preflight, run_odd};

@@ -1,4 +1,4 @@
-//! What a checkpoint does to a container, and what a restored one can do.
+//! The effects of a checkpoint on a container, and the abilities of a restored one.
 
 use crate::{COUNT, count, counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;

@@ -12,7 +12,7 @@ fn there(bundle: Bundle) -> Container {
     Runtime::hiber().container(bundle)
 }
 
-/// What leads there, as `exec:COMMAND`, and is to be run by a shell.
+/// The way there, as `exec:COMMAND`, for a shell to run.
 fn receiver(there: &Container) -> String {
     let command = there.runtime().command();
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -1,4 +1,4 @@
-//! What is in a container's network namespace is restored whole, or refused before anything is stopped.
+//! The content of a container's network namespace is restored whole, or refused before anything is stopped.
 
 use crate::failures::{finding, preflight};
 use crate::{Network, count, counter, counts_on, sleep_and_wake};
@@ -137,7 +137,7 @@ refused! {
         "leads over a device that is down";
 }
 
-/// What neither CRIU nor hiber makes again is given up only where that is accepted.
+/// Parts that neither CRIU nor hiber makes again are given up only where that is accepted.
 #[test]
 fn filters_and_ipsec_are_losses() {
     require!(
@@ -274,7 +274,7 @@ fn a_veth_that_was_moved_into_a_joined_network_stays_there() {
     assert_eq!(c.status(), "gone");
 }
 
-/// What docker in a container does: a network namespace inside, linked to the container's.
+/// The work of docker in a container: a network namespace inside, linked to the container's.
 #[test]
 fn a_veth_into_a_namespace_inside() {
     require!(Root, Criu, Program("nsenter"));

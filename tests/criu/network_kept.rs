@@ -1,4 +1,4 @@
-//! What CRIU leaves out of a network namespace of the container's own is there again after a restore: each row is made by
+//! Parts that CRIU leaves out of a network namespace of the container's own are there again after a restore: each row is made by
 //! iproute2 from outside, and read before and after three rounds.
 
 use crate::failures::preflight;
@@ -6,13 +6,13 @@ use crate::network_devices::inside;
 use crate::{counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
 
-/// What each row is made on.
+/// The devices for each row.
 const DEVICES: &str = "ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd; \
      ip link add name br0 type bridge; ip link set vc master br0; \
      for d in va vb vc vd br0; do ip link set $d up; done; \
      ip address add 10.9.0.1/24 dev va; ip address add fd00::1/64 dev va nodad; ip address add 10.8.0.1/24 dev br0";
 
-/// What a property is called, how it is made, and how it is read. The last decides about routes.
+/// The name of a property, how it is made, and how it is read. The last decides about routes.
 struct Row(&'static str, &'static str, &'static str);
 
 const ROWS: &[Row] = &[

@@ -126,7 +126,7 @@ fn crun_restores_what_was_copied_ahead() {
 #[test]
 fn criu_alone_restores_what_was_copied_ahead() {
     require!(Root, Criu, CPrograms);
-    // What comes from outside has keys that only hiber knows.
+    // Parts from outside have keys that only hiber knows.
     let c = torture(|bundle| {
         bundle.edit(|c| {
             c["linux"]["maskedPaths"] = json!([]);
@@ -206,7 +206,7 @@ fn a_32_bit_program_is_copied_while_it_is_frozen() {
     goes_on();
 }
 
-/// What a process has that tracking could leave: descriptors, areas with their flags, and who traces it.
+/// The traces that tracking could leave in a process: descriptors, areas with their flags, and who traces it.
 fn traces(c: &Container) -> String {
     let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", c.pid())).unwrap();
     let files = fs::read_dir(format!("/proc/{}/fd", c.pid())).unwrap().flatten();

@@ -10,7 +10,7 @@ use hiber_tests::prelude::*;
 
 use crate::{COUNT, Network, count, counter, counts_on, sleep_and_wake};
 
-/// What a trial has on the host while it runs.
+/// The traces of a trial on the host while it runs.
 fn trials() -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
     let places =

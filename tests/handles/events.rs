@@ -24,7 +24,7 @@ fn next(events: &mut Events) -> Option<Event> {
     }
 }
 
-/// What was done, of an event that tells that.
+/// The deed of an event that tells one.
 #[track_caller]
 fn done(event: Option<Event>) -> Lifecycle {
     match event {

@@ -87,7 +87,7 @@ pub(crate) fn processes_are_found_again_by_their_ids() {
     assert_eq!(first.wait().unwrap().within(hiber_tests::PATIENCE).ended, Ended::Signaled(9));
     first.delete().unwrap();
     assert_eq!(ids(&again), ["init", "a.2"]);
-    // What cannot be read is no obstacle.
+    // A record that cannot be read is no obstacle.
     let record = here.root().join(here.bundle.name()).join("processes/a.2/process.json");
     std::fs::write(&record, "{").unwrap();
     assert_eq!(ids(&again), ["init"]);

@@ -1,4 +1,4 @@
-//! What a container's handle does from its creation to its deletion.
+//! A container's handle from its creation to its deletion.
 
 use hiber::Signal;
 use hiber::{Condition, Ended, Error, Kind, Start, Status};
@@ -67,7 +67,7 @@ pub(crate) fn a_start_of_ones_own() {
     here.call(&["exec", name, "true"]).ok();
     task.force_delete().unwrap();
 
-    // Who could start it is gone: so is it.
+    // The process that could start the container is gone, and so is the container.
     drop(here.create_with(null(), Start::ByMaker));
     let stopped = || here.call(&["state", name]).json()["status"] == "stopped";
     wait_for("the end of what nobody can start", stopped);
@@ -129,7 +129,7 @@ pub(crate) fn limits_change_and_show() {
     let stats = task.stats().unwrap();
     assert_eq!((stats.pids.limit, stats.pids.current), (33, 1));
     assert!(stats.memory.usage.usage > 0);
-    // What another process changes meanwhile is not undone.
+    // Changes of another process meanwhile are not undone.
     here.call(&["update", "--memory", "64M", here.bundle.name()]).ok();
     let change = serde_json::from_value(json!({"pids": {"limit": 34}})).unwrap();
     task.update(&change).unwrap();

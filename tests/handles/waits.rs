@@ -42,7 +42,7 @@ pub(crate) fn conditions() {
     }
     assert_eq!(cancelled.get().error.as_deref(), Some("enough"));
     assert_eq!(removed.try_get(), None);
-    // Whoever removes it need not be this process.
+    // The container need not be removed by this process.
     here.call(&["delete", here.bundle.name()]).ok();
     assert_eq!(removed.within(PATIENCE).code(), 5);
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 /// Pointer, value, and what the error begins with; what follows the field is the value or what was expected.
 type Row = (&'static str, Value, &'static str);
 
-/// What setresuid(2) and chown(2) take for "leave as it is": who had that id would be root.
+/// The id that setresuid(2) and chown(2) take for "leave as it is": its owner would be root.
 const NO_ID: i64 = 4_294_967_295;
 
 fn process() -> Vec<Row> {

@@ -151,7 +151,7 @@ fn a_delegated_cgroup_has_bounds() {
         c.delete(&["--force"]).ok();
         c.assert_clean();
     }
-    // Who may not make any is as ever.
+    // Nothing changes for containers that may not make any.
     let c = sleeper(&Runtime::hiber_on_v2());
     assert_eq!(fs::read_to_string(own(&c, &hierarchy).join("cgroup.max.depth")).unwrap().trim(), "max");
 }

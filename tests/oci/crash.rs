@@ -123,7 +123,7 @@ fn a_run_that_is_killed_during_the_set_up_starts_nothing() {
     assert_deletable(&c);
 }
 
-/// What a CRIU is to a container that it restores when its runtime is gone: the first process cannot end before those
+/// Stands for a CRIU that restores a container when its runtime is gone: the first process cannot end before those
 /// that died with it are reaped by who traces them.
 #[test]
 fn a_process_of_its_cgroup_that_traces_it_does_not_keep_it() {

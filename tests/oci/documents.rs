@@ -64,7 +64,7 @@ fn manual_pages_show_every_flag_and_are_read_without_warnings() {
     run(hiber(&["man", "/dev/null/below"]), b"").fails("/dev/null/below");
 }
 
-/// What bash offers for the last of `words`.
+/// The words that bash offers for the last of `words`.
 fn bash(script: &Path, words: &[&str]) -> Vec<String> {
     const ASK: &str =
         r#". "$0"; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _hiber; printf '%s\n' "${COMPREPLY[@]}""#;
@@ -168,7 +168,7 @@ fn zsh_reads_its_completion_which_has_every_flag() {
     run(hiber(&["completion", "csh"]), b"").fails("bash or zsh or fish");
 }
 
-/// What stands under these words of a help text: `--name` of each flag, or the names of commands.
+/// The lines under these words of a help text: `--name` of each flag, or the names of commands.
 fn listed(help: &str, title: &str) -> Vec<String> {
     let part = help.split(&format!("{title}:\n")).nth(1).unwrap_or_default();
     let lines = part.lines().take_while(|line| line.starts_with(' ') || title == "OPTIONS");

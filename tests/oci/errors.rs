@@ -1,4 +1,4 @@
-//! What bad input gets: an error that names the cause, a failing status, and nothing left behind.
+//! The answers to bad input: an error that names the cause, a failing status, and nothing left behind.
 
 use hiber_tests::prelude::*;
 use std::fs;

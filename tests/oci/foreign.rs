@@ -102,7 +102,7 @@ fn adapted(name: &str, pod: Option<i32>) -> Bundle {
     bundle.edit(|own| *own = config)
 }
 
-/// What is bound into the container is made in the bundle.
+/// The sources of binds are made in the bundle.
 fn adapt_mounts(config: &mut Value, bundle: &Bundle) {
     let mounts = config["mounts"].as_array_mut().unwrap();
     // of a hierarchy that this machine may not have

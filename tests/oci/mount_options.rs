@@ -182,7 +182,7 @@ fn own_options(output: &Output) -> Vec<String> {
     words.unwrap_or_default().split(',').map(str::to_owned).collect()
 }
 
-/// What runc 1.3 gives for the same.
+/// The options of runc 1.3 gives for the same.
 #[test]
 fn a_bind_is_what_its_options_say_and_its_source_where_they_say_nothing() {
     require!(Root, Program("unshare"));

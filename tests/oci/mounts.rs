@@ -431,7 +431,7 @@ fn in_the_hosts_mount_namespace_mounts_go_with_the_container() {
     c.delete(&["--force"]).ok();
     assert_eq!(hosts_mounts(&c), Vec::<String>::new());
 
-    // What the caller has mounted there stays, whoever was there first.
+    // The caller's mounts there stay, whoever was there first.
     let c = Runtime::hiber().container(bundle().args(["true"]));
     let own = c.bundle().join("rootfs");
     hiber_tests::command::run(

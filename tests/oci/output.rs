@@ -1,4 +1,4 @@
-//! What list, ps, state, spec, features, --version and the log print.
+//! The output of list, ps, state, spec, features, --version and the log.
 
 use hiber_tests::prelude::*;
 use std::fs;
@@ -172,7 +172,7 @@ fn features_tells_what_is_supported() {
         assert!(features["linux"]["cgroup"][flag].is_boolean(), "{flag}");
     }
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
-    // What gives power over the host to whoever writes it: engines keep it from their users by this list.
+    // Annotations that give their writer power over the host: engines keep these from their users by this list.
     let unsafe_ones = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
     for annotation in ["org.criu.config", "org.systemd.property."] {
         assert!(unsafe_ones.contains(&json!(annotation)), "{annotation}: {unsafe_ones:?}");

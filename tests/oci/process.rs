@@ -1,4 +1,4 @@
-//! What the configuration says of the process: identity, rights, limits, seccomp.
+//! The configuration of the process: identity, rights, limits, seccomp.
 
 use hiber_tests::prelude::*;
 

@@ -130,7 +130,7 @@ fn realtime() {
         let resources = json!({"cpu": {key: value}});
         let bundle = Bundle::busybox().edit(|c| c["linux"]["resources"] = resources);
         let v1 = cgroup::mount_of("cpu").filter(|h| !h.v2).map(|h| h.mount);
-        // What a cgroup may have its parent must have.
+        // A cgroup can have only what its parent has.
         let parent = v1.map(|mount| mount.join(&bundle.cgroup_parent()[1..]));
         if let Some(parent) = &parent {
             fs::create_dir(parent).unwrap();

@@ -217,7 +217,7 @@ fn a_delegated_cgroup_is_used() {
     c.call("pause", &[]).ok();
     assert_eq!((c.status(), read("cgroup.freeze")), ("paused".into(), "1".into()));
     c.call("resume", &[]).ok();
-    // What is shown of it cannot be changed.
+    // The parts of it that are shown cannot be changed.
     assert_eq!(c.sh("mkdir /sys/fs/cgroup/x 2>&1 | grep -c Read-only"), "1");
     c.delete(&["--force"]).ok();
     assert!(!own.exists());

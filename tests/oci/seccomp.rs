@@ -45,7 +45,7 @@ fn denied(names: Value, no_new_privileges: bool, bundle: Bundle) -> Bundle {
     })
 }
 
-/// What looks for a program, and what changes its user and rights.
+/// Calls that look for a program, and calls that change its user and rights.
 fn of_the_set_up() -> Value {
     json!([
         "faccessat2",

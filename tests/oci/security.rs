@@ -1,4 +1,4 @@
-//! What a container gets hold of: never the host's files, descriptors, rights or secrets. docs/threat-model.md names the
+//! The things that a container gets hold of: never the host's files, descriptors, rights or secrets. docs/threat-model.md names the
 //! attack that each test makes.
 
 use std::fs;
@@ -118,7 +118,7 @@ fn no_descriptor_leaks_into_the_container_or_a_hook() {
     let mut exec = c.command("exec", &[]);
     exec.args(list);
     assert_eq!(run(with_open_files(&exec), b"").ok(), "0 1 2 3 ");
-    // What is asked for is there, and nothing else.
+    // Descriptors that were asked for are there, and no others.
     let mut exec = c.command("exec", &["--preserve-fds", "1"]);
     exec.args(list);
     assert_eq!(run(with_open_files(&exec), b"").ok(), "0 1 2 3 4 ");

@@ -438,7 +438,7 @@ fn a_fifo_in_place_of_a_file_to_be_mounted_on_holds_nobody_up() {
     c.assert_clean();
 }
 
-/// What waits when it is opened stands where the runtime opens something in the image.
+/// A file whose opening waits stands where the runtime opens something in the image.
 #[test]
 fn fifos_of_the_image_hold_nobody_up() {
     require!(Root, Program("timeout"));

@@ -116,7 +116,7 @@ fn state_that_somebody_else_may_have_written_is_not_believed() {
     symlink("kept", &state).unwrap();
     refused("state.json");
     fs::rename(dir.join("kept"), &state).unwrap();
-    // What is signalled, executed and deleted is reached by the directory, what is only shown by its files.
+    // Containers to be signalled, executed in or deleted are reached by the directory, those that are only shown by its files.
     set_mode(&dir, 0o733);
     for command in ["kill", "ps", "pause", "delete"] {
         c.call(command, &[]).fails("can be written by others");
@@ -155,7 +155,7 @@ fn a_container_whose_state_cannot_be_read_is_told_of_and_deleted() {
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     hiber_tests::leaks::clear(broken.bundle().name(), &broken.bundle().cgroup_parent());
     broken.assert_clean();
-    // What a later version has written can be told from damage, and is enough to end it by.
+    // The state of a later version can be told from damage, and is enough to end the container by.
     let text = fs::read_to_string(state(&later)).unwrap();
     fs::write(state(&later), text.replacen("\"version\":1", "\"version\":2", 1)).unwrap();
     later.call("kill", &[]).fails("has version 2, expected 1");

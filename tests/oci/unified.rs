@@ -1,4 +1,4 @@
-//! What cgroup v2 alone can do, and limits that must be felt.
+//! Abilities of cgroup v2 alone, and limits that must be felt.
 
 use std::fs;
 use std::process::Command;

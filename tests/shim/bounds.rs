@@ -1,4 +1,4 @@
-//! What a shim keeps has bounds, whatever its clients and containers do.
+//! The memory of a shim has bounds, whatever its clients and containers do.
 
 use crate::clients::ask;
 use crate::events::containerd;

@@ -1,4 +1,4 @@
-//! What Kubernetes asks for by way of CRI: options, user namespaces, and pods whose containers share namespaces.
+//! The requests of Kubernetes by way of CRI: options, user namespaces, and pods whose containers share namespaces.
 
 use crate::shim::{any, command, command_for, connect, refused, soon};
 use crate::{COUNT, Shim, count};

@@ -1,4 +1,4 @@
-//! What a bad client asks: the right code, and a shim that lives on as it was.
+//! The requests of a bad client: the right code, and a shim that lives on as it was.
 
 use crate::Shim;
 use crate::shim::{any, refused, soon};

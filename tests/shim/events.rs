@@ -11,7 +11,7 @@ use hiber_tests::prelude::*;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// What containerd would have been told; it refuses the first event once.
+/// The events that containerd would have got; the first one is refused once.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<(bool, Vec<ForwardRequest>)>);
 

@@ -161,7 +161,7 @@ impl Bundle {
         })
     }
 
-    /// What `spec --rootless` asks for: a user namespace with the [`PlainUser`]'s own ids, the host's network, no
+    /// The configuration of `spec --rootless`: a user namespace with the [`PlainUser`]'s own ids, the host's network, no
     /// limits, no cgroup by name. The bundle becomes the user's.
     ///
     /// [`PlainUser`]: crate::user::PlainUser

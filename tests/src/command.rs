@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long its streams may stay open after its end.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 
-/// What a command gave.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Output {
     /// The command line, for messages.
@@ -112,7 +112,7 @@ pub fn run(mut command: Command, stdin: &[u8]) -> Output {
 }
 
 /// Runs `command` with /dev/null for the streams that it does not set itself, as one does with a
-/// container that lives on. What went wrong is in `log`, a file that the command was told to write to.
+/// container that lives on. The error is in `log`, a file that the command was told to write to.
 ///
 /// # Panics
 /// If it cannot be started or runs longer than a minute (it is killed then).

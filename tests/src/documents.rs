@@ -16,7 +16,7 @@ const INSTALLED: &str = "/usr/local/bin";
 /// A block of code in Markdown.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
-    /// What follows the language in the opening line.
+    /// The words after the language in the opening line.
     pub note: &'a str,
     /// The lines between the fences.
     pub text: &'a str,

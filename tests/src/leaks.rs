@@ -1,4 +1,4 @@
-//! What a container left behind on the machine, found by its unique name; and clearing it by force.
+//! The remains of a container on the machine, found by its unique name; and clearing it by force.
 
 use crate::cgroup;
 use rustix::mount::{UnmountFlags, unmount};

@@ -35,7 +35,7 @@ pub mod tmpfs;
 pub mod tools;
 pub mod user;
 
-/// What nearly every test uses.
+/// The imports of nearly every test.
 pub mod prelude {
     pub use crate::bundle::Bundle;
     pub use crate::command::Output;

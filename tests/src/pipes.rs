@@ -4,7 +4,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 
 const SETTING: &str = "/proc/sys/fs/pipe-max-size";
-/// What CRIU's page server asks for, in bytes.
+/// The size that CRIU's page server asks for, in bytes.
 const WANTED: u64 = 4 << 20;
 
 /// Pipes may be large as long as this lives; the setting of the machine is then as it was. One test at a time has it.

@@ -1,4 +1,4 @@
-//! What a test needs of the machine: it says so and is skipped where that is missing, and fails in CI.
+//! The needs of a test: where the machine lacks one, the test says so and is skipped, and fails in CI.
 
 use crate::user::{GID, UID};
 use crate::{cgroup, tools};

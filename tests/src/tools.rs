@@ -98,7 +98,7 @@ tool!(
     rootfs_redis, "HIBER_ROOTFS_REDIS", ["rootfs", "redis"], ""
 );
 
-/// What `hack/rootfs NAME` makes: a root filesystem with a program of Debian's and busybox.
+/// The product of `hack/rootfs NAME`: a root filesystem with a program of Debian's and busybox.
 pub fn rootfs(name: &str) -> Result<PathBuf, String> {
     find(&format!("HIBER_ROOTFS_{}", name.to_uppercase()), &["rootfs", name], "")
 }

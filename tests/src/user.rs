@@ -99,7 +99,7 @@ impl PlainUser {
         command
     }
 
-    /// What runs a command as the user when put before it.
+    /// The words that, before a command, run the command as the user.
     pub(crate) fn prefix(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> =
             ["unshare", "--mount", "--propagation", "private", "sh", "-euc", BECOME, "sh"]

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(line(Form::Terminal, Level::ERROR, "no such file", &[]), "error: no such file\n");
     }
 
-    /// What a logger with these settings writes to its file while `act` logs.
+    /// The lines that a logger with these settings writes to its file while `act` logs.
     fn logged(form: Form, max: LevelFilter, act: impl FnOnce()) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         let logger = Logger { form, max, file: Some(file.reopen().unwrap()) };

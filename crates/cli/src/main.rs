@@ -61,7 +61,7 @@ fn run(invocation: &Invocation) -> ExitCode {
         }
         let message = chain(&error);
         if message.starts_with("exec /") && cli.global.log.is_none() {
-            // What execve(2) refuses the container's process says itself, on its standard error, as runc's does.
+            // The container's process itself reports errors of execve(2), on its standard error, as runc's does.
             log::plain(&message);
         } else {
             log::fatal(&message);

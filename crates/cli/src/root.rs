@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use hiber_sandbox::error::plain;
 
-/// What the choice depends on. What takes a question to the kernel is asked only where it matters.
+/// The circumstances of the choice. The kernel is asked only where the answer matters.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// The effective user id.

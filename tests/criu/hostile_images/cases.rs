@@ -268,7 +268,7 @@ fn processes_with_more_than_config_json_grants_are_refused() {
     v.c.assert_clean();
 }
 
-/// What CRIU forgets comes from a file of ours.
+/// Properties that CRIU forgets come from a file of ours.
 #[test]
 fn what_is_given_back_is_no_more_than_config_json_grants() {
     require!(Root, Criu);

@@ -1,4 +1,4 @@
-//! What a container's first process has and may do, as the kernel tells the host.
+//! The rights and properties of a container's first process, as the kernel tells the host.
 
 use hiber_tests::prelude::*;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ impl Portrait {
         }
     }
 
-    /// What this one has beyond another.
+    /// The rights of this one beyond another's.
     pub(crate) fn more_than(&self, other: &Self) -> Vec<String> {
         let mut more = Vec::new();
         let mut note = |is_more: bool, what: String| more.extend(is_more.then_some(what));
@@ -87,7 +87,7 @@ impl Portrait {
         let is_more = ![0, 3, 5].contains(&policy) && policy != was.0 || priority > was.1 || nice < was.2;
         note(is_more, format!("scheduling: {:?}, was {was:?}", self.scheduling));
         let (is, was) = (self.oom_score_adj, other.oom_score_adj);
-        // What exec starts has 0, whatever config.json says.
+        // A process that exec starts has 0, whatever config.json says.
         note(is < was.min(0), format!("oom_score_adj {is}, was {was}"));
         note(self.cgroups != other.cgroups, format!("cgroups {}, were {}", self.cgroups, other.cgroups));
         let is_less = |(is, was): (&(String, u32), &(String, u32))| is.0 == was.0 && is.1 & !was.1 == 0;
@@ -131,7 +131,7 @@ fn mounts(mountinfo: &str) -> BTreeMap<String, Vec<Mount>> {
     all
 }
 
-/// What a container's cgroup allows, and whom.
+/// The rights that a container's cgroup gives, and to whom.
 fn cgroup(c: &Container) -> Vec<(String, u32)> {
     let mut all: Vec<_> = hiber_tests::cgroup::directories(&c.bundle().cgroup())
         .into_iter()

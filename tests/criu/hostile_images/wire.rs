@@ -33,7 +33,7 @@ enum Value {
     Message(Vec<(u64, Value)>),
 }
 
-/// What is done to one field.
+/// The change of one field.
 #[derive(Debug, Clone)]
 enum Act {
     Remove,

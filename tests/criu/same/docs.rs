@@ -10,7 +10,7 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/limits.md");
 const BEGIN: &str = "<!-- same -->\n";
 const END: &str = "<!-- end of same -->";
 
-/// What hiber does with a property, in a table's cell.
+/// The outcome of a property with hiber, in a table's cell.
 fn outcome(row: &Row) -> String {
     match row.expect {
         Expect::Criu => "kept by CRIU".to_owned(),

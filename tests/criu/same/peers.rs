@@ -1,4 +1,4 @@
-//! What runc and crun do with the same rows and the same CRIU: the columns of the table.
+//! The outcomes of the same rows with runc and crun and the same CRIU: the columns of the table.
 
 use super::row::{Peer, Row};
 use super::rows;
@@ -10,7 +10,7 @@ use hiber_tests::require::Need;
 const RUNC: usize = 0;
 const CRUN: usize = 1;
 
-/// What becomes of these rows in one container, or the error with which its checkpoint or restore fails; none for what
+/// The outcomes of these rows in one container, or the error with which its checkpoint or restore fails; none for what
 /// this machine cannot have.
 #[track_caller]
 fn together(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Result<Vec<Option<Peer>>, String> {
@@ -30,7 +30,7 @@ fn together(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Result<
     Ok(rows.iter().map(outcome).collect())
 }
 
-/// As [`together`]; where one row spoils it for others, it is found by halves. What it does stands with its error.
+/// As [`together`]; where one row spoils it for others, it is found by halves. Its outcome stands with its error.
 #[track_caller]
 fn each(runtime: &Runtime, flags: &[&'static str], rows: &[&Row]) -> Vec<(Option<Peer>, String)> {
     match together(runtime, flags, rows) {

@@ -1,4 +1,4 @@
-//! What a row says of a property.
+//! The parts of a row about a property.
 
 use std::io::Write as _;
 
@@ -13,21 +13,21 @@ pub(super) struct Row {
     /// How it is read from inside, for docs.
     pub(super) read: &'static str,
     pub(super) expect: Expect,
-    /// What the machine must have.
+    /// The requirements for the machine.
     pub(super) needs: &'static [Need],
     /// The error that its being made gives on machines that have no such thing; empty if all have.
     pub(super) lacking: &'static str,
-    /// What `checkpoint` and `restore` are given.
+    /// The flags for `checkpoint` and `restore`.
     pub(super) flags: &'static [&'static str],
-    /// What the property needs in config.json; the container has all capabilities that a row may need anyway.
+    /// The needs of the property in config.json; the container has all capabilities that a row may need anyway.
     pub(super) config: Option<fn(&mut Value)>,
     /// Whether nobody sees it before processes are frozen.
     pub(super) hidden: bool,
-    /// What runc and crun do with the same CRIU, where that does not follow from what is expected.
+    /// The outcomes with runc and crun and the same CRIU, where that does not follow from what is expected.
     pub(super) peers: Option<[Peer; 2]>,
 }
 
-/// What is expected after a checkpoint and restore.
+/// The expected outcome of a checkpoint and restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expect {
     /// The same value, by CRIU's doing.
@@ -40,7 +40,7 @@ pub(super) enum Expect {
     Differs(&'static str),
 }
 
-/// What another runtime does.
+/// The outcome with another runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     /// The value is the same after a restore.
@@ -111,7 +111,7 @@ impl Row {
         let _ = writeln!(std::io::stderr(), "{} is left out: {why}", self.name);
     }
 
-    /// What runc and crun are expected to do.
+    /// The expected outcomes with runc and crun.
     pub(super) fn peers_do(&self) -> [Peer; 2] {
         self.peers.unwrap_or(match self.expect {
             Expect::Criu => [Peer::Kept; 2],

@@ -10,7 +10,7 @@ use hiber_tests::prelude::*;
 
 /// A checkpoint and a restore are done so many times in a row.
 const ROUNDS: usize = 3;
-/// What is seen of each property: its value, or `Err` with what failed.
+/// The answer about each property: its value, or `Err` with what failed.
 type Seen = BTreeMap<String, Result<String, String>>;
 
 /// A running container whose program has the properties of these rows.
@@ -72,7 +72,7 @@ impl Same {
         text.lines().map(seen).collect()
     }
 
-    /// What the properties are now, read from inside.
+    /// The present values of the properties, read from inside.
     #[track_caller]
     pub(super) fn ask(&mut self) -> Seen {
         self.asked += 1;

@@ -245,7 +245,7 @@ fn described(all: &Checkpoints, name: &hiber::CheckpointName) -> Option<Checkpoi
     all.get(name).map(|checkpoint| checkpoint.config).inspect_err(|e| tracing::warn!("{e}")).ok()
 }
 
-/// What `checkpoints ls` prints.
+/// The output of `checkpoints ls`.
 ///
 /// # Errors
 /// None in practice: names and options are text.

@@ -102,7 +102,7 @@ impl ListCommand {
     }
 }
 
-/// What `list` prints, as it comes together.
+/// The output of `list`, as it comes together.
 enum List {
     /// `--quiet`
     Ids(Vec<String>),

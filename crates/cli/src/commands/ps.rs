@@ -79,7 +79,7 @@ enum PsError {
     Failed {
         /// How it ended.
         status: std::process::ExitStatus,
-        /// What it said.
+        /// Its output.
         output: String,
     },
     /// Without that column its lines cannot be told apart.

@@ -76,7 +76,7 @@ fn options(body: &mut String, table: &'static [Entry]) {
     }
 }
 
-/// Paragraphs. What is indented, or within braces, keeps its lines.
+/// Paragraphs. Text that is indented, or within braces, keeps its lines.
 fn prose(body: &mut String, paragraphs: &str) {
     for (at, paragraph) in paragraphs.split("\n\n").enumerate() {
         let verbatim = paragraph.starts_with([' ', '{']);

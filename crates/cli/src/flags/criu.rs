@@ -25,7 +25,7 @@ impl Value for Network {
 }
 
 flags! {
-    /// What a container may have that a checkpoint keeps, leaves out or refuses. Of `checkpoint`, `checkpoints create` and
+    /// Properties that a container may have and a checkpoint keeps, leaves out or refuses. Of `checkpoint`, `checkpoints create` and
     /// `restore`.
     pub(crate) struct Contents {
         work_path: Option<PathBuf> =
@@ -45,7 +45,7 @@ flags! {
 }
 
 flags! {
-    /// What `checkpoint` and `restore` both tell CRIU.
+    /// The options for CRIU that `checkpoint` and `restore` share.
     pub(crate) struct CriuFlags {
         image_path: Option<PathBuf> =
             Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)"),

@@ -1,4 +1,4 @@
-//! What a command is: how people see it, how its arguments are read, and what it does.
+//! A command: how people see it, how its arguments are read, and what it does.
 //!
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
 //! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--pre-copy`, `--max-frozen`,
@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 use super::scan::Matches;
 use super::shape::{Argument, Entry};
 
-/// What a command knows of the line before it.
+/// The part of the line before the command, for the command.
 #[derive(Debug)]
 pub(crate) struct Cli {
     /// The name that the program was called by, without directories: `hiber`.
@@ -44,7 +44,7 @@ pub(crate) enum Count {
 /// How a command fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// What stands before the reason.
+    /// The text before the reason.
     pub prefix: Option<&'static str>,
     /// The exit status.
     pub status: u8,
@@ -70,7 +70,7 @@ pub(crate) struct Command {
     pub flags: &'static [Entry],
     /// How many positional arguments it takes.
     pub count: Count,
-    /// What the first of them are.
+    /// The kinds of the first ones.
     pub arguments: &'static [Argument],
     /// Whether everything after the first positional argument (the container's id) belongs to
     /// another program, flags included.

@@ -112,7 +112,7 @@ impl<T> Flag<T> {
 pub(crate) trait Flags: Sized {
     /// The flags.
     const TABLE: &'static [Entry];
-    /// What was given of them.
+    /// Those that were given.
     fn read(m: &Matches) -> Result<Self, Refusal>;
 }
 

@@ -13,13 +13,13 @@ use super::scan::{FlagsEnd, Matches, scan};
 /// A command line that is understood.
 #[derive(Debug)]
 pub(crate) struct Invocation {
-    /// What stood before the command.
+    /// The flags before the command.
     pub cli: Cli,
-    /// What is to be done.
+    /// The thing to do.
     pub action: Action,
 }
 
-/// What a command line asks for.
+/// The request of a command line.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// A command.
@@ -35,7 +35,7 @@ pub(crate) enum Action {
 pub(crate) struct UsageError {
     /// Why, in one line.
     pub message: String,
-    /// What stood before the command, as far as it was read: it says where errors are logged.
+    /// The flags before the command, as far as they were read: they say where errors are logged.
     pub cli: Box<Cli>,
     /// Whose help to show.
     pub help: Help,
@@ -104,7 +104,7 @@ enum Split {
     Command(&'static Command, Matches),
 }
 
-/// What the line asks for, from the command on.
+/// The request of the line, from the command on.
 fn split(
     cli: &Cli,
     help: bool,

@@ -23,7 +23,7 @@ pub(super) enum FlagsEnd {
     AfterFirst,
 }
 
-/// What was given, in order.
+/// The flags that were given, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Matches {
     given: Vec<(&'static Shape, OsString)>,

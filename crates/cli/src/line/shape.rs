@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-/// What follows a flag.
+/// The value after a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// Nothing; `--flag=true` and `--flag=false` are understood too.
@@ -20,7 +20,7 @@ pub(crate) struct Shape {
     pub name: &'static str,
     /// The one-letter alias, without dash.
     pub short: Option<&'static str>,
-    /// What follows it.
+    /// The value after it.
     pub takes: Takes,
     /// The values that it takes, where there are few.
     pub words: &'static [&'static str],
@@ -30,7 +30,7 @@ pub(crate) struct Shape {
     pub hidden: bool,
 }
 
-/// What an argument is, for shells to complete.
+/// The kind of an argument, for shells to complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Argument {
     /// The id of a container that exists.
@@ -52,7 +52,7 @@ impl Shape {
         Self { name, short: None, takes, words: &[], help, hidden: false }
     }
 
-    /// What follows it.
+    /// The value after it.
     pub(crate) fn argument(&self) -> Option<Argument> {
         match self.takes {
             Takes::Nothing => None,

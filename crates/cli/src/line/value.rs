@@ -1,4 +1,4 @@
-//! What text on the command line can mean.
+//! The meanings of text on the command line.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What commands print.
+//! The output of commands.
 
 pub(crate) mod inspection;
 pub(crate) mod out;

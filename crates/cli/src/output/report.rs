@@ -1,4 +1,4 @@
-//! What `--check` prints.
+//! The output of `--check`.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What `state` and `list` show of a container: runc's names, in runc's order.
+//! The fields of a container in `state` and `list`: runc's names, in runc's order.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&humantime::format_rfc3339_nanos(*time))
 }
 
-/// What `state` and `list --format json` show; only `list` shows an owner.
+/// The document of `state` and `list --format json`; only `list` shows an owner.
 pub(crate) fn describe(info: &ContainerInfo, owner: String) -> anyhow::Result<ContainerState> {
     let (facts, summary) = (info.facts(), info.config_summary()?);
     let status = info.status()?;

@@ -207,7 +207,7 @@ fn reap(pid: i32) -> anyhow::Result<Option<u8>> {
     }
 }
 
-/// What the dead process wrote last.
+/// The last output of the dead process.
 fn drain(console: Option<Console>) {
     let Some(mut console) = console else { return };
     let mut buffer = [0u8; 8192];

@@ -46,11 +46,11 @@ fn sending_to(path: &Path) -> String {
     format!("send a pidfd to --pidfd-socket {}", path.display())
 }
 
-/// A file for a pid. Whoever waits for it reads a number: it appears whole or not at all.
+/// A file for a pid. A reader that waits for the file finds a number: the file appears whole or not at all.
 struct PidFile {
     path: PathBuf,
     file: File,
-    /// What becomes the file, unless that is a device or a pipe, which are written to and not replaced.
+    /// The future file, unless that is a device or a pipe, which are written to and not replaced.
     temporary: Option<PathBuf>,
 }
 

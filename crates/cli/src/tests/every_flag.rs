@@ -74,7 +74,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
     }
 }
 
-/// What the library is told by a command line.
+/// The options that the library gets from a command line.
 fn told(command: &str, line: &[&str]) -> String {
     let (cli, m) = parse::matches(arguments(line.iter().copied()), COMMANDS);
     let create =
@@ -98,7 +98,7 @@ fn told(command: &str, line: &[&str]) -> String {
     }
 }
 
-/// What the command does itself stands here; that it reads the flag at all, the compiler knows.
+/// Flags that the command itself acts on stand here; the compiler knows that they are read at all.
 #[test]
 fn every_other_flag_reaches_the_library() {
     let own = |command: &str, flag: &str| match flag {

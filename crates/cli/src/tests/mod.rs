@@ -40,7 +40,7 @@ fn line(line: &str) -> Result<Invocation, UsageError> {
     words(line.split_whitespace())
 }
 
-/// What a line that is right asks for.
+/// The request of a line that is right.
 fn good(text: &str) -> Action {
     line(text).unwrap_or_else(|e| panic!("{text}: {e}")).action
 }

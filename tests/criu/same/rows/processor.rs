@@ -1,4 +1,4 @@
-//! What the processor keeps for a thread: `same/processor.c`.
+//! Registers and settings of a thread: `same/processor.c`.
 
 use super::super::row::{Row, criu, hiber};
 

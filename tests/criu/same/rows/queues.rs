@@ -1,4 +1,4 @@
-//! What is queued in sockets, and how they are connected: `same/queues.c`.
+//! Data that is queued in sockets, and how these are connected: `same/queues.c`.
 
 use super::super::row::{Peer, Row, criu, differs, refused};
 

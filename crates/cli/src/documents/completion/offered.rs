@@ -1,4 +1,4 @@
-//! What the commands offer for completion.
+//! The words that commands offer for completion.
 
 use crate::line::command::{Cli, Command};
 use crate::line::flag::Flags;
@@ -17,7 +17,7 @@ pub(super) fn names(cli: &Cli) -> impl Iterator<Item = &'static str> {
 
 pub(super) const HELP_SUMMARY: &str = "show help, of a command if it is named";
 
-/// What `help` takes; it is no command of the table.
+/// The arguments of `help`, which is no command of the table.
 pub(super) const HELP_ARGUMENTS: &[Argument] = &[Argument::Command];
 
 /// The arguments of each command that has some.
