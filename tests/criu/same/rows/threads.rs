@@ -1,4 +1,4 @@
-//! What threads have apart, and processes share: `same/threads.c`.
+//! Properties that threads have apart, and processes share: `same/threads.c`.
 
 use super::super::row::{Peer, Row, criu, differs, hiber, refused};
 use hiber_tests::require::Need;
