@@ -17,6 +17,10 @@ const SAMPLES: &[(&str, &str)] = &[
     ("zombie 19856 (comm odd) found while seizing", "debugger"),
     ("mnt: Mount 91:./data is autodetected external mount. Try \"--ext-mount-map auto\"", "external mount"),
     ("mnt: No mapping for 91:./data mountpoint", "each external mount"),
+    (
+        "mnt-v2: Failed to copy sharing from -1:/sys/fs/cgroup/pids/c to 49: Invalid argument",
+        "as systemd does",
+    ),
     ("Can't lookup mount=29 for fd=1 path=/tmp/log", "pipes"),
     ("Can't dump ghost file /a of 2097152 size, increase limit", "ghost_limit"),
     ("Can't create link remap for /a. Use link-remap option.", "link_remap"),

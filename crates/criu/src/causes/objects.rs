@@ -70,6 +70,12 @@ pub(super) const CAUSES: &[Cause] = &[
         "mount it with rprivate propagation, or as an external mount",
     ),
     cause(
+        "mount-private",
+        &["Failed to copy sharing from"],
+        "a mount got its events from one outside the tree, and at the restore that one is private",
+        "make the mounts there shared, as systemd does",
+    ),
+    cause(
         "terminal-on-host",
         &["Can't lookup mount=", "path=/dev/pts/"],
         "a process uses a terminal outside the tree",
