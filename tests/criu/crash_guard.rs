@@ -69,10 +69,16 @@ fn settled(c: &Container, when: &str, with: With) -> bool {
         c.call("resume", &[]).ok();
         assert!(hidden(c).is_empty(), "{when}: resumed, what was written goes: {:?}", hidden(c));
     }
-    // A process that is about to end still runs, but no longer counts.
-    let before = count(c);
+    // A process that is about to end still runs, but no longer counts; and it may be gone before it is looked at.
+    let counted = || {
+        let state: Option<Value> = serde_json::from_str(&c.call("state", &[]).stdout).ok();
+        let pid = state.and_then(|state| state["pid"].as_u64()).unwrap_or(0);
+        let text = fs::read_to_string(format!("/proc/{pid}/root/dev/shm/count")).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    let before = counted();
     let is_settled = || match c.status().as_str() {
-        "running" => count(c) > before + 1,
+        "running" => counted() > before + 1,
         "stopped" | "gone" => with == With::GuardAndCriu || is_published(c),
         _ => false,
     };
