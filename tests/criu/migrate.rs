@@ -280,6 +280,83 @@ fn named_in(file: &Path) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(fs::read_to_string(file).ok()?.trim().parse().ok()?)
 }
 
+/// The command that leads to a receiver through a relay. Their process numbers are in the files `receiver` and `relay`.
+fn relayed(marks: &Path, there: &Container) -> String {
+    let (receiver_pid, relay_pid) = (marks.join("receiver"), marks.join("relay"));
+    let _ = (fs::remove_file(&receiver_pid), fs::remove_file(&relay_pid));
+    let script = format!(
+        "sh -c 'echo $$ >{}; exec cat' | sh -c 'echo $$ >{}; exec {}'\n",
+        relay_pid.display(),
+        receiver_pid.display(),
+        receiver(there)
+    );
+    let link = marks.join("link");
+    fs::write(&link, script).unwrap();
+    format!("sh {}", link.display())
+}
+
+/// Where the ends have lost each other, it is the source that knows; a migration that is settled has no doubt.
+#[track_caller]
+fn resolved(here: &Container, there: &Container, when: &str) {
+    let end = Instant::now() + hiber_tests::PATIENCE;
+    while !remembered(here.runtime()).is_empty() {
+        let output = resolve(here, &[], Some(&receiver(there)));
+        assert!(Instant::now() < end, "{when}: {output}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The process that ends a copy whose receiver is dead, if there is one already.
+fn guard_of(receiver: rustix::process::Pid) -> Option<rustix::process::Pid> {
+    let receiver = receiver.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{receiver}/task/{receiver}/children")).ok()?;
+    let is_guard = |pid: &&str| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split(|b| *b == 0).any(|w| w == b"restore-guard"))
+    };
+    children.split_whitespace().find(is_guard)?.parse().ok().and_then(rustix::process::Pid::from_raw)
+}
+
+/// CRIU would let the processes run when its caller is dead: it must not get so far before the guard has ended them.
+#[test]
+fn a_copy_without_its_receiver_never_runs_however_slow_its_guard_is() {
+    require!(Root, Criu);
+    use rustix::process::{Signal, kill_process};
+    let mut counter = Traveller::new();
+    let marks = tempfile::tempdir().unwrap();
+    let mut met = 0;
+    for round in 0..6 {
+        let (here, there) = (&counter.ends[counter.at], &counter.ends[1 - counter.at]);
+        // The relay outlives the receiver.
+        let mut source = migration(here, there, &["--stall", "2s"], &relayed(marks.path(), there));
+        source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut source = source.spawn().unwrap();
+        let mut found = None;
+        wait_for("the receiver's guard", || {
+            let receiver = named_in(&marks.path().join("receiver"));
+            found = receiver.and_then(|receiver| Some((receiver, guard_of(receiver)?)));
+            found.is_some()
+        });
+        let (receiver, guard) = found.unwrap();
+        kill_process(guard, Signal::STOP).unwrap();
+        // CRIU asks its caller a last time, and goes on whatever the answer is.
+        let log = there.runtime().root().join(there.id()).join("criu/restore.log");
+        let asks = || fs::read(&log).is_ok_and(|log| log.windows(10).any(|words| words == b"pre-resume"));
+        let end = Instant::now() + Duration::from_secs(2);
+        while !asks() && Instant::now() < end {}
+        met += u32::from(asks());
+        kill_process(receiver, Signal::KILL).unwrap();
+        source.wait().unwrap();
+        // Time enough for CRIU.
+        std::thread::sleep(Duration::from_millis(200));
+        let _ = kill_process(guard, Signal::CONT);
+        let when = format!("round {round}");
+        resolved(here, there, &when);
+        counter.is_at_one_end(&when);
+    }
+    assert!(met > 0, "no moment was met");
+}
+
 /// Moves a counter to and fro, and kills `who` at moments that are spread over the whole.
 #[track_caller]
 fn killed_at(moments: u64, who: &str) {
@@ -296,16 +373,7 @@ fn killed_at(moments: u64, who: &str) {
     for moment in 0..moments {
         let (here, there) = (&counter.ends[counter.at], &counter.ends[1 - counter.at]);
         let (receiver_pid, relay_pid) = (marks.path().join("receiver"), marks.path().join("relay"));
-        let _ = (fs::remove_file(&receiver_pid), fs::remove_file(&relay_pid));
-        let link = marks.path().join("link");
-        let script = format!(
-            "sh -c 'echo $$ >{}; exec cat' | sh -c 'echo $$ >{}; exec {}'\n",
-            relay_pid.display(),
-            receiver_pid.display(),
-            receiver(there)
-        );
-        fs::write(&link, script).unwrap();
-        let command = format!("sh {}", link.display());
+        let command = relayed(marks.path(), there);
         let began = Instant::now();
         let flags = if moment % 2 == 0 { &in_rounds[..] } else { &[] };
         let mut source = migration(here, there, flags, &command);
@@ -325,13 +393,7 @@ fn killed_at(moments: u64, who: &str) {
         source.wait().unwrap();
         let when = format!("{who} killed after {:?}", began.elapsed());
         let was = counter.at;
-        // Where the ends have lost each other, it is the source that knows; a migration that is settled has no doubt.
-        let end = Instant::now() + hiber_tests::PATIENCE;
-        while !remembered(here.runtime()).is_empty() {
-            let output = resolve(here, &[], Some(&receiver(there)));
-            assert!(Instant::now() < end, "{when}: {output}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        resolved(here, there, &when);
         counter.is_at_one_end(&when);
         if counter.at == was { stayed += 1 } else { moved += 1 }
     }

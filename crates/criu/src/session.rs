@@ -13,7 +13,7 @@
 //!     X                                         X
 //! ```
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -69,6 +69,12 @@ impl Session {
         if let Some(patience) = &mut self.patience {
             patience.watch(work);
         }
+    }
+
+    /// The socket of the conversation, as long as it is not over. While somebody else has it open, too, CRIU does not notice the end of
+    /// this program.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// The id of the criu process, which restored tasks are forked from; `None` for [`Self::from_socket`].

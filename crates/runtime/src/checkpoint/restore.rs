@@ -211,8 +211,9 @@ impl Restoring<'_> {
         let memory = self.bring_memory(&work, &making.facts.cgroup)?;
         let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
         let guard = self.gated.then(|| RestoreGuard::start(&making.facts.cgroup)).transpose()?;
-        let mut restored =
-            apart("the restoring thread", || self.in_private_mount_namespace(&places, making, &mut cgroup));
+        let mut restored = apart("the restoring thread", || {
+            self.in_private_mount_namespace(&places, guard.as_ref(), making, &mut cgroup)
+        });
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
             work.keep_log(images, self.id.as_str(), e);
         }
@@ -257,6 +258,7 @@ impl Restoring<'_> {
     fn in_private_mount_namespace(
         &self,
         places: &Places<'_>,
+        guard: Option<&RestoreGuard>,
         making: &mut Making,
         cgroup: &mut Cgroup,
     ) -> Result<()> {
@@ -294,6 +296,7 @@ impl Restoring<'_> {
         let _tar = crate::helpers::tar::be_tar(&mut launch, self.entry.path())?;
         Kept::shed()?;
         let mut session = launch.start()?;
+        guard.map_or(Ok(()), |guard| guard.watch(&session))?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
             making.adopt(cgroup, pid)?;

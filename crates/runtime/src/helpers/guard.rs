@@ -123,7 +123,7 @@ impl Drop for Guard {
 
 /// The guard.
 pub(super) fn run(socket: OwnedFd, watch: &Watch) {
-    let Some(heard) = Heard::listen(&Listener::new(socket)) else { return };
+    let Some(heard) = Heard::listen(&mut Listener::new(socket)) else { return };
     // CRIU has lost its client, and lets the container go on.
     // A container that is another machine's by now must not run again, and CRIU is about to let it.
     if watch.record.as_deref().is_some_and(migration::is_committed) {
@@ -179,12 +179,14 @@ impl Heard {
     /// Ends when the runtime is gone, or with none when the runtime has said that all is done.
     ///
     /// After an unknown message the rest may mean anything. Then the container is to run on, whatever becomes of the checkpoint.
-    fn listen(listener: &Listener) -> Option<Self> {
+    fn listen(listener: &mut Listener) -> Option<Self> {
         let mut heard = Self::default();
         loop {
             match listener.next() {
                 Next::End => return Some(heard),
                 Next::Message(ToGuard::Done) => return None,
+                // CRIU lets a container run on that is being dumped: nobody has to wait.
+                Next::Message(ToGuard::Conversation) => {}
                 Next::Message(ToGuard::Criu(pid)) => heard.criu = RunningCriu::open(pid),
                 Next::Message(ToGuard::Staging(identity)) => heard.staging = Some(identity),
                 Next::Message(ToGuard::Locking) => heard.said.locking = true,
@@ -299,7 +301,7 @@ mod tests {
             }
         }
         drop(ours);
-        Heard::listen(&Listener::new(theirs.into())).map(|heard| heard.said)
+        Heard::listen(&mut Listener::new(theirs.into())).map(|heard| heard.said)
     }
 
     #[test]

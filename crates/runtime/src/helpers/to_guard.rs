@@ -15,6 +15,9 @@ pub(crate) enum ToGuard {
     Staging(Identity),
     /// CRIU runs, under this process number: nothing is settled before its end.
     Criu(u32),
+    /// Comes with the socket of the conversation with CRIU. The guard keeps it until the end: CRIU waits for an answer then, instead of
+    /// going on alone when its caller is dead.
+    Conversation,
     /// CRIU is about to lock the network: from now on its rules may be left.
     Locking,
     /// The checkpoint is about to be published, with its memory still in the container. If the runtime dies, the container runs on,
@@ -47,16 +50,23 @@ pub(super) enum Next {
 }
 
 /// The guard's end of the channel.
-pub(super) struct Listener(Channel<FromGuard, ToGuard>);
+pub(super) struct Listener {
+    channel: Channel<FromGuard, ToGuard>,
+    /// Descriptors that came along.
+    kept: Vec<OwnedFd>,
+}
 
 impl Listener {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self(socket.into())
+        Self { channel: socket.into(), kept: Vec::new() }
     }
 
-    pub(super) fn next(&self) -> Next {
-        match self.0.recv() {
-            Ok(Some((message, _))) => Next::Message(message),
+    pub(super) fn next(&mut self) -> Next {
+        match self.channel.recv() {
+            Ok(Some((message, descriptors))) => {
+                self.kept.extend(descriptors);
+                Next::Message(message)
+            }
             Err(e) if e.errno == Errno::PROTO.raw_os_error() => Next::Unknown,
             // No message can come any more in both cases.
             Ok(None) | Err(_) => Next::End,
