@@ -26,7 +26,7 @@ fn sample(flag: &Shape) -> &'static str {
     match flag.takes {
         Takes::Nothing => "true",
         Takes::One(metavar) | Takes::Many(metavar) => match metavar {
-            "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" => "7",
+            "N" | "GID" | "UID[:GID]" | "USEC" | "SHARES" | "WEIGHT" | "BYTES" | "COUNT" | "RATE" => "7",
             "TIME" => "3s",
             "FD" => "-1",
             "ADDRESS:PORT" => "h:1",

@@ -82,6 +82,9 @@ mod tests {
     fn collector() -> (tempfile::TempDir, ImageDirectory, Collector) {
         let path = tempfile::tempdir().unwrap();
         let dir = ImageDirectory::open(path.path()).unwrap();
+        // The magic number, the length of the message, and its first member: version 2 of the images.
+        let inventory = [0x16, 0x31, 0x31, 0x58, 2, 0, 0, 0, 8, 2];
+        dir.write("inventory.img", &inventory).unwrap();
         (path, dir.clone(), Collector::new(dir))
     }
 
@@ -100,7 +103,7 @@ mod tests {
         pagemap::write(&dir, "pagemap-7.img", 3, &[run(1, 2), run(5, 7)]).unwrap();
         collector.complete().unwrap();
         assert_eq!(std::fs::read(path.path().join("pages-3.img")).unwrap(), pages(&[1, 6, 7]));
-        assert_eq!(std::fs::read_dir(path.path()).unwrap().count(), 2, "of task 8 there is no map");
+        assert_eq!(std::fs::read_dir(path.path()).unwrap().count(), 3, "of task 8 there is no map");
     }
 
     #[test]
