@@ -203,14 +203,10 @@ class Saving:
     def wake(self, tool, case, bundle, images, before, held):
         usage, pid = tool.restore(bundle, images)
         after = look(pid)
-        os.remove(held_path(pid))
-        os.kill(pid, signal.SIGUSR1)
-        now = wait_held(pid)
-        end(pid)
         if before != after:
+            end(pid)
             raise Failed(f"the restored container differs: {before} and {after}")
-        if held != now:
-            raise Failed(f"the restored container holds {now}, not {held}")
+        end_holding(pid, held)
         label = case.label.replace(" to ", " from ")
         self.bench.note(f"restore{label}", tool.name, usage.wall_ms)
         self.bench.note(f"restore{label}: CPU time", tool.name, usage.cpu_ms)
@@ -231,12 +227,7 @@ class Saving:
             label = case.label.replace(" to ", " from ")
             self.bench.note(f"restore{label}, to its first answer", tool.name, (answered - began) * 1e3)
             self.bench.note(f"restore{label}, until all memory is there", tool.name, (time.monotonic() - began) * 1e3)
-            os.remove(held_path(pid))
-            os.kill(pid, signal.SIGUSR1)
-            now = wait_held(pid)
-            end(pid)
-            if held != now:
-                raise Failed(f"the restored container holds {now}, not {held}")
+            end_holding(pid, held)
         finally:
             tool.clear()
 
@@ -253,12 +244,7 @@ class Saving:
             if left[0].wait(timeout=120):
                 raise Failed("checkpoint --lazy-pages fails")
             self.bench.note(f"lazy migration{case.label}, to the last page", tool.name, (time.monotonic() - began) * 1e3)
-            os.remove(held_path(pid))
-            os.kill(pid, signal.SIGUSR1)
-            now = wait_held(pid)
-            end(pid)
-            if held != now:
-                raise Failed(f"the container holds {now} where it has come to, not {held}")
+            end_holding(pid, held)
         finally:
             for process in left:
                 process.kill()
@@ -361,6 +347,16 @@ def wait_held(pid):
     wait_for_file(held_path(pid))
     with open(held_path(pid)) as file:
         return file.read()
+
+
+def end_holding(pid, held):
+    """Ends a container that has been restored, and fails unless it still held this."""
+    os.remove(held_path(pid))
+    os.kill(pid, signal.SIGUSR1)
+    now = wait_held(pid)
+    end(pid)
+    if held != now:
+        raise Failed(f"the restored container holds {now}, not {held}")
 
 
 def wait_for_file(path):

@@ -8,6 +8,7 @@
  *
  * Statically linked, so that it runs in any root filesystem.
  */
+#include <sys/socket.h>
 #include "same.h"
 #include <linux/futex.h>
 #include <pthread.h>
@@ -82,6 +83,16 @@ void say_result(long result)
 		say("%s ", strerrorname_np(errno));
 	else
 		say("%ld ", result);
+}
+
+void say_option(int fd, int level, int number, size_t size)
+{
+	unsigned char value[256] = { 0 };
+	socklen_t length = size;
+	must(getsockopt(fd, level, number, value, &length));
+	for (size_t i = 0; i < length; i++)
+		say("%02x", value[i]);
+	say(" ");
 }
 
 char *file(const char *path)

@@ -15,16 +15,6 @@
 
 static int fds[4];
 
-static void show(int fd, int level, int number, size_t size)
-{
-	unsigned char value[64] = { 0 };
-	socklen_t length = size;
-	must(getsockopt(fd, level, number, value, &length));
-	for (size_t i = 0; i < length; i++)
-		say("%02x", value[i]);
-	say(" ");
-}
-
 #define NUMBER(name, sock, level, number, value) \
 	static void make_##name(void) \
 	{ \
@@ -33,7 +23,7 @@ static void show(int fd, int level, int number, size_t size)
 	} \
 	static void show_##name(void) \
 	{ \
-		show(fds[0], level, number, sizeof(int)); \
+		say_option(fds[0], level, number, sizeof(int)); \
 	}
 
 NUMBER(icmp_filter, (AF_INET, SOCK_RAW, IPPROTO_ICMP), SOL_RAW, 1 /* ICMP_FILTER */, ~0x100)

@@ -56,6 +56,9 @@ int new_file(const char *path, const char *text);
 /* Adds the result of a system call, or the name of its error. */
 void say_result(long result);
 
+/* Adds the value of a socket's option, of at most 256 bytes, byte by byte. */
+void say_option(int fd, int level, int number, size_t size);
+
 /* Has a second thread run `show`, and this one wait for it: what a thread keeps for itself. The thread is there since the
  * first call; so make() calls it, too. */
 void on_thread(void (*what)(void));

@@ -138,17 +138,6 @@ static void set(int fd, int level, int number, int value)
 	must(setsockopt(fd, level, number, &value, sizeof value));
 }
 
-/* The value, byte by byte. */
-static void show(int fd, int level, int number, size_t size)
-{
-	unsigned char value[256] = { 0 };
-	socklen_t length = size;
-	must(getsockopt(fd, level, number, value, &length));
-	for (size_t i = 0; i < length; i++)
-		say("%02x", value[i]);
-	say(" ");
-}
-
 /* An option that is a number, of the socket that `sock` makes. */
 #define NUMBER(name, sock, level, number, value) \
 	static void make_##name(void) \
@@ -158,7 +147,7 @@ static void show(int fd, int level, int number, size_t size)
 	} \
 	static void show_##name(void) \
 	{ \
-		show(fds[0], level, number, sizeof(int)); \
+		say_option(fds[0], level, number, sizeof(int)); \
 	}
 /* One that is not; `...` is what it is set to, in braces. */
 #define BYTES(name, sock, level, number, type, ...) \
@@ -170,7 +159,7 @@ static void show(int fd, int level, int number, size_t size)
 	} \
 	static void show_##name(void) \
 	{ \
-		show(fds[0], level, number, sizeof(type)); \
+		say_option(fds[0], level, number, sizeof(type)); \
 	}
 
 NUMBER(so_reuseport, listener, SOL_SOCKET, SO_REUSEPORT, 1)
@@ -304,8 +293,8 @@ static void make_tos_and_priority(void)
 
 static void show_tos_and_priority(void)
 {
-	show(fds[0], IPPROTO_IP, IP_TOS, sizeof(int));
-	show(fds[0], SOL_SOCKET, SO_PRIORITY, sizeof(int));
+	say_option(fds[0], IPPROTO_IP, IP_TOS, sizeof(int));
+	say_option(fds[0], SOL_SOCKET, SO_PRIORITY, sizeof(int));
 }
 
 /* Groups. Of each the socket says how it is in it; then it leaves, as it has come, and comes again. */
@@ -395,10 +384,10 @@ static void make_multicast(void)
 
 static void show_multicast(void)
 {
-	show(fds[0], IPPROTO_IP, IP_MULTICAST_IF, sizeof(struct in_addr));
-	show(fds[0], IPPROTO_IP, IP_MULTICAST_TTL, sizeof(int));
-	show(fds[0], IPPROTO_IP, IP_MULTICAST_LOOP, sizeof(int));
-	show(fds[0], IPPROTO_IP, multicast_all, sizeof(int));
+	say_option(fds[0], IPPROTO_IP, IP_MULTICAST_IF, sizeof(struct in_addr));
+	say_option(fds[0], IPPROTO_IP, IP_MULTICAST_TTL, sizeof(int));
+	say_option(fds[0], IPPROTO_IP, IP_MULTICAST_LOOP, sizeof(int));
+	say_option(fds[0], IPPROTO_IP, multicast_all, sizeof(int));
 }
 
 static void make_multicast6(void)
@@ -411,9 +400,9 @@ static void make_multicast6(void)
 
 static void show_multicast6(void)
 {
-	show(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_IF, sizeof(int));
-	show(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_HOPS, sizeof(int));
-	show(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_LOOP, sizeof(int));
+	say_option(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_IF, sizeof(int));
+	say_option(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_HOPS, sizeof(int));
+	say_option(fds[0], IPPROTO_IPV6, IPV6_MULTICAST_LOOP, sizeof(int));
 }
 
 /* A connection: options that it has since it was made, and those of its accepted end. */
@@ -434,21 +423,21 @@ static void make_connection_options(void)
 static void show_connection_options(void)
 {
 	for (int i = 1; i <= 2; i++) {
-		show(fds[i], IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int));
-		show(fds[i], IPPROTO_TCP, TCP_NOTSENT_LOWAT, sizeof(int));
-		show(fds[i], IPPROTO_TCP, TCP_WINDOW_CLAMP, sizeof(int));
-		show(fds[i], IPPROTO_TCP, TCP_CONGESTION, 4);
-		show(fds[i], IPPROTO_TCP, tcp_inq, sizeof(int));
-		show(fds[i], SOL_SOCKET, SO_TIMESTAMP, sizeof(int));
-		show(fds[i], IPPROTO_IP, IP_RECVTTL, sizeof(int));
+		say_option(fds[i], IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int));
+		say_option(fds[i], IPPROTO_TCP, TCP_NOTSENT_LOWAT, sizeof(int));
+		say_option(fds[i], IPPROTO_TCP, TCP_WINDOW_CLAMP, sizeof(int));
+		say_option(fds[i], IPPROTO_TCP, TCP_CONGESTION, 4);
+		say_option(fds[i], IPPROTO_TCP, tcp_inq, sizeof(int));
+		say_option(fds[i], SOL_SOCKET, SO_TIMESTAMP, sizeof(int));
+		say_option(fds[i], IPPROTO_IP, IP_RECVTTL, sizeof(int));
 	}
 }
 
 static void show_connection_reuse(void)
 {
 	for (int i = 1; i <= 2; i++) {
-		show(fds[i], SOL_SOCKET, SO_REUSEADDR, sizeof(int));
-		show(fds[i], SOL_SOCKET, SO_REUSEPORT, sizeof(int));
+		say_option(fds[i], SOL_SOCKET, SO_REUSEADDR, sizeof(int));
+		say_option(fds[i], SOL_SOCKET, SO_REUSEPORT, sizeof(int));
 	}
 }
 
@@ -483,9 +472,9 @@ static void make_shared(void)
 
 static void show_shared(void)
 {
-	show(fds[1], IPPROTO_TCP, TCP_DEFER_ACCEPT, sizeof(int));
+	say_option(fds[1], IPPROTO_TCP, TCP_DEFER_ACCEPT, sizeof(int));
 	set(fds[0], IPPROTO_TCP, TCP_USER_TIMEOUT, 1234);
-	show(fds[1], IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int));
+	say_option(fds[1], IPPROTO_TCP, TCP_USER_TIMEOUT, sizeof(int));
 }
 
 /* Made by another user than who has it. */

@@ -15,8 +15,8 @@ use serde_json::json;
 use super::update::bytes;
 use crate::containers::Containers;
 use crate::flags::criu::{
-    ACCEPT, Contents, LINK_REMAP, NETWORK_LOCK, Names, PreCopyFlags, Rounds, TCP_CLOSE, TCP_SKIP_IN_FLIGHT,
-    names,
+    ACCEPT, Contents, LINK_REMAP, MAX_ROUNDS, NETWORK_LOCK, Names, PRE_COPY, PreCopyFlags, Rounds, TCP_CLOSE,
+    TCP_SKIP_IN_FLIGHT, names,
 };
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
@@ -92,17 +92,8 @@ flags! {
         tcp_close: Option<bool> = TCP_CLOSE,
         link_remap: bool = LINK_REMAP,
         network_lock: Option<NetworkLock> = NETWORK_LOCK,
-        pre_copy: Option<PreCopyMode> = Flag::value(
-            "pre-copy",
-            "WHEN",
-            "send memory while the container runs: where there is much of it (auto, the default), always (on, an error \
-             where that is not possible), or never (off)",
-        ),
-        max_rounds: Option<Rounds> = Flag::value(
-            "max-rounds",
-            "N",
-            "with --pre-copy: stop the container after N rounds at the latest (default: 8)",
-        ),
+        pre_copy: Option<PreCopyMode> = PRE_COPY,
+        max_rounds: Option<Rounds> = MAX_ROUNDS,
         accept: Vec<Names> = ACCEPT,
         format: Option<Format> = Flag::value(
             "format",

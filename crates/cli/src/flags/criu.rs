@@ -102,22 +102,13 @@ impl CriuFlags {
 flags! {
     /// How memory is copied while the container runs.
     pub(crate) struct PreCopyFlags {
-        mode: Option<PreCopyMode> = Flag::value(
-            "pre-copy",
-            "WHEN",
-            "copy memory while the container runs, so that it is frozen for less long: where there is much of it (auto, \
-             the default), always (on, an error where that is not possible), or never (off)",
-        ),
+        mode: Option<PreCopyMode> = PRE_COPY,
         max_frozen: Option<Duration> = Flag::value(
             "max-frozen",
             "TIME",
             "with --pre-copy: freeze the container as soon as the rest can be copied in TIME (default: 50ms)",
         ),
-        max_rounds: Option<Rounds> = Flag::value(
-            "max-rounds",
-            "N",
-            "with --pre-copy: freeze the container after N rounds at the latest (default: 8)",
-        ),
+        max_rounds: Option<Rounds> = MAX_ROUNDS,
     }
 }
 
@@ -164,6 +155,17 @@ pub(crate) fn names(all: &[Names]) -> Vec<String> {
 
 pub(crate) const TCP_CLOSE: Flag<Option<bool>> =
     Flag::choice("tcp-close", "allow established TCP connections and close them");
+pub(crate) const PRE_COPY: Flag<Option<PreCopyMode>> = Flag::value(
+    "pre-copy",
+    "WHEN",
+    "copy memory while the container runs, so that it is frozen for less long: where there is much of it (auto, \
+     the default), always (on, an error where that is not possible), or never (off)",
+);
+pub(crate) const MAX_ROUNDS: Flag<Option<Rounds>> = Flag::value(
+    "max-rounds",
+    "N",
+    "with --pre-copy: freeze the container after N rounds at the latest (default: 8)",
+);
 pub(crate) const NETWORK_LOCK: Flag<Option<NetworkLock>> = Flag::value(
     "network-lock",
     "METHOD",

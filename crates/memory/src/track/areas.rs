@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::ops::Range;
 
+use hiber_criu::pagemap::PAGE;
 use rustix::fs::OFlags;
 
 use crate::error::{Result, memory};
+use crate::images::Ranges;
 
 /// The private areas of a process.
 #[derive(Debug, Default)]
@@ -35,6 +37,24 @@ impl Areas {
             }
         }
         Ok(areas)
+    }
+}
+
+impl Areas {
+    /// Pages of files that are the process's own, as `look` finds them in an area, or will be when CRIU stops the process.
+    pub(super) fn pages_of_files<E>(
+        &self,
+        look: impl Fn(&Range<u64>, &mut Ranges) -> Result<(), E>,
+    ) -> Ranges {
+        let mut found = Ranges::default();
+        for area in &self.of_files {
+            // It may just have gone.
+            let _ = look(area, &mut found);
+            if let Some(code) = self.code.filter(|code| area.contains(code)) {
+                found.add(code..code + PAGE);
+            }
+        }
+        found
     }
 }
 

@@ -88,16 +88,8 @@ impl DirtyBits {
     }
 
     pub(super) fn of_files(&self) -> Result<Ranges> {
-        let (areas, mut found) = (Areas::of(self.pid)?, Ranges::default());
-        let pagemap = pagemap(self.pid)?;
-        for area in areas.of_files {
-            // It may just have gone.
-            let _ = self.look(&pagemap, &area, |entry| !entry.is_of_file(), &mut found);
-            if let Some(code) = areas.code.filter(|code| area.contains(code)) {
-                found.add(code..code + PAGE);
-            }
-        }
-        Ok(found)
+        let (areas, pagemap) = (Areas::of(self.pid)?, pagemap(self.pid)?);
+        Ok(areas.pages_of_files(|area, to| self.look(&pagemap, area, |entry| !entry.is_of_file(), to)))
     }
 
     /// The pages of its own that have content, and are such.

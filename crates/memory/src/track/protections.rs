@@ -8,7 +8,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
-use hiber_criu::pagemap::PAGE;
 use hiber_sys::apart;
 use hiber_sys::tracking::{self, Found, Region};
 use rustix::io::Errno;
@@ -94,15 +93,8 @@ impl Protections {
     }
 
     pub(super) fn of_files(&self) -> Result<Ranges> {
-        let (pagemap, areas, mut found) = (pagemap(self.pid)?, Areas::of(self.pid)?, Ranges::default());
-        for area in areas.of_files {
-            // It may just have gone.
-            let _ = self.look(&pagemap, &area, Found::Own, &mut found);
-            if let Some(code) = areas.code.filter(|code| area.contains(code)) {
-                found.add(code..code + PAGE);
-            }
-        }
-        Ok(found)
+        let (areas, pagemap) = (Areas::of(self.pid)?, pagemap(self.pid)?);
+        Ok(areas.pages_of_files(|area, to| self.look(&pagemap, area, Found::Own, to)))
     }
 
     fn look(&self, pagemap: &File, area: &Range<u64>, found: Found, to: &mut Ranges) -> Result<(), Errno> {
