@@ -40,6 +40,7 @@ mod network_devices;
 mod network_kept;
 mod objects;
 mod pre_copy;
+mod propagation;
 mod prove;
 mod redis;
 mod same;

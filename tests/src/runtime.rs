@@ -20,6 +20,8 @@ struct Inner {
     unified: bool,
     systemd: bool,
     user: Option<PlainUser>,
+    /// Words of a command that runs the runtime.
+    prefix: Vec<OsString>,
 }
 
 impl Runtime {
@@ -72,6 +74,13 @@ impl Runtime {
         Self::of(Ok(program), false)
     }
 
+    /// The runtime under test, started by a command with these words before it.
+    #[track_caller]
+    pub fn hiber_by<S: Into<OsString>>(prefix: impl IntoIterator<Item = S>) -> Self {
+        let Ok(inner) = Arc::try_unwrap(Self::hiber().0) else { panic!("a new runtime is shared") };
+        Self(Arc::new(Inner { prefix: prefix.into_iter().map(Into::into).collect(), ..inner }))
+    }
+
     /// The runtime under test in the hands of a plain user, on the host's cgroup layout or, if `unified`, on v2 alone.
     #[track_caller]
     pub fn hiber_as(user: PlainUser, unified: bool) -> Self {
@@ -80,7 +89,7 @@ impl Runtime {
             panic!("a new runtime is shared")
         };
         crate::user::give(root.path());
-        Self(Arc::new(Inner { program, root, unified, systemd: false, user: Some(user) }))
+        Self(Arc::new(Inner { program, root, unified, systemd: false, user: Some(user), prefix: Vec::new() }))
     }
 
     /// The runtime under test in the hands of a plain user, with `--systemd-cgroup`.
@@ -101,7 +110,9 @@ impl Runtime {
     fn with(program: Result<&Path, &str>, unified: bool, systemd: bool) -> Self {
         let program = program.unwrap_or_else(|e| panic!("no runtime: {e}")).to_owned();
         match tempfile::Builder::new().prefix("ht-root-").tempdir() {
-            Ok(root) => Self(Arc::new(Inner { program, root, unified, systemd, user: None })),
+            Ok(root) => {
+                Self(Arc::new(Inner { program, root, unified, systemd, user: None, prefix: Vec::new() }))
+            }
             Err(e) => panic!("no directory for the runtime's state: {e}"),
         }
     }
@@ -123,7 +134,7 @@ impl Runtime {
 
     /// `PROGRAM` without any argument, with CRIU in its environment.
     pub fn bare_command(&self) -> Command {
-        let mut words: Vec<OsString> = Vec::new();
+        let mut words = self.0.prefix.clone();
         if self.0.unified {
             words.extend([tools::script("cgroup-layout").into(), "v2".into()]);
         }

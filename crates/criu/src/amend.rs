@@ -1,5 +1,8 @@
 //! Changes of images: what CRIU has written of a container that a restore elsewhere, or CRIU's own, could not take.
 
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
 use criu_proto::Message;
 use criu_proto::images::cgroup::{CgroupDirEntry, CgroupEntry};
 use criu_proto::images::core::{CoreEntry, TaskKobjIdsEntry};
@@ -144,28 +147,104 @@ pub fn settle_synchronous_mounts(dir: &ImageDirectory) -> Result<()> {
     Ok(())
 }
 
-/// The images that CRIU reads instead of those of mounts, so that no mount gets events from outside the container. Those of
-/// mounts that do not are left out.
+/// The images that CRIU reads instead of those of mounts, where mounts get events from outside the container: each gets them
+/// from the peer group in which its source is now. `group_of` returns that group's number, of a source with this key (`/`:
+/// the root); without one the mount gets no events. CRIU takes the peer group from the source, and fails if the source has none,
+/// or if mounts that had one group at the dump have sources in several now.
+///
+/// Empty if CRIU can take the images as they are.
 ///
 /// # Errors
-/// [`CriuError::Image`] if an image is malformed.
-pub fn without_outer_sharing(dir: &ImageDirectory) -> Result<ChangedFiles> {
+/// [`CriuError::Image`] if an image is malformed, and those of `group_of`.
+pub fn with_outer_groups<E: From<crate::error::CriuError>>(
+    dir: &ImageDirectory,
+    mut group_of: impl FnMut(&str) -> std::result::Result<Option<u32>, E>,
+) -> std::result::Result<ChangedFiles, E> {
     let names = dir.names()?;
     let names = names.iter().filter(|name| name.starts_with("mountpoints-") && name.ends_with(".img"));
-    let files =
+    let mut files =
         names.map(|name| Ok((name, all::<MntEntry>(dir, name, Magic::MNTS)?))).collect::<Result<Vec<_>>>()?;
-    let groups: Vec<u32> =
-        files.iter().flat_map(|(_, mounts)| mounts).filter_map(|mount| mount.shared_id).collect();
-    let outer = |mount: &MntEntry| mount.master_id.is_some_and(|id| id != 0 && !groups.contains(&id));
+    let mounts = || files.iter().flat_map(|(_, mounts)| mounts);
+    let inner: HashSet<u32> = mounts().filter_map(|mount| mount.shared_id).collect();
+    let outer = |mount: &MntEntry| mount.master_id.filter(|id| *id != 0 && !inner.contains(id));
+    // Numbers that no group of the images has.
+    let mut next = inner.iter().copied().max().unwrap_or(0);
+    let (mut numbers, mut sources) = (HashMap::new(), Vec::new());
+    for mount in mounts() {
+        let (Some(before), Some(key)) = (outer(mount), key(mount)) else { continue };
+        let now = group_of(key)?.map_or(0, |group| {
+            *numbers.entry(group).or_insert_with(|| {
+                next = next.saturating_add(1);
+                next
+            })
+        });
+        sources.push(Outer {
+            key: key.to_owned(),
+            device: mount.root_dev(),
+            root: mount.root().into(),
+            before,
+            now,
+        });
+    }
+    if is_one_to_one(&sources) {
+        return Ok(ChangedFiles::new());
+    }
     let mut changed = ChangedFiles::new();
-    for (name, mut mounts) in files {
-        if !mounts.iter().any(outer) {
+    for (name, mounts) in &mut files {
+        if !mounts.iter().any(|mount| outer(mount).is_some()) {
             continue;
         }
-        mounts.iter_mut().filter(|mount| outer(mount)).for_each(|mount| mount.master_id = Some(0));
-        changed.push((name.clone(), encode(&dir.path().join(name), &[COMMON, Magic::MNTS.0], &mounts)?));
+        for mount in mounts.iter_mut() {
+            if let Some(before) = outer(mount) {
+                mount.master_id = Some(
+                    sources.iter().filter_map(|s| s.fits(mount, before)).max().map_or(0, |(_, now)| now),
+                );
+            }
+        }
+        changed.push((
+            name.to_string(),
+            encode(&dir.path().join(name.as_str()), &[COMMON, Magic::MNTS.0], mounts)?,
+        ));
     }
     Ok(changed)
+}
+
+/// The key under which a restore supplies the source of a mount.
+fn key(mount: &MntEntry) -> Option<&str> {
+    let is_root = matches!(mount.mountpoint(), "/" | "./");
+    mount.ext_key.as_deref().filter(|key| !key.is_empty()).or(is_root.then_some("/"))
+}
+
+/// A mount from outside that is in a peer group outside, by number at the dump and now, or in none now (0).
+struct Outer {
+    key: String,
+    device: u32,
+    root: PathBuf,
+    before: u32,
+    now: u32,
+}
+
+impl Outer {
+    /// How well this explains the group of another mount, and the group's number now: the mount itself best, else the smallest part
+    /// of the file system that the container's own bind can be of.
+    fn fits(&self, mount: &MntEntry, before: u32) -> Option<(usize, u32)> {
+        if before != self.before {
+            return None;
+        }
+        if key(mount) == Some(&self.key) {
+            return Some((usize::MAX, self.now));
+        }
+        let is_part = mount.root_dev() == self.device && Path::new(mount.root()).starts_with(&self.root);
+        is_part.then(|| (self.root.components().count(), self.now))
+    }
+}
+
+/// Whether each group has one number now, and each number one group.
+fn is_one_to_one(sources: &[Outer]) -> bool {
+    let pairs: HashSet<_> = sources.iter().map(|source| (source.before, source.now)).collect();
+    let [before, now]: [HashSet<_>; 2] =
+        [pairs.iter().map(|pair| pair.0).collect(), pairs.iter().map(|pair| pair.1).collect()];
+    !now.contains(&0) && [before.len(), now.len()] == [pairs.len(); 2]
 }
 
 /// Leaves out of cgroup.img what is not the container's: below hierarchies whose controllers are not `owned` everything but

@@ -48,6 +48,44 @@ fn mounts_from_outside_are_not_gone_for_a_restore() {
     );
 }
 
+#[test]
+fn mounts_get_their_events_from_the_groups_that_their_sources_are_in_now() {
+    let (_dir, dir) = directory();
+    let member = |root: &str, key: Option<&str>, shared, master| MntEntry {
+        shared_id: Some(shared),
+        master_id: Some(master),
+        deleted: None,
+        ..mount(root, key)
+    };
+    let first = [
+        member("/", Some("/"), 0, 4),
+        member("/a", Some("/a"), 9, 4),
+        member("/b", Some("/b"), 0, 4),
+        // A bind inside of part of /b, slaves of a group inside, one of nobody.
+        member("/b/c", None, 0, 4),
+        member("/d", None, 0, 9),
+        member("/e", None, 0, 0),
+    ];
+    write(&dir, "mountpoints-13.img", &[COMMON, Magic::MNTS.0], &first).unwrap();
+    let masters = |groups: &[(&str, u32)]| {
+        let group = |key: &str| groups.iter().find(|(name, _)| *name == key).map(|(_, group)| *group);
+        let changed = with_outer_groups(&dir, |key| Ok::<_, crate::CriuError>(group(key))).unwrap();
+        let (other, images) = directory();
+        for (name, bytes) in &changed {
+            std::fs::write(other.path().join(name), bytes).unwrap();
+        }
+        let read = |(name, _): &(String, Vec<u8>)| all::<MntEntry>(&images, name, Magic::MNTS).unwrap();
+        changed.iter().flat_map(read).map(|mount| mount.master_id()).collect::<Vec<_>>()
+    };
+    // One group then, and one now.
+    assert_eq!(masters(&[("/", 1), ("/a", 1), ("/b", 1)]), [0; 0]);
+    // All private, or but one.
+    assert_eq!(masters(&[]), [0, 0, 0, 0, 9, 0]);
+    assert_eq!(masters(&[("/b", 4)]), [0, 0, 10, 10, 9, 0]);
+    // Two groups.
+    assert_eq!(masters(&[("/", 9), ("/a", 7), ("/b", 9)]), [10, 11, 10, 10, 9, 0]);
+}
+
 fn cgroup(name: &str, property: (&str, &str)) -> CgroupDirEntry {
     let property = CgroupPropEntry {
         name: Some(property.0.into()),

@@ -212,6 +212,10 @@ impl External {
     pub fn terminal(rdev: u64, dev: u64) -> Self {
         Self(format!("tty[{rdev:x}:{dev:x}]"))
     }
+    /// The mount point and key, or key and source, of one that [`mount`](Self::mount) or [`mount_source`](Self::mount_source) made.
+    pub fn as_mount(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix("mnt[")?.split_once("]:")
+    }
     /// Anything else.
     pub fn other(text: impl Into<String>) -> Self {
         Self(text.into())

@@ -1,10 +1,11 @@
 //! The kernel's lists of mounts (proc_pid_mountinfo(5)).
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::{Result, SysError};
 
@@ -42,13 +43,17 @@ pub struct Mount {
 /// # Errors
 /// If there is no such process.
 pub fn of(pid: &str) -> Result<Vec<Mount>> {
+    Ok(read(pid)?.lines().filter_map(parse).collect())
+}
+
+fn read(pid: &str) -> Result<String> {
     let path = format!("/proc/{pid}/mountinfo");
     let read = || {
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         hiber_sys::file::read(file)
     };
     let bytes = read().map_err(|e| SysError::new("read", path.clone(), e.raw_os_error()))?;
-    Ok(hiber_sys::file::text(bytes).lines().filter_map(parse).collect())
+    Ok(hiber_sys::file::text(bytes))
 }
 
 fn parse(line: &str) -> Option<Mount> {
@@ -69,6 +74,37 @@ fn parse(line: &str) -> Option<Mount> {
     let fstype = right.next()?.to_owned();
     let synchronous = right.nth(1).is_some_and(|options| options.split(',').any(|option| option == "sync"));
     Some(Mount { id, parent, device, root, removed, point, nosymfollow, idmapped, synchronous, fstype })
+}
+
+/// The peer groups of the calling thread's mounts (mount_namespaces(7)).
+#[derive(Debug)]
+pub struct PeerGroups(HashMap<u64, u32>);
+
+impl PeerGroups {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If there is no /proc.
+    pub fn read() -> Result<Self> {
+        Ok(Self(read("thread-self")?.lines().filter_map(peer_group).collect()))
+    }
+
+    /// The group from which copies of the mount at `path` get events, if there is one.
+    ///
+    /// # Errors
+    /// If there is no such path.
+    pub fn of(&self, path: &Path) -> Result<Option<u32>> {
+        let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)
+            .map_err(|e| SysError::new("statx", path.display().to_string(), e.raw_os_error()))?;
+        Ok(self.0.get(&stat.stx_mnt_id).copied())
+    }
+}
+
+/// The number of a mount, and of the group whose peer it is, or else whose slave.
+fn peer_group(line: &str) -> Option<(u64, u32)> {
+    let (left, _) = line.split_once(" - ")?;
+    let number = |kind| left.split(' ').skip(6).find_map(|field| field.strip_prefix(kind)?.parse().ok());
+    Some((left.split(' ').next()?.parse().ok()?, number("shared:").or_else(|| number("master:"))?))
 }
 
 impl Mount {
@@ -122,6 +158,19 @@ mod tests {
         assert_eq!((mount.point.as_path(), mount.fstype.as_str()), (Path::new("/x\\y"), "ext4"));
         assert!(mount.is_below(Path::new("/")) && !mount.is_below(Path::new("/x\\y")));
         assert_eq!(parse("garbage"), None);
+    }
+
+    #[test]
+    fn a_mount_is_in_its_group_before_its_masters() {
+        for (fields, group) in [
+            (" shared:1 master:2", Some((31, 1))),
+            (" master:2 propagate_from:3", Some((31, 2))),
+            (" unbindable", None),
+            ("", None),
+        ] {
+            let line = format!("31 28 8:1 /a /x rw,nosuid{fields} - ext4 shared:7 rw");
+            assert_eq!(peer_group(&line), group, "{line}");
+        }
     }
 
     #[test]

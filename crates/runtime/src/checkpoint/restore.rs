@@ -94,7 +94,7 @@ pub(crate) fn restore_through(
     }
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
-    let Checked { manifest, kept, empty_directory, chain, cgroups } =
+    let Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups } =
         check_images(&prepared, id, options, &images)?;
     let prepared = match limits_in_force(&prepared, options, &kept)? {
         Some(limits) => prepared.with_limits(&limits)?,
@@ -122,6 +122,7 @@ pub(crate) fn restore_through(
         chain: &chain,
         cgroups: cgroups.as_deref(),
         kept: &kept,
+        outer_groups,
         empty_directory: empty_directory.as_deref(),
         network: Network::of(&prepared, options, manifest.as_ref()),
     };
@@ -272,6 +273,7 @@ impl Restoring<'_> {
         if self.request.options.brings_memory() {
             changed.extend(LazyRestore::of(self.request.chain)?.changed);
         }
+        changed.extend(self.request.outer_groups(&making.facts)?);
         let (view, limits) = self.request.view(changed)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let plan =

@@ -189,7 +189,7 @@ impl Trial<'_> {
     pub(crate) fn run(self) -> Result<()> {
         let prepared = Prepared::new(self.id, &self.options.as_create())?;
         check_plan(&prepared.plan)?;
-        let Checked { manifest, kept, empty_directory, chain: images, cgroups } =
+        let Checked { manifest, kept, outer_groups, empty_directory, chain: images, cgroups } =
             check_images(&prepared, self.id, self.options, self.images)?;
         let prepared = match limits_in_force(&prepared, self.options, &kept)? {
             Some(limits) => prepared.with_limits(&limits)?,
@@ -211,6 +211,7 @@ impl Trial<'_> {
             chain: &images,
             cgroups: cgroups.as_deref(),
             kept: &kept,
+            outer_groups,
             empty_directory: empty_directory.as_deref(),
             network,
         };
@@ -242,7 +243,7 @@ impl Trial<'_> {
             sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
         }
         // Mounts that the host makes meanwhile do not reach the trial, whose views are in no peer group.
-        let (view, _) = request.view(amend::without_outer_sharing(self.images)?)?;
+        let (view, _) = request.view(amend::with_outer_groups(self.images, |_| Ok::<_, Error>(None))?)?;
         let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
         let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
         sys::process::unshare(flags, "for the trial's own mounts and network")?;

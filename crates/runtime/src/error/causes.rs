@@ -76,7 +76,7 @@ static ENTRIES: &[Entry] = &[
     found_by("mount-missing", &["mount-missing"]).means("the checkpoint has an external mount that the restore does not supply").advises("restore with the mounts of the configuration that the checkpoint was made with"),
     found_by("file-system", &["mount"]),
     found_by("mount-sharing", &["mount-sharing"]).means("a mount gets its events from outside the container"),
-    found_by("mount-private", &[]).means("the container was saved where a mount of the host was shared, and here it is private").advises("make the mounts there shared, as systemd does, with mount --make-rshared /"),
+    found_by("mount-private", &[]).means("a mount was to get the events of one of the host's, which is private since").advises("try again: the host's mounts have changed meanwhile"),
     found_by("terminal-on-host", &["terminal"]).means("a process uses a terminal outside the container").advises("pass --shell-job, or run the container with a terminal of its own"),
     found_by("file-outside", &["outside-file", "message-queue"]).means("a file is open that lies on no mount of the container's").advises("give standard streams as pipes, a terminal or /dev/null, and close other files of the host"),
     found_by("deleted-file-too-large", &["deleted-file-size"]).advises("raise ghost-limit in a CRIU configuration file, or let the process close the file"),

@@ -103,11 +103,9 @@ fn long_lines(findings: &mut Findings, first: &Proc) {
     }
 }
 
-/// The mount point of `mnt[POINT]:KEY`.
+/// The mount point of a mount from outside.
 fn point(external: &External) -> Option<String> {
-    let text = external.to_string();
-    let (point, _) = text.strip_prefix("mnt[")?.split_once("]:")?;
-    Some(point.to_owned())
+    external.as_mount().map(|(point, _)| point.to_owned())
 }
 
 fn is_external(mount: &MountInfo, points: &HashSet<String>) -> bool {

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::inspect::Contents;
-use hiber_criu::{ImageDirectory, Images, NetworkLock, Session};
+use hiber_criu::{External, ImageDirectory, Images, NetworkLock, Session};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::plan::{MountSource, NamespaceKind};
 use hiber_sandbox::rootfs::resolve::Root;
@@ -345,11 +345,8 @@ impl Against<'_> {
         };
         let pairs: Vec<(String, PathBuf)> = supplied
             .iter()
-            .filter_map(|external| {
-                let text = external.to_string();
-                let (key, source) = text.strip_prefix("mnt[")?.split_once("]:")?;
-                Some((key.to_owned(), PathBuf::from(source)))
-            })
+            .filter_map(External::as_mount)
+            .map(|(key, source)| (key.to_owned(), PathBuf::from(source)))
             .collect();
         for mount in &self.contents.mounts {
             let Some(key) = mount.external.as_deref().filter(|key| !key.is_empty()) else { continue };

@@ -1,13 +1,16 @@
 //! The request for CRIU to restore, in earnest or on trial.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hiber_criu::cores::{Cores, FileSizeLimit};
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{CGROUP_IMAGE, Descriptors, ImageDirectory, Images, InheritFd, Launch, RestoreOptions};
+use hiber_criu::{
+    CGROUP_IMAGE, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, RestoreOptions, amend,
+};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use hiber_sandbox::mountinfo::PeerGroups;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::mount_tracefs;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -74,6 +77,8 @@ pub(crate) struct Request<'a> {
     pub(crate) cgroups: Option<&'a [u8]>,
     /// The properties that CRIU does not restore.
     pub(crate) kept: &'a Kept,
+    /// Whether a mount may get events from a mount outside the container.
+    pub(crate) outer_groups: bool,
     /// The key of directories that crun has masked.
     pub(crate) empty_directory: Option<&'a str>,
     pub(crate) network: Network,
@@ -94,6 +99,26 @@ impl<'a> Request<'a> {
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
+    }
+
+    /// The images of mounts that get events from the host's mounts, as those are here. To be called before the mount namespace is
+    /// unshared.
+    pub(crate) fn outer_groups(&self, facts: &Facts) -> Result<ChangedFiles> {
+        let [images, ..] = self.chain else { return Ok(ChangedFiles::new()) };
+        if !self.outer_groups {
+            return Ok(ChangedFiles::new());
+        }
+        let groups = PeerGroups::read()?;
+        let externals = mounts(Direction::Restore, &self.prepared.spec, facts)?;
+        let sources: HashMap<&str, &str> = externals.iter().filter_map(External::as_mount).collect();
+        let root = self.prepared.plan.init.root.as_ref().map(|root| root.path.as_path());
+        amend::with_outer_groups(images, |key| {
+            let source = sources.get(key).map(Path::new).or(root.filter(|_| key == "/"));
+            // CRIU's own configuration file may name others: their groups are told apart by nobody.
+            source
+                .map_or(Ok(Some(u32::MAX)), |source| groups.of(source))
+                .context("look for the source of a mount")
+        })
     }
 
     /// All but what depends on where CRIU runs. `root` is where the root filesystem is mounted for it.

@@ -37,6 +37,8 @@ pub(crate) struct Checked {
     pub(crate) manifest: Option<Manifest>,
     /// The properties that CRIU does not restore.
     pub(crate) kept: Kept,
+    /// Whether a mount may get events from a mount outside the container.
+    pub(crate) outer_groups: bool,
     /// The key of directories that crun has masked.
     pub(crate) empty_directory: Option<String>,
     /// The directory, and those that it builds on: what was looked at, and so what is to be restored.
@@ -84,12 +86,13 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
     }
     let cgroups = images.own_cgroups()?;
     let kept = Kept::read_in(dir)?;
+    let mut outer_groups = true;
     if let Some(grant) = grant {
-        grant.check(&images, &cgroups.entry)?;
+        outer_groups = grant.check(&images, &cgroups.entry)?;
         grant.kept(&kept).map_err(|e| refused(format!("the checkpoint {e}")))?;
     }
     let empty_directory = if manifest.is_none() { crun::empty_directory(&images)? } else { None };
-    Ok(Checked { manifest, kept, empty_directory, chain, cgroups: cgroups.image })
+    Ok(Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups: cgroups.image })
 }
 
 fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {
@@ -101,25 +104,26 @@ fn refused(what: impl std::fmt::Display) -> Error {
     Error::Invalid(format!("{what}; --trust-images restores it nevertheless"))
 }
 
+fn said<T>(verdict: Result<std::result::Result<T, String>>) -> Result<T> {
+    verdict?.map_err(|problem| refused(format!("the checkpoint {problem}")))
+}
+
 impl Grant<'_> {
-    fn check(&self, images: &Images, cgroups: &CgroupEntry) -> Result<()> {
+    /// Returns whether a mount gets events from a mount outside the container.
+    fn check(&self, images: &Images, cgroups: &CgroupEntry) -> Result<bool> {
         let tasks = images.tasks()?;
-        let said = |verdict: Result<Verdict>| match verdict {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(problem)) => Err(refused(format!("the checkpoint {problem}"))),
-            Err(e) => Err(e),
-        };
         said(inventory(images))?;
         said(self.namespaces(images, &tasks))?;
         let filters = images.seccomp_filters()?;
         for task in &tasks {
             self.task(images, &filters, task)?;
         }
-        said(self.mounts(images, &tasks))?;
+        let outer_groups = said(self.mounts(images, &tasks))?;
         if self.cgroups {
             said(self.cgroups(images, cgroups, &tasks))?;
         }
-        said(self.files(images))
+        said(self.files(images))?;
+        Ok(outer_groups)
     }
 
     fn task(&self, images: &Images, filters: &SeccompFilters, task: &Task) -> Result<()> {

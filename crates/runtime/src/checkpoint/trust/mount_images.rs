@@ -26,6 +26,8 @@ pub(super) struct Mount {
     pub(super) flags: u32,
     pub(super) options: String,
     pub(super) key: Option<String>,
+    /// The numbers of its peer group, and of the group whose slave it is; 0 for none.
+    pub(super) groups: (u32, u32),
     /// Whether it would be in the host's group of those that share what is mounted below.
     pub(super) shared_outside: bool,
 }
@@ -72,6 +74,7 @@ fn mount(entry: &MntEntry) -> std::result::Result<Mount, String> {
         id: entry.mnt_id.unwrap_or(0),
         parent: entry.parent_mnt_id.unwrap_or(0),
         shared_outside: shared && entry.master_id.unwrap_or(0) == 0 && key.is_some(),
+        groups: (entry.shared_id.unwrap_or(0), entry.master_id.unwrap_or(0)),
         point,
         fstype,
         device: entry.root_dev.unwrap_or(0),

@@ -1,7 +1,7 @@
 //! Mounts: those that config.json gives, as it gives them, and beside them what the container's own processes may have
 //! mounted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use caps::Capability;
@@ -27,9 +27,14 @@ const SHARED: u64 = 1 << 20;
 const NULL: &str = "/dev/null";
 
 impl Grant<'_> {
-    pub(super) fn mounts(&self, images: &Images, tasks: &[Task]) -> Result<Verdict> {
+    /// Returns whether a mount gets events from a mount outside the container.
+    pub(super) fn mounts(
+        &self,
+        images: &Images,
+        tasks: &[Task],
+    ) -> Result<std::result::Result<bool, String>> {
         let Some(plan) = self.plan.init.root.as_ref().filter(|root| root.own_mount_namespace) else {
-            return Ok(Ok(()));
+            return Ok(Ok(false));
         };
         let mut namespace_ids = Vec::new();
         for task in tasks {
@@ -38,6 +43,7 @@ impl Grant<'_> {
                 namespace_ids.push(id);
             }
         }
+        let (mut peers, mut masters) = (HashSet::new(), HashSet::new());
         // The first task's comes first; only whoever may mount has others.
         for (n, id) in namespace_ids.into_iter().enumerate() {
             let mounts = match read(images, id)? {
@@ -48,17 +54,15 @@ impl Grant<'_> {
             if let Err(problem) = check.all(n == 0) {
                 return Ok(Err(format!("{problem} (mountpoints-{id}.img)")));
             }
+            peers.extend(mounts.iter().map(|mount| mount.groups.0));
+            masters.extend(mounts.iter().map(|mount| mount.groups.1).filter(|group| *group != 0));
         }
-        Ok(Ok(()))
+        Ok(Ok(masters.iter().any(|group| !peers.contains(group))))
     }
 
     /// The mounts that the restore supplies from outside, by key.
     fn keys(&self) -> Vec<String> {
-        let key = |external: &hiber_criu::External| {
-            let text = external.to_string();
-            Some(text.strip_prefix("mnt[")?.split_once("]:")?.0.to_owned())
-        };
-        self.externals.iter().filter_map(key).collect()
+        self.externals.iter().filter_map(|external| Some(external.as_mount()?.0.to_owned())).collect()
     }
 }
 
