@@ -31,6 +31,7 @@ mod kept;
 mod lazy;
 mod leftovers;
 mod lifecycle;
+mod macvlans;
 mod manifest;
 mod memory;
 mod migrate;

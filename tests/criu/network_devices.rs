@@ -119,7 +119,7 @@ macro_rules! refused {
 }
 
 refused! {
-    a_macvlan: "ip link add link va name m0 type macvlan", "network-device", "network device m0 is a macvlan";
+    a_macvtap: "ip link add link va name m0 type macvtap", "network-device", "network device m0 is of kind macvtap";
     a_vxlan: "ip link add name x0 type vxlan id 5 dev va dstport 4789", "network-device",
         "network device x0 is of kind vxlan";
     a_veth_of_a_name_that_criu_needs_twice:
@@ -135,6 +135,20 @@ refused! {
     a_next_hop_that_is_down:
         "ip route add 10.10.0.0/16 nexthop dev va nexthop dev vb; ip link set vb down", "network-route",
         "leads over a device that is down";
+}
+
+#[test]
+fn kinds_that_this_machine_lacks() {
+    require!(UnifiedCgroups, Root, Criu, Program("nsenter"));
+    for (make, words) in [
+        ("ip link add link va name i0 type ipvlan", "network device i0 is of kind ipvlan"),
+        ("ip link add link va name v0 type vlan id 5", "network device v0 is of kind vlan"),
+        ("ip link add name d0 type dummy", "network device d0 is of kind dummy"),
+    ] {
+        let c = counter(&Runtime::hiber(), Bundle::busybox());
+        inside(&c, &format!("{PAIR} {UP} {make}"));
+        is_refused(&c, "network-device", words);
+    }
 }
 
 /// Parts that neither CRIU nor hiber makes again are given up only where that is accepted.

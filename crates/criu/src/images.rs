@@ -48,6 +48,8 @@ impl Magic {
     pub const USERNS: Self = Self(0x5547_4906);
     /// netns-ID.img
     pub const NETNS: Self = Self(0x5593_3752);
+    /// netdev-ID.img
+    pub const NETDEV: Self = Self(0x5737_3951);
     /// pidns-ID.img
     pub const PIDNS: Self = Self(0x6115_7326);
     /// ids-PID.img

@@ -23,6 +23,7 @@ mod lazy_memory;
 mod lazy_restore;
 mod locate;
 mod locks;
+mod macvlans;
 mod modes;
 mod notify;
 mod options;
@@ -46,6 +47,7 @@ pub use launch::{CriuInfo, Launch};
 pub use lazy_memory::LazyMemory;
 pub use lazy_restore::{LazyRestore, LazyRun};
 pub use locate::{Criu, ENV_VAR, find_program};
+pub use macvlans::{Macvlan, network_of};
 pub use modes::{CgroupMode, NetworkLock, UnknownWord};
 pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{

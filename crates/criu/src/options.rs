@@ -199,7 +199,7 @@ impl External {
     pub fn namespace(kind: &str, inode: u64, key: &str) -> Self {
         Self(format!("{kind}[{inode}]:{key}"))
     }
-    /// Restore: the veth `name` of the images is the device `host`, which moves to where it was.
+    /// Restore: the veth `name` of the images is the device `host`, which moves to where the veth was.
     pub fn network_device(name: &str, host: &str) -> Self {
         Self(format!("netdev[{name}]:{host}"))
     }

@@ -147,13 +147,20 @@ static void show_bridge(void)
 
 static void make_macvlan(void)
 {
-	run("ip link add d-below type veth");
+	run("ip link add d-below type bridge");
 	run("ip link add link d-below name d-macvlan type macvlan");
+	run("ip link set d-macvlan address 02:00:00:00:00:25 mtu 1400");
+	run("ip link set d-below up");
+	run("ip link set d-macvlan up");
+	run("ip address add 10.25.0.1/24 dev d-macvlan");
 }
 
 static void show_macvlan(void)
 {
+	say_file("/sys/class/net/d-macvlan/address");
 	say_file("/sys/class/net/d-macvlan/mtu");
+	say_file("/sys/class/net/d-macvlan/flags");
+	say_output("ip -o link show dev d-macvlan | cut -d: -f2; ip -o -4 address show dev d-macvlan");
 }
 
 const struct property networks[] = {

@@ -28,9 +28,9 @@ use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::helpers::guard::{Guard, Watch, settle};
 use crate::helpers::leftovers;
-#[cfg(feature = "archive")]
-use crate::helpers::tar;
 use crate::helpers::to_guard::ToGuard;
+#[cfg(feature = "archive")]
+use crate::helpers::{stand_in, tar};
 #[cfg(feature = "archive")]
 use crate::host::links::Links;
 use crate::host::paths::absolute;
@@ -126,7 +126,7 @@ impl<'a> Dump<'a> {
         let to = (staging.directory()?, work, staging.away());
         let memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
         #[cfg(feature = "archive")]
-        let tar = tar::be_tar(&mut launch, task.container().entry().path())?;
+        let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
         let mut session = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
             [] => launch.start()?,
             inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,

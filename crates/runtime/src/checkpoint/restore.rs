@@ -294,8 +294,7 @@ impl Restoring<'_> {
             entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         let mut launch = self.criu.launch();
         self.inherit(&mut launch, &mut restore)?;
-        #[cfg(feature = "archive")]
-        let _tar = crate::helpers::tar::be_tar(&mut launch, self.entry.path())?;
+        let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
         Kept::shed()?;
         let mut session = launch.start()?;
         guard.map_or(Ok(()), |guard| guard.watch(&session))?;
@@ -323,7 +322,10 @@ impl Restoring<'_> {
                 sys::process::setns(own.as_fd(), flag, "into the restore's mount namespace")?;
                 Ok(ran?)
             }
-            RestoreNotify::PostSetupNamespaces => Ok(self.request.make_network(first)?),
+            RestoreNotify::PostSetupNamespaces => {
+                stand_ins.check_made()?;
+                Ok(self.request.make_network(first)?)
+            }
             RestoreNotify::OrphanPtsMaster(master) => Ok(self.send_console(&master)?),
             // The tasks are whole and still stopped: from now on the container can be found, and soon it may end.
             RestoreNotify::PostRestore { pid } => {

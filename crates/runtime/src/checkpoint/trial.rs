@@ -269,8 +269,7 @@ impl Trial<'_> {
         let [stdin, stdout, stderr] = &streams;
         request.inherit([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
         join(&request.prepared.spec, &mut launch, &mut restore)?;
-        #[cfg(feature = "archive")]
-        let _tar = crate::helpers::tar::be_tar(&mut launch, &places.scratch)?;
+        let stand_ins = request.stand_ins(&mut launch, &places.scratch)?;
         Kept::shed()?;
         let session = launch.start()?;
         let criu = session.pid().ok_or(Error::NotRunning)?;
@@ -283,7 +282,10 @@ impl Trial<'_> {
                 ours.store(if outlive { pid } else { 0 }, Ordering::Relaxed);
                 Ok(())
             }
-            RestoreNotify::PostSetupNamespaces => Ok(request.make_network(first)?),
+            RestoreNotify::PostSetupNamespaces => {
+                stand_ins.check_made()?;
+                Ok(request.make_network(first)?)
+            }
             RestoreNotify::OrphanPtsMaster(master) => {
                 terminals.push(master);
                 Ok(())

@@ -62,7 +62,7 @@ static ENTRIES: &[Entry] = &[
     found_by("tcp-close", &[]).means("the checkpoint was made with --tcp-close").advises("pass --tcp-close to restore too"),
     found_by("tcp-address", &["address"]).advises("give the address to an interface there, or pass --tcp-close"),
     found_by("veth-peer-outside", &["network-device"]).means("the other end of a veth was in a network namespace outside the container").advises("pass --empty-ns network to restore and have the network set up again, as by a hook, or name the device in linux.netDevices"),
-    found_by("macvlan-parent-outside", &["network-device"]).means("the parent of a macvlan device was outside the container").advises("pass --empty-ns network to restore and have the network set up again, as by a hook"),
+    found_by("macvlan-parent-outside", &["network-device"]).means("the parent of a macvlan device was outside the container").advises("pass --empty-ns network to restore and have the network set up again, as by a hook, or name the device in linux.netDevices"),
     found_by("ip-tool", &["network-device", "network-route"]).means("the addresses, routes or rules of the checkpoint could not be saved or made again").advises("pass --empty-ns network and have the network set up again at the restore, as by a hook"),
     found_by("network-device", &["network-device"]).means("a network device of the checkpoint could not be made again").advises("pass --empty-ns network to restore and have the network set up again, as by a hook"),
     found_by("network-device-kind", &["network-device"]).advises("remove it, or pass --empty-ns network"),

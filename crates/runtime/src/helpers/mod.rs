@@ -1,17 +1,19 @@
-//! This program as its own helper: [`Program`] has the table. Two more helpers have other ways to be asked: a container's init (in
-//! hiber-sandbox), and CRIU's tar.
+//! This program as its own helper: [`Program`] has the table. Three more helpers have other ways to be asked: a container's init (in
+//! hiber-sandbox), and CRIU's tar and ip.
 
 pub(crate) mod guard;
+pub(crate) mod ip;
 pub(crate) mod lazy;
 pub(crate) mod leftovers;
 mod program;
 pub(crate) mod restore_guard;
+pub(crate) mod stand_in;
 #[cfg(feature = "archive")]
 pub(crate) mod tar;
 pub(crate) mod to_guard;
 pub(crate) mod unfinished;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
@@ -25,13 +27,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// Acts as a helper if the program's name or arguments say so, and then does not return.
 pub(crate) fn run_if_asked() {
     // Each look at the arguments copies all of them.
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os();
+    let name = arguments.next();
+    match name.as_deref().and_then(OsStr::to_str) {
+        #[cfg(feature = "archive")]
+        Some(tar::NAME) => tar::run(&arguments.collect::<Vec<_>>()),
+        Some(ip::NAME) => ip::run(&arguments.collect::<Vec<_>>()),
+        _ => {}
+    }
     let program = arguments.next().as_deref().and_then(Program::named);
     if program.is_some_and(|program| run(program, arguments.next()).is_some()) {
         std::process::exit(0);
     }
-    #[cfg(feature = "archive")]
-    tar::run_if_asked();
     ASKED.store(true, Ordering::Relaxed);
 }
 

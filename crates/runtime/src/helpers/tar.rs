@@ -12,46 +12,29 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Cursor, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use ::tar::{Archive, Builder, EntryType, Header};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use hiber_criu::Launch;
 use hiber_sandbox::ids;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use pax::Records;
 
-use crate::error::Result;
-use crate::host::links::Links;
+use super::stand_in;
 
 /// The name that CRIU calls.
-const NAME: &str = "tar";
+pub(crate) const NAME: &str = "tar";
 /// Beyond these the real tar does it: entries, bytes of one file, bytes of an archive.
 const MAX_ENTRIES: usize = 256;
 const MAX_FILE: u64 = 64 << 10;
 const MAX_ARCHIVE: u64 = 4 << 20;
 
-/// Has CRIU find this program where it looks for tar, as long as the links live.
-pub(crate) fn be_tar(launch: &mut Launch<'_>, directory: &Path) -> Result<Links> {
-    // The program that runs, whatever has become of its file.
-    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let links = Links::make(directory.join("programs"), [(NAME.to_owned(), program)])?;
-    launch.programs(links.path());
-    Ok(links)
-}
-
-/// Acts as tar if it was called so, and then does not return.
-pub(crate) fn run_if_asked() {
-    let mut args = std::env::args_os();
-    if args.next().is_none_or(|name| name != NAME) {
-        return;
-    }
-    let args: Vec<OsString> = args.collect();
-    match try_run(&args) {
+/// Acts as tar, with these arguments.
+pub(crate) fn run(args: &[OsString]) -> ! {
+    match try_run(args) {
         Ok(true) => std::process::exit(0),
         Ok(false) => {}
         // Nobody listens but CRIU's log.
@@ -60,19 +43,15 @@ pub(crate) fn run_if_asked() {
             std::process::exit(2);
         }
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let others: Vec<PathBuf> = std::env::split_paths(&path).skip(1).collect();
-    let path = std::env::join_paths(others).unwrap_or_default();
-    let mut command = std::process::Command::new(NAME);
-    // The options of CRIU's are GNU tar's already.
-    if args.first().is_some_and(|first| first == "--create") {
-        command.args(["--create", "--format=posix", "--atime-preserve=system"]).args(pax::OPTIONS);
-    } else {
-        command.args(args.first()).args(pax::OPTIONS);
-    }
-    let error = command.args(args.iter().skip(1)).env("PATH", path).exec();
-    let _ = writeln!(std::io::stderr(), "tar: {error}");
-    std::process::exit(127);
+    stand_in::become_real(NAME, |command| {
+        // The options of CRIU's are GNU tar's already.
+        if args.first().is_some_and(|first| first == "--create") {
+            command.args(["--create", "--format=posix", "--atime-preserve=system"]).args(pax::OPTIONS);
+        } else {
+            command.args(args.first()).args(pax::OPTIONS);
+        }
+        command.args(args.iter().skip(1));
+    })
 }
 
 /// Does what CRIU's command lines (tmpfs_dump and tmpfs_restore in its filesystems.c) ask for; false if they ask for

@@ -41,8 +41,20 @@ const BRIDGE: [u16; 32] = [
     44, 45, 46, 49,
 ];
 const BRIDGE_VLAN_FILTERING: u16 = 7;
+/// IFLA_MACVLAN_*: the flags, the length of the queue of broadcasts, and from how many receivers on a packet counts as one.
+const MACVLAN: [u16; 3] = [2, 7, 9];
+const MACVLAN_MODE: u16 = 1;
+/// MACVLAN_MODE_SOURCE of linux/if_link.h
+const MACVLAN_SOURCE: u32 = 16;
 /// IFLA_BRPORT_*: the options of a port that bridge(8) sets, without its state.
 const PORT: [u16; 21] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 25, 27, 28, 29, 30, 31, 32, 33, 39, 40, 43];
+
+/// The attribute that says the kind of a device, the kind, the attribute with options of that kind, and the options that a request can set.
+const OPTIONS: [(u16, &[u8], u16, &[u16]); 3] = [
+    (INFO_KIND, b"bridge", INFO_DATA, &BRIDGE),
+    (INFO_KIND, b"macvlan", INFO_DATA, &MACVLAN),
+    (INFO_SLAVE_KIND, b"bridge", INFO_SLAVE_DATA, &PORT),
+];
 
 /// The properties of each device, and the reasons why some cannot be set on another device.
 pub(super) fn read(route: &Route) -> Result<(Vec<Object>, Vec<String>)> {
@@ -81,9 +93,13 @@ fn why_not(link: &Object) -> Option<&'static str> {
     }
     let info = nested(IFLA_LINKINFO);
     let data = find(&info, INFO_DATA).and_then(attributes).unwrap_or_default();
-    let is_bridge = find(&info, INFO_KIND).is_some_and(|kind| text(kind) == b"bridge");
+    let is = |name: &[u8]| find(&info, INFO_KIND).is_some_and(|kind| text(kind) == name);
     let filters = find(&data, BRIDGE_VLAN_FILTERING).is_some_and(|on| on != [0]);
-    (is_bridge && filters).then_some("is a bridge that tells VLANs apart (vlan_filtering)")
+    let by_source = find(&data, MACVLAN_MODE).is_some_and(|mode| mode == MACVLAN_SOURCE.to_ne_bytes());
+    if is(b"macvlan") && by_source {
+        return Some("is a macvlan that takes packets by their senders (mode source)");
+    }
+    (is(b"bridge") && filters).then_some("is a bridge that tells VLANs apart (vlan_filtering)")
 }
 
 /// The part of the attribute that a request can set.
@@ -95,14 +111,12 @@ fn settled(attribute: &Attribute) -> Option<Attribute> {
         kind if SIZES.contains(&kind) => value.clone(),
         IFLA_LINKINFO => {
             let info = attributes(value)?;
-            let of_bridge = |kind| find(&info, kind).is_some_and(|kind| text(kind) == b"bridge");
-            let known: Vec<_> =
-                [(INFO_KIND, INFO_DATA, &BRIDGE[..]), (INFO_SLAVE_KIND, INFO_SLAVE_DATA, &PORT)]
-                    .into_iter()
-                    .filter(|(kind, ..)| of_bridge(*kind))
-                    .collect();
+            let known: Vec<_> = OPTIONS
+                .iter()
+                .filter(|(kind, name, ..)| find(&info, *kind).is_some_and(|kind| text(kind) == *name))
+                .collect();
             let kept = info.iter().filter_map(|attribute| {
-                known.iter().find_map(|(kind, data, allowed)| match kind_of(attribute) {
+                known.iter().find_map(|(kind, _, data, allowed)| match kind_of(attribute) {
                     found if found == *kind => Some(attribute.clone()),
                     found if found == *data => {
                         let mut inner = attributes(&attribute.1)?;

@@ -4,6 +4,7 @@
 mod classes;
 mod kept;
 mod links;
+mod macvlan;
 mod object;
 mod signatures;
 mod strange;
@@ -25,6 +26,7 @@ use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::{expect, expect_in};
 pub use kept::Kept;
+pub use macvlan::Macvlan;
 pub use signatures::{SignatureKey, signature_keys};
 pub(crate) use strange::has_ipsec;
 

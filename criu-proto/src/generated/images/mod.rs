@@ -7,6 +7,7 @@ pub mod fs;
 pub mod inventory;
 pub mod mm;
 pub mod mnt;
+pub mod net;
 pub mod ns;
 pub mod pagemap;
 pub mod pstree;

@@ -58,7 +58,10 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("mount-memory-policy", MOUNTINFO),
     refused("mount-ramfs-made-inside", MOUNTINFO, "mount", "ramfs"),
     refused("mount-bpf-made-inside", MOUNTINFO, "mount", "bpf"),
-    refused("mount-id-mapped-made-inside", MOUNTINFO, "mount", "id-mapped").peers(Peer::Lost, Peer::Lost),
+    // a tmpfs can be mounted so since then
+    refused("mount-id-mapped-made-inside", MOUNTINFO, "mount", "id-mapped")
+        .needs(&[Need::Linux(6, 3)])
+        .peers(Peer::Lost, Peer::Lost),
     differs("tmpfs-flags", "FS_IOC_GETFLAGS: what chattr(1) sets", "none").needs(&[Need::Linux(6, 6)]),
     differs("tmpfs-socket-that-nobody-has", "access(2)", "gone"),
 ];

@@ -1,7 +1,7 @@
 //! Networks of one's own: `same/networks.c`. More is in `network_kept.rs`, which is made by iproute2 from outside.
 //! runc restores an empty network.
 
-use super::super::row::{Peer, Row, criu, hiber, refused};
+use super::super::row::{Peer, Row, criu, hiber};
 use hiber_tests::prelude::*;
 
 pub(in super::super) const ROWS: &[Row] = &[
@@ -31,6 +31,6 @@ pub(in super::super) const ROWS: &[Row] = &[
         let sysfs = mounts.iter_mut().filter(|mount| mount["type"] == "sysfs");
         sysfs.for_each(|mount| mount["options"] = json!(["nosuid", "noexec", "nodev"]));
     }),
-    refused("device-macvlan", "/sys/class/net", "network-device", "is a macvlan")
+    hiber("device-macvlan", "/sys/class/net, ip address, of one on a device of the same network")
         .peers(Peer::Lost, Peer::Fails),
 ];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hiber_sandbox::network::{self, Contents, Device};
 use hiber_sandbox::plan::NamespaceKind;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::device_names::taken_twice;
 use super::table::{NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
@@ -141,14 +141,21 @@ fn why_not(device: &Device, spec: &Spec) -> Option<String> {
         Some("veth") if device.outside && !configured && !is_supplied(device, spec) => {
             Some("is a veth whose other end is in a network namespace outside the container".into())
         }
-        Some("macvlan") if !configured => {
-            Some("is a macvlan, whose parent device a restore does not know".into())
+        Some("macvlan") if device.below.is_some() => spec_has_users(spec)
+            .then(|| "is a macvlan, which a restore cannot make in a user namespace".into()),
+        Some("macvlan") if !configured && !is_supplied(device, spec) => {
+            Some("is a macvlan on a device outside its network namespace".into())
         }
         Some("macvlan") => None,
         Some(kind) if REMADE.contains(&kind) => None,
         Some(kind) => Some(format!("is of kind {kind}, which CRIU cannot save")),
         None => Some("is a device of the host's hardware".into()),
     }
+}
+
+fn spec_has_users(spec: &Spec) -> bool {
+    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// Whether a restore gets the device from `linux.netDevices`, as the container did.

@@ -215,8 +215,8 @@ checks! {
         "let the process detach it, or give the container an IPC namespace of its own";
     NETWORK_DEVICE: "network-device", Checkpoint, Error,
         "a network device that no restore could make again: a veth whose other end is outside or whose name is needed \
-         twice, a macvlan, or of a kind that CRIU does not know",
-        "pass --empty-ns network and have the network set up again at the restore, as by a hook; or name a veth in \
+         twice, a macvlan on a device outside or in a user namespace, or of a kind that CRIU does not know",
+        "pass --empty-ns network and have the network set up again at the restore, as by a hook; or name a veth or macvlan in \
          linux.netDevices, from which a restore takes it, too";
     NETWORK_ROUTE: "network-route", Checkpoint, Error,
         "routes that no restore could make again in time: several next hops of which one is down, nexthop objects beside a \

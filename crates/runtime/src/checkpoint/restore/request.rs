@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use hiber_criu::cores::{Cores, FileSizeLimit};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CGROUP_IMAGE, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, RestoreOptions, amend,
+    CGROUP_IMAGE, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan, RestoreOptions,
+    amend,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::mountinfo::PeerGroups;
@@ -24,6 +25,11 @@ use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::container::prepared::Prepared;
 use crate::error::{Context, Error, Result};
+use crate::helpers::ip::{self, Macvlans};
+use crate::helpers::stand_in;
+#[cfg(feature = "archive")]
+use crate::helpers::tar;
+use crate::host::links::Links;
 use crate::host::procfs::{Number, Numbered};
 use crate::state::facts::Facts;
 
@@ -96,6 +102,7 @@ impl<'a> Request<'a> {
             changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
             changed.extend(self.eventfds(images)?.0);
+            changed.extend(self.macvlans(images)?.0);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
@@ -175,6 +182,40 @@ impl<'a> Request<'a> {
         made.context("make the eventfds that CRIU cannot")
     }
 
+    /// The images without the macvlans that CRIU cannot make, and these. Nothing of a network that is joined or empty is made.
+    fn macvlans(&self, images: &ImageDirectory) -> Result<(ChangedFiles, Vec<Macvlan>)> {
+        if self.criu_options.empty_network == Some(true) {
+            return Ok(Default::default());
+        }
+        let plan = &self.prepared.plan;
+        let moved: Vec<_> = plan.net_devices.iter().map(|device| &*device.name_in_container).collect();
+        let (changed, macvlans) = Images::in_directory(images)?.without_macvlans(&moved)?;
+        if let (Some(macvlan), true) = (macvlans.first(), plan.namespaces.has(NamespaceKind::User)) {
+            return Err(Error::Invalid(format!(
+                "network device {} is a macvlan, which hiber cannot make in a user namespace: pass --empty-ns network and have the \
+                 network set up again, as by a hook",
+                macvlan.name.escape_debug()
+            )));
+        }
+        Ok((changed, macvlans))
+    }
+
+    /// Has CRIU find this program in place of others that CRIU runs: tar, and ip where it is to make macvlans.
+    pub(crate) fn stand_ins(&self, launch: &mut Launch<'_>, directory: &Path) -> Result<StandIns> {
+        let images = self.chain.first();
+        let macvlans = images.map(|images| self.macvlans(images)).transpose()?.unwrap_or_default().1;
+        let mut names = Vec::new();
+        #[cfg(feature = "archive")]
+        names.push(tar::NAME);
+        names.extend((!macvlans.is_empty()).then_some(ip::NAME));
+        let links = stand_in::be(launch, directory, &names)?;
+        let made = match images.filter(|_| !macvlans.is_empty()) {
+            Some(images) => Some(Macvlans::leave(links.path(), images, &macvlans)?),
+            None => None,
+        };
+        Ok(StandIns { _links: links, macvlans: made })
+    }
+
     /// New pipes under the names of the old ones, and eventfds.
     pub(crate) fn inherit(
         &self,
@@ -210,6 +251,19 @@ impl<'a> Request<'a> {
             );
         }
         Ok(cores)
+    }
+}
+
+/// This program under other names; as long as it lives CRIU finds them.
+pub(crate) struct StandIns {
+    _links: Links,
+    macvlans: Option<Macvlans>,
+}
+
+impl StandIns {
+    /// Fails if CRIU has made its networks without the macvlans.
+    pub(crate) fn check_made(&self) -> Result<()> {
+        self.macvlans.as_ref().map_or(Ok(()), Macvlans::check_made)
     }
 }
 
