@@ -80,7 +80,8 @@ fn work_of_all(pid: u32) -> u64 {
         sum = sum.wrapping_add(work_of(pid));
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for thread in threads {
-            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children =
+                hiber_sys::file::read_to_string(thread.path().join("children")).unwrap_or_default();
             left.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
     }

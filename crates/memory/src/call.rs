@@ -187,7 +187,7 @@ impl Stopped {
         {
             return Ok(caller);
         }
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.tid)).unwrap_or_default();
+        let maps = hiber_sys::file::read_to_string(format!("/proc/{}/maps", self.tid)).unwrap_or_default();
         let executable = |line: &&str| line.split(' ').nth(1).is_some_and(|access| access.contains('x'));
         let (own, others): (Vec<_>, Vec<_>) =
             maps.lines().filter(executable).partition(|line| line.ends_with("[vdso]"));

@@ -1,9 +1,10 @@
 //! Stopping a thread by ptrace(2), and waiting for that.
 
-use std::thread::{sleep, yield_now};
+use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use hiber_sys::ptrace::GoOn;
+use hiber_sys::signal::await_child;
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
@@ -14,8 +15,8 @@ use crate::registers::Registers;
 
 /// The time limit for a stop. A running thread stops in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The number of checks that only yield the processor; later checks sleep for the given time.
-const LOOKS: u32 = 400;
+/// The number of checks that only yield the processor; later checks wait for news, for the given time at most.
+const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(50);
 /// linux/ptrace.h: PTRACE_O_SUSPEND_SECCOMP, PTRACE_EVENT_STOP.
 const SUSPEND_SECCOMP: i32 = 1 << 21;
@@ -106,13 +107,13 @@ impl Drop for Seized {
 
 /// Whether it has ended and waits to be reaped, or is about to.
 fn has_ended(tid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    let stat = hiber_sys::file::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X', 'x']))
 }
 
 /// Whether seccomp may answer its calls.
 fn confined(tid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let status = hiber_sys::file::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     !status.lines().any(|line| line == "Seccomp:\t0")
 }
 
@@ -158,7 +159,7 @@ fn wait(tid: i32, expected: Stop) -> Result<Stop> {
         if begun.elapsed() > PATIENCE {
             return Err(Error::Stuck(tid));
         }
-        sleep(PAUSE);
+        await_child(PAUSE);
     }
 }
 

@@ -120,7 +120,7 @@ impl GroupPlan {
     /// Whether an existing class has the wanted schemata: each wanted line is there, apart from spaces.
     fn check(&self, class: &Path) -> Result<()> {
         let path = class.join("schemata");
-        let text = std::fs::read_to_string(&path).map_err(|e| failed("read", &path, &e))?;
+        let text = hiber_sys::file::read_to_string(&path).map_err(|e| failed("read", &path, &e))?;
         let has = |wanted: &str| {
             let Some((kind, shares)) = wanted.split_once(':') else { return false };
             text.lines().filter_map(|line| line.trim().split_once(':')).any(|(found, values)| {
@@ -181,7 +181,7 @@ impl Group {
 /// Where resctrl is mounted.
 fn mounted() -> Result<Option<PathBuf>> {
     let path = Path::new("/proc/thread-self/mountinfo");
-    let text = std::fs::read_to_string(path).map_err(|e| failed("read", path, &e))?;
+    let text = hiber_sys::file::read_to_string(path).map_err(|e| failed("read", path, &e))?;
     let point = |line: &str| {
         let (mount, filesystem) = line.split_once(" - ")?;
         filesystem.starts_with("resctrl ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?

@@ -1,14 +1,25 @@
 //! Reads of small files. A runtime makes many.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// Reads the rest of an open file. A small file, such as one of procfs, takes two calls; the standard library (size, offset,
 /// reads of 32 bytes and more) needs up to nine.
 pub fn read(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_until(fd, |length, _| length == 0)
+}
+
+/// The whole of a small file, as text; bytes that are not UTF-8 are replaced.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn read_to_string(path: impl AsRef<Path>) -> std::io::Result<String> {
+    let file = rustix::fs::open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(text(read(file)?))
 }
 
 /// Reads the rest of an open file of the kind that a short read ends: a small file takes one call. Files on disk or in memory are

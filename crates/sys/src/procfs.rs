@@ -1,8 +1,10 @@
 //! Files of /proc/PID (proc(5)).
 
 use std::fmt::Display;
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::file;
 
@@ -18,8 +20,9 @@ pub fn with_record<T>(pid: impl Display, file: &str, take: impl FnOnce(&[u8]) ->
     file::with_record(open(pid, file)?, take).ok()
 }
 
-fn open(pid: impl Display, file: &str) -> Option<File> {
-    File::open(format!("/proc/{pid}/{file}")).ok()
+fn open(pid: impl Display, file: &str) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/{file}");
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// The line of `/proc/PID/stat` (proc_pid_stat(5)).

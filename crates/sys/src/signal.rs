@@ -74,6 +74,16 @@ impl Drop for SignalsBlocked {
     }
 }
 
+/// Waits until a child has changed its state, or a thread that the calling process traces has stopped, for `limit` at most. The
+/// news may be missed: SIGCHLD must be blocked, as in work [apart](crate::apart()), and nobody else may take it.
+pub fn await_child(limit: std::time::Duration) {
+    let mut set = nix::sys::signal::SigSet::empty();
+    set.add(nix::sys::signal::Signal::SIGCHLD);
+    let limit = nix::sys::time::TimeSpec::from_duration(limit);
+    // SAFETY: the set and the time are read; nothing is told of the signal.
+    unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), limit.as_ref()) };
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

@@ -24,7 +24,7 @@ pub(super) struct Areas {
 
 impl Areas {
     pub(super) fn of(pid: i32) -> Result<Self> {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(memory(pid, 0))?;
+        let maps = hiber_sys::file::read_to_string(format!("/proc/{pid}/maps")).map_err(memory(pid, 0))?;
         let mut areas = Self::default();
         for line in maps.lines() {
             let Some((range, kind)) = area(line) else { continue };
@@ -90,7 +90,8 @@ fn area(line: &str) -> Option<(Range<u64>, Kind)> {
 /// Why writes to a process's memory may go by unseen: pages that the kernel keeps pinned are written without a look at how they are
 /// mapped.
 pub(super) fn unseen_writes(pid: i32) -> Option<&'static str> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let read =
+        |file: &str| hiber_sys::file::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     if read("maps").contains("/[aio]") {
         return Some("it has asynchronous I/O (io_setup(2))");
     }

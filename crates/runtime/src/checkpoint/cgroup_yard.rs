@@ -38,7 +38,7 @@ impl CgroupYard {
     pub(super) fn make(at: PathBuf, own: &CgroupPaths, processes: &[i32]) -> Result<Option<Self>> {
         let read = |who: &str| {
             let path = PathBuf::from(format!("/proc/{who}/cgroup"));
-            std::fs::read_to_string(&path).map_err(|e| Error::file(&path, &e))
+            hiber_sys::file::read_to_string(&path).map_err(|e| Error::file(&path, &e))
         };
         let text = read("thread-self")?;
         let Some(trees) = trees(&text, &Layout::detect()?, own) else { return Ok(None) };

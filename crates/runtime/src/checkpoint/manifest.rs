@@ -238,7 +238,7 @@ impl Cpu {
     /// This machine's.
     pub(crate) fn here() -> Self {
         let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpuinfo = hiber_sys::file::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self { architecture, features: cpu_features(&cpuinfo) }
     }
 }

@@ -68,7 +68,8 @@ fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {
 
 /// A file that cannot be read counts as an interface.
 fn only_loopback(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/net/dev")).is_ok_and(|table| names_only_loopback(&table))
+    hiber_sys::file::read_to_string(format!("/proc/{pid}/net/dev"))
+        .is_ok_and(|table| names_only_loopback(&table))
 }
 
 /// Two lines of headings, then `NAME: COUNTERS` for each interface (proc_pid_net(5)).

@@ -441,7 +441,7 @@ pub(crate) fn namespace(kind: &str) -> Result<OwnedFd> {
 /// Where a process is in each hierarchy, as CRIU wants to be told.
 pub(crate) fn cgroup_roots(pid: u32) -> Result<Vec<CgroupRoot>> {
     let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, &e))?;
+    let text = hiber_sys::file::read_to_string(&path).map_err(|e| Error::file(&path, &e))?;
     let root = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);

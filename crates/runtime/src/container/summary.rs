@@ -105,7 +105,7 @@ impl ProcessSummary {
 
 fn boot_time() -> Result<SystemTime> {
     let path = Path::new("/proc/stat");
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+    let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
     let seconds = text.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok());
     let seconds = seconds.ok_or_else(|| Error::File { path: path.into(), why: "has no btime".into() })?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))

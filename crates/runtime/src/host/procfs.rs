@@ -155,7 +155,7 @@ pub(crate) fn numbers(of: &str) -> Option<Vec<i32>> {
 
 /// How many bytes of memory a process has that no file has, in RAM or swapped out (proc_pid_status(5)).
 pub(crate) fn own_memory(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = hiber_sys::file::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name))?;
         value.split_whitespace().next()?.parse::<u64>().ok()
@@ -180,7 +180,7 @@ pub(crate) fn is_own_program(pid: i32) -> bool {
 
 /// How many bytes of memory can be had without swapping (proc_meminfo(5), MemAvailable).
 pub(crate) fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let text = hiber_sys::file::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }

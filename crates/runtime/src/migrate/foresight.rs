@@ -21,7 +21,7 @@ pub(super) fn memory_of(task: &Task) -> Result<u64> {
 
 /// The features of the first processor; empty where none are told.
 pub(super) fn processor() -> Vec<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let text = hiber_sys::file::read_to_string("/proc/cpuinfo").unwrap_or_default();
     // x86 and arm have other words for the same.
     let features = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;

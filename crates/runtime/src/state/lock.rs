@@ -100,7 +100,7 @@ impl Holder {
         let stat = rustix::fs::fstat(file).map_err(|e| Error::sys("fstat", "a container's directory", e))?;
         let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         let inode = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let locks = hiber_sys::file::read_to_string("/proc/locks").unwrap_or_default();
         let holder = locks.lines().find_map(|line| {
             // waiters have an arrow in the second place
             let [_, "FLOCK", _, "WRITE", pid, file, ..] = line.split_whitespace().collect::<Vec<_>>()[..]

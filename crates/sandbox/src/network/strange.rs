@@ -44,7 +44,7 @@ pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
     add(sets.unwrap_or(false), "there are sets of addresses (ipset)");
     let arp = std::fs::read(Path::new("/proc").join(pid.to_string()).join("net/arp_tables_names"));
     let routes = |family: &str| {
-        std::fs::read_to_string(format!("/proc/sys/net/{family}/conf/all/mc_forwarding"))
+        hiber_sys::file::read_to_string(format!("/proc/sys/net/{family}/conf/all/mc_forwarding"))
             .is_ok_and(|number| number.trim() != "0")
     };
     add(routes("ipv4") || routes("ipv6"), "a process routes multicast (MRT_INIT)");
@@ -55,7 +55,7 @@ pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
 /// Whether the calling thread's network namespace, which is that of process `pid`, has states or policies of IPsec.
 pub(crate) fn has_ipsec(pid: i32) -> Result<bool> {
     // A socket of a protocol that nobody has used yet would load the kernel's module for it.
-    let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
+    let sockets = hiber_sys::file::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
     let is_known = |line: &str| line.split_whitespace().nth(1) == Some(XFRM);
     if !sockets.lines().any(is_known) {
         return Ok(false);

@@ -25,7 +25,7 @@ pub(super) fn read() -> Result<Sysctls> {
                 todo.push(name);
             } else if is_writable(&entry)
                 // A sysctl that can only be written, or was never set, has no value.
-                && let Ok(value) = std::fs::read_to_string(entry.path())
+                && let Ok(value) = hiber_sys::file::read_to_string(entry.path())
             {
                 found.insert(name, value.trim_end().to_owned());
             }
@@ -75,7 +75,7 @@ pub(super) fn put(wanted: &Sysctls) -> Result<()> {
     for last in [false, false, true] {
         for (name, value) in &names {
             let path = Path::new(ROOT).join(name);
-            let same = std::fs::read_to_string(&path).is_ok_and(|here| here.trim_end() == *value);
+            let same = hiber_sys::file::read_to_string(&path).is_ok_and(|here| here.trim_end() == *value);
             if same {
                 continue;
             }

@@ -73,7 +73,7 @@ fn unmount(path: &str) -> Result<()> {
 /// Mounts of proc and sysfs in the old root would let a container with CAP_SYS_ADMIN mount unmasked ones
 /// (mount_too_revealing in the kernel), so they are taken away first.
 fn move_root(root: &Root, path: &Path) -> Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
+    let table = hiber_sys::file::read_to_string("/proc/self/mountinfo")
         .map_err(|e| SysError::io("read", "/proc/self/mountinfo", &e))?;
     // Mounts below one of them are unmounted with it: iproute2, for instance, binds /sys/fs/bpf over itself.
     let mut gone: Vec<&str> = Vec::new();

@@ -118,7 +118,7 @@ fn put_lock(stopped: &mut Stopped, pid: i32, [start, length]: [u64; 2], lock: Lo
 
 /// How much memory the process has locked, in KiB.
 pub(super) fn locked(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = hiber_sys::file::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
     line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }

@@ -89,7 +89,7 @@ impl Descriptor<'_> {
     /// `/proc/PID/fdinfo/FD`
     pub(super) fn info(&self) -> Result<String> {
         let path = format!("/proc/{}/fdinfo/{}", self.owner.outer, self.fd);
-        std::fs::read_to_string(&path).map_err(|e| Error::file(Path::new(&path), &e))
+        hiber_sys::file::read_to_string(&path).map_err(|e| Error::file(Path::new(&path), &e))
     }
 
     pub(super) fn copy(&self) -> Result<OwnedFd> {

@@ -65,7 +65,8 @@ const USUAL_SOURCES: usize = 64;
 
 /// The groups that are joined in the network namespace of a process; none where the kernel knows no multicast.
 pub(super) fn all(pid: i32) -> Vec<Joined> {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let read =
+        |name: &str| hiber_sys::file::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     let mut all = parse_igmp(&read("igmp"));
     all.extend(read("igmp6").lines().filter_map(parse_igmp6));
     all

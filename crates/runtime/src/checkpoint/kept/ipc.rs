@@ -104,7 +104,7 @@ impl Ipc {
 /// How many bytes a new queue may hold in the calling thread's IPC namespace.
 fn usual_queue_bytes() -> Result<u64> {
     let path = Path::new("/proc/sys/kernel/msgmnb");
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+    let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
     text.trim().parse().map_err(|_| Error::File { path: path.into(), why: format!("says {text:?}") })
 }
 

@@ -209,8 +209,8 @@ impl SocketOption {
 
 /// Whether everybody may choose the algorithm of congestion control: `value` is its name, with zeros behind.
 fn is_allowed(value: &[u8]) -> bool {
-    let all =
-        std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+    let all = hiber_sys::file::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+        .unwrap_or_default();
     let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
     all.split_whitespace().any(|allowed| allowed.as_bytes() == name)
 }

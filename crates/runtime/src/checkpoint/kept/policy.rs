@@ -83,7 +83,7 @@ pub(super) fn apply(
 
 /// Whether there is more than one node with memory: else a policy chooses nothing.
 pub(super) fn has_choice() -> bool {
-    let nodes = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
+    let nodes = hiber_sys::file::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
     numbers(nodes.trim()).len() > 1
 }
 

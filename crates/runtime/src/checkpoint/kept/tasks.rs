@@ -219,7 +219,7 @@ struct Seen {
 impl Seen {
     fn new() -> Result<Self> {
         let path = Path::new("/sys/devices/system/cpu/online");
-        let online = std::fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+        let online = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
         let (own, _) = thread_scheduler(0)?;
         Ok(Self { online: count(online.trim()), turn: own.runtime, cpusets: None })
     }

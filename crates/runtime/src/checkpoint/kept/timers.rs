@@ -78,7 +78,7 @@ impl Clock {
         };
         let offset = |process: &str| {
             let path = format!("/proc/{process}/timens_offsets");
-            match std::fs::read_to_string(&path) {
+            match hiber_sys::file::read_to_string(&path) {
                 Ok(text) => Ok(offset(&text, name)),
                 // a kernel without time namespaces
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
@@ -119,7 +119,7 @@ struct Shown {
 impl Shown {
     fn read(process: &str, fd: i32) -> Result<Option<Self>> {
         let path = format!("/proc/{process}/fdinfo/{fd}");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(Path::new(&path), &e))?;
+        let text = hiber_sys::file::read_to_string(&path).map_err(|e| Error::file(Path::new(&path), &e))?;
         Ok(Self::parse(&text))
     }
 

@@ -195,7 +195,7 @@ impl Task {
 
 /// The bytes that CRIU writes of a task's memory: its own pages (also swapped out), and its part of shared pages.
 fn memory(task: &Proc) -> (u64, u64) {
-    let rollup = std::fs::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
+    let rollup = hiber_sys::file::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
     // `NAME:   KIBIBYTES kB` (proc_pid_smaps(5))
     let field = |name: &str| {
         let value = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -91,7 +91,8 @@ struct FileChecks<'a> {
 
 impl FileChecks<'_> {
     fn descriptor(&mut self, fd: i32, target: &str, meta: &Metadata) {
-        let info = std::fs::read_to_string(self.task.path(&format!("fdinfo/{fd}"))).unwrap_or_default();
+        let info =
+            hiber_sys::file::read_to_string(self.task.path(&format!("fdinfo/{fd}"))).unwrap_or_default();
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
         if !self.allowed.file_locks && info.lines().any(|line| line.starts_with("lock:")) {
             let kind = field("lock:").and_then(|l| l.split_whitespace().nth(1)).unwrap_or_default();

@@ -42,7 +42,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], frozen: bool) {
 
 /// A POSIX timer's line `signal: NUMBER/VALUE` and `ClockID: NUMBER` (proc_pid_timers(5)).
 fn timers(findings: &mut Findings, task: &Proc) {
-    let text = std::fs::read_to_string(task.path("timers")).unwrap_or_default();
+    let text = hiber_sys::file::read_to_string(task.path("timers")).unwrap_or_default();
     if text.is_empty() {
         return;
     }
@@ -78,7 +78,7 @@ fn is_own_thread(clock: i32) -> bool {
 fn pending(task: &Proc) -> u64 {
     let threads = std::fs::read_dir(task.path("task")).into_iter().flatten().flatten();
     let of = |status: PathBuf| {
-        let text = std::fs::read_to_string(status).unwrap_or_default();
+        let text = hiber_sys::file::read_to_string(status).unwrap_or_default();
         let sets = text.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
         sets.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok()).fold(0, |all, set| all | set)
     };

@@ -342,7 +342,7 @@ impl<'a> Comparison<'a> {
     /// Whether a process has System V memory of a namespace that it shares.
     fn attached(&mut self) -> Result<()> {
         for process in self.task.tasks()?.iter().filter(|process| !process.is_dead()) {
-            let maps = std::fs::read_to_string(process.path("maps")).unwrap_or_default();
+            let maps = hiber_sys::file::read_to_string(process.path("maps")).unwrap_or_default();
             let segment = maps.lines().find_map(|line| Some(&line[line.find(" /SYSV")? + 1..]));
             if let Some(segment) = segment {
                 self.findings.of(process, &ATTACHED, ATTACHED.about).path = Some(segment.into());

@@ -210,7 +210,7 @@ fn flags(findings: &mut Findings, criu: &CriuOptions, contents: &Contents, dir: 
 
 /// The security module of the images, and the profile that was asked for.
 fn profile(findings: &mut Findings, asked: Option<&str>, of_images: &str) {
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let modules = hiber_sys::file::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     let has = |module: &str| match module {
         "selinux" => Path::new("/sys/fs/selinux/enforce").exists(),
         _ => modules.trim().split(',').any(|m| m == module) || hiber_sandbox::plan::apparmor_enabled(),

@@ -139,7 +139,7 @@ pub(crate) fn before_freezing(task: &Task, status: ContainerStatus, whole: bool)
     let mut may_freeze = true;
     let mut parents = HashMap::new();
     for pid in task.pids()? {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let text = hiber_sys::file::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
         let (traced_by, state) = (field("TracerPid:"), field("State:"));
         if !state.starts_with(['Z', 'X'])
@@ -176,7 +176,8 @@ pub(crate) fn before_freezing(task: &Task, status: ContainerStatus, whole: bool)
 
 /// The children of a process's first thread, which orphans become.
 pub(super) fn children(pid: i32) -> Vec<i32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let text =
+        hiber_sys::file::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
@@ -249,7 +250,7 @@ pub(super) fn left_out(findings: &mut Findings, tasks: &[Proc], pre_dump: bool) 
 
 /// The container's cgroup, if it is frozen but not by itself.
 pub(super) fn frozen_above(cgroup: &Cgroup) -> Option<PathBuf> {
-    let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let read = |dir: &Path, file: &str| hiber_sys::file::read_to_string(dir.join(file)).unwrap_or_default();
     if let Some(dir) = cgroup.paths().v1.get("freezer") {
         return (read(dir, "freezer.parent_freezing").trim() == "1").then(|| dir.clone());
     }
@@ -260,15 +261,16 @@ pub(super) fn frozen_above(cgroup: &Cgroup) -> Option<PathBuf> {
 
 /// Stopped by a signal. A process that is frozen as well shows the freezer's state, and where it waits.
 fn is_stopped(task: &Proc) -> bool {
-    let waits =
-        || std::fs::read_to_string(task.path("wchan")).is_ok_and(|place| place.contains("signal_stop"));
+    let waits = || {
+        hiber_sys::file::read_to_string(task.path("wchan")).is_ok_and(|place| place.contains("signal_stop"))
+    };
     task.stat.state == 'T' || task.stat.state == 'D' && waits()
 }
 
 fn traced(findings: &mut Findings, task: &Proc) {
     let tracer = task.status.tracerpid;
     if tracer != 0 {
-        let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
+        let name = hiber_sys::file::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
         let what = format!("it is traced by process {tracer} ({}) of the host", name.trim());
         findings.of(task, &TRACED, what);
     }
@@ -343,7 +345,7 @@ fn undone(findings: &mut Findings, tasks: &[Proc], first: &Proc) {
 fn has_semaphores(process: &Proc) -> bool {
     let lines = || {
         let path = Path::new("/proc/sysvipc/sem");
-        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+        let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
         Ok(text.lines().count())
     };
     // the first line is a heading

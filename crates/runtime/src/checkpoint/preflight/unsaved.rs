@@ -68,7 +68,7 @@ fn local(findings: &mut Findings, task: &Proc, fd: i32, copy: BorrowedFd<'_>) {
 
 /// Which user or group of ours is root to a process (user_namespaces(7)).
 fn root_of(task: &Proc, map: &str) -> u32 {
-    let text = std::fs::read_to_string(task.path(map)).unwrap_or_default();
+    let text = hiber_sys::file::read_to_string(task.path(map)).unwrap_or_default();
     let root = text.lines().find_map(|line| line.trim_start().strip_prefix("0 ")?.split_whitespace().next());
     root.and_then(|id| id.parse().ok()).unwrap_or(0)
 }

@@ -81,7 +81,8 @@ fn watches(tasks: &[Proc], points: &BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<Key
                 continue;
             }
             let fd = entry.file_name().to_string_lossy().into_owned();
-            let info = std::fs::read_to_string(task.path(&format!("fdinfo/{fd}"))).unwrap_or_default();
+            let info =
+                hiber_sys::file::read_to_string(task.path(&format!("fdinfo/{fd}"))).unwrap_or_default();
             for key in info.lines().filter_map(key).filter(|(device, _)| points.contains_key(device)) {
                 found.entry(key).or_insert_with(|| Watch { task: number, fd: fd.clone(), path: None });
             }

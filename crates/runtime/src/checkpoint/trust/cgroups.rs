@@ -107,7 +107,7 @@ const PROPERTIES: [(&str, &[&str]); 12] = [
 
 impl Grant<'_> {
     pub(super) fn cgroups(&self, images: &Images, entry: &CgroupEntry, tasks: &[Task]) -> Result<Verdict> {
-        let hierarchies = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let hierarchies = hiber_sys::file::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let said = self.directories(entry, &hierarchies).and_then(|()| sets(entry));
         if let Err(problem) = said {
             return Ok(Err(format!("{problem} (cgroup.img)")));

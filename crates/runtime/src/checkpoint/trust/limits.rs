@@ -94,6 +94,6 @@ impl Grant<'_> {
 }
 
 fn own_oom_score_adj() -> i32 {
-    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    let text = hiber_sys::file::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }

@@ -1,6 +1,7 @@
 //! Mounts: those that config.json gives, as it gives them, and beside them what the container's own processes may have
 //! mounted.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,8 @@ impl Grant<'_> {
                 Ok(mounts) => mounts,
                 Err(problem) => return Ok(Err(problem)),
             };
-            let check = Check { grant: self, plan, mounts: &mounts, keys: self.keys() };
+            let points = RefCell::default();
+            let check = Check { grant: self, plan, mounts: &mounts, keys: self.keys(), points };
             if let Err(problem) = check.all(n == 0) {
                 return Ok(Err(format!("{problem} (mountpoints-{id}.img)")));
             }
@@ -100,6 +102,8 @@ struct Check<'a> {
     plan: &'a RootPlan,
     mounts: &'a [Mount],
     keys: Vec<String>,
+    /// The places of config.json's paths: each is asked for many times.
+    points: RefCell<HashMap<PathBuf, PathBuf>>,
 }
 
 impl Check<'_> {
@@ -165,7 +169,12 @@ impl Check<'_> {
         if self.mounts.iter().any(|mount| mount.point == path) {
             return path;
         }
-        Root::open_path(&self.plan.path).map_or(path.clone(), |root| resolved(&root, &self.plan.path, &path))
+        let find = |path: &Path| {
+            Root::open_path(&self.plan.path)
+                .map_or(path.into(), |root| resolved(&root, &self.plan.path, path))
+        };
+        let mut points = self.points.borrow_mut();
+        points.entry(path).or_insert_with_key(|path| find(path)).clone()
     }
 
     /// A mount that a process with CAP_SYS_ADMIN may have made, or a bind of an existing one.
