@@ -16,7 +16,7 @@ use crate::registers::Registers;
 /// The time limit for a stop. A running thread stops in microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The number of checks that only yield the processor; later checks wait for news, for the given time at most.
-const LOOKS: u32 = 20;
+const LOOKS: u32 = 2;
 const PAUSE: Duration = Duration::from_micros(50);
 /// linux/ptrace.h: PTRACE_O_SUSPEND_SECCOMP, PTRACE_EVENT_STOP.
 const SUSPEND_SECCOMP: i32 = 1 << 21;

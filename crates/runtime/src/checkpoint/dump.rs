@@ -84,6 +84,7 @@ struct Dump<'a> {
     tar: Links,
     guard: Guard,
     staging: Staging<'a>,
+    answers: Answers,
     /// Whether CRIU may have locked the network.
     locked: bool,
 }
@@ -94,7 +95,6 @@ struct Stopped<'a> {
     frozen: Option<Frozen<'a>>,
     /// Whether nothing of it runs, by our doing or because it was paused.
     still: bool,
-    answers: Answers,
     areas: Option<Reading>,
 }
 
@@ -132,6 +132,8 @@ impl<'a> Dump<'a> {
             inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,
         };
         session.pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
+        // CRIU is being loaded meanwhile.
+        let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
         if let Some(problem) = attacked(session.version()?) {
             tracing::warn!("{problem}");
         }
@@ -153,6 +155,7 @@ impl<'a> Dump<'a> {
             tar,
             guard,
             staging,
+            answers,
             locked: false,
         };
         Ok((dump, session))
@@ -217,8 +220,6 @@ impl<'a> Dump<'a> {
     fn stop(&mut self, stopped: &mut Stopped<'a>) -> Result<()> {
         let (task, cgroup) = (self.task, self.task.cgroup());
         let paused = self.admitted.status == Status::Paused;
-        stopped.answers =
-            if paused { ask_frozen(task.facts()?.pid, &task.pids()?, cgroup)? } else { ask(&task.pids()?) };
         let freezes = self.admitted.freezer.is_some() && !paused;
         self.memory.copy_ahead(task, self.options, freezes)?;
         self.staging.stopping();
@@ -271,7 +272,7 @@ impl<'a> Dump<'a> {
         let networks = if loopback { Networks::default() } else { kept_networks(task, options)? };
         let pids = task.pids()?;
         let areas = stopped.areas.take().map_or_else(|| Reading::start(pids.clone()), Ok)?;
-        let kept = Kept::of(pid, &pids, &stopped.answers, areas, dir)?;
+        let kept = Kept::of(pid, &pids, &self.answers, areas, dir)?;
         Kept { nosymfollow, resources, networks, ..kept }.write(dir)?;
         if !loopback {
             // It may have changed before it was frozen.
@@ -419,6 +420,14 @@ fn changed_resources(task: &Task) -> Result<ChangedResources> {
     let entry = task.container().entry();
     let Some(first) = entry.first_resources()? else { return Ok(ChangedResources::new()) };
     resources::changed(&first, &resources::of(&entry.config()?))
+}
+
+/// The answers of the container's processes.
+fn answers(task: &Task, status: Status) -> Result<Answers> {
+    match status {
+        Status::Paused => ask_frozen(task.facts()?.pid, &task.pids()?, task.cgroup()),
+        _ => Ok(ask(&task.pids()?)),
+    }
 }
 
 /// The parts of network namespaces that CRIU leaves out.
