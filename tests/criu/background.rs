@@ -28,15 +28,23 @@ fn events(c: &Container) -> Vec<String> {
 }
 
 /// The processes that bring a container's memory: the one that watches, and the one that works.
-fn bringers(c: &Container) -> Vec<u32> {
-    let record = c.runtime().root().join(c.id()).join("memory.json");
+pub(crate) fn bringers(c: &Container) -> Vec<u32> {
+    bringers_by(&record(c))
+}
+
+/// The record of a container's memory, which they have open.
+pub(crate) fn record(c: &Container) -> PathBuf {
+    c.runtime().root().join(c.id()).join("memory.json")
+}
+
+pub(crate) fn bringers_by(record: &Path) -> Vec<u32> {
     let all = fs::read_dir("/proc").unwrap().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let brings = |pid: &u32| {
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         command.contains("memory-arrival")
-            && files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to == record))
+            && files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to == *record))
     };
     let mut found: Vec<u32> = numbers.filter(brings).collect();
     // The worker is the watcher's child.
@@ -58,13 +66,13 @@ fn signal(name: &str, pids: &[u32]) {
 }
 
 /// Whether all of these were there to get the signal.
-fn reached(name: &str, pids: &[u32]) -> bool {
+pub(crate) fn reached(name: &str, pids: &[u32]) -> bool {
     let pids = pids.iter().map(u32::to_string);
     Command::new("kill").arg(format!("-{name}")).args(pids).status().unwrap().success()
 }
 
 /// A redis server with so many MiB, all of them text.
-fn large(mib: usize) -> Container {
+pub(crate) fn large(mib: usize) -> Container {
     let c = holder();
     let fill = "for i = 1, ARGV[1] * 16 do redis.call('set', 'l' .. i, string.rep(string.char(64 + i % 26), 65536)) end";
     assert_eq!(c.exec(&["redis-cli", "eval", fill, "0", &mib.to_string()]).ok(), "");
@@ -286,7 +294,8 @@ fn leave_to_parent(whole: &Path, child: &Path) {
 #[test]
 fn memory_comes_from_parents_too() {
     require!(Root, Criu, Redis);
-    let c = holder();
+    // So large that a daemon brings it also before it runs.
+    let c = large(64);
     c.checkpoint(&["--no-hash"]).ok();
     let whole = c.bundle().join("whole");
     let mut copy = Command::new("cp");
@@ -306,10 +315,10 @@ fn memory_comes_from_parents_too() {
 }
 
 /// A setting of the machine, which is as it was when this is dropped.
-struct Setting(&'static str, String);
+pub(crate) struct Setting(&'static str, String);
 
 impl Setting {
-    fn set(path: &'static str, value: &str) -> Self {
+    pub(crate) fn set(path: &'static str, value: &str) -> Self {
         let before = fs::read_to_string(path).unwrap();
         fs::write(path, value).unwrap();
         Self(path, before)

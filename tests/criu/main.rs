@@ -7,6 +7,7 @@ mod accepted;
 mod apparmor;
 mod asked;
 mod background;
+mod before;
 mod cgroups;
 mod contents;
 mod crash;

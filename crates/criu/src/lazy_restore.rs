@@ -45,6 +45,12 @@ struct Map {
     file: Option<usize>,
 }
 
+impl LazyRun {
+    fn length(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
 impl LazyRestore {
     /// Of the checkpoint whose directory comes first in `chain`, before those that it builds on.
     ///
@@ -84,8 +90,12 @@ impl LazyRestore {
 
     /// How many bytes are left to a page server.
     pub fn left_behind(&self) -> u64 {
-        let left = self.tasks.values().flatten().filter(|run| run.place.is_none());
-        left.map(|run| run.end - run.start).sum()
+        self.tasks.values().flatten().filter(|run| run.place.is_none()).map(LazyRun::length).sum()
+    }
+
+    /// How many bytes each task has, in images or at a page server.
+    pub fn bytes_of_tasks(&self) -> impl Iterator<Item = u64> {
+        self.tasks.values().map(|runs| runs.iter().map(LazyRun::length).sum())
     }
 
     fn map(&mut self, dir: &ImageDirectory, images: &Images, name: &str) -> Result<Map> {

@@ -110,7 +110,12 @@ pub fn own() -> Result<OwnedFd, Errno> {
 /// # Errors
 /// EINVAL before Linux 6.7, or without CONFIG_PTE_MARKER_UFFD_WP.
 pub fn note_writes(faults: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut api = Api { api: API, features: WP_ASYNC | WP_UNPOPULATED, ioctls: 0 };
+    enable(faults, WP_ASYNC | WP_UNPOPULATED)
+}
+
+/// Asks for features of a new userfaultfd.
+pub(crate) fn enable(faults: BorrowedFd<'_>, features: u64) -> Result<(), Errno> {
+    let mut api = Api { api: API, features, ioctls: 0 };
     // SAFETY: the request reads and writes the structure, which outlives the call.
     if unsafe { libc::ioctl(faults.as_raw_fd(), UFFDIO_API, &raw mut api) } < 0 {
         Err(last())

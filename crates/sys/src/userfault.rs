@@ -2,7 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -45,6 +45,21 @@ const BATCH: usize = 64;
 const UFFDIO_COPY: libc::Ioctl = 0xc028_aa03_u32 as libc::Ioctl;
 const UFFDIO_ZEROPAGE: libc::Ioctl = 0xc020_aa04_u32 as libc::Ioctl;
 const UFFDIO_WAKE: libc::Ioctl = 0x8010_aa02_u32 as libc::Ioctl;
+
+/// Whether this process may bring memory to others that fork, move and discard it meanwhile, which CRIU wants for lazy pages
+/// (Linux 4.11, CONFIG_USERFAULTFD).
+pub fn serves_others() -> bool {
+    // linux/userfaultfd.h: UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE and _UNMAP
+    const EVENTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+    // SAFETY: it takes an integer.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    let faults = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    crate::tracking::enable(faults.as_fd(), EVENTS).is_ok()
+}
 
 /// Reads what there is to be told; nothing if there is nothing. The descriptor must be one of O_NONBLOCK.
 ///

@@ -4,6 +4,7 @@
 //! vanish with it, however it ends.
 
 mod agent;
+mod memory;
 mod request;
 
 use std::fs::File;
@@ -14,8 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, LazyRestore, RestoreNotify,
-    RestoreOptions, work_of,
+    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions, work_of,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
@@ -25,6 +25,7 @@ use hiber_sys::{self as sys, clone::Child};
 use rustix::process::{Pid, PidfdFlags};
 
 use agent::Agent;
+use memory::{Brought, When};
 use request::limit_file_sizes;
 pub(crate) use request::{Network, Request};
 
@@ -107,6 +108,8 @@ pub(crate) fn restore_through(
     criu_options.lazy_pages |= options.background;
     check_following_memory(options, &prepared.plan.namespaces)?;
     check_strict(&prepared, &criu_options)?;
+    let brought = Brought::of(options, &criu_options, &prepared, &chain)?;
+    criu_options.lazy_pages |= brought.is_some();
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
         Stdio::Attended => options.stdio.for_terminal(prepared.plan.init.process.terminal)?,
@@ -133,6 +136,7 @@ pub(crate) fn restore_through(
         request,
         criu: &criu,
         wired: &wired,
+        brought: brought.as_ref(),
         gated: gate.is_some(),
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
@@ -172,19 +176,24 @@ struct Restoring<'a> {
     request: Request<'a>,
     criu: &'a Criu,
     wired: &'a Wired<'a>,
+    /// The memory that CRIU does not read.
+    brought: Option<&'a Brought>,
     /// Whether somebody decides before it runs.
     gated: bool,
     /// The token that the source wants to see before it gives the memory.
     token: Option<&'a Token>,
 }
 
-/// Directories of a restore: where its private mount namespace has the root and the images, and CRIU's work directory.
+/// The surroundings of a restore: where its private mount namespace has the root and the images, CRIU's work directory, and who
+/// brings memory.
 struct Places<'a> {
     root: &'a Path,
     view: &'a Path,
     /// For an empty file system, if one is needed.
     empty: Option<&'a Path>,
     work: &'a Work,
+    /// The memory that is to be there before the tasks run.
+    memory: Option<&'a Arrival>,
 }
 
 impl Restoring<'_> {
@@ -205,12 +214,15 @@ impl Restoring<'_> {
             std::fs::create_dir(empty).map_err(|e| Error::file(empty, &e))?;
         }
         let criu = self.request.criu_options;
-        let others = criu.lazy_pages && !self.request.options.brings_memory();
+        let others = criu.lazy_pages && self.brought.is_none();
         let daemon = others.then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
         let memory = self.bring_memory(&work, &making.facts.cgroup)?;
-        let places = Places { root: &root, view: &view, empty: empty.as_deref(), work: &work };
+        let before = self.brought.is_some_and(|brought| brought.when == When::BeforeItRuns);
+        let awaited = memory.as_ref().filter(|_| before);
+        let places =
+            Places { root: &root, view: &view, empty: empty.as_deref(), work: &work, memory: awaited };
         let guard = self.gated.then(|| RestoreGuard::start(&making.facts.cgroup)).transpose()?;
         let mut restored = apart("the restoring thread", || {
             self.in_private_mount_namespace(&places, guard.as_ref(), making, &mut cgroup)
@@ -226,6 +238,7 @@ impl Restoring<'_> {
         if memory.is_some() {
             arrival::forget(work.directory());
         }
+        let memory = memory.filter(|_| !before);
         work.clear();
         if let Some(gate) = gate {
             gate.whole(self.entry)?;
@@ -241,9 +254,7 @@ impl Restoring<'_> {
 
     fn bring_memory(&self, work: &Work, cgroup: &CgroupPaths) -> Result<Option<Arrival>> {
         let options = self.request.options;
-        if !options.brings_memory() {
-            return Ok(None);
-        }
+        let Some(brought) = self.brought else { return Ok(None) };
         let destination = Destination {
             entry: self.entry,
             root: self.root,
@@ -252,8 +263,12 @@ impl Restoring<'_> {
             work: work.directory(),
             chain: self.request.chain,
         };
-        Arrival::start(&destination, options.page_server.as_ref().map(|source| (source, self.token)))
-            .map(Some)
+        let source = options.page_server.as_ref().map(|source| (source, self.token));
+        match brought.when {
+            When::BeforeItRuns => Arrival::start_before(&destination),
+            When::WhileItRuns => Arrival::start(&destination, source),
+        }
+        .map(Some)
     }
 
     fn in_private_mount_namespace(
@@ -270,9 +285,7 @@ impl Restoring<'_> {
         let host = namespace("mnt")?;
         let agent = Agent::of(self.request.prepared, self.request.chain)?;
         let mut changed = agent.as_ref().map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
-        if self.request.options.brings_memory() {
-            changed.extend(LazyRestore::of(self.request.chain)?.changed);
-        }
+        changed.extend(self.brought.iter().flat_map(|brought| brought.changed.clone()));
         changed.extend(self.request.outer_groups(&making.facts)?);
         let (view, limits) = self.request.view(changed)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
@@ -340,6 +353,7 @@ impl Restoring<'_> {
             // CRIU's code in the tasks has written its last line to the log, and installed their filters. CRIU lets them go next: where
             // they are to do something before they run, they go no further than into the freezer.
             RestoreNotify::PreResume => {
+                places.memory.map_or(Ok(()), |memory| memory.all_there(self.entry))?;
                 limit_file_sizes(&limits, first, &making.facts.cgroup)?;
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&making.facts.cgroup)?)?;

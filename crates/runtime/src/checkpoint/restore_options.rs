@@ -192,7 +192,7 @@ pub(crate) fn check_following_memory(
 
 /// Whether processes without privilege in the first user namespace may hand their faults to others, those in system calls, too
 /// (Linux 5.2).
-fn unprivileged_userfaultfd() -> bool {
+pub(crate) fn unprivileged_userfaultfd() -> bool {
     let allowed = hiber_sys::file::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
     allowed.is_ok_and(|allowed| allowed.trim() == "1")
 }

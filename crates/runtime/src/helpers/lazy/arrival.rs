@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
 use super::peer::{Address, PATIENCE, connect};
-use super::record::Record;
+use super::record::{self, Record};
 use super::token::Token;
 use crate::error::{Error, Result};
 use crate::helpers::program::Program;
 use crate::state::entry::Entry;
 
 /// How many checkpoints can build on each other: each one's directory is handed over.
-const MAX_CHAIN: usize = 32;
+pub(crate) const MAX_CHAIN: usize = 32;
 
 /// The task of the process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub(super) struct BringTask {
     pub(super) cgroup: CgroupPaths,
     /// Whether there is a source, and whether that is a runtime like this one, which hears what becomes of each page.
     pub(super) source: Option<bool>,
+    /// Whether the container waits until all is there.
+    pub(super) before: bool,
 }
 
 /// The messages to the process.
@@ -48,9 +50,12 @@ pub(super) enum Order {
     Restored,
 }
 
-/// The messages from the process: none. How it ended is in the record.
+/// The messages from the process. How it failed is in the record.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Word {}
+pub(super) enum Word {
+    /// To a container that waits: all of its memory is there, and the process ends.
+    AllThere,
+}
 
 impl Message for Order {}
 impl Message for Word {}
@@ -76,9 +81,18 @@ pub(crate) struct Destination<'a> {
 }
 
 impl Arrival {
+    /// Starts it for a container that waits until all of its memory has come from the images.
+    pub(crate) fn start_before(to: &Destination<'_>) -> Result<Self> {
+        Self::begin(to, None, true)
+    }
+
     /// Starts it. `source` is where memory is that the dump has left behind, which is shown the checkpoint's token if that has
     /// one; without a source all is in the images.
     pub(crate) fn start(to: &Destination<'_>, source: Option<(&Address, Option<&Token>)>) -> Result<Self> {
+        Self::begin(to, source, false)
+    }
+
+    fn begin(to: &Destination<'_>, source: Option<(&Address, Option<&Token>)>, before: bool) -> Result<Self> {
         if to.chain.len() > MAX_CHAIN {
             return Err(Error::Invalid(format!(
                 "memory cannot follow from {} checkpoints that build on each other, expected at most {MAX_CHAIN}",
@@ -93,6 +107,7 @@ impl Arrival {
             id: to.id.to_owned(),
             cgroup: to.cgroup.clone(),
             source: source.map(|(_, token)| token.is_some()),
+            before,
         };
         let directories = to.chain.iter().map(readable).collect::<Result<Vec<_>>>()?;
         let mut files: Vec<BorrowedFd<'_>> = vec![record.as_fd(), listener.as_fd()];
@@ -101,6 +116,15 @@ impl Arrival {
         let (child, channel) = Program::MemoryArrival.start(None, Stdio::null())?;
         channel.send(&Order::Bring(Box::new(task)), &files)?;
         Ok(Self { child: Some(child), channel })
+    }
+
+    /// Waits until all memory is there, for a container that waits.
+    pub(crate) fn all_there(&self, entry: &Entry) -> Result<()> {
+        match self.channel.recv()? {
+            Some((Word::AllThere, _)) => record::forget(entry),
+            // The reason is in the record.
+            None => Err(record::not_arrived("the process that brings it has ended".into())),
+        }
     }
 
     /// The container is whole but for its memory: the process goes on without us.

@@ -118,8 +118,9 @@ impl Job {
         drop(cgroup.and_then(|cgroup| cgroup.kill(Signal::KILL)));
     }
 
+    /// Nobody has seen a container that still waits.
     fn note(&self, what: Lifecycle) {
-        if let Some(entry) = &self.entry {
+        if let Some(entry) = self.entry.as_ref().filter(|_| !self.task.before) {
             entry.note(what);
         }
     }
@@ -155,8 +156,11 @@ impl Job {
         directories: &[File],
     ) {
         let restored = Arc::new(Restored::default());
-        let hears = Arc::clone(&restored);
-        std::thread::spawn(move || hears.listen(&channel));
+        let (hears, channel) = (Arc::clone(&restored), Arc::new(channel));
+        std::thread::spawn({
+            let channel = Arc::clone(&channel);
+            move || hears.listen(&channel)
+        });
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 ended(watcher.as_fd());
@@ -164,7 +168,7 @@ impl Job {
                 self.fail("the process that watched over the container's memory was killed".into());
                 std::process::exit(FAILED);
             });
-            let code = match self.bring(&restored, listener, peer.as_ref(), directories) {
+            let code = match self.bring((&channel, &restored), listener, peer.as_ref(), directories) {
                 Ok(true) => ALL_THERE,
                 Ok(false) => {
                     decide_the_end();
@@ -187,7 +191,7 @@ impl Job {
     /// False if the restore has failed; true, and the end decided, if all memory is there.
     fn bring(
         &self,
-        restored: &Restored,
+        (channel, restored): (&OwnEnd, &Restored),
         listener: UnixListener,
         peer: Option<&TcpStream>,
         directories: &[File],
@@ -210,9 +214,15 @@ impl Job {
         let daemon = PageDaemon { listener, pages: pages(lazy)?, server, first };
         let Served { touched, unneeded } = match daemon.run() {
             // CRIU, which is in the container's cgroup, may have more to say: its end is the runtime's to wait for.
-            Err(Failure::Restore(_)) if !restored.is() => return Ok(false),
+            Err(Failure::Restore(_)) if self.task.before || !restored.is() => return Ok(false),
             served => served.map_err(|e| Error::host("bring the container's memory", e))?,
         };
+        if self.task.before {
+            decide_the_end();
+            // Whoever is gone needs no answer: the restore has failed.
+            let _ = channel.send(&Word::AllThere, &[]);
+            return Ok(true);
+        }
         if !restored.is() {
             return Ok(false);
         }

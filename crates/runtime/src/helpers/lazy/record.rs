@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,12 @@ pub(crate) fn failure(entry: &Entry) -> Option<Error> {
         FollowingMemory::Failed { reason } => Some(not_arrived(reason)),
         _ => None,
     }
+}
+
+/// Removes it: the container's memory was there from the beginning.
+pub(super) fn forget(entry: &Entry) -> Result<()> {
+    rustix::fs::unlinkat(entry.dir(), FILE, AtFlags::empty())
+        .map_err(|e| Error::file(&entry.path().join(FILE), &e.into()))
 }
 
 pub(crate) fn not_arrived(reason: String) -> Error {

@@ -1,0 +1,87 @@
+//! Who brings a restored container's memory.
+
+use hiber_criu::images::ChangedFiles;
+use hiber_criu::{ImageDirectory, LazyRestore};
+use hiber_sandbox::plan::NamespaceKind;
+
+use super::RestoreContainerOptions;
+use crate::checkpoint::memory::LARGE;
+use crate::checkpoint::restore_options::unprivileged_userfaultfd;
+use crate::checkpoint::{CriuOptions, config_file};
+use crate::container::prepared::Prepared;
+use crate::error::Result;
+use crate::helpers::lazy::arrival::MAX_CHAIN;
+
+/// Memory that a daemon of ours brings. CRIU reads what cannot be brought so.
+pub(super) struct Brought {
+    pub(super) when: When,
+    /// The images that leave this memory out.
+    pub(super) changed: ChangedFiles,
+}
+
+/// When it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// The container stands still until all is there: our daemon has more than one thread and copies large pieces.
+    BeforeItRuns,
+    /// When it is touched, and meanwhile all the rest.
+    WhileItRuns,
+}
+
+impl Brought {
+    /// `criu` has been completed by the manifest.
+    pub(super) fn of(
+        options: &RestoreContainerOptions<'_>,
+        criu: &CriuOptions,
+        prepared: &Prepared,
+        chain: &[ImageDirectory],
+    ) -> Result<Option<Self>> {
+        let when = if options.brings_memory() { When::WhileItRuns } else { When::BeforeItRuns };
+        if when == When::BeforeItRuns && !may_come_before(criu, prepared, chain) {
+            return Ok(None);
+        }
+        let lazy = LazyRestore::of(chain)?;
+        if when == When::BeforeItRuns && (lazy.left_behind() > 0 || !is_of_one(&lazy)) {
+            return Ok(None);
+        }
+        Ok(Some(Self { when, changed: lazy.changed }))
+    }
+}
+
+/// Whether it can and may pay that our daemon brings all memory before the container runs.
+fn may_come_before(criu: &CriuOptions, prepared: &Prepared, chain: &[ImageDirectory]) -> bool {
+    // A configuration file may say more of lazy pages than we know.
+    let plain = !criu.lazy_pages && !criu.auto_dedup && config_file(&prepared.spec).is_none();
+    let of_user = prepared.plan.namespaces.has(NamespaceKind::User) && !unprivileged_userfaultfd();
+    plain
+        && !of_user
+        && chain.len() <= MAX_CHAIN
+        && is_large(chain)
+        && !gives_huge_pages()
+        && hiber_sys::userfault::serves_others()
+}
+
+/// Whether there are so many pages at all. A parent is not looked at.
+fn is_large(chain: &[ImageDirectory]) -> bool {
+    let [images] = chain else { return !chain.is_empty() };
+    let sizes = (1..).map_while(|number| images.stat_of(&format!("pages-{number}.img")).ok());
+    let mut total = 0;
+    sizes.map(|stat| u64::try_from(stat.st_size).unwrap_or(0)).any(|size| {
+        total += size;
+        total >= LARGE
+    })
+}
+
+/// Whether one task has much memory, and all others have little. Tasks may share memory since a fork (copy-on-write), which CRIU
+/// keeps and our daemon does not.
+fn is_of_one(lazy: &LazyRestore) -> bool {
+    let largest = lazy.bytes_of_tasks().max().unwrap_or(0);
+    let all: u64 = lazy.bytes_of_tasks().sum();
+    largest >= LARGE && all - largest < LARGE
+}
+
+/// Whether the kernel gives huge pages to all memory: CRIU's reads get some, and our daemon brings small ones.
+fn gives_huge_pages() -> bool {
+    let enabled = hiber_sys::file::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    enabled.is_ok_and(|words| words.contains("[always]"))
+}
