@@ -1,4 +1,4 @@
-//! Who brings a restored container's memory.
+//! Memory of a restored container that CRIU does not read.
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, LazyRestore};

@@ -219,7 +219,7 @@ impl Job {
         };
         if self.task.before {
             decide_the_end();
-            // Whoever is gone needs no answer: the restore has failed.
+            // A runtime that is gone needs no answer: the restore has failed.
             let _ = channel.send(&Word::AllThere, &[]);
             return Ok(true);
         }
