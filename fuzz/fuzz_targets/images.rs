@@ -21,5 +21,5 @@ fuzz_target!(|input: &[u8]| {
     let _ = images.own_cgroups();
     let _ = images.parent_death_signal();
     let _ = images.deleted_files();
-    let _ = hiber_criu::amend::shared_namespaces(&images, true, true);
+    let _ = hiber_criu::amend::shared_namespaces(&images, hiber_criu::amend::Shared { ipc: true, uts: true });
 });

@@ -20,11 +20,11 @@ fn count(task: &hiber::Task) -> u64 {
 }
 
 fn criu() -> CriuOptions {
-    CriuOptions { criu: hiber_tests::tools::criu().ok().map(Into::into), ..Default::default() }
+    CriuOptions::default().criu_program(hiber_tests::tools::criu().ok().map(std::path::PathBuf::from))
 }
 
 fn options() -> CheckpointOptions {
-    CheckpointOptions { criu: criu(), ..Default::default() }
+    CheckpointOptions::default().criu(criu())
 }
 
 fn name(name: &str) -> CheckpointName {
@@ -38,7 +38,7 @@ pub(crate) fn a_named_checkpoint_starts_the_container_again() {
     wait_for("a count of 3", || count(&task) >= 3);
     let all = task.container().checkpoints().unwrap();
     assert_eq!(all.names().unwrap(), []);
-    let running = || CheckpointOptions { leave_running: true, ..options() };
+    let running = || options().leave_running(true);
     let kept = all.create(&task, &name("one"), running()).unwrap();
     assert_eq!(task.status().unwrap(), Status::Running);
     assert!(!kept.config.exit && kept.path.join("inventory.img").exists());
@@ -60,7 +60,7 @@ pub(crate) fn a_named_checkpoint_starts_the_container_again() {
     let [input, output, errors] = null();
     let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
     let bundle = here.bundle.path().to_owned();
-    let restore = RestoreContainerOptions { criu: criu(), bundle, stdio, ..Default::default() };
+    let restore = RestoreContainerOptions::new(bundle).criu(criu()).stdio(stdio);
     let task = here.runtime.start_from(&here.id(), &last, restore).unwrap();
     assert!(count(&task) >= before, "it went on");
     let at = count(&task);
@@ -100,7 +100,7 @@ pub(crate) fn what_was_executed_does_not_hold_a_checkpoint_up() {
     let [input, output, errors] = null();
     let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
     let sleep = crate::process(&task, &["sleep", "1000"]);
-    task.exec(&sleep, &hiber::ExecOptions { stdio, ..Default::default() }).unwrap();
+    task.exec(&sleep, &hiber::ExecOptions::default().stdio(stdio)).unwrap();
     let all = Checkpoints::new(&here.id(), here.bundle.join("elsewhere"));
     all.create(&task, &name("cc"), options()).unwrap();
     here.assert_clean();
@@ -110,17 +110,11 @@ pub(crate) fn options_that_contradict_each_other_are_refused() {
     require!(Root);
     let here = Here::sleeping();
     let task = here.run();
-    let both = CriuOptions { tcp_established: Some(true), tcp_close: Some(true), ..CriuOptions::default() };
-    let lazy = CriuOptions { lazy_pages: true, ..CriuOptions::default() };
+    let both = CriuOptions::default().tcp_established(true).tcp_close(true);
+    let lazy = CriuOptions::default().lazy_pages(true);
     for (options, words) in [
-        (
-            CheckpointOptions { criu: both, ..CheckpointOptions::default() },
-            "--tcp-established and --tcp-close exclude each other",
-        ),
-        (
-            CheckpointOptions { criu: lazy, pre_dump: true, ..CheckpointOptions::default() },
-            "--pre-dump and --lazy-pages",
-        ),
+        (CheckpointOptions::default().criu(both), "--tcp-established and --tcp-close exclude each other"),
+        (CheckpointOptions::default().criu(lazy).pre_dump(true), "--pre-dump and --lazy-pages"),
     ] {
         let error = task.checkpoint(&options).unwrap_err();
         assert_eq!((error.kind(), task.status().unwrap()), (Kind::Invalid, Status::Running), "{error}");

@@ -37,7 +37,7 @@ pub(crate) fn a_stream_tells_what_others_do() {
     require!(Root);
     let here = Here::sleeping();
     let task = here.create();
-    let mut events = task.events(EventsOptions { until_deleted: true, ..Default::default() }).unwrap();
+    let mut events = task.events(EventsOptions::default().until_deleted(true)).unwrap();
     assert!(events.try_next().unwrap().is_none(), "the past is not asked for");
     task.start().unwrap();
     assert_eq!(done(next(&mut events)), Lifecycle::Start);
@@ -55,8 +55,7 @@ pub(crate) fn a_stream_tells_what_others_do() {
         }
         other => panic!("{other:?}"),
     }
-    let options =
-        ExecOptions { id: Some("job".parse().unwrap()), stdio: Stdio::Pipes, ..ExecOptions::default() };
+    let options = ExecOptions::default().id("job".parse::<hiber::ProcessId>().unwrap()).stdio(Stdio::Pipes);
     let job = task.exec(&process(&task, &["sleep", "1000"]), &options).unwrap();
     let id = Some("job".to_owned());
     assert_eq!(done(next(&mut events)), Lifecycle::ExecAdded { exec: id.clone() });
@@ -81,11 +80,11 @@ pub(crate) fn a_late_reader_hears_of_exit_codes() {
     let here = Here::sleeping();
     let task = here.run();
     for code in ["6", "7"] {
-        let options = ExecOptions { stdio: Stdio::Pipes, ..ExecOptions::default() };
+        let options = ExecOptions::default().stdio(Stdio::Pipes);
         let exec = task.exec(&process(&task, &["sh", "-c", &format!("exit {code}")]), &options).unwrap();
         assert_eq!(exec.wait().unwrap().get().code().to_string(), code);
     }
-    let options = EventsOptions { past: true, until_deleted: true, ..Default::default() };
+    let options = EventsOptions::default().past(true).until_deleted(true);
     let mut events = task.events(options).unwrap();
     let mut codes = Vec::new();
     while codes.len() < 2 {

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use hiber::Signal;
-use hiber::{Ended, ExecOptions, Fifos, Kind, ProcessId, Stdio};
+use hiber::{Ended, ExecOptions, Fifos, FifosOptions, Kind, ProcessId, Stdio};
 use hiber_tests::prelude::*;
 
 use crate::{Here, process, read};
 
 fn pipes() -> ExecOptions<'static> {
-    ExecOptions { stdio: Stdio::Pipes, ..ExecOptions::default() }
+    ExecOptions::default().stdio(Stdio::Pipes)
 }
 
 fn named(id: &str) -> ExecOptions<'static> {
-    ExecOptions { id: Some(id.parse().unwrap()), ..pipes() }
+    pipes().id(id.parse::<hiber::ProcessId>().unwrap())
 }
 
 pub(crate) fn pipes_and_the_end_of_input() {
@@ -47,7 +47,7 @@ pub(crate) fn a_terminal_and_its_size() {
     let script = "trap 'stty size; exit 4' WINCH; echo ready; while :; do sleep 0.05; done";
     let mut shell = process(&task, &["sh", "-c", script]);
     shell.set_terminal(Some(true));
-    let options = ExecOptions { stdio: Stdio::Terminal, ..ExecOptions::default() };
+    let options = ExecOptions::default().stdio(Stdio::Terminal);
     let shell = task.exec(&shell, &options).unwrap();
     let mut master = File::from(shell.terminal().unwrap().try_clone_to_owned().unwrap());
     let mut text = [0u8; 64];
@@ -105,10 +105,11 @@ pub(crate) fn fifos_and_summaries() {
     let here = Here::sleeping();
     let task = here.run();
     let id: ProcessId = "job".parse().unwrap();
-    let fifos = Fifos::create(here.bundle.path(), &here.id(), &id, true, false).unwrap();
+    let fifos =
+        Fifos::create(here.bundle.path(), &here.id(), &id, FifosOptions::default().stdin(true)).unwrap();
     let (files, mut client) = fifos.open().unwrap();
     let stdio = Stdio::Files(files.each_ref().map(std::os::fd::AsFd::as_fd));
-    let options = ExecOptions { id: Some(id), stdio, ..ExecOptions::default() };
+    let options = ExecOptions::default().id(id).stdio(stdio);
     let cat = task.exec(&process(&task, &["cat"]), &options).unwrap();
     // The process has its own; the pipe ends with it.
     drop(files);
@@ -133,7 +134,7 @@ pub(crate) fn wrong_ids_and_streams_are_named() {
     let here = Here::sleeping();
     let task = here.run();
     let mut shell = process(&task, &["sh"]);
-    let terminal = ExecOptions { stdio: Stdio::Terminal, ..ExecOptions::default() };
+    let terminal = ExecOptions::default().stdio(Stdio::Terminal);
     let error = task.exec(&shell, &terminal).unwrap_err().to_string();
     assert!(error.contains("cannot use console socket"), "{error}");
     shell.set_terminal(Some(true));

@@ -105,7 +105,7 @@ impl Here {
     ) -> hiber::Result<Task> {
         let stdio = Stdio::Files([&input, &output, &errors].map(std::os::fd::AsFd::as_fd));
         let bundle = self.bundle.path().to_owned();
-        let options = CreateOptions { bundle, stdio, start, ..CreateOptions::default() };
+        let options = CreateOptions::new(bundle).stdio(stdio).start(start);
         self.runtime.create(&self.id(), &options)
     }
 

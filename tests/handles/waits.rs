@@ -110,7 +110,7 @@ pub(crate) fn a_thousand_containers() {
     let mut tasks = Vec::new();
     for number in 0..MANY {
         let id: ContainerId = format!("{}-{number}", bundle.name()).parse().unwrap();
-        let options = CreateOptions { bundle: bundle.path().to_owned(), stdio, ..CreateOptions::default() };
+        let options = CreateOptions::new(bundle.path()).stdio(stdio);
         let task = runtime.create(&id, &options).unwrap();
         task.start().unwrap();
         tasks.push(task);

@@ -66,21 +66,30 @@ pub fn forget_peers(dir: &ImageDirectory) -> Result<()> {
     dir.write(FILES, &bytes)
 }
 
+/// The namespaces that a restore shares with its tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// That of System V IPC.
+    pub ipc: bool,
+    /// That of the host name.
+    pub uts: bool,
+}
+
 /// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves
 /// these as it finds them. `None` if the images say so already.
 ///
 /// # Errors
 /// [`CriuError::Image`] if an image is missing or malformed.
-pub fn shared_namespaces(images: &Images, ipc: bool, uts: bool) -> Result<Option<(String, Vec<u8>)>> {
+pub fn shared_namespaces(images: &Images, shared: Shared) -> Result<Option<(String, Vec<u8>)>> {
     let mut inventory = images.inventory().clone();
     let first = images.tasks()?.first().map(|task| task.pid).unwrap_or_default();
     let theirs = ids(images, first)?;
     let (Some(root), Some(theirs)) = (inventory.root_ids.as_mut(), theirs) else { return Ok(None) };
     let before = (root.ipc_ns_id, root.uts_ns_id);
-    if ipc {
+    if shared.ipc {
         root.ipc_ns_id = theirs.ipc_ns_id;
     }
-    if uts {
+    if shared.uts {
         root.uts_ns_id = theirs.uts_ns_id;
     }
     if before == (root.ipc_ns_id, root.uts_ns_id) {

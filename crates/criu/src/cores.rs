@@ -24,6 +24,7 @@ pub struct FileSizeLimit {
 
 /// Changes of the cores for a restore, and the values that its caller must set instead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cores {
     /// The changed images.
     pub changed: ChangedFiles,
@@ -33,6 +34,15 @@ pub struct Cores {
     /// The limits that are left out: the caller has to set them. CRIU's code in a task that is limited goes on writing to the
     /// log of the restore, and the task ends with SIGXFSZ where that is longer.
     pub file_sizes: Vec<FileSizeLimit>,
+}
+
+/// The treatment of scheduling policies that CRIU refuses (`SCHED_DEADLINE`, `SCHED_EXT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policies {
+    /// None: no task has such a policy, as the caller knows.
+    Kept,
+    /// They become the ordinary one, and the caller has to set them.
+    Ordinary,
 }
 
 impl Images {
@@ -52,13 +62,13 @@ impl Images {
         Ok(None)
     }
 
-    /// Looks for what a restore could not take. With `ordinary`, scheduling policies that CRIU refuses (SCHED_DEADLINE,
-    /// SCHED_EXT) become the ordinary one: the caller has to set them. `highest` is the caller's own hard limit of file
+    /// Looks for what a restore could not take. `highest` is the caller's own hard limit of file
     /// sizes, in bytes, above which no task can have one.
     ///
     /// # Errors
     /// As [`Images::tasks`]; [`CriuError::Image`] if a core is malformed.
-    pub fn restorable_cores(&self, ordinary: bool, highest: u64) -> Result<Cores> {
+    pub fn restorable_cores(&self, policies: Policies, highest: u64) -> Result<Cores> {
+        let ordinary = policies == Policies::Ordinary;
         let mut cores = Cores::default();
         for task in self.tasks()? {
             let first = task.ppid == 0;

@@ -41,6 +41,7 @@ const TELLING: [&str; 1] = ["Can't connect to server"];
 
 /// The explanation of a failure, as far as CRIU's words give one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Diagnosis {
     /// The first error lines without their time stamps, eight at most; harmless ones are left out.
     pub lines: Vec<String>,

@@ -126,6 +126,7 @@ impl CriuError {
 
 /// The explanation of a failed operation of CRIU. Displayed as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Failure {
     /// The operation.
     pub operation: Operation,
@@ -175,6 +176,7 @@ impl fmt::Display for Failure {
 
 /// An operation of CRIU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Operation {
     /// Tell its version.
     Version,

@@ -137,6 +137,7 @@ pub struct Task {
 /// How long a dump took and what it wrote (stats-dump).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct DumpStats {
     /// Until all tasks were frozen.
     #[serde(serialize_with = "as_micros")]
@@ -162,6 +163,7 @@ pub struct DumpStats {
 
 /// How long a restore took and what it read (stats-restore).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RestoreStats {
     /// Making the tasks.
     pub forking_time: Duration,

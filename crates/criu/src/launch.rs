@@ -26,6 +26,7 @@ pub struct Launch<'a> {
 
 /// The result of [`Criu::check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CriuInfo {
     /// The program.
     pub path: PathBuf,

@@ -30,6 +30,7 @@ pub struct LazyRun {
 
 /// All memory of a checkpoint that can follow.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct LazyRestore {
     /// Files of pages, with their lengths in bytes.
     pub files: Vec<(File, u64)>,

@@ -38,6 +38,8 @@ mod swrk;
 mod version;
 
 pub use causes::{Cause, causes};
+/// The messages of CRIU's images, which some types here hold.
+pub use criu_proto;
 pub use descriptors::Descriptors;
 pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use directory::{ImageDirectory, PARENT};

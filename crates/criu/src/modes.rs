@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// How a restore treats cgroups (criu(8), --manage-cgroups); a dump saves them unless ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum CgroupMode {
     /// Sets the values of cgroups that CRIU makes, leaves existing ones alone.
     #[default]
@@ -29,6 +30,7 @@ pub enum CgroupMode {
 /// A restore uses the method of its dump, whatever it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum NetworkLock {
     /// With the program iptables-restore.
     Iptables,

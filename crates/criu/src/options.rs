@@ -32,6 +32,7 @@ impl fmt::Display for SwrkFd {
 
 /// The options of all three operations. A field says so where dump and restore must agree.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Common {
     /// Where images are written or read. An `O_PATH` descriptor will do.
     pub images_dir: OwnedFd,
@@ -102,6 +103,7 @@ pub struct Common {
 
 /// The options of a dump.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct DumpOptions {
     /// The options that other operations have, too.
     pub common: Common,
@@ -121,6 +123,7 @@ pub struct DumpOptions {
 
 /// The options of a pre-dump.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct PreDumpOptions {
     /// The options that other operations have, too.
     pub common: Common,
@@ -136,6 +139,7 @@ pub struct PreDumpOptions {
 
 /// The options of a restore.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct RestoreOptions {
     /// The options that other operations have, too.
     pub common: Common,

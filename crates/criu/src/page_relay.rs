@@ -216,9 +216,14 @@ pub struct Fetched {
 }
 
 impl Fetcher {
-    /// At a connection that has been let in. `relay` tells whether the source is a runtime like this one.
-    pub fn new(peer: TcpStream, relay: bool) -> Self {
-        Self { peer, relay }
+    /// At a connection that CRIU's page server has let in.
+    pub fn of_page_server(peer: TcpStream) -> Self {
+        Self { peer, relay: false }
+    }
+
+    /// At a connection that the relay of a runtime like this one has let in.
+    pub fn of_relay(peer: TcpStream) -> Self {
+        Self { peer, relay: true }
     }
 
     /// Asks for pages. Requests are answered in their order; several may be on their way.

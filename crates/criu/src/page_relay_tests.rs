@@ -149,7 +149,7 @@ fn a_destination_asks_before_it_is_answered_and_says_what_it_does_not_need() {
             }
             rest
         });
-        let fetcher = Fetcher::new(mine, relay);
+        let fetcher = if relay { Fetcher::of_relay(mine) } else { Fetcher::of_page_server(mine) };
         fetcher.ask(1, PAGE, 1).unwrap();
         fetcher.ask(1, 2 * PAGE, 9).unwrap();
         let first = fetcher.answer().unwrap();
@@ -175,6 +175,6 @@ fn a_destination_takes_no_more_than_a_pipe_at_once() {
         let (mine, mut source) = connection();
         source.write_all(&answer).unwrap();
         drop(source);
-        assert!(Fetcher::new(mine, true).answer().is_err());
+        assert!(Fetcher::of_relay(mine).answer().is_err());
     }
 }

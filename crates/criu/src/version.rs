@@ -40,6 +40,7 @@ impl fmt::Display for Version {
 
 /// The features that CRIU and the kernel have together (FEATURE_CHECK).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Features {
     /// Which pages changed: incremental dumps and pre-dumps (CONFIG_MEM_SOFT_DIRTY).
     pub mem_track: bool,

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 
 /// The failure, with the thread's number where a thread was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The thread has ended.
     #[error("thread {0} has ended")]

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::time::SystemTime;
 
-use hiber::docker::StateCell;
+use hiber::docker::{Exit, StateCell};
 use hiber::{Condition, CreateOptions, Ended, Runtime, Stdio, Task};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     show(&state);
     let removed = state.wait(Condition::Removed);
 
-    let options = CreateOptions { bundle: bundle.into(), stdio: Stdio::Pipes, ..Default::default() };
+    let options = CreateOptions::new(bundle).stdio(Stdio::Pipes);
     let task = runtime.create(&id, &options)?;
     let exit = task.wait(Condition::NextExit)?;
     task.start()?;
@@ -38,7 +38,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stopped = state.wait(Condition::NotRunning);
     running.kill(hiber::Signal::KILL)?;
     let how = exit.get();
-    state.set_stopped(u8::try_from(how.code())?, how.oom_killed, Some(how.at));
+    let ended = Exit { code: u8::try_from(how.code())?, oom_killed: how.oom_killed };
+    state.set_stopped(ended, Some(how.at));
     show(&state);
     println!("waiter of the end: {:?}", stopped.get().ended);
     println!("waiter of the removal: {:?}", removed.try_get().map(|status| status.ended));

@@ -20,12 +20,12 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     // The process sleeps, and what is asked for is executed beside it: so the bundle's config.json stays as it is.
     let runtime = Runtime::new(root.as_ref());
-    let options = CreateOptions { bundle: bundle.into(), stdio: Stdio::Pipes, ..Default::default() };
+    let options = CreateOptions::new(bundle).stdio(Stdio::Pipes);
     let task = runtime.create(&id, &options)?;
     task.start()?;
     let mut process = task.container().spec()?.process().clone().ok_or("config.json has no process")?;
     process.set_args(Some(command));
-    let options = hiber::ExecOptions { stdio: Stdio::Pipes, ..Default::default() };
+    let options = hiber::ExecOptions::default().stdio(Stdio::Pipes);
     let process = task.exec(&process, &options)?;
     print!("{}", std::io::read_to_string(File::from(process.take_stdout().ok_or("no standard output")?))?);
     let status = process.wait()?.get();

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [null()?, null()?, null()?];
     let stdio = Stdio::Files(files.each_ref().map(std::os::fd::AsFd::as_fd));
 
-    let options = CreateOptions { bundle: bundle.into(), stdio, ..Default::default() };
+    let options = CreateOptions::new(bundle).stdio(stdio);
     let task = runtime.create(&id, &options)?;
     task.start()?;
     println!("running, process {:?}", task.pid());
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let checkpoint = task.container().checkpoints()?.create(&task, &name.parse()?, options)?;
     println!("asleep in {}: {:?}", checkpoint.path.display(), asleep.get().ended);
 
-    let options = RestoreContainerOptions { bundle: bundle.into(), stdio, ..Default::default() };
+    let options = RestoreContainerOptions::new(bundle).stdio(stdio);
     let task = runtime.start_from(&id, &checkpoint, options)?;
     println!("awake, process {:?}", task.pid());
     task.force_delete()?;

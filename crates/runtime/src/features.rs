@@ -11,6 +11,7 @@ use crate::spec::OCI_VERSION;
 
 /// The built-in features, whether or not this host has them. The lists belong to the code that understands them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Built {
     /// Names of hooks: `createRuntime`.
     pub hooks: Option<Vec<String>>,
@@ -46,6 +47,7 @@ pub struct Built {
 /// Which cgroups are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Cgroup {
     /// Version 1.
     pub v1: bool,
@@ -62,6 +64,7 @@ pub struct Cgroup {
 /// Which seccomp filters are understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Seccomp {
     /// `SCMP_ACT_ALLOW` and others.
     pub actions: Vec<String>,

@@ -16,6 +16,7 @@ pub const MAX_ID: usize = 254;
 
 /// A container's id that breaks the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidId {
     /// No characters at all.
     #[error("container id cannot be empty")]
@@ -71,6 +72,7 @@ pub struct CheckpointName(String);
 
 /// An error about a checkpoint's name, or about the checkpoint under that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// It breaks the rule.
     #[error("Invalid checkpoint ID ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed")]

@@ -24,13 +24,15 @@ pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;
-pub use checkpoint::restore_options::{RESOURCES, Resources, RestoreContainerOptions};
+pub use checkpoint::restore_options::RESOURCES;
 pub use checkpoint::words::{UnknownWord, Word};
-pub use checkpoint::{CheckpointOptions, CriuOptions, PreCopy, PreCopyMode};
+pub use checkpoint::{
+    CheckpointOptions, CriuOptions, DumpChoices, PreCopy, PreCopyMode, Resources, RestoreContainerOptions,
+};
 pub use container::events::{Event, Events, EventsOptions, Exec};
 pub use container::exec::ExecOptions;
 pub use container::exit::{Ended, ExitStatus};
-pub use container::fifos::{DirectIo, Fifos};
+pub use container::fifos::{DirectIo, Fifos, FifosOptions};
 pub use container::handle::Container;
 pub use container::info::ContainerInfo;
 pub use container::notify::Notify;
@@ -41,11 +43,15 @@ pub use container::summary::{ProcessDetails, ProcessSummary};
 pub use container::task::Task;
 pub use container::wait::{Condition, Wait};
 pub use error::{Cause, Error, Kind, Result};
-pub use helpers::lazy::{Address, FollowingMemory, Token};
+pub use helpers::lazy::{Address, FollowingMemory, InvalidAddress, Token};
 pub use hiber_criu::inspect as contents;
-pub use hiber_criu::{CgroupMode, NetworkLock};
+pub use hiber_criu::{CgroupMode, CriuError, NetworkLock};
+pub use hiber_sandbox::{Error as SandboxError, cgroup, resctrl};
 pub use hiber_sys::signal::Signal;
+pub use hiber_sys::{NamespaceKind, SysError};
 pub use id::{CheckpointError, CheckpointName};
+/// The types of config.json, in the version that this crate speaks.
+pub use oci_spec;
 pub use runtime::Runtime;
 pub use state::facts::{ConfigSummary, Facts};
 pub use state::lifecycle::Lifecycle;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::named::Checkpoint;
 use crate::checkpoint::preflight;
 use crate::checkpoint::restore::restore;
-use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::trial;
 use crate::container::create::create;
 use crate::container::handle::Container;

@@ -38,6 +38,7 @@ pub struct Config {
 
 /// The reason why no config.json was written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// There is one already.
     #[error("File config.json exists. Remove it first")]
@@ -55,13 +56,22 @@ pub enum WriteError {
     Json(#[from] serde_json::Error),
 }
 
-/// A configuration that runs `sh` with few rights on a read-only root filesystem in `rootfs`, in
-/// namespaces of its own (a cgroup namespace if `cgroup2`, the host having cgroup v2 only).
-pub fn default_config(kind: Kind, cgroup2: bool) -> Config {
-    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
-    if cgroup2 {
-        namespaces.push("cgroup");
+impl Config {
+    /// The same with a cgroup namespace, for hosts that have cgroup v2 only.
+    #[must_use]
+    pub fn with_cgroup_namespace(mut self) -> Self {
+        if let Some(namespaces) = self.linux["namespaces"].as_array_mut() {
+            // `runc spec` has the user namespace behind it.
+            let users = namespaces.iter().position(|one| one["type"] == "user");
+            namespaces.insert(users.unwrap_or(namespaces.len()), json!({"type": "cgroup"}));
+        }
+        self
     }
+}
+
+/// A configuration that runs `sh` with few rights on a read-only root filesystem in `rootfs`, in namespaces of its own.
+pub fn default_config(kind: Kind) -> Config {
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
     let mut linux = json!({
         "maskedPaths": [
             "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -154,7 +164,8 @@ mod tests {
 
     fn written(kind: Kind, cgroup2: bool) -> (String, Spec) {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &default_config(kind, cgroup2)).unwrap();
+        let config = default_config(kind);
+        write(dir.path(), &if cgroup2 { config.with_cgroup_namespace() } else { config }).unwrap();
         let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
         let spec = serde_json::from_str(&text).unwrap();
         (text, spec)
@@ -209,10 +220,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.json");
         std::fs::write(&file, "mine").unwrap();
-        let error = write(dir.path(), &default_config(Kind::Root, false)).unwrap_err();
+        let error = write(dir.path(), &default_config(Kind::Root)).unwrap_err();
         assert_eq!(error.to_string(), "File config.json exists. Remove it first");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
-        let error = write(&dir.path().join("absent"), &default_config(Kind::Root, false)).unwrap_err();
+        let error = write(&dir.path().join("absent"), &default_config(Kind::Root)).unwrap_err();
         assert!(error.to_string().ends_with("absent/config.json"), "{error}");
     }
 }

@@ -15,10 +15,8 @@ fn a_program_without_run_init_if_asked_is_refused_beforehand() {
         assert!(text.contains("hiber::run_init_if_asked()"), "{text}");
     };
     let bundle = dir.path().join("bundle");
-    refused(
-        runtime.create(&id, &CreateOptions { bundle: bundle.clone(), ..Default::default() }).unwrap_err(),
-    );
-    let restore = || RestoreContainerOptions { bundle: bundle.clone(), ..Default::default() };
+    refused(runtime.create(&id, &CreateOptions::new(&bundle)).unwrap_err());
+    let restore = || RestoreContainerOptions::new(&bundle);
     refused(runtime.restore(&id, &restore()).unwrap_err());
     refused(runtime.try_restore(&id, None, restore()).unwrap_err());
     assert!(!root.exists());

@@ -28,6 +28,7 @@ use plain::{PAGESIZE, as_it_is};
 
 /// A configuration, with warnings about the parts that were left out.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Loaded {
     /// The configuration.
     pub spec: Arc<Spec>,

@@ -106,6 +106,7 @@ impl Error {
 
 /// A failure in init, with its causes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Failure {
     /// The failed actions and their cause, outermost first.
     pub chain: Vec<String>,

@@ -11,7 +11,7 @@ use crate::error::Context;
 use crate::plan::{IdMap, MountIdMaps, NamespaceKind, Namespaces};
 use crate::{Error, Result, SysError};
 use hiber_sys::clone::spawn_in_user_namespace;
-use hiber_sys::mount::map_ids;
+use hiber_sys::mount::{Reach, map_ids};
 
 /// Whether this process is outside of the machine's initial user namespace, the only one that maps all ids to themselves
 /// (user_namespaces(7)). The answer is kept, because a runtime never changes its user namespace.
@@ -82,7 +82,7 @@ pub(crate) fn apply(tree: BorrowedFd<'_>, maps: &MountIdMaps, container: &Namesp
         _ if maps.uid.is_empty() => namespace_with(&container.uid_maps, &container.gid_maps)?,
         _ => namespace_with(&maps.uid, &maps.gid)?,
     };
-    Ok(map_ids(tree, namespace.as_fd(), maps.recursive)?)
+    Ok(map_ids(tree, namespace.as_fd(), Reach::if_recursive(maps.recursive))?)
 }
 
 /// Maps the owners of a detached tree's files by the container's user namespace.

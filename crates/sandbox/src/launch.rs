@@ -22,7 +22,7 @@ use crate::sources;
 use crate::{Error, Result, SysError};
 use hiber_sys::channel::{FDS_PER_PACKET, send_packet};
 use hiber_sys::clone::{Child, Spawn, spawn};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 use hiber_sys::scheduling::{affinity, cpu_set, set_affinity};
 
 /// The arguments of a launch beside the plan.
@@ -397,11 +397,11 @@ impl OwnBinary {
     }
 
     fn read_only() -> Result<Self> {
-        let mount = clone_path(Path::new("/proc/self/exe"), false)?;
+        let mount = clone_path(Path::new("/proc/self/exe"), Reach::One)?;
         mount_setattr(
             mount.as_fd(),
             MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
-            false,
+            Reach::One,
         )?;
         let program = reopen_as_path(&mount, "the runtime's own binary")?;
         Ok(Self { program, mount: Some(mount) })
@@ -442,7 +442,7 @@ mod tests {
         drop(mount);
         // A privileged container could, as long as the mount is in a namespace.
         let writable = MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
-        mount_setattr(binary.as_fd(), writable, false).unwrap_err();
+        mount_setattr(binary.as_fd(), writable, Reach::One).unwrap_err();
         let written = std::fs::OpenOptions::new().write(true).open(fd_path(binary.as_fd()));
         written.and_then(|mut file| file.write_all(b"x")).unwrap_err();
     }

@@ -45,11 +45,24 @@ pub fn is_alone(pid: i32) -> Result<bool> {
     })
 }
 
+/// The state that a namespace's loopback device gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loopback {
+    /// It is brought up.
+    Up,
+    /// It stays as it is.
+    Left,
+}
+
 /// Sets the network namespace of process `pid` up as `create` does: brings its loopback device up and writes the `sysctls`, whose
 /// names are paths below /proc/sys.
-pub fn make<'a>(pid: i32, up: bool, sysctls: impl Iterator<Item = (&'a Path, &'a str)> + Send) -> Result<()> {
+pub fn make<'a>(
+    pid: i32,
+    loopback: Loopback,
+    sysctls: impl Iterator<Item = (&'a Path, &'a str)> + Send,
+) -> Result<()> {
     rtnetlink::inside(&namespace_of(pid)?, || {
-        if up {
+        if loopback == Loopback::Up {
             loopback_up().context("bring the loopback device up")?;
         }
         for (name, value) in sysctls {

@@ -1,5 +1,6 @@
 //! Sources of mounts and devices that init may not open itself: the parent opens them and hands them over.
 
+use hiber_sys::mount::Reach;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -19,8 +20,8 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
             continue;
         }
         let MountSource::Bind { path, recursive } = &mount.source else { continue };
-        if let Some(tree) =
-            clone_if_permitted(path, *recursive).context(format!("open mounts[{i}].source"))?
+        if let Some(tree) = clone_if_permitted(path, Reach::if_recursive(*recursive))
+            .context(format!("open mounts[{i}].source"))?
         {
             set_attributes(plan, i, mount, &tree)?;
             fds.push((FdRole::MountSource(i), map_ids(plan, i, mount, tree)?));
@@ -28,7 +29,7 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
     }
     if plan.init.needs_parent_for_devices() {
         for (i, device) in root.devices.iter().enumerate() {
-            let tree = clone_if_permitted(&device.path, false).context("open linux.devices")?;
+            let tree = clone_if_permitted(&device.path, Reach::One).context("open linux.devices")?;
             fds.extend(tree.map(|tree| (FdRole::Device(i), tree)));
         }
     }
@@ -37,8 +38,8 @@ pub(crate) fn open(plan: &Plan) -> Result<Vec<(FdRole, OwnedFd)>> {
 
 /// `None` if the caller is root of a user namespace that does not own its mount namespace. Such a caller can clone no mount; init
 /// then opens the source itself, or asks the parent to open it in init's mount namespace.
-fn clone_if_permitted(path: &Path, recursive: bool) -> Result<Option<OwnedFd>> {
-    match clone_path(path, recursive) {
+fn clone_if_permitted(path: &Path, reach: Reach) -> Result<Option<OwnedFd>> {
+    match clone_path(path, reach) {
         Err(Error::Sys(e)) if e.errno == libc::EPERM => Ok(None),
         tree => tree.map(Some),
     }
@@ -57,7 +58,7 @@ pub(crate) fn open_in_namespace_of(plan: &Plan, init: BorrowedFd<'_>, index: usi
         let thread = scope.spawn(|| -> Result<OwnedFd> {
             process::unshare(libc::CLONE_FS as u64, "to enter a mount namespace")?;
             process::setns(init, NamespaceKind::Mount.clone_flag(), "into the container's mount namespace")?;
-            let tree = clone_path(path, *recursive)?;
+            let tree = clone_path(path, Reach::if_recursive(*recursive))?;
             set_attributes(plan, index, mount, &tree)?;
             Ok(tree)
         });

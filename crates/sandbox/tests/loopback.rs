@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use hiber_sandbox::loopback::{is_alone, make};
+use hiber_sandbox::loopback::{Loopback, is_alone, make};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sys::process::unshare;
 
@@ -35,7 +35,8 @@ fn run(command: &str) {
 fn what_create_makes_is_alone() {
     in_namespace(|tid| {
         assert!(!is_alone(tid).unwrap(), "loopback is down");
-        make(tid, true, [(Path::new("net/ipv4/ip_unprivileged_port_start"), "80")].into_iter()).unwrap();
+        make(tid, Loopback::Up, [(Path::new("net/ipv4/ip_unprivileged_port_start"), "80")].into_iter())
+            .unwrap();
         assert!(is_alone(tid).unwrap());
         let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
         assert_eq!(start.trim(), "80");
@@ -56,7 +57,7 @@ fn anything_added_is_seen() {
         "iptables-legacy -A INPUT -j DROP",
     ] {
         in_namespace(|tid| {
-            make(tid, true, std::iter::empty()).unwrap();
+            make(tid, Loopback::Up, std::iter::empty()).unwrap();
             run(change);
             assert!(!is_alone(tid).unwrap(), "{change}");
         });
@@ -66,7 +67,7 @@ fn anything_added_is_seen() {
 #[test]
 fn a_sysctl_that_does_not_exist_is_named() {
     in_namespace(|tid| {
-        let error = make(tid, false, [(Path::new("net/no/such"), "1")].into_iter()).unwrap_err();
+        let error = make(tid, Loopback::Left, [(Path::new("net/no/such"), "1")].into_iter()).unwrap_err();
         let text = hiber_sandbox::error::chain(&error);
         assert!(text.contains("net/no/such"), "{text}");
     });

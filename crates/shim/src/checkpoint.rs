@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::CheckpointTaskRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim::oci::CheckpointOptions as Asked;
-use hiber::{CgroupMode, CheckpointOptions, CriuOptions, UnknownWord, Word};
+use hiber::{CgroupMode, CheckpointOptions, UnknownWord, Word};
 
 use crate::error::{Context, Error, Result};
 use crate::options::type_name;
@@ -24,22 +24,17 @@ pub(crate) fn checkpoint(task: &Task, request: &CheckpointTaskRequest) -> Result
         path => path.into(),
     };
     let on = |flag: bool| flag.then_some(true);
-    let options = CheckpointOptions {
-        criu: CriuOptions {
-            criu: task.criu(),
-            image_path: images.clone(),
-            work_path: Some(work.clone()),
-            tcp_established: on(asked.open_tcp),
-            ext_unix_sk: on(asked.external_unix_sockets),
-            shell_job: on(asked.terminal),
-            file_locks: on(asked.file_locks),
-            cgroups_mode: cgroups_mode(&asked.cgroups_mode)?,
-            empty_network: on(empty_network(&asked.empty_namespaces)?),
-            ..CriuOptions::default()
-        },
-        leave_running: !asked.exit,
-        ..CheckpointOptions::default()
-    };
+    let options = CheckpointOptions::default()
+        .criu_program(task.criu())
+        .image_path(&images)
+        .work_path(work.clone())
+        .tcp_established(on(asked.open_tcp))
+        .ext_unix_sk(on(asked.external_unix_sockets))
+        .shell_job(on(asked.terminal))
+        .file_locks(on(asked.file_locks))
+        .cgroups_mode(cgroups_mode(&asked.cgroups_mode)?)
+        .empty_network(on(empty_network(&asked.empty_namespaces)?))
+        .leave_running(!asked.exit);
     let done = task.running()?.clone().checkpoint(&options).context("OCI runtime checkpoint failed");
     if asked.work_path.is_empty() {
         if done.is_err() {

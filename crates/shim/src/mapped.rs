@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hiber_sandbox::idmap;
 use hiber_sandbox::plan::{IdMap, NamespaceKind};
-use hiber_sys::mount::{MountAttributes, map_ids, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, map_ids, mount_setattr};
 use hiber_sys::process::{setns, unshare};
 use nix::mount::MsFlags;
 use rustix::fs::CWD;
@@ -56,8 +56,9 @@ impl Maps {
 
     /// Binds `source` at `target`.
     pub(crate) fn bind(&self, source: &Path, target: &Path, recursive: bool) -> Result<()> {
-        let tree = clone(source, recursive)?;
-        map_ids(tree.as_fd(), self.namespace()?.as_fd(), recursive).context("map its ids")?;
+        let tree = clone(source, Reach::if_recursive(recursive))?;
+        map_ids(tree.as_fd(), self.namespace()?.as_fd(), Reach::if_recursive(recursive))
+            .context("map its ids")?;
         attach(&tree, target)
     }
 
@@ -101,11 +102,11 @@ fn in_own_namespace(ids: &OwnedFd, options: &[String], flags: MsFlags, rootfs: &
             continue;
         };
         for layer in layers.split(':').map(Path::new) {
-            let tree = clone(layer, false)?;
-            map_ids(tree.as_fd(), ids.as_fd(), false)
+            let tree = clone(layer, Reach::One)?;
+            map_ids(tree.as_fd(), ids.as_fd(), Reach::One)
                 .context(format!("map the ids of {}", layer.display()))?;
             let read_only = MountAttributes { set: MsFlags::MS_RDONLY.bits(), ..MountAttributes::default() };
-            mount_setattr(tree.as_fd(), read_only, false).context("set a layer read-only")?;
+            mount_setattr(tree.as_fd(), read_only, Reach::One).context("set a layer read-only")?;
             let name = names.len().to_string();
             let place = rootfs.join(&name);
             std::fs::create_dir(&place).context(place.display().to_string())?;
@@ -119,7 +120,7 @@ fn in_own_namespace(ids: &OwnedFd, options: &[String], flags: MsFlags, rootfs: &
     #[expect(clippy::disallowed_methods, reason = "this thread shares its working directory with no other")]
     nix::unistd::chdir(rootfs).map_err(std::io::Error::from).context(rootfs.display().to_string())?;
     mount("overlay", &merged, Some("overlay"), flags, Some(&data.join(",")))?;
-    clone(&merged, false)
+    clone(&merged, Reach::One)
 }
 
 fn parse(text: &str) -> Option<IdMap> {
@@ -131,9 +132,9 @@ fn parse(text: &str) -> Option<IdMap> {
 }
 
 /// A copy of a mount, attached nowhere.
-fn clone(path: &Path, recursive: bool) -> Result<OwnedFd> {
+fn clone(path: &Path, reach: Reach) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_RECURSIVE, reach == Reach::Tree);
     open_tree(CWD, path, flags).context(format!("open_tree {}", path.display()))
 }
 

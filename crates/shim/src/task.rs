@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest, Status};
 use hiber::id::ContainerId;
 use hiber::{
-    CreateOptions, CriuOptions, ExecOptions, ExitStatus, ProcessId, RestoreContainerOptions, Runtime,
+    CreateOptions, ExecOptions, ExitStatus, ProcessId, RestoreContainerOptions, Runtime,
     Status as RuntimeStatus,
 };
 use hiber_sandbox::config;
@@ -101,14 +101,11 @@ impl Task {
             *self.lock_streams() = Some(streams);
             return Ok(());
         }
-        let options = CreateOptions {
-            bundle: self.bundle.clone(),
-            no_pivot: self.options.no_pivot_root,
-            no_new_keyring: self.options.no_new_keyring,
-            systemd_cgroup: self.options.systemd_cgroup,
-            stdio: streams.stdio(),
-            ..CreateOptions::default()
-        };
+        let options = CreateOptions::new(&self.bundle)
+            .no_pivot(self.options.no_pivot_root)
+            .no_new_keyring(self.options.no_new_keyring)
+            .systemd_cgroup(self.options.systemd_cgroup)
+            .stdio(streams.stdio());
         let running = self.runtime.create(&self.id, &options).context("OCI runtime create failed")?;
         self.adopt(running, streams)
     }
@@ -167,18 +164,12 @@ impl Task {
             return Err(Error::State(format!("the restore of task {} has failed before", self.id)));
         };
         let work = Some(&self.options.criu_work_path).filter(|path| !path.as_os_str().is_empty());
-        let options = RestoreContainerOptions {
-            criu: CriuOptions {
-                criu: self.criu(),
-                image_path: checkpoint.clone(),
-                work_path: Some(work.cloned().unwrap_or_else(|| self.bundle.join("criu-work"))),
-                ..CriuOptions::default()
-            },
-            bundle: self.bundle.clone(),
-            systemd_cgroup: self.options.systemd_cgroup,
-            stdio: streams.stdio(),
-            ..RestoreContainerOptions::default()
-        };
+        let options = RestoreContainerOptions::new(&self.bundle)
+            .criu_program(self.criu())
+            .image_path(checkpoint)
+            .work_path(work.cloned().unwrap_or_else(|| self.bundle.join("criu-work")))
+            .systemd_cgroup(self.options.systemd_cgroup)
+            .stdio(streams.stdio());
         let running = self.runtime.restore(&self.id, &options).context("OCI runtime restore failed")?;
         self.adopt(running, streams)
     }
@@ -216,7 +207,7 @@ impl Task {
         let running = self.running()?;
         let streams = OpenStreams::open(&process.stdio, self.owner(process))?;
         let id = process.id.parse::<ProcessId>().context("exec_id")?;
-        let options = ExecOptions { id: Some(id), stdio: streams.stdio(), ..ExecOptions::default() };
+        let options = ExecOptions::default().id(id).stdio(streams.stdio());
         let child = running.exec(spec, &options).context("OCI runtime exec failed")?;
         process.born(child.clone());
         match streams.started(&child) {

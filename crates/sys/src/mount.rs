@@ -47,23 +47,39 @@ pub fn attributes(flags: u64) -> u64 {
     }
 }
 
+/// The mounts that a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// One mount.
+    One,
+    /// It and all below it.
+    Tree,
+}
+
+impl Reach {
+    /// The tree if `recursive`, as a mount's options say.
+    pub const fn if_recursive(recursive: bool) -> Self {
+        if recursive { Self::Tree } else { Self::One }
+    }
+}
+
 /// Shows the owners of the files of a mount, or of all below it too, as `user_namespace` maps them
 /// (MOUNT_ATTR_IDMAP, Linux 5.12).
-pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, reach: Reach) -> Result<()> {
     let userns_fd = user_namespace.as_raw_fd() as u64;
     let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
-    set(mount, &attr, recursive).map_err(|errno| SysError::new("mount_setattr", "MOUNT_ATTR_IDMAP", errno))
+    set(mount, &attr, reach).map_err(|errno| SysError::new("mount_setattr", "MOUNT_ATTR_IDMAP", errno))
 }
 
 /// Changes the attributes of the mount whose root is `mount`, or of all below it (Linux 5.12).
-pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursive: bool) -> Result<()> {
+pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, reach: Reach) -> Result<()> {
     let attr = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: attributes.clear,
         propagation: attributes.propagation,
         userns_fd: 0,
     };
-    set(mount, &attr, recursive).map_err(|errno| {
+    set(mount, &attr, reach).map_err(|errno| {
         let args = format!(
             "set {:#x} clear {:#x} propagation {:#x}",
             attributes.set, attributes.clear, attributes.propagation
@@ -72,8 +88,8 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes, recursi
     })
 }
 
-fn set(mount: BorrowedFd<'_>, attr: &libc::mount_attr, recursive: bool) -> Result<(), i32> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+fn set(mount: BorrowedFd<'_>, attr: &libc::mount_attr, reach: Reach) -> Result<(), i32> {
+    let flags = libc::AT_EMPTY_PATH | if reach == Reach::Tree { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` is a live structure of the size that is passed.
     let r = unsafe {
         libc::syscall(

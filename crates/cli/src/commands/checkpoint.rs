@@ -85,22 +85,21 @@ impl Checkpoint {
 
     pub(crate) fn options(&self, cli: &Cli) -> anyhow::Result<CheckpointOptions> {
         let flags = &self.flags;
-        Ok(CheckpointOptions {
-            criu: flags.criu.options(&cli.global),
-            parent_path: flags.parent_path.clone(),
-            leave_running: flags.leave_running,
-            pre_dump: flags.pre_dump,
-            tcp_skip_in_flight: flags.tcp_skip_in_flight,
-            link_remap: flags.link_remap,
-            status_fd: flags.status_fd().map(open_status).transpose()?,
-            page_server: flags.page_server.clone(),
-            any_peer: flags.any_peer,
-            no_hash: flags.no_hash,
-            no_sync: flags.no_sync,
-            pre_copy: flags.pre_copy.options(),
-            prove: flags.prove,
-            accept: names(&flags.accept),
-        })
+        Ok(CheckpointOptions::default()
+            .criu(flags.criu.options(&cli.global))
+            .parent_path(flags.parent_path.clone())
+            .leave_running(flags.leave_running)
+            .pre_dump(flags.pre_dump)
+            .tcp_skip_in_flight(flags.tcp_skip_in_flight)
+            .link_remap(flags.link_remap)
+            .status_fd(flags.status_fd().map(open_status).transpose()?)
+            .page_server(flags.page_server.clone())
+            .any_peer(flags.any_peer)
+            .no_hash(flags.no_hash)
+            .no_sync(flags.no_sync)
+            .pre_copy(flags.pre_copy.options())
+            .prove(flags.prove)
+            .accept(names(&flags.accept)))
     }
 }
 

@@ -151,14 +151,12 @@ impl Run for Named {
         let all = self.checkpoints(&containers)?;
         match &self.action {
             Action::Create(name, flags) => {
-                let options = CheckpointOptions {
-                    criu: flags.contents.options(&cli.global),
-                    leave_running: flags.leave_running,
-                    pre_copy: flags.pre_copy.options(),
-                    prove: flags.prove,
-                    accept: names(&flags.accept),
-                    ..CheckpointOptions::default()
-                };
+                let options = CheckpointOptions::default()
+                    .criu(flags.contents.options(&cli.global))
+                    .leave_running(flags.leave_running)
+                    .pre_copy(flags.pre_copy.options())
+                    .prove(flags.prove)
+                    .accept(names(&flags.accept));
                 let made = all.create(&containers.task(&self.id)?, name, options)?;
                 inspection::tell_written(&made.path)?;
             }
@@ -179,13 +177,10 @@ impl Run for Named {
                 let Some(contents) = restore.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
                     return Ok(verified);
                 };
-                let options = RestoreContainerOptions {
-                    criu: contents.options(&cli.global),
-                    bundle: self.bundle(&containers)?,
-                    systemd_cgroup: cli.global.systemd_cgroup,
-                    rootless: cli.global.rootless(),
-                    ..RestoreContainerOptions::default()
-                };
+                let options = RestoreContainerOptions::new(self.bundle(&containers)?)
+                    .criu(contents.options(&cli.global))
+                    .systemd_cgroup(cli.global.systemd_cgroup)
+                    .rootless(cli.global.rootless());
                 containers.runtime.try_restore(&self.id, Some(&checkpoint), options)?;
             }
             Action::Remove(name) => all.delete(name)?,

@@ -86,18 +86,16 @@ impl CreateFlags {
         start: Start,
         stdio: Stdio<'a>,
     ) -> CreateOptions<'a> {
-        CreateOptions {
-            start,
-            notify: notify::host().is_some(),
-            bundle: or_here(self.bundle.as_ref()),
-            systemd_cgroup: cli.global.systemd_cgroup,
-            rootless: cli.global.rootless(),
-            no_pivot: self.no_pivot,
-            no_new_keyring: self.no_new_keyring,
-            listen_fds,
-            preserve_fds: self.preserved(),
-            stdio,
-        }
+        CreateOptions::new(or_here(self.bundle.as_ref()))
+            .start(start)
+            .notify(notify::host().is_some())
+            .systemd_cgroup(cli.global.systemd_cgroup)
+            .rootless(cli.global.rootless())
+            .no_pivot(self.no_pivot)
+            .no_new_keyring(self.no_new_keyring)
+            .listen_fds(listen_fds)
+            .preserve_fds(self.preserved())
+            .stdio(stdio)
     }
 
     /// Where the caller wants to hear of the container's process.

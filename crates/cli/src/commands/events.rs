@@ -72,7 +72,9 @@ impl Run for Events {
         }
         let standard = (!lifecycle).then_some(STATS_INTERVAL);
         let interval = interval.map(|Interval(span)| span).or(standard);
-        for event in task.events(EventsOptions { interval, past: lifecycle, until_deleted: lifecycle })? {
+        for event in
+            task.events(EventsOptions::default().interval(interval).past(lifecycle).until_deleted(lifecycle))?
+        {
             write(&self.id, &event?)?;
         }
         Ok(ExitCode::SUCCESS)

@@ -122,13 +122,11 @@ impl Exec {
     }
 
     pub(crate) fn options<'a>(&'a self, stdio: Stdio<'a>) -> ExecOptions<'a> {
-        ExecOptions {
-            id: None,
-            ignore_paused: self.flags.ignore_paused,
-            cgroups: self.cgroups.as_ref(),
-            preserve_fds: self.flags.preserve_fds.unwrap_or(0),
-            stdio,
-        }
+        ExecOptions::default()
+            .ignore_paused(self.flags.ignore_paused)
+            .cgroups(self.cgroups.as_ref())
+            .preserve_fds(self.flags.preserve_fds.unwrap_or(0))
+            .stdio(stdio)
     }
 
     fn process(&self, task: &Task) -> anyhow::Result<Process> {

@@ -160,28 +160,21 @@ impl Migrate {
         let flags = &self.flags;
         let mut criu = flags.contents.options(&cli.global);
         (criu.tcp_close, criu.network_lock) = (flags.tcp_close, flags.network_lock);
-        let mut options = MigrateOptions {
-            id: flags.new_id.clone(),
-            bundle: flags.bundle.clone(),
-            stall: flags.stall.unwrap_or_default().0,
-            dry_run: flags.dry_run,
-            on_miss: flags.on_miss.unwrap_or_default(),
-            bandwidth: flags.bandwidth.map(|Bandwidth(rate)| rate),
-            checkpoint: CheckpointOptions {
-                criu,
-                tcp_skip_in_flight: flags.tcp_skip_in_flight,
-                link_remap: flags.link_remap,
-                pre_copy: PreCopyFlags {
-                    mode: flags.pre_copy,
-                    max_rounds: flags.max_rounds,
-                    max_frozen: None,
-                }
-                .options(),
-                accept: names(&flags.accept),
-                ..CheckpointOptions::default()
-            },
-            ..MigrateOptions::default()
-        };
+        let pre_copy = PreCopyFlags { mode: flags.pre_copy, max_rounds: flags.max_rounds, max_frozen: None };
+        let checkpoint = CheckpointOptions::default()
+            .criu(criu)
+            .tcp_skip_in_flight(flags.tcp_skip_in_flight)
+            .link_remap(flags.link_remap)
+            .pre_copy(pre_copy.options())
+            .accept(names(&flags.accept));
+        let mut options = MigrateOptions::default()
+            .id(flags.new_id.clone())
+            .bundle(flags.bundle.clone())
+            .stall(flags.stall.unwrap_or_default().0)
+            .dry_run(flags.dry_run)
+            .on_miss(flags.on_miss.unwrap_or_default())
+            .bandwidth(flags.bandwidth.map(|Bandwidth(rate)| rate))
+            .checkpoint(checkpoint);
         if let Some(max_downtime) = flags.max_downtime {
             options.max_downtime = max_downtime;
         }

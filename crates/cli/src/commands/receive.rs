@@ -45,7 +45,7 @@ impl Run for Receive {
         let (from, to) = (copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?);
         let connection = Connection::over(from, to, self.flags.stall.unwrap_or_default().0)?;
         let options =
-            ReceiveOptions { criu: cli.global.criu.clone(), systemd_cgroup: cli.global.systemd_cgroup };
+            ReceiveOptions::default().criu(cli.global.criu.clone()).systemd_cgroup(cli.global.systemd_cgroup);
         migrate::receive(&containers.runtime, connection, &options)?;
         Ok(ExitCode::SUCCESS)
     }

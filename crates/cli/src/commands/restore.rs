@@ -136,19 +136,17 @@ impl Restore {
 
     pub(crate) fn options<'a>(&self, cli: &Cli, stdio: Stdio<'a>) -> RestoreContainerOptions<'a> {
         let flags = &self.flags;
-        RestoreContainerOptions {
-            criu: flags.criu.options(&cli.global),
-            bundle: or_here(flags.bundle.as_ref()),
-            systemd_cgroup: cli.global.systemd_cgroup,
-            rootless: cli.global.rootless(),
-            stdio,
-            lsm_profile: flags.lsm_profile.as_ref().map(|LsmProfile(profile)| profile.clone()),
-            lsm_mount_context: flags.lsm_mount_context.clone(),
-            trust_images: flags.trust_images,
-            resources: flags.resources,
-            page_server: flags.page_server.clone(),
-            background: flags.background,
-        }
+        RestoreContainerOptions::new(or_here(flags.bundle.as_ref()))
+            .criu(flags.criu.options(&cli.global))
+            .systemd_cgroup(cli.global.systemd_cgroup)
+            .rootless(cli.global.rootless())
+            .stdio(stdio)
+            .lsm_profile(flags.lsm_profile.as_ref().map(|LsmProfile(profile)| profile.clone()))
+            .lsm_mount_context(flags.lsm_mount_context.clone())
+            .trust_images(flags.trust_images)
+            .resources(flags.resources)
+            .page_server(flags.page_server.clone())
+            .background(flags.background)
     }
 
     /// Stays until the first process has ended, and deletes the container.

@@ -42,7 +42,8 @@ impl Run for SpecFlags {
         };
         // only there is a cgroup namespace of use to a container
         let cgroup2 = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC);
-        spec::write(bundle, &spec::default_config(kind, cgroup2))?;
+        let config = spec::default_config(kind);
+        spec::write(bundle, &if cgroup2 { config.with_cgroup_namespace() } else { config })?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -67,35 +67,33 @@ flags! {
 impl Contents {
     /// The library's options; all others are as if not given.
     pub(crate) fn options(&self, global: &Global) -> CriuOptions {
-        CriuOptions {
-            criu: global.criu.clone(),
-            image_path: PathBuf::from("checkpoint"),
-            work_path: self.work_path.clone(),
-            tcp_established: self.tcp_established,
-            ext_unix_sk: self.ext_unix_sk,
-            shell_job: self.shell_job,
-            file_locks: self.file_locks,
-            empty_network: (!self.empty_ns.is_empty()).then_some(true),
-            ..CriuOptions::default()
-        }
+        CriuOptions::default()
+            .criu_program(global.criu.clone())
+            .image_path("checkpoint")
+            .work_path(self.work_path.clone())
+            .tcp_established(self.tcp_established)
+            .ext_unix_sk(self.ext_unix_sk)
+            .shell_job(self.shell_job)
+            .file_locks(self.file_locks)
+            .empty_network((!self.empty_ns.is_empty()).then_some(true))
     }
 }
 
 impl CriuFlags {
     /// The library's options.
     pub(crate) fn options(&self, global: &Global) -> CriuOptions {
-        let mut options = CriuOptions {
-            tcp_close: self.tcp_close,
-            lazy_pages: self.lazy_pages,
-            auto_dedup: self.auto_dedup,
-            cgroups_mode: self.manage_cgroups_mode,
-            network_lock: self.network_lock,
-            ..self.contents.options(global)
-        };
-        if let Some(path) = &self.image_path {
-            options.image_path.clone_from(path);
+        let options = self
+            .contents
+            .options(global)
+            .tcp_close(self.tcp_close)
+            .lazy_pages(self.lazy_pages)
+            .auto_dedup(self.auto_dedup)
+            .cgroups_mode(self.manage_cgroups_mode)
+            .network_lock(self.network_lock);
+        match &self.image_path {
+            Some(path) => options.image_path(path),
+            None => options,
         }
-        options
     }
 }
 
@@ -129,12 +127,10 @@ impl PreCopyFlags {
     /// The library's options.
     pub(crate) fn options(&self) -> PreCopy {
         let standard = PreCopy::default();
-        PreCopy {
-            mode: self.mode.unwrap_or(standard.mode),
-            max_frozen: self.max_frozen.unwrap_or(standard.max_frozen),
-            max_rounds: self.max_rounds.map_or(standard.max_rounds, |Rounds(rounds)| rounds),
-            ..standard
-        }
+        standard
+            .mode(self.mode.unwrap_or(standard.mode))
+            .max_frozen(self.max_frozen.unwrap_or(standard.max_frozen))
+            .max_rounds(self.max_rounds.map_or(standard.max_rounds, |Rounds(rounds)| rounds))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hiber::id::ContainerId;
 use hiber::migrate::{Destination, OnMiss};
-use hiber::{Address, CgroupMode, CheckpointName, NetworkLock, PreCopyMode, Resources, Word};
+use hiber::{Address, CgroupMode, CheckpointName, InvalidAddress, NetworkLock, PreCopyMode, Resources, Word};
 
 use super::flag::Value;
 use super::refusal::Refusal;
@@ -97,21 +97,9 @@ impl Value for Destination {
 /// `ADDRESS:PORT`, with IPv6 addresses in brackets.
 impl Value for Address {
     fn read(flag: &str, value: &OsStr) -> Result<Self> {
-        let wrong =
-            |why: &str| Refusal::value(format!("invalid {flag} {value:?}: {why}; expected ADDRESS:PORT"));
-        let text = value.to_str().ok_or_else(|| wrong("not valid UTF-8"))?;
-        let (address, port) = text.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
-        let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
-        if bare.is_none() && address.contains(':') {
-            return Err(wrong("an IPv6 address needs brackets"));
-        }
-        let host = bare.unwrap_or(address).to_owned();
-        let port = port.parse().ok().filter(|&p| p > 0);
-        let port = port.ok_or_else(|| wrong("the port is no number from 1 to 65535"))?;
-        if host.is_empty() {
-            return Err(wrong("no address"));
-        }
-        Ok(Self { host, port })
+        let wrong = |why: &str| Refusal::value(format!("invalid {flag} {value:?}: {why}"));
+        let text = value.to_str().ok_or_else(|| wrong("not valid UTF-8; expected ADDRESS:PORT"))?;
+        text.parse().map_err(|why: InvalidAddress| wrong(&why.to_string()))
     }
 }
 

@@ -162,24 +162,24 @@ fn options(o: &Options) -> String {
     let switches = [
         ("tcp-established", on(criu.tcp_established)),
         ("tcp-close", on(criu.tcp_close)),
-        ("tcp-skip-in-flight", o.tcp_skip_in_flight),
+        ("tcp-skip-in-flight", o.dump.tcp_skip_in_flight),
         ("ext-unix-sk", on(criu.ext_unix_sk)),
         ("shell-job", on(criu.shell_job)),
         ("file-locks", on(criu.file_locks)),
-        ("link-remap", o.link_remap),
+        ("link-remap", o.dump.link_remap),
         ("lazy-pages", criu.lazy_pages),
         ("auto-dedup", criu.auto_dedup),
         // Where loopback is all that the network had, hiber itself asks CRIU for an empty one.
         ("empty-ns network", on(criu.empty_network) && !o.loopback),
-        ("leave-running", o.leave_running),
+        ("leave-running", o.dump.leave_running),
     ];
     let mut all: Vec<String> =
         switches.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()).collect();
     let mode = criu.cgroups_mode.filter(|mode| *mode != CgroupMode::default());
     all.extend(mode.map(|mode| format!("manage-cgroups-mode {mode}")));
     all.extend(criu.network_lock.map(|lock| format!("network-lock {lock}")));
-    all.extend(o.parent_path.as_ref().map(|path| format!("parent-path {}", path.display())));
-    all.extend(o.page_server.as_ref().map(|address| format!("page-server {address}")));
+    all.extend(o.dump.parent_path.as_ref().map(|path| format!("parent-path {}", path.display())));
+    all.extend(o.dump.page_server.as_ref().map(|address| format!("page-server {address}")));
     all.join(", ")
 }
 
@@ -377,21 +377,11 @@ mod tests {
 
     #[test]
     fn processes_that_are_each_others_parents_are_shown_once() {
-        let process = |pid, ppid| Process {
-            pid,
-            ppid,
-            pgid: 1,
-            sid: 1,
-            threads: vec![pid],
-            state: hiber::contents::State::Alive,
-            name: format!("p{pid}"),
-            executable: None,
-            arguments: None,
-            working_directory: None,
-            credentials: None,
-            memory: vec![],
-            files: vec![],
-            files_of: None,
+        let process = |pid, ppid| {
+            let mut process = Process::default();
+            (process.pid, process.ppid, process.threads) = (pid, ppid, vec![pid]);
+            (process.state, process.name) = (hiber::contents::State::Alive, format!("p{pid}"));
+            process
         };
         let mut tree = Tree::default();
         processes(

@@ -66,8 +66,10 @@ mod tests {
     use super::*;
 
     fn finding(severity: Severity, check: &'static str, what: &str) -> Finding {
-        let (what, advice) = (what.to_owned(), "pass --a-flag".to_owned());
-        Finding { severity, check, what, process: None, path: None, advice }
+        let mut finding = Finding::default();
+        (finding.severity, finding.check, finding.what) = (severity, check, what.to_owned());
+        finding.advice = "pass --a-flag".to_owned();
+        finding
     }
 
     #[test]
@@ -75,14 +77,8 @@ mod tests {
         let mut findings: Vec<_> =
             (0..12).map(|i| finding(Severity::Error, "file-lock", &format!("\u{1b}lock {i}"))).collect();
         findings.push(finding(Severity::Cost, "memory", "1 MiB"));
-        let report = Report {
-            operation: "checkpoint",
-            container: "web".into(),
-            possible: false,
-            bytes: 1,
-            milliseconds: 1,
-            findings,
-        };
+        let mut report = Report::default();
+        (report.operation, report.container, report.findings) = ("checkpoint", "web".into(), findings);
         let text = table(&report);
         assert!(text.starts_with(
             "checkpoint of web: would fail, 12 in the way\nerror    file-lock: \\u{1b}lock 0\n"

@@ -198,7 +198,7 @@ fn manifests_and_trust() {
     let span = std::time::Duration::from_secs(1);
     assert_eq!(
         args.pre_copy.options(),
-        PreCopy { mode: PreCopyMode::On, max_frozen: span, max_rounds: 3, at_most: None }
+        PreCopy::default().mode(PreCopyMode::On).max_frozen(span).max_rounds(3)
     );
     assert!(flags::<RestoreFlags>("restore --trust-images box").trust_images);
     assert!(flags::<CheckpointFlags>("checkpoint --prove box").prove);

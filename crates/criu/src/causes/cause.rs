@@ -2,6 +2,7 @@
 
 /// An explanation for people.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cause {
     /// Its name, which does not change: `tcp-connection`.
     pub id: &'static str,

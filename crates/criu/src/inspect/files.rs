@@ -23,6 +23,7 @@ const MAX_TARGETS: usize = 16;
 /// An open file of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Descriptor {
     /// Its number in the process.
     pub fd: u32,
@@ -41,7 +42,8 @@ pub struct Descriptor {
 }
 
 /// A file that is open or mapped, as it was.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct RegularFile {
     /// In the container, absolute.
     pub path: String,
@@ -56,6 +58,7 @@ pub struct RegularFile {
 /// A socket, once for all that have it open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Socket {
     /// `tcp`, `udp`, `raw`, `unix`.
     pub kind: &'static str,

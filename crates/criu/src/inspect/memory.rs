@@ -18,6 +18,7 @@ const MAX_ARGUMENTS: u64 = 64 << 10;
 /// Memory of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Memory {
     /// `heap`, `stack`, `anonymous`, `anonymous shared`, `file private`, `file shared` and others.
     pub kind: &'static str,
@@ -36,6 +37,7 @@ pub struct Memory {
 /// Memory that is known by a number: a shared segment or file in memory, or a process of a pre-dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Segment {
     /// CRIU's number of a segment, or the process's number.
     pub id: u64,

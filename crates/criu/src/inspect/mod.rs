@@ -30,6 +30,7 @@ use files::Files;
 /// The contents of a checkpoint. The JSON has these names in camelCase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Contents {
     /// CRIU's version of the image format: 1 or 2.
     pub image_version: u32,
@@ -56,8 +57,9 @@ pub struct Contents {
 }
 
 /// A process; numbers are those in its pid namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Process {
     /// Its number.
     pub pid: u32,

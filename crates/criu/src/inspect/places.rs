@@ -13,6 +13,7 @@ use crate::images::{Images, Magic};
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Mount {
     /// Its number in the images.
     pub id: u32,
@@ -36,6 +37,7 @@ pub struct Mount {
 /// Cgroups that some tasks are in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct CgroupSet {
     /// Path by hierarchy: a controller's name, `name=systemd`, or empty for cgroup v2.
     pub paths: BTreeMap<String, String>,

@@ -7,7 +7,8 @@ use crate::error::{CriuError, Result};
 use crate::images::{Images, Magic};
 
 /// A thread's core image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Thread {
     /// Its number in its pid namespace.
     pub tid: u32,
@@ -26,8 +27,9 @@ pub struct Thread {
 }
 
 /// How a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum State {
     /// Running or sleeping.
     Alive,
@@ -38,12 +40,14 @@ pub enum State {
     /// Made by CRIU to restore what belonged to tasks that are gone.
     Helper,
     /// A state that this crate does not know.
+    #[default]
     Unknown,
 }
 
 /// The rights of a thread (credentials(7), capabilities(7)).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Credentials {
     /// Real, effective, saved and filesystem user id, in the container's user namespace.
     pub uids: [u32; 4],
@@ -75,10 +79,12 @@ pub struct Credentials {
 pub struct CapabilitySet(pub u64);
 
 /// How a thread's system calls are filtered (seccomp(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Seccomp {
     /// Not at all.
+    #[default]
     Disabled,
     /// To read, write, exit and sigreturn.
     Strict,

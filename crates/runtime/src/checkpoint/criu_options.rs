@@ -1,77 +1,13 @@
-//! How to checkpoint, as far as a restore shares it: for callers, for `hiber.json`, and in CRIU's terms.
+//! How to checkpoint, as far as a restore shares it, in CRIU's terms.
 
 use std::path::PathBuf;
 
-use hiber_criu::{CgroupMode, Common, Criu, ImageDirectory, NetworkLock};
+use hiber_criu::{Common, Criu, ImageDirectory};
 use oci_spec::runtime::Spec;
-use serde::{Deserialize, Serialize, Serializer};
 
+use super::options::CriuOptions;
 use super::{custody, work};
 use crate::error::Result;
-
-/// The options of both a dump and a restore. Where a choice is `None`, a restore does as its dump did. Use `..Default::default()`
-/// for the others: later versions add fields.
-///
-/// `hiber.json` records the choices of a dump under these names in camelCase, and a choice that is `None` as what a dump does then.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CriuOptions {
-    /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
-    #[serde(skip)]
-    pub criu: Option<PathBuf>,
-    /// Where the images are.
-    #[serde(skip)]
-    pub image_path: PathBuf,
-    /// Where CRIU keeps its log and other files that are no images; the image directory if absent.
-    #[serde(skip)]
-    pub work_path: Option<PathBuf>,
-    /// Save and restore established TCP connections.
-    #[serde(with = "switch")]
-    pub tcp_established: Option<bool>,
-    /// Restore established TCP connections as closed ones.
-    #[serde(with = "switch")]
-    pub tcp_close: Option<bool>,
-    /// Allow unix connections to processes outside of the container.
-    #[serde(with = "switch")]
-    pub ext_unix_sk: Option<bool>,
-    /// Allow a session and a terminal from outside of the container.
-    #[serde(with = "switch")]
-    pub shell_job: Option<bool>,
-    /// Save and restore file locks (flock(2), fcntl(2)).
-    #[serde(with = "switch")]
-    pub file_locks: Option<bool>,
-    /// Leave memory behind at the dump, to be fetched by pages after the restore.
-    pub lazy_pages: bool,
-    /// Free pages in the images of a parent, or of a restore, as soon as they are not needed any more.
-    pub auto_dedup: bool,
-    /// How cgroups are treated; soft if absent.
-    #[serde(serialize_with = "chosen_mode")]
-    pub cgroups_mode: Option<CgroupMode>,
-    /// How the network is locked during the dump; CRIU's choice if absent.
-    pub network_lock: Option<NetworkLock>,
-    /// Leave the network namespace's contents out.
-    #[serde(with = "switch")]
-    pub empty_network: Option<bool>,
-}
-
-/// A choice in JSON: true or false.
-mod switch {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde's interface")]
-    pub(super) fn serialize<S: Serializer>(choice: &Option<bool>, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bool(choice.unwrap_or(false))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
-        bool::deserialize(from).map(Some)
-    }
-}
-
-#[expect(clippy::ref_option, reason = "serde's interface")]
-fn chosen_mode<S: Serializer>(mode: &Option<CgroupMode>, to: S) -> Result<S::Ok, S::Error> {
-    mode.unwrap_or_default().serialize(to)
-}
 
 impl CriuOptions {
     /// Finds CRIU and starts a session's process.

@@ -17,7 +17,8 @@ use super::image_hasher::ImageHasher;
 use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
-use super::options::{CheckpointOptions, check};
+use super::options::CheckpointOptions;
+use super::rules::check;
 use super::staging::{HandOver, Seal, Staging};
 use super::{preflight, proof, shared, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
@@ -141,7 +142,7 @@ impl<'a> Dump<'a> {
         seal.work = work;
         seal.config = named.map(|named| named.config);
         seal.manifest.memory_token = memory.token().cloned();
-        if options.pre_dump || options.parent_path.is_some() {
+        if options.pre_dump || options.dump.parent_path.is_some() {
             check_tracking(options, &mut session)?;
             memory::note_chain(task.container().entry())?;
         }
@@ -204,7 +205,7 @@ impl<'a> Dump<'a> {
         });
         drop(stopped);
         match result {
-            Ok(()) if self.options.leave_running && !lazy => {
+            Ok(()) if self.options.dump.leave_running && !lazy => {
                 self.seal.images.extend(self.memory.finish()?);
                 self.staging.publish(&mut self.seal)
             }
@@ -232,7 +233,7 @@ impl<'a> Dump<'a> {
             stopped.areas = Some(Reading::start(task.pids()?)?);
         }
         // Where the tasks are let go first, nobody waits for hashes.
-        let hashes = !self.options.leave_running && self.memory.is_written_by_criu();
+        let hashes = !self.options.dump.leave_running && self.memory.is_written_by_criu();
         let images = self.staging.directory()?;
         self.seal.hasher = hashes.then(|| ImageHasher::start(images.clone(), self.seal.work));
         Ok(())
@@ -244,13 +245,13 @@ impl<'a> Dump<'a> {
         self.keep(stopped)?;
         self.seal.manifest.accepted.clone_from(&self.admitted.accepted.met);
         let options = self.options;
-        if options.prove || !options.leave_running {
+        if options.prove || !options.dump.leave_running {
             self.seal.images = self.memory.finish()?;
         }
         if options.prove {
             self.task.prove(options, &self.staging, &mut self.seal)?;
         }
-        match (options.criu.lazy_pages, options.leave_running) {
+        match (options.criu.lazy_pages, options.dump.leave_running) {
             (false, true) => return Ok(()),
             // The destination needs the images before it can ask for memory.
             (true, _) => self.guard.tell(ToGuard::Lending)?,
@@ -290,7 +291,7 @@ impl<'a> Dump<'a> {
         if let (true, Some(pid)) = (self.locked, self.task.pid()) {
             removed.extend(leftovers::unlock_network(pid, log.unwrap_or(Path::new(""))));
         }
-        if self.options.link_remap {
+        if self.options.dump.link_remap {
             let pids = self.task.cgroup().pids().unwrap_or_default();
             removed.extend(leftovers::remove_links(&pids));
         }
@@ -325,13 +326,13 @@ impl<'a> Dump<'a> {
             tell_parent_death_signal(staging.directory()?);
         }
         let note = || {
-            let (path, exit) = (absolute(&options.criu.image_path), !options.leave_running);
+            let (path, exit) = (absolute(&options.criu.image_path), !options.dump.leave_running);
             task.container().entry().note(match &destination {
                 Some(destination) => Lifecycle::Migrated { destination: destination.clone() },
                 None => Lifecycle::Checkpointed { path, exit },
             });
         };
-        if !staging.is_published() || options.leave_running {
+        if !staging.is_published() || options.dump.leave_running {
             return dumped.inspect(|()| note());
         }
         if let Err(e) = &dumped {
@@ -359,8 +360,8 @@ fn watch(task: &Task, options: &CheckpointOptions, status: Status, staging: &Sta
         target: staging.target().to_owned(),
         process: (facts.pid, facts.start_time),
         log: std::path::absolute(&log).map_err(|e| Error::file(&log, &e))?,
-        links: options.link_remap,
-        ends: !options.leave_running && !options.pre_dump,
+        links: options.dump.link_remap,
+        ends: !options.dump.leave_running && !options.pre_dump,
         entry: task.container().entry().path().to_owned(),
         record: staging.record().map(Path::to_owned),
         trial: options.prove.then(trial::own_cgroup).transpose()?,
@@ -376,7 +377,7 @@ fn seal<'a>(
 ) -> Result<Seal<'a>> {
     let spec = spec_as_created(task, &admitted.spec)?;
     let (id, version) = (task.container().id().as_str(), session.version()?);
-    let mut manifest = Manifest::new(id, version, spec.as_ref(), options.recorded())?;
+    let mut manifest = Manifest::new(id, version, spec.as_ref(), options)?;
     manifest.accepted.clone_from(&admitted.accepted.met);
     manifest.options.loopback = admitted.fresh_network;
     if admitted.fresh_network {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 /// A checkpoint, described.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Inspection {
     /// The directory or archive.
     pub path: PathBuf,
@@ -33,6 +34,7 @@ pub struct Inspection {
 /// The result of comparing a checkpoint with its manifest.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Verification {
     /// The directory or archive.
     pub path: PathBuf,

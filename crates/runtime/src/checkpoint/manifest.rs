@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use hiber_criu::ImageDirectory;
@@ -14,8 +14,8 @@ use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::criu_options::CriuOptions;
 use super::image_hasher::Heads;
+use super::options::{CheckpointOptions, CriuOptions, DumpChoices};
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Token;
 
@@ -31,6 +31,7 @@ const BLAKE3: &str = "blake3:";
 /// A checkpoint's manifest; its JSON has these names in camelCase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Manifest {
     /// Format of this file; readers refuse what they do not know.
     pub version: u32,
@@ -65,6 +66,7 @@ pub struct Manifest {
 
 /// A loss that a checkpoint was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AcceptedLoss {
     /// The [`Check`](crate::preflight::Check)'s name.
     pub check: String,
@@ -84,6 +86,7 @@ pub enum Kind {
 
 /// A processor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cpu {
     /// As uname(2) calls it: `x86_64`.
     pub architecture: String,
@@ -94,26 +97,28 @@ pub struct Cpu {
 /// The options of a dump that matter later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct Options {
     /// The options that a restore shares.
     #[serde(flatten)]
     pub criu: CriuOptions,
-    /// [`CheckpointOptions::tcp_skip_in_flight`](crate::CheckpointOptions::tcp_skip_in_flight)
-    pub tcp_skip_in_flight: bool,
-    /// [`CheckpointOptions::link_remap`](crate::CheckpointOptions::link_remap)
-    pub link_remap: bool,
+    /// The options of the dump alone.
+    #[serde(flatten)]
+    pub dump: DumpChoices,
     /// The network namespace had its loopback device, up, and nothing else: it is made anew.
     pub loopback: bool,
-    /// [`CheckpointOptions::leave_running`](crate::CheckpointOptions::leave_running)
-    pub leave_running: bool,
-    /// The checkpoint that this one builds on, relative to this one's directory.
-    pub parent_path: Option<PathBuf>,
-    /// Where the memory went, if not into files.
-    pub page_server: Option<String>,
+}
+
+impl Options {
+    /// Those of a dump with `chosen`, as far as they are known before the container is looked at.
+    pub(crate) fn new(chosen: &CheckpointOptions) -> Self {
+        Self { criu: chosen.criu.clone(), dump: chosen.dump.clone(), loopback: false }
+    }
 }
 
 /// The expected size and hash of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FileSum {
     /// In bytes.
     pub size: u64,
@@ -128,8 +133,10 @@ impl Manifest {
         container: &str,
         criu: hiber_criu::Version,
         spec: &Spec,
-        (kind, options): (Kind, Options),
+        options: &CheckpointOptions,
     ) -> Result<Self> {
+        let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
+        let options = Options::new(options);
         let system = rustix::system::uname();
         Ok(Self {
             version: VERSION,
@@ -220,7 +227,8 @@ impl Manifest {
         }
         // A page server puts memory beside what was written here.
         let sent = |name: &str| {
-            self.options.page_server.is_some() && (name.starts_with("pages-") || name.starts_with("pagemap-"))
+            self.options.dump.page_server.is_some()
+                && (name.starts_with("pages-") || name.starts_with("pagemap-"))
         };
         let listed = |name: &str| self.files.contains_key(name) || !name.ends_with(".img") || sent(name);
         let strange = found.keys().filter(|name| !listed(name));

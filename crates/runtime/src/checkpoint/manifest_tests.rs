@@ -1,10 +1,13 @@
 //! Manifests: what they say, and what they notice.
 
+use std::path::PathBuf;
+
 use super::super::CheckpointOptions;
 use super::*;
+use crate::Address;
 
 fn manifest(spec: &Spec, options: &CheckpointOptions) -> Manifest {
-    Manifest::new("box", hiber_criu::Version::new(4, 2, 0), spec, options.recorded()).unwrap()
+    Manifest::new("box", hiber_criu::Version::new(4, 2, 0), spec, options).unwrap()
 }
 
 /// A directory with some files and their manifest.
@@ -73,7 +76,7 @@ fn memory_that_a_page_server_wrote_is_no_stranger() {
     std::fs::write(dir.path().join("pages-2.img"), "sent").unwrap();
     assert_eq!(problems(dir.path()), ["pages-2.img: is not of this checkpoint"]);
     let mut m = Manifest::read(dir.path()).unwrap().unwrap();
-    m.options.page_server = Some("192.0.2.1 port 27".into());
+    m.options.dump.page_server = Some("192.0.2.1:27".parse().unwrap());
     assert!(m.compare(&sums(&ImageDirectory::open(dir.path()).unwrap(), Hashed::All).unwrap()).is_empty());
 }
 
@@ -162,8 +165,8 @@ fn the_options_are_written_as_by_earlier_versions() {
     let earlier = serde_json::json!({
         "tcpEstablished": true, "tcpClose": false, "tcpSkipInFlight": false, "extUnixSk": false, "shellJob": false,
         "fileLocks": false, "linkRemap": true, "lazyPages": false, "autoDedup": false, "emptyNetwork": false,
-        "loopback": false, "leaveRunning": true, "cgroupsMode": "soft", "networkLock": null, "parentPath": null,
-        "pageServer": null,
+        "loopback": false, "leaveRunning": true, "cgroupsMode": "soft", "networkLock": null, "parentPath": "../before",
+        "pageServer": "[::1]:27",
     });
     let chosen = CheckpointOptions {
         criu: CriuOptions {
@@ -171,15 +174,20 @@ fn the_options_are_written_as_by_earlier_versions() {
             tcp_established: Some(true),
             ..CriuOptions::default()
         },
-        link_remap: true,
-        leave_running: true,
         ..CheckpointOptions::default()
-    };
+    }
+    .link_remap(true)
+    .leave_running(true)
+    .parent_path(PathBuf::from("../before"))
+    .page_server("[::1]:27".parse::<Address>().unwrap());
     let options = manifest(&Spec::default(), &chosen).options;
     assert_eq!(serde_json::to_value(&options).unwrap(), earlier);
     let read: Options = serde_json::from_value(earlier.clone()).unwrap();
     assert_eq!((read.criu.tcp_established, read.criu.tcp_close), (Some(true), Some(false)));
     assert_eq!(serde_json::to_value(&read).unwrap(), earlier);
+    let nowhere = serde_json::json!({"parentPath": null, "pageServer": null});
+    let read: Options = serde_json::from_value(nowhere).unwrap();
+    assert_eq!((read.dump.parent_path, read.dump.page_server), (None, None));
     let sparse: Options =
         serde_json::from_str(r#"{"networkLock": "skip", "cgroupsMode": "ignore"}"#).unwrap();
     assert_eq!(sparse.criu.cgroups_mode, Some(hiber_criu::CgroupMode::Ignore));

@@ -11,7 +11,8 @@ use hiber_memory::track::Means;
 
 use super::criu_options::config_file;
 use super::frozen::Frozen;
-use super::options::{CheckpointOptions, PreCopy, PreCopyMode, check_peers};
+use super::options::{CheckpointOptions, PreCopy, PreCopyMode};
+use super::rules::check_peers;
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ impl Memory {
         if config_file(spec).is_some() {
             return Ok(Self::Foreign);
         }
-        let Some(address) = &options.page_server else {
+        let Some(address) = &options.dump.page_server else {
             return Self::receive(task, options, launch, to);
         };
         if !options.criu.lazy_pages {
@@ -89,7 +90,8 @@ impl Memory {
         launch: &mut Launch<'_>,
         (dir, work, away): (&ImageDirectory, Work, Option<&Arc<Mutex<dyn Away>>>),
     ) -> Result<Self> {
-        let builds_on_others = options.pre_dump || options.parent_path.is_some() || options.criu.auto_dedup;
+        let builds_on_others =
+            options.pre_dump || options.dump.parent_path.is_some() || options.criu.auto_dedup;
         let processes = own_memory(task)?;
         let large = processes.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
         if builds_on_others || !(large || options.pre_copy.mode == PreCopyMode::On) {

@@ -22,6 +22,7 @@ pub mod preflight;
 mod proof;
 pub(crate) mod restore;
 pub(crate) mod restore_options;
+mod rules;
 pub(crate) mod shared;
 pub(crate) mod staging;
 pub(crate) mod trial;
@@ -30,11 +31,12 @@ pub(crate) mod view;
 pub(crate) mod words;
 pub(crate) mod work;
 
-pub use criu_options::CriuOptions;
 pub(crate) use criu_options::{CRIU_CONFIG, config_file};
 pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
 };
 pub(crate) use network::needs_no_lock;
-pub use options::{CheckpointOptions, PreCopy, PreCopyMode};
-pub(crate) use options::{check, check_peers};
+pub use options::{
+    CheckpointOptions, CriuOptions, DumpChoices, PreCopy, PreCopyMode, Resources, RestoreContainerOptions,
+};
+pub(crate) use rules::{check, check_peers};

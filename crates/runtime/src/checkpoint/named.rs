@@ -28,6 +28,7 @@ const OWN: &str = "checkpoints";
 /// The content of `config.json`; the names are those of containerd's first runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct CheckpointConfig {
     /// The checkpoint's name.
     pub name: CheckpointName,
@@ -53,7 +54,7 @@ impl CheckpointConfig {
         Self {
             name: name.clone(),
             created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
-            exit: !options.leave_running,
+            exit: !options.dump.leave_running,
             tcp: on(criu.tcp_established),
             unix_sockets: on(criu.ext_unix_sk),
             shell: on(criu.shell_job),
@@ -85,6 +86,7 @@ impl CheckpointConfig {
 
 /// A checkpoint that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The directory with the images.
     pub path: PathBuf,
@@ -107,6 +109,7 @@ impl Checkpoint {
 
 /// A directory of checkpoints of one container, which need not exist any more.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Checkpoints {
     container: ContainerId,
     dir: PathBuf,

@@ -86,7 +86,7 @@ fn containerds_file_is_read_and_written() {
 
 #[test]
 fn options_become_the_file() {
-    let mut options = CheckpointOptions { leave_running: true, ..Default::default() };
+    let mut options = CheckpointOptions::default().leave_running(true);
     options.criu.tcp_established = Some(true);
     options.criu.empty_network = Some(true);
     let json = serde_json::to_value(CheckpointConfig::new(&name("aa"), &options)).unwrap();

@@ -29,7 +29,7 @@ pub(crate) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -
 /// Whether a dump with these options can leave the container's network namespace out, and CRIU be inside of it.
 pub(super) fn has_fresh_network(task: &Task, options: &CheckpointOptions) -> Result<bool> {
     let criu = &options.criu;
-    let elsewhere = options.page_server.is_some() || criu.lazy_pages || options.pre_dump;
+    let elsewhere = options.dump.page_server.is_some() || criu.lazy_pages || options.pre_dump;
     let chosen = criu.empty_network.is_some() || criu.tcp_established == Some(true);
     let spec = task.container().spec()?;
     Ok(!elsewhere && !chosen && config_file(&spec).is_none() && is_fresh(task.facts()?, &spec, &task.pids()?))

@@ -77,7 +77,7 @@ mod tests {
         let dir = &ImageDirectory::open(dir).unwrap();
         let spec = oci_spec::runtime::Spec::default();
         let version = hiber_criu::Version::new(4, 2, 0);
-        Manifest::new(container, version, &spec, crate::CheckpointOptions::default().recorded())
+        Manifest::new(container, version, &spec, &crate::CheckpointOptions::default())
             .unwrap()
             .write(dir, true, Default::default(), Default::default())
             .unwrap();

@@ -6,7 +6,7 @@ use hiber_criu::CriuError;
 
 use super::staging::{Seal, Staging};
 use super::{CheckpointOptions, CriuOptions, work};
-use crate::checkpoint::restore_options::{Resources, RestoreContainerOptions};
+use crate::checkpoint::options::{Resources, RestoreContainerOptions};
 use crate::checkpoint::trial::{self, Trial};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};

@@ -31,10 +31,11 @@ pub(crate) use request::{Network, Request};
 
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
+use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_following_memory, check_images, check_strict, limits_in_force,
+    check_following_memory, check_images, check_strict, limits_in_force,
 };
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::Work;

@@ -1,6 +1,6 @@
 //! How to restore, and whether these images may be restored so.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hiber_criu::{CgroupMode, ImageDirectory};
 use hiber_sandbox::plan::{NamespaceKind, Namespaces};
@@ -8,60 +8,14 @@ use oci_spec::runtime::Spec;
 
 use super::kept::Kept;
 use super::manifest::Manifest;
+use super::options::{CriuOptions, Resources, RestoreContainerOptions};
 use super::trust::{self, Checked, Grant};
 use super::words::{UnknownWord, Word};
-use super::{CriuOptions, Direction, mounts};
+use super::{Direction, mounts};
 use crate::container::prepared::{CreateOptions, Prepared};
-use crate::container::stdio::Stdio;
 use crate::error::{Error, Result};
-use crate::helpers::lazy::Address;
 use crate::id::ContainerId;
 use crate::state::resources::{self, ChangedResources};
-
-/// The options of a restore. Use `..Default::default()` for the others: later versions add fields.
-#[derive(Debug, Default)]
-pub struct RestoreContainerOptions<'a> {
-    /// The options that the dump shares.
-    pub criu: CriuOptions,
-    /// The bundle's directory.
-    pub bundle: PathBuf,
-    /// Have systemd make the cgroup: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
-    pub systemd_cgroup: bool,
-    /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
-    /// machine's root.
-    pub rootless: Option<bool>,
-    /// A terminal, or standard input, output and error where those of the dump were pipes.
-    pub stdio: Stdio<'a>,
-    /// `TYPE:NAME`.
-    pub lsm_profile: Option<String>,
-    /// The SELinux context of restored mounts (CRIU's `--lsm-mount-context`).
-    pub lsm_mount_context: Option<String>,
-    /// Restore what others could have changed, and processes with more privilege than config.json grants.
-    pub trust_images: bool,
-    /// Which limits the container gets, where others were in force at the dump than it was created with.
-    pub resources: Option<Resources>,
-    /// Where memory is fetched from that the dump has left behind; with lazy pages alone the caller runs a daemon of CRIU's.
-    pub page_server: Option<Address>,
-    /// Let the container run as soon as its processes exist: what of its memory can follow is brought from the images when it
-    /// is touched, and all the rest meanwhile. [`Task::wait_for_memory`](crate::Task::wait_for_memory) waits.
-    pub background: bool,
-}
-
-/// Which limits a restored container has. Where nothing is chosen they are those that were in force, and more than config.json
-/// grants is refused: whoever could write the images could ask for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resources {
-    /// Those that were in force at the dump, as `update` had changed them, but for what config.json has otherwise now.
-    Checkpoint,
-    /// Those of config.json.
-    Config,
-}
-
-impl Word for Resources {
-    const CHOICE: &'static str = "resources";
-    const WORDS: &'static [&'static str] = &["checkpoint", "config"];
-    const MEANINGS: &'static [Self] = &[Self::Checkpoint, Self::Config];
-}
 
 /// The annotation of config.json that chooses: `checkpoint` or `config`.
 pub const RESOURCES: &str = "dev.hiber.resources";

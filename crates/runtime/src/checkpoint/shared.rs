@@ -4,6 +4,7 @@
 //! CRIU takes only network and pid namespaces from outside. But it leaves alone what it lives in itself: so a dump is
 //! started in these namespaces, and a restore enters them.
 
+use hiber_criu::amend::{Shared, shared_namespaces};
 use hiber_criu::{ImageDirectory, Images};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
@@ -29,6 +30,6 @@ pub(crate) fn inventory(dir: &ImageDirectory, spec: &Spec) -> Result<Option<(Str
         return Ok(None);
     }
     let has = |kind| kinds.contains(&kind);
-    let (ipc, uts) = (has(NamespaceKind::Ipc), has(NamespaceKind::Uts));
-    Ok(hiber_criu::amend::shared_namespaces(&Images::in_directory(dir)?, ipc, uts)?)
+    let shared = Shared { ipc: has(NamespaceKind::Ipc), uts: has(NamespaceKind::Uts) };
+    Ok(shared_namespaces(&Images::in_directory(dir)?, shared)?)
 }

@@ -300,7 +300,7 @@ mod tests {
             "c",
             hiber_criu::Version::new(4, 2, 0),
             &spec,
-            crate::CheckpointOptions::default().recorded(),
+            &crate::CheckpointOptions::default(),
         );
         Seal {
             manifest: manifest.unwrap(),

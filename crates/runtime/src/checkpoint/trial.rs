@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, RestoreOptions, amend};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
-use hiber_sandbox::loopback;
+use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
 use hiber_sandbox::rootfs::{DetachedRoot, PrivateViews};
 use hiber_sys as sys;
@@ -27,9 +27,10 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::restore::{Network, Request, cgroup_roots, hold, namespace};
-use crate::checkpoint::restore_options::{RestoreContainerOptions, check_images, limits_in_force};
+use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
 use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
@@ -393,7 +394,7 @@ fn make_network() -> Result<()> {
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
     let all = ["net/ipv4/ip_nonlocal_bind", "net/ipv6/ip_nonlocal_bind"].map(Path::new);
     let there = all.into_iter().filter(|name| Path::new("/proc/sys").join(name).exists());
-    Ok(loopback::make(thread, true, there.map(|name| (name, "1")))?)
+    Ok(loopback::make(thread, Loopback::Up, there.map(|name| (name, "1")))?)
 }
 
 /// Namespaces that the container shares with others: in place of those that a restore would change the trial's own.

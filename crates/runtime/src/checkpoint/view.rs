@@ -4,6 +4,7 @@
 //! keeps out: they hold the container's memory. CRIU gets a view in the restore's own mount namespace, with the owners of files
 //! mapped into that user namespace. Files and directories on the disk stay as they are.
 
+use hiber_sys::mount::Reach;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -43,7 +44,7 @@ impl<'a> View<'a> {
     ) -> Result<Self> {
         let foreign = namespaces.has(NamespaceKind::User);
         let tree = |dir: &ImageDirectory| {
-            let tree = clone_fd(dir, false).context(format!("mount {}", dir.path().display()))?;
+            let tree = clone_fd(dir, Reach::One).context(format!("mount {}", dir.path().display()))?;
             // Not every file system can.
             let mapped = foreign && idmap::apply_own(tree.as_fd(), namespaces).is_ok();
             Ok((tree, mapped))
@@ -95,7 +96,7 @@ impl<'a> View<'a> {
                 symlink(format!("../{beside}/{name}"), &place).map_err(fail)?;
             } else {
                 File::create(&place).map_err(fail)?;
-                attach_at_path(clone_path(&mounted.join(&name), false)?, &place)?;
+                attach_at_path(clone_path(&mounted.join(&name), Reach::One)?, &place)?;
             }
         }
         let (place, next) = (shown.join(PARENT), number + 1);

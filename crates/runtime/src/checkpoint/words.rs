@@ -53,8 +53,7 @@ impl Word for NetworkLock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::options::PreCopyMode;
-    use crate::checkpoint::restore_options::Resources;
+    use crate::checkpoint::options::{PreCopyMode, Resources};
 
     fn all_words<T: Word + PartialEq + std::fmt::Debug>() {
         assert_eq!(T::WORDS.len(), T::MEANINGS.len());

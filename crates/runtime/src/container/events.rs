@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant, SystemTime};
 
+use derive_setters::Setters;
 use hiber_sandbox::cgroup::{OomWatch, Usage};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -48,6 +49,7 @@ pub enum Event {
 
 /// A process that was executed in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exec {
     /// The id that the caller gave it, if any.
     pub id: Option<String>,
@@ -55,8 +57,10 @@ pub struct Exec {
     pub pid: i32,
 }
 
-/// The choice of events, and when they end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The choice of events, and when they end. Each option has a setter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Setters)]
+#[setters(into)]
+#[non_exhaustive]
 pub struct EventsOptions {
     /// The interval of reports of its resource use; the first comes after one interval. None if absent.
     pub interval: Option<Duration>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
+use derive_setters::Setters;
 use hiber_sandbox::FdRole;
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
@@ -23,14 +24,17 @@ use crate::state::lifecycle::Lifecycle;
 use crate::state::processes::{Claim, ProcessId, Record};
 use crate::status::Status;
 
-/// The options of executing a process.
-#[derive(Debug, Default)]
+/// The options of executing a process. Each has a setter.
+#[derive(Debug, Default, Setters)]
+#[setters(into)]
+#[non_exhaustive]
 pub struct ExecOptions<'a> {
     /// Its id in the container, under which [`Task::processes`] finds it again; `None` if nobody will ask for it.
     pub id: Option<ProcessId>,
     /// Go on in a paused container: the process then waits for `resume`.
     pub ignore_paused: bool,
     /// Pass descriptors 3 to 2+N on.
+    #[setters(into = false)]
     pub preserve_fds: u32,
     /// The cgroups to run in, below the container's: a path by v1 controller, or under "" one path for all.
     pub cgroups: Option<&'a BTreeMap<String, String>>,

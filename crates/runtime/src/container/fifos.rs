@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::error::{Error, Result};
@@ -20,6 +21,16 @@ pub struct Fifos {
     pub stdout: PathBuf,
     /// Its standard error; none with a terminal.
     pub stderr: Option<PathBuf>,
+}
+
+/// Which [`Fifos`] a process needs. Each option has a setter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Setters)]
+#[non_exhaustive]
+pub struct FifosOptions {
+    /// It gets input.
+    pub stdin: bool,
+    /// It has a terminal, with one stream for both outputs.
+    pub terminal: bool,
 }
 
 /// The client's ends of FIFOs, for direct use.
@@ -42,9 +53,9 @@ impl Fifos {
         dir: &Path,
         container: &ContainerId,
         process: &ProcessId,
-        stdin: bool,
-        terminal: bool,
+        options: FifosOptions,
     ) -> Result<Self> {
+        let FifosOptions { stdin, terminal } = options;
         let path = |stream: &str| dir.join(format!("{container}-{process}-{stream}"));
         let fifos = Self {
             stdin: stdin.then(|| path("stdin")),
@@ -113,7 +124,8 @@ mod tests {
     use super::*;
 
     fn make(dir: &Path, stdin: bool, terminal: bool) -> Result<Fifos> {
-        Fifos::create(dir, &"box".parse().unwrap(), &"job".parse().unwrap(), stdin, terminal)
+        let options = FifosOptions { stdin, terminal };
+        Fifos::create(dir, &"box".parse().unwrap(), &"job".parse().unwrap(), options)
     }
 
     #[test]

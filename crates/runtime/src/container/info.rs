@@ -18,6 +18,7 @@ use crate::status::Status;
 /// A container as it was found: its facts, and its status at the moment of each question. Each question goes by the id, so this
 /// is no handle: it cannot tell the container from a later one of the same id.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ContainerInfo {
     id: ContainerId,
     listed: Listed,

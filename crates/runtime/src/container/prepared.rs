@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use derive_setters::Setters;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, DeviceRule, Kind, Layout, Limits, OnDenied, Unit};
 use hiber_sandbox::plan::{self, CgroupMount, MountPlan, NamespaceKind, Plan};
 use hiber_sandbox::{config, hooks, in_user_namespace};
@@ -20,8 +21,10 @@ use crate::state::entry::Entry;
 use crate::state::facts::{FACTS_VERSION, Facts};
 use crate::state::resources::{self, ChangedResources};
 
-/// How to create a container.
-#[derive(Debug, Default)]
+/// How to create a container. Each choice has a setter.
+#[derive(Debug, Default, Setters)]
+#[setters(into)]
+#[non_exhaustive]
 pub struct CreateOptions<'a> {
     /// The bundle's directory.
     pub bundle: PathBuf,
@@ -33,8 +36,10 @@ pub struct CreateOptions<'a> {
     pub no_new_keyring: bool,
     /// Pass descriptors 3 to 2+N on as sockets of a service manager: the container's process finds `LISTEN_FDS`
     /// and `LISTEN_PID` in its environment (sd_listen_fds(3)).
+    #[setters(into = false)]
     pub listen_fds: u32,
     /// The number of further descriptors to pass on, from 3 + `listen_fds` on.
+    #[setters(into = false)]
     pub preserve_fds: u32,
     /// Go on where permission for cgroups is missing and nothing asks for one; None: where the caller is not the
     /// machine's root.
@@ -47,8 +52,16 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio<'a>,
 }
 
+impl CreateOptions<'_> {
+    /// A container of the bundle in this directory; all else as usual.
+    pub fn new(bundle: impl Into<PathBuf>) -> Self {
+        Self { bundle: bundle.into(), ..Self::default() }
+    }
+}
+
 /// The part that starts a new container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Start {
     /// Any task of the container, in any process.
     #[default]

@@ -16,6 +16,7 @@ use crate::host::procfs;
 /// Standard input, output and error of a new process. One whose configuration asks for a terminal takes one of the
 /// last three, all others one of the first three or the last.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub enum Stdio<'a> {
     /// The caller's own.
     #[default]

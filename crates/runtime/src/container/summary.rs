@@ -12,6 +12,7 @@ use crate::host::procfs;
 /// A process of a container, as managers of containers list it. Memory is in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ProcessSummary {
     /// Its number in the runtime's pid namespace.
     pub pid: i32,
@@ -35,6 +36,7 @@ pub struct ProcessSummary {
 
 /// Details of a process that a manager passes along: a protocol buffer and the name of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProcessDetails<'a> {
     /// Its type, as in `google.protobuf.Any`; what stands before the last slash is a prefix.
     pub type_url: &'a str,

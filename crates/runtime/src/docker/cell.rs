@@ -79,13 +79,13 @@ impl<C, T> StateCell<C, T> {
     }
 
     /// It has ended; `at` is now if it is not known.
-    pub fn set_stopped(&self, code: u8, oom_killed: bool, at: Option<SystemTime>) {
-        self.end(Life::Idle(Exit { code, oom_killed }), at);
+    pub fn set_stopped(&self, exit: Exit, at: Option<SystemTime>) {
+        self.end(Life::Idle(exit), at);
     }
 
     /// It has ended, and will be started again.
-    pub fn set_restarting(&self, code: u8, oom_killed: bool, at: Option<SystemTime>) {
-        self.end(Life::Restarting(Exit { code, oom_killed }), at);
+    pub fn set_restarting(&self, exit: Exit, at: Option<SystemTime>) {
+        self.end(Life::Restarting(exit), at);
     }
 
     fn end(&self, life: Life, at: Option<SystemTime>) {

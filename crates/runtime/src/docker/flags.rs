@@ -54,6 +54,7 @@ pub struct HealthFlags {
 
 /// Flags that are no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IllegalState {
     /// Two that exclude each other, or one that needs another.
     #[error("illegal state: {0}")]

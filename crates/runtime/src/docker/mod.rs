@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use cell::StateCell;
-pub use flags::{Flags, IllegalState};
+pub use flags::{Flags, HealthFlags, IllegalState};
 pub use human::duration;
 
 use crate::error::Error;
@@ -51,9 +51,11 @@ enum Life {
 
 /// The end of the last run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Exit {
-    code: u8,
-    oom_killed: bool,
+pub struct Exit {
+    /// The exit code, or 128 and the number of the signal.
+    pub code: u8,
+    /// Whether the kernel killed a process of the container because memory was short.
+    pub oom_killed: bool,
 }
 
 impl Default for Life {

@@ -34,11 +34,11 @@ fn run(cell: &Cell) {
 }
 
 fn stop(cell: &Cell) {
-    cell.set_stopped(137, true, ago(7200));
+    cell.set_stopped(Exit { code: 137, oom_killed: true }, ago(7200));
 }
 
 fn restart(cell: &Cell) {
-    cell.set_restarting(1, false, ago(2));
+    cell.set_restarting(Exit { code: 1, oom_killed: false }, ago(2));
 }
 
 fn pause(cell: &Cell) {
@@ -148,7 +148,7 @@ fn a_run_clears_what_the_last_one_left() {
     assert_eq!(state.finished_at(), finished, "of the run before");
     assert_eq!(state.pid(), Some(pid()));
     let before = SystemTime::now();
-    cell.set_stopped(0, false, None);
+    cell.set_stopped(Exit::default(), None);
     assert!(cell.get().finished_at().unwrap() >= before);
     assert!(!cell.set_paused(true), "nothing to freeze");
     assert_eq!(cell.get().word(), Word::Exited);

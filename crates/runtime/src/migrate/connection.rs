@@ -20,6 +20,7 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// Where a container is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Destination {
     /// `ssh://[USER@]HOST[:PORT]`: the system's ssh(1) runs the receiver there.
     Ssh {

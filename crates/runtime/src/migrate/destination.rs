@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Collector;
@@ -18,9 +19,9 @@ use super::foresight;
 use super::resolve;
 use super::word::{Frame, Offer, Word};
 use crate::checkpoint::CriuOptions;
+use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::memory::LARGE;
 use crate::checkpoint::restore::{Gate, restore_through};
-use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::container::stdio::Stdio;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
@@ -35,8 +36,10 @@ const MAX_FILES: u64 = 1 << 20;
 /// How often the source hears that a restore goes on.
 const SIGN: Duration = Duration::from_secs(1);
 
-/// How to receive.
-#[derive(Debug, Clone, Default)]
+/// How to receive. Each choice has a setter.
+#[derive(Debug, Clone, Default, Setters)]
+#[setters(into)]
+#[non_exhaustive]
 pub struct ReceiveOptions {
     /// The criu program; `None` looks it up ($HIBER_CRIU, PATH).
     pub criu: Option<PathBuf>,

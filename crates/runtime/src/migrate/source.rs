@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
@@ -27,8 +28,10 @@ use crate::status::Status;
 /// The program that ssh runs at the other end.
 pub const RECEIVER: &str = "hiber receive --stdio";
 
-/// How to migrate.
-#[derive(Debug)]
+/// How to migrate. Each choice has a setter.
+#[derive(Debug, Setters)]
+#[setters(into)]
+#[non_exhaustive]
 pub struct MigrateOptions {
     /// The container's id there; as here if absent.
     pub id: Option<ContainerId>,
@@ -105,6 +108,7 @@ pub enum Phase {
 
 /// The cost of a migration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Migrated {
     /// Bytes that were sent: files, and memory as often as it was written.
     pub bytes: u64,
@@ -196,10 +200,10 @@ fn check(options: &MigrateOptions) -> Result<()> {
     let with = &options.checkpoint;
     let found = [
         ("--pre-dump", with.pre_dump),
-        ("--parent-path", with.parent_path.is_some()),
-        ("--leave-running", with.leave_running),
+        ("--parent-path", with.dump.parent_path.is_some()),
+        ("--leave-running", with.dump.leave_running),
         ("--lazy-pages", with.criu.lazy_pages),
-        ("--page-server", with.page_server.is_some()),
+        ("--page-server", with.dump.page_server.is_some()),
         ("--prove", with.prove),
     ];
     let found = found.iter().find(|(_, given)| *given);

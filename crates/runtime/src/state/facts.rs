@@ -93,6 +93,7 @@ impl Facts {
 /// The part of a container's configuration that shows and hooks need.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ConfigSummary {
     /// The version of the runtime specification.
     pub oci_version: String,

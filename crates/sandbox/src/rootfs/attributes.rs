@@ -11,7 +11,7 @@ use crate::error::Context;
 use crate::inside::inside;
 use crate::plan::{MountPlan, NamespaceKind};
 use crate::{Result, SysError};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 
 const ATIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
 /// The attributes that a user namespace may not remove, by their names in mountinfo and mount(2).
@@ -31,21 +31,21 @@ pub(crate) fn set(tree: &OwnedFd, step: &MountPlan, source: &Path, handed_in: bo
     if handed_in && !(own.is_empty() && recursive.is_empty()) {
         let all = present(source, !recursive.is_empty())?;
         let own = keeping(own, step.cleared, all.first().copied().unwrap_or_default())?;
-        change(tree, own, false)?;
+        change(tree, own, Reach::One)?;
         for present in all {
             keeping(recursive, recursive.clear, present)?;
         }
     } else {
-        match change(tree, own, false) {
+        match change(tree, own, Reach::One) {
             // The kernel does not tell which attributes are locked.
             Err(e) if e.errno == libc::EPERM => {
                 let present = present(source, false)?.first().copied().unwrap_or_default();
-                change(tree, keeping(own, step.cleared, present)?, false)?;
+                change(tree, keeping(own, step.cleared, present)?, Reach::One)?;
             }
             done => done?,
         }
     }
-    Ok(change(tree, recursive, true)?)
+    Ok(change(tree, recursive, Reach::Tree)?)
 }
 
 /// Sets `nosymfollow` on the mounts at `points` of process `pid`, which has a mount namespace of its own.
@@ -58,22 +58,22 @@ pub fn set_nosymfollow(pid: i32, points: &[PathBuf]) -> Result<()> {
         let attributes = MountAttributes { set: libc::MOUNT_ATTR_NOSYMFOLLOW, ..Default::default() };
         points.iter().try_for_each(|point| {
             let done = root.open(point, OFlags::PATH);
-            let done = done.and_then(|mount| mount_setattr(mount.as_fd(), attributes, false));
+            let done = done.and_then(|mount| mount_setattr(mount.as_fd(), attributes, Reach::One));
             done.context(format!("have no symbolic links followed in {}", point.display()))
         })
     };
     inside(pid, &[NamespaceKind::Mount], set)?
 }
 
-fn change(tree: &OwnedFd, attributes: MountAttributes, recursive: bool) -> Result<(), SysError> {
+fn change(tree: &OwnedFd, attributes: MountAttributes, reach: Reach) -> Result<(), SysError> {
     if attributes.is_empty() {
         return Ok(());
     }
-    match mount_setattr(tree.as_fd(), attributes, recursive) {
+    match mount_setattr(tree.as_fd(), attributes, reach) {
         // Linux 5.14 added this attribute.
         Err(e) if e.errno == libc::EINVAL && attributes.clear & libc::MOUNT_ATTR_NOSYMFOLLOW != 0 => {
             let clear = attributes.clear & !libc::MOUNT_ATTR_NOSYMFOLLOW;
-            mount_setattr(tree.as_fd(), MountAttributes { clear, ..attributes }, recursive)
+            mount_setattr(tree.as_fd(), MountAttributes { clear, ..attributes }, reach)
         }
         done => done,
     }

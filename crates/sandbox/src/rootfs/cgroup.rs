@@ -10,7 +10,7 @@ use super::resolve::Point;
 use super::tree::{attach, attach_below, clone_path};
 use crate::plan::{CgroupMount, MountPlan, RootPlan};
 use crate::{Error, Result, SysError};
-use hiber_sys::mount::{MountAttributes, attributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, attributes, mount_setattr};
 
 /// Mounts the container's cgroups: one cgroup2, or a tmpfs with a directory per v1 hierarchy, as on the host. Returns the mount,
 /// if its descriptor is known.
@@ -81,7 +81,7 @@ fn add_hierarchy(top: &OwnedFd, hierarchy: &CgroupMount, own_namespace: bool, fl
 }
 
 fn bound(path: &Path, flags: u64) -> Result<OwnedFd> {
-    let tree = clone_path(path, true)?;
+    let tree = clone_path(path, Reach::Tree)?;
     set_mount_flags(&tree, flags)?;
     Ok(tree)
 }
@@ -89,5 +89,5 @@ fn bound(path: &Path, flags: u64) -> Result<OwnedFd> {
 /// The per-mount part of mount(2) flags, as attributes.
 fn set_mount_flags(mount: &OwnedFd, flags: u64) -> Result<()> {
     let set = attributes(flags) & !libc::MOUNT_ATTR__ATIME & !libc::MOUNT_ATTR_NODIRATIME;
-    Ok(mount_setattr(mount.as_fd(), MountAttributes { set, ..Default::default() }, false)?)
+    Ok(mount_setattr(mount.as_fd(), MountAttributes { set, ..Default::default() }, Reach::One)?)
 }

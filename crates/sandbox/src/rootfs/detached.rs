@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use hiber_sys::mount::Reach;
 use nix::mount::{MntFlags, MsFlags};
 
 use super::mount;
@@ -28,7 +29,7 @@ impl DetachedRoot {
     /// Mount points on a tmpfs are left out: the program that mounts the tmpfs fills it, too.
     pub fn prepare(plan: &RootPlan, at: &Path) -> Result<Self> {
         change_propagation(Path::new("/"), (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits())?;
-        let scratch = clone_path(&plan.path, true)?;
+        let scratch = clone_path(&plan.path, Reach::Tree)?;
         attach_at_path(&scratch, at)?;
         let mut root = Root::from_fd(scratch, at);
         let made = make_points(&mut root, plan).and_then(|()| {
@@ -38,7 +39,7 @@ impl DetachedRoot {
         nix::mount::umount2(at, MntFlags::MNT_DETACH)
             .map_err(|e| SysError::new("umount2", at.display().to_string(), e as i32))?;
         let put_root = made?;
-        attach_at_path(clone_path(&plan.path, true)?, at)?;
+        attach_at_path(clone_path(&plan.path, Reach::Tree)?, at)?;
         Ok(Self { path: at.into(), put_root })
     }
 
@@ -84,7 +85,7 @@ fn make_points(root: &mut Root, plan: &RootPlan) -> Result<()> {
 /// Makes one mount point. A bind is mounted on it until all points are made, because other mount points may lie in the bind.
 fn make_point(root: &mut Root, step: &MountPlan) -> Result<()> {
     let tree = match &step.source {
-        MountSource::Bind { path, recursive } => Some(clone_path(path, *recursive)?),
+        MountSource::Bind { path, recursive } => Some(clone_path(path, Reach::if_recursive(*recursive))?),
         _ => None,
     };
     let point = root.point(&step.destination, tree.as_ref().map_or(Ok(true), mount::is_directory)?)?;

@@ -1,5 +1,6 @@
 //! /dev: nodes, links and the terminal.
 
+use hiber_sys::mount::Reach;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -27,7 +28,7 @@ fn make_all(root: &Root, devices: &[DeviceNode], bind: bool, trees: &mut Trees<'
         if bind {
             let tree = match trees.take(&FdRole::Device(i)) {
                 Some(tree) => tree,
-                None => clone_path(&device.path, false)?,
+                None => clone_path(&device.path, Reach::One)?,
             };
             attach(private(tree)?, root.make_own_file(&device.path)?)?;
         } else {
@@ -144,5 +145,5 @@ pub(crate) fn is_null(stat: &rustix::fs::Stat) -> bool {
 /// Shows the terminal as /dev/console.
 pub fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
     let target = root.make_own_file(Path::new("/dev/console"))?;
-    attach(clone_fd(slave.as_fd(), false)?, &target)
+    attach(clone_fd(slave.as_fd(), Reach::One)?, &target)
 }

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use super::tree::{attach_at_path, clone_path};
 use crate::plan::RootPlan;
 use crate::{Result, SysError};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 
 /// The copy, which is mounted nowhere yet.
 #[derive(Debug)]
@@ -25,10 +25,10 @@ impl HostRoot {
         if plan.own_mount_namespace || (plan.mounts.is_empty() && !plan.readonly) {
             return Ok(None);
         }
-        let tree = clone_path(&plan.path, true)?;
+        let tree = clone_path(&plan.path, Reach::Tree)?;
         // Private: mounts below the copy do not appear elsewhere.
         let private = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
-        mount_setattr(tree.as_fd(), private, true)?;
+        mount_setattr(tree.as_fd(), private, Reach::Tree)?;
         Ok(Some(Self(tree)))
     }
 

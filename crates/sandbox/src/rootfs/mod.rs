@@ -37,7 +37,7 @@ use tree::{attach, change_propagation, is_procfs, private};
 use crate::error::Context;
 use crate::plan::{InitPlan, MountSource, RootPlan};
 use crate::{Error, Result, SysError};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 
 /// A root filesystem with its mounts, and the remaining work.
 pub struct Built {
@@ -106,7 +106,7 @@ pub fn restrict(built: &mut Built, plan: &RootPlan) -> Result<()> {
     }
     if plan.readonly {
         let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
-        mount_setattr(root.as_fd(), attributes, false).context("make the root filesystem read-only")?;
+        mount_setattr(root.as_fd(), attributes, Reach::One).context("make the root filesystem read-only")?;
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn bind_root(plan: &RootPlan) -> Result<Root> {
         let slave = plan.propagation & MsFlags::MS_SLAVE.bits() != 0;
         unshare_parent(&plan.path, if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE })?;
     }
-    let tree = clone_path(&plan.path, true)?;
+    let tree = clone_path(&plan.path, Reach::Tree)?;
     attach_at_path(&tree, &plan.path)?;
     Ok(Root::from_fd(tree, &plan.path))
 }
@@ -140,11 +140,11 @@ fn unshare_parent(path: &Path, kind: MsFlags) -> Result<()> {
 
 fn readonly(root: &mut Root, path: &Path) -> Result<()> {
     let Some(target) = root.find(path)? else { return Ok(()) };
-    let tree = clone_fd(&target, true)?;
+    let tree = clone_fd(&target, Reach::Tree)?;
     mount_setattr(
         tree.as_fd(),
         MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() },
-        false,
+        Reach::One,
     )?;
     attach(&tree, &target)?;
     root.replace(path, tree);
@@ -169,7 +169,7 @@ fn mask(root: &mut Root, path: &Path, label: Option<&str>, covers: &mut Covers) 
     let first = if is_dir { &mut covers.tmpfs } else { &mut covers.null };
     let cover = match first {
         // A copy of a private mount is private.
-        Some(first) => clone_fd(first, false)?,
+        Some(first) => clone_fd(first, Reach::One)?,
         None if is_dir => empty_tmpfs(label)?,
         None => private(host_null()?)?,
     };
@@ -185,7 +185,7 @@ fn empty_tmpfs(label: Option<&str>) -> Result<OwnedFd> {
 }
 
 fn host_null() -> Result<OwnedFd> {
-    let null = clone_path("/dev/null".as_ref(), false)?;
+    let null = clone_path("/dev/null".as_ref(), Reach::One)?;
     let stat = rustix::fs::fstat(&null).map_err(|e| SysError::new("fstat", "/dev/null", e.raw_os_error()))?;
     if !devices::is_null(&stat) {
         return Err(Error::unsupported("/dev/null", "something else than the device is there"));

@@ -16,7 +16,7 @@ use crate::error::Context;
 use crate::inside;
 use crate::plan::{MountPlan, MountSource, NamespaceKind, RootPlan};
 use crate::{Error, Result, SysError};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 
 const TRACEFS: &str = "tracefs";
 
@@ -124,11 +124,11 @@ fn open_source(step: &MountPlan, source: &Path, recursive: bool, tree: Option<Ow
         Some(tree) => {
             // The source was cloned in the host's mount namespace, and would otherwise stay a peer of the host's mounts.
             let slave = MountAttributes { propagation: MsFlags::MS_SLAVE.bits(), ..Default::default() };
-            mount_setattr(tree.as_fd(), slave, true)?;
+            mount_setattr(tree.as_fd(), slave, Reach::Tree)?;
             tree
         }
         None => {
-            let tree = clone_path(source, recursive)?;
+            let tree = clone_path(source, Reach::if_recursive(recursive))?;
             attributes::set(&tree, step, source, false)?;
             tree
         }
@@ -201,11 +201,11 @@ fn change(root: &Root, step: &MountPlan, point: &Point, top: Option<OwnedFd>) ->
     }
     let top = top.map_or_else(|| just_mounted(root, step, point), Ok)?;
     if !is_bind && !step.recursive.is_empty() {
-        mount_setattr(top.as_fd(), step.recursive, true)?;
+        mount_setattr(top.as_fd(), step.recursive, Reach::Tree)?;
     }
     for (propagation, recursive) in &step.propagation {
         let propagation = MountAttributes { propagation: *propagation, ..Default::default() };
-        mount_setattr(top.as_fd(), propagation, *recursive)?;
+        mount_setattr(top.as_fd(), propagation, Reach::if_recursive(*recursive))?;
     }
     Ok(Some(top))
 }
@@ -224,5 +224,5 @@ fn just_mounted(root: &Root, step: &MountPlan, point: &Point) -> Result<OwnedFd>
 /// Makes a tmpfs read-only that had to be writable until now.
 pub(super) fn finish_readonly(tmpfs: &OwnedFd) -> Result<()> {
     let readonly = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
-    Ok(mount_setattr(tmpfs.as_fd(), readonly, false)?)
+    Ok(mount_setattr(tmpfs.as_fd(), readonly, Reach::One)?)
 }

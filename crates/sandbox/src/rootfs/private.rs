@@ -1,5 +1,6 @@
 //! Private views of the host's files. All changes in a view stay in memory, and vanish with the mount namespace.
 
+use hiber_sys::mount::Reach;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
@@ -77,7 +78,7 @@ impl PrivateViews {
         if self.put(&file, &real)? {
             for (point, file) in below {
                 if !self.put(&file, &point)? {
-                    attach_at_path(clone_fd(&file, false)?, &point)?;
+                    attach_at_path(clone_fd(&file, Reach::One)?, &point)?;
                 }
             }
             self.covered.push(real);
@@ -104,7 +105,7 @@ impl PrivateViews {
             }
             FileType::RegularFile => {
                 let copy = self.head(&stat, place)?;
-                attach_at_path(clone_path(&copy, false)?, place)?;
+                attach_at_path(clone_path(&copy, Reach::One)?, place)?;
             }
             // A new pipe: bytes that are written to it must not reach readers of the host's.
             FileType::Fifo => {
@@ -112,7 +113,7 @@ impl PrivateViews {
                 rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
                     .map_err(|e| failed("mknod", e))?;
                 like(&pipe, &stat)?;
-                attach_at_path(clone_path(&pipe, false)?, place)?;
+                attach_at_path(clone_path(&pipe, Reach::One)?, place)?;
             }
             _ => return Ok(false),
         }

@@ -68,8 +68,10 @@ impl Drop for PutRoot {
     }
 }
 
-/// The reason why a program that puts the old root below /tmp cannot enter the root file system at `path`, if there is one.
-pub fn cannot_be_entered(path: &Path, readonly: bool) -> Option<String> {
+/// The reason why a program that puts the old root below /tmp cannot enter the root file system at `path`, if there is one; `configured` is
+/// what config.json says of it.
+pub fn cannot_be_entered(path: &Path, configured: Option<&oci_spec::runtime::Root>) -> Option<String> {
+    let readonly = configured.and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
     let root = super::resolve::Root::open_path(path).ok()?;
     match look(root.as_fd(), readonly).ok()? {
         Found::Unusable(why) => Some(why.to_owned()),
@@ -168,7 +170,9 @@ mod tests {
         let Found::Unusable(why) = found("/nowhere/at/all", true) else { panic!("no place") };
         assert!(why.contains("is read-only"), "{why}");
         std::fs::write(&tmp, "").unwrap();
-        assert!(cannot_be_entered(dir.path(), true).unwrap().contains("no directory /tmp"));
-        assert_eq!(cannot_be_entered(dir.path(), false), None);
+        let mut readonly = oci_spec::runtime::Root::default();
+        readonly.set_readonly(Some(true));
+        assert!(cannot_be_entered(dir.path(), Some(&readonly)).unwrap().contains("no directory /tmp"));
+        assert_eq!(cannot_be_entered(dir.path(), None), None);
     }
 }

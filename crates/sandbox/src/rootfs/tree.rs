@@ -10,7 +10,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use crate::messages::FdRole;
 use crate::{Error, Result, SysError};
-use hiber_sys::mount::{MountAttributes, mount_setattr};
+use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 
 /// Mode of directories that the image lacks.
 pub(super) const DIR_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -49,11 +49,11 @@ pub(super) fn change_propagation(path: &Path, flags: u64) -> Result<()> {
 }
 
 /// A detached copy of the mount at `path` (open_tree(2)).
-pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(recursive)).map_err(|e| {
-        let why = match (e, recursive) {
-            (Errno::INVAL, true) => ", which is unbindable",
-            (Errno::INVAL, false) => {
+pub fn clone_path(path: &Path, reach: Reach) -> Result<OwnedFd> {
+    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(reach)).map_err(|e| {
+        let why = match (e, reach) {
+            (Errno::INVAL, Reach::Tree) => ", which is unbindable",
+            (Errno::INVAL, Reach::One) => {
                 ", which is unbindable, or has mounts below it that a user namespace keeps together (rbind)"
             }
             _ => "",
@@ -63,8 +63,8 @@ pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
 }
 
 /// A detached copy of the mount at an open file, which must be one of the caller's mount namespace.
-pub fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(fd.as_fd(), "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
+pub fn clone_fd(fd: impl AsFd, reach: Reach) -> Result<OwnedFd> {
+    rustix::mount::open_tree(fd.as_fd(), "", tree_flags(reach) | OpenTreeFlags::AT_EMPTY_PATH)
         .map_err(|e| SysError::new("open_tree", "a descriptor", e.raw_os_error()).into())
 }
 
@@ -72,13 +72,13 @@ pub fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd> {
 /// then, and devices and masks form no peer group, which no tool could rebuild.
 pub(super) fn private(tree: OwnedFd) -> Result<OwnedFd> {
     let attributes = MountAttributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Default::default() };
-    mount_setattr(tree.as_fd(), attributes, false)?;
+    mount_setattr(tree.as_fd(), attributes, Reach::One)?;
     Ok(tree)
 }
 
-pub(super) fn tree_flags(recursive: bool) -> OpenTreeFlags {
+pub(super) fn tree_flags(reach: Reach) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+    if reach == Reach::Tree { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
 /// Mounts `tree` on the open file or directory `target`.

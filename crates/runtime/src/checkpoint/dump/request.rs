@@ -36,10 +36,10 @@ impl Request<'_> {
         let (task, options, spec) = (self.task, self.options, &self.admitted.spec);
         let mut dump = DumpOptions::new(task.facts()?.pid, self.images.descriptor()?);
         self.describe(&mut dump.common)?;
-        dump.leave_running = options.leave_running;
-        dump.parent_img = options.parent_path.clone();
-        dump.track_mem = options.parent_path.is_some();
-        dump.tcp_skip_in_flight = options.tcp_skip_in_flight;
+        dump.leave_running = options.dump.leave_running;
+        dump.parent_img = options.dump.parent_path.clone();
+        dump.track_mem = options.dump.parent_path.is_some();
+        dump.tcp_skip_in_flight = options.dump.tcp_skip_in_flight;
         // CRIU's own configuration could have it save connections that we know nothing of.
         if dump.common.network_lock.is_none()
             && dump.common.config_fd.is_none()
@@ -70,7 +70,7 @@ impl Request<'_> {
         dump.common.log_file = DUMP_LOG.into();
         self.describe(&mut dump.common)?;
         self.memory.describe(&mut dump.common);
-        dump.parent_img = self.options.parent_path.clone();
+        dump.parent_img = self.options.dump.parent_path.clone();
         dump.freeze_cgroup.clone_from(&self.admitted.freezer);
         Ok(dump)
     }
@@ -80,7 +80,7 @@ impl Request<'_> {
         let (task, options) = (self.task, self.options);
         options.criu.apply(common, &self.admitted.spec)?;
         common.root = Some(task.facts()?.rootfs.clone());
-        common.link_remap = options.link_remap;
+        common.link_remap = options.dump.link_remap;
         common.irmap_scan_paths = preflight::watched_paths(task)?;
         common.status_fd = options
             .status_fd
@@ -88,7 +88,7 @@ impl Request<'_> {
             .map(OwnedFd::try_clone)
             .transpose()
             .map_err(|e| Error::Invalid(format!("invalid --status-fd: {e}")))?;
-        common.page_server = options.page_server.as_ref().map(|at| PageServer {
+        common.page_server = options.dump.page_server.as_ref().map(|at| PageServer {
             address: Some(at.host.clone()),
             port: at.port,
             connection: None,

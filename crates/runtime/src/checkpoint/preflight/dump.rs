@@ -57,7 +57,7 @@ impl Task {
         }
         if let Some(mut session) = host::start(&mut findings, &options.criu) {
             host::version(&mut findings, &mut session);
-            let tracking = options.pre_dump || options.parent_path.is_some();
+            let tracking = options.pre_dump || options.dump.parent_path.is_some();
             host::features(&mut findings, &mut session, options.criu.lazy_pages, tracking);
         }
         if let Err(e) = options.criu.check_places(&*self.container().spec()?) {
@@ -65,13 +65,13 @@ impl Task {
         }
         if options.criu.lazy_pages {
             host::pipe_size(&mut findings);
-        } else if let Some(at) = &options.page_server {
+        } else if let Some(at) = &options.dump.page_server {
             host::page_server(&mut findings, &at.host, at.port);
         }
         host::root(&mut findings, &self.facts()?.rootfs, &*self.container().spec()?);
         let (size, tasks) = self.look_inside(&mut findings, options)?;
         let total = size.private + size.shared + size.tmpfs + size.deleted;
-        if options.page_server.is_none() {
+        if options.dump.page_server.is_none() {
             let written = if options.criu.lazy_pages { total.saturating_sub(size.private) } else { total };
             host::space(&mut findings, &options.criu.image_path, written);
         }
@@ -114,7 +114,7 @@ impl Task {
         let allowed = files::Allowed {
             shell_job: on(criu.shell_job),
             file_locks: on(criu.file_locks),
-            link_remap: options.link_remap,
+            link_remap: options.dump.link_remap,
             any_ghost: checkpoint::config_file(spec).is_some(),
         };
         let rooted = !tasks::has_other_root(first);
@@ -134,7 +134,7 @@ impl Task {
         size.deleted = deleted.values().sum();
         let allowed = sockets::Allowed {
             tcp: on(criu.tcp_established) || on(criu.tcp_close),
-            tcp_in_flight: options.tcp_skip_in_flight,
+            tcp_in_flight: options.dump.tcp_skip_in_flight,
             unix_datagram: on(criu.ext_unix_sk),
         };
         if !options.pre_dump {
@@ -209,7 +209,7 @@ fn frozen(size: &Size, tasks: u64, total: u64, options: &CheckpointOptions) -> u
     let per_gib = |bytes: u64, cost: u64| bytes.saturating_mul(cost) >> 30;
     let base = FIXED + PER_TASK * tasks.saturating_sub(1) + PER_TMPFS * size.tmpfs_mounts;
     let copied = if options.criu.lazy_pages { total.saturating_sub(size.private) } else { total };
-    let unhashed = options.no_hash || options.leave_running;
+    let unhashed = options.no_hash || options.dump.leave_running;
     let hashed = if unhashed { 0 } else { size.tmpfs + size.deleted };
     base + per_gib(copied, PER_GIB_WRITTEN) + per_gib(hashed, PER_GIB_HASHED)
 }

@@ -4,7 +4,7 @@ use hiber_criu::{CriuError, Failure, Images};
 
 use super::{Finding, Severity, check_restore, tasks};
 use crate::checkpoint::CheckpointOptions;
-use crate::checkpoint::restore_options::RestoreContainerOptions;
+use crate::checkpoint::options::RestoreContainerOptions;
 use crate::container::task::Task;
 use crate::error::{Error, causes};
 use crate::id::ContainerId;

@@ -61,8 +61,7 @@ fn root_problem(rootfs: &Path, spec: &Spec) -> Option<String> {
     if spec.mounts().iter().flatten().any(|mount| mount.destination() == Path::new("/tmp")) {
         return None;
     }
-    let readonly = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
-    let why = hiber_sandbox::rootfs::cannot_be_entered(rootfs, readonly)?;
+    let why = hiber_sandbox::rootfs::cannot_be_entered(rootfs, spec.root().as_ref())?;
     Some(format!("the root file system {} {why}", rootfs.display()))
 }
 

@@ -41,7 +41,7 @@ pub(crate) use tasks::before_freezing;
 pub(crate) use watches::watched_paths;
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The command would fail.
@@ -53,6 +53,7 @@ pub enum Severity {
     /// It works, and takes time or space.
     Cost,
     /// It works; worth knowing.
+    #[default]
     Info,
 }
 
@@ -69,8 +70,9 @@ impl fmt::Display for Severity {
 }
 
 /// The report of preflight. The JSON has these names in camelCase.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Report {
     /// `checkpoint` or `restore`.
     pub operation: &'static str,
@@ -87,8 +89,9 @@ pub struct Report {
 }
 
 /// One thing that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Finding {
     /// How serious it is.
     pub severity: Severity,
@@ -108,6 +111,7 @@ pub struct Finding {
 
 /// A process of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Process {
     /// Its number in the container.
     pub pid: i32,

@@ -21,8 +21,9 @@ use super::table::{
 use super::{Findings, Report, bytes, host, root_files, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
+use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::restore_options::{
-    RestoreContainerOptions, check_following_memory, check_images, check_strict, limits_in_force,
+    check_following_memory, check_images, check_strict, limits_in_force,
 };
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::container::prepared::Prepared;

@@ -92,7 +92,11 @@ mod tests {
         std::fs::write(dir.path().join("f"), "four").unwrap();
         let root = Root::open_path(dir.path()).unwrap();
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("f")).unwrap());
-        let file = |size, mode| RegularFile { path: "/f".into(), mount: None, size, mode };
+        let file = |size, mode| {
+            let mut file = RegularFile::default();
+            (file.path, file.size, file.mode) = ("/f".into(), size, mode);
+            file
+        };
         assert_eq!(difference(&root, Path::new("/f"), &file(Some(4), Some(mode))), None);
         let size = difference(&root, Path::new("/f"), &file(Some(5), Some(mode))).unwrap();
         assert!(size.contains("has 4 bytes, and had 5"), "{size}");

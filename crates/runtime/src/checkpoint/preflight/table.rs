@@ -15,6 +15,7 @@ pub enum When {
 
 /// One thing that preflight looks for.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Check {
     /// Its name in reports.
     pub name: &'static str,

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hiber_criu::cores::{Cores, FileSizeLimit};
+use hiber_criu::cores::{Cores, FileSizeLimit, Policies};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
     CGROUP_IMAGE, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan, RestoreOptions,
     amend,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::mountinfo::PeerGroups;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::mount_tracefs;
@@ -19,8 +20,8 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::preflight::PARENT_DEATH;
-use crate::checkpoint::restore_options::RestoreContainerOptions;
 use crate::checkpoint::view::View;
 use crate::checkpoint::{CriuOptions, Direction, mounts, shared};
 use crate::container::prepared::Prepared;
@@ -67,7 +68,8 @@ impl Network {
             return Ok(());
         }
         let sysctls = self.sysctl.iter().map(|(name, value)| (name.as_path(), value.as_str()));
-        Ok(hiber_sandbox::loopback::make(pid, self.loopback, sysctls)?)
+        let device = if self.loopback { Loopback::Up } else { Loopback::Left };
+        Ok(loopback::make(pid, device, sysctls)?)
     }
 }
 
@@ -242,8 +244,8 @@ impl<'a> Request<'a> {
     /// it had another: that would be its own end.
     fn cores(&self, images: &ImageDirectory) -> Result<Cores> {
         let highest = getrlimit(Resource::Fsize).maximum.unwrap_or(u64::MAX);
-        let cores =
-            Images::in_directory(images)?.restorable_cores(self.kept.schedules_beyond_criu(), highest)?;
+        let policies = if self.kept.schedules_beyond_criu() { Policies::Ordinary } else { Policies::Kept };
+        let cores = Images::in_directory(images)?.restorable_cores(policies, highest)?;
         if let Some(signal) = cores.parent_death {
             tracing::warn!(
                 "signal {signal} at the death of the first process's parent is not restored: {}",

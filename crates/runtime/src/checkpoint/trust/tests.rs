@@ -20,24 +20,15 @@ fn plan(fields: serde_json::Value) -> Plan {
 }
 
 fn thread(change: impl FnOnce(&mut Credentials)) -> Thread {
-    let none = CapabilitySet::default();
-    let mut credentials = Credentials {
-        uids: [1000; 4],
-        gids: [100; 4],
-        groups: vec![],
-        bounding: CapabilitySet(1 << 5), // CAP_KILL
-        permitted: none,
-        effective: none,
-        inheritable: none,
-        ambient: none,
-        no_new_privileges: true,
-        seccomp: Seccomp::Filter,
-        lsm_profile: None,
-    };
+    let mut credentials = Credentials::default();
+    (credentials.uids, credentials.gids) = ([1000; 4], [100; 4]);
+    credentials.bounding = CapabilitySet(1 << 5); // CAP_KILL
+    (credentials.no_new_privileges, credentials.seccomp) = (true, Seccomp::Filter);
     change(&mut credentials);
-    let state = Some(State::Alive);
-    let credentials = Some(credentials);
-    Thread { tid: 1, name: None, state, cgroup_set: None, files: None, seccomp_filter: Some(0), credentials }
+    let mut thread = Thread::default();
+    (thread.tid, thread.state, thread.seccomp_filter) = (1, Some(State::Alive), Some(0));
+    thread.credentials = Some(credentials);
+    thread
 }
 
 fn excess(fields: serde_json::Value, change: impl FnOnce(&mut Credentials)) -> String {

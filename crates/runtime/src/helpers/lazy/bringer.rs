@@ -205,9 +205,9 @@ impl Job {
         }
         let first = working_set::read(images.as_fd());
         let known = !first.is_empty();
-        let relay = self.task.source == Some(true);
+        let at = if self.task.source == Some(true) { Fetcher::of_relay } else { Fetcher::of_page_server };
         let fetcher = peer
-            .map(|peer| peer.try_clone().map(|peer| Arc::new(Fetcher::new(peer, relay))))
+            .map(|peer| peer.try_clone().map(|peer| Arc::new(at(peer))))
             .transpose()
             .map_err(|e| Error::host("duplicate a socket", e))?;
         let server = fetcher.clone().map(|fetcher| Box::new(Source(fetcher)) as Box<dyn PageServer>);

@@ -27,7 +27,7 @@ pub(crate) mod record;
 mod token;
 mod working_set;
 
-pub use peer::Address;
+pub use peer::{Address, InvalidAddress};
 pub(crate) use peer::{bound, connect};
 pub use record::FollowingMemory;
 pub use token::Token;

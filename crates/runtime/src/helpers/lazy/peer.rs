@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::str::FromStr;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use serde::{Deserialize, Serialize};
 
 /// Where memory is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Address {
     /// An address or a name of the host.
     pub host: String,
@@ -19,6 +22,41 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// The reason why a text is no [`Address`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; expected ADDRESS:PORT")]
+pub struct InvalidAddress(&'static str);
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let (address, port) = text.rsplit_once(':').ok_or(InvalidAddress("no port"))?;
+        let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+        if bare.is_none() && address.contains(':') {
+            return Err(InvalidAddress("an IPv6 address needs brackets"));
+        }
+        let host = bare.unwrap_or(address).to_owned();
+        let port = port.parse().ok().filter(|&port| port > 0);
+        let port = port.ok_or(InvalidAddress("the port is no number from 1 to 65535"))?;
+        if host.is_empty() { Err(InvalidAddress("no address")) } else { Ok(Self { host, port }) }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = InvalidAddress;
+
+    fn try_from(text: String) -> Result<Self, InvalidAddress> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
     }
 }
 

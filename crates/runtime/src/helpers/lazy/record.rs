@@ -24,6 +24,7 @@ const MAX_SIZE: u64 = 4 << 10;
 /// How far the memory of a restored container is that follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum FollowingMemory {
     /// Some is still missing, and is brought when it is touched.
     Arriving,
