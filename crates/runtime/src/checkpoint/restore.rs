@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions, work_of,
-};
+use hiber_criu::{CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, work_of};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::DetachedRoot;
@@ -290,12 +288,28 @@ impl Restoring<'_> {
         changed.extend(self.request.outer_groups(&making.facts)?);
         let (view, limits) = self.request.view(changed)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
+        // CRIU is being loaded while the root is prepared: it sees what is mounted meanwhile.
+        let (mut launch, mut inherited) = (self.criu.launch(), Vec::new());
+        self.inherit(&mut launch, &mut inherited)?;
+        let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
+        Kept::shed()?;
+        let mut session = launch.start()?;
+        guard.map_or(Ok(()), |guard| guard.watch(&session))?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let mut restorable =
             DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
+        restore.inherit_fds = inherited;
+        if let Some(pid) = session.pid() {
+            // Tasks are born where CRIU is, and it counts their cgroups from there.
+            making.adopt(cgroup, pid)?;
+            // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
+            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+            Kept::shed_by(pid);
+            restore.common.cgroup_roots = cgroup_roots(pid)?;
+        }
         if restore.common.cgroups == Some(CgroupMode::Strict) {
             // The container's own is there by now.
             restore.common.cgroups = Some(CgroupMode::Soft);
@@ -306,20 +320,6 @@ impl Restoring<'_> {
         }
         restore.join_namespaces =
             entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
-        let mut launch = self.criu.launch();
-        self.inherit(&mut launch, &mut restore)?;
-        let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
-        Kept::shed()?;
-        let mut session = launch.start()?;
-        guard.map_or(Ok(()), |guard| guard.watch(&session))?;
-        if let Some(pid) = session.pid() {
-            // Tasks are born where CRIU is, and it counts their cgroups from there.
-            making.adopt(cgroup, pid)?;
-            // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
-            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
-            Kept::shed_by(pid);
-            restore.common.cgroup_roots = cgroup_roots(pid)?;
-        }
         let (paths, held) = (making.facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
         let holds = Arc::clone(&held);
         session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));
@@ -401,7 +401,7 @@ impl Restoring<'_> {
     }
 
     /// New pipes under the names of the old ones, and the namespaces that the container joined.
-    fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, restore: &mut RestoreOptions) -> Result<()> {
+    fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, inherited: &mut Vec<InheritFd>) -> Result<()> {
         let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let stdio = self.wired.files().unwrap_or(own);
         if self.request.criu_options.shell_job == Some(true) {
@@ -410,12 +410,12 @@ impl Restoring<'_> {
                 stdio[0].try_clone_to_owned().map_err(|e| Error::host("duplicate standard input", e))?;
             launch.stdin(copy);
         }
-        self.request.inherit(stdio, launch, restore)?;
+        self.request.inherit(stdio, launch, inherited)?;
         for (kind, key, path) in joined(&self.request.prepared.spec) {
             let file = File::open(&path)
                 .map_err(|e| Error::file(&path, &e))
                 .context(format!("open the {kind} namespace of linux.namespaces"))?;
-            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(file)? });
+            inherited.push(InheritFd { key: key.to_owned(), fd: launch.pass(file)? });
         }
         Ok(())
     }

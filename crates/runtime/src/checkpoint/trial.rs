@@ -268,7 +268,11 @@ impl Trial<'_> {
         let mut launch = program.launch();
         let streams = [pipe()?, pipe()?, pipe()?];
         let [stdin, stdout, stderr] = &streams;
-        request.inherit([stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()], &mut launch, &mut restore)?;
+        request.inherit(
+            [stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()],
+            &mut launch,
+            &mut restore.inherit_fds,
+        )?;
         join(&request.prepared.spec, &mut launch, &mut restore)?;
         let stand_ins = request.stand_ins(&mut launch, &places.scratch)?;
         Kept::shed()?;

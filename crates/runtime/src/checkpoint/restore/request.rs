@@ -223,7 +223,7 @@ impl<'a> Request<'a> {
         &self,
         stdio: [BorrowedFd<'_>; 3],
         launch: &mut Launch<'_>,
-        restore: &mut RestoreOptions,
+        inherited: &mut Vec<InheritFd>,
     ) -> Result<()> {
         let streams = self.chain.first().map_or(Ok(None), Descriptors::read)?.unwrap_or_default();
         for (number, key) in streams.pipes() {
@@ -231,11 +231,11 @@ impl<'a> Request<'a> {
             // Above 2, and an open file description of its own number in CRIU.
             let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
                 .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
-            restore.inherit_fds.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
+            inherited.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
         }
         let eventfds = self.chain.first().map(|images| self.eventfds(images)).transpose()?;
         for (key, eventfd) in eventfds.into_iter().flat_map(|(_, made)| made) {
-            restore.inherit_fds.push(InheritFd { key, fd: launch.pass(eventfd)? });
+            inherited.push(InheritFd { key, fd: launch.pass(eventfd)? });
         }
         Ok(())
     }
