@@ -44,6 +44,27 @@ fn pids_limit_is_set_and_enforced() {
     assert!(output.stderr.contains("can't fork"), "{output}");
 }
 
+/// Go's reader, and so runc, takes names of members in any case.
+#[test]
+fn limits_count_whatever_the_case_of_their_names() {
+    require!(Root, Controller("pids"), Controller("memory"));
+    let c = sleeper(json!({"Pids": {"LIMIT": 8}}));
+    let pids = |c: &Container| read("pids", &c.bundle().cgroup(), "pids.max", "pids.max");
+    assert_eq!(pids(&c), "8");
+    let memory = |c: &Container| read("memory", &c.bundle().cgroup(), "memory.limit_in_bytes", "memory.max");
+    let update = c.command("update", &["--resources", "-"]);
+    hiber_tests::command::run(update, br#"{"MEMORY": {"Limit": 33554432}, "pids": {"Limit": 9}}"#).ok();
+    assert_eq!((memory(&c).as_str(), pids(&c).as_str()), ("33554432", "9"));
+    let process = c.bundle().join("process.json");
+    let given = json!({"CWD": "/", "ARGS": ["sh", "-c", "id -u; echo $Path"], "User": {"UID": 7, "gid": 8}, "Env": ["Path=1", "PATH=/bin"]});
+    std::fs::write(&process, given.to_string()).unwrap();
+    assert_eq!(c.call("exec", &["--process", process.to_str().unwrap()]).ok(), "7\n1");
+    let c = Runtime::hiber().container(Bundle::busybox().edit(|config| {
+        config["linux"]["resources"] = json!({"pids": {"limit": 8}, "PIDS": {"limit": 9}});
+    }));
+    c.run(&[]).fails("linux.resources: has the member pids also as PIDS");
+}
+
 #[test]
 fn cpu_weights_and_quotas_are_set() {
     require!(Root, Controller("cpu"));

@@ -2,13 +2,13 @@
 //!
 //! The types are those of oci-spec. They refuse a whole file for some things that Go programs ignore, and accept some things that
 //! Go programs refuse. Most files have neither and are read directly. Otherwise the file is read as plain JSON first, and these
-//! are removed:
+//! are removed or changed:
 //!
 //! - `null` members, which Go takes for absent ones;
 //! - capabilities with unknown names, with a warning that names them: they may be newer than hiber;
 //! - a process without `user`, who is root;
+//! - members whose names have letters in another case (`CPU`, `pagesize`): Go takes a name in any case;
 //! - scheduler flags under the specification's names, where oci-spec has others;
-//! - `hugepageLimits` whose members are `pagesize`, as some write them: Go takes a name in any case.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -22,9 +22,11 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result, SysError};
 
+mod names;
 mod plain;
 
-use plain::{PAGESIZE, as_it_is};
+use names::below;
+use plain::as_it_is;
 
 /// A configuration, with warnings about the parts that were left out.
 #[derive(Debug, Clone)]
@@ -117,7 +119,15 @@ fn parse<T: DeserializeOwned + Serialize>(
         .map_err(|e| Error::invalid(file.display().to_string(), format!("malformed JSON: {e}")))?;
     let mut warnings = Vec::new();
     drop_nulls(&mut value);
-    rename_page_sizes(&mut value);
+    let name = |path: &str| match (at, path) {
+        ("", "") => file.display().to_string(),
+        (at, "") => at.to_string(),
+        ("", path) => path.to_string(),
+        (at, path) => format!("{at}.{path}"),
+    };
+    names::respell(&mut value).map_err(|(path, one, other)| {
+        Error::invalid(name(&path), format!("has the member {one} also as {other}; expected one of the two"))
+    })?;
     drop_empty_pids(&mut value);
     let process = match process {
         Some("") => Some(&mut value),
@@ -133,12 +143,6 @@ fn parse<T: DeserializeOwned + Serialize>(
             rename_scheduler_flags(flags);
         }
     }
-    let name = |path: &str| match (at, path) {
-        ("", "") => file.display().to_string(),
-        (at, "") => at.to_string(),
-        ("", path) => path.to_string(),
-        (at, path) => format!("{at}.{path}"),
-    };
     if let Some((path, text)) = text_with_nul(&value) {
         return Err(Error::invalid(name(&path), format!("{text:?} contains a NUL byte")));
     }
@@ -153,14 +157,6 @@ fn parse<T: DeserializeOwned + Serialize>(
     match list_for_object(&value, &understood) {
         Some(path) => Err(Error::invalid(name(&path), "invalid type: sequence, expected an object")),
         None => Ok(Parsed { value: parsed, plain: false, warnings }),
-    }
-}
-
-/// A path below another: `linux` and `devices[0]`.
-fn below(inner: String, step: String) -> String {
-    match inner.is_empty() || inner.starts_with('[') {
-        true => step + &inner,
-        false => format!("{step}.{inner}"),
     }
 }
 
@@ -212,21 +208,6 @@ fn rename_scheduler_flags(flags: &mut Value) {
             Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
             Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
             _ => {}
-        }
-    }
-}
-
-/// Gives the limits of huge pages the specification's member, wherever in the file they are.
-fn rename_page_sizes(value: &mut Value) {
-    let Value::Object(members) = value else { return };
-    for (name, member) in members {
-        match member.as_array_mut().filter(|_| name == "hugepageLimits") {
-            Some(limits) => limits.iter_mut().filter_map(Value::as_object_mut).for_each(|limit| {
-                if let Some(size) = limit.remove(PAGESIZE) {
-                    limit.insert("pageSize".to_owned(), size);
-                }
-            }),
-            None => rename_page_sizes(member),
         }
     }
 }
@@ -418,6 +399,30 @@ mod tests {
             let resources = load_resources(text.as_bytes()).unwrap();
             assert_eq!(resources.hugepage_limits().as_ref().unwrap()[0].page_size(), "2MB", "{name}");
         }
+    }
+
+    #[test]
+    fn members_in_another_case() {
+        let text = r#"{ "OCIVersion": "1.0.2", "Process": { "Cwd": "/", "ARGS": ["a"], "capabilities": { "Bounding": ["CAP_KILL"] } },
+            "Hooks": { "PreStart": [{ "Path": "/a" }] }, "Linux": { "sysctl": { "Path": "b" }, "Resources": { "Pids": {} } } }"#;
+        let loaded = load_text(text).unwrap();
+        let process = loaded.spec.process().as_ref().unwrap();
+        assert_eq!(process.args().as_deref(), Some(&["a".to_owned()][..]));
+        assert_eq!(process.capabilities().as_ref().unwrap().bounding(), &Some([Capability::Kill].into()));
+        assert!(loaded.spec.hooks().is_some() && loaded.json.is_none());
+        let linux = loaded.spec.linux().as_ref().unwrap();
+        assert_eq!(linux.sysctl().as_ref().unwrap()["Path"], "b");
+        assert_eq!(linux.resources().as_ref().unwrap().pids(), &None);
+        let (process, _) = read_process(br#"{ "CWD": "/", "User": { "UID": 7, "gid": 8 } }"#).unwrap();
+        assert_eq!(process.user().uid(), 7);
+        let resources = load_resources(&br#"{ "CPU": { "Cpus": "0-1", "QUOTA": 5 } }"#[..]).unwrap();
+        let cpu = resources.cpu().as_ref().unwrap();
+        assert_eq!((cpu.cpus().as_deref(), cpu.quota()), (Some("0-1"), Some(5)));
+        let error = load_resources(&br#"{ "CPU": { "Quota": "5" } }"#[..]).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.cpu.quota: invalid type"), "{error}");
+        let error = load_resources(&br#"{ "CPU": { "quota": 5 }, "cpu": { } }"#[..]).unwrap_err().to_string();
+        let words = "linux.resources: has the member cpu also as CPU; expected one of the two";
+        assert_eq!(error, words);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-pub(super) const PAGESIZE: &str = "pagesize";
+use super::names::is_respelt;
 
 /// Reads JSON for which oci-spec alone gives the same result as [`parse`](super::parse). `None` if there is any doubt.
 pub(super) fn as_it_is<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -65,7 +65,7 @@ impl<'de> Visitor<'de> for Plain<'_> {
         let mut empty = true;
         while let Some(name) = members.next_key::<&str>()? {
             let nothing = members.next_value_seed(Plain(Some(name)))?;
-            if name == PAGESIZE || (name == "pids" && nothing) {
+            if is_respelt(name) || (name == "pids" && nothing) {
                 return Err(A::Error::custom(name));
             }
             empty = false;
@@ -140,6 +140,8 @@ mod tests {
             r#"{ "linux": { "resources": { "p\u0069ds": {} } } }"#,
             r#"{ "linux": { "resources": { "hugepageLimits": [{ "pageSize": "2MB", "pagesize": "1GB", "limit": 1 }] } } }"#,
             r#"{ "hostname": "a", "hostname": "b" }"#,
+            r#"{ "Hostname": "a" }"#,
+            r#"{ "linux": { "resources": { "CPU": { "quota": 1 } } } }"#,
             r#"{ "hostname": "a" } x"#,
         ] {
             assert!(!plain(text), "{text}");
