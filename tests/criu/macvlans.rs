@@ -104,19 +104,9 @@ fn in_a_namespace_inside() {
     let c = Runtime::hiber().container(bundle);
     c.run_detached().ok();
     wait_for("a count of 3", || crate::count(&c) >= 3);
-    let in_child = |commands: &str| {
-        let own = std::fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", c.pid())).unwrap();
-        let is_inner = |pid: &&str| std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|n| n != own);
-        let child = children.split_whitespace().find(is_inner).expect("a child in a namespace of its own");
-        let mut command = Command::new("nsenter");
-        command.args([&format!("--net=/proc/{child}/ns/net"), "sh", "-ec", commands]);
-        let output = hiber_tests::command::run(command, b"");
-        output.ok();
-        output.stdout.clone()
-    };
+    let in_child = |commands: &str| crate::network_devices::in_child(&c, commands);
     let make = "ip link add name va type veth peer name vb; ip link set va up; ip link set vb up;";
-    let shows = "ip -d -o link show type macvlan | grep -o 'm[0-9]@.*mtu [0-9]*'; ip -o -4 address show up";
+    let shows = "ip -d -o link show type macvlan | grep -o 'm[0-9]@[a-z]*: <[^>]*> mtu [0-9]*'; ip -o -4 address show up";
     in_child(&format!(
         "{make} ip link add link va name m0 type macvlan mode vepa; ip address add 10.9.0.1/24 dev m0; ip link set m0 up"
     ));
@@ -222,7 +212,7 @@ fn of_the_configuration_are_moved_in_again() {
     let shows = || {
         let all = inside(
             &c,
-            "ip -d -o link show eth0 | grep -o 'mtu.*macvlan mode [a-z]*'; ip -o address show dev eth0 scope global",
+            "ip -d -o link show eth0 | grep -oE ' mtu [0-9]+|macvlan mode [a-z]+|link/ether [0-9a-f:]+'; ip -o address show dev eth0 scope global",
         );
         all.replace(" nodad", "").replace("LOWER_UP", "")
     };

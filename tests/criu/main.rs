@@ -22,6 +22,7 @@ mod failures_restore;
 mod fidelity;
 mod fidelity_cgroups;
 mod fidelity_pods;
+mod firewalls;
 mod flags;
 mod fresh_network;
 mod guide;

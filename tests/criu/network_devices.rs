@@ -18,6 +18,20 @@ pub(crate) fn inside(c: &Container, commands: &str) -> String {
     output.stdout.clone()
 }
 
+/// As [`inside`], in the network namespace of the first process's first child that has one of its own.
+#[track_caller]
+pub(crate) fn in_child(c: &Container, commands: &str) -> String {
+    let own = std::fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", c.pid())).unwrap();
+    let is_inner = |pid: &&str| std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|n| n != own);
+    let child = children.split_whitespace().find(is_inner).expect("a child in a namespace of its own");
+    let mut command = Command::new("nsenter");
+    command.args([&format!("--net=/proc/{child}/ns/net"), "sh", "-ec", commands]);
+    let output = hiber_tests::command::run(command, b"");
+    output.ok();
+    output.stdout.clone()
+}
+
 /// Addresses, routes and rules, but for what the kernel observes and what it makes by itself.
 #[track_caller]
 fn network(c: &Container) -> String {

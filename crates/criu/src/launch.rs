@@ -21,6 +21,7 @@ pub struct Launch<'a> {
     files: Vec<OwnedFd>,
     stdin: Option<OwnedFd>,
     programs: Option<PathBuf>,
+    environment: Vec<(&'static str, &'static str)>,
     patience: Option<Duration>,
 }
 
@@ -66,7 +67,14 @@ impl Criu {
 
 impl<'a> Launch<'a> {
     pub(crate) fn new(criu: &'a Criu) -> Self {
-        Self { criu, files: Vec::new(), stdin: None, programs: None, patience: Some(PATIENCE) }
+        Self {
+            criu,
+            files: Vec::new(),
+            stdin: None,
+            programs: None,
+            environment: Vec::new(),
+            patience: Some(PATIENCE),
+        }
     }
 
     /// Lets the process inherit `file`; the number is what options name it by. The file is closed here
@@ -97,6 +105,11 @@ impl<'a> Launch<'a> {
         self.programs = Some(directory.into());
     }
 
+    /// Gives CRIU, and the programs that it runs, a variable of the environment.
+    pub fn environment(&mut self, name: &'static str, value: &'static str) {
+        self.environment.push((name, value));
+    }
+
     /// For how long the process may do nothing before it is killed; five minutes if not set, and for ever with `None`.
     pub fn patience(&mut self, limit: Option<Duration>) {
         self.patience = limit;
@@ -113,8 +126,11 @@ impl<'a> Launch<'a> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
-        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs).map_err(|e| {
-            CriuError::CannotStart { criu: criu.into(), reason: e.to_string(), printed: Vec::new() }
+        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs, &self.environment)
+            .map_err(|e| CriuError::CannotStart {
+            criu: criu.into(),
+            reason: e.to_string(),
+            printed: Vec::new(),
         })?;
         let mut session = Session::with(ours, swrk, self.patience);
         let found = session.version()?;

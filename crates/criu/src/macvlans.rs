@@ -3,6 +3,7 @@
 use criu_proto::images::net::{NetDeviceEntry, NetDeviceType};
 use serde::{Deserialize, Serialize};
 
+use crate::amend::ids;
 #[cfg(doc)]
 use crate::error::CriuError;
 use crate::error::{Result, bad};
@@ -72,6 +73,16 @@ impl Images {
             }
         }
         Ok((changed, macvlans))
+    }
+}
+
+impl Images {
+    /// CRIU's number of the network namespace of a task, which has this number in its own pid namespace.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`] if an image is malformed.
+    pub fn network_of_task(&self, pid: u32) -> Result<Option<u32>> {
+        Ok(ids(self, pid)?.and_then(|ids| ids.net_ns_id))
     }
 }
 

@@ -43,6 +43,7 @@ impl Swrk {
         stdin: Option<OwnedFd>,
         files: Vec<OwnedFd>,
         programs: Option<PathBuf>,
+        environment: &[(&str, &str)],
     ) -> io::Result<Self> {
         let (output, printer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let mut path = programs.map(PathBuf::into_os_string).unwrap_or_default();
@@ -65,6 +66,7 @@ impl Swrk {
         let child = command
             .args(["swrk", &number])
             .env("PATH", path)
+            .envs(environment.iter().copied())
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(printer.try_clone()?)
             .stderr(printer)

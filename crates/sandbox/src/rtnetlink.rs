@@ -137,6 +137,65 @@ impl Route {
     }
 }
 
+/// A message of a [`Route::batch`], without its header.
+pub(crate) struct BatchMessage {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+/// linux/netfilter/nfnetlink.h
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+
+impl Route {
+    /// Sends messages of which the kernel carries out all or none, in a netlink protocol that has such batches.
+    pub(crate) fn batch(&self, subsystem: u16, messages: &[BatchMessage]) -> Result<()> {
+        let failed =
+            |call: &str, e: rustix::io::Errno| SysError::new(call, "a batch of netlink", e.raw_os_error());
+        let mut packet = Vec::new();
+        let mut add = |kind: u16, flags: u16, number: u32, body: &[u8]| {
+            let length = NETLINK_HEADER + body.len();
+            packet.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+            packet.extend(kind.to_ne_bytes());
+            packet.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+            packet.extend(number.to_ne_bytes());
+            packet.extend([0; 4]);
+            packet.extend(body);
+            packet.resize(packet.len().next_multiple_of(4), 0);
+        };
+        let [high, low] = subsystem.to_be_bytes();
+        add(NFNL_MSG_BATCH_BEGIN, 0, 0, &[0, 0, high, low]);
+        let last = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        for (number, message) in (1..).zip(messages) {
+            let acknowledged = if number == last { NLM_F_ACK } else { 0 };
+            add(message.kind, message.flags | acknowledged, number, &message.body);
+        }
+        add(NFNL_MSG_BATCH_END, 0, last.saturating_add(1), &[0, 0, high, low]);
+        // More than a socket sends at once without this, for which CAP_NET_ADMIN is needed.
+        rustix::net::sockopt::set_socket_send_buffer_size_force(&self.0, packet.len() * 2)
+            .map_err(|e| failed("setsockopt", e))?;
+        rustix::net::send(&self.0, &packet, SendFlags::empty()).map_err(|e| failed("send", e))?;
+        let mut buffer = vec![0u8; 1 << 16];
+        loop {
+            let (length, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())
+                .map_err(|e| failed("recv", e))?;
+            // The error number, and the request's header, whose number is at 8 (netlink(7)).
+            let answer = &buffer[NETLINK_HEADER.min(length)..length];
+            let word = |at: usize| answer.get(at..)?.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+            match (word(0), word(4 + 8)) {
+                (Some(0), Some(number)) if number.cast_unsigned() == last => return Ok(()),
+                (Some(0), _) => {}
+                (Some(code), number) => {
+                    let what = format!("message {} of a batch of {last}", number.unwrap_or_default());
+                    return Err(SysError::new("netlink", what, -code).into());
+                }
+                (None, _) => return Err(SysError::new("recv", "an answer that is none", libc::EPROTO).into()),
+            }
+        }
+    }
+}
+
 /// Takes the messages of one packet; true when the answer is complete.
 fn collect(packet: &[u8], answers: &mut Vec<Message>) -> Result<bool> {
     let mut rest = packet;

@@ -29,6 +29,9 @@ impl Same {
         let mut bundle = Bundle::busybox().edit(|c| {
             let names = rows.iter().map(|row| row.name);
             c["process"]["args"] = ["same"].into_iter().chain(names).collect();
+            // Slow machines may take as many times as long.
+            let patience = hiber_tests::patience(std::time::Duration::from_secs(1)).as_secs();
+            c["process"]["env"].as_array_mut().expect("a list").push(json!(format!("PATIENCE={patience}")));
             may_do_all(c);
         });
         for change in rows.iter().filter_map(|row| row.config) {

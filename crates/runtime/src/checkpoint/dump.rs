@@ -17,6 +17,7 @@ use super::image_hasher::ImageHasher;
 use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
+use super::network::keep_libnftables_plain;
 use super::options::CheckpointOptions;
 use super::rules::check;
 use super::staging::{HandOver, Seal, Staging};
@@ -128,6 +129,7 @@ impl<'a> Dump<'a> {
         let memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
         #[cfg(feature = "archive")]
         let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
+        keep_libnftables_plain(task, &mut launch)?;
         let mut session = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
             [] => launch.start()?,
             inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,

@@ -7,6 +7,7 @@
 //! namespace that it lives in itself: so it is started in the container's, if that is one that a restore can make anew,
 //! and the images are told that it was elsewhere.
 
+use hiber_criu::Launch;
 use hiber_sandbox::loopback;
 use hiber_sandbox::plan::{NamespaceKind, in_container};
 use oci_spec::runtime::Capability;
@@ -60,6 +61,21 @@ fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
             tracing::debug!("the network namespace is saved as it is: {e}");
             false
         })
+}
+
+/// Keeps CRIU's libnftables from printing rules with extensions of iptables as these extensions would: it finds none of their
+/// plugins, of which those of another version than its own crash CRIU. Nobody reads these rules, which are in kept.json. Where
+/// there are tables of the older iptables, the programs that save them need the plugins.
+pub(super) fn keep_libnftables_plain(task: &Task, launch: &mut Launch<'_>) -> Result<()> {
+    let pid = task.facts()?.pid;
+    let has_older = ["ip_tables_names", "ip6_tables_names"]
+        .iter()
+        .any(|names| std::fs::read(format!("/proc/{pid}/net/{names}")).is_ok_and(|names| !names.is_empty()));
+    let owns = owns_namespace(task.facts()?, &*task.container().spec()?);
+    if owns && !has_older && hiber_sandbox::network::has_extensions(pid).unwrap_or(false) {
+        launch.environment("XTABLES_LIBDIR", "/nonexistent");
+    }
+    Ok(())
 }
 
 fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {

@@ -1,13 +1,14 @@
 //! The less common objects of a network namespace, read from one namespace and made in another.
 //!
 //! The caller has made the devices (with their names, kinds, hardware addresses, MTU, flags and masters), the addresses, the
-//! routes of the main table, the rules for IPv4 and the firewall before.
+//! routes of the main table, the rules for IPv4 and the firewall before, unless [`Kept::has_firewall`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::classes::{CLASSES, Class};
+use super::firewall::{Firewall, Found};
 use super::object::Object;
 use super::{links, sysctls};
 use crate::error::Context;
@@ -26,9 +27,17 @@ pub struct Kept {
     objects: BTreeMap<String, Vec<Object>>,
     /// The sysctls that somebody has changed, by path below /proc/sys/net.
     sysctls: BTreeMap<String, String>,
+    /// The firewall, if it has rules that no text can say.
+    #[serde(skip_serializing_if = "Firewall::is_empty")]
+    firewall: Firewall,
 }
 
 impl Kept {
+    /// Whether the firewall is in here, and the caller is not to make it.
+    pub fn has_firewall(&self) -> bool {
+        !self.firewall.is_empty()
+    }
+
     /// Reads the network namespace of process `pid`. The sysctls `always`, by path below /proc/sys/net, are kept even if they
     /// are as in a new namespace.
     ///
@@ -47,7 +56,11 @@ impl Kept {
                     objects.insert(class.name.to_owned(), found);
                 }
             }
-            Ok(Self { links, objects, sysctls: sysctls::changed(sysctls::read()?, &new, always) })
+            let firewall = match Firewall::read()? {
+                Found::Kept(firewall) => firewall,
+                Found::Plain | Found::Strange(_) => Firewall::default(),
+            };
+            Ok(Self { links, objects, sysctls: sysctls::changed(sysctls::read()?, &new, always), firewall })
         })
     }
 
@@ -65,6 +78,7 @@ impl Kept {
             let route = Route::open()?;
             sysctls::put(&self.sysctls)?;
             links::put(&route, &self.links)?;
+            self.firewall.make()?;
             let devices = devices(&self.links);
             let (most, last) = CLASSES.split_at(CLASSES.len() - 1);
             for group in [most, last] {

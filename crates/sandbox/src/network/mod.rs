@@ -2,6 +2,7 @@
 //! `ip route save` and `ip rule save` leave out, and every object of the kernel that [`Kept`] can make again.
 
 mod classes;
+mod firewall;
 mod kept;
 mod links;
 mod macvlan;
@@ -89,6 +90,9 @@ pub fn contents(pid: i32, others: &[i32]) -> Result<Contents> {
     rtnetlink::inside(&namespace_of(pid)?, || {
         let route = Route::open()?;
         let mut contents = Contents { strange: strange::read(&route, pid)?, ..Contents::default() };
+        if let firewall::Found::Strange(why) = firewall::Firewall::read()? {
+            contents.strange.push(format!("the firewall has extensions of iptables, and {why}"));
+        }
         contents.nexthops = route.has_any(RTM_GETNEXTHOP, &NHMSG)?;
         // The kernel gives another namespace a number when somebody asks for a device that leads there.
         let links = route.request(Message::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
@@ -109,6 +113,14 @@ pub fn contents(pid: i32, others: &[i32]) -> Result<Contents> {
         });
         Ok(contents)
     })
+}
+
+/// Whether the firewall of process `pid`'s network namespace has rules of nftables with extensions of iptables.
+///
+/// # Errors
+/// If the kernel does not answer.
+pub fn has_extensions(pid: i32) -> Result<bool> {
+    rtnetlink::inside(&namespace_of(pid)?, firewall::has_extensions)
 }
 
 impl Contents {

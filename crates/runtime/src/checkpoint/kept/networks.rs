@@ -41,6 +41,16 @@ impl Networks {
         Ok(networks)
     }
 
+    /// Processes in the networks whose firewalls are in here; `first` says which is the first one.
+    pub(crate) fn with_firewall(&self, first: impl FnOnce() -> Result<u32>) -> Result<Vec<u32>> {
+        let others = self.others.iter().filter(|(_, network)| network.has_firewall());
+        let mut found: Vec<u32> = others.map(|(pid, _)| pid.unsigned_abs()).collect();
+        if self.own.as_ref().is_some_and(network::Kept::has_firewall) {
+            found.push(first()?);
+        }
+        Ok(found)
+    }
+
     /// Gives the new network namespace of the first process, `pid`, what that had.
     pub(super) fn put_back_own(&self, pid: i32) -> Result<()> {
         Ok(self.own.as_ref().map_or(Ok(()), |network| network.put_back(pid))?)

@@ -2,6 +2,7 @@
 //! few are told to the thread alone, which is asked before it is frozen.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use hiber_memory::call::NAME;
 use hiber_memory::{Seized, Stopped, StoppedProcess};
@@ -72,6 +73,8 @@ pub(crate) struct Switched {
 pub(crate) struct Answer {
     deny_write_execute: u32,
     huge_pages_disabled: u32,
+    /// Asked only where the kernel does not tell it from outside.
+    merging: bool,
     no_time_stamps: bool,
     no_processor_identification: bool,
     tiles: bool,
@@ -90,6 +93,7 @@ mod option {
     pub(super) const SET_MDWE: u64 = 65;
     pub(super) const GET_MDWE: u64 = 66;
     pub(super) const SET_MEMORY_MERGE: u64 = 67;
+    pub(super) const GET_MEMORY_MERGE: u64 = 68;
 }
 /// asm/prctl.h, and the number of AMX's tile data among what a processor keeps for threads.
 #[cfg(target_arch = "x86_64")]
@@ -178,6 +182,7 @@ fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
         |result: std::result::Result<u64, _>| result.ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let deny_write_execute = number(get(option::GET_MDWE)?);
     let huge_pages_disabled = number(get(option::GET_THP_DISABLE)?);
+    let merging = !tells_of_merging() && number(get(option::GET_MEMORY_MERGE)?) != 0;
     let no_time_stamps = cfg!(target_arch = "x86_64") && {
         let mut value = [0; 4];
         stopped.call_with(&mut value, Sysno::prctl, |at| [option::GET_TSC, at, 0, 0, 0, 0])?.is_ok()
@@ -189,11 +194,20 @@ fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
     Ok(Answer {
         deny_write_execute,
         huge_pages_disabled,
+        merging,
         no_time_stamps,
         no_processor_identification,
         tiles,
         dispatch,
         space,
+    })
+}
+
+/// Whether a process's ksm_stat says whether all of its memory is merged; that of Linux 6.12 does not.
+fn tells_of_merging() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    *TELLS.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/ksm_stat").is_ok_and(|text| text.contains("ksm_merge_any:"))
     })
 }
 
@@ -259,6 +273,7 @@ impl Switched {
             Some(parent)
         };
         let Some(answer) = own.or_else(inherited) else { return };
+        self.merging |= answer.merging;
         self.no_time_stamps = answer.no_time_stamps;
         self.no_processor_identification = answer.no_processor_identification;
         self.tiles = answer.tiles;

@@ -105,6 +105,7 @@ impl<'a> Request<'a> {
             changed.extend(shared::inventory(images, &self.prepared.spec)?);
             changed.extend(self.eventfds(images)?.0);
             changed.extend(self.macvlans(images)?.0);
+            changed.extend(self.firewalls(images)?);
         }
         changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
@@ -200,6 +201,20 @@ impl<'a> Request<'a> {
             )));
         }
         Ok((changed, macvlans))
+    }
+
+    /// The images without firewalls, of those that are for hiber to make.
+    fn firewalls(&self, images: &ImageDirectory) -> Result<ChangedFiles> {
+        let images = Images::in_directory(images)?;
+        let mut changed = ChangedFiles::new();
+        for pid in
+            self.kept.networks.with_firewall(|| Ok(images.tasks()?.first().map_or(0, |task| task.pid)))?
+        {
+            let number = images.network_of_task(pid)?;
+            // Commands for libnftables.
+            changed.extend(number.map(|number| (format!("nftables-{number}.img"), b"\n".to_vec())));
+        }
+        Ok(changed)
     }
 
     /// Has CRIU find this program in place of others that CRIU runs: tar, and ip where it is to make macvlans.
