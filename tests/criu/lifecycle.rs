@@ -3,6 +3,9 @@
 use crate::{COUNT, count, counter, counts_on, sleep_and_wake};
 use hiber_tests::prelude::*;
 use hiber_tests::tools;
+use nix::sys::ptrace;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use std::fs;
 
 #[test]
@@ -29,6 +32,31 @@ fn a_restored_container_is_a_full_one() {
     let state = c.state();
     assert_eq!(state["bundle"], c.bundle_path());
     c.kill("KILL").ok();
+    c.wait_stopped();
+    c.delete(&[]).ok();
+    c.assert_clean();
+}
+
+/// An init ends when the last process of its namespace has been reaped, and has no program meanwhile.
+#[test]
+fn a_restored_container_is_not_stopped_before_it_is() {
+    require!(Root, Criu);
+    let c = Runtime::hiber().container(Bundle::busybox().shell("sleep 1000 & wait"));
+    c.run_detached().ok();
+    let children = |pid: i32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    wait_for("the child", || !children(c.pid()).is_empty());
+    c.checkpoint(&[]).ok();
+    c.restore(&[]).ok();
+    let init = c.pid();
+    // A dead process stays until its tracer has seen its end.
+    let traced = Pid::from_raw(children(init).trim().parse().unwrap());
+    ptrace::seize(traced, ptrace::Options::empty()).unwrap();
+    c.kill("KILL").ok();
+    let is_ending = || !std::path::Path::new(&format!("/proc/{init}/exe")).exists();
+    wait_for("the first process to be ending", is_ending);
+    assert_eq!(c.status(), "running");
+    c.delete(&[]).fails("that is not stopped: running");
+    waitpid(traced, None).unwrap();
     c.wait_stopped();
     c.delete(&[]).ok();
     c.assert_clean();

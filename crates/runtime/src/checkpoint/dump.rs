@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use hiber_criu::{Answer, Descriptors, DumpNotify, ImageDirectory, Images, Session};
+use hiber_criu::{Answer, Descriptors, DumpNotify, ImageDirectory, Images, Session, Version};
 use hiber_memory::images::Work;
 use oci_spec::runtime::Spec;
 
@@ -137,10 +137,7 @@ impl<'a> Dump<'a> {
         session.pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
         // CRIU is being loaded meanwhile.
         let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
-        if let Some(problem) = attacked(session.version()?) {
-            tracing::warn!("{problem}");
-        }
-        let mut seal = seal(task, options, &admitted, &mut session)?;
+        let mut seal = seal(task, options, &admitted)?;
         seal.work = work;
         seal.config = named.map(|named| named.config);
         seal.manifest.memory_token = memory.token().cloned();
@@ -174,21 +171,31 @@ impl<'a> Dump<'a> {
         })
     }
 
+    /// Not before a request is complete: CRIU answers when it has been loaded.
+    fn note_version(&mut self, version: Version) {
+        if let Some(problem) = attacked(version) {
+            tracing::warn!("{problem}");
+        }
+        self.seal.manifest.criu = version.to_string();
+    }
+
     fn log_is_elsewhere(&self) -> bool {
         self.options.criu.work_path.is_some()
     }
 
-    fn pre_dump(mut self, session: Session) -> Result<()> {
+    fn pre_dump(mut self, mut session: Session) -> Result<()> {
         let request = self.request()?.pre_dump()?;
+        self.note_version(session.version()?);
         session.pre_dump(&request).map_err(|e| self.staging.explain(e, self.log_is_elsewhere()))?;
         self.staging.publish(&mut self.seal)
     }
 
     /// The dump itself, up to the checkpoint's publication.
     fn run(&mut self, mut session: Session) -> Result<()> {
-        let (request, _yard) = self.request()?.dump(&mut session)?;
-        let lazy = self.options.criu.lazy_pages;
         Descriptors(self.task.facts()?.streams.clone()).write(self.staging.directory()?)?;
+        let (request, _yard) = self.request()?.dump(&mut session)?;
+        self.note_version(session.version()?);
+        let lazy = self.options.criu.lazy_pages;
         let mut stopped = Stopped::default();
         let result = session.dump(&request, |step| match step {
             DumpNotify::NetworkLock => {
@@ -371,15 +378,9 @@ fn watch(task: &Task, options: &CheckpointOptions, status: Status, staging: &Sta
 }
 
 /// The manifest, and the work on the images, as far as both are known before the dump.
-fn seal<'a>(
-    task: &Task,
-    options: &CheckpointOptions,
-    admitted: &Admitted,
-    session: &mut Session,
-) -> Result<Seal<'a>> {
+fn seal<'a>(task: &Task, options: &CheckpointOptions, admitted: &Admitted) -> Result<Seal<'a>> {
     let spec = spec_as_created(task, &admitted.spec)?;
-    let (id, version) = (task.container().id().as_str(), session.version()?);
-    let mut manifest = Manifest::new(id, version, spec.as_ref(), options)?;
+    let mut manifest = Manifest::new(task.container().id().as_str(), spec.as_ref(), options)?;
     manifest.accepted.clone_from(&admitted.accepted.met);
     manifest.options.loopback = admitted.fresh_network;
     if admitted.fresh_network {

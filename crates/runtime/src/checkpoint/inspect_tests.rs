@@ -19,12 +19,9 @@ fn checkpoint(dir: &Path) {
     write("core-1.img", image(0x5505_3847, &[&[8, 1, 26, 15][..], &task].concat()));
     write("pages-1.img", vec![7; 10_000]);
     let spec = oci_spec::runtime::Spec::default();
-    let manifest =
-        Manifest::new("c", hiber_criu::Version::new(4, 2, 0), &spec, &crate::CheckpointOptions::default());
-    manifest
-        .unwrap()
-        .write(&ImageDirectory::open(dir).unwrap(), true, Default::default(), BTreeMap::new())
-        .unwrap();
+    let mut manifest = Manifest::new("c", &spec, &crate::CheckpointOptions::default()).unwrap();
+    manifest.criu = "4.2".into();
+    manifest.write(&ImageDirectory::open(dir).unwrap(), true, Default::default(), BTreeMap::new()).unwrap();
 }
 
 /// The directory as tar, below `checkpoint/`.

@@ -128,13 +128,8 @@ pub struct FileSum {
 }
 
 impl Manifest {
-    /// A manifest of a checkpoint that is yet to be written: it has no files.
-    pub(crate) fn new(
-        container: &str,
-        criu: hiber_criu::Version,
-        spec: &Spec,
-        options: &CheckpointOptions,
-    ) -> Result<Self> {
+    /// A manifest of a checkpoint that is yet to be written, by a CRIU that is yet to tell its version: it has neither files nor that.
+    pub(crate) fn new(container: &str, spec: &Spec, options: &CheckpointOptions) -> Result<Self> {
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let options = Options::new(options);
         let system = rustix::system::uname();
@@ -143,7 +138,7 @@ impl Manifest {
             kind,
             container: container.to_owned(),
             created: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            criu: criu.to_string(),
+            criu: String::new(),
             kernel: system.release().to_string_lossy().into_owned(),
             cpu: Cpu::here(),
             options,

@@ -7,7 +7,7 @@ use super::*;
 use crate::Address;
 
 fn manifest(spec: &Spec, options: &CheckpointOptions) -> Manifest {
-    Manifest::new("box", hiber_criu::Version::new(4, 2, 0), spec, options).unwrap()
+    Manifest { criu: "4.2".into(), ..Manifest::new("box", spec, options).unwrap() }
 }
 
 /// A directory with some files and their manifest.

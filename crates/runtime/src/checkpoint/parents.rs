@@ -76,8 +76,7 @@ mod tests {
     fn manifest(dir: &Path, container: &str) {
         let dir = &ImageDirectory::open(dir).unwrap();
         let spec = oci_spec::runtime::Spec::default();
-        let version = hiber_criu::Version::new(4, 2, 0);
-        Manifest::new(container, version, &spec, &crate::CheckpointOptions::default())
+        Manifest::new(container, &spec, &crate::CheckpointOptions::default())
             .unwrap()
             .write(dir, true, Default::default(), Default::default())
             .unwrap();

@@ -141,6 +141,8 @@ pub(crate) fn restore_through(
     };
     let restored = restoring.run(&mut making, gate).and_then(|memory| {
         let (child, kept) = (first_process(&making.facts)?, wired.keep()?);
+        // Else an init that is ending would be taken for one that nobody can start.
+        entry.started();
         entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
         if let Some(memory) = memory {
             entry.note(Lifecycle::MemoryArriving);

@@ -296,12 +296,7 @@ mod tests {
 
     fn seal() -> Seal<'static> {
         let spec = oci_spec::runtime::Spec::default();
-        let manifest = Manifest::new(
-            "c",
-            hiber_criu::Version::new(4, 2, 0),
-            &spec,
-            &crate::CheckpointOptions::default(),
-        );
+        let manifest = Manifest::new("c", &spec, &crate::CheckpointOptions::default());
         Seal {
             manifest: manifest.unwrap(),
             work: Work { hash: true, sync: true },

@@ -40,14 +40,6 @@ impl Request<'_> {
         dump.parent_img = options.dump.parent_path.clone();
         dump.track_mem = options.dump.parent_path.is_some();
         dump.tcp_skip_in_flight = options.dump.tcp_skip_in_flight;
-        // CRIU's own configuration could have it save connections that we know nothing of.
-        if dump.common.network_lock.is_none()
-            && dump.common.config_fd.is_none()
-            && session.version()? >= SKIPS_NETWORK_LOCK
-            && needs_no_lock(task.facts()?, spec, &options.criu)
-        {
-            dump.common.network_lock = Some(NetworkLock::Skip);
-        }
         dump.common.external =
             self.admitted.mounts.as_ref().map(|mounts| mounts.external.clone()).unwrap_or_default();
         dump.common.external.extend(externals::namespaces(spec, task.facts()?.pid)?);
@@ -61,6 +53,14 @@ impl Request<'_> {
         dump.common.cgroup_yard = yard.as_ref().map(|yard| yard.path().to_owned());
         dump.freeze_cgroup.clone_from(&self.admitted.freezer);
         self.memory.describe(&mut dump.common);
+        // CRIU's own configuration could have it save connections that we know nothing of.
+        if dump.common.network_lock.is_none()
+            && dump.common.config_fd.is_none()
+            && needs_no_lock(task.facts()?, spec, &options.criu)
+            && session.version()? >= SKIPS_NETWORK_LOCK
+        {
+            dump.common.network_lock = Some(NetworkLock::Skip);
+        }
         Ok((dump, yard))
     }
 
