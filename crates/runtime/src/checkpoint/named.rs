@@ -16,7 +16,6 @@ use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::id::{CheckpointError, CheckpointName, ContainerId};
-use crate::status::Status;
 
 /// The file beside the images.
 const CONFIG: &str = "config.json";
@@ -232,13 +231,8 @@ pub(crate) struct Named<'a> {
 }
 
 impl Named<'_> {
-    /// Under the container's lock, before anything is made.
-    pub(super) fn check(&self, status: Status) -> Result<()> {
-        let Checkpoints { container, .. } = self.checkpoints;
-        if !matches!(status, Status::Running | Status::Paused) {
-            let what = format!("Container {container} is not running: it is {status}");
-            return Err(Error::State { what, status });
-        }
+    /// Refuses a name that is taken. Called under the container's lock, before anything is made.
+    pub(super) fn check(&self) -> Result<()> {
         match self.checkpoints.existing(&self.config.name) {
             Ok(_) => Err(self.taken().into()),
             Err(Error::Checkpoint(CheckpointError::Missing { .. })) => Ok(()),

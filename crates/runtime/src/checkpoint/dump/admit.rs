@@ -34,10 +34,15 @@ impl Admitted {
     /// The container is locked by the caller.
     pub(super) fn of(task: &Task, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<Self> {
         let status = task.status()?;
-        named.map_or(Ok(()), |named| named.check(status))?;
         if !matches!(status, Status::Running | Status::Paused) {
-            return task.refuse(&format!("Container cannot be checkpointed in {status} state"), status);
+            let what = match named {
+                // Docker's words, for checkpoints with names are Docker's.
+                Some(_) => format!("Container {} is not running: it is {status}", task.container().id()),
+                None => format!("Container cannot be checkpointed in {status} state"),
+            };
+            return task.refuse(&what, status);
         }
+        named.map_or(Ok(()), Named::check)?;
         let (spec, whole) = (task.container().spec()?, !options.pre_dump);
         let mut accepted = Accepted::of(&options.accept, &spec)?;
         let may_freeze = before_freezing(task, status, whole)?;
