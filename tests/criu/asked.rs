@@ -188,6 +188,12 @@ fn scheduling_of_config_json() {
     assert_eq!(all(&c), before);
 }
 
+/// Whether a task waits for the answer to a call of its own.
+fn asked(listener: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|_| fds[0].revents().contains(PollFlags::IN))
+}
+
 /// Gives what asks an agent its listeners again, as at create: the kernel would answer with ENOSYS else.
 #[test]
 fn an_agent_answers_for_system_calls_again() {
@@ -232,11 +238,6 @@ fn an_agent_answers_for_system_calls_again() {
         }
         if round == 2 {
             fs::write(format!("/proc/{}/root/dev/shm/go", c.pid()), "").unwrap();
-            let asked = |listener: &OwnedFd| {
-                let mut fds = [PollFd::new(listener, PollFlags::IN)];
-                poll(&mut fds, Some(&Timespec::default()))
-                    .is_ok_and(|_| fds[0].revents().contains(PollFlags::IN))
-            };
             wait_for("the agent to be asked", || again.iter().any(|(_, listener)| asked(listener)));
             again.clear();
             wait_for("the answer", || fs::exists(format!("/proc/{}/root/dev/shm/done", c.pid())).unwrap());

@@ -294,6 +294,10 @@ fn a_leave_before_all_memory_was_asked_for_leaves_the_source_running() {
     nothing_has_happened(&source, &there);
 }
 
+fn children(pid: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default()
+}
+
 /// Memory that a restored program has let go of is not asked for, and is no reason to keep the source's container.
 #[test]
 fn memory_that_nobody_needs_any_more_is_given_up() {
@@ -341,8 +345,6 @@ fn memory_that_nobody_needs_any_more_is_given_up() {
     wait_until_it_stops.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
     assert_eq!(there.status(), "running");
     // Command lines are memory, too, and may not be there yet; it is the child that has one of its own.
-    let children =
-        |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let all = children(&there.pid().to_string());
     let large =
         all.split_whitespace().find(|child| !children(child).is_empty()).unwrap_or_else(|| panic!("{all:?}"));

@@ -88,8 +88,15 @@ fn hook(r: &mut Rng) -> Value {
 /// Changes one part. Nothing here reaches what is the host's: the root filesystem is the bundle's, the cgroup below the
 /// test's, namespaces are new or missing.
 fn change(c: &mut Value, r: &mut Rng) {
-    let process = &mut c["process"];
     match r.usize(..26) {
+        field @ ..10 => change_process(&mut c["process"], field, r),
+        field @ 10..15 => change_surroundings(c, field, r),
+        field => change_linux(c, field, r),
+    }
+}
+
+fn change_process(process: &mut Value, field: usize, r: &mut Rng) {
+    match field {
         0 => process["user"] = json!({"uid": number(r), "gid": number(r), "umask": number(r)}),
         1 => process["args"] = json!(some_of(r, &["true", "false", "sh", "/etc/passwd", "/no/such", ""])),
         2 => process["env"] = json!(some_of(r, &["PATH=", "PATH=/bin", "A=b", "A", "=", "LISTEN_FDS=9"])),
@@ -108,15 +115,25 @@ fn change(c: &mut Value, r: &mut Rng) {
             process["scheduler"] = json!({"policy": one_of(r, &["SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE"]), "nice": number(r)});
         }
         8 => process["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": number(r)}),
-        9 => process["noNewPrivileges"] = json!(r.usize(..2) == 0),
+        _ => process["noNewPrivileges"] = json!(r.usize(..2) == 0),
+    }
+}
+
+fn change_surroundings(c: &mut Value, field: usize, r: &mut Rng) {
+    match field {
         10 | 11 => hiber_tests::bundle::push(&mut c["mounts"], mount(r)),
         12 => drop(c["mounts"].as_array_mut().map(std::vec::Vec::pop)),
         13 => c["hostname"] = json!(one_of(r, &TEXTS)),
-        14 => {
+        _ => {
             let kinds =
                 ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
             c["hooks"][one_of(r, &kinds)] = json!([hook(r)]);
         }
+    }
+}
+
+fn change_linux(c: &mut Value, field: usize, r: &mut Rng) {
+    match field {
         15 => {
             let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
             if !namespaces.is_empty() {

@@ -42,6 +42,11 @@ fn process() -> Vec<Row> {
         ("/oomScoreAdj", json!(1001), "process.oomScoreAdj: 1001"),
         ("/oomScoreAdj", json!(-1001), "process.oomScoreAdj: -1001"),
         ("/consoleSize", json!({"height": -1, "width": 1}), "process.consoleSize.height: "),
+    ]
+}
+
+fn scheduling() -> Vec<Row> {
+    vec![
         ("/scheduler", json!({"policy": "SCHED_NONE"}), "process.scheduler.policy: "),
         ("/scheduler", json!({"nice": 1}), "process.scheduler: "),
         ("/scheduler", json!({"policy": "SCHED_BATCH", "nice": -21}), "process.scheduler.nice: -21"),
@@ -390,6 +395,7 @@ fn of_the_container() {
     require!(Root);
     assert_refused("", top());
     assert_refused("/process", process());
+    assert_refused("/process", scheduling());
     assert_refused("", mounts());
 }
 

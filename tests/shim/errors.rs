@@ -131,11 +131,21 @@ fn what_a_state_forbids() {
 fn fields_that_cannot_be_right() {
     require!(Root);
     let shim = Shim::start(Bundle::busybox().shell("sleep 100"));
-    let client = &shim.client;
+    creations_are_refused(&shim);
+    shim.run();
+    refused(shim.try_kill("", 99), Code::INVALID_ARGUMENT, "signal: 99 is none: expected 1 to 64");
+    refused(shim.try_kill("", 0), Code::INVALID_ARGUMENT, "signal: 0 is none");
+    execs_and_updates_are_refused(&shim);
+    checkpoints_are_refused(&shim);
+    assert_eq!(shim.state("").status.enum_value(), Ok(Status::RUNNING));
+    shim.end();
+}
+
+fn creations_are_refused(shim: &Shim) {
     let create = |change: &dyn Fn(&mut CreateTaskRequest), words: &str| {
         let mut request = shim.create_request();
         change(&mut request);
-        refused(client.create(soon(), &request), Code::INVALID_ARGUMENT, words);
+        refused(shim.client.create(soon(), &request), Code::INVALID_ARGUMENT, words);
     };
     create(&|r| r.id = "a/b".into(), "id: invalid container ID");
     create(&|r| r.bundle = "rootfs".into(), "bundle: \"rootfs\" is not an absolute path");
@@ -149,9 +159,10 @@ fn fields_that_cannot_be_right() {
     let out = Mount { type_: "tmpfs".into(), target: "../..".into(), ..Mount::default() };
     create(&|r| r.rootfs = vec![out.clone()], "rootfs[0].target: \"../..\" leads out");
     create(&|r| r.terminal = true, "tty");
-    shim.run();
-    refused(shim.try_kill("", 99), Code::INVALID_ARGUMENT, "signal: 99 is none: expected 1 to 64");
-    refused(shim.try_kill("", 0), Code::INVALID_ARGUMENT, "signal: 0 is none");
+}
+
+fn execs_and_updates_are_refused(shim: &Shim) {
+    let client = &shim.client;
     refused(
         shim.try_exec("a/b", "true"),
         Code::INVALID_ARGUMENT,
@@ -183,13 +194,16 @@ fn fields_that_cannot_be_right() {
     refused(client.update(soon(), &update), Code::INVALID_ARGUMENT, "resources: ");
     let resize = ResizePtyRequest { id: shim.id(), width: 70_000, ..ResizePtyRequest::default() };
     refused(client.resize_pty(soon(), &resize), Code::INVALID_ARGUMENT, "width: 70000 is above 65535");
+}
+
+fn checkpoints_are_refused(shim: &Shim) {
     let checkpoint = |options: CheckpointOptions, words: &str| {
         let request = CheckpointTaskRequest {
             id: shim.id(),
             options: any(&options),
             ..CheckpointTaskRequest::default()
         };
-        refused(client.checkpoint(soon(), &request), Code::INVALID_ARGUMENT, words);
+        refused(shim.client.checkpoint(soon(), &request), Code::INVALID_ARGUMENT, words);
     };
     checkpoint(CheckpointOptions::default(), "path: \"\" is not an absolute path");
     let images = shim.bundle.join("images").display().to_string();
@@ -203,8 +217,6 @@ fn fields_that_cannot_be_right() {
         "\"pid\" cannot be empty",
     );
     assert!(!std::path::Path::new(&images).exists());
-    assert_eq!(shim.state("").status.enum_value(), Ok(Status::RUNNING));
-    shim.end();
 }
 
 #[test]

@@ -54,96 +54,86 @@ fn namespaces_of_the_host_are_refused() {
     v.c.assert_clean();
 }
 
+type Change = fn(&mut Vec<MntEntry>);
+
+const MOUNTS: [(&str, Change, &str); 22] = [
+    ("no mask", |m| m.retain(|m| !m.mountpoint().ends_with("/proc/keys")), "does not mask /proc/keys"),
+    (
+        "no read-only path",
+        |m| m.retain(|m| !m.mountpoint().ends_with("/proc/sys")),
+        "does not make /proc/sys read-only",
+    ),
+    ("a writable path", |m| mount(m, "/proc/sys").flags = Some(0), "that config.json does not have"),
+    ("a writable root", |m| mount(m, "/").flags = Some(0), "config.json has root.readonly"),
+    ("a writable bind", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !1, "at /data without ro"),
+    ("suid", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !2, "at /data without nosuid"),
+    ("devices", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !4, "at /dev/shm without nodev"),
+    ("programs", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !8, "at /dev/shm without noexec"),
+    ("writable sysfs", |m| *mount(m, "/sys").flags.as_mut().unwrap() &= !1, "at /sys without ro"),
+    ("another type", |m| mount(m, "/dev/mqueue").fstype = Some(FsType::SYSFS.into()), "of type SYSFS"),
+    (
+        "a disk",
+        |m| {
+            let mount = mount(m, "/dev/mqueue");
+            mount.fstype = Some(FsType::AUTO.into());
+            mount.fsname = Some("proc".into());
+        },
+        "of type AUTO",
+    ),
+    ("another key", |m| mount(m, "/data").ext_key = Some("/dev/null".into()), "of the host at /data"),
+    (
+        "crun's key of masked directories",
+        |m| mount(m, "/data").ext_key = Some("/run/crun/.empty-directory".into()),
+        "of the host at /data",
+    ),
+    ("the key of a mask", |m| mount(m, "/data").ext_key = Some("/proc/keys".into()), "of the host at /data"),
+    (
+        "a second bind",
+        |m| {
+            let mut second = mount(m, "/data").clone();
+            (second.mnt_id, second.flags) = (Some(999), Some(0));
+            second.mountpoint = Some("./tmp".into());
+            m.push(second);
+        },
+        "of the host at /tmp",
+    ),
+    (
+        "a second proc",
+        |m| {
+            let mut second = mount(m, "/proc").clone();
+            (second.mnt_id, second.mountpoint) = (Some(999), Some("./tmp".into()));
+            m.push(second);
+        },
+        "that config.json does not have",
+    ),
+    ("a root above", |m| mount(m, "/proc/sys").root = Some("/../..".into()), "which is no plain path"),
+    ("a point above", |m| mount(m, "/data").mountpoint = Some("./../data".into()), "which is no plain path"),
+    (
+        "an old way",
+        |m| {
+            let mount = mount(m, "/data");
+            (mount.ext_mount, mount.ext_key) = (Some(true), None);
+        },
+        "in a way that no dump here writes",
+    ),
+    (
+        "a mask below",
+        |m| {
+            let root = mount(m, "/").mnt_id;
+            mount(m, "/proc/keys").parent_mnt_id = root;
+        },
+        "that is below another",
+    ),
+    ("a larger tmpfs", |m| mount(m, "/dev/shm").options = Some("size=99999k".into()), "without size=65536k"),
+    ("no flags", |m| mount(m, "/data").sb_flags = None, "without flags of its file system"),
+];
+
 #[test]
 fn mounts_that_config_json_does_not_have_are_refused() {
     require!(Root, Criu);
     let v = Victim::new(bundle());
     let name = v.file("mountpoints-");
-    type Change = fn(&mut Vec<MntEntry>);
-    let cases: [(&str, Change, &str); 22] = [
-        ("no mask", |m| m.retain(|m| !m.mountpoint().ends_with("/proc/keys")), "does not mask /proc/keys"),
-        (
-            "no read-only path",
-            |m| m.retain(|m| !m.mountpoint().ends_with("/proc/sys")),
-            "does not make /proc/sys read-only",
-        ),
-        ("a writable path", |m| mount(m, "/proc/sys").flags = Some(0), "that config.json does not have"),
-        ("a writable root", |m| mount(m, "/").flags = Some(0), "config.json has root.readonly"),
-        ("a writable bind", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !1, "at /data without ro"),
-        ("suid", |m| *mount(m, "/data").flags.as_mut().unwrap() &= !2, "at /data without nosuid"),
-        ("devices", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !4, "at /dev/shm without nodev"),
-        ("programs", |m| *mount(m, "/dev/shm").flags.as_mut().unwrap() &= !8, "at /dev/shm without noexec"),
-        ("writable sysfs", |m| *mount(m, "/sys").flags.as_mut().unwrap() &= !1, "at /sys without ro"),
-        ("another type", |m| mount(m, "/dev/mqueue").fstype = Some(FsType::SYSFS.into()), "of type SYSFS"),
-        (
-            "a disk",
-            |m| {
-                let mount = mount(m, "/dev/mqueue");
-                mount.fstype = Some(FsType::AUTO.into());
-                mount.fsname = Some("proc".into());
-            },
-            "of type AUTO",
-        ),
-        ("another key", |m| mount(m, "/data").ext_key = Some("/dev/null".into()), "of the host at /data"),
-        (
-            "crun's key of masked directories",
-            |m| mount(m, "/data").ext_key = Some("/run/crun/.empty-directory".into()),
-            "of the host at /data",
-        ),
-        (
-            "the key of a mask",
-            |m| mount(m, "/data").ext_key = Some("/proc/keys".into()),
-            "of the host at /data",
-        ),
-        (
-            "a second bind",
-            |m| {
-                let mut second = mount(m, "/data").clone();
-                (second.mnt_id, second.flags) = (Some(999), Some(0));
-                second.mountpoint = Some("./tmp".into());
-                m.push(second);
-            },
-            "of the host at /tmp",
-        ),
-        (
-            "a second proc",
-            |m| {
-                let mut second = mount(m, "/proc").clone();
-                (second.mnt_id, second.mountpoint) = (Some(999), Some("./tmp".into()));
-                m.push(second);
-            },
-            "that config.json does not have",
-        ),
-        ("a root above", |m| mount(m, "/proc/sys").root = Some("/../..".into()), "which is no plain path"),
-        (
-            "a point above",
-            |m| mount(m, "/data").mountpoint = Some("./../data".into()),
-            "which is no plain path",
-        ),
-        (
-            "an old way",
-            |m| {
-                let mount = mount(m, "/data");
-                (mount.ext_mount, mount.ext_key) = (Some(true), None);
-            },
-            "in a way that no dump here writes",
-        ),
-        (
-            "a mask below",
-            |m| {
-                let root = mount(m, "/").mnt_id;
-                mount(m, "/proc/keys").parent_mnt_id = root;
-            },
-            "that is below another",
-        ),
-        (
-            "a larger tmpfs",
-            |m| mount(m, "/dev/shm").options = Some("size=99999k".into()),
-            "without size=65536k",
-        ),
-        ("no flags", |m| mount(m, "/data").sb_flags = None, "without flags of its file system"),
-    ];
-    for (what, change, why) in cases {
+    for (what, change, why) in MOUNTS {
         v.refuses(what, v.with::<MntEntry>(&name, change), why);
     }
     // The host may have unmounted a volume: below is the container's own root.
@@ -183,86 +173,84 @@ fn what_config_json_covers_is_not_uncovered() {
     v.c.assert_clean();
 }
 
+type CoreChange = fn(&mut CoreEntry);
+
+const PROCESSES: [(&str, CoreChange, &str); 16] = [
+    (
+        "capabilities",
+        |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().cap_eff[0] |= 1 << 21,
+        "CAP_SYS_ADMIN",
+    ),
+    (
+        "no new privileges",
+        |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().no_new_privs = None,
+        "lacks no_new_privs",
+    ),
+    (
+        "CRIU's user",
+        |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().uid = Some(u32::MAX),
+        "which is no id",
+    ),
+    ("a user", |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().euid = Some(7), "runs as user 7"),
+    (
+        "a group",
+        |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().groups = vec![7],
+        "is in group 7",
+    ),
+    (
+        "securebits",
+        |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().secbits = Some(4),
+        "securebits 0x4",
+    ),
+    ("no filter", |c| c.thread_core.as_mut().unwrap().seccomp_mode = None, "is not filtered by seccomp"),
+    (
+        "the filter of an older image",
+        |c| {
+            c.tc.as_mut().unwrap().old_seccomp_mode = Some(SeccompMode::DISABLED.into());
+        },
+        "is not filtered by seccomp",
+    ),
+    (
+        "a limit",
+        |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits[7].max = Some(1025),
+        "has 1025 for the resource limit RLIMIT_NOFILE",
+    ),
+    (
+        "limits left out",
+        |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits.truncate(7),
+        "has no resource limit RLIMIT_NOFILE",
+    ),
+    (
+        "limits elsewhere",
+        |c| c.tc.as_mut().unwrap().rlimits = None.into(),
+        "has no resource limit RLIMIT_NOFILE",
+    ),
+    ("killed last", |c| c.tc.as_mut().unwrap().oom_score_adj = Some(-1), "has oom_score_adj -1"),
+    (
+        "nice",
+        |c| {
+            let thread = c.thread_core.as_mut().unwrap();
+            (thread.sched_policy, thread.sched_nice) = (Some(0), Some(-20));
+        },
+        "has a nice value of -20",
+    ),
+    (
+        "realtime",
+        |c| {
+            let thread = c.thread_core.as_mut().unwrap();
+            (thread.sched_policy, thread.sched_prio) = (Some(1), Some(1));
+        },
+        "scheduling policy 1",
+    ),
+    ("a deadline", |c| c.thread_core.as_mut().unwrap().sched_policy = Some(6), "scheduling policy 6"),
+    ("a helper", |c| c.tc.as_mut().unwrap().task_state = Some(4), "in no state that a dump writes"),
+];
+
 #[test]
 fn processes_with_more_than_config_json_grants_are_refused() {
     require!(Root, Criu);
     let v = Victim::new(bundle());
-    type Change = fn(&mut CoreEntry);
-    let cases: [(&str, Change, &str); 16] = [
-        (
-            "capabilities",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().cap_eff[0] |= 1 << 21,
-            "CAP_SYS_ADMIN",
-        ),
-        (
-            "no new privileges",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().no_new_privs = None,
-            "lacks no_new_privs",
-        ),
-        (
-            "CRIU's user",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().uid = Some(u32::MAX),
-            "which is no id",
-        ),
-        (
-            "a user",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().euid = Some(7),
-            "runs as user 7",
-        ),
-        (
-            "a group",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().groups = vec![7],
-            "is in group 7",
-        ),
-        (
-            "securebits",
-            |c| c.thread_core.as_mut().unwrap().creds.as_mut().unwrap().secbits = Some(4),
-            "securebits 0x4",
-        ),
-        ("no filter", |c| c.thread_core.as_mut().unwrap().seccomp_mode = None, "is not filtered by seccomp"),
-        (
-            "the filter of an older image",
-            |c| {
-                c.tc.as_mut().unwrap().old_seccomp_mode = Some(SeccompMode::DISABLED.into());
-            },
-            "is not filtered by seccomp",
-        ),
-        (
-            "a limit",
-            |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits[7].max = Some(1025),
-            "has 1025 for the resource limit RLIMIT_NOFILE",
-        ),
-        (
-            "limits left out",
-            |c| c.tc.as_mut().unwrap().rlimits.as_mut().unwrap().rlimits.truncate(7),
-            "has no resource limit RLIMIT_NOFILE",
-        ),
-        (
-            "limits elsewhere",
-            |c| c.tc.as_mut().unwrap().rlimits = None.into(),
-            "has no resource limit RLIMIT_NOFILE",
-        ),
-        ("killed last", |c| c.tc.as_mut().unwrap().oom_score_adj = Some(-1), "has oom_score_adj -1"),
-        (
-            "nice",
-            |c| {
-                let thread = c.thread_core.as_mut().unwrap();
-                (thread.sched_policy, thread.sched_nice) = (Some(0), Some(-20));
-            },
-            "has a nice value of -20",
-        ),
-        (
-            "realtime",
-            |c| {
-                let thread = c.thread_core.as_mut().unwrap();
-                (thread.sched_policy, thread.sched_prio) = (Some(1), Some(1));
-            },
-            "scheduling policy 1",
-        ),
-        ("a deadline", |c| c.thread_core.as_mut().unwrap().sched_policy = Some(6), "scheduling policy 6"),
-        ("a helper", |c| c.tc.as_mut().unwrap().task_state = Some(4), "in no state that a dump writes"),
-    ];
-    for (what, change, why) in cases {
+    for (what, change, why) in PROCESSES {
         v.refuses(what, v.with::<CoreEntry>("core-1.img", |all| change(&mut all[0])), why);
     }
     v.c.assert_clean();

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, work_of};
+use hiber_criu::{
+    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions,
+    Session, work_of,
+};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::DetachedRoot;
@@ -23,19 +26,18 @@ use hiber_sys::{self as sys, clone::Child};
 use rustix::process::{Pid, PidfdFlags};
 
 use agent::Agent;
-use memory::{Brought, When};
-use request::limit_file_sizes;
+use memory::{Brought, When, settle};
 pub(crate) use request::{Network, Request};
+use request::{StandIns, limit_file_sizes};
 
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
-use crate::checkpoint::restore_options::{
-    check_following_memory, check_images, check_strict, limits_in_force,
-};
+use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
+use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
 use crate::checkpoint::{crun, entered, joined};
 use crate::container::handle::Container;
@@ -87,11 +89,7 @@ pub(crate) fn restore_through(
 ) -> Result<Task> {
     helpers::check()?;
     let prepared = Prepared::new(id, &options.as_create())?;
-    // CRIU finds out in the restored process, and waits for it in vain.
-    let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
-    if let Some(problem) = profile.and_then(|(module, name)| unloaded_profile(module, name)) {
-        return Err(Error::Invalid(problem));
-    }
+    check_profile(options)?;
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups } =
@@ -100,15 +98,7 @@ pub(crate) fn restore_through(
         Some(limits) => prepared.with_limits(&limits)?,
         None => prepared,
     };
-    let mut criu_options = options.criu.clone();
-    if let Some(manifest) = &manifest {
-        criu_options.follow(&manifest.options.criu);
-    }
-    criu_options.lazy_pages |= options.background;
-    check_following_memory(options, &prepared.plan.namespaces)?;
-    check_strict(&prepared, &criu_options)?;
-    let brought = Brought::of(options, &criu_options, &prepared, &chain)?;
-    criu_options.lazy_pages |= brought.is_some();
+    let (criu_options, brought) = settle(options, manifest.as_ref(), &prepared, &chain)?;
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
         Stdio::Attended => options.stdio.for_terminal(prepared.plan.init.process.terminal)?,
@@ -162,6 +152,13 @@ pub(crate) fn restore_through(
     Task::of_created(Container::of_created(id.clone(), entry, making.facts, prepared.spec), built, None)
 }
 
+/// CRIU finds out in the restored process that a profile is missing, and waits for the process in vain.
+fn check_profile(options: &RestoreContainerOptions<'_>) -> Result<()> {
+    let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
+    let problem = profile.and_then(|(module, name)| unloaded_profile(module, name));
+    problem.map_or(Ok(()), |problem| Err(Error::Invalid(problem)))
+}
+
 /// The restored process, our child: nobody else can have its number.
 fn first_process(facts: &Facts) -> Result<Child> {
     let pid = Pid::from_raw(facts.pid).ok_or(Error::NotRunning)?;
@@ -195,6 +192,14 @@ struct Places<'a> {
     work: &'a Work,
     /// The memory that is to be there before the tasks run.
     memory: Option<&'a Arrival>,
+}
+
+/// CRIU, which waits for its request, with all that the request is about.
+struct Loaded {
+    session: Session,
+    restore: RestoreOptions,
+    restorable: DetachedRoot,
+    stand_ins: StandIns,
 }
 
 impl Restoring<'_> {
@@ -272,35 +277,32 @@ impl Restoring<'_> {
         .map(Some)
     }
 
-    fn in_private_mount_namespace(
+    /// The images that CRIU is to read instead of those of the checkpoint.
+    fn changed_images(&self, agent: Option<&Agent<'_>>, facts: &Facts) -> Result<ChangedFiles> {
+        let mut changed = agent.map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
+        changed.extend(self.brought.iter().flat_map(|brought| brought.changed.clone()));
+        changed.extend(self.request.outer_groups(facts)?);
+        Ok(changed)
+    }
+
+    /// Starts CRIU, and prepares the root and the request while CRIU is being loaded: it sees what is mounted meanwhile.
+    fn load_criu(
         &self,
         places: &Places<'_>,
         guard: Option<&RestoreGuard>,
         making: &mut Making,
         cgroup: &mut Cgroup,
-    ) -> Result<()> {
-        if let Some(name) = &self.request.prepared.plan.init.keyring {
-            // CRIU saves none: the tasks have that of the thread which starts it.
-            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
-        }
-        let host = namespace("mnt")?;
-        let agent = Agent::of(self.request.prepared, self.request.chain)?;
-        let mut changed = agent.as_ref().map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
-        changed.extend(self.brought.iter().flat_map(|brought| brought.changed.clone()));
-        changed.extend(self.request.outer_groups(&making.facts)?);
-        let (view, limits) = self.request.view(changed)?;
-        sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
-        // CRIU is being loaded while the root is prepared: it sees what is mounted meanwhile.
+        view: &View<'_>,
+    ) -> Result<Loaded> {
         let (mut launch, mut inherited) = (self.criu.launch(), Vec::new());
         self.inherit(&mut launch, &mut inherited)?;
         let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
         Kept::shed()?;
-        let mut session = launch.start()?;
+        let session = launch.start()?;
         guard.map_or(Ok(()), |guard| guard.watch(&session))?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let mut restorable =
-            DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
+        let restorable = DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         restore.inherit_fds = inherited;
@@ -322,6 +324,26 @@ impl Restoring<'_> {
         }
         restore.join_namespaces =
             entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
+        Ok(Loaded { session, restore, restorable, stand_ins })
+    }
+
+    fn in_private_mount_namespace(
+        &self,
+        places: &Places<'_>,
+        guard: Option<&RestoreGuard>,
+        making: &mut Making,
+        cgroup: &mut Cgroup,
+    ) -> Result<()> {
+        if let Some(name) = &self.request.prepared.plan.init.keyring {
+            // CRIU saves none: the tasks have that of the thread which starts it.
+            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
+        }
+        let host = namespace("mnt")?;
+        let agent = Agent::of(self.request.prepared, self.request.chain)?;
+        let (view, limits) = self.request.view(self.changed_images(agent.as_ref(), &making.facts)?)?;
+        sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
+        let Loaded { mut session, restore, mut restorable, stand_ins } =
+            self.load_criu(places, guard, making, cgroup, &view)?;
         let (paths, held) = (making.facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
         let holds = Arc::clone(&held);
         session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));

@@ -8,7 +8,7 @@
 //! are in the memory of the views, which is mounted over the directory of the images, for CRIU has that by descriptor.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -232,6 +232,25 @@ impl Trial<'_> {
         tried.map_err(|e| explain_restore(self.store, self.id, self.options, e))
     }
 
+    fn request_to_criu(
+        &self,
+        request: &Request<'_>,
+        images: OwnedFd,
+        places: &Places,
+        root: &Path,
+        cgroup: &CgroupPaths,
+    ) -> Result<RestoreOptions> {
+        let mut facts: Facts = request.prepared.facts(self.id, Vec::new());
+        facts.cgroup = cgroup.clone();
+        let mut restore = request.options(images, root, &facts)?;
+        restore.common.work_dir = Some(places.work.here()?);
+        restore.common.log_file = LOG.into();
+        if let Some(key) = request.empty_directory {
+            restore.common.external.push(crun::supply(key, &places.empty)?);
+        }
+        Ok(restore)
+    }
+
     /// `ours` gets the number of the first process where that is a child of ours.
     fn in_private_namespaces(
         &self,
@@ -240,39 +259,24 @@ impl Trial<'_> {
         ours: &AtomicI32,
     ) -> Result<()> {
         let plan = &request.prepared.plan;
-        if let Some(name) = &plan.init.keyring {
-            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
-        }
         // Mounts that the host makes meanwhile do not reach the trial, whose views are in no peer group.
         let (view, _) = request.view(amend::with_outer_groups(self.images, |_| Ok::<_, Error>(None))?)?;
-        let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
-        let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
-        sys::process::unshare(flags, "for the trial's own mounts and network")?;
-        make_network()?;
+        enter_surroundings(plan)?;
         let places = Places::make(self.images.path(), plan)?;
         let root = plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let mut restorable =
             DetachedRoot::prepare(root, &places.root).context("prepare the root filesystem")?;
-        let mut facts: Facts = request.prepared.facts(self.id, Vec::new());
-        facts.cgroup = cgroup.paths().clone();
-        let mut restore = request.options(view.mount(&places.view)?, restorable.path(), &facts)?;
-        restore.common.work_dir = Some(places.work.here()?);
-        restore.common.log_file = LOG.into();
-        if let Some(key) = request.empty_directory {
-            restore.common.external.push(crun::supply(key, &places.empty)?);
-        }
+        let images = view.mount(&places.view)?;
+        let mut restore =
+            self.request_to_criu(request, images, &places, restorable.path(), cgroup.paths())?;
         // CRIU hears of its own children's ends, and reaps them. Where they outlive it, that is for us.
         let outlive = request.kept.has_switches();
         restore.as_sibling = outlive;
         let program = request.criu_options.find_criu()?;
         let mut launch = program.launch();
-        let streams = [pipe()?, pipe()?, pipe()?];
-        let [stdin, stdout, stderr] = &streams;
-        request.inherit(
-            [stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()],
-            &mut launch,
-            &mut restore.inherit_fds,
-        )?;
+        let [stdin, stdout, stderr] = [pipe()?, pipe()?, pipe()?];
+        let streams = [stdin.0.as_fd(), stdout.1.as_fd(), stderr.1.as_fd()];
+        request.inherit(streams, &mut launch, &mut restore.inherit_fds)?;
         join(&request.prepared.spec, &mut launch, &mut restore)?;
         let stand_ins = request.stand_ins(&mut launch, &places.scratch)?;
         Kept::shed()?;
@@ -391,6 +395,17 @@ fn restrain(options: &mut CriuOptions, plan: &Plan) {
         options.tcp_established = Some(false);
         options.tcp_close = Some(true);
     }
+}
+
+/// Gives the calling thread a keyring and namespaces of its own.
+fn enter_surroundings(plan: &Plan) -> Result<()> {
+    if let Some(name) = &plan.init.keyring {
+        sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
+    }
+    let own = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
+    let flags = own.iter().fold(0, |flags, kind| flags | kind.clone_flag());
+    sys::process::unshare(flags, "for the trial's own mounts and network")?;
+    make_network()
 }
 
 /// Sockets can be bound here to addresses that this network does not have.

@@ -7,7 +7,7 @@ use derive_setters::Setters;
 use hiber_sandbox::FdRole;
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::in_user_namespace;
-use hiber_sandbox::plan::{self, NamespaceKind, Plan};
+use hiber_sandbox::plan::{self, NamespaceKind, Namespaces, Plan};
 use hiber_sandbox::resctrl::Group;
 use hiber_sandbox::{Launch, Steps, launch};
 use oci_spec::runtime::Spec;
@@ -20,6 +20,7 @@ use crate::container::task::Task;
 use crate::error::{Context, Result};
 use crate::helpers;
 use crate::host::procfs;
+use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::processes::{Claim, ProcessId, Record};
 use crate::status::Status;
@@ -47,34 +48,11 @@ impl Task {
     /// leaves open are those of the container's configuration.
     pub fn exec(&self, process: &oci_spec::runtime::Process, options: &ExecOptions<'_>) -> Result<Process> {
         helpers::check()?;
-        match self.status()? {
-            Status::Stopped => return self.refuse("cannot exec in a stopped container", Status::Stopped),
-            // Its first process may still see the host's root.
-            Status::Creating => {
-                return self.refuse("cannot exec in a container that is being created", Status::Creating);
-            }
-            Status::Paused if !options.ignore_paused => {
-                let what = "cannot exec in a paused container (use --ignore-paused to override)";
-                return self.refuse(what, Status::Paused);
-            }
-            _ => {}
-        }
+        self.check_can_exec(options)?;
         let wired = options.stdio.for_terminal(process.terminal().unwrap_or(false))?.wire()?;
         let facts = self.facts()?;
         let namespaces = facts.joinable();
-        let plan_options = plan::Options {
-            id: self.container().id().as_str().into(),
-            bundle: facts.bundle.clone(),
-            keyring: facts.keyring.clone(),
-            preserve_fds: options.preserve_fds,
-            in_user_namespace: in_user_namespace(),
-            ..plan::Options::default()
-        };
-        let spec = self.container().spec()?;
-        let process = with_defaults(process.clone(), &spec);
-        let mut plan = Plan::for_exec(&spec, &process, &namespaces, &plan_options)?;
-        plan.init.hook_state.pid = facts.pid;
-        plan.init.joined_root = (!namespaces.has(NamespaceKind::Mount)).then(|| facts.rootfs.clone());
+        let plan = self.plan_exec(process, options, facts, &namespaces)?;
         let pidfd = self.pidfd()?;
         let cgroup = match options.cgroups {
             Some(below) => self.cgroup().below(below)?,
@@ -121,6 +99,46 @@ impl Task {
         let process = Process::new(child, attributes);
         monitor::adopt(facts.pid, &process);
         Ok(process)
+    }
+}
+
+impl Task {
+    fn check_can_exec(&self, options: &ExecOptions<'_>) -> Result<()> {
+        match self.status()? {
+            Status::Stopped => self.refuse("cannot exec in a stopped container", Status::Stopped),
+            // Its first process may still see the host's root.
+            Status::Creating => {
+                self.refuse("cannot exec in a container that is being created", Status::Creating)
+            }
+            Status::Paused if !options.ignore_paused => {
+                let what = "cannot exec in a paused container (use --ignore-paused to override)";
+                self.refuse(what, Status::Paused)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn plan_exec(
+        &self,
+        process: &oci_spec::runtime::Process,
+        options: &ExecOptions<'_>,
+        facts: &Facts,
+        namespaces: &Namespaces,
+    ) -> Result<Plan> {
+        let plan_options = plan::Options {
+            id: self.container().id().as_str().into(),
+            bundle: facts.bundle.clone(),
+            keyring: facts.keyring.clone(),
+            preserve_fds: options.preserve_fds,
+            in_user_namespace: in_user_namespace(),
+            ..plan::Options::default()
+        };
+        let spec = self.container().spec()?;
+        let process = with_defaults(process.clone(), &spec);
+        let mut plan = Plan::for_exec(&spec, &process, namespaces, &plan_options)?;
+        plan.init.hook_state.pid = facts.pid;
+        plan.init.joined_root = (!namespaces.has(NamespaceKind::Mount)).then(|| facts.rootfs.clone());
+        Ok(plan)
     }
 }
 

@@ -224,69 +224,84 @@ fn read(file: &mut impl Read) -> std::io::Result<Option<Vec<Item>>> {
         };
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
-        let text = |mut content: Vec<u8>| {
-            content.truncate(content.iter().position(|byte| *byte == 0).unwrap_or(content.len()));
-            content
-        };
         // The records before the entry that they describe.
         match kind {
             EntryType::XHeader => {
                 let Some(parsed) = Records::parse(&content) else { return Ok(None) };
                 records = parsed;
-                continue;
             }
-            EntryType::GNULongName => {
-                records.path = Some(PathBuf::from(OsString::from_vec(text(content))));
-                continue;
+            EntryType::GNULongName => records.path = Some(PathBuf::from(OsString::from_vec(text(content)))),
+            EntryType::GNULongLink => records.target = Some(text(content)),
+            _ => {
+                let described = std::mem::take(&mut records);
+                let Some(item) = item(&entry, kind, content, described)?.filter(|item| fits(item, &items))
+                else {
+                    return Ok(None);
+                };
+                items.push(item);
             }
-            EntryType::GNULongLink => {
-                records.target = Some(text(content));
-                continue;
-            }
-            _ => {}
         }
-        let Records { path, target, mtime, atime, xattrs } = std::mem::take(&mut records);
-        let path = path.map_or_else(|| entry.path().map(std::borrow::Cow::into_owned), Ok)?;
-        let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
-        let in_known_directory = path.parent().is_none_or(|parent| {
-            parent.as_os_str().is_empty()
-                || items.iter().any(|i| i.kind == EntryType::Directory && i.path == parent)
-        });
-        let simple = matches!(
-            kind,
-            EntryType::Regular
-                | EntryType::Directory
-                | EntryType::Symlink
-                | EntryType::Char
-                | EntryType::Block
-                | EntryType::Fifo
-        );
-        if !simple || !in_known_directory || items.len() >= MAX_ENTRIES || path.is_absolute() {
-            return Ok(None);
-        }
-        if kind == EntryType::Symlink {
-            content = target.or(entry.header().link_name_bytes().map(Vec::from)).unwrap_or_default();
-        }
-        let header = entry.header();
-        let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
-            return Ok(None);
-        };
-        if uid.max(gid) > ids::MAX {
-            return Err(std::io::Error::other(format!("{}: {uid}:{gid} is no owner", path.display())));
-        }
-        let device = match kind {
-            EntryType::Char | EntryType::Block => {
-                let (major, minor) = (header.device_major()?, header.device_minor()?);
-                (major.unwrap_or_default(), minor.unwrap_or_default())
-            }
-            _ => (0, 0),
-        };
-        let seconds = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
-        let mtime = mtime.unwrap_or(seconds);
-        let (mode, atime) = (header.mode()? & 0o7777, atime.unwrap_or(mtime));
-        items.push(Item { path, kind, mode, uid, gid, mtime, atime, xattrs, device, content });
     }
     Ok(Some(items))
+}
+
+/// The bytes before the first NUL.
+fn text(mut content: Vec<u8>) -> Vec<u8> {
+    content.truncate(content.iter().position(|byte| *byte == 0).unwrap_or(content.len()));
+    content
+}
+
+/// Whether an entry can follow `items`: its directory is among these.
+fn fits(item: &Item, items: &[Item]) -> bool {
+    let in_known_directory = item.path.parent().is_none_or(|parent| {
+        parent.as_os_str().is_empty()
+            || items.iter().any(|i| i.kind == EntryType::Directory && i.path == parent)
+    });
+    in_known_directory && items.len() < MAX_ENTRIES && !item.path.is_absolute()
+}
+
+/// The file that an entry of an archive and the records before it describe; `None` if it is not simple.
+fn item(
+    entry: &tar::Entry<'_, impl Read>,
+    kind: EntryType,
+    mut content: Vec<u8>,
+    Records { path, target, mtime, atime, xattrs }: Records,
+) -> std::io::Result<Option<Item>> {
+    let simple = matches!(
+        kind,
+        EntryType::Regular
+            | EntryType::Directory
+            | EntryType::Symlink
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Fifo
+    );
+    if !simple {
+        return Ok(None);
+    }
+    let path = path.map_or_else(|| entry.path().map(std::borrow::Cow::into_owned), Ok)?;
+    let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
+    let header = entry.header();
+    if kind == EntryType::Symlink {
+        content = target.or(header.link_name_bytes().map(Vec::from)).unwrap_or_default();
+    }
+    let (Ok(uid), Ok(gid)) = (u32::try_from(header.uid()?), u32::try_from(header.gid()?)) else {
+        return Ok(None);
+    };
+    if uid.max(gid) > ids::MAX {
+        return Err(std::io::Error::other(format!("{}: {uid}:{gid} is no owner", path.display())));
+    }
+    let device = match kind {
+        EntryType::Char | EntryType::Block => {
+            let (major, minor) = (header.device_major()?, header.device_minor()?);
+            (major.unwrap_or_default(), minor.unwrap_or_default())
+        }
+        _ => (0, 0),
+    };
+    let seconds = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
+    let mtime = mtime.unwrap_or(seconds);
+    let (mode, atime) = (header.mode()? & 0o7777, atime.unwrap_or(mtime));
+    Ok(Some(Item { path, kind, mode, uid, gid, mtime, atime, xattrs, device, content }))
 }
 
 /// Makes the files in the directory at `root`, where none of them is yet. Each is in a directory that came before it.

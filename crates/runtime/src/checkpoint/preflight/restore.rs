@@ -59,15 +59,8 @@ fn check(
     }
     let session = host::start(findings, &options.criu);
     let prepared = Prepared::new(id, &options.as_create()).map_err(|e| findings.failed(&BUNDLE, &e)).ok();
-    if let Some(prepared) = &prepared
-        && let Err(e) = options.criu.check_places(&prepared.spec)
-    {
-        findings.failed(&ARGUMENTS, &e);
-    }
-    if let Some(prepared) = &prepared
-        && let Some(root) = &prepared.plan.init.root
-    {
-        host::root(findings, &root.path, &prepared.spec);
+    if let Some(prepared) = &prepared {
+        configuration(findings, prepared, options);
     }
     let opened = ImageDirectory::open(&options.criu.image_path)
         .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
@@ -86,11 +79,6 @@ fn check(
         && manifest.config != given
     {
         findings.add(&CONFIG, CONFIG.about);
-    }
-    if let Some(prepared) = &prepared
-        && let Err(e) = check_following_memory(options, &prepared.plan.namespaces)
-    {
-        findings.failed(&LAZY_PAGES, &e);
     }
     let mut criu = options.criu.clone();
     criu.lazy_pages |= options.background;
@@ -120,6 +108,19 @@ fn check(
         Against { dir, findings, prepared, contents: &contents, criu: &criu }.check(id, manifest.as_ref());
     }
     memory(findings, dir, &contents, &criu, prepared.as_ref())
+}
+
+/// Reports what of the configuration and the options is in the way, whatever the images are.
+fn configuration(findings: &mut Findings, prepared: &Prepared, options: &RestoreContainerOptions<'_>) {
+    if let Err(e) = options.criu.check_places(&prepared.spec) {
+        findings.failed(&ARGUMENTS, &e);
+    }
+    if let Some(root) = &prepared.plan.init.root {
+        host::root(findings, &root.path, &prepared.spec);
+    }
+    if let Err(e) = check_following_memory(options, &prepared.plan.namespaces) {
+        findings.failed(&LAZY_PAGES, &e);
+    }
 }
 
 /// Compares all files with their hashes, and gives the manifest.

@@ -5,8 +5,9 @@ use hiber_criu::{ImageDirectory, LazyRestore};
 use hiber_sandbox::plan::NamespaceKind;
 
 use super::RestoreContainerOptions;
+use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::memory::LARGE;
-use crate::checkpoint::restore_options::unprivileged_userfaultfd;
+use crate::checkpoint::restore_options::{check_following_memory, check_strict, unprivileged_userfaultfd};
 use crate::checkpoint::{CriuOptions, config_file};
 use crate::container::prepared::Prepared;
 use crate::error::Result;
@@ -26,6 +27,25 @@ pub(super) enum When {
     BeforeItRuns,
     /// When it is touched, and meanwhile all the rest.
     WhileItRuns,
+}
+
+/// The options where the caller's and those of the dump meet, and the memory that CRIU does not read.
+pub(super) fn settle(
+    options: &RestoreContainerOptions<'_>,
+    manifest: Option<&Manifest>,
+    prepared: &Prepared,
+    chain: &[ImageDirectory],
+) -> Result<(CriuOptions, Option<Brought>)> {
+    let mut criu_options = options.criu.clone();
+    if let Some(manifest) = manifest {
+        criu_options.follow(&manifest.options.criu);
+    }
+    criu_options.lazy_pages |= options.background;
+    check_following_memory(options, &prepared.plan.namespaces)?;
+    check_strict(prepared, &criu_options)?;
+    let brought = Brought::of(options, &criu_options, prepared, chain)?;
+    criu_options.lazy_pages |= brought.is_some();
+    Ok((criu_options, brought))
 }
 
 impl Brought {
