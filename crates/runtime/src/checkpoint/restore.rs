@@ -98,7 +98,7 @@ pub(crate) fn restore_through(
         Some(limits) => prepared.with_limits(&limits)?,
         None => prepared,
     };
-    let (criu_options, brought) = settle(options, manifest.as_ref(), &prepared, &chain)?;
+    let (criu_options, brought) = settle(options, manifest.as_ref(), &prepared, &chain, gate.is_some())?;
     let criu = criu_options.find_criu()?;
     let wired = match options.stdio {
         Stdio::Attended => options.stdio.for_terminal(prepared.plan.init.process.terminal)?,

@@ -12,7 +12,6 @@ use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Collector;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::connection::Connection;
 use super::foresight;
@@ -20,7 +19,6 @@ use super::resolve;
 use super::word::{Frame, Offer, Word};
 use crate::checkpoint::CriuOptions;
 use crate::checkpoint::RestoreContainerOptions;
-use crate::checkpoint::memory::LARGE;
 use crate::checkpoint::restore::{Gate, restore_through};
 use crate::container::stdio::Stdio;
 use crate::container::task::Task;
@@ -206,14 +204,7 @@ impl Receiving<'_> {
         let null = || -> std::io::Result<[File; 3]> { Ok([open(false)?, open(true)?, open(true)?]) };
         let null = null().map_err(|e| Error::file("/dev/null".as_ref(), &e))?;
         let [stdin, stdout, stderr] = &null;
-        let spec: Spec =
-            serde_json::from_str(&self.offer.config).map_err(|e| Error::internal("read the offer", e))?;
-        let namespaces =
-            spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
-        let is_user = |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::User;
         let options = RestoreContainerOptions {
-            // It need not stand still until all of its memory is restored.
-            background: self.offer.memory >= LARGE && !namespaces.iter().any(is_user),
             criu: CriuOptions { image_path: images, ..self.criu.clone() },
             bundle: PathBuf::from(&self.offer.bundle),
             systemd_cgroup: self.options.systemd_cgroup,

@@ -29,12 +29,14 @@ pub(super) enum When {
     WhileItRuns,
 }
 
-/// The options where the caller's and those of the dump meet, and the memory that CRIU does not read.
+/// The options where the caller's and those of the dump meet, and the memory that CRIU does not read. `soon` says that the container is
+/// to run as soon as it can, so that much memory follows without being asked.
 pub(super) fn settle(
     options: &RestoreContainerOptions<'_>,
     manifest: Option<&Manifest>,
     prepared: &Prepared,
     chain: &[ImageDirectory],
+    soon: bool,
 ) -> Result<(CriuOptions, Option<Brought>)> {
     let mut criu_options = options.criu.clone();
     if let Some(manifest) = manifest {
@@ -43,42 +45,40 @@ pub(super) fn settle(
     criu_options.lazy_pages |= options.background;
     check_following_memory(options, &prepared.plan.namespaces)?;
     check_strict(prepared, &criu_options)?;
-    let brought = Brought::of(options, &criu_options, prepared, chain)?;
+    let brought = Brought::of(options, &criu_options, prepared, chain, soon)?;
     criu_options.lazy_pages |= brought.is_some();
     Ok((criu_options, brought))
 }
 
 impl Brought {
     /// `criu` has been completed by the manifest.
-    pub(super) fn of(
+    fn of(
         options: &RestoreContainerOptions<'_>,
         criu: &CriuOptions,
         prepared: &Prepared,
         chain: &[ImageDirectory],
+        soon: bool,
     ) -> Result<Option<Self>> {
-        let when = if options.brings_memory() { When::WhileItRuns } else { When::BeforeItRuns };
-        if when == When::BeforeItRuns && !may_come_before(criu, prepared, chain) {
+        let asked = options.brings_memory();
+        let when = if asked || soon { When::WhileItRuns } else { When::BeforeItRuns };
+        // Huge pages are worth a wait, but not of clients.
+        if !asked && (!pays(criu, prepared, chain) || !soon && gives_huge_pages()) {
             return Ok(None);
         }
         let lazy = LazyRestore::of(chain)?;
-        if when == When::BeforeItRuns && (lazy.left_behind() > 0 || !is_of_one(&lazy)) {
+        if !asked && (lazy.left_behind() > 0 || !is_of_one(&lazy)) {
             return Ok(None);
         }
         Ok(Some(Self { when, changed: lazy.changed }))
     }
 }
 
-/// Whether it can and may pay that our daemon brings all memory before the container runs.
-fn may_come_before(criu: &CriuOptions, prepared: &Prepared, chain: &[ImageDirectory]) -> bool {
+/// Whether our daemon may bring memory, and there is much.
+fn pays(criu: &CriuOptions, prepared: &Prepared, chain: &[ImageDirectory]) -> bool {
     // A configuration file may say more of lazy pages than we know.
     let plain = !criu.lazy_pages && !criu.auto_dedup && config_file(&prepared.spec).is_none();
     let of_user = prepared.plan.namespaces.has(NamespaceKind::User) && !unprivileged_userfaultfd();
-    plain
-        && !of_user
-        && chain.len() <= MAX_CHAIN
-        && is_large(chain)
-        && !gives_huge_pages()
-        && hiber_sys::userfault::serves_others()
+    plain && !of_user && chain.len() <= MAX_CHAIN && is_large(chain) && hiber_sys::userfault::serves_others()
 }
 
 /// Whether there are so many pages at all. A parent is not looked at.
