@@ -44,19 +44,24 @@ const SLOTS: [u16; SIZE] = {
     slots
 };
 
-/// The same for letters in either case.
-const fn hash(text: &[u8], mut at: usize, end: usize) -> usize {
-    let mut hash = 0_usize;
-    while at < end {
-        hash = hash.wrapping_mul(31).wrapping_add((text[at] | 0x20) as usize);
-        at += 1;
+/// The same for letters in either case: of some letters, for each member of each configuration is looked up.
+const fn hash(text: &[u8], at: usize, end: usize) -> usize {
+    let length = end - at;
+    if length == 0 {
+        return 0;
+    }
+    let letters = [text[at], text[at + length / 2], text[at + length / 3], text[end - 1], length as u8];
+    let (mut hash, mut next) = (0, 0);
+    while next < letters.len() {
+        hash = hash * 45 + (letters[next] | 0x20) as usize;
+        next += 1;
     }
     (hash ^ hash >> 10) % SIZE
 }
 
 /// The specification's spelling of a name that is one in some case.
-fn spelling(name: &str) -> Option<&'static str> {
-    let mut slot = hash(name.as_bytes(), 0, name.len());
+fn spelling(name: &[u8]) -> Option<&'static [u8]> {
+    let mut slot = hash(name, 0, name.len());
     loop {
         let start = usize::from(SLOTS[slot]);
         if start == 0 {
@@ -64,8 +69,8 @@ fn spelling(name: &str) -> Option<&'static str> {
         }
         let end = start + name.len();
         let known = NAMES.get(start..end).filter(|_| NAMES.get(end) == Some(&b' '));
-        if let Some(known) = known.filter(|known| known.eq_ignore_ascii_case(name.as_bytes())) {
-            return str::from_utf8(known).ok();
+        if let Some(known) = known.filter(|known| *known == name || known.eq_ignore_ascii_case(name)) {
+            return Some(known);
         }
         slot = (slot + 1) % SIZE;
     }
@@ -73,7 +78,7 @@ fn spelling(name: &str) -> Option<&'static str> {
 
 /// Whether a name is one of the specification's, in another spelling.
 pub(super) fn is_respelt(name: &str) -> bool {
-    spelling(name).is_some_and(|known| known != name)
+    spelling(name.as_bytes()).is_some_and(|known| known != name.as_bytes())
 }
 
 /// A member in two spellings: the path of its object, and the two.
@@ -117,9 +122,12 @@ pub(super) fn below(inner: String, step: String) -> String {
 fn rename(members: &mut Map<String, Value>) -> Result<(), Twice> {
     let others: Vec<String> = members.keys().filter(|name| is_respelt(name)).cloned().collect();
     for name in others {
-        let (Some(known), Some(member)) = (spelling(&name), members.remove(&name)) else { continue };
-        if members.insert(known.to_owned(), member).is_some() {
-            return Err((String::new(), known.to_owned(), name));
+        let (Some(known), Some(member)) = (spelling(name.as_bytes()), members.remove(&name)) else {
+            continue;
+        };
+        let known = String::from_utf8_lossy(known).into_owned();
+        if members.insert(known.clone(), member).is_some() {
+            return Err((String::new(), known, name));
         }
     }
     Ok(())
@@ -245,13 +253,13 @@ mod tests {
     fn a_name_is_found_in_any_case() {
         for name in known() {
             for other in [name.to_ascii_uppercase(), name.to_ascii_lowercase()] {
-                assert_eq!(spelling(&other), Some(name));
+                assert_eq!(spelling(other.as_bytes()), Some(name.as_bytes()));
                 assert_eq!(is_respelt(&other), other != name);
             }
-            assert_eq!((spelling(name), is_respelt(name)), (Some(name), false));
+            assert_eq!((spelling(name.as_bytes()), is_respelt(name)), (Some(name.as_bytes()), false));
             assert_eq!([&name[1..], &format!("{name}x"), &format!("{name} ")].map(is_respelt), [false; 3]);
         }
-        assert_eq!(["", " ", "i o", "a b", "\u{212a}ernel"].map(spelling), [None; 5]);
+        assert_eq!(["", " ", "i o", "a b", "\u{212a}ernel"].map(|name| spelling(name.as_bytes())), [None; 5]);
     }
 
     #[test]
