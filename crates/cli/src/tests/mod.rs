@@ -1,6 +1,7 @@
 //! Command lines, as clients and people write them.
 
 mod clients;
+mod documents;
 mod every_flag;
 
 use std::ffi::OsString;
