@@ -193,3 +193,74 @@ fn images_that_freeze_their_restore_do_not_hold_it_up() {
     assert_eq!(c.status(), "running");
     counts_on(&c, 3);
 }
+
+/// A container whose first process has moved into a cgroup below the container's, as systemd does, beside others with limits.
+#[test]
+fn delegated_cgroups_of_v2() {
+    require!(Root, Criu);
+    let c =
+        Runtime::hiber_on_v2().container(Bundle::busybox().shell(&format!("sleep 10000 & {}", crate::COUNT)));
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
+    let own = v2.mount.join(&c.bundle().cgroup()[1..]);
+    let read = |name: &str| fs::read_to_string(own.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for name in ["init", "work", "work/deep", "work/idle"] {
+        fs::create_dir(own.join(name)).unwrap();
+    }
+    let sleeps =
+        |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with(b"sleep\x0010000"));
+    wait_for("nobody to be in the container's cgroup itself", || {
+        for pid in read("cgroup.procs").lines() {
+            let place = if sleeps(pid) { "work/deep" } else { "init" };
+            // It may have ended.
+            let _ = fs::write(own.join(place).join("cgroup.procs"), pid);
+        }
+        read("cgroup.procs").is_empty()
+    });
+    // The kernel gives a cgroup those that the ones above it have, from the top on.
+    let mut controllers = Vec::new();
+    let above: Vec<_> = own.ancestors().skip(1).take_while(|dir| dir.starts_with(&v2.mount)).collect();
+    for name in fs::read_to_string(v2.mount.join("cgroup.controllers")).unwrap().split_whitespace() {
+        let on = format!("+{name}");
+        let gives = |dir: &std::path::Path| fs::write(dir.join("cgroup.subtree_control"), &on).is_ok();
+        if above.iter().rev().all(|dir| gives(dir)) && gives(&own) && gives(&own.join("work")) {
+            controllers.push(name.to_owned());
+        }
+    }
+    let mut set = vec![("work", "cgroup.max.depth", "7")];
+    for (controller, file, value) in [
+        ("memory", "memory.high", "104857600"),
+        ("memory", "memory.max", "209715200"),
+        ("cpu", "cpu.weight", "77"),
+        ("cpu", "cpu.max", "50000 100000"),
+        ("pids", "pids.max", "55"),
+        ("io", "io.weight", "default 77"),
+        ("hugetlb", "hugetlb.2MB.max", "4194304"),
+    ] {
+        if controllers.iter().any(|name| name == controller) && own.join("work").join(file).exists() {
+            set.extend(["work", "work/idle"].map(|name| (name, file, value)));
+        }
+    }
+    for (name, file, value) in &set {
+        fs::write(own.join(name).join(file), value).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
+    }
+    let shows = || {
+        let values =
+            set.iter().map(|(name, file, _)| format!("{name}/{file} {}", read(&format!("{name}/{file}"))));
+        let gives = ["", "work/"].map(|name| read(&format!("{name}cgroup.subtree_control")));
+        let has =
+            |name: &str, is: &dyn Fn(&str) -> bool| read(&format!("{name}/cgroup.procs")).lines().any(is);
+        let first = c.pid().to_string();
+        (values.collect::<Vec<_>>(), gives, has("init", &|pid| pid == first), has("work/deep", &sleeps))
+    };
+    let before = shows();
+    assert!(before.2 && before.3, "{before:?}");
+    for _ in 0..2 {
+        c.checkpoint(&[]).ok();
+        assert!(!own.exists());
+        c.restore(&[]).ok();
+        assert_eq!(shows(), before);
+        counts_on(&c, 3);
+    }
+}

@@ -40,3 +40,43 @@ impl Images {
         Ok(OwnCgroups { entry, image })
     }
 }
+
+impl OwnCgroups {
+    /// With all tasks in the container's own cgroup of version 2, and no cgroups below that, for somebody who makes those afterwards:
+    /// CRIU takes the first task's for the container's, and knows no others beside that. `below` is where the first task was.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`](crate::CriuError::Image) if the image cannot be written.
+    pub fn gathered(mut self, images: &Images, below: &str) -> Result<Self> {
+        let Self { entry, .. } = &mut self;
+        let members =
+            || entry.sets.iter().flat_map(|set| &set.ctls).filter(|member| member.name().is_empty());
+        let suffix = format!("/{below}");
+        let Some(own) = members().find_map(|member| member.path().strip_suffix(&suffix)).map(str::to_owned)
+        else {
+            return Ok(self);
+        };
+        for member in entry.sets.iter_mut().flat_map(|set| &mut set.ctls) {
+            if member.name().is_empty() && member.path().starts_with(&format!("{own}/")) {
+                if member.cgns_prefix.is_some() {
+                    member.cgns_prefix = u32::try_from(own.len()).ok();
+                }
+                member.path = Some(own.clone());
+            }
+        }
+        for controller in &mut entry.controllers {
+            if controller.cnames.iter().any(|name| !name.is_empty()) {
+                continue;
+            }
+            controller.dirs.truncate(1);
+            if let Some(dir) = controller.dirs.first_mut() {
+                let slash = dir.dir_name().starts_with('/');
+                dir.dir_name = Some(if slash { own.clone() } else { own.trim_start_matches('/').to_owned() });
+                dir.children.clear();
+                dir.properties.clear();
+            }
+        }
+        self.image = Some(images.encode(CGROUP_IMAGE, Magic::CGROUP, std::slice::from_ref(&self.entry))?);
+        Ok(self)
+    }
+}

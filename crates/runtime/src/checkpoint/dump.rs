@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use hiber_criu::{Answer, Descriptors, DumpNotify, ImageDirectory, Images, Session, Version};
+use hiber_criu::{Answer, CgroupMode, Descriptors, DumpNotify, ImageDirectory, Images, Session, Version};
 use hiber_memory::images::Work;
 use oci_spec::runtime::Spec;
 
@@ -23,7 +23,7 @@ use super::rules::check;
 use super::staging::{HandOver, Seal, Staging};
 use super::{preflight, proof, shared, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
-use crate::checkpoint::kept::{Kept, Networks, Reading};
+use crate::checkpoint::kept::{Cgroups, Kept, Networks, Reading};
 use crate::checkpoint::preflight::{MountComparison, PARENT_DEATH, attacked, explain};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
@@ -283,7 +283,11 @@ impl<'a> Dump<'a> {
         let pids = task.pids()?;
         let areas = stopped.areas.take().map_or_else(|| Reading::start(pids.clone()), Ok)?;
         let kept = Kept::of(pid, &pids, &self.answers, areas, dir)?;
-        Kept { nosymfollow, resources, networks, ..kept }.write(dir)?;
+        let cgroups = match options.criu.cgroups_mode {
+            Some(CgroupMode::Ignore) => Cgroups::default(),
+            _ => Cgroups::of(pid, &pids, &task.facts()?.cgroup)?,
+        };
+        Kept { nosymfollow, resources, networks, cgroups, ..kept }.write(dir)?;
         if !loopback {
             // It may have changed before it was frozen.
             preflight::check_network(task, options, &mut self.admitted.accepted)?;

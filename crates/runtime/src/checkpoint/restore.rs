@@ -383,7 +383,7 @@ impl Restoring<'_> {
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&making.facts.cgroup)?)?;
                 }
-                if self.gated || self.request.kept.has_switches() || !listeners.is_empty() {
+                if self.gated || self.request.must_be_held() || !listeners.is_empty() {
                     held.store(true, Ordering::Relaxed);
                     hold(cgroup, criu)?;
                 }
@@ -392,6 +392,7 @@ impl Restoring<'_> {
             _ => Ok(()),
         });
         restored?;
+        self.request.put_back_cgroups(making.facts.pid, cgroup)?;
         if self.request.kept.has_switches() || !listeners.is_empty() {
             let freeze = || Ok(Cgroup::open(making.facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
             let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };

@@ -37,6 +37,7 @@ mod remove;
 mod setting;
 mod stats;
 mod systemd;
+mod tree;
 mod usage;
 mod version;
 mod walk;
@@ -57,5 +58,6 @@ pub use stats::Stats;
 #[cfg(fuzzing)]
 pub(crate) use systemd::read_dbus;
 pub use systemd::{ANNOTATION_PREFIX, Unit};
+pub use tree::{Place, Tree};
 pub use usage::*;
 pub use version::Version;

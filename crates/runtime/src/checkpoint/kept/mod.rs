@@ -5,6 +5,7 @@
 //! nothing to say is left out of the file, and a container without any such property has no file.
 
 mod areas;
+mod cgroups;
 mod descriptors;
 mod eventfds;
 mod failures;
@@ -27,9 +28,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub(crate) use areas::Reading;
+pub(crate) use cgroups::Cgroups;
 use hiber_criu::amend::forget_peers;
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, Images};
+use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::set_nosymfollow;
 pub(crate) use networks::Networks;
 pub(crate) use policy::MAX_NODES;
@@ -83,6 +86,9 @@ pub(crate) struct Kept {
     /// Routes, sysctls and more of network namespaces that the container has made.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) networks: Networks,
+    /// Cgroups that the container has made.
+    #[serde(skip_serializing_if = "Cgroups::is_empty")]
+    pub(crate) cgroups: Cgroups,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -141,6 +147,11 @@ impl Kept {
     /// Whether [`Kept::turn_switches`] has something to do: then the processes must not run before.
     pub(crate) fn has_switches(&self) -> bool {
         !self.switches.is_empty() || !self.memory.is_empty()
+    }
+
+    /// Makes the container's own cgroups again, for the restored processes `pids`. They are frozen, and CRIU is gone.
+    pub(crate) fn put_back_cgroups(&self, first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<()> {
+        self.cgroups.put_back(first, pids, cgroup)
     }
 
     /// Has the restored processes `pids` set what only they can, and close what they are to `close`, before they run. They are

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use hiber_criu::cores::{Cores, FileSizeLimit, Policies};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CGROUP_IMAGE, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan, RestoreOptions,
-    amend,
+    CGROUP_IMAGE, CgroupMode, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan,
+    RestoreOptions, amend,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::loopback::{self, Loopback};
@@ -164,6 +164,24 @@ impl<'a> Request<'a> {
             return Ok(());
         }
         self.kept.put_back_network(first)
+    }
+
+    /// Whether the tasks are to have something when CRIU is done, before they run.
+    pub(crate) fn must_be_held(&self) -> bool {
+        self.kept.has_switches() || self.has_cgroups()
+    }
+
+    fn has_cgroups(&self) -> bool {
+        !self.kept.cgroups.is_empty() && self.criu_options.cgroups_mode != Some(CgroupMode::Ignore)
+    }
+
+    /// Puts the tasks, which are frozen, into the cgroups that the container had made.
+    pub(crate) fn put_back_cgroups(&self, first: i32, cgroup: &Cgroup) -> Result<()> {
+        if !self.has_cgroups() {
+            return Ok(());
+        }
+        let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
+        self.kept.put_back_cgroups(first, &pids, cgroup)
     }
 
     /// Has the tasks, which are frozen since before CRIU let them go, set what only they can, and close what they are not to have;

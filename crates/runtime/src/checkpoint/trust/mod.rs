@@ -84,8 +84,13 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
             chain.push(parent);
         }
     }
-    let cgroups = images.own_cgroups()?;
     let kept = Kept::read_in(dir)?;
+    let first = images.tasks()?.first().map_or(0, |task| task.pid);
+    let cgroups = images.own_cgroups()?;
+    let cgroups = match kept.cgroups.place_of(first) {
+        Some(below) => cgroups.gathered(&images, below)?,
+        None => cgroups,
+    };
     let mut outer_groups = true;
     if let Some(grant) = grant {
         outer_groups = grant.check(&images, &cgroups.entry)?;

@@ -1,0 +1,53 @@
+//! Cgroups of version 2 that the container has made: CRIU makes those below the first process's alone, and knows no limits there.
+
+use std::collections::BTreeMap;
+
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied, Tree};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::host::procfs::Numbered;
+
+/// The cgroups, and those of processes by the processes' numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Cgroups {
+    tree: Tree,
+    processes: BTreeMap<i32, String>,
+}
+
+impl Cgroups {
+    /// Those of the container whose first process is `first`, and that is in the cgroup `paths`.
+    pub(crate) fn of(first: i32, pids: &[i32], paths: &CgroupPaths) -> Result<Self> {
+        let (tree, places) = Cgroup::open(paths.clone(), OnDenied::Skip)?.tree()?;
+        if tree.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut processes = BTreeMap::new();
+        for Numbered { process, .. } in Numbered::all(first, pids) {
+            let place = places.iter().find(|(pid, _)| Ok(*pid) == u32::try_from(process.outer));
+            processes.extend(place.map(|(_, name)| (process.inner, name.clone())));
+        }
+        Ok(Self { tree, processes })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tree.is_empty()
+    }
+
+    /// Where process `first` was below the container's cgroup, if there.
+    pub(crate) fn place_of(&self, first: u32) -> Option<&str> {
+        let place = self.processes.get(&i32::try_from(first).ok()?)?;
+        (!place.is_empty()).then_some(place)
+    }
+
+    /// Makes them again for the restored, frozen processes `pids`.
+    pub(super) fn put_back(&self, first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<()> {
+        let mut places = Vec::new();
+        for Numbered { process, .. } in Numbered::all(first, pids) {
+            let name = self.processes.get(&process.inner).cloned();
+            places.extend(u32::try_from(process.outer).ok().zip(name));
+        }
+        Ok(cgroup.make_tree(&self.tree, &places)?)
+    }
+}
