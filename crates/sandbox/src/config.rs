@@ -126,7 +126,10 @@ fn parse<T: DeserializeOwned + Serialize>(
         (at, path) => format!("{at}.{path}"),
     };
     names::respell(&mut value).map_err(|(path, one, other)| {
-        Error::invalid(name(&path), format!("has the member {one} also as {other}; expected one of the two"))
+        Error::invalid(
+            name(&path),
+            format!("has the member {one} also as {other}, with another value; expected one of the two"),
+        )
     })?;
     drop_empty_pids(&mut value);
     let process = match process {
@@ -420,8 +423,11 @@ mod tests {
         assert_eq!((cpu.cpus().as_deref(), cpu.quota()), (Some("0-1"), Some(5)));
         let error = load_resources(&br#"{ "CPU": { "Quota": "5" } }"#[..]).unwrap_err().to_string();
         assert!(error.starts_with("linux.resources.cpu.quota: invalid type"), "{error}");
-        let error = load_resources(&br#"{ "CPU": { "quota": 5 }, "cpu": { } }"#[..]).unwrap_err().to_string();
-        let words = "linux.resources: has the member cpu also as CPU; expected one of the two";
+        let error = load_resources(&br#"{ "CPU": { "quota": 5 }, "cpu": { "quota": 6 } }"#[..])
+            .unwrap_err()
+            .to_string();
+        let words =
+            "linux.resources: has the member cpu also as CPU, with another value; expected one of the two";
         assert_eq!(error, words);
     }
 

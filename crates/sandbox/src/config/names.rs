@@ -87,7 +87,7 @@ type Twice = (String, String, String);
 /// Gives all members the specification's spelling.
 ///
 /// # Errors
-/// If an object has a member in two spellings: Go takes the last one of the file, or parts of both.
+/// If an object has a member in two spellings, with different values.
 pub(super) fn respell(value: &mut Value) -> Result<(), Twice> {
     let within = |step: String| |(path, one, other): Twice| (below(path, step), one, other);
     match value {
@@ -126,11 +126,29 @@ fn rename(members: &mut Map<String, Value>) -> Result<(), Twice> {
             continue;
         };
         let known = String::from_utf8_lossy(known).into_owned();
-        if members.insert(known.clone(), member).is_some() {
+        let Some(same) = members.get_mut(&known) else {
+            members.insert(known, member);
+            continue;
+        };
+        if !merge(same, member) {
             return Err((String::new(), known, name));
         }
     }
     Ok(())
+}
+
+/// Gives an object the members of another one, as Go reads a member twice. False if both have one, with different values: of
+/// these Go takes the last one in the file.
+fn merge(into: &mut Value, other: Value) -> bool {
+    match (into, other) {
+        (Value::Object(into), Value::Object(other)) => {
+            other.into_iter().all(|(name, value)| match into.get_mut(&name) {
+                Some(same) => merge(same, value),
+                None => into.insert(name, value).is_none(),
+            })
+        }
+        (into, other) => *into == other,
+    }
 }
 
 #[cfg(test)]
@@ -281,6 +299,10 @@ mod tests {
         let mut twice = serde_json::json!({ "linux": { "Devices": [{ "path": "/a", "PATH": "/b" }] } });
         let (at, one, other) = respell(&mut twice).unwrap_err();
         assert_eq!([at, one, other], ["linux.devices[0]", "path", "PATH"]);
+        let mut both =
+            serde_json::json!({ "CPU": { "Cpus": "0" }, "cpu": { "quota": 1 }, "Cpu": { "QUOTA": 1 } });
+        respell(&mut both).unwrap();
+        assert_eq!(both, serde_json::json!({ "cpu": { "cpus": "0", "quota": 1 } }));
         let mut twice = serde_json::json!({ "CPU": 1, "Cpu": 2 });
         assert_eq!(respell(&mut twice).unwrap_err().0, "");
     }
