@@ -218,30 +218,7 @@ fn delegated_cgroups_of_v2() {
         }
         read("cgroup.procs").is_empty()
     });
-    // The kernel gives a cgroup those that the ones above it have, from the top on.
-    let mut controllers = Vec::new();
-    let above: Vec<_> = own.ancestors().skip(1).take_while(|dir| dir.starts_with(&v2.mount)).collect();
-    for name in fs::read_to_string(v2.mount.join("cgroup.controllers")).unwrap().split_whitespace() {
-        let on = format!("+{name}");
-        let gives = |dir: &std::path::Path| fs::write(dir.join("cgroup.subtree_control"), &on).is_ok();
-        if above.iter().rev().all(|dir| gives(dir)) && gives(&own) && gives(&own.join("work")) {
-            controllers.push(name.to_owned());
-        }
-    }
-    let mut set = vec![("work", "cgroup.max.depth", "7")];
-    for (controller, file, value) in [
-        ("memory", "memory.high", "104857600"),
-        ("memory", "memory.max", "209715200"),
-        ("cpu", "cpu.weight", "77"),
-        ("cpu", "cpu.max", "50000 100000"),
-        ("pids", "pids.max", "55"),
-        ("io", "io.weight", "default 77"),
-        ("hugetlb", "hugetlb.2MB.max", "4194304"),
-    ] {
-        if controllers.iter().any(|name| name == controller) && own.join("work").join(file).exists() {
-            set.extend(["work", "work/idle"].map(|name| (name, file, value)));
-        }
-    }
+    let set = limits(&own, &controllers(&v2.mount, &own));
     for (name, file, value) in &set {
         fs::write(own.join(name).join(file), value).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
     }
@@ -263,4 +240,35 @@ fn delegated_cgroups_of_v2() {
         assert_eq!(shows(), before);
         counts_on(&c, 3);
     }
+}
+
+/// The controllers that the cgroups in `own` can have. The kernel gives a cgroup those that the ones above it have, from the top on.
+fn controllers(mount: &std::path::Path, own: &std::path::Path) -> Vec<String> {
+    let above: Vec<_> = own.ancestors().skip(1).take_while(|dir| dir.starts_with(mount)).collect();
+    let all = fs::read_to_string(mount.join("cgroup.controllers")).unwrap();
+    let given = |name: &&str| {
+        let on = format!("+{name}");
+        let gives = |dir: &std::path::Path| fs::write(dir.join("cgroup.subtree_control"), &on).is_ok();
+        above.iter().rev().all(|dir| gives(dir)) && gives(own) && gives(&own.join("work"))
+    };
+    all.split_whitespace().filter(given).map(str::to_owned).collect()
+}
+
+/// The limits that these controllers have: cgroup, file and value.
+fn limits(own: &std::path::Path, controllers: &[String]) -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut set = vec![("work", "cgroup.max.depth", "7")];
+    for (controller, file, value) in [
+        ("memory", "memory.high", "104857600"),
+        ("memory", "memory.max", "209715200"),
+        ("cpu", "cpu.weight", "77"),
+        ("cpu", "cpu.max", "50000 100000"),
+        ("pids", "pids.max", "55"),
+        ("io", "io.weight", "default 77"),
+        ("hugetlb", "hugetlb.2MB.max", "4194304"),
+    ] {
+        if controllers.iter().any(|name| name == controller) && own.join("work").join(file).exists() {
+            set.extend(["work", "work/idle"].map(|name| (name, file, value)));
+        }
+    }
+    set
 }
