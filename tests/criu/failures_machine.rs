@@ -36,7 +36,7 @@ fn a_criu_that_is_missing_or_cannot_be_executed() {
     require!(Root, Criu);
     let c = counter(&Runtime::hiber(), Bundle::busybox());
     let criu = c.bundle().join("criu");
-    criu_fails(&c, &criu, &["criu not found", "$HIBER_CRIU", "No such file"]);
+    criu_fails(&c, &criu, &["criu not found", "$HIBER_CRIU", "No such file", "set HIBER_CRIU to"]);
     fs::write(&criu, "#!/bin/sh\n").unwrap();
     criu_fails(&c, &criu, &["criu not found", "Permission denied"]);
     fs::write(&criu, "#!/bin/sh\necho this criu is broken >&2; exit 3\n").unwrap();

@@ -276,7 +276,9 @@ fn checkpoints_are_verified_by_proof() {
     call("verify", &[]).ok();
     call("verify", &["--prove"]).ok();
     c.delete(&["--force"]).ok();
-    call("verify", &["--prove", "--bundle", &bundle]).ok();
+    call("verify", &["--prove"]).fails("does not exist").fails("name it by --bundle");
+    let silent = call("verify", &["--prove", "--bundle", &bundle]);
+    assert!(!silent.ok().contains("on trial"), "people at a terminal hear of it, programs do not: {silent}");
     c.assert_clean();
     let dir = c.bundle().join("checkpoints/monday");
     // Of the size that it had, and without a hash to find it by.

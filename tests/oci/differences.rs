@@ -72,6 +72,22 @@ fn a_limit_that_is_given_twice() {
     refused(twice, "process.rlimits[1].type: RLIMIT_NOFILE is given twice");
 }
 
+/// runc tells the number of the limit.
+#[test]
+fn a_limit_that_cannot_be_set_is_named() {
+    require!(Root);
+    // More than fs.nr_open, which nobody may pass.
+    let most = 1_u64 << 40;
+    let limit = json!({"type": "RLIMIT_NOFILE", "hard": most, "soft": most});
+    let bundle = Bundle::busybox().edit(|c| c["process"]["rlimits"] = json!([limit]));
+    let c = Runtime::hiber().container(bundle);
+    c.run(&[])
+        .fails("set RLIMIT_NOFILE of process.rlimits")
+        .fails("fs.nr_open")
+        .fails("prlimit to 1099511627776");
+    c.assert_clean();
+}
+
 /// runc mounts over the host's directories, in the container's namespace.
 #[test]
 fn the_root_of_the_host() {

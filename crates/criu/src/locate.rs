@@ -13,6 +13,9 @@ use crate::error::{CriuError, Result};
 /// The environment variable that names the program.
 pub const ENV_VAR: &str = "HIBER_CRIU";
 
+/// The name of a program that the environment variable names, in errors.
+const IN_ENVIRONMENT: &str = "$HIBER_CRIU";
+
 /// Where to look besides PATH, for CRIU and for CRIU to find iptables-restore and ip: what starts a
 /// container runtime often has an empty environment.
 const EXTRA_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -32,7 +35,9 @@ impl Criu {
     pub fn find(path: Option<&Path>) -> Result<Self> {
         let named = match path {
             Some(path) => Some((path.into(), "the criu that was asked for")),
-            None => env::var_os(ENV_VAR).filter(|v| !v.is_empty()).map(|v| (PathBuf::from(v), "$HIBER_CRIU")),
+            None => {
+                env::var_os(ENV_VAR).filter(|v| !v.is_empty()).map(|v| (PathBuf::from(v), IN_ENVIRONMENT))
+            }
         };
         match named {
             Some((path, who)) => Self::named(path, who),
@@ -41,10 +46,13 @@ impl Criu {
     }
 
     fn named(path: PathBuf, who: &str) -> Result<Self> {
-        match executable(&path) {
-            Ok(()) => Ok(Self { path }),
-            Err(problem) => Err(CriuError::NotFound(format!("{who}, {}: {problem}", path.display()))),
-        }
+        let Err(problem) = executable(&path) else { return Ok(Self { path }) };
+        let remedy = if who == IN_ENVIRONMENT {
+            "set HIBER_CRIU to the path of CRIU 3.17 or later, or unset it, and PATH is searched"
+        } else {
+            "give the path of CRIU 3.17 or later, or none, and PATH is searched"
+        };
+        Err(CriuError::NotFound(format!("{who}, {}: {problem}; {remedy}", path.display())))
     }
 
     fn in_dirs(dirs: &OsStr) -> Result<Self> {
@@ -129,9 +137,14 @@ mod tests {
         let e = Criu::find(Some(&path)).unwrap_err().to_string();
         assert!(e.contains("the criu that was asked for") && e.contains("ermission denied"), "{e}");
         let e = Criu::find(Some(dir.path())).unwrap_err().to_string();
-        assert!(e.ends_with("not a file"), "{e}");
-        let e = Criu::find(Some(&dir.path().join("none"))).unwrap_err().to_string();
+        assert!(e.contains("not a file"), "{e}");
+        let none = dir.path().join("none");
+        let e = Criu::find(Some(&none)).unwrap_err().to_string();
         assert!(e.contains("No such file"), "{e}");
+        assert!(e.ends_with("; give the path of CRIU 3.17 or later, or none, and PATH is searched"), "{e}");
+        let e = Criu::named(none, IN_ENVIRONMENT).unwrap_err().to_string();
+        assert!(e.starts_with("criu not found: $HIBER_CRIU, "), "{e}");
+        assert!(e.contains("; set HIBER_CRIU to the path of CRIU 3.17 or later, or unset it"), "{e}");
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) -> Resu
     // SAFETY: the new limit is a live structure and the old one is not asked for.
     let r = unsafe { libc::prlimit64(pid.unwrap_or(0), resource as _, &raw const limit, ptr::null_mut()) };
     if r < 0 {
-        return Err(last("prlimit", format!("resource {resource} to {soft} (hard {hard})")));
+        return Err(last("prlimit", format!("to {soft} (hard {hard})")));
     }
     Ok(())
 }

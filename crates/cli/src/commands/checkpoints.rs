@@ -182,6 +182,9 @@ impl Run for Named {
                     .systemd_cgroup(cli.global.systemd_cgroup)
                     .rootless(cli.global.rootless());
                 containers.runtime.try_restore(&self.id, Some(&checkpoint), options)?;
+                if flags.format.unwrap_or_default() == Format::Table {
+                    inspection::tell_tried(&self.id)?;
+                }
             }
             Action::Remove(name) => all.delete(name)?,
         }
@@ -223,7 +226,10 @@ impl Named {
         if dir.is_none() && !bundle.join("config.json").exists() {
             match given {
                 Some(bundle) => bail!("--bundle {}: has no config.json", bundle.display()),
-                None => bail!(hiber::Error::NotFound),
+                None => bail!(
+                    "container {} does not exist; if its bundle is still there, name it by --bundle",
+                    self.id
+                ),
             }
         }
         Ok(checkpoints_of(&self.id, dir.as_deref(), &bundle))

@@ -17,7 +17,7 @@ use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
 use crate::line::refusal::Refusal;
 use crate::line::scan::Matches;
-use crate::output::report;
+use crate::output::{inspection, report};
 use crate::process::foreground::{self, Console, Signals, connect_console};
 use crate::process::tell::Tell;
 
@@ -188,6 +188,7 @@ impl Run for Restore {
         }
         if flags.prove {
             containers.runtime.try_restore(&self.id, named.as_ref(), self.options(cli, Stdio::Inherit))?;
+            inspection::tell_tried(&self.id)?;
             return Ok(ExitCode::SUCCESS);
         }
         if !flags.detach && !flags.no_subreaper {

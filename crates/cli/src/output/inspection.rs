@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
+use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
 use hiber::{CgroupMode, Inspection, Verification};
 
@@ -38,14 +39,24 @@ pub(crate) fn show(path: &Path, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells a person at a terminal what a checkpoint has written; programs that call hiber get no output.
+/// Tells a person at a terminal what a checkpoint has written.
 pub(crate) fn tell_written(path: &Path) -> anyhow::Result<()> {
-    if !std::io::stdout().is_terminal() {
-        return Ok(());
-    }
     // The checkpoint is good even where it cannot be described.
-    let text = hiber::inspect(path).map_or_else(|_| format!("wrote {}", path.display()), |i| written(&i));
-    out::write(&(text + "\n"))?;
+    let described =
+        || hiber::inspect(path).map_or_else(|_| format!("wrote {}", path.display()), |i| written(&i));
+    tell(described)
+}
+
+/// Tells a person at a terminal that a restore on trial has worked.
+pub(crate) fn tell_tried(id: &ContainerId) -> anyhow::Result<()> {
+    tell(|| format!("restored {id} on trial: it would come back"))
+}
+
+/// Prints a line at a terminal. Programs that read the output get none, as from runc; podman passes its own terminal on.
+fn tell(line: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if std::io::stdout().is_terminal() {
+        out::write(&(line() + "\n"))?;
+    }
     Ok(())
 }
 

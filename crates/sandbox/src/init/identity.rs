@@ -86,8 +86,13 @@ fn security_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<()> {
 /// Sets the limits of this process, or of `pid`.
 pub(crate) fn set_rlimits(process: &ProcessPlan, pid: Option<i32>) -> Result<()> {
     for limit in &process.rlimits {
-        sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard)
-            .context("set process.rlimits")?;
+        let set = sys::process::set_rlimit(pid, limit.resource, limit.soft, limit.hard);
+        let Err(e) = &set else { continue };
+        let why = match e.errno {
+            libc::EPERM => " (above the caller's hard limit without CAP_SYS_RESOURCE, or above fs.nr_open)",
+            _ => "",
+        };
+        return set.context(format!("set {} of process.rlimits{why}", limit.name()));
     }
     Ok(())
 }
