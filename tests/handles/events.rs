@@ -93,7 +93,24 @@ pub(crate) fn a_late_reader_hears_of_exit_codes() {
         }
     }
     assert_eq!(codes, [Ended::Exited(6), Ended::Exited(7)]);
-    task.force_delete().unwrap();
+    // So does one that opens the container after its end, with handles that never saw the process.
+    task.kill(Signal::KILL).unwrap();
+    let ended = task.wait(hiber::Condition::NotRunning).unwrap().get();
+    assert_eq!(ended.ended, Ended::Signaled(9));
+    task.init().unwrap().delete().unwrap();
+    let late = here.runtime.open(&here.id()).unwrap().task().unwrap();
+    assert!(late.init().is_none(), "the process was reaped");
+    let heard = late.wait(hiber::Condition::NotRunning).unwrap().get();
+    assert_eq!(heard.ended, Ended::Signaled(9));
+    let mut events = late.events(options).unwrap();
+    let status = loop {
+        if let Some(Event::Exit { exec: None, status }) = next(&mut events) {
+            break status;
+        }
+    };
+    assert_eq!(status.ended, Ended::Signaled(9));
+    late.force_delete().unwrap();
+    assert!(matches!(next(&mut events), Some(Event::Deleted)));
     here.assert_clean();
 }
 

@@ -20,6 +20,7 @@ use crate::container::process::{Attributes, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::state::lifecycle::{FILE, Lifecycle, Line};
+use crate::status::Status;
 
 /// Something that happened in a container.
 #[derive(Debug)]
@@ -148,6 +149,10 @@ impl Events {
         events.oom.as_ref().map_or(Ok(()), |oom| events.watch(oom, OOM))?;
         // A directory that was removed before it was watched gives no more events.
         events.read_log()?;
+        if options.past && events.init.is_none() && events.task.status()? == Status::Stopped {
+            // The process is gone, so there is no pidfd that would become readable.
+            events.queue.push_back(Event::Exit { exec: None, status: events.task.exit_status() });
+        }
         if events.task.container().entry().is_removed() {
             events.end();
         }

@@ -52,13 +52,13 @@ static MONITOR: OnceLock<Arc<Monitor>> = OnceLock::new();
 /// reaped even if nobody waits for them.
 static CHILDREN: Mutex<Vec<(i32, Process)>> = Mutex::new(Vec::new());
 
-/// Exit statuses of former children by number and start time: a reader of events may ask for them long after the end. The
-/// oldest are forgotten.
+/// Exit statuses of former children, and of processes that somebody waited for, by number and start time: a reader of events
+/// may ask for them long after the end. The oldest are forgotten.
 static ENDED: Mutex<VecDeque<((i32, u64), ExitStatus)>> = Mutex::new(VecDeque::new());
 /// How many exit statuses are remembered.
 const REMEMBERED: usize = 1024;
 
-/// The exit status of a process that this one executed in a container, if its end was noticed.
+/// The exit status of a process in a container, if this program noticed its end.
 pub(crate) fn how_it_ended(pid: i32, start_time: u64) -> Option<ExitStatus> {
     let identity = (pid, start_time);
     let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,13 +71,20 @@ pub(crate) fn how_it_ended(pid: i32, start_time: u64) -> Option<ExitStatus> {
 
 /// Forgets children that have been reaped, and remembers their exit statuses.
 fn settle(children: &mut Vec<(i32, Process)>) {
-    let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
     children.retain(|(_, child)| {
         let status = if child.is_alive() { None } else { child.exit_status() };
-        let Some(status) = status else { return true };
-        ended.extend(child.identity().map(|identity| (identity, status)));
-        false
+        status.inspect(|status| remember(child, status)).is_none()
     });
+}
+
+/// Keeps the exit status for those who ask when the process is gone.
+fn remember(process: &Process, status: &ExitStatus) {
+    let Some(identity) = process.identity() else { return };
+    let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if ended.iter().any(|(of, _)| *of == identity) {
+        return;
+    }
+    ended.push_back((identity, status.clone()));
     let excess = ended.len().saturating_sub(REMEMBERED);
     ended.drain(..excess);
 }
@@ -218,6 +225,7 @@ impl Monitor {
         let _ = epoll::delete(&self.epoll, process.pidfd());
         drop(watches);
         let status = process.exit_status().unwrap_or_else(ExitStatus::unknown);
+        remember(&process, &status);
         tellers.iter().for_each(|teller| teller.tell(&status));
     }
 

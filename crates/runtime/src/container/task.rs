@@ -98,6 +98,7 @@ impl Task {
             cgroup: Some(cgroup.clone()),
             kept,
             reaps: true,
+            start_time: container.facts().ok().map(|facts| facts.start_time),
             ..Attributes::default()
         };
         let init = Process::new(child, attributes);
@@ -380,8 +381,12 @@ impl Task {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match &self.init {
             Some(init) => init.exit_status().unwrap_or_else(ExitStatus::not_yet),
-            None if self.facts().is_ok_and(|f| f.pid != 0) => ExitStatus::unknown(),
-            None => ExitStatus::not_yet(),
+            None => match self.facts() {
+                Ok(f) if f.pid != 0 => {
+                    monitor::how_it_ended(f.pid, f.start_time).unwrap_or_else(ExitStatus::unknown)
+                }
+                _ => ExitStatus::not_yet(),
+            },
         }
     }
 }
