@@ -6,7 +6,8 @@ use hiber_criu::ImageDirectory;
 
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::restore_options::{RestoreContainerOptions, check_images};
+use crate::checkpoint::options::RestoreContainerOptions;
+use crate::checkpoint::restore_options::check_images;
 use crate::container::prepared::Prepared;
 use crate::id::ContainerId;
 use crate::state::resources;
