@@ -18,7 +18,7 @@ static HERE: LazyLock<Here> = LazyLock::new(|| {
     let dir = tempfile::Builder::new().prefix("hiber-fuzz-").tempdir_in(base).expect("a directory");
     let bundle = dir.path().join("bundle");
     std::fs::create_dir_all(bundle.join("rootfs")).expect("a bundle");
-    let config = hiber::spec::default_config(hiber::spec::Kind::Root, false);
+    let config = hiber::spec::default_config(hiber::spec::Kind::Root);
     hiber::spec::write(&bundle, &config).expect("config.json");
     Here { trust: Trust::new(&bundle), images: dir.path().join("images"), _dir: dir }
 });

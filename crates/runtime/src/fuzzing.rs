@@ -4,9 +4,9 @@ use std::path::Path;
 
 use hiber_criu::ImageDirectory;
 
+use crate::RestoreContainerOptions;
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::restore_options::check_images;
 use crate::container::prepared::Prepared;
 use crate::id::ContainerId;
