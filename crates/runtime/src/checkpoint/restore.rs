@@ -327,6 +327,13 @@ impl Restoring<'_> {
         Ok(Loaded { session, restore, restorable, stand_ins })
     }
 
+    /// CRIU saves no session keyring: the tasks have that of the thread which starts it.
+    fn join_keyring(&self) -> Result<()> {
+        let Some(name) = &self.request.prepared.plan.init.keyring else { return Ok(()) };
+        sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
+        Ok(())
+    }
+
     fn in_private_mount_namespace(
         &self,
         places: &Places<'_>,
@@ -334,11 +341,9 @@ impl Restoring<'_> {
         making: &mut Making,
         cgroup: &mut Cgroup,
     ) -> Result<()> {
-        if let Some(name) = &self.request.prepared.plan.init.keyring {
-            // CRIU saves none: the tasks have that of the thread which starts it.
-            sys::process::join_session_keyring(name).context("give the tasks a session keyring")?;
-        }
+        self.join_keyring()?;
         let host = namespace("mnt")?;
+        let left = self.request.left_cgroups(cgroup)?;
         let agent = Agent::of(self.request.prepared, self.request.chain)?;
         let (view, limits) = self.request.view(self.changed_images(agent.as_ref(), &making.facts)?)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
@@ -392,7 +397,7 @@ impl Restoring<'_> {
             _ => Ok(()),
         });
         restored?;
-        self.request.put_back_cgroups(making.facts.pid, cgroup)?;
+        self.request.put_back_cgroups(making.facts.pid, cgroup, &left)?;
         if self.request.kept.has_switches() || !listeners.is_empty() {
             let freeze = || Ok(Cgroup::open(making.facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
             let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };

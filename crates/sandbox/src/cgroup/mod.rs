@@ -58,6 +58,6 @@ pub use stats::Stats;
 #[cfg(fuzzing)]
 pub(crate) use systemd::read_dbus;
 pub use systemd::{ANNOTATION_PREFIX, Unit};
-pub use tree::{Place, Tree};
+pub use tree::{Names, Place, Tree};
 pub use usage::*;
 pub use version::Version;

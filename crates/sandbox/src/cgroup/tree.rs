@@ -66,8 +66,15 @@ impl Tree {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// All of them.
+    pub fn names(&self) -> Names {
+        self.0.keys().cloned().collect()
+    }
 }
 
+/// Paths of cgroups below the container's.
+pub type Names = BTreeSet<String>;
 /// A process's number, and the path of its cgroup below the container's.
 pub type Place = (u32, String);
 
@@ -88,12 +95,22 @@ impl Cgroup {
         Ok((tree, places))
     }
 
-    /// Makes missing cgroups below this one, puts processes into theirs, and gives all the limits that they had. The processes
-    /// are frozen, and nobody else is in this cgroup.
+    /// Those of the tree's cgroups that are there.
+    ///
+    /// # Errors
+    /// If this one cannot be opened.
+    pub fn existing(&self, tree: &Tree) -> Result<Names> {
+        let Some(path) = self.paths().v2.as_deref() else { return Ok(Names::new()) };
+        let own = Dir::open(path)?;
+        Ok(tree.names().into_iter().filter(|name| at(&own, name).is_ok()).collect())
+    }
+
+    /// Makes missing cgroups below this one, puts processes into theirs, and gives all but those in `left` the limits that they
+    /// had. The processes are frozen, and nobody else is in this cgroup.
     ///
     /// # Errors
     /// If a cgroup cannot be made or entered, or the path of one leads elsewhere. A value that is refused is logged.
-    pub fn make_tree(&self, tree: &Tree, places: &[Place]) -> Result<()> {
+    pub fn make_tree(&self, tree: &Tree, places: &[Place], left: &Names) -> Result<()> {
         let Some(path) = self.paths().v2.as_deref().filter(|_| !tree.is_empty()) else { return Ok(()) };
         let made = || -> Result<()> {
             let own = Dir::open(path)?;
@@ -116,7 +133,7 @@ impl Cgroup {
                     put(&dir, CONTROL, &format!("+{controller}"));
                 }
                 // The container's own is config.json's.
-                let values = group.values.iter().filter(|_| !name.is_empty());
+                let values = group.values.iter().filter(|_| !name.is_empty() && !left.contains(name));
                 values.for_each(|(file, value)| put(&dir, file, value));
             }
             Ok(())

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied, Tree};
+use hiber_criu::CgroupMode;
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Names, OnDenied, Tree};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -41,13 +42,22 @@ impl Cgroups {
         (!place.is_empty()).then_some(place)
     }
 
-    /// Makes them again for the restored, frozen processes `pids`.
-    pub(super) fn put_back(&self, first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<()> {
+    /// Those whose limits stay as they are, to be asked before CRIU makes any (criu(8), `--manage-cgroups`).
+    pub(super) fn left(&self, mode: Option<CgroupMode>, cgroup: &Cgroup) -> Result<Names> {
+        match mode {
+            Some(CgroupMode::None) => Ok(self.tree.names()),
+            Some(CgroupMode::Props | CgroupMode::Full | CgroupMode::Strict) => Ok(Names::new()),
+            _ => Ok(cgroup.existing(&self.tree)?),
+        }
+    }
+
+    /// Makes them again for the restored, frozen processes `pids`. The limits of those in `left` are as they are.
+    pub(super) fn put_back(&self, first: i32, pids: &[i32], cgroup: &Cgroup, left: &Names) -> Result<()> {
         let mut places = Vec::new();
         for Numbered { process, .. } in Numbered::all(first, pids) {
             let name = self.processes.get(&process.inner).cloned();
             places.extend(u32::try_from(process.outer).ok().zip(name));
         }
-        Ok(cgroup.make_tree(&self.tree, &places)?)
+        Ok(cgroup.make_tree(&self.tree, &places, left)?)
     }
 }

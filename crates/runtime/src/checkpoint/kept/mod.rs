@@ -31,8 +31,8 @@ pub(crate) use areas::Reading;
 pub(crate) use cgroups::Cgroups;
 use hiber_criu::amend::forget_peers;
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{ImageDirectory, Images};
-use hiber_sandbox::cgroup::Cgroup;
+use hiber_criu::{CgroupMode, ImageDirectory, Images};
+use hiber_sandbox::cgroup::{Cgroup, Names};
 use hiber_sandbox::rootfs::set_nosymfollow;
 pub(crate) use networks::Networks;
 pub(crate) use policy::MAX_NODES;
@@ -149,9 +149,20 @@ impl Kept {
         !self.switches.is_empty() || !self.memory.is_empty()
     }
 
+    /// The container's own cgroups whose limits stay as they are, to be asked before CRIU makes any.
+    pub(crate) fn left_cgroups(&self, mode: Option<CgroupMode>, cgroup: &Cgroup) -> Result<Names> {
+        self.cgroups.left(mode, cgroup)
+    }
+
     /// Makes the container's own cgroups again, for the restored processes `pids`. They are frozen, and CRIU is gone.
-    pub(crate) fn put_back_cgroups(&self, first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<()> {
-        self.cgroups.put_back(first, pids, cgroup)
+    pub(crate) fn put_back_cgroups(
+        &self,
+        first: i32,
+        pids: &[i32],
+        cgroup: &Cgroup,
+        left: &Names,
+    ) -> Result<()> {
+        self.cgroups.put_back(first, pids, cgroup, left)
     }
 
     /// Has the restored processes `pids` set what only they can, and close what they are to `close`, before they run. They are

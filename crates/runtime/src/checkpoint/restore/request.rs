@@ -10,7 +10,7 @@ use hiber_criu::{
     CGROUP_IMAGE, CgroupMode, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan,
     RestoreOptions, amend,
 };
-use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Names, OnDenied};
 use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::mountinfo::PeerGroups;
 use hiber_sandbox::plan::NamespaceKind;
@@ -175,13 +175,21 @@ impl<'a> Request<'a> {
         !self.kept.cgroups.is_empty() && self.criu_options.cgroups_mode != Some(CgroupMode::Ignore)
     }
 
+    /// The cgroups of the container's own whose limits stay as they are, to be asked before CRIU makes any.
+    pub(crate) fn left_cgroups(&self, cgroup: &Cgroup) -> Result<Names> {
+        if !self.has_cgroups() {
+            return Ok(Names::new());
+        }
+        self.kept.left_cgroups(self.criu_options.cgroups_mode, cgroup)
+    }
+
     /// Puts the tasks, which are frozen, into the cgroups that the container had made.
-    pub(crate) fn put_back_cgroups(&self, first: i32, cgroup: &Cgroup) -> Result<()> {
+    pub(crate) fn put_back_cgroups(&self, first: i32, cgroup: &Cgroup, left: &Names) -> Result<()> {
         if !self.has_cgroups() {
             return Ok(());
         }
         let pids: Vec<_> = cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect();
-        self.kept.put_back_cgroups(first, &pids, cgroup)
+        self.kept.put_back_cgroups(first, &pids, cgroup, left)
     }
 
     /// Has the tasks, which are frozen since before CRIU let them go, set what only they can, and close what they are not to have;
