@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The number of checks that only yield the processor; later checks wait for news, for the given time at most.
 const LOOKS: u32 = 2;
 const PAUSE: Duration = Duration::from_micros(50);
+/// After this time the stop may have been told to another thread. Before, a thread that has just stopped, and for another reason, must
+/// not be taken for one that stopped as expected.
+const NEWS_IS_LOST: Duration = Duration::from_millis(50);
 /// linux/ptrace.h: PTRACE_O_SUSPEND_SECCOMP, PTRACE_EVENT_STOP.
 const SUSPEND_SECCOMP: i32 = 1 << 21;
 const EVENT_STOP: i32 = 128;
@@ -153,7 +156,7 @@ fn wait(tid: i32, expected: Stop) -> Result<Stop> {
             yield_now();
             continue;
         }
-        if looks % 20 == 0 && ptrace::getregs(Pid::from_raw(tid)).is_ok() {
+        if begun.elapsed() > NEWS_IS_LOST && ptrace::getregs(Pid::from_raw(tid)).is_ok() {
             return Ok(expected);
         }
         if begun.elapsed() > PATIENCE {
