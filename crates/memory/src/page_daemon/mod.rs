@@ -127,11 +127,11 @@ impl Shared {
                 return verdict.map(|()| touches);
             }
             for space in spaces.iter().zip(&ready[1..]).filter_map(|(space, ready)| ready.then_some(space)) {
-                let Attended { forked, touched, wanted } = space.attend(&self.pages)?;
-                if !forked.is_empty() {
+                let Attended { forked, touched, wanted } =
+                    space.attend(&self.pages, |child| self.add(child))?;
+                if forked {
                     self.forget_ended(&unreadable);
                 }
-                forked.into_iter().for_each(|child| self.add(child));
                 wanted.into_iter().for_each(|(start, end)| self.queue.hurry(space.task, start, end));
                 touches.extend(touched.into_iter().take(MAX_TOUCHES - touches.len().min(MAX_TOUCHES)));
             }

@@ -46,7 +46,8 @@ enum Put {
 /// The result of serving a process.
 #[derive(Debug, Default)]
 pub(super) struct Attended {
-    pub(super) forked: Vec<Space>,
+    /// Whether it has forked.
+    pub(super) forked: bool,
     /// Pages that were brought because somebody waited for them.
     pub(super) touched: Vec<Touch>,
     /// Pages that somebody waits for and that a page server has, by their addresses at the dump.
@@ -197,24 +198,37 @@ impl Space {
         self.missing().clear();
     }
 
-    /// Reads what the kernel tells of the process, and brings what its threads wait for.
-    pub(super) fn attend(&self, pages: &Pages) -> Result<Attended, Failure> {
+    /// Reads what the kernel tells of the process, and brings what its threads wait for. Forked processes are `add`ed before
+    /// anything else of this one is brought: who finds nothing missing here must find what is missing there.
+    pub(super) fn attend(&self, pages: &Pages, add: impl Fn(Self)) -> Result<Attended, Failure> {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut attended = Attended::default();
-        let mut events = VecDeque::from(self.read()?);
-        while let Some(event) = events.pop_front() {
+        let mut waiting = VecDeque::from(self.hear(&add, &mut attended)?);
+        while let Some(page) = waiting.pop_front() {
+            if !self.serve(page, pages, &mut attended)? && !self.is_gone() {
+                // Changes of the memory are reported after this; a thread that waits keeps waiting.
+                waiting.extend(self.hear(&add, &mut attended)?);
+                waiting.push_back(page);
+                std::thread::yield_now();
+            }
+        }
+        Ok(attended)
+    }
+
+    /// Reads what has happened to the memory, and takes note of it; the result is the pages that somebody waits for.
+    ///
+    /// The kernel tells of those first, also if a fork or a move was before them. Brought first, they would be missing in the
+    /// forked process for ever.
+    fn hear(&self, add: impl Fn(Self), attended: &mut Attended) -> Result<Vec<u64>, Failure> {
+        let events = userfault::events(self.fd()).map_err(|why| Failure::Events { task: self.task, why })?;
+        let mut waiting = Vec::new();
+        for event in events {
             match event {
-                Event::Fault(address) => {
-                    let page = address - address % PAGE;
-                    if !self.serve(page, pages, &mut attended)? && !self.is_gone() {
-                        // Changes of the memory are reported after this; a thread that waits keeps waiting.
-                        events.extend(self.read()?);
-                        events.push_back(Event::Fault(page));
-                        std::thread::yield_now();
-                    }
-                }
+                Event::Fault(address) => waiting.push(address - address % PAGE),
                 Event::Fork(fd) => {
-                    attended.forked.push(Self::new(self.task, fd, self.missing().clone()));
+                    let missing = self.missing().clone();
+                    add(Self::new(self.task, fd, missing));
+                    attended.forked = true;
                 }
                 Event::Remap { from, to, length } => self.missing().remap(from, to, length),
                 Event::Remove { start, end } | Event::Unmap { start, end } => {
@@ -222,11 +236,7 @@ impl Space {
                 }
             }
         }
-        Ok(attended)
-    }
-
-    fn read(&self) -> Result<Vec<Event>, Failure> {
-        userfault::events(self.fd()).map_err(|why| Failure::Events { task: self.task, why })
+        Ok(waiting)
     }
 
     /// Brings a page that somebody waits for; false if there are events to be read first.

@@ -120,8 +120,10 @@ impl Shared {
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).retain(lives);
     }
 
+    /// Nobody is added meanwhile: what is missing of a forked process counts until it is among the others.
     pub(super) fn is_all_there(&self) -> bool {
-        self.spaces().iter().all(|space| space.missing().is_empty())
+        let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        spaces.iter().all(|space| space.missing().is_empty())
     }
 
     /// The first word counts.

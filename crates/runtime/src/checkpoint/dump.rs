@@ -129,7 +129,9 @@ impl<'a> Dump<'a> {
         let memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
         #[cfg(feature = "archive")]
         let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
-        keep_libnftables_plain(task, &mut launch)?;
+        if !admitted.fresh_network {
+            keep_libnftables_plain(task, &mut launch)?;
+        }
         let mut session = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
             [] => launch.start()?,
             inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,

@@ -67,12 +67,14 @@ fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
 /// plugins, of which those of another version than its own crash CRIU. Nobody reads these rules, which are in kept.json. Where
 /// there are tables of the older iptables, the programs that save them need the plugins.
 pub(super) fn keep_libnftables_plain(task: &Task, launch: &mut Launch<'_>) -> Result<()> {
-    let pid = task.facts()?.pid;
-    let has_older = ["ip_tables_names", "ip6_tables_names"]
+    let facts = task.facts()?;
+    if !owns_namespace(facts, &*task.container().spec()?) {
+        return Ok(());
+    }
+    let has_older = ["net/ip_tables_names", "net/ip6_tables_names"]
         .iter()
-        .any(|names| std::fs::read(format!("/proc/{pid}/net/{names}")).is_ok_and(|names| !names.is_empty()));
-    let owns = owns_namespace(task.facts()?, &*task.container().spec()?);
-    if owns && !has_older && hiber_sandbox::network::has_extensions(pid).unwrap_or(false) {
+        .any(|names| hiber_sys::procfs::read(facts.pid, names).is_some_and(|names| !names.is_empty()));
+    if !has_older && hiber_sandbox::network::has_extensions(facts.pid).unwrap_or(false) {
         launch.environment("XTABLES_LIBDIR", "/nonexistent");
     }
     Ok(())

@@ -101,12 +101,11 @@ impl Firewall {
 
     /// Reads that of the calling thread's network namespace.
     pub(super) fn read() -> Result<Found> {
-        let route = Route::of(rustix::net::netlink::NETFILTER)?;
-        let all = Object { head: vec![0; HEAD], attributes: Vec::new() };
-        let rules = Kind::Rule.read(&route, &all).unwrap_or_default();
-        if !rules.iter().any(has_extension) {
+        if !has_extensions()? {
             return Ok(Found::Plain);
         }
+        let route = Route::of(rustix::net::netlink::NETFILTER)?;
+        let all = everything();
         let mut found = Vec::new();
         for kind in KINDS {
             let objects = match kind {
@@ -165,8 +164,12 @@ impl Firewall {
 /// Whether the calling thread's network namespace has rules of nftables with extensions of iptables.
 pub(super) fn has_extensions() -> Result<bool> {
     let route = Route::of(rustix::net::netlink::NETFILTER)?;
-    let all = Object { head: vec![0; HEAD], attributes: Vec::new() };
-    Ok(Kind::Rule.read(&route, &all).unwrap_or_default().iter().any(has_extension))
+    Ok(Kind::Rule.read(&route, &everything()).unwrap_or_default().iter().any(has_extension))
+}
+
+/// The question for all of a kind, of whatever family.
+fn everything() -> Object {
+    Object { head: vec![0; HEAD], attributes: Vec::new() }
 }
 
 /// The elements of the sets among `found`.

@@ -206,9 +206,7 @@ fn answer(stopped: &mut Stopped) -> hiber_memory::Result<Answer> {
 /// Whether a process's ksm_stat says whether all of its memory is merged; that of Linux 6.12 does not.
 fn tells_of_merging() -> bool {
     static TELLS: OnceLock<bool> = OnceLock::new();
-    *TELLS.get_or_init(|| {
-        std::fs::read_to_string("/proc/self/ksm_stat").is_ok_and(|text| text.contains("ksm_merge_any:"))
-    })
+    *TELLS.get_or_init(|| read("self", "ksm_stat").is_some_and(|text| text.contains("ksm_merge_any:")))
 }
 
 /// Whether the processor does not tell the stopped thread what it is, and whether the process may use tiles.
