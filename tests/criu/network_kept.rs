@@ -137,6 +137,22 @@ const ROWS: &[Row] = &[
          ip -6 rule add pref 200 blackhole tos 0x10; ip -6 rule delete pref 32766",
         "ip -6 rule",
     ),
+    Row(
+        "hardware addresses of multicast, of which one is a group's, too",
+        "ip maddress add 01:00:5e:00:00:77 dev va; ip maddress add 33:33:00:00:00:01 dev vb",
+        "ip maddress show | grep static",
+    ),
+    Row(
+        "the source and a key of segment routing",
+        "ip sr tunsrc set fd00::5; printf 'abc\\nabc\\n' | ip sr hmac set 17 sha256 >/dev/null",
+        "ip sr tunsrc show; ip sr hmac show",
+    ),
+    Row(
+        "namespaces of IOAM, and a schema",
+        "ip ioam namespace add 7 data 9 wide 77; ip ioam namespace add 8; ip ioam schema add 3 hello; \
+         ip ioam namespace set 7 schema 3",
+        "(ip ioam namespace show; ip ioam schema show) | sort",
+    ),
 ];
 
 #[test]
@@ -169,6 +185,33 @@ fn what_criu_leaves_out() {
         for ((name, before), (_, after)) in before.iter().zip(read()) {
             assert_eq!(&after, before, "{name}, round {round}");
         }
+    }
+    counts_on(&c, 3);
+}
+
+#[test]
+fn endpoints_and_limits_of_mptcp() {
+    require!(
+        Root,
+        Criu,
+        Program("nsenter"),
+        NetworkCommand("ip link set lo up; ip mptcp endpoint add 127.0.0.1 id 5 signal")
+    );
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    inside(
+        &c,
+        "ip link add name va type veth peer name vb; ip link set va up; ip link set vb up; \
+         ip address add 10.9.0.1/24 dev va; ip address add fd00::1/64 dev va nodad; \
+         ip mptcp endpoint add 10.9.0.1 dev va id 5 signal port 5000; \
+         ip mptcp endpoint add fd00::1 id 9 subflow backup fullmesh; \
+         ip mptcp limits set subflow 4 add_addr_accepted 3",
+    );
+    let read = || inside(&c, "ip mptcp endpoint show; ip mptcp limits");
+    let before = read();
+    assert_eq!(before.lines().count(), 3, "{before}");
+    for round in 1..=2 {
+        sleep_and_wake(&c, &[], &[]);
+        assert_eq!(read(), before, "round {round}");
     }
     counts_on(&c, 3);
 }

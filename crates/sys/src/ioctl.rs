@@ -8,17 +8,50 @@ use crate::{Result, SysError};
 
 /// Brings the loopback device of the current network namespace up (netdevice(7)).
 pub fn loopback_up() -> Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|e| SysError::new("socket", "AF_INET", e.raw_os_error()))?;
-    // SAFETY: all zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+    let mut request = interface("lo");
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads the ifreq.
+    unsafe { ask_interface(libc::SIOCSIFFLAGS as libc::Ioctl, "SIOCSIFFLAGS lo up", &request) }
+}
+
+/// The bytes of the longest hardware address that a request can name.
+pub const HARDWARE_ADDRESS: usize = 14;
+
+/// Has a device of the current network namespace receive packets to a hardware address, until somebody takes that back (netdevice(7),
+/// SIOCADDMULTI). Of `address` at most [`HARDWARE_ADDRESS`] bytes are used.
+///
+/// # Errors
+/// Those of ioctl(2): ENODEV if there is no such device, EINVAL if it receives everything anyway, EPERM without CAP_NET_ADMIN.
+pub fn add_multicast_address(device: &str, address: &[u8]) -> Result<()> {
+    let mut request = interface(device);
+    let mut hardware =
+        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; HARDWARE_ADDRESS] };
+    for (to, from) in hardware.sa_data.iter_mut().zip(address) {
         *to = *from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads the ifreq that outlives the call.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request) } < 0 {
-        return Err(SysError::new("ioctl", "SIOCSIFFLAGS lo up", nix::errno::Errno::last_raw()));
+    request.ifr_ifru.ifru_hwaddr = hardware;
+    // SAFETY: SIOCADDMULTI reads the ifreq.
+    unsafe { ask_interface(libc::SIOCADDMULTI as libc::Ioctl, "SIOCADDMULTI", &request) }
+}
+
+/// A request for the device of this name; of a longer one than the kernel allows, the beginning.
+fn interface(name: &str) -> libc::ifreq {
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.as_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    request
+}
+
+/// # Safety
+/// The kernel does no more with the argument of this request than to read an ifreq.
+unsafe fn ask_interface(number: libc::Ioctl, what: &str, request: &libc::ifreq) -> Result<()> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| SysError::new("socket", "AF_INET", e.raw_os_error()))?;
+    // SAFETY: the ifreq outlives the call, which reads it, the caller says.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), number, &raw const *request) } < 0 {
+        return Err(SysError::new("ioctl", what, nix::errno::Errno::last_raw()));
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::classes::{CLASSES, Class};
 use super::firewall::{Firewall, Found};
 use super::object::Object;
-use super::{links, sysctls};
+use super::receivers::Receiver;
+use super::{generic, links, receivers, sysctls};
 use crate::error::Context;
 use crate::plan::NamespaceKind;
 use crate::rtnetlink::{self, Route, namespace_of};
@@ -23,13 +24,17 @@ use hiber_sys::process::unshare;
 pub struct Kept {
     /// Names, groups, lengths of queues and the like; a bridge's options and its ports'.
     links: Vec<Object>,
-    /// Neighbours, nexthop objects, routes of other tables, rules for IPv6, queueing disciplines and more, by class.
+    /// Neighbours, nexthop objects, routes of other tables, rules for IPv6, queueing disciplines and more, by class; endpoints of
+    /// MPTCP and more, by kind.
     objects: BTreeMap<String, Vec<Object>>,
     /// The sysctls that somebody has changed, by path below /proc/sys/net.
     sysctls: BTreeMap<String, String>,
     /// The firewall, if it has rules that no text can say.
     #[serde(skip_serializing_if = "Firewall::is_empty")]
     firewall: Firewall,
+    /// Addresses of multicast that devices receive because somebody said so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    receivers: Vec<Receiver>,
 }
 
 impl Kept {
@@ -49,7 +54,7 @@ impl Kept {
             let route = Route::open()?;
             let (links, _) = links::read(&route)?;
             let devices = devices(&links);
-            let mut objects = BTreeMap::new();
+            let (mut objects, _) = generic::read()?;
             for class in &CLASSES {
                 let (found, _) = class.read(&route, &devices)?;
                 if !found.is_empty() {
@@ -60,7 +65,8 @@ impl Kept {
                 Found::Kept(firewall) => firewall,
                 Found::Plain | Found::Strange(_) => Firewall::default(),
             };
-            Ok(Self { links, objects, sysctls: sysctls::changed(sysctls::read()?, &new, always), firewall })
+            let sysctls = sysctls::changed(sysctls::read()?, &new, always);
+            Ok(Self { links, objects, sysctls, firewall, receivers: receivers::read() })
         })
     }
 
@@ -70,8 +76,8 @@ impl Kept {
     /// # Errors
     /// If an object cannot be made. A sysctl that this kernel refuses is only logged.
     pub fn put_back(&self, pid: i32) -> Result<()> {
-        if let Some(name) = self.objects.keys().find(|name| CLASSES.iter().all(|class| class.name != **name))
-        {
+        let known = CLASSES.iter().map(|class| class.name).chain(generic::KINDS.iter().map(|kind| kind.name));
+        if let Some(name) = self.objects.keys().find(|name| !known.clone().any(|known| known == **name)) {
             return Err(Error::invalid("objects", format!("{name:?} is no class of a network's")));
         }
         rtnetlink::inside(&namespace_of(pid)?, || {
@@ -92,7 +98,8 @@ impl Kept {
                 make(&route, missing)?;
                 unwanted.iter().try_for_each(|(class, object)| class.remove(&route, object))?;
             }
-            Ok(())
+            receivers::put(&self.receivers)?;
+            generic::put(&self.objects)
         })
         .context("make the objects of the network namespace")
     }

@@ -3,10 +3,12 @@
 
 mod classes;
 mod firewall;
+mod generic;
 mod kept;
 mod links;
 mod macvlan;
 mod object;
+mod receivers;
 mod signatures;
 mod strange;
 mod sysctls;

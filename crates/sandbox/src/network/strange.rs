@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::classes::{CLASSES, asking};
-use super::links;
 use super::object::{Object, attributes, text};
+use super::{generic, links};
 use crate::Result;
 use crate::rtnetlink::Route;
 
@@ -36,6 +36,7 @@ pub(super) fn read(route: &Route, pid: i32) -> Result<Vec<String>> {
     for class in &CLASSES {
         strange.extend(class.read(route, &devices)?.1);
     }
+    strange.extend(generic::read()?.1);
     let mut add = |there: bool, what: &str| strange.extend(there.then(|| what.to_owned()));
     add(has_filters(route)?, "there are filters of queueing disciplines (tc filter)");
     add(has_groups(route)?, "there are permanent multicast groups of a bridge (bridge mdb)");
