@@ -15,9 +15,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use ::tar::{Archive, Builder, EntryType, Header};
-use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use flate2::{Compression, Crc};
 use hiber_sandbox::ids;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 
@@ -31,6 +31,8 @@ pub(crate) const NAME: &str = "tar";
 const MAX_ENTRIES: usize = 256;
 const MAX_FILE: u64 = 64 << 10;
 const MAX_ARCHIVE: u64 = 4 << 20;
+/// Up to so many bytes an archive is not compressed.
+const MAX_STORED: u16 = 32 << 10;
 
 /// Acts as tar, with these arguments.
 pub(crate) fn run(args: &[OsString]) -> ! {
@@ -99,11 +101,29 @@ fn pack(directory: impl AsFd) -> std::io::Result<Option<Vec<u8>>> {
     if !collect(&root, OsStr::new("."), &PathBuf::new(), device, &mut items)? {
         return Ok(None);
     }
-    let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut archive = Builder::new(Vec::new());
     for item in &items {
         append(&mut archive, item)?;
     }
-    archive.into_inner()?.finish().map(Some)
+    compress(&archive.into_inner()?).map(Some)
+}
+
+/// A gzip file with these bytes. A few are stored as they are: a compressor's tables cost more than the archive itself, while the
+/// tasks are frozen.
+fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let Some(length) = u16::try_from(bytes.len()).ok().filter(|length| *length <= MAX_STORED) else {
+        let mut compressed = GzEncoder::new(Vec::new(), Compression::fast());
+        compressed.write_all(bytes)?;
+        return compressed.finish();
+    };
+    let mut checksum = Crc::new();
+    checksum.update(bytes);
+    // RFC 1952: the method is deflate, the time and the system are unknown. RFC 1951: one block, the last, not compressed.
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    file.extend(length.to_le_bytes().into_iter().chain((!length).to_le_bytes()));
+    file.extend(bytes);
+    file.extend(checksum.sum().to_le_bytes().into_iter().chain(u32::from(length).to_le_bytes()));
+    Ok(file)
 }
 
 /// Lists `name` in `parent` and what is below it; false if something there is not simple.

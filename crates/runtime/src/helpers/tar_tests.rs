@@ -222,3 +222,16 @@ fn names_do_not_lead_out_of_the_directory() {
     }
     assert!(read(&mut b"no gzip".as_slice()).is_err());
 }
+
+#[test]
+fn gzip_reads_small_and_large_archives() {
+    for length in [0, 1, usize::from(MAX_STORED), usize::from(MAX_STORED) + 1] {
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), compress(&bytes).unwrap()).unwrap();
+        let mut gzip = Command::new("gzip");
+        let done = gzip.args(["--decompress", "--stdout"]).stdin(file.reopen().unwrap()).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{length}: {done:?}");
+        assert!(done.stdout == bytes, "{length}");
+    }
+}

@@ -205,6 +205,10 @@ impl Dir {
     /// The names of the child cgroups.
     pub(super) fn children(&self) -> Result<Vec<std::ffi::OsString>> {
         let failed = |e| error("read directory", self.path.display(), e);
+        // Two links are its own (kernfs); each child adds one.
+        if fs::fstat(&self.fd).map_err(failed)?.st_nlink == 2 {
+            return Ok(Vec::new());
+        }
         // A fresh open file: the handle's own offset would stay at the end.
         let fd =
             fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
