@@ -45,9 +45,6 @@ pub enum Error {
     /// Writes to its memory cannot be tracked.
     #[error("writes of process {0} cannot be tracked: {1}")]
     Untracked(i32, String),
-    /// The words of one of these errors, for work that was done in another process.
-    #[error("{0}")]
-    Apart(String),
     /// Images of memory cannot be received or written.
     #[error("{0}: {1}")]
     Images(String, std::io::Error),

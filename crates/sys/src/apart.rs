@@ -1,160 +1,158 @@
 //! Work that is finished though the process that asks for it is killed.
 
-use std::ffi::CStr;
-use std::io::{IoSlice, IoSliceMut, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::signal::SignalsBlocked;
 use crate::{Result, SysError};
 
-/// The result of work: bytes, and a descriptor.
-pub type Given = (Vec<u8>, Option<OwnedFd>);
+/// The size of the child's stack, in bytes. Only what is used of it is there.
+const STACK: usize = 1 << 20;
+/// What separates the stack from other memory, in bytes: as much as the largest page.
+const SEPARATION: usize = 64 << 10;
 
-/// Does `work` in a forked process, and gives what `work` gives. A kill of the calling process, of its group or of all that have
-/// its name does not stop the work; `name` is the child's own, of 15 bytes at most. The child has a copy of each descriptor: a lock
-/// of the caller's stays held, and the other end of a pipe does not hang up, until the work is done.
+/// Does `work` in a process of its own, and gives what `work` gives. A kill of the calling process, of its group or of all that have
+/// its name does not stop the work; `name` is the child's own, of 15 bytes at most.
 ///
-/// `work` must not take a lock that another thread of the calling process may hold, so it must neither print nor log. It may
-/// allocate: the allocators of musl and glibc work in a forked process, and so does [`Allocator`](crate::allocator::Allocator).
+/// The child is one of clone(2) with CLONE_VM, CLONE_VFORK and CLONE_FILES: it shares memory and descriptors, and the calling thread
+/// waits for its end. So nothing is copied, and `work` may do all that a call in this thread may. It must not wait for a lock
+/// that this thread holds, and its parent is another process than the caller's.
 ///
 /// # Errors
 /// No process can be made, or it was killed before it had done its work (ECHILD).
-pub fn apart(name: &CStr, work: impl FnOnce() -> Given) -> Result<Given> {
-    let failed = |what: &'static str| {
-        move |e: Errno| SysError::new(what, "a process for work apart", e.raw_os_error())
-    };
-    let (ours, theirs) =
-        UnixStream::pair().map_err(|e| SysError::io("socketpair", "for a process for work apart", &e))?;
+pub fn apart<T, F: FnOnce() -> T>(name: &CStr, work: F) -> Result<T> {
+    let failed = |what: &'static str, errno: i32| SysError::new(what, "a process for work apart", errno);
+    let mut task = Task { name, work: Some(work), done: None };
+    let stack = Stack::new().map_err(|e| failed("mmap", e.raw_os_error()))?;
     // A handler of the caller's must not run in the child.
     let blocked = SignalsBlocked::new()?;
-    // SAFETY: libc's fork leaves its own allocator usable; the child runs `work`, which takes no other locks, and exits without
-    // anything of the caller's being dropped.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        drop(ours);
-        // Its failure shows in the result that arrives.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            let _ = rustix::process::setsid();
-            let _ = rustix::thread::set_name(name);
-            give(theirs.as_fd(), work())
-        }));
-        // SAFETY: it ends the process, without any destructor.
-        unsafe { libc::_exit(0) };
-    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: the stack and the task stay where they are until the child has ended, for CLONE_VFORK stops this thread until then; if
+    // this process is killed meanwhile nobody takes them away. The child uses the thread's own storage, which the thread does not
+    // use meanwhile. `run` returns to libc, which ends the child without anything of the caller's being dropped.
+    let child = unsafe { libc::clone(run::<T, F>, stack.top(), flags, (&raw mut task).cast()) };
+    let errno = nix::errno::Errno::last_raw();
     drop(blocked);
-    drop(theirs);
     if child < 0 {
-        return Err(failed("fork")(Errno::from_raw_os_error(nix::errno::Errno::last_raw())));
+        return Err(failed("clone", errno));
     }
-    let given = take(ours).map_err(failed("receive from"));
     // Others in this process may have waited for it.
-    let _ = retry_on_intr(|| {
-        rustix::process::waitpid(rustix::process::Pid::from_raw(child), rustix::process::WaitOptions::empty())
-    });
-    given
+    let _ = retry_on_intr(|| waitpid(Pid::from_raw(child), WaitOptions::empty()));
+    task.done.ok_or_else(|| failed("wait for", libc::ECHILD))
 }
 
-/// A first byte with the descriptor, then the bytes.
-fn give(to: BorrowedFd<'_>, (bytes, descriptor): Given) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
-    if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    }
-    retry_on_intr(|| sendmsg(to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL))?;
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        let sent = retry_on_intr(|| rustix::net::send(to, rest, SendFlags::NOSIGNAL))?;
-        rest = &rest[sent..];
-    }
-    Ok(())
+struct Task<'a, T, F> {
+    name: &'a CStr,
+    work: Option<F>,
+    done: Option<T>,
 }
 
-fn take(mut from: UnixStream) -> Result<Given, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let mut first = [0];
-    let received =
-        retry_on_intr(|| recvmsg(&from, &mut [IoSliceMut::new(&mut first)], &mut ancillary, flags))?;
-    if received.bytes == 0 {
-        return Err(Errno::CHILD);
+/// The child. Work that panics has not been done.
+extern "C" fn run<T, F: FnOnce() -> T>(task: *mut c_void) -> c_int {
+    // SAFETY: `apart` gives a pointer to a task of these types, which nobody else uses meanwhile.
+    let task = unsafe { &mut *task.cast::<Task<'_, T, F>>() };
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(task.name);
+    if let Some(work) = task.work.take() {
+        task.done = catch_unwind(AssertUnwindSafe(work)).ok();
     }
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok((bytes, descriptor))
+    0
+}
+
+/// Memory for a stack, with memory below that nobody can touch.
+struct Stack(*mut c_void);
+
+impl Stack {
+    fn new() -> Result<Self, Errno> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: the kernel chooses where, so nobody has this memory.
+        let stack = Self(unsafe { mmap_anonymous(std::ptr::null_mut(), STACK, access, flags)? });
+        // SAFETY: it is the lowest part of memory that nobody uses yet.
+        unsafe { mprotect(stack.0, SEPARATION, MprotectFlags::empty())? };
+        Ok(stack)
+    }
+
+    fn top(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(STACK)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the memory is ours, and who ran on it has ended.
+        let _ = unsafe { munmap(self.0, STACK) };
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
     use std::process::id;
 
-    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::process::{Signal, kill_process};
 
     use super::*;
 
     #[test]
-    fn bytes_and_a_descriptor_arrive() {
+    fn the_work_is_another_process_with_the_same_memory_and_descriptors() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let many = vec![7; 1 << 20];
-        let (bytes, descriptor) = apart(c"test", || (many.clone(), Some(theirs.into()))).unwrap();
-        assert_eq!(bytes, many);
-        UnixStream::from(descriptor.unwrap()).write_all(b"here").unwrap();
+        let mut seen = vec![7; 1 << 20];
+        let (child, copy) = apart(c"test", || {
+            seen.push(8);
+            (rustix::process::getpid(), theirs.try_clone().unwrap())
+        })
+        .unwrap();
+        assert_ne!(child, rustix::process::getpid());
+        assert_eq!(seen.last(), Some(&8));
+        drop(theirs);
+        (&copy).write_all(b"here").unwrap();
+        drop(copy);
         let mut heard = Vec::new();
         ours.read_to_end(&mut heard).unwrap();
         assert_eq!(heard, b"here");
-        assert!(apart(c"test", || (Vec::new(), None)).unwrap().1.is_none());
     }
 
     #[test]
-    fn of_one_that_is_killed_there_is_an_error() {
-        let error = apart(c"test", || {
+    fn of_one_that_is_killed_or_panics_there_is_an_error() {
+        let killed = apart(c"test", || {
             let _ = kill_process(Pid::from_raw(id().cast_signed()).unwrap(), Signal::KILL);
-            (Vec::new(), None)
         });
-        assert_eq!(error.unwrap_err().errno, libc::ECHILD);
+        assert_eq!(killed.unwrap_err().errno, libc::ECHILD);
+        let panicked: Result<()> = apart(c"test", || std::panic::resume_unwind(Box::new(())));
+        assert_eq!(panicked.unwrap_err().errno, libc::ECHILD);
     }
 
     /// The process that asks for the work is killed in the middle of the work, with all of its group.
     #[test]
     fn the_work_goes_on_when_its_caller_is_killed() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let caller = std::thread::spawn(move || {
-            apart(c"caller", || {
-                let work = || {
-                    let (mut word, caller) = ([0], rustix::process::getppid().unwrap());
-                    (&theirs).write_all(&caller.as_raw_nonzero().get().to_ne_bytes()).unwrap();
-                    (&theirs).read_exact(&mut word).unwrap();
-                    (&theirs).write_all(b"done").unwrap();
-                    (Vec::new(), None)
-                };
-                apart(c"work", work).unwrap()
-            })
-        });
-        let mut caller_pid = [0; 4];
-        ours.read_exact(&mut caller_pid).unwrap();
-        let pid = Pid::from_raw(i32::from_ne_bytes(caller_pid)).unwrap();
-        rustix::process::kill_process_group(pid, Signal::KILL).unwrap();
+        // SAFETY: the child allocates, which libc's fork allows, waits, and is killed or exits without dropping anything.
+        let caller = unsafe { libc::fork() };
+        if caller == 0 {
+            let _ = rustix::process::setsid();
+            let _ = apart(c"work", || {
+                let mut word = [0];
+                (&theirs).write_all(b"?").unwrap();
+                (&theirs).read_exact(&mut word).unwrap();
+                (&theirs).write_all(b"done").unwrap();
+            });
+            // SAFETY: it ends the process, without any destructor.
+            unsafe { libc::_exit(0) };
+        }
+        drop(theirs);
+        ours.read_exact(&mut [0]).unwrap();
+        let caller = Pid::from_raw(caller).unwrap();
+        rustix::process::kill_process_group(caller, Signal::KILL).unwrap();
+        let (_, ended) = waitpid(Some(caller), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(ended.terminating_signal(), Some(libc::SIGKILL));
         ours.write_all(b"!").unwrap();
-        let mut heard = [0; 4];
-        ours.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"done");
-        // Not before: the work has a copy of what its caller was to answer on.
-        assert_eq!(caller.join().unwrap().unwrap_err().errno, libc::ECHILD);
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"done");
     }
 }

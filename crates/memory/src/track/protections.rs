@@ -115,17 +115,7 @@ impl Protections {
 /// A userfaultfd of a process's memory. A process of our own has the threads make it, which goes on when we are killed: otherwise a
 /// thread would go on with the registers of a call that is not its program's, or the process would keep the descriptor.
 fn faults_of(pid: i32) -> Result<OwnedFd> {
-    let made = apart(NAME, || match make_faults(pid) {
-        Ok(faults) => (Vec::new(), Some(faults)),
-        Err(Error::Gone(_)) => (Vec::new(), None),
-        Err(e) => (e.to_string().into_bytes(), None),
-    });
-    let (why, faults) = made.map_err(|e| Error::Untracked(pid, e.to_string()))?;
-    match faults {
-        Some(faults) => Ok(faults),
-        None if why.is_empty() => Err(Error::Gone(pid)),
-        None => Err(Error::Apart(String::from_utf8_lossy(&why).into_owned())),
-    }
+    apart(NAME, || make_faults(pid)).map_err(|e| Error::Untracked(pid, e.to_string()))?
 }
 
 fn make_faults(pid: i32) -> Result<OwnedFd> {

@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use hiber_memory::call::NAME;
 use hiber_memory::{Seized, Stopped, StoppedProcess};
 use hiber_sandbox::cgroup::Cgroup;
+use hiber_sys::apart;
 use hiber_sys::procfs::{read, stat};
 use hiber_sys::ptrace::Dispatch;
 use hiber_sys::scheduling::MemoryPolicy;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
@@ -19,7 +19,7 @@ use super::failures::{errno, failed};
 use super::processor;
 use super::spaces::AddressSpaces;
 use super::{policy, spaces};
-use crate::error::{Context, Error, Result, chain};
+use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
 
 /// By the thread's number in the container. Properties of the whole process are stored with its first thread.
@@ -118,8 +118,9 @@ const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
 
 /// Asks the processes `pids`, which run, what cannot be seen from outside. Each is stopped for some 100 µs.
 pub(crate) fn ask(pids: &[i32]) -> Answers {
-    let ask = |pid: &i32| (*pid, asked(*pid).map_err(|e| e.to_string()));
-    let answered = apart(|| pids.iter().map(ask).collect::<Vec<_>>());
+    let ask = |pid: &i32| (*pid, asked(*pid));
+    // In a process of its own: a kill of this one leaves the container's as they were.
+    let answered = apart(NAME, || pids.iter().map(ask).collect::<Vec<_>>());
     let answers = answered.unwrap_or_else(|e| {
         tracing::debug!("no process is asked: {e}");
         Vec::new()
@@ -137,8 +138,7 @@ pub(crate) fn ask(pids: &[i32]) -> Answers {
 
 /// As [`ask`], of processes that are frozen in `cgroup`: they are thawed for that, and run no further than to where they stop.
 pub(crate) fn ask_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
-    let asked = || asked_frozen(first, pids, cgroup).map_err(|e| chain(&e));
-    apart(asked)?.map_err(Error::Invalid)
+    apart(NAME, || asked_frozen(first, pids, cgroup))?
 }
 
 fn asked_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
@@ -159,12 +159,6 @@ fn asked_frozen(first: i32, pids: &[i32], cgroup: &Cgroup) -> Result<Answers> {
     cgroup.freeze()?;
     let answers = asked?.into_iter().filter_map(|(stopped, answer)| Some((stopped.tid(), answer?)));
     Ok(answers.collect())
-}
-
-/// Does `work` on threads of the container in a process of its own: a kill of this one leaves them as they were.
-fn apart<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T> {
-    let (said, _) = hiber_sys::apart(NAME, || (serde_json::to_vec(&work()).unwrap_or_default(), None))?;
-    serde_json::from_slice(&said).map_err(|e| Error::internal("read what processes have said", e))
 }
 
 fn asked(pid: i32) -> hiber_memory::Result<Answer> {
