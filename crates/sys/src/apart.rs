@@ -12,7 +12,7 @@ use crate::{Result, SysError};
 
 /// The size of the child's stack, in bytes. Only what is used of it is there.
 const STACK: usize = 1 << 20;
-/// What separates the stack from other memory, in bytes: as much as the largest page.
+/// The gap between the stack and other memory, in bytes: as much as the largest page.
 const SEPARATION: usize = 64 << 10;
 
 /// Does `work` in a process of its own, and gives what `work` gives. A kill of the calling process, of its group or of all that have
