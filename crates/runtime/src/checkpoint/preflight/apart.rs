@@ -13,12 +13,12 @@ const NAMESPACES: [&str; 6] = ["net", "ipc", "uts", "cgroup", "pid_for_children"
 
 pub(super) fn check(findings: &mut Findings, tasks: &[Proc]) {
     for task in tasks.iter().filter(|task| !task.is_dead()) {
-        if task.stat.num_threads > 1
+        if task.threads > 1
             && let Some(what) = threads(task)
         {
             findings.of(task, &THREAD_APART, format!("one of its threads has {what} of its own"));
         }
-        let parent = tasks.iter().find(|parent| parent.pid == task.stat.ppid && !parent.is_dead());
+        let parent = tasks.iter().find(|parent| parent.pid == task.parent && !parent.is_dead());
         for (what, said) in [(Shareable::Memory, "memory"), (Shareable::Directories, "working directory")] {
             if parent.is_some_and(|parent| share(task.pid, parent.pid, what).unwrap_or(false)) {
                 findings.of(task, &SHARED, format!("it shares its {said} with its parent"));

@@ -49,7 +49,7 @@ fn timers(findings: &mut Findings, task: &Proc) {
     let pending = pending(task);
     for line in text.lines() {
         if let Some(clock) = line.strip_prefix("ClockID: ").and_then(|clock| clock.parse().ok())
-            && task.stat.num_threads > 1
+            && task.threads > 1
             && is_own_thread(clock)
         {
             findings.of(task, &THREAD_TIMER, "a timer goes by the processor time of one of its threads");

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use ::procfs::process::{Stat, Status};
 use hiber_sandbox::cgroup::Cgroup;
 use hiber_sandbox::rootfs::resolve::Root;
 use hiber_sys::process::{Shareable, share};
@@ -16,6 +16,7 @@ use super::{Check, Finding, Findings, Process};
 use crate::checkpoint::kept;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
+use crate::host::procfs;
 use crate::status::Status as ContainerStatus;
 
 /// Kinds of namespaces of which CRIU saves the first process's only (CLONE_SUBNS are mnt and net).
@@ -35,9 +36,15 @@ pub(super) struct Proc {
     pub(super) pid: i32,
     /// In the container's.
     pub(super) inner: i32,
-    pub(super) command: String,
-    pub(super) stat: Stat,
-    pub(super) status: Status,
+    name: String,
+    state: char,
+    pub(super) parent: i32,
+    /// In the runtime's pid namespace; 0 for one that is not in there.
+    session: i32,
+    pub(super) threads: u32,
+    exit_signal: i32,
+    /// The text of /proc/PID/status (proc_pid_status(5)).
+    status: String,
 }
 
 impl Findings {
@@ -52,10 +59,29 @@ impl Findings {
 impl Proc {
     /// `depth` is how many pid namespaces the container's is below the runtime's.
     pub(super) fn read(pid: i32, depth: usize) -> Option<Self> {
-        let process = ::procfs::process::Process::new(pid).ok()?;
-        let (stat, status) = (process.stat().ok()?, process.status().ok()?);
-        let inner = status.nspid.as_ref().and_then(|all| all.get(depth)).copied().unwrap_or(pid);
-        Some(Self { pid, inner, command: command(pid, &stat.comm), stat, status })
+        let status = hiber_sys::procfs::read(pid, "status")?;
+        let read = |stat: hiber_sys::procfs::Stat<'_>| {
+            Some(Self {
+                pid,
+                inner: pid,
+                name: stat.command.to_owned(),
+                state: stat.field(3)?,
+                parent: stat.field(4)?,
+                session: stat.field(6)?,
+                threads: stat.field(20)?,
+                exit_signal: stat.field(38)?,
+                status,
+            })
+        };
+        let process = hiber_sys::procfs::stat(pid, read)??;
+        let inner = process.numbers("NSpid:").nth(depth).unwrap_or(pid);
+        Some(Self { inner, ..process })
+    }
+
+    /// The numbers in the line of its status that begins with `name`.
+    fn numbers<T: FromStr>(&self, name: &str) -> impl Iterator<Item = T> {
+        let line = self.status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().filter_map(|number| number.parse().ok())
     }
 
     /// `/proc/PID/NAME`
@@ -69,11 +95,11 @@ impl Proc {
     }
 
     pub(super) fn process(&self) -> Process {
-        Process { pid: self.inner, host_pid: Some(self.pid), command: self.command.clone() }
+        Process { pid: self.inner, host_pid: Some(self.pid), command: command(self.pid, &self.name) }
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        matches!(self.stat.state, 'Z' | 'X')
+        matches!(self.state, 'Z' | 'X')
     }
 
     fn namespace(&self, kind: &str) -> Option<PathBuf> {
@@ -83,8 +109,7 @@ impl Proc {
 
 /// How many pid namespaces the container's is below the runtime's.
 pub(super) fn depth(init: i32) -> usize {
-    let status = ::procfs::process::Process::new(init).and_then(|p| p.status()).ok();
-    status.and_then(|s| s.nspid).map_or(0, |all| all.len().saturating_sub(1))
+    procfs::numbers(&init.to_string()).map_or(0, |all| all.len().saturating_sub(1))
 }
 
 /// The numbers that are not free in a pid namespace, with who has them. The kernel also keeps a number for the session or
@@ -234,7 +259,7 @@ fn descends(mut pid: i32, first: i32, parent: impl Fn(i32) -> Option<i32>) -> bo
 /// Those of `tasks` that CRIU takes, the first one and its descendants, and those that it leaves out.
 pub(super) fn split(tasks: Vec<Proc>) -> (Vec<Proc>, Vec<Proc>) {
     let Some(first) = tasks.first().map(|task| task.pid) else { return (tasks, Vec::new()) };
-    let parents: HashMap<_, _> = tasks.iter().map(|task| (task.pid, task.stat.ppid)).collect();
+    let parents: HashMap<_, _> = tasks.iter().map(|task| (task.pid, task.parent)).collect();
     tasks.into_iter().partition(|task| descends(task.pid, first, |pid| parents.get(&pid).copied()))
 }
 
@@ -264,12 +289,11 @@ fn is_stopped(task: &Proc) -> bool {
     let waits = || {
         hiber_sys::file::read_to_string(task.path("wchan")).is_ok_and(|place| place.contains("signal_stop"))
     };
-    task.stat.state == 'T' || task.stat.state == 'D' && waits()
+    task.state == 'T' || task.state == 'D' && waits()
 }
 
 fn traced(findings: &mut Findings, task: &Proc) {
-    let tracer = task.status.tracerpid;
-    if tracer != 0 {
+    if let Some(tracer) = task.numbers("TracerPid:").find(|tracer: &i32| *tracer != 0) {
         let name = hiber_sys::file::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
         let what = format!("it is traced by process {tracer} ({}) of the host", name.trim());
         findings.of(task, &TRACED, what);
@@ -293,8 +317,8 @@ pub(super) fn check(
 ) {
     let Some(first) = tasks.first() else { return };
     for task in tasks {
-        match task.stat.state {
-            'Z' | 'X' if task.status.threads > 1 => {
+        match task.state {
+            'Z' | 'X' if task.threads > 1 => {
                 findings.of(task, &ZOMBIE_THREADS, ZOMBIE_THREADS.about);
             }
             'Z' | 'X' => {
@@ -314,7 +338,7 @@ pub(super) fn check(
             continue;
         }
         nested(findings, task, first);
-        let signal = task.stat.exit_signal.unwrap_or(SIGCHLD);
+        let signal = task.exit_signal;
         if signal != SIGCHLD {
             findings.of(
                 task,
@@ -365,11 +389,10 @@ fn nested(findings: &mut Findings, task: &Proc, first: &Proc) {
 /// CRIU wants each session's leader in the container's pid namespace, and without `--shell-job` the first process to be
 /// one.
 fn session(findings: &mut Findings, task: &Proc, is_first: bool, shell_job: bool) {
-    let inner = task.status.nssid.as_ref().and_then(|all| all.last()).copied();
-    if inner == Some(0) {
+    if task.numbers("NSsid:").last() == Some(0_i32) {
         findings.of(task, &SESSION, "its session is that of a process outside the container's pid namespace");
-    } else if is_first && !shell_job && task.stat.session != task.pid {
-        let leader = task.stat.session;
+    } else if is_first && !shell_job && task.session != task.pid {
+        let leader = task.session;
         findings.of(task, &SESSION, format!("its session is that of process {leader} of the host"));
     }
 }
@@ -381,12 +404,13 @@ fn other_user(findings: &mut Findings, task: &Proc, own_user_namespace: bool) {
         return;
     }
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let s = &task.status;
-    let same = [s.ruid, s.euid, s.suid].iter().all(|u| *u == uid)
-        && [s.rgid, s.egid, s.sgid].iter().all(|g| *g == gid);
-    if !same {
-        let what =
-            format!("it runs as user {} and group {}, and there is no CAP_SYS_RESOURCE", s.euid, s.egid);
+    // The real, the effective and the saved one.
+    let three = |name| task.numbers::<u32>(name).take(3).collect::<Vec<_>>();
+    let (users, groups) = (three("Uid:"), three("Gid:"));
+    if let ([_, user, _], [_, group, _]) = (&users[..], &groups[..])
+        && !(users.iter().all(|user| *user == uid) && groups.iter().all(|group| *group == gid))
+    {
+        let what = format!("it runs as user {user} and group {group}, and there is no CAP_SYS_RESOURCE");
         findings.of(task, &OTHER_USER, what);
     }
 }
