@@ -179,12 +179,14 @@ fn within(areas: &[Area], ranges: &[[u64; 2]]) -> Vec<Area> {
 fn of(pid: i32, choice: bool) -> Vec<Area> {
     let open = |file: &str| File::open(format!("/proc/{pid}/{file}")).map(BufReader::new);
     let mut areas = open("smaps").map(read).unwrap_or_default();
-    let policies = if choice { open("numa_maps").map(policies).unwrap_or_default() } else { Vec::new() };
-    let own = policy::of_thread(pid);
-    // An area without a policy of its own shows the thread's.
-    for (from, shown) in policies.into_iter().filter(|(_, shown)| *shown != own) {
-        if let (Ok(at), Some(shown)) = (areas.binary_search_by_key(&from, |area| area.from), shown) {
-            areas[at].policy = Some((shown.mode, shown.nodes));
+    if choice {
+        let own = policy::of_thread(pid);
+        let policies = open("numa_maps").map(policies).unwrap_or_default();
+        // An area without a policy of its own shows the thread's.
+        for (from, shown) in policies.into_iter().filter(|(_, shown)| *shown != own) {
+            if let (Ok(at), Some(shown)) = (areas.binary_search_by_key(&from, |area| area.from), shown) {
+                areas[at].policy = Some((shown.mode, shown.nodes));
+            }
         }
     }
     areas.retain(Area::has_something);
@@ -192,15 +194,22 @@ fn of(pid: i32, choice: bool) -> Vec<Area> {
 }
 
 fn policies(text: impl BufRead) -> Vec<(u64, Option<MemoryPolicy>)> {
-    let read =
-        |line: String| Some((u64::from_str_radix(line.split(' ').next()?, 16).ok()?, policy::parse(&line)));
-    lines(text).filter_map(read).collect()
+    let mut all = Vec::new();
+    each_line(text, |line| {
+        let from = line.split(' ').next().and_then(|from| u64::from_str_radix(from, 16).ok());
+        all.extend(from.map(|from| (from, policy::parse(line))));
+    });
+    all
 }
 
-/// Names of files may be anything.
-fn lines(text: impl BufRead) -> impl Iterator<Item = String> {
-    let lines = text.split(b'\n').map_while(std::result::Result::ok);
-    lines.map(|line| String::from_utf8_lossy(&line).into_owned())
+/// Calls `look` with each line, up to an error. A large process has a hundred thousand: none of them is copied. Names of files may
+/// be anything.
+fn each_line(mut text: impl BufRead, mut look: impl FnMut(&str)) {
+    let mut line = Vec::new();
+    while text.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+        look(String::from_utf8_lossy(&line).trim_end_matches('\n'));
+        line.clear();
+    }
 }
 
 /// All areas of `/proc/PID/smaps` but the kernel's own.
@@ -208,18 +217,18 @@ fn read(text: impl BufRead) -> Vec<Area> {
     let mut areas = Vec::new();
     // The last one's access; none if it is the kernel's own.
     let mut last: Option<String> = None;
-    for line in lines(text) {
+    each_line(text, |line| {
         let mut words = line.split_ascii_whitespace();
-        let Some(head) = words.next() else { continue };
+        let Some(head) = words.next() else { return };
         let Some(name) = head.strip_suffix(':') else {
-            let Some((area, access, name)) = begin(&line) else { continue };
+            let Some((area, access, name)) = begin(line) else { return };
             last = (!OF_KERNEL.iter().any(|of_kernel| name.starts_with(of_kernel))).then_some(access);
             if last.is_some() {
                 areas.push(area);
             }
-            continue;
+            return;
         };
-        let (Some(access), Some(area)) = (&last, areas.last_mut()) else { continue };
+        let (Some(access), Some(area)) = (&last, areas.last_mut()) else { return };
         match name {
             "ProtectionKey" => {
                 let key = words.next().and_then(|key| key.parse().ok()).filter(|key| *key != 0);
@@ -234,7 +243,7 @@ fn read(text: impl BufRead) -> Vec<Area> {
             }
             _ => {}
         }
-    }
+    });
     areas
 }
 
