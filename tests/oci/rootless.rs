@@ -92,12 +92,34 @@ fn a_whole_life_without_a_cgroup() {
     c.sh("sleep 999 </dev/null >/dev/null 2>&1 &");
     // The pid namespace tells who belongs to the container.
     assert_eq!(c.call("ps", &["--format", "json"]).json().as_array().unwrap().len(), 2);
-    c.call("pause", &[]).fails("the container has no cgroup freezer");
-    c.call("update", &["--pids-limit", "10"])
-        .fails("cannot set pids limit: container could not join or create cgroup");
+    c.call("pause", &[])
+        .fails("the container has no cgroup freezer; without root it needs a delegated cgroup v2");
+    c.call("update", &["--pids-limit", "10"]).fails(
+        "cannot set pids limit: container could not join or create cgroup; without root it needs a delegated",
+    );
     c.kill("KILL").ok();
     c.wait_stopped();
     c.delete(&[]).ok();
+    c.assert_clean();
+}
+
+/// In the usual environment of a session the state has a place of the user's own; su(1) and sudo(8) give none.
+#[test]
+fn a_user_without_a_place_for_state_is_told_how_to_give_one() {
+    require!(Root, UserNamespaces);
+    let c = container(PlainUser::create(), Bundle::busybox().args(["true"]));
+    let run = |env: &[(&str, &str)]| {
+        let mut command = c.runtime().bare_command();
+        command.env_remove("XDG_RUNTIME_DIR").envs(env.iter().copied());
+        command.args(["run", "--bundle", &c.bundle_path(), c.id()]);
+        hiber_tests::command::run(command, b"")
+    };
+    run(&[]).fails("only root writes to /run/hiber; set XDG_RUNTIME_DIR").fails("--root");
+    let own = c.bundle().join("own");
+    fs::create_dir(&own).unwrap();
+    chown(&own, Some(UID), Some(GID)).unwrap();
+    run(&[("XDG_RUNTIME_DIR", own.to_str().unwrap())]).ok();
+    assert!(own.join("hiber").is_dir());
     c.assert_clean();
 }
 

@@ -5,7 +5,7 @@ use hiber::id::ContainerId;
 use hiber::{Runtime, Task};
 
 use crate::line::command::Cli;
-use crate::root::{self, Origin, Surroundings};
+use crate::root::{self, Origin, Root, Surroundings};
 
 /// The containers below `--root`.
 pub(crate) struct Containers {
@@ -17,8 +17,7 @@ pub(crate) struct Containers {
 impl Containers {
     /// For a command that starts no other program, so that descriptors of the caller's may stay open.
     pub(crate) fn asking(cli: &Cli, list: bool) -> anyhow::Result<Self> {
-        let root = root::resolve(cli.global.root.as_deref(), &Surroundings::of_this_process());
-        let root = root.map_err(|e| anyhow!(e))?;
+        let root = root(cli)?;
         let what = || format!("--root {}", root.path.display());
         if list && root.origin == Origin::Flag {
             std::fs::metadata(&root.path).with_context(what)?;
@@ -41,6 +40,7 @@ impl Containers {
 
     /// As [`passing`](Self::passing), after the sockets of a service manager.
     pub(crate) fn creating(cli: &Cli, preserve_fds: u32) -> anyhow::Result<Self> {
+        root(cli)?.admits(rustix::process::geteuid().as_raw()).map_err(|e| anyhow!(e))?;
         let containers = Self { listen_fds: listen_fds()?, ..Self::asking(cli, false)? };
         containers.keep(containers.listen_fds.saturating_add(preserve_fds))?;
         Ok(containers)
@@ -69,6 +69,11 @@ impl Containers {
         }
         result
     }
+}
+
+/// The directory that `--root` names, or the default.
+fn root(cli: &Cli) -> anyhow::Result<Root> {
+    root::resolve(cli.global.root.as_deref(), &Surroundings::of_this_process()).map_err(|e| anyhow!(e))
 }
 
 /// How many sockets a service manager has passed to this process, as descriptors from 3 on (sd_listen_fds(3)).

@@ -93,6 +93,28 @@ impl Root {
     }
 }
 
+impl Root {
+    /// Refuses the default directory, in which only root makes containers, to others, who have no `$XDG_RUNTIME_DIR` then.
+    ///
+    /// # Errors
+    /// If the directory is that one, and can be neither made nor written to.
+    pub(crate) fn admits(&self, euid: u32) -> Result<(), String> {
+        let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+        let first_there = || self.path.ancestors().find(|path| path.exists());
+        if self.origin != Origin::Default
+            || euid == 0
+            || first_there().is_some_and(|path| writable(path).is_ok())
+        {
+            return Ok(());
+        }
+        Err(format!(
+            "no place for the state of containers: only root writes to {}; set XDG_RUNTIME_DIR to a directory of your own, or give \
+             one by --root",
+            self.path.display()
+        ))
+    }
+}
+
 /// The directory to use: `given` by `--root`, or the default.
 ///
 /// # Errors

@@ -13,6 +13,9 @@ use crate::error::{CriuError, Result};
 /// The environment variable that names the program.
 pub const ENV_VAR: &str = "HIBER_CRIU";
 
+/// The versions that work, in errors: the kernel refuses an option of sockets that older ones ask for (SO_PASSCRED, 7d8d93fdde50).
+const NEEDED: &str = "CRIU 3.17 or later (4.2 or later on Linux 6.16 and later)";
+
 /// The name of a program that the environment variable names, in errors.
 const IN_ENVIRONMENT: &str = "$HIBER_CRIU";
 
@@ -48,9 +51,9 @@ impl Criu {
     fn named(path: PathBuf, who: &str) -> Result<Self> {
         let Err(problem) = executable(&path) else { return Ok(Self { path }) };
         let remedy = if who == IN_ENVIRONMENT {
-            "set HIBER_CRIU to the path of CRIU 3.17 or later, or unset it, and PATH is searched"
+            format!("set HIBER_CRIU to the path of {NEEDED}, or unset it, and PATH is searched")
         } else {
-            "give the path of CRIU 3.17 or later, or none, and PATH is searched"
+            format!("give the path of {NEEDED}, or none, and PATH is searched")
         };
         Err(CriuError::NotFound(format!("{who}, {}: {problem}; {remedy}", path.display())))
     }
@@ -63,8 +66,8 @@ impl Criu {
             .ok_or_else(|| {
                 let dirs = dirs.to_string_lossy();
                 CriuError::NotFound(format!(
-                    "no program of that name in {dirs}, and ${ENV_VAR} is not set; install CRIU 3.17 or later, \
-                     or set {ENV_VAR} to its path"
+                    "no program of that name in {dirs}, and ${ENV_VAR} is not set; install {NEEDED}, or set {ENV_VAR} \
+                     to its path"
                 ))
             })
     }
@@ -141,10 +144,10 @@ mod tests {
         let none = dir.path().join("none");
         let e = Criu::find(Some(&none)).unwrap_err().to_string();
         assert!(e.contains("No such file"), "{e}");
-        assert!(e.ends_with("; give the path of CRIU 3.17 or later, or none, and PATH is searched"), "{e}");
+        assert!(e.ends_with(&format!("; give the path of {NEEDED}, or none, and PATH is searched")), "{e}");
         let e = Criu::named(none, IN_ENVIRONMENT).unwrap_err().to_string();
         assert!(e.starts_with("criu not found: $HIBER_CRIU, "), "{e}");
-        assert!(e.contains("; set HIBER_CRIU to the path of CRIU 3.17 or later, or unset it"), "{e}");
+        assert!(e.contains(&format!("; set HIBER_CRIU to the path of {NEEDED}, or unset it")), "{e}");
     }
 
     #[test]
@@ -156,7 +159,11 @@ mod tests {
         let dirs = env::join_paths([empty.path(), first.path(), second.path()]).unwrap();
         assert_eq!(Criu::in_dirs(&dirs).unwrap().path(), expected);
         let e = Criu::in_dirs(empty.path().as_os_str()).unwrap_err().to_string();
-        assert!(e.starts_with("criu not found: no program") && e.contains("HIBER_CRIU"), "{e}");
+        assert!(
+            e.starts_with("criu not found: no program")
+                && e.contains(&format!("install {NEEDED}, or set HIBER_CRIU")),
+            "{e}"
+        );
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub use container::task::Task;
 pub use container::wait::{Condition, Wait};
 pub use error::{Cause, Error, Kind, Result};
 pub use helpers::lazy::{Address, FollowingMemory, InvalidAddress, Token};
+pub use hiber_criu::images::{DumpStats, dump_stats};
 pub use hiber_criu::inspect as contents;
 pub use hiber_criu::{CgroupMode, CriuError, NetworkLock};
 pub use hiber_sandbox::{Error as SandboxError, cgroup, resctrl};

@@ -115,7 +115,7 @@ impl Run for Checkpoint {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
         task.checkpoint(&options)?;
-        inspection::tell_written(&options.criu.image_path)?;
+        inspection::tell_written(&options.criu.image_path, options.criu.work_path.as_deref())?;
         Ok(ExitCode::SUCCESS)
     }
 }

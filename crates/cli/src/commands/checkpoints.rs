@@ -157,8 +157,9 @@ impl Run for Named {
                     .pre_copy(flags.pre_copy.options())
                     .prove(flags.prove)
                     .accept(names(&flags.accept));
+                let work = options.criu.work_path.clone();
                 let made = all.create(&containers.task(&self.id)?, name, options)?;
-                inspection::tell_written(&made.path)?;
+                inspection::tell_written(&made.path, work.as_deref())?;
             }
             Action::List(flags) => {
                 let configs: Vec<_> = all.names()?.iter().filter_map(|name| described(&all, name)).collect();

@@ -47,9 +47,9 @@ pub(crate) const COMMAND: Command =
     })
     .description(
         "A line of statistics every --interval, a line each time the kernel runs out of memory for the container,\n\
-         and a line when it is started, paused, resumed, checkpointed, when a process is executed in it (exec-added,\n\
-         exec-started) and when one ends (exit), whoever does it; until the container has stopped. Lines of type\n\
-         stats and oom are runc's.\n\n\
+         and a line when it is started, paused, resumed, checkpointed or migrated, when its memory arrives after a\n\
+         restore, when a process is executed in it (exec-added, exec-started) and when one ends (exit), whoever\n\
+         does it; until the container has stopped. Lines of type stats and oom are runc's.\n\n\
          With --lifecycle the events since the container's creation come first, and the lines go on until the\n\
          container is deleted; statistics come only with --interval.",
     )

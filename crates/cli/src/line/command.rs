@@ -147,31 +147,3 @@ impl Command {
         self
     }
 }
-
-/// The command that somebody may have meant: of those with at most two letters more, less, other or exchanged, and fewer
-/// than half of them, the nearest.
-pub(super) fn similar(commands: &'static [&'static Command], name: &str) -> Option<&'static Command> {
-    let near = |c: &&'static Command| (distance(name, c.name), *c);
-    let close = |(distance, c): &(usize, &Command)| *distance <= 2 && distance * 2 < c.name.len();
-    commands.iter().map(near).filter(close).min_by_key(|(distance, _)| *distance).map(|(_, c)| c)
-}
-
-/// How many bytes must be inserted, removed, replaced, or exchanged with their neighbour to make one name the other
-/// (optimal string alignment).
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to) = (from.as_bytes(), to.as_bytes());
-    let mut rows = vec![(0..=to.len()).collect::<Vec<_>>()];
-    for i in 1..=from.len() {
-        let mut row = vec![i];
-        for j in 1..=to.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[from.len()][to.len()]
-}

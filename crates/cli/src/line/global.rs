@@ -70,7 +70,7 @@ flags! {
             "go on where permission for cgroups is missing: true, false or auto (default: auto)",
         ),
         criu: Option<PathBuf> =
-            Flag::value("criu", "FILE", "the criu program (default: criu, looked up in PATH)"),
+            Flag::value("criu", "FILE", "the criu program (default: $HIBER_CRIU, else criu in PATH)"),
         version: bool = Flag::switch("version", "show the version").short("v"),
     }
 }

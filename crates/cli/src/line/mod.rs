@@ -7,4 +7,5 @@ pub(crate) mod parse;
 pub(crate) mod refusal;
 pub(crate) mod scan;
 pub(crate) mod shape;
+mod similar;
 pub(crate) mod value;

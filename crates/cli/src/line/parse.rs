@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 
-use super::command::{Cli, Command, Count, Run, similar};
+use super::command::{Cli, Command, Count, Run};
 use super::flag::Flags;
 use super::global::Global;
 use super::refusal::Refusal;
 use super::scan::{FlagsEnd, Matches, scan};
+use super::similar;
 
 /// A command line that is understood.
 #[derive(Debug)]
@@ -147,8 +148,7 @@ fn read(cli: &Cli, command: &'static Command, matches: &Matches) -> Result<Actio
 fn command(cli: &Cli, name: &OsStr) -> Result<&'static Command, Wrong> {
     let name = name.to_string_lossy();
     cli.commands.iter().copied().find(|command| command.name == name).ok_or_else(|| {
-        let meant = similar(cli.commands, &name);
-        let hint = meant.map_or_else(String::new, |c| format!("; did you mean {}?", c.name));
+        let hint = similar::hint(cli.commands.iter().map(|command| command.name), &name, "");
         (format!("No help topic for '{name}'{hint}"), Help::No, 3)
     })
 }

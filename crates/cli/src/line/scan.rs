@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use hiber::id::ContainerId;
 
 use super::refusal::Refusal;
-use super::shape::{Entry, HELP, Shape, Takes, find};
+use super::shape::{Entry, HELP, Shape, Takes, find, shapes};
+use super::similar;
 
 /// Where flags end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +109,7 @@ fn fill(
         }
         let (name, inline) = split(&arg);
         let shown = name.to_string_lossy();
-        let flag = find(table, name)
-            .or_else(|| find(HELP, name))
-            .ok_or_else(|| format!("flag provided but not defined: -{shown}"))?;
+        let flag = find(table, name).or_else(|| find(HELP, name)).ok_or_else(|| undefined(table, &shown))?;
         let value = match (flag.takes, inline) {
             (Takes::Nothing, None) => "true".into(),
             (Takes::Nothing, Some(value)) => {
@@ -130,6 +129,12 @@ fn fill(
         matches.given.push((flag, value));
     }
     Ok(())
+}
+
+/// runc's words for an unknown flag, and the one that was meant.
+fn undefined(table: &'static [Entry], shown: &str) -> String {
+    let names = shapes(table).filter(|flag| !flag.hidden).map(|flag| flag.name);
+    format!("flag provided but not defined: -{shown}{}", similar::hint(names, shown, "--"))
 }
 
 /// A lone `-` and negative numbers are arguments.

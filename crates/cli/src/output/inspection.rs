@@ -39,11 +39,17 @@ pub(crate) fn show(path: &Path, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells a person at a terminal what a checkpoint has written.
-pub(crate) fn tell_written(path: &Path) -> anyhow::Result<()> {
+/// Tells a person at a terminal what a checkpoint has written. CRIU's statistics may be in another directory, `work`.
+pub(crate) fn tell_written(path: &Path, work: Option<&Path>) -> anyhow::Result<()> {
     // The checkpoint is good even where it cannot be described.
-    let described =
-        || hiber::inspect(path).map_or_else(|_| format!("wrote {}", path.display()), |i| written(&i));
+    let described = || match hiber::inspect(path) {
+        Ok(mut inspection) => {
+            let statistics = &mut inspection.contents.statistics;
+            *statistics = statistics.take().or_else(|| hiber::dump_stats(work?).ok());
+            written(&inspection)
+        }
+        Err(_) => format!("wrote {}", path.display()),
+    };
     tell(described)
 }
 

@@ -32,3 +32,17 @@ fn commands_of_the_documents_are_understood() {
     }
     assert!(found > 25, "the documents have lost their commands: {found}");
 }
+
+#[test]
+fn every_kind_of_event_is_in_the_documents() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/runc-differences.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let part = text.split("\n- `events` ends").nth(1).unwrap().split("\n- ").next().unwrap();
+    // serde's error names all kinds that there are
+    let error = serde_json::from_str::<hiber::Lifecycle>(r#"{"type": "?"}"#).unwrap_err().to_string();
+    let kinds: Vec<_> = error.split('`').skip(3).step_by(2).chain(["exit", "deleted"]).collect();
+    assert!(kinds.len() > 12, "{error}");
+    for kind in kinds {
+        assert!(part.contains(&format!("`{kind}`")), "{kind}: {part}");
+    }
+}

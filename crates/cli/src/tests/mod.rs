@@ -438,6 +438,22 @@ fn checkpoints_by_name() {
 }
 
 #[test]
+fn a_mistyped_flag_is_guessed() {
+    for (typed, meant) in [
+        ("run --detch box", "--detach"),
+        ("run -bundel web box", "--bundle"),
+        ("run --preserve-fd=2 box", "--preserve-fds"),
+        ("checkpoint --image-paht x box", "--image-path"),
+        ("--rot /x list", "--root"),
+    ] {
+        assert!(bad(typed).ends_with(&format!("; did you mean {meant}?")), "{typed}: {}", bad(typed));
+    }
+    for typed in ["run --foo box", "create -it box", "list --x", "state --detach box"] {
+        assert!(!bad(typed).contains("did you mean"), "{typed}");
+    }
+}
+
+#[test]
 fn a_mistyped_command_is_guessed() {
     for (typed, meant) in [
         ("chekpoint", "checkpoint"),

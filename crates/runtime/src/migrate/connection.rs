@@ -247,7 +247,15 @@ impl Connection {
         };
         // How it has ended says most.
         match child.ended() {
-            Some(status) => self.failed(format!("the connection was closed ({status})")),
+            Some(status) => {
+                // a shell's word for a program that it does not find
+                let hint = if status.code() == Some(127) {
+                    "; hiber must be in the PATH that commands have there, or --receiver must name it"
+                } else {
+                    ""
+                };
+                self.failed(format!("the connection was closed ({status}){hint}"))
+            }
             None => self.failed("the connection was closed"),
         }
     }

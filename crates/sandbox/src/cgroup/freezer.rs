@@ -91,9 +91,12 @@ impl Cgroup {
     /// # Errors
     /// There is no freezer, or some process could not be stopped in ten seconds; then all run on.
     pub fn freeze(&self) -> Result<()> {
-        let dir = self
-            .freezer()?
-            .ok_or_else(|| Error::unsupported("pause", "the container has no cgroup freezer"))?;
+        let dir = self.freezer()?.ok_or_else(|| {
+            Error::unsupported(
+                "pause",
+                "the container has no cgroup freezer; without root it needs a delegated cgroup v2",
+            )
+        })?;
         let frozen = match dir.version() {
             Version::V1 => freeze_v1(&dir),
             Version::V2 => freeze_v2(&dir),

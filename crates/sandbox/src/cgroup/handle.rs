@@ -368,7 +368,10 @@ impl Cgroup {
             Version::V2 => self.paths.v2.as_ref(),
         };
         let Some(path) = path else {
-            let why = format!("cannot set {controller} limit: container could not join or create cgroup");
+            let why = format!(
+                "cannot set {controller} limit: container could not join or create cgroup; without root it needs a \
+                 delegated cgroup v2"
+            );
             return Err(Error::unsupported(field, why));
         };
         self.dir(path).context(field)
