@@ -165,16 +165,18 @@ impl Check<'_> {
 
     /// Where a path of config.json really is.
     fn point(&self, path: &Path) -> PathBuf {
-        let path = Path::new("/").join(path);
-        if self.mounts.iter().any(|mount| mount.point == path) {
-            return path;
+        if let Some(point) = self.points.borrow().get(path) {
+            return point.clone();
         }
-        let find = |path: &Path| {
-            Root::open_path(&self.plan.path)
-                .map_or(path.into(), |root| resolved(&root, &self.plan.path, path))
+        let absolute = Path::new("/").join(path);
+        let find = |absolute: PathBuf| match Root::open_path(&self.plan.path) {
+            Ok(root) => resolved(&root, &self.plan.path, &absolute),
+            Err(_) => absolute,
         };
-        let mut points = self.points.borrow_mut();
-        points.entry(path).or_insert_with_key(|path| find(path)).clone()
+        let is_mount = self.mounts.iter().any(|mount| mount.point == absolute);
+        let point = if is_mount { absolute } else { find(absolute) };
+        self.points.borrow_mut().insert(path.to_owned(), point.clone());
+        point
     }
 
     /// A mount that a process with CAP_SYS_ADMIN may have made, or a bind of an existing one.
