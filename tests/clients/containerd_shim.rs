@@ -1,6 +1,6 @@
 //! containerd and hiber's own shim, through ctr.
 
-use crate::containerd::{Containerd, Shim, a_checkpoint_image_by, a_terminal_by};
+use crate::containerd::{Containerd, MAPPED, Shim, a_checkpoint_image_by, a_terminal_by};
 use crate::{SECCOMP_AND_7, count, counted_to};
 use hiber_tests::prelude::*;
 use hiber_tests::{cgroup, command, pty};
@@ -155,7 +155,13 @@ fn a_terminal() {
 #[test]
 fn a_checkpoint_image_becomes_another_container() {
     require!(Root, Criu, Program("containerd"), Program("ctr"));
-    a_checkpoint_image_by(Shim::Hiber);
+    a_checkpoint_image_by(Shim::Hiber, &[]);
+}
+
+#[test]
+fn a_checkpoint_image_of_a_user_namespace() {
+    require!(Root, Criu, Program("containerd"), Program("ctr"), UserNamespaces);
+    a_checkpoint_image_by(Shim::Hiber, &MAPPED);
 }
 
 #[test]

@@ -61,11 +61,23 @@ fn asked(request: &CheckpointTaskRequest) -> Result<Asked> {
     let Some(any) = request.options.as_ref().filter(|any| !any.type_url.is_empty()) else {
         return Ok(Asked::default());
     };
-    if type_name(any) != "containerd.runc.v1.CheckpointOptions" {
-        let problem = format!("{:?}: expected containerd.runc.v1.CheckpointOptions", any.type_url);
-        return Err(Error::invalid("options", problem));
+    let mut asked =
+        Asked::parse_from_bytes(&any.value).map_err(|e| Error::invalid("options", e.to_string()))?;
+    match type_name(any) {
+        "containerd.runc.v1.CheckpointOptions" => {}
+        // The library of containerd 1's clients sends this one for runtimes not called io.containerd.runc; two fields have
+        // each other's number.
+        "containerd.linux.runc.CheckpointOptions" => {
+            std::mem::swap(&mut asked.image_path, &mut asked.work_path);
+        }
+        other => {
+            let problem = format!(
+                "{other:?}: expected containerd.runc.v1.CheckpointOptions or containerd.linux.runc.CheckpointOptions"
+            );
+            return Err(Error::invalid("options", problem));
+        }
     }
-    Asked::parse_from_bytes(&any.value).map_err(|e| Error::invalid("options", e.to_string()))
+    Ok(asked)
 }
 
 /// The option counts before the request's own field: containerd puts it there itself for runc alone.
@@ -100,7 +112,26 @@ fn empty_network(namespaces: &[String]) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use containerd_shim_protos::protobuf::MessageField;
+    use containerd_shim_protos::protobuf::well_known_types::any::Any;
+
     use super::*;
+
+    #[test]
+    fn the_clients_of_containerd_1_have_a_message_of_their_own() {
+        let asked = |name: &str| {
+            let value =
+                Asked { exit: true, image_path: "/8".into(), work_path: "/9".into(), ..Asked::default() };
+            let any = Any { type_url: name.into(), value: value.write_to_bytes().unwrap(), ..Any::default() };
+            asked(&CheckpointTaskRequest { options: MessageField::some(any), ..Default::default() })
+        };
+        let runc = asked("containerd.runc.v1.CheckpointOptions").unwrap();
+        assert_eq!((runc.exit, runc.image_path.as_str(), runc.work_path.as_str()), (true, "/8", "/9"));
+        let others = asked("types.containerd.io/containerd.linux.runc.CheckpointOptions").unwrap();
+        assert_eq!((others.exit, others.image_path.as_str(), others.work_path.as_str()), (true, "/9", "/8"));
+        let error = asked("some.Thing").unwrap_err().to_string();
+        assert!(error.starts_with("options: \"some.Thing\": expected containerd.runc.v1"), "{error}");
+    }
 
     #[test]
     fn mistakes_name_the_option() {

@@ -1,9 +1,9 @@
-//! A client's options for one task: the `options` of Create, in the two shapes that containerd has.
+//! A client's options for one task: the `options` of Create, in the three shapes that containerd has.
 
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::{CodedInputStream, Message, UnknownValueRef};
+use containerd_shim_protos::protobuf::{self, CodedInputStream, Message, UnknownValueRef};
 use containerd_shim_protos::shim::oci;
 use hiber_sandbox::ids;
 use serde::{Deserialize, Serialize};
@@ -65,8 +65,12 @@ impl Options {
                 };
                 toml::from_str(&text).map_err(|e| Error::invalid(field(".config"), one_line(&e)))?
             }
+            "containerd.linux.runc.CreateOptions" => {
+                Self::of_client_1(&any.value).map_err(|e| Error::invalid(field(""), e))?
+            }
             _ => {
-                let expected = "expected containerd.runc.v1.Options or runtimeoptions.v1.Options";
+                let expected = "expected containerd.runc.v1.Options, runtimeoptions.v1.Options or \
+                                containerd.linux.runc.CreateOptions";
                 return Err(Error::invalid(field(""), expected));
             }
         };
@@ -75,6 +79,27 @@ impl Options {
             Some((name, id)) => Err(Error::invalid(field(name), ids::no_id(id))),
             None => Ok(options),
         }
+    }
+
+    /// `containerd.linux.runc.CreateOptions`: the library of containerd 1's clients sends them in place of all others, for runtimes
+    /// not called io.containerd.runc, where a client asks for something of them (`ctr run --uidmap`, `--no-pivot`).
+    /// containerd-shim-protos lacks the message.
+    fn of_client_1(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let mut options = Self::default();
+        fields(bytes, |field, input| {
+            match field {
+                (1, VARINT) => options.no_pivot_root = input.read_bool()?,
+                (8, VARINT) => options.no_new_keyring = input.read_bool()?,
+                (9, BYTES) => options.shim_cgroup = input.read_string()?,
+                (10, VARINT) => options.io_uid = input.read_uint32()?,
+                (11, VARINT) => options.io_gid = input.read_uint32()?,
+                (12, BYTES) => options.criu_work_path = input.read_string()?.into(),
+                (13, BYTES) => options.criu_image_path = input.read_string()?.into(),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok(options)
     }
 
     /// The directory of the containers of a containerd namespace.
@@ -169,28 +194,37 @@ struct RuntimeOptions {
 
 impl RuntimeOptions {
     fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
-        const STRING: u32 = 2;
         let mut options = Self::default();
-        let mut input = CodedInputStream::from_bytes(bytes);
-        let mut read = || {
-            while let Some(tag) = input.read_raw_tag_or_eof()? {
-                let (field, wire) = (tag >> 3, tag & 7);
-                match field {
-                    1 if wire == STRING => drop(input.read_bytes()?), // type_url: what the others are
-                    2 if wire == STRING => options.config_path = input.read_string()?,
-                    3 if wire == STRING => options.config_body = input.read_string()?,
-                    _ => return Ok(Some(format!("has the unknown field {field}"))),
-                }
+        fields(bytes, |field, input| {
+            match field {
+                (1, BYTES) => drop(input.read_bytes()?), // type_url: what the others are
+                (2, BYTES) => options.config_path = input.read_string()?,
+                (3, BYTES) => options.config_body = input.read_string()?,
+                _ => return Ok(false),
             }
-            Ok(None)
-        };
-        let read: containerd_shim_protos::protobuf::Result<Option<String>> = read();
-        match read {
-            Ok(None) => Ok(options),
-            Ok(Some(problem)) => Err(problem),
-            Err(e) => Err(e.to_string()),
+            Ok(true)
+        })?;
+        Ok(options)
+    }
+}
+
+/// Two of protobuf's wire types.
+const VARINT: u32 = 0;
+const BYTES: u32 = 2;
+
+/// Has `take` read each field of a message, by number and wire type; one that it does not take is an error.
+fn fields(
+    bytes: &[u8],
+    mut take: impl FnMut((u32, u32), &mut CodedInputStream<'_>) -> protobuf::Result<bool>,
+) -> std::result::Result<(), String> {
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof().map_err(|e| e.to_string())? {
+        let field = tag >> 3;
+        if !take((field, tag & 7), &mut input).map_err(|e| e.to_string())? {
+            return Err(format!("has the unknown field {field}"));
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -242,6 +276,17 @@ mod tests {
         assert!(error(string(2, "/no/such")).contains("config_path: /no/such: "));
         assert!(error(string(9, "x")).contains("unknown field 9"));
         assert!(error(vec![0x12, 200]).starts_with("options (runtimeoptions.v1.Options): "));
+    }
+
+    #[test]
+    fn options_of_the_clients_of_containerd_1() {
+        let url = "containerd.linux.runc.CreateOptions";
+        let value = [&[1 << 3, 1, 10 << 3, 7, 11 << 3, 8][..], &string(13, "/images")].concat();
+        let options = Options::from_any(Some(&any(url, value))).unwrap();
+        assert_eq!((options.no_pivot_root, options.io_uid, options.io_gid), (true, 7, 8));
+        assert_eq!(options.criu_image_path.to_str(), Some("/images"));
+        let error = Options::from_any(Some(&any(url, vec![2 << 3, 1]))).unwrap_err().to_string();
+        assert!(error.contains("unknown field 2"), "{error}");
     }
 
     #[test]
