@@ -37,6 +37,7 @@ mod macvlans;
 mod manifest;
 mod memory;
 mod migrate;
+mod migrate_ssh;
 mod named;
 mod network;
 mod network_devices;

@@ -13,7 +13,7 @@ fn there(bundle: Bundle) -> Container {
 }
 
 /// The way there, as `exec:COMMAND`, for a shell to run.
-fn receiver(there: &Container) -> String {
+pub(crate) fn receiver(there: &Container) -> String {
     let command = there.runtime().command();
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
@@ -48,7 +48,7 @@ fn remembered(runtime: &Runtime) -> Vec<PathBuf> {
 
 /// Nothing is left of the container or its migration below that root.
 #[track_caller]
-fn assert_gone(c: &Container) {
+pub(crate) fn assert_gone(c: &Container) {
     assert_eq!(c.status(), "gone");
     c.assert_clean();
     assert_eq!(remembered(c.runtime()), Vec::<PathBuf>::new());
@@ -95,7 +95,7 @@ fn what_only_the_processes_can_set_is_there_before_they_run() {
 }
 
 /// A container whose memory changes all the time, and where it can go: it has files open, which both ends must have.
-fn writer() -> (Container, Container) {
+pub(crate) fn writer() -> (Container, Container) {
     // So much that it runs there before all of its memory is in its place.
     let c = crate::pre_copy::torture(|bundle| bundle.args(["/bin/torture", "3", "5000"]));
     let root = c.bundle().rootfs().display().to_string();
@@ -278,7 +278,11 @@ impl Traveller {
 
 /// The process that a file names, when it does.
 fn named_in(file: &Path) -> Option<rustix::process::Pid> {
-    rustix::process::Pid::from_raw(fs::read_to_string(file).ok()?.trim().parse().ok()?)
+    named_in_text(&fs::read_to_string(file).ok()?)
+}
+
+fn named_in_text(text: &str) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(text.trim().parse().ok()?)
 }
 
 /// The command that leads to a receiver through a relay. Their process numbers are in the files `receiver` and `relay`.
@@ -358,6 +362,68 @@ fn a_copy_without_its_receiver_never_runs_however_slow_its_guard_is() {
     assert!(met > 0, "no moment was met");
 }
 
+/// A migration of which nobody knows where its container is: the destination has restored it, which a source that is killed never
+/// heard.
+fn in_doubt() -> Traveller {
+    use rustix::process::{Pid, Signal, kill_process};
+    let counter = Traveller::new();
+    let (here, there) = (&counter.ends[0], &counter.ends[1]);
+    let marks = tempfile::tempdir().unwrap();
+    let said = marks.path().join("said");
+    let command = format!("{} | tee {}", receiver(there), said.display());
+    let mut source = migration(here, there, &["--pre-copy", "off"], &command);
+    source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut source = source.spawn().unwrap();
+    wait_for("the restore", || there.runtime().root().join(there.id()).join("incoming.json").exists());
+    kill_process(Pid::from_raw(source.id().cast_signed()).unwrap(), Signal::STOP).unwrap();
+    wait_for("the copy", || {
+        String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).contains("restored")
+    });
+    source.kill().unwrap();
+    source.wait().unwrap();
+    // The receiver ends by itself.
+    wait_for("the lock", || locked(there).is_some());
+    counter
+}
+
+/// The lock on a container's directory, if nobody has it.
+fn locked(c: &Container) -> Option<fs::File> {
+    let directory = fs::File::open(c.runtime().root().join(c.id())).ok()?;
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(directory)
+}
+
+#[test]
+fn an_end_that_waits_for_a_lock_is_not_taken_for_one_that_has_stalled() {
+    require!(Root, Criu, Program("flock"));
+    let mut counter = in_doubt();
+    let (here, there) = (&counter.ends[0], &counter.ends[1]);
+    // No ancestor of the receiver's: it would know that one.
+    let directory = there.runtime().root().join(there.id());
+    let mut holder = std::process::Command::new("flock").arg(directory).args(["sleep", "5"]).spawn().unwrap();
+    wait_for("the holder", || locked(there).is_none());
+    let output = resolve(here, &["--stall", "2s"], Some(&receiver(there)));
+    holder.wait().unwrap();
+    output.ok();
+    assert_eq!(there.status(), "gone");
+    counter.is_at_one_end("resolved");
+}
+
+#[test]
+fn nobody_outlives_a_migration_that_gives_up() {
+    require!(Root, Criu);
+    let counter = in_doubt();
+    // Below the shell that the migration has started, and deaf.
+    let there = "trap '' HUP TERM PIPE; sh -c 'echo $$; exec sleep 50' >&2; true";
+    let began = Instant::now();
+    let output = resolve(&counter.ends[0], &["--stall", "1s"], Some(there));
+    output.fails("stalled for 1 s");
+    assert!(began.elapsed() < Duration::from_secs(30), "{output}");
+    let sleeper = named_in_text(output.stderr.lines().next().unwrap_or_default());
+    let gone = || sleeper.is_some_and(|pid| rustix::process::test_kill_process(pid).is_err());
+    wait_for("the end of what the shell has started", gone);
+}
+
 /// Moves a counter to and fro, and kills `who` at moments that are spread over the whole.
 #[track_caller]
 fn killed_at(moments: u64, who: &str) {
@@ -424,109 +490,4 @@ fn the_link_is_cut() {
 fn any_of_them_is_killed_at_five_hundred_moments() {
     require!(Root, Criu);
     ["source", "receiver", "relay"].into_iter().for_each(|who| killed_at(167, who));
-}
-
-/// An ssh server of the test's own on loopback, which knows one key, and a client's configuration for it.
-struct Sshd {
-    server: std::process::Child,
-    files: tempfile::TempDir,
-    port: u16,
-    /// Where sshd wants to be unprivileged; made by the test if the machine's own was never started.
-    made: Option<&'static str>,
-}
-
-impl Sshd {
-    fn start() -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let at = |name: &str| files.path().join(name).display().to_string();
-        for key in ["host", "user"] {
-            let mut keygen = std::process::Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &at(key)]);
-            hiber_tests::command::run(keygen, b"").ok();
-        }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n",
-            at("host"),
-            at("user.pub")
-        );
-        fs::write(at("sshd_config"), server).unwrap();
-        let client = format!(
-            "IdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\nBatchMode yes\n",
-            at("user"),
-            at("known")
-        );
-        fs::write(at("config"), client).unwrap();
-        let place = "/run/sshd";
-        let made = fs::create_dir(place).is_ok().then_some(place);
-        let mut sshd = std::process::Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-E", &at("log"), "-f", &at("sshd_config")]);
-        let server = sshd.spawn().unwrap();
-        let sshd = Self { server, files, port, made };
-        sshd.knows(&sshd.read("host.pub"));
-        // hiber runs the system's ssh, whose configuration is root's.
-        sshd.write("ssh", &format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", sshd.path("config")));
-        fs::set_permissions(sshd.path("ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        wait_for("sshd", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        sshd
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.files.path().join(name).display().to_string()
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn write(&self, name: &str, content: &str) {
-        fs::write(self.path(name), content).unwrap();
-    }
-
-    /// The client trusts this host key.
-    fn knows(&self, key: &str) {
-        self.write("known", &format!("[127.0.0.1]:{} {key}", self.port));
-    }
-
-    fn migrate(&self, c: &Container, there: &Container, flags: &[&str]) -> Output {
-        let bundle = there.bundle_path();
-        // A session of ssh has an environment of its own.
-        let criu = hiber_tests::tools::criu().unwrap();
-        let receiver = format!("HIBER_CRIU={} {}", criu.display(), receiver(there));
-        let to = ["--id", there.id(), "--bundle", &bundle, "--receiver", &receiver];
-        let mut command = c.command("migrate", &[&to[..], flags].concat());
-        command.arg(format!("ssh://root@127.0.0.1:{}", self.port));
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", self.files.path().display()));
-        hiber_tests::command::run(command, b"")
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = self.made.map(fs::remove_dir);
-    }
-}
-
-#[test]
-fn by_ssh() {
-    require!(Root, Criu, CPrograms, Program("/usr/sbin/sshd"), Program("ssh"));
-    let sshd = Sshd::start();
-    let (c, there) = writer();
-    sshd.migrate(&c, &there, &["--dry-run"]).ok();
-    sshd.migrate(&c, &there, &["--pre-copy", "on", "--on-miss", "force"]).ok();
-    crate::pre_copy::works_on(&c, "by ssh");
-    assert_gone(&c);
-    assert_eq!(there.status(), "running");
-    // Another host key: somebody else may answer.
-    let user = sshd.read("user.pub");
-    sshd.knows(&user);
-    let output = sshd.migrate(&there, &c, &[]);
-    output.fails("Host key verification failed").fails("the connection was closed (exit status: 255)");
-    crate::pre_copy::works_on(&c, "another host key");
-    assert_eq!(there.status(), "running");
-    assert_gone(&c);
 }

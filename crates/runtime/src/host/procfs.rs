@@ -1,9 +1,11 @@
 //! The little that is read from /proc/PID.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sys::procfs;
+use rustix::process::{Pid, PidfdFlags};
 
 /// A process in /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,21 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 /// The process's parent; none for one that has none here.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
     procfs::stat(pid, |stat| stat.field(4))?.filter(|parent| *parent > 0)
+}
+
+/// The descendants of `ancestor` that are in its process group, as pidfds.
+pub(crate) fn below_in_group(ancestor: i32) -> Vec<OwnedFd> {
+    let group = |pid| procfs::stat(pid, |stat| stat.field::<i32>(5)).flatten();
+    let wanted = group(ancestor);
+    let is_below =
+        |pid: i32| std::iter::successors(parent(pid), |pid| parent(*pid)).any(|pid| pid == ancestor);
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| {
+        let fd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        (group(pid) == wanted && is_below(pid)).then_some(fd)
+    })
+    .collect()
 }
 
 /// Its arguments, as a shell would be given them without quotes; empty if it is gone.

@@ -5,16 +5,23 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Away;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::word::{Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_data, write_pages, write_word};
 use crate::error::{Error, Result};
+use crate::host::procfs;
 
+/// How often the other end hears that this one is at work.
+const SIGN: Duration = Duration::from_secs(1);
 /// How long the program that leads to the other end may take to end, when its stream is closed.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -267,6 +274,21 @@ impl Connection {
         leads.into_iter().for_each(Leader::wait);
     }
 
+    /// Tells the other end that this one is at work, until the result is dropped. No other word may be said meanwhile.
+    pub(super) fn signs(&self) -> Result<Signs> {
+        let (mut sender, working) = (self.sender(None)?, Arc::new(AtomicBool::new(true)));
+        let goes_on = Arc::clone(&working);
+        let teller = std::thread::spawn(move || {
+            while goes_on.load(Ordering::Relaxed) {
+                std::thread::park_timeout(SIGN);
+                if goes_on.load(Ordering::Relaxed) && !sender.say(&Word::Working) {
+                    return;
+                }
+            }
+        });
+        Ok(Signs { working, teller: Some(teller) })
+    }
+
     /// A second sender, for words from another thread.
     pub(super) fn sender(&self, bandwidth: Option<u64>) -> Result<Sender> {
         let fd = self.to.fd.try_clone().map_err(|e| Error::host("duplicate the connection", e))?;
@@ -274,7 +296,25 @@ impl Connection {
     }
 }
 
-/// A program that leads to the other end. Dropped, it has ended.
+/// What [`Connection::signs`] has started.
+#[derive(Debug)]
+pub(super) struct Signs {
+    working: Arc<AtomicBool>,
+    teller: Option<JoinHandle<()>>,
+}
+
+impl Drop for Signs {
+    fn drop(&mut self) {
+        self.working.store(false, Ordering::Relaxed);
+        if let Some(teller) = self.teller.take() {
+            teller.thread().unpark();
+            let _ = teller.join();
+        }
+    }
+}
+
+/// A program that leads to the other end. Dropped, it has ended, with those of its descendants that are in its process group: a
+/// shell's command holds our standard error as well.
 struct Leader(Child);
 
 impl Leader {
@@ -300,8 +340,13 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if self.ended().is_none() {
+            // Their parents are known only as long as the first of them lives.
+            let below = procfs::below_in_group(self.0.id().cast_signed());
             let _ = self.0.kill();
             let _ = self.0.wait();
+            for process in below {
+                let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+            }
         }
     }
 }

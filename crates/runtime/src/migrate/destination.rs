@@ -4,16 +4,13 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::ScopedJoinHandle;
-use std::time::Duration;
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Collector;
 
-use super::connection::Connection;
+use super::connection::{Connection, Signs};
 use super::foresight;
 use super::resolve;
 use super::word::{Frame, Offer, Word};
@@ -31,8 +28,6 @@ use crate::state::migration::{self, Decision, Incoming, Migration};
 
 /// No checkpoint has more files than this: a process has a few dozen.
 const MAX_FILES: u64 = 1 << 20;
-/// How often the source hears that a restore goes on.
-const SIGN: Duration = Duration::from_secs(1);
 
 /// How to receive. Each choice has a setter.
 #[derive(Debug, Clone, Default, Setters)]
@@ -212,21 +207,9 @@ impl Receiving<'_> {
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
-        let (mut sign, working) = (self.connection.sender(None)?, AtomicBool::new(true));
-        std::thread::scope(|threads| {
-            let teller = threads.spawn(|| {
-                while working.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(SIGN);
-                    if working.load(Ordering::Relaxed) && !sign.say(&Word::Working) {
-                        return;
-                    }
-                }
-            });
-            let mut question = Question { receiving: self, working: &working, teller: Some(teller) };
-            let restored = restore_through(&store, &id, &options, Some(&mut question));
-            question.quiet();
-            restored
-        })
+        let signs = self.connection.signs()?;
+        let mut question = Question { receiving: self, signs: Some(signs) };
+        restore_through(&store, &id, &options, Some(&mut question))
     }
 
     fn settle(mut self, task: Task) -> Result<Option<Task>> {
@@ -245,29 +228,19 @@ impl Receiving<'_> {
 }
 
 /// The question to the source whether the restored container may run.
-struct Question<'q, 'a, 't> {
+struct Question<'q, 'a> {
     receiving: &'q mut Receiving<'a>,
-    working: &'q AtomicBool,
-    /// The thread that tells the source that the restore goes on.
-    teller: Option<ScopedJoinHandle<'t, ()>>,
+    /// Those that the restore goes on.
+    signs: Option<Signs>,
 }
 
-impl Question<'_, '_, '_> {
-    /// No other word comes in between from here on.
-    fn quiet(&mut self) {
-        self.working.store(false, Ordering::Relaxed);
-        if let Some(teller) = self.teller.take() {
-            teller.thread().unpark();
-            let _ = teller.join();
-        }
-    }
-
+impl Question<'_, '_> {
     fn incoming(&self, whole: bool) -> Incoming {
         Incoming { token: self.receiving.offer.token.to_hex(), whole }
     }
 }
 
-impl Gate for Question<'_, '_, '_> {
+impl Gate for Question<'_, '_> {
     fn begin(&self, entry: &Entry) -> Result<()> {
         self.incoming(false).write(entry)
     }
@@ -278,7 +251,8 @@ impl Gate for Question<'_, '_, '_> {
 
     /// Tells the source that all is here, and hears its decision. If the source cannot be heard, the container stays frozen.
     fn decide(&mut self) -> Result<bool> {
-        self.quiet();
+        // No other word comes in between from here on.
+        self.signs = None;
         let Receiving { connection, decided, .. } = &mut *self.receiving;
         connection.say(&Word::Restored)?;
         match connection.hear_result() {

@@ -39,7 +39,10 @@ pub fn resolve(
             Word::Decision { token, decision } if token.to_hex() == incoming.token => decision,
             said => return Err(connection.unexpected(&said)),
         };
-        if apply(runtime, id, decision)? {
+        let signs = connection.signs()?;
+        let settled = apply(runtime, id, decision)?;
+        drop(signs);
+        if settled {
             connection.say(&Word::Settled)?;
         }
         connection.close();
@@ -76,7 +79,11 @@ fn decided(runtime: &Runtime, token: &str) -> Result<Decision> {
 
 /// Answers a destination that asks.
 pub(super) fn answer(runtime: &Runtime, mut connection: Connection, token: &Token) -> Result<()> {
-    let decision = decided(runtime, &token.to_hex())?;
+    // Whoever holds the container's lock may hold it for long.
+    let signs = connection.signs()?;
+    let decision = decided(runtime, &token.to_hex());
+    drop(signs);
+    let decision = decision?;
     connection.say(&Word::Decision { token: token.clone(), decision })?;
     if matches!(connection.hear_result(), Ok(Word::Settled)) {
         migration::settled(&runtime.store, &token.to_hex());
@@ -95,12 +102,14 @@ pub(super) fn heed(
         let entry = runtime.store.open(id).ok()?;
         Incoming::of(&entry).ok()?.filter(|incoming| incoming.token == token.to_hex())
     };
+    let signs = connection.signs()?;
     let found = runtime.ids()?.into_iter().find(|id| waits(id).is_some());
     let settled = match &found {
         Some(id) => apply(runtime, id, decision),
         // It has heard before, or has nothing to be dropped.
         None => Ok(true),
     };
+    drop(signs);
     match settled {
         Ok(true) => connection.say(&Word::Settled)?,
         Ok(false) => connection.say(&Word::Refuse("the source has not decided".into()))?,
