@@ -296,7 +296,7 @@ impl Connection {
     }
 }
 
-/// What [`Connection::signs`] has started.
+/// Started by [`Connection::signs`].
 #[derive(Debug)]
 pub(super) struct Signs {
     working: Arc<AtomicBool>,

@@ -79,7 +79,7 @@ fn decided(runtime: &Runtime, token: &str) -> Result<Decision> {
 
 /// Answers a destination that asks.
 pub(super) fn answer(runtime: &Runtime, mut connection: Connection, token: &Token) -> Result<()> {
-    // Whoever holds the container's lock may hold it for long.
+    // Another may hold the container's lock for long.
     let signs = connection.signs()?;
     let decision = decided(runtime, &token.to_hex());
     drop(signs);
