@@ -345,3 +345,29 @@ fn another_machine_is_told() {
     fs::write(&path, manifest.to_string()).unwrap();
     assert!(finding(&preflight(&c, &[]), "architecture").is_some());
 }
+
+/// CRIU waits for ever for a task that is killed so late (`delete --force`, want of memory).
+#[test]
+fn a_first_process_that_is_killed_at_the_end_of_a_restore_ends_the_restore() {
+    require!(Root, Criu);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (script, killed) = (at("script"), at("killed"));
+    let kill = format!(
+        "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = network-unlock ] && kill -KILL \"$CRTOOLS_INIT_PID\" && : >{killed}\nexit 0\n"
+    );
+    fs::write(&script, kill).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (c, _) = asleep(Bundle::busybox());
+    let config = at("criu.conf");
+    fs::write(&config, format!("action-script {script}\n")).unwrap();
+    change_config(&c, |spec| spec["annotations"] = json!({"org.criu.config": config}));
+    let images = c.images().display().to_string();
+    let restore = c.command("restore", &["--image-path", &images, "--bundle", &c.bundle_path()]);
+    let restore = std::thread::spawn(move || hiber_tests::command::run(restore, b""));
+    wait_for("the kill", || Path::new(&killed).exists());
+    c.delete(&["--force"]).ok();
+    restore.join().unwrap().fails("the first task was killed, and it did nothing for 3 s");
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+}

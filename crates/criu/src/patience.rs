@@ -11,6 +11,11 @@ use rustix::event::Timespec;
 
 /// As long as a disk may take for one request.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// As above, when the first task that CRIU restores has been killed. CRIU (4.2) waits for ever for one that is killed between the
+/// notification `post-restore` and the end.
+const WITHOUT_TASK: Duration = Duration::from_secs(3);
+/// PF_EXITING among the flags in /proc/PID/stat, field 9: an init with a traced child stays like that until somebody reaps the child.
+const EXITING: u64 = 4;
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
 /// The fields of /proc/PID/stat with the time that a process has used, in user and in kernel mode (proc_pid_stat(5)).
@@ -19,11 +24,15 @@ const TIMES: std::ops::RangeInclusive<usize> = 14..=15;
 pub(crate) struct Patience {
     limit: Duration,
     pid: u32,
+    /// The first of the tasks that it restores, as soon as that is known.
+    task: Option<i32>,
     /// The work of other processes meanwhile.
     others: Option<Box<dyn FnMut() -> u64 + Send>>,
     /// When something was done last, and what it came to.
     since: Instant,
     done: u64,
+    /// The limit that was reached, and for whose sake.
+    over: Option<(Duration, &'static str)>,
 }
 
 impl fmt::Debug for Patience {
@@ -34,11 +43,16 @@ impl fmt::Debug for Patience {
 
 impl Patience {
     pub(crate) fn new(limit: Duration, pid: u32) -> Self {
-        Self { limit, pid, others: None, since: Instant::now(), done: 0 }
+        Self { limit, pid, task: None, others: None, since: Instant::now(), done: 0, over: None }
     }
 
     pub(crate) fn watch(&mut self, work: impl FnMut() -> u64 + Send + 'static) {
         self.others = Some(Box::new(work));
+    }
+
+    /// The first task, which CRIU has told of.
+    pub(crate) fn task(&mut self, pid: i32) {
+        self.task = Some(pid);
     }
 
     /// From now on something is waited for; gives how long until the first look.
@@ -54,14 +68,29 @@ impl Patience {
         if done != self.done {
             (self.done, self.since) = (done, Instant::now());
         }
-        self.since.elapsed() >= self.limit
+        let patience = match self.task {
+            Some(task) if is_ending(task) => {
+                (WITHOUT_TASK.min(self.limit), "the first task was killed, and ")
+            }
+            _ => (self.limit, ""),
+        };
+        self.over = (self.since.elapsed() >= patience.0).then_some(patience);
+        self.over.is_some()
     }
 
     /// Why it was ended, if it was.
     pub(crate) fn verdict(&self) -> Option<String> {
-        let over = self.since.elapsed() >= self.limit;
-        over.then(|| format!("it did nothing for {} s and was killed", self.limit.as_secs()))
+        let (limit, why) = self.over?;
+        Some(format!("{why}it did nothing for {} s and was killed", limit.as_secs()))
     }
+}
+
+/// Whether a process is gone, or on its way.
+fn is_ending(pid: i32) -> bool {
+    let ending = |stat: procfs::Stat<'_>| {
+        stat.dead() || stat.field::<u64>(9).is_some_and(|flags| flags & EXITING != 0)
+    };
+    procfs::stat(pid, ending).unwrap_or(true)
 }
 
 /// The work of a process: processor ticks, and bytes that it read and wrote. Zero if the process is gone.
@@ -119,6 +148,23 @@ mod tests {
             count
         });
         assert!(!patience.is_over());
+        let mut patience = Patience::new(WITHOUT_TASK + Duration::from_secs(60), sleeper.id());
+        patience.task(std::process::id().cast_signed());
+        patience.begin();
+        assert!(!patience.is_over());
+        patience.since -= WITHOUT_TASK;
+        assert!(!patience.is_over());
+        let mut task = std::process::Command::new("true").spawn().unwrap();
+        patience.task(task.id().cast_signed());
+        while !is_ending(task.id().cast_signed()) {
+            std::thread::yield_now();
+        }
+        assert!(patience.is_over());
+        assert_eq!(
+            patience.verdict().unwrap(),
+            "the first task was killed, and it did nothing for 3 s and was killed"
+        );
+        task.wait().unwrap();
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
     }

@@ -230,6 +230,9 @@ impl Session {
             let answered = response.type_.and_then(|t| t.enum_value().ok());
             match answered {
                 Some(CriuReqType::NOTIFY) => {
+                    if let (Some(patience), Some(pid)) = (&mut self.patience, response.notify.pid) {
+                        patience.task(pid);
+                    }
                     let answer = on_notify(&response.notify, fds);
                     let reply = notify_reply(&answer);
                     if let Err(e) = answer {

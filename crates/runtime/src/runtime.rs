@@ -99,7 +99,11 @@ impl Runtime {
             Err(Error::NotFound) => self.store.sweep(id),
             // Its facts are damaged, or do not belong to the caller.
             Err(e @ Error::File { .. }) => Container::discard(&self.store, id, &e),
-            container => container?.task()?.force_delete().map(drop),
+            container => match container?.task().and_then(Task::force_delete) {
+                // It was removed by another, who had its lock.
+                Err(Error::NotFound) => self.store.sweep(id),
+                deleted => deleted.map(drop),
+            },
         }
     }
 
