@@ -37,7 +37,9 @@ mod macvlans;
 mod manifest;
 mod memory;
 mod migrate;
+mod migrate_compressed;
 mod migrate_ssh;
+mod migrate_tls;
 mod named;
 mod network;
 mod network_devices;
@@ -51,6 +53,7 @@ mod same;
 mod seccomp;
 mod systemd;
 mod time;
+mod tls;
 mod workloads;
 
 use hiber_tests::prelude::*;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Where a container goes: a container of another runtime's root that is not there yet.
-fn there(bundle: Bundle) -> Container {
+pub(crate) fn there(bundle: Bundle) -> Container {
     Runtime::hiber().container(bundle)
 }
 
@@ -21,7 +21,12 @@ pub(crate) fn receiver(there: &Container) -> String {
 }
 
 /// `migrate FLAGS ID DESTINATION`.
-fn migration(c: &Container, there: &Container, flags: &[&str], command: &str) -> std::process::Command {
+pub(crate) fn migration(
+    c: &Container,
+    there: &Container,
+    flags: &[&str],
+    command: &str,
+) -> std::process::Command {
     let bundle = there.bundle_path();
     let mut all = vec!["--id", there.id(), "--bundle", &bundle];
     all.extend(flags);
@@ -30,7 +35,7 @@ fn migration(c: &Container, there: &Container, flags: &[&str], command: &str) ->
     migrate
 }
 
-fn migrate(c: &Container, there: &Container, flags: &[&str]) -> Output {
+pub(crate) fn migrate(c: &Container, there: &Container, flags: &[&str]) -> Output {
     hiber_tests::command::run(migration(c, there, flags, &receiver(there)), b"")
 }
 
@@ -41,7 +46,7 @@ fn resolve(c: &Container, flags: &[&str], other: Option<&str>) -> Output {
 }
 
 /// Migrations that are written down below a root, and what is mounted for them.
-fn remembered(runtime: &Runtime) -> Vec<PathBuf> {
+pub(crate) fn remembered(runtime: &Runtime) -> Vec<PathBuf> {
     let entries = fs::read_dir(runtime.root().join("~migrations"));
     entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
@@ -208,7 +213,7 @@ fn an_other_end_that_is_none_is_told() {
     said("echo welcome", &[]).fails("unknown kind 0x77");
     said("cat >/dev/null", &["--stall", "300ms"]).fails("stalled for 0.3 s");
     let other = r#"printf 'W\066\000\000\000{"word":"hello","of":{"protocol":9,"program":"other"}}'"#;
-    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 2");
+    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 3");
     said("no-such-program", &[])
         .fails("the connection was closed (exit status: 127); hiber must be in the PATH");
     counts_on(&c, count(&c));
@@ -223,15 +228,15 @@ fn an_other_end_that_is_none_is_told() {
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i >>/shared/log; sleep 0.05; done";
 
 /// A counter that moves to and fro.
-struct Traveller {
-    ends: [Container; 2],
+pub(crate) struct Traveller {
+    pub(crate) ends: [Container; 2],
     shared: tempfile::TempDir,
     /// The end that has it.
-    at: usize,
+    pub(crate) at: usize,
 }
 
 impl Traveller {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let shared = tempfile::tempdir().unwrap();
         let mount = json!({
             "destination": "/shared", "type": "bind", "source": shared.path(), "options": ["bind", "rw"]
@@ -252,7 +257,7 @@ impl Traveller {
 
     /// One of the ends runs and counts on, and the other is gone; no number was written twice, and none is missing.
     #[track_caller]
-    fn is_at_one_end(&mut self, when: &str) {
+    pub(crate) fn is_at_one_end(&mut self, when: &str) {
         let end = Instant::now() + hiber_tests::PATIENCE;
         let running = loop {
             let states = [self.ends[0].status(), self.ends[1].status()];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::migrate::{self, Destination, MigrateOptions, OnMiss, Phase};
+use hiber::migrate::{self, Compress, Destination, Identity, MigrateOptions, OnMiss, Phase, ResolveOptions};
 use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use crate::flags::criu::{
     ACCEPT, Contents, LINK_REMAP, MAX_ROUNDS, NETWORK_LOCK, Names, PRE_COPY, PreCopyFlags, Rounds, TCP_CLOSE,
     TCP_SKIP_IN_FLIGHT, names,
 };
+use crate::flags::identity::IdentityFlags;
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
 use crate::line::refusal::Refusal;
@@ -74,6 +75,7 @@ flags! {
         dry_run: bool = Flag::switch("dry-run", "only ask both ends whether it could be done"),
         resolve: bool =
             Flag::switch("resolve", "end the doubt about a migration that was cut off, at either end"),
+        identity: IdentityFlags = Flag::group(),
         stall: Option<Stall> = STALL,
         max_downtime: Option<Duration> = Flag::value(
             "max-downtime",
@@ -87,6 +89,11 @@ flags! {
         ),
         bandwidth: Option<Bandwidth> =
             Flag::value("bandwidth", "RATE", "bytes of memory that are sent in a second at most, such as 100M"),
+        compress: Option<Compress> = Flag::value(
+            "compress",
+            "HOW",
+            "zstd, lz4, none, or auto: by zstd if that is quicker, as is measured on the way (default: auto)",
+        ),
         contents: Contents = Flag::group(),
         tcp_skip_in_flight: bool = TCP_SKIP_IN_FLIGHT,
         tcp_close: Option<bool> = TCP_CLOSE,
@@ -111,8 +118,9 @@ pub(crate) const COMMAND: Command = Command::new(
     |m| Ok(Box::new(Migrate::read(m)?)),
 )
 .description(
-    "The destination is ssh://[USER@]HOST[:PORT], where ssh runs `hiber receive --stdio`, or exec:COMMAND, any\n\
-     command whose standard streams lead to one. The bundle must be there already.\n\n\
+    "The destination is ssh://[USER@]HOST[:PORT], where ssh runs `hiber receive --stdio`; tls://HOST:PORT, where a\n\
+     `hiber receive --listen` has to run, and both ends show certificates; or exec:COMMAND, any command whose\n\
+     standard streams lead to a `receive --stdio`. The bundle must be there already.\n\n\
      Both ends are asked first whether it could be done. Then the container is checkpointed, its images go over, and\n\
      it stays frozen here until the destination has restored it: one copy runs at any time, and one survives. If\n\
      anything fails before that, it runs on here. If the two lose each other at the moment of the decision, the copy\n\
@@ -121,6 +129,10 @@ pub(crate) const COMMAND: Command = Command::new(
 )
 .examples(&[
     ("migrate --tcp-established web ssh://other.example.org", "move web, with its connections"),
+    (
+        "migrate --cert a.pem --key a.key --ca ca.pem web tls://other.example.org:4711",
+        "move web to a machine where `receive --listen` runs",
+    ),
     ("migrate --dry-run web ssh://other.example.org", "ask whether that would work"),
 ])
 .flags(MigrateFlags::TABLE)
@@ -140,7 +152,7 @@ impl Migrate {
         let destination =
             m.positionals.get(1).map(|text| Destination::read("destination", text)).transpose()?;
         if destination.is_none() && !flags.resolve {
-            let why = "migrate: a destination is missing: ssh://[USER@]HOST[:PORT] or exec:COMMAND";
+            let why = "migrate: a destination is missing: ssh://[USER@]HOST[:PORT], tls://HOST:PORT or exec:COMMAND";
             return Err(Refusal::value(why));
         }
         let moves = [
@@ -156,7 +168,21 @@ impl Migrate {
         Ok(Self { id, destination, flags })
     }
 
-    fn options(&self, cli: &Cli) -> MigrateOptions {
+    /// The files that show who this end is, for TLS. A migration that is resolved may know them itself.
+    fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let identity = self.flags.identity.identity()?;
+        match &self.destination {
+            Some(Destination::Tls { .. }) if identity.is_none() && !self.flags.resolve => {
+                bail!("migrate: tls:// needs --cert, --key and --ca")
+            }
+            Some(Destination::Ssh { .. } | Destination::Command(_)) if identity.is_some() => {
+                bail!("migrate: --cert, --key and --ca belong to tls://")
+            }
+            _ => Ok(identity),
+        }
+    }
+
+    fn options(&self, cli: &Cli) -> anyhow::Result<MigrateOptions> {
         let flags = &self.flags;
         let mut criu = flags.contents.options(&cli.global);
         (criu.tcp_close, criu.network_lock) = (flags.tcp_close, flags.network_lock);
@@ -170,10 +196,12 @@ impl Migrate {
         let mut options = MigrateOptions::default()
             .id(flags.new_id.clone())
             .bundle(flags.bundle.clone())
+            .identity(self.identity()?)
             .stall(flags.stall.unwrap_or_default().0)
             .dry_run(flags.dry_run)
             .on_miss(flags.on_miss.unwrap_or_default())
             .bandwidth(flags.bandwidth.map(|Bandwidth(rate)| rate))
+            .compress(flags.compress.unwrap_or_default())
             .checkpoint(checkpoint);
         if let Some(max_downtime) = flags.max_downtime {
             options.max_downtime = max_downtime;
@@ -181,13 +209,17 @@ impl Migrate {
         if let Some(receiver) = &flags.receiver {
             options.receiver.clone_from(receiver);
         }
-        options
+        Ok(options)
     }
 
     fn resolve(&self, containers: &Containers) -> anyhow::Result<ExitCode> {
         let (id, flags) = (&self.id, &self.flags);
-        let (receiver, stall) = (flags.receiver.as_deref(), flags.stall.unwrap_or_default().0);
-        match migrate::resolve(&containers.runtime, id, self.destination.as_ref(), receiver, stall)? {
+        let options = ResolveOptions::default()
+            .other(self.destination.clone())
+            .receiver(flags.receiver.clone())
+            .identity(self.identity()?)
+            .stall(flags.stall.unwrap_or_default().0);
+        match migrate::resolve(&containers.runtime, id, &options)? {
             Decision::Committed => self.say(&format!("{id} is the destination's")),
             Decision::Aborted => self.say(&format!("{id} is the source's")),
             Decision::Open => bail!("the migration of {id} is not decided yet: somebody is still at it"),
@@ -236,7 +268,7 @@ impl Run for Migrate {
         }
         let destination = self.destination.as_ref().context("migrate: a destination is missing")?;
         let task = containers.task(&self.id)?;
-        let migrated = task.migrate(destination, self.options(cli), &mut |phase| self.show(phase))?;
+        let migrated = task.migrate(destination, self.options(cli)?, &mut |phase| self.show(phase))?;
         if self.flags.dry_run {
             return Ok(ExitCode::SUCCESS);
         }

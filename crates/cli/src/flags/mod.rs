@@ -1,4 +1,5 @@
 //! Flags that several commands have.
 
 pub(crate) mod criu;
+pub(crate) mod identity;
 pub(crate) mod process;

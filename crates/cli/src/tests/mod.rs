@@ -376,11 +376,12 @@ fn migrations() {
     assert!(shown("migrate --resolve box").contains("destination: None"));
     for (line, why) in [
         ("migrate box", "a destination is missing"),
-        ("migrate box host", "expected ssh://[USER@]HOST[:PORT] or exec:COMMAND"),
+        ("migrate box host", "expected ssh://[USER@]HOST[:PORT], tls://HOST:PORT or exec:COMMAND"),
         ("migrate box ssh://host:0", "a port"),
         ("migrate --id a/b box exec:x", "invalid container ID format"),
         ("migrate --resolve --dry-run box", "--resolve and --dry-run exclude each other"),
         ("migrate --stall 0s box exec:x", "--stall 0: expected more than no time"),
+        ("migrate box tls://host", "has no port"),
         ("receive --stall 0s --stdio", "--stall 0: expected more than no time"),
     ] {
         assert!(bad(line).contains(why), "{line}: {}", bad(line));

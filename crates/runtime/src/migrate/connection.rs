@@ -1,114 +1,53 @@
-//! How the two ends reach each other, and how long one waits for the other.
+//! The conversation with the other end, and the program or stream that leads there.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Away;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::word::{Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_data, write_pages, write_word};
-use crate::error::{Error, Result};
+use super::packing::{Compress, Packer, Packing};
+use super::place::Destination;
+use super::stream::Patient;
+#[cfg(feature = "tls")]
+use super::tls;
+use super::word::{Bytes, Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_bytes, write_word};
+use crate::error::{Error, Result, chain};
 use crate::host::procfs;
+use crate::state::migration::Identity;
 
 /// How often the other end hears that this one is at work.
 const SIGN: Duration = Duration::from_secs(1);
 /// How long the program that leads to the other end may take to end, when its stream is closed.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// Where a container is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Destination {
-    /// `ssh://[USER@]HOST[:PORT]`: the system's ssh(1) runs the receiver there.
-    Ssh {
-        /// The user there; ssh's choice if absent.
-        user: Option<String>,
-        /// A name that ssh knows.
-        host: String,
-        /// The port; ssh's choice if absent.
-        port: Option<u16>,
-    },
-    /// `exec:COMMAND`: a command of the shell's whose standard streams lead to a receiver.
-    Command(String),
+/// The way to the other end.
+pub(super) struct Route<'a> {
+    pub(super) destination: &'a Destination,
+    /// The command that receives, at the other end of ssh.
+    pub(super) receiver: &'a str,
+    /// For TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(super) identity: Option<&'a Identity>,
 }
 
-impl FromStr for Destination {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            let expected = "expected ssh://[USER@]HOST[:PORT] or exec:COMMAND";
-            Err(Error::Invalid(format!("destination {text:?}: {why}; {expected}")))
-        };
-        if let Some(command) = text.strip_prefix("exec:") {
-            return if command.trim().is_empty() {
-                bad("has no command")
-            } else {
-                Ok(Self::Command(command.into()))
-            };
-        }
-        let Some(rest) = text.strip_prefix("ssh://") else { return bad("is of no kind that is known") };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
-        // [ADDRESS] of IPv6 has colons of its own.
-        let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, "")) => (address, None),
-            Some((address, port)) => (address, port.strip_prefix(':').or(Some(port))),
-            None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-        };
-        let port = match port.map(str::parse::<u16>) {
-            Some(Err(_) | Ok(0)) => return bad("has a port that is no number from 1 to 65535"),
-            Some(Ok(port)) => Some(port),
-            None => None,
-        };
-        // ssh would take them for flags.
-        if host.is_empty()
-            || host.starts_with('-')
-            || user.is_some_and(|user| user.is_empty() || user.starts_with('-'))
-        {
-            return bad("names no host");
-        }
-        Ok(Self::Ssh { user: user.map(str::to_owned), host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (user, host, port) = match self {
-            Self::Command(command) => return write!(f, "exec:{command}"),
-            Self::Ssh { user, host, port } => (user, host, port),
-        };
-        f.write_str("ssh://")?;
-        user.as_ref().map_or(Ok(()), |user| write!(f, "{user}@"))?;
-        if host.contains(':') {
-            write!(f, "[{host}]")?;
-        } else {
-            f.write_str(host)?;
-        }
-        port.map_or(Ok(()), |port| write!(f, ":{port}"))
-    }
-}
-
-impl Destination {
-    /// The command that leads there; `receiver` is what runs at the other end of ssh.
-    fn command(&self, receiver: &str) -> Command {
-        match self {
-            Self::Command(command) => {
+impl Route<'_> {
+    /// The program that leads there; none where the way is our own.
+    fn program(&self) -> Option<Command> {
+        match self.destination {
+            Destination::Command(command) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.arg("-c").arg(command);
-                shell
+                Some(shell)
             }
-            Self::Ssh { user, host, port } => {
+            Destination::Ssh { user, host, port } => {
                 let mut ssh = Command::new("ssh");
                 ssh.arg("-T");
                 if let Some(port) = port {
@@ -117,21 +56,83 @@ impl Destination {
                 if let Some(user) = user {
                     ssh.args(["-l", user]);
                 }
-                ssh.args(["--", host, receiver]);
-                ssh
+                ssh.args(["--", host, self.receiver]);
+                Some(ssh)
             }
+            #[cfg(feature = "tls")]
+            Destination::Tls { .. } => None,
         }
+    }
+}
+
+/// The stream to the other end, shared by those who speak: a frame at a time.
+#[derive(Clone)]
+struct Outgoing(Arc<Mutex<Line>>);
+
+struct Line {
+    stream: Box<dyn Write + Send>,
+    packer: Packer,
+    /// Bytes of files and memory that were sent, as they were sent.
+    sent: u64,
+    /// Bytes of memory in a second, at most.
+    bandwidth: Option<u64>,
+}
+
+impl Outgoing {
+    fn new(stream: impl Write + Send + 'static) -> Self {
+        let (stream, packer) = (Box::new(stream), Packer::default());
+        Self(Arc::new(Mutex::new(Line { stream, packer, sent: 0, bandwidth: None })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, word: &Word) -> io::Result<()> {
+        write_word(&mut *self.lock().stream, word)
+    }
+
+    fn send(&self, bytes: Bytes<'_>) -> io::Result<()> {
+        let mut line = self.lock();
+        let began = Instant::now();
+        let packing = line.packer.next(bytes.len());
+        let sent = write_bytes(&mut *line.stream, bytes, packing)? as u64;
+        line.sent += sent;
+        if let (Bytes::Pages { .. }, Some(bandwidth)) = (bytes, line.bandwidth) {
+            // Time in which nothing was sent is not made up for.
+            let due = Duration::from_secs_f64(sent as f64 / bandwidth as f64);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+        line.packer.took(packing, bytes.len(), began.elapsed());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Outgoing").finish_non_exhaustive()
     }
 }
 
 /// One end of a conversation.
 pub struct Connection {
-    from: Patient<OwnedFd>,
-    to: Patient<OwnedFd>,
+    from: Box<dyn Read + Send>,
+    to: Outgoing,
     /// The other end's name, in messages.
     peer: String,
-    /// The process that leads there, at the end that has started it; after the streams, at whose end it ends.
-    leads: Option<Leader>,
+    /// Ends the connection; after the streams, at whose end a program ends.
+    leads: Leads,
+}
+
+enum Leads {
+    /// The caller's streams.
+    Nobody,
+    Program(Leader),
+    #[cfg(feature = "tls")]
+    Tls {
+        /// Dropped, the connection is closed.
+        _ending: tls::Ending,
+    },
 }
 
 impl fmt::Debug for Connection {
@@ -144,9 +145,18 @@ impl Connection {
     /// From the source's end: starts what leads to the destination.
     ///
     /// # Errors
-    /// If the command cannot be started, or the other end speaks another protocol.
-    pub(super) fn to(destination: &Destination, receiver: &str, stall: Duration) -> Result<Self> {
-        let mut command = destination.command(receiver);
+    /// If there is no way to the other end, or it speaks another protocol.
+    pub(super) fn to(route: &Route<'_>, stall: Duration) -> Result<Self> {
+        let peer = route.destination.to_string();
+        #[cfg(feature = "tls")]
+        if let Destination::Tls { host, port } = route.destination {
+            let missing = || Error::Invalid(format!("{peer}: expected --cert, --key and --ca, too"));
+            let identity = route.identity.ok_or_else(missing)?;
+            return Self::tls(tls::connect(host, *port, identity, stall)?, peer);
+        }
+        let mut command = route
+            .program()
+            .ok_or_else(|| Error::internal("reach the destination", "no program leads there"))?;
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -157,14 +167,13 @@ impl Connection {
         };
         let to = OwnedFd::from(to);
         rustix::io::ioctl_fionbio(&to, true).map_err(|e| Error::sys("ioctl", "FIONBIO", e))?;
-        let mut connection = Self {
-            from: Patient { fd: from.into(), stall },
-            to: Patient { fd: to, stall },
-            peer: destination.to_string(),
-            leads: Some(Leader(child)),
-        };
-        connection.greet()?;
-        Ok(connection)
+        Self {
+            from: Box::new(Patient { fd: from, stall }),
+            to: Outgoing::new(Patient { fd: to, stall }),
+            peer,
+            leads: Leads::Program(Leader(child)),
+        }
+        .greet()
     }
 
     /// From the destination's end, over these streams.
@@ -172,18 +181,31 @@ impl Connection {
     /// # Errors
     /// If the other end speaks another protocol.
     pub fn over(from: OwnedFd, to: OwnedFd, stall: Duration) -> Result<Self> {
-        let (from, to) = (Patient { fd: from, stall }, Patient { fd: to, stall });
-        let mut connection = Self { from, to, peer: "the source".into(), leads: None };
-        connection.greet()?;
-        Ok(connection)
+        let (from, to) = (Box::new(Patient { fd: from, stall }), Outgoing::new(Patient { fd: to, stall }));
+        Self { from, to, peer: "the source".into(), leads: Leads::Nobody }.greet()
     }
 
-    fn greet(&mut self) -> Result<()> {
+    /// From the destination's end, with a source that has connected and has to show a certificate. Each step of it is done
+    /// within `stall`.
+    ///
+    /// # Errors
+    /// If the source is not one that `identity` believes, or speaks another protocol.
+    #[cfg(feature = "tls")]
+    pub fn accept(socket: std::net::TcpStream, identity: &Identity, stall: Duration) -> Result<Self> {
+        Self::tls(tls::accept(socket, identity, stall)?, "the source".into())
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls((from, to, _ending): tls::Parts, peer: String) -> Result<Self> {
+        Self { from: Box::new(from), to: Outgoing::new(to), peer, leads: Leads::Tls { _ending } }.greet()
+    }
+
+    fn greet(mut self) -> Result<Self> {
         let program = format!("hiber {}", env!("CARGO_PKG_VERSION"));
         let said = self.say(&Word::Hello { protocol: PROTOCOL, program });
         // The words of a program that ended at once tell more than its closed input.
         match self.hear()? {
-            Word::Hello { protocol: PROTOCOL, .. } => said,
+            Word::Hello { protocol: PROTOCOL, .. } => said.map(|()| self),
             Word::Hello { protocol, program } => {
                 let why = format!(
                     "it is {program}, which speaks version {protocol} of the protocol; expected {PROTOCOL}"
@@ -212,11 +234,19 @@ impl Connection {
     }
 
     pub(super) fn say(&mut self, word: &Word) -> Result<()> {
-        write_word(&mut self.to, word).map_err(|e| self.broken(e))
+        self.to.say(word).map_err(|e| self.broken(e))
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        write_data(&mut self.to, bytes).map_err(|e| self.broken(e))
+        self.to.send(Bytes::File(bytes)).map_err(|e| self.broken(e))
+    }
+
+    /// Tells the other end that nothing comes of it, and hears what it says to that: or has said before, if it was first.
+    pub(super) fn give_up(&mut self, why: &Error) -> Option<Word> {
+        match self.to.say(&Word::Abort(chain(why))) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => None,
+            _ => self.hear_result().ok(),
+        }
     }
 
     /// The next word.
@@ -249,9 +279,12 @@ impl Connection {
 
     fn broken(&mut self, e: io::Error) -> Error {
         let closed = matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe);
-        let Some(child) = self.leads.as_mut().filter(|_| closed) else {
+        let Leads::Program(child) = &mut self.leads else {
             return if closed { self.failed("the connection was closed") } else { self.failed(e) };
         };
+        if !closed {
+            return self.failed(e);
+        }
         // How it has ended says most.
         match child.ended() {
             Some(status) => {
@@ -267,16 +300,37 @@ impl Connection {
         }
     }
 
-    /// Lets go of the other end, to which all was said, and waits for what has led there. No [`Sender`] may be left.
+    /// Lets go of the other end, to which all was said, and waits for the program that leads there. No [`Sender`] may be left.
     pub(super) fn close(self) {
         let Self { from, to, leads, .. } = self;
         drop((from, to));
-        leads.into_iter().for_each(Leader::wait);
+        if let Leads::Program(leader) = leads {
+            leader.wait();
+        }
+    }
+
+    /// Compresses as is wanted what goes over from now on, if the other end knows that.
+    pub(super) fn compress(&mut self, wanted: Compress, known: &[Packing]) -> Result<()> {
+        let packer = Packer::new(wanted, known).map_err(|packing| {
+            self.failed(format!("one of the two ends does not know the compression by {}", packing.name()))
+        })?;
+        self.to.lock().packer = packer;
+        Ok(())
+    }
+
+    /// So many bytes of memory in a second, at most.
+    pub(super) fn limit(&mut self, bandwidth: Option<u64>) {
+        self.to.lock().bandwidth = bandwidth;
+    }
+
+    /// Bytes of files and memory that were sent, as they were sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.to.lock().sent
     }
 
     /// Tells the other end that this one is at work, until the result is dropped. No other word may be said meanwhile.
-    pub(super) fn signs(&self) -> Result<Signs> {
-        let (mut sender, working) = (self.sender(None)?, Arc::new(AtomicBool::new(true)));
+    pub(super) fn signs(&self) -> Signs {
+        let (sender, working) = (self.sender(), Arc::new(AtomicBool::new(true)));
         let goes_on = Arc::clone(&working);
         let teller = std::thread::spawn(move || {
             while goes_on.load(Ordering::Relaxed) {
@@ -286,13 +340,12 @@ impl Connection {
                 }
             }
         });
-        Ok(Signs { working, teller: Some(teller) })
+        Signs { working, teller: Some(teller) }
     }
 
     /// A second sender, for words from another thread.
-    pub(super) fn sender(&self, bandwidth: Option<u64>) -> Result<Sender> {
-        let fd = self.to.fd.try_clone().map_err(|e| Error::host("duplicate the connection", e))?;
-        Ok(Sender { to: Patient { fd, stall: self.to.stall }, memory: 0, bandwidth, next: Instant::now() })
+    pub(super) fn sender(&self) -> Sender {
+        Sender(self.to.clone())
     }
 }
 
@@ -353,128 +406,21 @@ impl Drop for Leader {
 
 /// Says words while the other end listens, and sends memory.
 #[derive(Debug)]
-pub(super) struct Sender {
-    to: Patient<OwnedFd>,
-    /// Bytes of memory that were sent.
-    pub(super) memory: u64,
-    /// Bytes of it in a second, at most, and when the next may be sent.
-    bandwidth: Option<u64>,
-    next: Instant,
-}
+pub(super) struct Sender(Outgoing);
 
 impl Sender {
     /// Whether the word could be said.
-    pub(super) fn say(&mut self, word: &Word) -> bool {
-        write_word(&mut self.to, word).is_ok()
-    }
-}
-
-impl Sender {
-    /// Keeps to the bandwidth; time in which nothing was sent is not made up for.
-    fn wait_for_turn(&mut self, bytes: u64) {
-        let Some(bandwidth) = self.bandwidth else { return };
-        let now = Instant::now();
-        std::thread::sleep(self.next.saturating_duration_since(now));
-        self.next = self.next.max(now) + Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
+    pub(super) fn say(&self, word: &Word) -> bool {
+        self.0.say(word).is_ok()
     }
 }
 
 impl Away for Sender {
     fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()> {
+        let send = |(bytes, address)| self.0.send(Bytes::Pages { memory: memory.id(), address, bytes });
         if pages.is_empty() {
-            return write_pages(&mut self.to, memory.id(), address, pages);
+            return send((pages, address));
         }
-        self.memory += pages.len() as u64;
-        self.wait_for_turn(pages.len() as u64);
-        let mut parts = pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA));
-        parts.try_for_each(|(part, at)| write_pages(&mut self.to, memory.id(), at, part))
-    }
-}
-
-/// A stream that fails if the other end neither sends nor takes anything for some time.
-#[derive(Debug)]
-struct Patient<T> {
-    fd: T,
-    stall: Duration,
-}
-
-impl<T: AsFd> Patient<T> {
-    fn ready(&self, flags: PollFlags) -> io::Result<()> {
-        let timeout = Timespec::try_from(self.stall).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        match rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&self.fd, flags)], Some(&timeout)))? {
-            0 => {
-                let why = format!("it has stalled for {} s (--stall)", self.stall.as_secs_f64());
-                Err(io::Error::new(io::ErrorKind::TimedOut, why))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl<T: AsFd> Read for Patient<T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.ready(PollFlags::IN)?;
-        Ok(rustix::io::read(&self.fd, buffer)?)
-    }
-}
-
-impl<T: AsFd> Write for Patient<T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            self.ready(PollFlags::OUT)?;
-            match rustix::io::write(&self.fd, bytes) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return Ok(other?),
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn destinations_are_what_they_say() {
-        let ssh = |user: Option<&str>, host: &str, port| Destination::Ssh {
-            user: user.map(str::to_owned),
-            host: host.to_owned(),
-            port,
-        };
-        for (text, expected) in [
-            ("ssh://host", ssh(None, "host", None)),
-            ("ssh://me@host:2222", ssh(Some("me"), "host", Some(2222))),
-            ("ssh://[fe80::1%eth0]:22", ssh(None, "fe80::1%eth0", Some(22))),
-            ("ssh://me@[::1]", ssh(Some("me"), "::1", None)),
-            ("exec:nc host 1", Destination::Command("nc host 1".into())),
-        ] {
-            let destination: Destination = text.parse().unwrap();
-            assert_eq!(destination, expected);
-            assert_eq!(destination.to_string(), text);
-        }
-        for (text, why) in [
-            ("host", "no kind that is known"),
-            ("exec: ", "has no command"),
-            ("ssh://", "names no host"),
-            ("ssh://-oProxyCommand=x", "names no host"),
-            ("ssh://-l@host", "names no host"),
-            ("ssh://host:0", "a port"),
-            ("ssh://host:x", "a port"),
-        ] {
-            let error = text.parse::<Destination>().unwrap_err().to_string();
-            assert!(error.contains(why) && error.contains("expected ssh://"), "{error}");
-        }
-    }
-
-    #[test]
-    fn who_stalls_is_told() {
-        let (from, _held) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut patient = Patient { fd: from, stall: Duration::from_millis(20) };
-        let error = patient.read(&mut [0]).unwrap_err();
-        assert!(error.to_string().contains("stalled for 0.02 s"), "{error}");
+        pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA)).try_for_each(send)
     }
 }

@@ -12,6 +12,7 @@ use hiber_memory::images::Collector;
 
 use super::connection::{Connection, Signs};
 use super::foresight;
+use super::packing::KNOWN;
 use super::resolve;
 use super::word::{Frame, Offer, Word};
 use crate::checkpoint::CriuOptions;
@@ -70,7 +71,7 @@ pub fn receive(
             return Err(e);
         }
     };
-    connection.say(&Word::Accept)?;
+    connection.say(&Word::Accept { compress: KNOWN.to_vec() })?;
     if offer.dry_run {
         return Ok(None);
     }
@@ -106,8 +107,9 @@ impl Receiving<'_> {
         match restored {
             Ok(task) => {
                 let settled = self.settle(task);
-                // The container runs already. Its images are kept until all of its memory is there.
+                // The container runs already. Its images are kept until all of its memory is there, and so long the connection.
                 if let Ok(Some(task)) = &settled {
+                    let _signs = self.connection.signs();
                     task.wait_for_memory()?;
                 }
                 place.forget();
@@ -207,12 +209,12 @@ impl Receiving<'_> {
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
-        let signs = self.connection.signs()?;
+        let signs = self.connection.signs();
         let mut question = Question { receiving: self, signs: Some(signs) };
         restore_through(&store, &id, &options, Some(&mut question))
     }
 
-    fn settle(mut self, task: Task) -> Result<Option<Task>> {
+    fn settle(&mut self, task: Task) -> Result<Option<Task>> {
         if self.decided == Some(Decision::Committed) {
             Incoming::forget(task.container().entry())?;
             // Where nobody listens any more it runs all the same.

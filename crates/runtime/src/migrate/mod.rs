@@ -8,11 +8,22 @@
 mod connection;
 mod destination;
 mod foresight;
+mod packing;
+mod place;
 mod resolve;
 mod source;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_errors;
 mod word;
 
-pub use connection::{Connection, Destination};
+pub use connection::Connection;
 pub use destination::{ReceiveOptions, receive};
-pub use resolve::resolve;
+pub use packing::Compress;
+pub use place::Destination;
+pub use resolve::{ResolveOptions, resolve};
 pub use source::{MigrateOptions, Migrated, OnMiss, Phase, RECEIVER};
+
+pub use crate::state::migration::Identity;

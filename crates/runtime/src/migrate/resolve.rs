@@ -3,27 +3,46 @@
 
 use std::time::Duration;
 
-use super::connection::{Connection, Destination};
+use derive_setters::Setters;
+
+use super::connection::{Connection, Route};
+use super::place::Destination;
 use super::word::Word;
 use crate::error::{Error, Result};
 use crate::helpers::guard;
 use crate::helpers::lazy::Token;
 use crate::id::ContainerId;
 use crate::runtime::Runtime;
-use crate::state::migration::{self, Decision, Incoming};
+use crate::state::migration::{self, Decision, Identity, Incoming};
+
+/// How the other end is reached. Each choice has a setter.
+#[derive(Debug, Setters)]
+#[setters(into)]
+#[non_exhaustive]
+pub struct ResolveOptions {
+    /// Where it is; where the container went if absent.
+    pub other: Option<Destination>,
+    /// The command that receives, at the other end of ssh; the migration's own if absent.
+    pub receiver: Option<String>,
+    /// For TLS; the migration's own if absent.
+    pub identity: Option<Identity>,
+    /// How long the other end may neither send nor take anything.
+    pub stall: Duration,
+}
+
+impl Default for ResolveOptions {
+    fn default() -> Self {
+        Self { other: None, receiver: None, identity: None, stall: Duration::from_secs(10) }
+    }
+}
 
 /// Ends the doubt about a migration of container `id`, at either end. Where the container has come to, its source is asked at
-/// `other`; where it came from, its destination is told, at `other` or where it went.
+/// `options.other`; where it came from, its destination is told.
 ///
 /// # Errors
 /// If there is nothing to be resolved, the other end cannot be reached, or has not decided yet.
-pub fn resolve(
-    runtime: &Runtime,
-    id: &ContainerId,
-    other: Option<&Destination>,
-    receiver: Option<&str>,
-    stall: Duration,
-) -> Result<Decision> {
+pub fn resolve(runtime: &Runtime, id: &ContainerId, options: &ResolveOptions) -> Result<Decision> {
+    let (other, identity, stall) = (options.other.as_ref(), options.identity.as_ref(), options.stall);
     migration::sweep(&runtime.store);
     let incoming = match runtime.store.open(id) {
         Ok(entry) => Incoming::of(&entry)?,
@@ -32,14 +51,15 @@ pub fn resolve(
     };
     if let Some(incoming) = incoming {
         let why = format!("container {id} came from another machine: say where that is, as ssh://HOST");
-        let other = other.ok_or(Error::Invalid(why))?;
-        let mut connection = Connection::to(other, receiver.unwrap_or(super::RECEIVER), stall)?;
+        let destination = other.ok_or(Error::Invalid(why))?;
+        let receiver = options.receiver.as_deref().unwrap_or(super::RECEIVER);
+        let mut connection = Connection::to(&Route { destination, receiver, identity }, stall)?;
         connection.say(&Word::Ask { token: Token::of_hex(&incoming.token)? })?;
         let decision = match connection.hear_result()? {
             Word::Decision { token, decision } if token.to_hex() == incoming.token => decision,
             said => return Err(connection.unexpected(&said)),
         };
-        let signs = connection.signs()?;
+        let signs = connection.signs();
         let settled = apply(runtime, id, decision)?;
         drop(signs);
         if settled {
@@ -52,9 +72,10 @@ pub fn resolve(
         return Err(Error::Invalid(format!("container {id}: there is no migration in doubt")));
     };
     let decision = decided(runtime, &token)?;
-    let route = record.destination.parse::<Destination>();
-    let route = other.cloned().map_or(route, Ok)?;
-    let mut connection = Connection::to(&route, receiver.unwrap_or(&record.receiver), stall)?;
+    let destination = &other.cloned().map_or_else(|| record.way.destination.parse(), Ok)?;
+    let receiver = options.receiver.as_deref().unwrap_or(&record.way.receiver);
+    let identity = identity.or(record.way.identity.as_ref());
+    let mut connection = Connection::to(&Route { destination, receiver, identity }, stall)?;
     connection.say(&Word::Decision { token: Token::of_hex(&token)?, decision })?;
     match connection.hear_result()? {
         Word::Settled => migration::settled(&runtime.store, &token),
@@ -80,7 +101,7 @@ fn decided(runtime: &Runtime, token: &str) -> Result<Decision> {
 /// Answers a destination that asks.
 pub(super) fn answer(runtime: &Runtime, mut connection: Connection, token: &Token) -> Result<()> {
     // Another may hold the container's lock for long.
-    let signs = connection.signs()?;
+    let signs = connection.signs();
     let decision = decided(runtime, &token.to_hex());
     drop(signs);
     let decision = decision?;
@@ -102,7 +123,7 @@ pub(super) fn heed(
         let entry = runtime.store.open(id).ok()?;
         Incoming::of(&entry).ok()?.filter(|incoming| incoming.token == token.to_hex())
     };
-    let signs = connection.signs()?;
+    let signs = connection.signs();
     let found = runtime.ids()?.into_iter().find(|id| waits(id).is_some());
     let settled = match &found {
         Some(id) => apply(runtime, id, decision),

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use derive_setters::Setters;
@@ -10,8 +10,10 @@ use hiber_criu::ImageDirectory;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
 
-use super::connection::{Connection, Destination, Sender};
+use super::connection::{Connection, Route, Sender};
 use super::foresight;
+use super::packing::Compress;
+use super::place::Destination;
 use super::word::{MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::staging::HandOver;
@@ -21,7 +23,7 @@ use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::helpers::lazy::Token;
 use crate::id::ContainerId;
-use crate::state::migration::{self, Decision, Migration};
+use crate::state::migration::{self, Decision, Identity, Migration, Way};
 use crate::state::store::Store;
 use crate::status::Status;
 
@@ -39,6 +41,8 @@ pub struct MigrateOptions {
     pub bundle: Option<PathBuf>,
     /// The command that receives, at the other end of ssh.
     pub receiver: String,
+    /// For TLS: `tls://` needs it.
+    pub identity: Option<Identity>,
     /// How long the other end may neither send nor take anything.
     pub stall: Duration,
     /// Only ask whether it could be done.
@@ -48,8 +52,10 @@ pub struct MigrateOptions {
     pub max_downtime: Duration,
     /// The choice if the rest of its memory takes longer than that after the last round.
     pub on_miss: OnMiss,
-    /// Bytes of memory that are sent in a second, at most.
+    /// Bytes of memory that are sent in a second, at most: compressed, where it is.
     pub bandwidth: Option<u64>,
+    /// The frames that are compressed.
+    pub compress: Compress,
     /// How the container is checkpointed. Where the images go, the migration says.
     pub checkpoint: CheckpointOptions,
 }
@@ -60,11 +66,13 @@ impl Default for MigrateOptions {
             id: None,
             bundle: None,
             receiver: RECEIVER.into(),
+            identity: None,
             stall: Duration::from_secs(10),
             dry_run: false,
             max_downtime: Duration::from_millis(300),
             on_miss: OnMiss::Abort,
             bandwidth: None,
+            compress: Compress::Auto,
             checkpoint: CheckpointOptions::default(),
         }
     }
@@ -110,7 +118,7 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Migrated {
-    /// Bytes that were sent: files, and memory as often as it was written.
+    /// Bytes that were sent, compressed or not: files, and memory as often as it was written.
     pub bytes: u64,
     /// From the moment at which the container was stopped to the decision: it was the destination's afterwards.
     pub downtime: Duration,
@@ -143,10 +151,14 @@ impl Task {
         migration::sweep(&store);
         let token = Token::new()?;
         let offer = self.offer(&token, &options)?;
-        let mut connection = Connection::to(destination, &options.receiver, options.stall)?;
+        let (receiver, identity) = (options.receiver.as_str(), options.identity.as_ref());
+        let mut connection = Connection::to(&Route { destination, receiver, identity }, options.stall)?;
         connection.say(&Said::Offer(Box::new(offer)))?;
         match connection.hear_result()? {
-            Said::Accept => tell(Phase::Accepted),
+            Said::Accept { compress } => {
+                connection.compress(options.compress, &compress)?;
+                tell(Phase::Accepted);
+            }
             Said::Refuse(why) => return Err(connection.refused(&why)),
             other => return Err(connection.unexpected(&other)),
         }
@@ -154,8 +166,12 @@ impl Task {
             connection.close();
             return Ok(Migrated { total: began.elapsed(), ..Migrated::default() });
         }
-        let route = (destination.to_string(), options.receiver.clone());
-        let migration = Migration::begin(&store, &token.to_hex(), self.container().id().as_str(), route)?;
+        let way = Way {
+            destination: destination.to_string(),
+            receiver: options.receiver.clone(),
+            identity: options.identity.clone(),
+        };
+        let migration = Migration::begin(&store, &token.to_hex(), self.container().id().as_str(), way)?;
         let mut giving = Giving {
             task: self,
             connection,
@@ -225,7 +241,8 @@ struct Giving<'a> {
 
 impl Giving<'_> {
     fn dump(&mut self, options: &mut MigrateOptions, destination: &Destination) -> Result<()> {
-        let pages = Arc::new(Mutex::new(self.connection.sender(options.bandwidth)?));
+        self.connection.limit(options.bandwidth);
+        let pages = Arc::new(Mutex::new(self.connection.sender()));
         let pre_copy = &mut options.checkpoint.pre_copy;
         pre_copy.max_frozen = options.max_downtime / 2;
         pre_copy.at_most = (options.on_miss == OnMiss::Abort).then_some(options.max_downtime);
@@ -250,13 +267,11 @@ impl Giving<'_> {
     fn give(&mut self, images: &ImageDirectory, stopped: Instant) -> Result<()> {
         let files = files(images)?;
         let bytes = files.iter().map(|(_, size)| size).sum();
-        let sent =
-            self.pages.as_ref().map(|pages| pages.lock().unwrap_or_else(PoisonError::into_inner).memory);
-        self.migrated.bytes = bytes + sent.unwrap_or_default();
         (self.tell)(Phase::Sending { bytes });
         for (name, size) in &files {
             self.send(images, name, *size).context(format!("send {name}"))?;
         }
+        self.migrated.bytes = self.connection.sent();
         self.complete = true;
         self.connection.say(&Said::Complete { files: files.len() as u64 })?;
         (self.tell)(Phase::Restoring);
@@ -303,21 +318,32 @@ impl Giving<'_> {
         let committed = migration::is_committed(&self.migration.record_path());
         if !committed {
             let failure = given.err().unwrap_or_else(|| Error::internal("migrate", "there is no checkpoint"));
-            let told = self.connection.say(&Said::Abort(chain(&failure))).is_ok();
-            let settled = told && matches!(self.connection.hear_result(), Ok(Said::Settled));
-            if self.complete && !settled {
-                // It may have a whole container, which waits for this.
-                self.migration.decide(Decision::Aborted)?;
-            } else {
-                self.migration.forget();
-            }
-            return Err(failure);
+            return match self.connection.give_up(&failure) {
+                // It has nothing any more, and its reason is the first one.
+                Some(Said::Refuse(why)) => {
+                    self.migration.forget();
+                    Err(self.connection.refused(&why))
+                }
+                answer if self.complete && answer != Some(Said::Settled) => {
+                    // It may have a whole container, which waits for this.
+                    self.migration.decide(Decision::Aborted)?;
+                    Err(failure)
+                }
+                _ => {
+                    self.migration.forget();
+                    Err(failure)
+                }
+            };
         }
         if let Err(e) = given {
             tracing::warn!("the container is the destination's now; here: {}", chain(&e));
         }
         let confirmed = match self.connection.hear_result() {
-            Ok(Said::Running) => true,
+            Ok(Said::Running) => {
+                // Its memory may still be on its way to its place. The container has gone, whatever is heard of that.
+                while let Ok(Said::Working) = self.connection.hear() {}
+                true
+            }
             Ok(other) => {
                 tracing::warn!("{}", chain(&self.connection.unexpected(&other)));
                 false

@@ -4,22 +4,27 @@
 //! u8 kind | u32 length, little-endian | payload
 //! 'W': a word, JSON of at most 4 MiB;  'D': bytes of the file that was named last, at most 1 MiB
 //! 'P': u64 memory | u64 address | pages, at most 1 MiB
+//! 'C': u8 algorithm | u8 kind, D or P | u32 length of its last part | its first part | its last part, compressed
 //! ```
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::packing::Packing;
 use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
 /// Of the conversation; a peer with another one is refused by name.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 const WORD: u8 = b'W';
 const DATA: u8 = b'D';
 const PAGES: u8 = b'P';
+const PACKED: u8 = b'C';
+/// Bytes of a compressed frame before its parts: algorithm, kind and length.
+const PACKED_HEAD: usize = 6;
 /// Bytes of a frame of pages before these: whose they are, and where.
 const PLACE: usize = 16;
 const MAX_WORD: usize = 4 << 20;
@@ -39,7 +44,10 @@ pub(super) enum Word {
     /// Source: this container is to come.
     Offer(Box<Offer>),
     /// Destination: it may come.
-    Accept,
+    Accept {
+        /// The algorithms by which frames may be compressed.
+        compress: Vec<Packing>,
+    },
     /// Destination: it may not, or what came cannot be restored.
     Refuse(String),
     /// Source: a file of the checkpoint; its bytes follow.
@@ -104,7 +112,7 @@ fn invalid(why: String) -> io::Error {
 }
 
 /// Writes a word.
-pub(super) fn write_word(to: &mut impl Write, word: &Word) -> io::Result<()> {
+pub(super) fn write_word(to: &mut dyn Write, word: &Word) -> io::Result<()> {
     let json = serde_json::to_vec(word).map_err(|e| invalid(e.to_string()))?;
     if json.len() > MAX_WORD {
         return Err(invalid(format!("a word of {} bytes; at most {MAX_WORD} can be said", json.len())));
@@ -112,22 +120,58 @@ pub(super) fn write_word(to: &mut impl Write, word: &Word) -> io::Result<()> {
     write_frame(to, WORD, &json)
 }
 
-/// Writes bytes of a file, at most [`MAX_DATA`].
-pub(super) fn write_data(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    write_frame(to, DATA, bytes)
+/// Bytes of a file, or of memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bytes<'a> {
+    /// At most [`MAX_DATA`].
+    File(&'a [u8]),
+    /// From an address on; pages of at most [`MAX_DATA`] bytes.
+    Pages { memory: u64, address: u64, bytes: &'a [u8] },
 }
 
-/// Writes pages of a memory, at most [`MAX_DATA`] bytes.
-pub(super) fn write_pages(to: &mut impl Write, memory: u64, address: u64, bytes: &[u8]) -> io::Result<()> {
-    let mut head = Vec::with_capacity(HEAD + PLACE);
-    head.extend(frame_head(PAGES, PLACE + bytes.len())?);
-    head.extend(memory.to_le_bytes());
-    head.extend(address.to_le_bytes());
+impl Bytes<'_> {
+    /// So many.
+    pub(super) fn len(self) -> usize {
+        let (Self::File(bytes) | Self::Pages { bytes, .. }) = self;
+        bytes.len()
+    }
+}
+
+/// Writes bytes, compressed if they become smaller by it; how many the frame has.
+pub(super) fn write_bytes(
+    to: &mut dyn Write,
+    bytes: Bytes<'_>,
+    packing: Option<Packing>,
+) -> io::Result<usize> {
+    let (kind, place, content) = match bytes {
+        Bytes::File(content) => (DATA, Vec::new(), content),
+        Bytes::Pages { memory, address, bytes } => {
+            (PAGES, [memory.to_le_bytes(), address.to_le_bytes()].concat(), bytes)
+        }
+    };
+    let packed = packing.map(|packing| packing.pack(content).map(|packed| (packing, packed))).transpose()?;
+    let packed = packed.filter(|(_, packed)| packed.len() + PACKED_HEAD < content.len());
+    let mut head = Vec::with_capacity(HEAD + PACKED_HEAD + PLACE);
+    let content = match &packed {
+        Some((packing, packed)) => {
+            head.extend(frame_head(PACKED, PACKED_HEAD + place.len() + packed.len())?);
+            let [_, length @ ..] = frame_head(kind, content.len())?;
+            head.extend([packing.mark(), kind]);
+            head.extend(length);
+            packed
+        }
+        None => {
+            head.extend(frame_head(kind, place.len() + content.len())?);
+            content
+        }
+    };
+    head.extend(place);
     to.write_all(&head)?;
-    to.write_all(bytes)
+    to.write_all(content)?;
+    Ok(head.len() + content.len())
 }
 
-fn write_frame(to: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
+fn write_frame(to: &mut dyn Write, kind: u8, payload: &[u8]) -> io::Result<()> {
     to.write_all(&frame_head(kind, payload.len())?)?;
     to.write_all(payload)
 }
@@ -157,6 +201,7 @@ pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
         WORD => MAX_WORD,
         DATA => MAX_DATA,
         PAGES => PLACE + MAX_DATA,
+        PACKED => PACKED_HEAD + PLACE + MAX_DATA,
         other => {
             return Err(invalid(format!(
                 "a frame of unknown kind {other:#04x}: it does not speak this protocol"
@@ -168,27 +213,51 @@ pub(super) fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
     }
     let mut payload = vec![0; length];
     from.read_exact(&mut payload)?;
-    if kind == DATA {
-        return Ok(Some(Frame::Data(payload)));
+    match kind {
+        DATA => Ok(Some(Frame::Data(payload))),
+        PAGES => {
+            let (memory, address, bytes) = placed(&payload)?;
+            Ok(Some(Frame::Pages { memory, address, bytes: bytes.to_vec() }))
+        }
+        PACKED => unpack(&payload).map(Some),
+        _ => serde_json::from_slice(&payload)
+            .map(|word| Some(Frame::Word(word)))
+            .map_err(|e| invalid(format!("a word that is not known: {e}"))),
     }
-    if kind == PAGES {
-        let Some((memory, rest)) = payload.split_first_chunk::<8>() else {
-            return Err(invalid("pages of nobody".into()));
-        };
-        let Some((address, bytes)) = rest.split_first_chunk::<8>() else {
-            return Err(invalid("pages without an address".into()));
-        };
-        let (memory, address) = (u64::from_le_bytes(*memory), u64::from_le_bytes(*address));
-        return Ok(Some(Frame::Pages { memory, address, bytes: bytes.to_vec() }));
+}
+
+/// Whose pages they are, where, and the rest.
+fn placed(payload: &[u8]) -> io::Result<(u64, u64, &[u8])> {
+    let (memory, rest) = payload.split_first_chunk().ok_or_else(|| invalid("pages of nobody".into()))?;
+    let (address, bytes) =
+        rest.split_first_chunk().ok_or_else(|| invalid("pages without an address".into()))?;
+    Ok((u64::from_le_bytes(*memory), u64::from_le_bytes(*address), bytes))
+}
+
+/// A compressed frame. Its length bounds what it may become.
+fn unpack(payload: &[u8]) -> io::Result<Frame> {
+    let short = || invalid("a compressed frame that is too short".into());
+    let ([mark, kind, length @ ..], packed) = payload.split_first_chunk::<PACKED_HEAD>().ok_or_else(short)?;
+    let unknown = || invalid(format!("compression of unknown kind {mark:#04x}"));
+    let packing = Packing::of_mark(*mark).ok_or_else(unknown)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > MAX_DATA {
+        return Err(invalid(format!("{length} compressed bytes; at most {MAX_DATA} are allowed")));
     }
-    serde_json::from_slice(&payload)
-        .map(|word| Some(Frame::Word(word)))
-        .map_err(|e| invalid(format!("a word that is not known: {e}")))
+    match *kind {
+        DATA => Ok(Frame::Data(packing.unpack(packed, length)?)),
+        PAGES => {
+            let (memory, address, packed) = placed(packed)?;
+            Ok(Frame::Pages { memory, address, bytes: packing.unpack(packed, length)? })
+        }
+        other => Err(invalid(format!("a compressed frame of unknown kind {other:#04x}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migrate::packing::KNOWN;
 
     #[test]
     fn frames_come_back() {
@@ -201,8 +270,17 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         words.iter().for_each(|word| write_word(&mut bytes, word).unwrap());
-        write_data(&mut bytes, b"pages").unwrap();
-        write_pages(&mut bytes, 7 << 8 | 1, 0x1000, b"of memory").unwrap();
+        let page = [7; 4096];
+        let pages = |bytes| Bytes::Pages { memory: 7 << 8 | 1, address: 0x1000, bytes };
+        write_bytes(&mut bytes, Bytes::File(b"pages"), None).unwrap();
+        write_bytes(&mut bytes, pages(b"of memory"), None).unwrap();
+        for packing in KNOWN {
+            let sent = write_bytes(&mut bytes, Bytes::File(&page), Some(*packing)).unwrap();
+            assert!(sent < 100, "{packing:?}: {sent}");
+            assert!(write_bytes(&mut bytes, pages(&page), Some(*packing)).unwrap() < 100);
+            // Nothing that would become larger.
+            assert_eq!(write_bytes(&mut bytes, Bytes::File(b"short"), Some(*packing)).unwrap(), 10);
+        }
         let mut from = &bytes[..];
         for word in words {
             assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Word(word)));
@@ -210,6 +288,12 @@ mod tests {
         assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Data(b"pages".to_vec())));
         let pages = Frame::Pages { memory: 7 << 8 | 1, address: 0x1000, bytes: b"of memory".to_vec() };
         assert_eq!(read_frame(&mut from).unwrap(), Some(pages));
+        for _ in KNOWN {
+            assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Data(page.to_vec())));
+            let pages = Frame::Pages { memory: 7 << 8 | 1, address: 0x1000, bytes: page.to_vec() };
+            assert_eq!(read_frame(&mut from).unwrap(), Some(pages));
+            assert_eq!(read_frame(&mut from).unwrap(), Some(Frame::Data(b"short".to_vec())));
+        }
         assert_eq!(read_frame(&mut from).unwrap(), None);
     }
 
@@ -221,6 +305,13 @@ mod tests {
         assert!(refused(b"D\x01\x00\x10\x00").contains("at most 1048576 are allowed"));
         assert!(refused(b"P\x11\x00\x10\x00").contains("at most 1048592 are allowed"));
         assert!(refused(b"P\x08\0\0\0seven..8").contains("without an address"));
+        assert!(refused(b"C\x17\x00\x10\x00").contains("at most 1048598 are allowed"));
+        assert!(refused(b"C\x03\0\0\0zD\0").contains("too short"));
+        assert!(refused(b"C\x06\0\0\0?D\0\0\0\0").contains("unknown kind 0x3f"));
+        assert!(refused(b"C\x06\0\0\0zW\0\0\0\0").contains("unknown kind 0x57"));
+        assert!(refused(b"C\x06\0\0\0zP\0\0\0\0").contains("pages of nobody"));
+        assert!(refused(b"C\x06\0\0\0zD\x01\0\x10\0").contains("1048577 compressed bytes; at most 1048576"));
+        assert!(refused(b"C\x07\0\0\0lD\x05\0\0\0\0").contains("announced"));
         assert!(refused(b"W\x02\0\0\0{}").contains("not known"));
         assert!(refused(br#"W&"#).contains("fill whole buffer"));
         let unknown = br#"{"word":"dance"}"#;

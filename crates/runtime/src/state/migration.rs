@@ -49,6 +49,28 @@ pub enum Decision {
     Unknown,
 }
 
+/// The files by which one end of a migration shows the other who it is, and knows the other. All are in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The certificate, and those between it and the CA's, if there are any.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The certificate of the CA that the other end's has to be of; there may be several.
+    pub ca: PathBuf,
+}
+
+/// The way to the other end, for a later connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Way {
+    /// Where the container went.
+    pub(crate) destination: String,
+    /// The command that ran at the other end.
+    pub(crate) receiver: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<Identity>,
+}
+
 /// A migration, as its source remembers it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,10 +79,8 @@ pub(crate) struct Record {
     pub(crate) decision: Decision,
     /// The container here.
     pub(crate) id: String,
-    /// Where it went.
-    pub(crate) destination: String,
-    /// The command that ran at the other end.
-    pub(crate) receiver: String,
+    #[serde(flatten)]
+    pub(crate) way: Way,
     /// RFC 3339.
     pub(crate) time: String,
 }
@@ -75,12 +95,7 @@ pub(crate) struct Migration {
 
 impl Migration {
     /// Writes a migration down, undecided. `token` is its name.
-    pub(crate) fn begin(
-        store: &Store,
-        token: &str,
-        id: &str,
-        (destination, receiver): (String, String),
-    ) -> Result<Self> {
+    pub(crate) fn begin(store: &Store, token: &str, id: &str, way: Way) -> Result<Self> {
         let path = store.own_directory(DIRECTORY)?.join(token);
         let fail = |e: std::io::Error| Error::file(&path, &e);
         rustix::fs::mkdir(&path, owned::PRIVATE_DIR).map_err(|e| fail(e.into()))?;
@@ -90,8 +105,7 @@ impl Migration {
             version: VERSION,
             decision: Decision::Open,
             id: id.to_owned(),
-            destination,
-            receiver,
+            way,
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         let migration = Self { path, record, _locked: locked };
@@ -101,7 +115,7 @@ impl Migration {
 
     /// Makes a place for a container that comes here.
     pub(crate) fn receive(store: &Store, token: &str, id: &str) -> Result<Self> {
-        Self::begin(store, &format!("{INCOMING_PREFIX}{token}"), id, Default::default())
+        Self::begin(store, &format!("{INCOMING_PREFIX}{token}"), id, Way::default())
     }
 
     /// The file that says what was decided.
@@ -283,7 +297,12 @@ mod tests {
     use super::*;
 
     fn begun(store: &Store) -> Migration {
-        Migration::begin(store, "f00d", "c", ("ssh://there".into(), "hiber receive --stdio".into())).unwrap()
+        let way = Way {
+            destination: "ssh://there".into(),
+            receiver: "hiber receive --stdio".into(),
+            identity: None,
+        };
+        Migration::begin(store, "f00d", "c", way).unwrap()
     }
 
     #[test]
