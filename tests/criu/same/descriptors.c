@@ -269,6 +269,21 @@ static void show_tcp_error(void)
 	say("%s", error.revents & POLLERR ? "error" : "none");
 }
 
+/* A wish to be told of pressure (Documentation/accounting/psi.rst): poll(2) tells of an error where there is none. */
+static void make_pressure(void)
+{
+	static const char trigger[] = "some 1900000 2000000";
+	fds[0] = must(open("/proc/pressure/memory", O_RDWR | O_NONBLOCK));
+	must(write(fds[0], trigger, sizeof trigger));
+}
+
+static void show_pressure(void)
+{
+	struct pollfd told = { fds[0], POLLPRI, 0 };
+	must(poll(&told, 1, 0));
+	say("%s", told.revents & POLLERR ? "error" : "none");
+}
+
 const struct property descriptors[] = {
 	{ "epoll-exclusive", make_exclusive, show_exclusive },
 	{ "inotify-next-number", make_numbers, show_numbers },
@@ -286,6 +301,7 @@ const struct property descriptors[] = {
 	{ "pidfd-nonblocking", make_pidfds, show_pidfds },
 	{ "pidfd-of-thread", make_thread_pidfd, show_thread_pidfd },
 	{ "tcp-error-untold", make_tcp_error, show_tcp_error },
+	{ "pressure-trigger", make_pressure, show_pressure },
 	{ "character-devices", make_devices, show_devices },
 	{ 0 },
 };

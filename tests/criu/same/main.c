@@ -36,6 +36,11 @@ static const struct {
 	{ "threads", threads },
 	{ "protocols", protocols },
 	{ "descriptors", descriptors },
+	{ "calls", calls },
+	{ "numbers", numbers },
+	{ "terminals", terminals },
+	{ "registrations", registrations },
+	{ "rarer", rarer },
 };
 
 /* What a property's process shares with the first one. */

@@ -13,6 +13,8 @@ static _Noreturn void missing(const char *what)
 #include <cpuid.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <sys/io.h>
 #include <xmmintrin.h>
 
 /* Kernels and processors may be without. */
@@ -154,6 +156,32 @@ static void show_thread_segment(void)
 	must(syscall(SYS_get_thread_area, &entry));
 	say("%#x %#x", entry.base_addr, entry.limit);
 }
+
+/* The right to use ports of the machine: without it such an instruction is a SIGSEGV. */
+static sigjmp_buf back;
+
+static void go_back(int unused)
+{
+	(void)unused;
+	siglongjmp(back, 1);
+}
+
+static void make_ports(void)
+{
+	may(ioperm(0x80, 1, 1), "ioperm");
+	signal(SIGSEGV, go_back);
+}
+
+static void show_ports(void)
+{
+	unsigned char byte;
+	if (sigsetjmp(back, 1)) {
+		say("denied");
+		return;
+	}
+	__asm__ volatile("inb $0x80, %0" : "=a"(byte));
+	say("allowed");
+}
 #else
 static void none(void)
 {
@@ -173,6 +201,8 @@ static void none(void)
 #define show_no_cpuid none
 #define make_permission none
 #define show_permission none
+#define make_ports none
+#define show_ports none
 #endif
 
 const struct property processor[] = {
@@ -183,5 +213,6 @@ const struct property processor[] = {
 	{ "thread-descriptor-table", make_thread_segment, show_thread_segment },
 	{ "no-cpuid", make_no_cpuid, show_no_cpuid },
 	{ "tile-permission", make_permission, show_permission },
+	{ "port-permission", make_ports, show_ports },
 	{ 0 },
 };

@@ -145,3 +145,10 @@ pub(super) const fn refused(
 pub(super) const fn differs(name: &'static str, read: &'static str, words: &'static str) -> Row {
     Row::new(name, read, Expect::Differs(words))
 }
+
+/// Gives the first process one more capability, for [`Row::config`].
+pub(super) fn may(config: &mut Value, capability: &str) {
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set].as_array_mut().expect("a set").push(json!(capability));
+    }
+}

@@ -226,7 +226,7 @@ macro_rules! areas {
     };
 }
 
-areas! { tasks signals memory processor files sockets queues timers ipc networks mounts cgroups namespaces threads protocols descriptors }
+areas! { tasks signals memory processor files sockets queues timers ipc networks mounts cgroups namespaces threads protocols descriptors calls numbers terminals registrations rarer }
 
 /// Calls are made in the processes, and their memory is read and written, before all of it is there.
 #[test]
@@ -239,6 +239,19 @@ fn memory_that_comes_later_changes_nothing() {
         let saved: Vec<&Row> = rows.into_iter().filter(is_kept).collect();
         sleeps_and_wakes(&saved, 2, &["--background"]);
     }
+}
+
+/// The same calls end as if the container had slept where it runs on.
+#[test]
+fn calls_that_wait_where_the_container_runs_on() {
+    require!(Root, Criu, CPrograms);
+    let rows = rows::of("calls").iter().collect::<Vec<_>>();
+    let mut same = Same::start(&Runtime::hiber(), &rows).with_flags(&["--leave-running"]);
+    let before = same.ask();
+    same.checkpoint().ok();
+    let after = same.ask();
+    let faults: Vec<_> = rows.iter().filter_map(|row| fault(row, &before, &after)).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ struct property {
 };
 
 extern const struct property tasks[], signals[], memory[], processor[], files[], sockets[], queues[], timers[], ipc[], networks[], mounts[],
-	cgroups[], namespaces[], threads[], protocols[], descriptors[];
+	cgroups[], namespaces[], threads[], protocols[], descriptors[], calls[], numbers[], terminals[], registrations[], rarer[];
 
 /* Ends this property's process, and makes its value or its failure `words: errno`. */
 #define must(call) must_be((long)(call), #call)

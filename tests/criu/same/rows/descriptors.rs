@@ -30,5 +30,8 @@ pub(in super::super) const ROWS: &[Row] = &[
     // apart from others whose flags it must not need
     differs("tcp-error-untold", "poll(2), of a connection that was refused", "none (`untold-error` warns)")
         .peers(Peer::Fails, Peer::Fails),
+    refused("pressure-trigger", "poll(2) of /proc/pressure/memory", "pressure-trigger", "PSI")
+        .peers(Peer::Lost, Peer::Lost)
+        .unless("Operation not supported"),
     criu("character-devices", "write(2) to /dev/full, /dev/urandom and /dev/zero"),
 ];

@@ -1,5 +1,6 @@
 //! The rows, by area as the program has them.
 
+mod calls;
 mod cgroups;
 mod descriptors;
 mod files;
@@ -8,12 +9,16 @@ mod memory;
 mod mounts;
 mod namespaces;
 mod networks;
+mod numbers;
 mod processor;
 mod protocols;
 mod queues;
+mod rarer;
+mod registrations;
 mod signals;
 mod sockets;
 mod tasks;
+mod terminals;
 mod threads;
 mod timers;
 
@@ -37,6 +42,11 @@ pub(super) const AREAS: &[(&str, &str, &[Row])] = &[
     ("threads", "What threads have apart, and processes share", threads::ROWS),
     ("protocols", "Sockets of rarer protocols, keys, and errors that wait", protocols::ROWS),
     ("descriptors", "Descriptors of rarer kinds", descriptors::ROWS),
+    ("calls", "System calls that wait", calls::ROWS),
+    ("numbers", "Numbers and times that the kernel gives", numbers::ROWS),
+    ("terminals", "Terminals, memfds, and owners of descriptors", terminals::ROWS),
+    ("registrations", "What sockets have the kernel do", registrations::ROWS),
+    ("rarer", "Rarer memory, processes, timers, watches and mounts", rarer::ROWS),
 ];
 
 /// The rows of an area.

@@ -1,6 +1,6 @@
 //! Registers and settings of a thread: `same/processor.c`.
 
-use super::super::row::{Row, criu, hiber};
+use super::super::row::{Row, criu, differs, hiber, may};
 
 /// Other architectures have none of these, and many processors lack some.
 const NONE: &str = "Operation not supported";
@@ -13,4 +13,11 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("thread-descriptor-table", "get_thread_area(2)").unless(NONE),
     hiber("no-cpuid", "ARCH_GET_CPUID").unless(NONE),
     hiber("tile-permission", "ARCH_GET_XCOMP_PERM").unless(NONE),
+    differs(
+        "port-permission",
+        "an instruction that ioperm(2) allows",
+        "a SIGSEGV; nobody can see one before",
+    )
+    .config(|c| may(c, "CAP_SYS_RAWIO"))
+    .unless(NONE),
 ];

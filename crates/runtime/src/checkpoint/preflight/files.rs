@@ -30,6 +30,8 @@ const MISC_MAJOR: u32 = 10;
 const TUN_MINOR: u32 = 200;
 const AUTOFS_MINOR: u32 = 235;
 
+/// CLOCK_BOOTTIME of linux/time.h, the last one that CRIU knows of a timerfd.
+const BOOTTIME: i32 = 7;
 /// linux/magic.h, mqueue.c
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
@@ -115,7 +117,7 @@ impl FileChecks<'_> {
                 format!("descriptor {fd} is a pidfd of a thread (PIDFD_THREAD)"),
             );
         } else if let Some(name) = target.strip_prefix("anon_inode:") {
-            self.anonymous(fd, name);
+            self.anonymous(fd, name, field("clockid:").and_then(|clock| clock.parse().ok()));
         } else if kind.is_char_device() {
             let outside = outside();
             self.device(fd, target, meta, outside);
@@ -158,11 +160,15 @@ impl FileChecks<'_> {
         self.findings.of(self.task, check, what).path = Some(path.to_owned());
     }
 
-    fn anonymous(&mut self, fd: i32, name: &str) {
+    /// `clock` is that of a timer.
+    fn anonymous(&mut self, fd: i32, name: &str, clock: Option<i32>) {
         if name == "[io_uring]" {
             self.findings.of(self.task, &IO_URING, format!("descriptor {fd} is an io_uring"));
         } else if name == "bpf-map" {
             self.findings.of(self.task, &BPF_MAP, format!("descriptor {fd} is a BPF map"));
+        } else if clock.is_some_and(|clock| clock > BOOTTIME) {
+            let what = format!("descriptor {fd} is a timer that wakes the machine (CLOCK_BOOTTIME_ALARM)");
+            self.findings.of(self.task, &KIND, what);
         } else if !KNOWN.contains(&name) {
             let name = name.trim_matches(['[', ']']);
             self.findings.of(

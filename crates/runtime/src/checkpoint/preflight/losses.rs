@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketAddrAny, SocketAddrUnix, Socke
 
 use super::table::{DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, UNTOLD, URGENT};
 use super::tasks::{self, Proc};
-use super::{Accepted, Findings, apart};
+use super::{Accepted, Findings, apart, bound, sessions};
 use crate::checkpoint::kept::signatures::{has_authentication, is_encrypted};
 use crate::container::task::Task;
 use crate::error::Result;
@@ -38,6 +38,7 @@ pub(super) fn check(findings: &mut Findings, tasks: &[Proc], frozen: bool) {
     }
     senders.tell(findings);
     apart::check(findings, tasks);
+    sessions::check(findings, tasks);
 }
 
 /// A POSIX timer's line `signal: NUMBER/VALUE` and `ClockID: NUMBER` (proc_pid_timers(5)).
@@ -99,16 +100,22 @@ fn descriptors<'a>(
         let text = target.to_str().unwrap_or_default();
         let events = matches!(text, "anon_inode:inotify" | "anon_inode:[fanotify]");
         // The others' names are not theirs alone.
-        let is_new = events || text.starts_with("socket:[") && seen.insert(target.clone());
+        let is_pressure = bound::is_pressure(text);
+        let is_new = events || is_pressure || text.starts_with("socket:[") && seen.insert(target.clone());
         if !is_new {
             continue;
         }
         let Ok(copy) = owner.copy(fd) else { continue };
-        if !events {
+        if is_pressure {
+            bound::pressure(findings, task, fd, &copy);
+        } else if !events {
             socket(findings, task, fd, &copy, frozen);
             senders.add(task, fd, copy.as_fd());
         } else if rustix::io::ioctl_fionread(&copy).is_ok_and(|bytes| bytes > 0) {
             findings.of(task, &EVENTS, format!("descriptor {fd} has events to tell that nobody has read"));
+        }
+        if text == "anon_inode:[fanotify]" {
+            bound::fanotify(findings, task, fd);
         }
     }
 }
@@ -124,6 +131,7 @@ fn socket(findings: &mut Findings, task: &Proc, fd: i32, copy: &OwnedFd, frozen:
         findings.of(task, &URGENT, format!("descriptor {fd} has a byte out of band to be read"));
     }
     match family {
+        AddressFamily::NETLINK => bound::netlink(findings, task, fd, copy.as_fd()),
         AddressFamily::INET | AddressFamily::INET6 | AddressFamily::PACKET
             if !is_stream && has_message(copy) =>
         {

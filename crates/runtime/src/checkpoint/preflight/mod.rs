@@ -5,6 +5,7 @@
 
 mod accept;
 mod apart;
+mod bound;
 mod device_names;
 mod dump;
 mod explain;
@@ -16,6 +17,7 @@ mod mounts;
 mod network;
 pub(crate) mod restore;
 mod root_files;
+mod sessions;
 mod sockets;
 mod table;
 mod tasks;

@@ -12,7 +12,7 @@ use hiber_sandbox::mountinfo::{self, Mount};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::resolve::Root;
 use oci_spec::runtime::Spec;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -275,6 +275,17 @@ impl<'a> Comparison<'a> {
             if mount.idmapped {
                 // CRIU would make it without its map, and the owners of a tmpfs's files would be those that the map shows.
                 self.tell(&MOUNT, "an id-mapped mount was made inside".into(), &mount.point);
+            } else if mount.removed {
+                let what = "what was bound there was removed since, and no restore has its content";
+                self.tell(&MOUNT, what.into(), &mount.point);
+            } else if mount.fstype == "devpts"
+                && let Some(number) = self.number_of_two(mount)?
+            {
+                // CRIU takes terminals for one another by their numbers.
+                let what = format!(
+                    "a terminal {number} of a devpts that was mounted inside is open, and another one of that number"
+                );
+                self.tell(&MOUNT, what, &mount.point);
             } else if mount.fstype == "tracefs" {
                 // The kernel mounts it by itself below debugfs, where somebody looks for it.
                 let automatic = |above: &&Mount| above.id == mount.parent && above.fstype == "debugfs";
@@ -300,6 +311,20 @@ impl<'a> Comparison<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The number of a terminal that is open both of this devpts and of another one.
+    fn number_of_two(&self, mount: &Mount) -> Result<Option<u32>> {
+        let (mut here, mut elsewhere) = (HashSet::new(), HashSet::new());
+        for process in self.task.tasks()?.iter().filter(|process| !process.is_dead()) {
+            for link in entries(process, "fd") {
+                let Ok(is) = statx(CWD, &link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE) else { continue };
+                let Some(number) = terminal(&is, process, &link) else { continue };
+                let is_here = format!("{}:{}", is.stx_dev_major, is.stx_dev_minor) == mount.device;
+                if is_here { &mut here } else { &mut elsewhere }.insert(number);
+            }
+        }
+        Ok(here.intersection(&elsewhere).min().copied())
     }
 
     /// Whether a mount is where config.json, or a bind of it, has one.
@@ -374,12 +399,32 @@ fn hidden_queues(pid: i32) -> Result<Vec<String>> {
     })
 }
 
+/// The number of an open terminal of a devpts (Documentation/admin-guide/devices.txt); a master tells it in /proc (`tty-index`).
+fn terminal(is: &rustix::fs::Statx, process: &Proc, link: &Path) -> Option<u32> {
+    const SLAVES: u32 = 136;
+    const MASTER: (u32, u32) = (5, 2);
+    if !FileType::from_raw_mode(is.stx_mode.into()).is_char_device() {
+        return None;
+    }
+    if is.stx_rdev_major == SLAVES {
+        return Some(is.stx_rdev_minor);
+    }
+    if (is.stx_rdev_major, is.stx_rdev_minor) != MASTER {
+        return None;
+    }
+    let info = hiber_sys::file::read_to_string(process.path("fdinfo").join(link.file_name()?)).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("tty-index:")?.trim().parse().ok())
+}
+
+/// The links in a directory of a process in /proc.
+fn entries(process: &Proc, name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(process.path(name)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 /// The links of /proc to the files that a process has open or mapped, or is in.
 fn used(process: &Proc) -> impl Iterator<Item = PathBuf> {
-    let all = |name: &str| {
-        let entries = std::fs::read_dir(process.path(name)).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).collect::<Vec<_>>()
-    };
+    let all = |name: &str| entries(process, name);
     let single = ["cwd", "root", "exe"].map(|name| process.path(name));
     single.into_iter().chain(all("fd")).chain(all("map_files"))
 }

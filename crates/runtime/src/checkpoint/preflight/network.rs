@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use ::procfs::net::TcpState;
+use ::procfs::process::Process;
 use hiber_sandbox::network::{self, Contents, Device};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::device_names::taken_twice;
-use super::table::{NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
+use super::table::{CLOSING, NETWORK_DEVICE, NETWORK_PART, NETWORK_ROUTE};
 use super::tasks::Proc;
 use super::{Accepted, Findings};
 use crate::checkpoint::{CheckpointOptions, config_file, joined};
@@ -55,8 +57,27 @@ pub(super) fn check(
             // Nothing is known then, and CRIU is asked.
             Err(e) => tracing::debug!("the network namespace of process {} is not looked at: {e}", task.pid),
         }
+        if options.criu.tcp_established == Some(true) {
+            closing(findings, task);
+        }
     }
     Ok(())
+}
+
+/// Connections that their processes have closed, and that have more to send than that.
+fn closing(findings: &mut Findings, task: &Proc) {
+    let Ok(process) = Process::new(task.pid) else { return };
+    for entry in process.tcp().into_iter().chain(process.tcp6()).flatten() {
+        let is_closing = matches!(entry.state, TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck);
+        // The end of the stream counts as a byte.
+        if entry.inode == 0 && is_closing && entry.tx_queue > 1 {
+            let (local, remote) = (entry.local_address, entry.remote_address);
+            findings.add(
+                &CLOSING,
+                format!("the closed TCP connection {local} to {remote} has not sent everything yet"),
+            );
+        }
+    }
 }
 
 /// A process for each network namespace whose contents CRIU saves.

@@ -140,6 +140,10 @@ checks! {
     SESSION: "session", Checkpoint, Error,
         "a process belongs to a session outside the container",
         "let the process call setsid(2); where the container has no pid namespace of its own, pass --shell-job";
+    SESSION_LEADER: "session-leader", Checkpoint, Error,
+        "the leader of a process's session is gone, or none of its ancestors, and the process came to another parent than the \
+         container's first one (PR_SET_CHILD_SUBREAPER): no restore can make it a member again",
+        "let the process end first, or let the container's first process take orphans";
     NAMESPACE: "nested-namespace", Checkpoint, Error,
         "a process lives in another pid, user, ipc, uts, time or cgroup namespace than the first process",
         "stop it first: CRIU saves nested mount and network namespaces only";
@@ -250,6 +254,19 @@ checks! {
     EVENTS: "unread-events", Checkpoint, Loss,
         "inotify or fanotify has events to tell that nobody has read, which CRIU does not save",
         "let the process read them, or try again in a moment";
+    WHOLE_MARK: "filesystem-mark", Checkpoint, Loss,
+        "fanotify watches a whole file system (FAN_MARK_FILESYSTEM); after a restore it does not",
+        "let the process watch mounts or directories instead, or ask for it again after a restore";
+    PACKETS_TAKEN: "packet-queue", Checkpoint, Loss,
+        "a netlink socket takes packets of the firewall, or logs of them (NFQUEUE, NFLOG); after a restore it gets none",
+        "let the process close it first, or bind it again after a restore";
+    PRESSURE: "pressure-trigger", Checkpoint, Loss,
+        "a file about pressure (PSI) is open for writing, so that it may have a trigger; after a restore it has none, and poll(2) \
+         tells of an error at once",
+        "let the process close it first, and open it anew after a restore";
+    CLOSING: "tcp-closing", Checkpoint, Loss,
+        "a TCP connection that was closed has not sent everything yet: nobody has it open, so that CRIU does not save it",
+        "try again in a moment, when the other end has got the rest";
     EMPTY: "empty-datagram", Checkpoint, Loss,
         "a unix socket has a datagram without content to be read: CRIU saves neither that nor those behind it",
         "let the process read it, or try again in a moment";
