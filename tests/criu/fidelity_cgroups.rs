@@ -198,11 +198,12 @@ fn images_that_freeze_their_restore_do_not_hold_it_up() {
 #[test]
 fn delegated_cgroups_of_v2() {
     require!(Root, Criu);
+    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
+    let _given = Given::of(&v2.mount);
     let c =
         Runtime::hiber_on_v2().container(Bundle::busybox().shell(&format!("sleep 10000 & {}", crate::COUNT)));
     c.run_detached().ok();
     wait_for("a count of 3", || count(&c) >= 3);
-    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
     let own = v2.mount.join(&c.bundle().cgroup()[1..]);
     let read = |name: &str| fs::read_to_string(own.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     for name in ["init", "work", "work/deep", "work/idle"] {
@@ -240,6 +241,61 @@ fn delegated_cgroups_of_v2() {
         assert_eq!(shows(), before);
         counts_on(&c, 3);
     }
+}
+
+/// The controllers that the machine's first cgroup gave to others before. New ones are taken back in the end, but for machines
+/// that forget everything, where all tests use these.
+struct Given(std::path::PathBuf, String);
+
+impl Given {
+    fn of(mount: &std::path::Path) -> Self {
+        let file = mount.join("cgroup.subtree_control");
+        let before = fs::read_to_string(&file).unwrap();
+        Self(file, before)
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if !hiber_tests::cgroup::is_mixed() {
+            return;
+        }
+        let had = |name: &&str| self.1.split_whitespace().any(|before| before == *name);
+        for name in
+            fs::read_to_string(&self.0).unwrap_or_default().split_whitespace().filter(|name| !had(name))
+        {
+            // Somebody else may need it by now.
+            let _ = fs::write(&self.0, format!("-{name}"));
+        }
+    }
+}
+
+#[test]
+fn threads_in_a_cgroup_below_are_a_loss() {
+    require!(Root, Criu);
+    let c = Runtime::hiber_on_v2().container(Bundle::busybox().shell(crate::COUNT));
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
+    let own = v2.mount.join(&c.bundle().cgroup()[1..]);
+    let threads = own.join("init/threads");
+    fs::create_dir_all(&threads).unwrap();
+    let procs = || fs::read_to_string(own.join("cgroup.procs")).unwrap();
+    wait_for("nobody to be in the container's cgroup itself", || {
+        // It may have ended.
+        procs().lines().for_each(|pid| drop(fs::write(own.join("init/cgroup.procs"), pid)));
+        procs().is_empty()
+    });
+    fs::write(threads.join("cgroup.type"), "threaded").unwrap();
+    fs::write(threads.join("cgroup.threads"), c.pid().to_string()).unwrap();
+    let before = count(&c);
+    let report = crate::failures::preflight(&c, &[]);
+    assert!(crate::failures::finding(&report, "threaded-cgroup").is_some(), "{report:#}");
+    c.checkpoint(&[]).fails("init/threads").fails("--accept threaded-cgroup");
+    counts_on(&c, before);
+    c.checkpoint(&["--accept", "threaded-cgroup"]).ok();
+    c.restore(&[]).ok();
+    counts_on(&c, before);
 }
 
 /// The controllers that the cgroups in `own` can have. The kernel gives a cgroup those that the ones above it have, from the top on.

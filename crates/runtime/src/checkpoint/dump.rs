@@ -289,6 +289,7 @@ impl<'a> Dump<'a> {
             Some(CgroupMode::Ignore) => Cgroups::default(),
             _ => Cgroups::of(pid, &pids, &task.facts()?.cgroup)?,
         };
+        preflight::check_cgroups(&cgroups, &mut self.admitted.accepted)?;
         Kept { nosymfollow, resources, networks, cgroups, ..kept }.write(dir)?;
         if !loopback {
             // It may have changed before it was frozen.

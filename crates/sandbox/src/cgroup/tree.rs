@@ -55,6 +55,9 @@ struct Group {
     /// The controllers that it gives to those in it.
     controllers: String,
     values: BTreeMap<String, String>,
+    /// Whether it has threads instead of processes, which nobody makes again.
+    #[serde(skip)]
+    threaded: bool,
 }
 
 /// A container's cgroups by their path below the container's own, which is `""`; nothing if there is none below that.
@@ -65,6 +68,11 @@ impl Tree {
     /// Whether there are no cgroups below the container's.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// One that has threads instead of processes (`cgroup.type`).
+    pub fn threaded(&self) -> Option<&str> {
+        self.0.iter().find(|(_, group)| group.threaded).map(|(name, _)| name.as_str())
     }
 
     /// All of them.
@@ -146,6 +154,7 @@ fn read(dir: Dir, name: String, tree: &mut Tree, places: &mut Vec<Place>) -> Res
     let stat = rustix::fs::fstat(&dir)
         .map_err(|e| SysError::new("fstat", dir.path().display().to_string(), e.raw_os_error()))?;
     let mut group = Group { owner: (stat.st_uid, stat.st_gid), ..Group::default() };
+    group.threaded = dir.read("cgroup.type").is_ok_and(|kind| kind.trim() == "threaded");
     group.controllers = dir.read(CONTROL).unwrap_or_default().trim().to_owned();
     let files =
         std::fs::read_dir(dir.path()).map(|files| files.flatten().collect::<Vec<_>>()).unwrap_or_default();

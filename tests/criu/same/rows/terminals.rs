@@ -6,7 +6,7 @@ use hiber_tests::require::Need;
 pub(in super::super) const ROWS: &[Row] = &[
     differs("terminal-speeds", "TCGETS2, of speeds that have no name (BOTHER)", "38400 baud"),
     criu("terminal-locked", "TIOCGPTLCK"),
-    refused("terminal-discipline", "TIOCGETD, of N_NULL", "", "fetch params").hidden(),
+    refused("terminal-discipline", "TIOCGETD, of N_NULL", "", "criu dump failed").hidden(),
     differs("terminal-line-begun", "read(2) of a line of which a part was typed before", "without that part"),
     criu("terminal-hung-up", "poll(2) and read(2), after the other end was closed"),
     criu("terminal-settings-locked", "TIOCGLCKTRMIOS"),

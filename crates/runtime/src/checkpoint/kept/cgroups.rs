@@ -15,6 +15,9 @@ use crate::host::procfs::Numbered;
 pub(crate) struct Cgroups {
     tree: Tree,
     processes: BTreeMap<i32, String>,
+    /// One that has threads instead of processes, which CRIU does not make: the first process is below the container's cgroup.
+    #[serde(skip)]
+    pub(crate) threaded: Option<String>,
 }
 
 impl Cgroups {
@@ -25,11 +28,14 @@ impl Cgroups {
             return Ok(Self::default());
         }
         let mut processes = BTreeMap::new();
+        let is_first = |(pid, name): &(u32, String)| *pid == first.unsigned_abs() && !name.is_empty();
+        let threaded = places.iter().find(|place| is_first(place)).and_then(|_| tree.threaded());
+        let threaded = threaded.map(str::to_owned);
         for Numbered { process, .. } in Numbered::all(first, pids) {
             let place = places.iter().find(|(pid, _)| Ok(*pid) == u32::try_from(process.outer));
             processes.extend(place.map(|(_, name)| (process.inner, name.clone())));
         }
-        Ok(Self { tree, processes })
+        Ok(Self { tree, processes, threaded })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

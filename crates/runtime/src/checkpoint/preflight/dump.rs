@@ -125,6 +125,7 @@ impl Task {
         watches::check(findings, first, &tasks);
         if !options.pre_dump {
             losses::check(findings, &tasks, false);
+            losses::cgroups_of(findings, self, options)?;
         }
         let mut deleted = HashMap::new();
         let open: Vec<_> = tasks

@@ -4,14 +4,19 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use hiber_criu::CgroupMode;
 use hiber_sys::pidfd::DescriptorOwner;
 use hiber_sys::socket::{option, set_option};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 
-use super::table::{DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, UNTOLD, URGENT};
+use super::table::{
+    DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, THREADED, UNTOLD, URGENT,
+};
 use super::tasks::{self, Proc};
 use super::{Accepted, Findings, apart, bound, sessions};
+use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::kept::Cgroups;
 use crate::checkpoint::kept::signatures::{has_authentication, is_encrypted};
 use crate::container::task::Task;
 use crate::error::Result;
@@ -27,6 +32,28 @@ pub(crate) fn check_losses(task: &Task, frozen: bool, accepted: &mut Accepted) -
     let (tasks, _) = tasks::split(task.tasks()?);
     check(&mut findings, &tasks, frozen);
     accepted.judge(&findings)
+}
+
+/// Refuses cgroups that nobody would make as they are, unless that is accepted.
+pub(crate) fn check_cgroups(cgroups: &Cgroups, accepted: &mut Accepted) -> Result<()> {
+    let mut findings = Findings::default();
+    self::cgroups(&mut findings, cgroups);
+    accepted.judge(&findings)
+}
+
+/// Looks at the cgroups that a checkpoint with these options saves.
+pub(super) fn cgroups_of(findings: &mut Findings, task: &Task, options: &CheckpointOptions) -> Result<()> {
+    if options.criu.cgroups_mode != Some(CgroupMode::Ignore) {
+        let facts = task.facts()?;
+        cgroups(findings, &Cgroups::of(facts.pid, &task.pids()?, &facts.cgroup)?);
+    }
+    Ok(())
+}
+
+fn cgroups(findings: &mut Findings, cgroups: &Cgroups) {
+    if let Some(name) = &cgroups.threaded {
+        findings.add(&THREADED, format!("the cgroup {name} has threads instead of processes"));
+    }
 }
 
 /// Looks at all descriptors and timers of processes.

@@ -33,7 +33,7 @@ pub use accept::ACCEPT;
 pub(crate) use accept::Accepted;
 pub(crate) use explain::{explain, explain_restore};
 pub(crate) use host::{attacked, check_pipe_size, check_root};
-pub(crate) use losses::check_losses;
+pub(crate) use losses::{check_cgroups, check_losses};
 pub(crate) use mount_comparison::{MountComparison, compare_mounts};
 pub(crate) use network::{check_network, saved_networks};
 pub(crate) use restore::check_restore;

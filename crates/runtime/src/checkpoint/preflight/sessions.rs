@@ -9,7 +9,7 @@ use super::tasks::Proc;
 
 /// Looks at processes, of which the first is the container's first one.
 pub(super) fn check(findings: &mut Findings, tasks: &[Proc]) {
-    let all: Vec<_> = tasks.iter().map(|task| (task.pid, task.stat.ppid, task.stat.session)).collect();
+    let all: Vec<_> = tasks.iter().map(|task| (task.pid, task.parent, task.session)).collect();
     if let Some((at, why)) = orphan(&all) {
         findings.of(&tasks[at], &SESSION_LEADER, why);
     }

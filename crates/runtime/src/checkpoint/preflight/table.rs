@@ -267,6 +267,10 @@ checks! {
     CLOSING: "tcp-closing", Checkpoint, Loss,
         "a TCP connection that was closed has not sent everything yet: nobody has it open, so that CRIU does not save it",
         "try again in a moment, when the other end has got the rest";
+    THREADED: "threaded-cgroup", Checkpoint, Loss,
+        "a cgroup of version 2 has threads instead of processes (cgroup.type), and the first process is below the container's own \
+         cgroup; after a restore the threads are in their process's cgroup",
+        "let the first process stay in the container's cgroup, or put the threads back";
     EMPTY: "empty-datagram", Checkpoint, Loss,
         "a unix socket has a datagram without content to be read: CRIU saves neither that nor those behind it",
         "let the process read it, or try again in a moment";

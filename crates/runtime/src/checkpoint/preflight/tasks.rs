@@ -40,7 +40,7 @@ pub(super) struct Proc {
     state: char,
     pub(super) parent: i32,
     /// In the runtime's pid namespace; 0 for one that is not in there.
-    session: i32,
+    pub(super) session: i32,
     pub(super) threads: u32,
     exit_signal: i32,
     /// The text of /proc/PID/status (proc_pid_status(5)).
