@@ -159,6 +159,21 @@ fn a_dry_run_moves_nothing() {
     counts_on(&c, 3);
 }
 
+#[test]
+fn a_dry_run_looks_at_this_end_too() {
+    require!(Root, Criu, Redis);
+    let connected = "redis-server --bind 127.0.0.1 --save '' --appendonly no & \
+                     until redis-cli ping; do sleep 0.05; done; sleep 1000 | nc 127.0.0.1 6379";
+    let c = Runtime::hiber().container(Bundle::redis().shell(connected));
+    c.run_detached().ok();
+    let there = there(Bundle::redis());
+    wait_for("the connection", || !migrate(&c, &there, &["--dry-run"]).status.success());
+    migrate(&c, &there, &["--dry-run"]).fails("pass --tcp-established").exited(1);
+    migrate(&c, &there, &["--dry-run", "--tcp-established"]).ok();
+    assert_gone(&there);
+    assert_eq!(c.status(), "running");
+}
+
 /// It is refused with these words, and runs on; nothing is left there.
 #[track_caller]
 fn refused(c: &Container, there: &Container, flags: &[&str], words: &str) {
@@ -180,6 +195,17 @@ fn what_cannot_be_there_is_refused_before_anything_moves() {
     refused(&c, &there(mounted), &[], "mounts: ");
     let terminal = Bundle::busybox().edit(|config| config["process"]["terminal"] = json!(true));
     refused(&c, &there(terminal), &[], "process.terminal");
+    let its_cgroup = c.bundle().config()["linux"]["cgroupsPath"].clone();
+    let busy = Bundle::busybox().edit(|config| config["linux"]["cgroupsPath"] = its_cgroup);
+    refused(&c, &there(busy), &[], "container's cgroup is not empty");
+    let bound = |source: &str| {
+        Bundle::busybox().mount(json!({
+            "destination": "/data", "type": "bind", "source": source, "options": ["bind"]
+        }))
+    };
+    let with_data = counter(&Runtime::hiber(), bound("/tmp"));
+    let words = "the source of /data: /nonexistent/data: no such file or directory";
+    refused(&with_data, &there(bound("/nonexistent/data")), &[], words);
     let taken = counter(&Runtime::hiber(), Bundle::busybox());
     refused(&c, &taken, &[], "already exists");
     counts_on(&taken, 3);

@@ -64,7 +64,7 @@ pub fn receive(
     let criu = CriuOptions { criu: options.criu.clone(), ..CriuOptions::default() };
     migration::sweep(&runtime.store);
     remove_half_of(runtime, &offer)?;
-    let id = match foresight::check(&runtime.store, &offer, &criu) {
+    let id = match foresight::check(&runtime.store, &offer, &criu, options.systemd_cgroup) {
         Ok(id) => id,
         Err(e) => {
             connection.say(&Word::Refuse(chain(&e)))?;

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use hiber_criu::Version;
+use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::plan::MountSource;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::word::Offer;
 use crate::checkpoint::CriuOptions;
+use crate::checkpoint::preflight::check_root;
 use crate::container::prepared::{CreateOptions, Prepared};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -31,7 +34,12 @@ pub(super) fn processor() -> Vec<String> {
 }
 
 /// Refuses an offer that could not be restored here. The result is the container's id.
-pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<ContainerId> {
+pub(super) fn check(
+    store: &Store,
+    offer: &Offer,
+    criu: &CriuOptions,
+    systemd_cgroup: bool,
+) -> Result<ContainerId> {
     let invalid = |why: String| Err(Error::Invalid(why));
     let id: ContainerId = offer.id.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
     match store.open(&id) {
@@ -40,7 +48,8 @@ pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<
         Err(e) => return Err(e),
     }
     let bundle = Path::new(&offer.bundle);
-    let prepared = Prepared::new(&id, &CreateOptions { bundle: bundle.into(), ..CreateOptions::default() })?;
+    let options = CreateOptions { bundle: bundle.into(), systemd_cgroup, ..CreateOptions::default() };
+    let prepared = Prepared::new(&id, &options)?;
     let theirs: Spec = serde_json::from_str(&offer.config)
         .map_err(|e| Error::Invalid(format!("the source's config.json cannot be understood: {e}")))?;
     if let Some(difference) = difference(&theirs, &prepared.spec) {
@@ -49,6 +58,7 @@ pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<
     if prepared.plan.init.process.terminal {
         return invalid("process.terminal: a container with a terminal cannot be received yet".into());
     }
+    check_places(&prepared)?;
     check_criu(offer, criu)?;
     let ours = processor();
     let missing: Vec<_> =
@@ -71,6 +81,25 @@ pub(super) fn check(store: &Store, offer: &Offer, criu: &CriuOptions) -> Result<
         }
         _ => Ok(id),
     }
+}
+
+/// The cgroup, the root file system and the sources of bind mounts.
+fn check_places(prepared: &Prepared) -> Result<()> {
+    let cgroup = Cgroup::open(prepared.cgroup.clone(), OnDenied::Skip)?;
+    if cgroup.exists() {
+        cgroup.check_unused()?;
+    }
+    let Some(root) = &prepared.plan.init.root else { return Ok(()) };
+    check_root(&root.path, &prepared.spec)?;
+    for mount in &root.mounts {
+        if let MountSource::Bind { path, .. } = &mount.source
+            && let Err(e) = std::fs::metadata(path)
+        {
+            return Err(Error::file(path, &e))
+                .context(format!("the source of {}", mount.destination.display()));
+        }
+    }
+    Ok(())
 }
 
 fn check_criu(offer: &Offer, criu: &CriuOptions) -> Result<()> {

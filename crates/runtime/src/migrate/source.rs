@@ -16,6 +16,7 @@ use super::packing::Compress;
 use super::place::Destination;
 use super::word::{MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::preflight::Severity;
 use crate::checkpoint::staging::HandOver;
 use crate::checkpoint::words::Word;
 use crate::container::task::Task;
@@ -147,6 +148,9 @@ impl Task {
         if status != Status::Running {
             return self.refuse(&format!("Container cannot be migrated in {status} state"), status);
         }
+        if options.dry_run {
+            self.check_here(&options.checkpoint)?;
+        }
         let store = Store::of(self.container().entry());
         migration::sweep(&store);
         let token = Token::new()?;
@@ -186,6 +190,14 @@ impl Task {
         giving
             .end(&store, &token.to_hex(), given)
             .map(|migrated| Migrated { total: began.elapsed(), ..migrated })
+    }
+
+    /// Refuses what a checkpoint would fail by. One that is made does so by itself.
+    fn check_here(&self, options: &CheckpointOptions) -> Result<()> {
+        let report = self.check_checkpoint(options)?;
+        // Room is needed on no disk.
+        let mut found = report.findings.iter().filter(|f| f.severity <= Severity::Loss && f.check != "space");
+        found.next().map_or(Ok(()), |f| Err(Error::Invalid(format!("{}: {f}: {}", f.check, f.advice))))
     }
 
     fn offer(&self, token: &Token, options: &MigrateOptions) -> Result<Offer> {
