@@ -117,6 +117,22 @@ fn a_container_of_a_pod_returns_to_its_pod_and_to_another() {
     other.is_untouched();
 }
 
+/// As in a pod of Kubernetes with `hostUsers: false`.
+#[test]
+fn the_user_namespace_of_a_pod_is_refused() {
+    require!(Root, Criu, UserNamespaces);
+    let pod = counter(&Runtime::hiber(), Bundle::busybox().user_namespace(100_000));
+    let of = |kind: &str| format!("/proc/{}/ns/{kind}", pod.pid());
+    for joined in [&["user", "network", "ipc"][..], &["user"]] {
+        let bundle = Bundle::busybox().user_namespace(100_000);
+        let bundle = joined.iter().fold(bundle, |bundle, kind| {
+            bundle.namespace(kind, Some(&of(kind.strip_suffix("work").unwrap_or(kind))))
+        });
+        let c = counter(&Runtime::hiber(), bundle);
+        refused(&c, "joined-user-namespace", "joins a user namespace");
+    }
+}
+
 #[test]
 fn a_checkpoint_of_runc_leaves_a_pod_alone_too() {
     require!(Root, Criu, Runc);

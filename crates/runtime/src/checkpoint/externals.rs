@@ -275,6 +275,11 @@ pub(crate) fn entered(spec: &Spec) -> impl Iterator<Item = (&'static str, PathBu
         .map(|(kind, path)| (kind.proc_name(), path))
 }
 
+/// The user namespace that is joined, if one is.
+pub(super) fn joined_user_namespace(spec: &Spec) -> Option<PathBuf> {
+    by_path(spec).find(|(kind, _)| *kind == NamespaceKind::User).map(|(_, path)| path)
+}
+
 pub(super) fn by_path(spec: &Spec) -> impl Iterator<Item = (NamespaceKind, PathBuf)> {
     let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
     let with_path = |ns: &oci_spec::runtime::LinuxNamespace| {

@@ -33,8 +33,8 @@ use request::{StandIns, limit_file_sizes};
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::options::RestoreContainerOptions;
-use crate::checkpoint::preflight::explain_restore;
 use crate::checkpoint::preflight::restore::unloaded_profile;
+use crate::checkpoint::preflight::{check_user_namespace, explain_restore};
 use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::view::View;
@@ -90,6 +90,7 @@ pub(crate) fn restore_through(
     helpers::check()?;
     let prepared = Prepared::new(id, &options.as_create())?;
     check_profile(options)?;
+    check_user_namespace(&prepared.spec)?;
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups } =

@@ -10,7 +10,8 @@ use crate::checkpoint::named::Named;
 use crate::checkpoint::network::has_fresh_network;
 use crate::checkpoint::options::CheckpointOptions;
 use crate::checkpoint::preflight::{
-    Accepted, MountComparison, before_freezing, check_losses, check_network, check_root, compare_mounts,
+    Accepted, MountComparison, before_freezing, check_losses, check_network, check_root,
+    check_user_namespace, compare_mounts,
 };
 use crate::container::monitor;
 use crate::container::task::Task;
@@ -44,6 +45,7 @@ impl Admitted {
         }
         named.map_or(Ok(()), Named::check)?;
         let (spec, whole) = (task.container().spec()?, !options.pre_dump);
+        check_user_namespace(&spec)?;
         let mut accepted = Accepted::of(&options.accept, &spec)?;
         let may_freeze = before_freezing(task, status, whole)?;
         let freezer = freezer(task.cgroup()).filter(|_| may_freeze);

@@ -109,6 +109,7 @@ impl Task {
             on(criu.shell_job),
             facts.namespaces.contains(&NamespaceKind::User),
         );
+        host::user_namespace(findings, spec);
         let mut size = Size::default();
         // CRIU's own configuration may allow what flags do not; it can say so in the log.
         let allowed = files::Allowed {

@@ -1,17 +1,19 @@
 //! CRIU's requirements of the machine.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ::procfs::net::TcpState;
 use hiber_criu::{NetworkLock, Session, Version, find_program};
 use oci_spec::runtime::Spec;
 
 use super::table::{
-    CRIU, CRIU_ATTACKED, DIRTY_TRACKING, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS, ROOT_TMP, SPACE,
+    CRIU, CRIU_ATTACKED, Check, DIRTY_TRACKING, JOINED_USER, LAZY_PAGES, PAGE_SERVER, PIPE_SIZE, PROGRAMS,
+    ROOT_TMP, SPACE,
 };
 use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
+use crate::checkpoint::externals::joined_user_namespace;
 use crate::error::{Error, Result};
 
 /// The size of CRIU's page pipes without CAP_SYS_RESOURCE: CRIU wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
@@ -76,6 +78,22 @@ pub(super) fn root(findings: &mut Findings, rootfs: &Path, spec: &Spec) {
 pub(crate) fn check_root(rootfs: &Path, spec: &Spec) -> Result<()> {
     let refuse = |what| Err(Error::Invalid(format!("{what}; {}", ROOT_TMP.advice)));
     root_problem(rootfs, spec).map_or(Ok(()), refuse)
+}
+
+/// A user namespace that config.json joins, as in a pod with one: no restore can join it again.
+pub(crate) fn check_user_namespace(spec: &Spec) -> Result<()> {
+    let refuse = |path: PathBuf| {
+        let Check { about, advice, .. } = &JOINED_USER;
+        Err(Error::Invalid(format!("{}: {about}; {advice}", path.display())))
+    };
+    joined_user_namespace(spec).map_or(Ok(()), refuse)
+}
+
+/// As [`check_user_namespace`], for a report.
+pub(super) fn user_namespace(findings: &mut Findings, spec: &Spec) {
+    if let Some(path) = joined_user_namespace(spec) {
+        findings.add(&JOINED_USER, JOINED_USER.about).path = Some(path.display().to_string());
+    }
 }
 
 /// Features that only a question to CRIU and the kernel can tell.

@@ -32,7 +32,7 @@ pub use crate::checkpoint::manifest::AcceptedLoss;
 pub use accept::ACCEPT;
 pub(crate) use accept::Accepted;
 pub(crate) use explain::{explain, explain_restore};
-pub(crate) use host::{attacked, check_pipe_size, check_root};
+pub(crate) use host::{attacked, check_pipe_size, check_root, check_user_namespace};
 pub(crate) use losses::{check_cgroups, check_losses};
 pub(crate) use mount_comparison::{MountComparison, compare_mounts};
 pub(crate) use network::{check_network, saved_networks};

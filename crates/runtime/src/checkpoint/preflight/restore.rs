@@ -118,6 +118,7 @@ fn configuration(findings: &mut Findings, prepared: &Prepared, options: &Restore
     if let Some(root) = &prepared.plan.init.root {
         host::root(findings, &root.path, &prepared.spec);
     }
+    host::user_namespace(findings, &prepared.spec);
     if let Err(e) = check_following_memory(options, &prepared.plan.namespaces) {
         findings.failed(&LAZY_PAGES, &e);
     }

@@ -147,6 +147,9 @@ checks! {
     NAMESPACE: "nested-namespace", Checkpoint, Error,
         "a process lives in another pid, user, ipc, uts, time or cgroup namespace than the first process",
         "stop it first: CRIU saves nested mount and network namespaces only";
+    JOINED_USER: "joined-user-namespace", Both, Error,
+        "config.json joins a user namespace; CRIU makes a new one, which has no rights in the others that it joins",
+        "give the container a user namespace of its own, or none";
     THREAD_APART: "thread-apart", Checkpoint, Loss,
         "a thread has a working directory, descriptors or namespaces of its own (unshare(2), setns(2)); after a restore it has its \
          process's",
