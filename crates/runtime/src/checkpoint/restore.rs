@@ -89,8 +89,7 @@ pub(crate) fn restore_through(
 ) -> Result<Task> {
     helpers::check()?;
     let prepared = Prepared::new(id, &options.as_create())?;
-    check_profile(options)?;
-    check_user_namespace(&prepared.spec)?;
+    check_configuration(options, &prepared)?;
     // Opened once: what is checked here is what CRIU gets.
     let images = ImageDirectory::open(&options.criu.image_path)?;
     let Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups } =
@@ -153,8 +152,9 @@ pub(crate) fn restore_through(
     Task::of_created(Container::of_created(id.clone(), entry, making.facts, prepared.spec), built, None)
 }
 
-/// CRIU finds out in the restored process that a profile is missing, and waits for the process in vain.
-fn check_profile(options: &RestoreContainerOptions<'_>) -> Result<()> {
+/// Faults that CRIU finds too late: in the restored process, for which it then waits in vain.
+fn check_configuration(options: &RestoreContainerOptions<'_>, prepared: &Prepared) -> Result<()> {
+    check_user_namespace(&prepared.spec)?;
     let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
     let problem = profile.and_then(|(module, name)| unloaded_profile(module, name));
     problem.map_or(Ok(()), |problem| Err(Error::Invalid(problem)))
