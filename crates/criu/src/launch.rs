@@ -115,12 +115,19 @@ impl<'a> Launch<'a> {
         self.patience = limit;
     }
 
-    /// Starts the process and asks for its version.
+    /// Starts the process and waits until it has told its version.
     ///
     /// # Errors
-    /// [`CriuError::CannotStart`] with what it printed, [`CriuError::TooOld`] below
-    /// [`Version::MINIMUM`].
+    /// Those of [`Self::begin`] and [`Loading::ready`].
     pub fn start(self) -> Result<Session> {
+        self.begin()?.ready()
+    }
+
+    /// Starts the process, which takes some milliseconds to load.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`]
+    pub fn begin(self) -> Result<Loading> {
         let criu = self.criu.path();
         // CRIU finds this process by the socket's peer credentials, which are those of its making.
         let (ours, theirs) =
@@ -132,16 +139,37 @@ impl<'a> Launch<'a> {
             reason: e.to_string(),
             printed: Vec::new(),
         })?;
-        let mut session = Session::with(ours, swrk, self.patience);
-        let found = session.version()?;
+        Ok(Loading { session: Session::with(ours, swrk, self.patience), criu: criu.into() })
+    }
+}
+
+/// A criu process that is being loaded.
+#[derive(Debug)]
+pub struct Loading {
+    session: Session,
+    criu: PathBuf,
+}
+
+impl Loading {
+    /// The session, of which nothing can be asked yet.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Waits until the process has told its version.
+    ///
+    /// # Errors
+    /// [`CriuError::CannotStart`] with what it printed, [`CriuError::TooOld`] below [`Version::MINIMUM`].
+    pub fn ready(mut self) -> Result<Session> {
+        let found = self.session.version()?;
         if found < Version::MINIMUM {
             return Err(CriuError::TooOld {
-                criu: criu.into(),
+                criu: self.criu,
                 found,
                 needed: Version::MINIMUM,
                 what: "hiber",
             });
         }
-        Ok(session)
+        Ok(self.session)
     }
 }

@@ -45,7 +45,7 @@ pub use diagnose::{Diagnosis, diagnose, diagnose_text};
 pub use directory::{ImageDirectory, PARENT};
 pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
-pub use launch::{CriuInfo, Launch};
+pub use launch::{CriuInfo, Launch, Loading};
 pub use lazy_memory::LazyMemory;
 pub use lazy_restore::{LazyRestore, LazyRun};
 pub use locate::{Criu, ENV_VAR, find_program};

@@ -132,17 +132,18 @@ impl<'a> Dump<'a> {
         if !admitted.fresh_network {
             keep_libnftables_plain(task, &mut launch)?;
         }
-        let mut session = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
-            [] => launch.start()?,
-            inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.start())??,
+        let loading = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
+            [] => launch.begin()?,
+            inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.begin())??,
         };
-        session.pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
+        loading.session().pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
         // CRIU is being loaded meanwhile.
         let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
         let mut seal = seal(task, options, &admitted)?;
         seal.work = work;
         seal.config = named.map(|named| named.config);
         seal.manifest.memory_token = memory.token().cloned();
+        let mut session = loading.ready()?;
         if options.pre_dump || options.dump.parent_path.is_some() {
             check_tracking(options, &mut session)?;
             memory::note_chain(task.container().entry())?;

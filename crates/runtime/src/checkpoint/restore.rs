@@ -299,14 +299,16 @@ impl Restoring<'_> {
         self.inherit(&mut launch, &mut inherited)?;
         let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
         Kept::shed()?;
-        let session = launch.start()?;
-        guard.map_or(Ok(()), |guard| guard.watch(&session))?;
+        let loading = launch.begin()?;
+        guard.map_or(Ok(()), |guard| guard.watch(loading.session()))?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
         let restorable = DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         restore.inherit_fds = inherited;
+        // From here on its memory counts among the container's.
+        let session = loading.ready()?;
         if let Some(pid) = session.pid() {
             // Tasks are born where CRIU is, and it counts their cgroups from there.
             making.adopt(cgroup, pid)?;
