@@ -223,6 +223,16 @@ fn delegated_cgroups_of_v2() {
     for (name, file, value) in &set {
         fs::write(own.join(name).join(file), value).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
     }
+    let attribute = |kind: &str| format!("{kind}.hiber");
+    for (name, kind) in [("work", "trusted"), ("work/deep", "user")] {
+        let (dir, flags) = (fs::File::open(own.join(name)).unwrap(), rustix::fs::XattrFlags::CREATE);
+        rustix::fs::fsetxattr(dir, attribute(kind), b"a unit", flags).unwrap();
+    }
+    let has_attribute = |name: &str, kind: &str| {
+        let mut value = [0; 16];
+        rustix::fs::getxattr(own.join(name), attribute(kind), &mut value[..])
+            .is_ok_and(|length| &value[..length] == b"a unit")
+    };
     let shows = || {
         let values =
             set.iter().map(|(name, file, _)| format!("{name}/{file} {}", read(&format!("{name}/{file}"))));
@@ -239,6 +249,34 @@ fn delegated_cgroups_of_v2() {
         assert!(!own.exists());
         c.restore(&[]).ok();
         assert_eq!(shows(), before);
+        // The container has no right to give a trusted one.
+        assert!(has_attribute("work/deep", "user") && !has_attribute("work", "trusted"));
+        counts_on(&c, 3);
+    }
+}
+
+#[test]
+fn trusted_attributes_of_a_privileged_container() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().shell(crate::COUNT).edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            hiber_tests::bundle::push(&mut config["process"]["capabilities"][set], "CAP_SYS_ADMIN".into());
+        }
+    });
+    let c = Runtime::hiber_on_v2().container(bundle);
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
+    let work = v2.mount.join(&c.bundle().cgroup()[1..]).join("work");
+    fs::create_dir(&work).unwrap();
+    rustix::fs::setxattr(&work, "trusted.hiber", b"a unit", rustix::fs::XattrFlags::CREATE).unwrap();
+    for _ in 0..2 {
+        c.checkpoint(&[]).ok();
+        assert!(!work.exists());
+        c.restore(&[]).ok();
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&work, "trusted.hiber", &mut value[..]).unwrap();
+        assert_eq!(&value[..length], b"a unit");
         counts_on(&c, 3);
     }
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use hiber_criu::{Answer, CgroupMode, Descriptors, DumpNotify, ImageDirectory, Images, Session, Version};
 use hiber_memory::images::Work;
-use oci_spec::runtime::Spec;
+use hiber_sandbox::plan::NamespaceKind;
+use oci_spec::runtime::{Capability, Spec};
 
 use super::custody::DUMP_LOG;
 use super::frozen::Frozen;
@@ -17,7 +18,7 @@ use super::image_hasher::ImageHasher;
 use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
-use super::network::keep_libnftables_plain;
+use super::network::{keep_libnftables_plain, may_have};
 use super::options::CheckpointOptions;
 use super::rules::check;
 use super::staging::{HandOver, Seal, Staging};
@@ -288,7 +289,11 @@ impl<'a> Dump<'a> {
         let kept = Kept::of(pid, &pids, &self.answers, areas, dir)?;
         let cgroups = match options.criu.cgroups_mode {
             Some(CgroupMode::Ignore) => Cgroups::default(),
-            _ => Cgroups::of(pid, &pids, &task.facts()?.cgroup)?,
+            _ => {
+                let in_user_namespace = task.facts()?.namespaces.contains(&NamespaceKind::User);
+                let privileged = !in_user_namespace && may_have(&self.admitted.spec, Capability::SysAdmin);
+                Cgroups::of(pid, &pids, &task.facts()?.cgroup, privileged)?
+            }
         };
         preflight::check_cgroups(&cgroups, &mut self.admitted.accepted)?;
         Kept { nosymfollow, resources, networks, cgroups, ..kept }.write(dir)?;

@@ -43,14 +43,9 @@ fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = namespace(facts.pid);
     let sysctls_are_ours = || {
-        let administrates = spec.process().as_ref().is_none_or(|process| {
-            let sets = process.capabilities().as_ref();
-            let bounding = sets.and_then(|sets| sets.bounding().as_ref());
-            bounding.is_some_and(|set| set.contains(&Capability::NetAdmin))
-        });
         let protected = spec.linux().as_ref().and_then(|l| l.readonly_paths().as_ref());
         let hooked = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
-        !administrates
+        !may_have(spec, Capability::NetAdmin)
             && !hooked
             && protected.is_some_and(|paths| paths.iter().any(|p| in_container(p).as_os_str() == "/proc/sys"))
     };
@@ -61,6 +56,15 @@ fn is_fresh(facts: &Facts, spec: &Spec, processes: &[i32]) -> bool {
             tracing::debug!("the network namespace is saved as it is: {e}");
             false
         })
+}
+
+/// Whether a process of the container may get a capability.
+pub(super) fn may_have(spec: &Spec, capability: Capability) -> bool {
+    spec.process().as_ref().is_none_or(|process| {
+        let sets = process.capabilities().as_ref();
+        let bounding = sets.and_then(|sets| sets.bounding().as_ref());
+        bounding.is_some_and(|set| set.contains(&capability))
+    })
 }
 
 /// Keeps CRIU's libnftables from printing rules with extensions of iptables as these extensions would: it finds none of their

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, Gid, Uid};
+use rustix::fs::{AtFlags, Gid, Uid, XattrFlags};
 use serde::{Deserialize, Serialize};
 
 use super::dir::Dir;
@@ -15,6 +15,11 @@ use crate::{Error, Result, SysError};
 /// The controllers that a cgroup gives to those in it.
 const CONTROL: &str = "cgroup.subtree_control";
 const PROCESSES: &str = "cgroup.procs";
+/// The kinds of extended attributes that cgroups can have (xattr(7)).
+const USER: &str = "user.";
+const TRUSTED: &str = "trusted.";
+/// The bytes that a value, or all names together, have at most (XATTR_SIZE_MAX).
+const MAX_ATTRIBUTE: usize = 64 << 10;
 /// The files that say what a cgroup may have; `hugetlb` has two for each size of pages.
 const VALUES: [&str; 28] = [
     "cgroup.max.depth",
@@ -55,6 +60,9 @@ struct Group {
     /// The controllers that it gives to those in it.
     controllers: String,
     values: BTreeMap<String, String>,
+    /// Extended attributes, as systemd gives to the cgroups of its units.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<String, Vec<u8>>,
     /// Whether it has threads instead of processes, which nobody makes again.
     #[serde(skip)]
     threaded: bool,
@@ -73,6 +81,19 @@ impl Tree {
     /// One that has threads instead of processes (`cgroup.type`).
     pub fn threaded(&self) -> Option<&str> {
         self.0.iter().find(|(_, group)| group.threaded).map(|(name, _)| name.as_str())
+    }
+
+    /// One with extended attributes that only a privileged process can give (`trusted.` of xattr(7)).
+    pub fn trusted(&self) -> Option<&str> {
+        let is_trusted = |group: &Group| group.attributes.keys().any(|name| name.starts_with(TRUSTED));
+        self.0.iter().find(|(_, group)| is_trusted(group)).map(|(name, _)| name.as_str())
+    }
+
+    /// Leaves such attributes out.
+    pub fn forget_trusted(&mut self) {
+        for group in self.0.values_mut() {
+            group.attributes.retain(|name, _| !name.starts_with(TRUSTED));
+        }
     }
 
     /// All of them.
@@ -143,6 +164,9 @@ impl Cgroup {
                 // The container's own is config.json's.
                 let values = group.values.iter().filter(|_| !name.is_empty() && !left.contains(name));
                 values.for_each(|(file, value)| put(&dir, file, value));
+                if !name.is_empty() && !left.contains(name) {
+                    group.attributes.iter().for_each(|(name, value)| put_attribute(&dir, name, value));
+                }
             }
             Ok(())
         };
@@ -166,6 +190,9 @@ fn read(dir: Dir, name: String, tree: &mut Tree, places: &mut Vec<Place>) -> Res
             group.values.insert(file, value);
         }
     }
+    if !name.is_empty() {
+        group.attributes = attributes(&dir);
+    }
     places.extend(processes(&dir).into_iter().map(|pid| (pid, name.clone())));
     for child in dir.children()? {
         let Some(inner) = child.to_str() else { continue };
@@ -178,6 +205,32 @@ fn read(dir: Dir, name: String, tree: &mut Tree, places: &mut Vec<Place>) -> Res
 
 fn is_value(file: &str) -> bool {
     VALUES.contains(&file) || (file.starts_with("hugetlb.") && file.ends_with(".max"))
+}
+
+/// Those that somebody has given; none where the kernel has none for cgroups.
+fn attributes(dir: &Dir) -> BTreeMap<String, Vec<u8>> {
+    let mut names = vec![0; MAX_ATTRIBUTE];
+    let length = rustix::fs::flistxattr(dir, &mut names[..]).unwrap_or(0);
+    let names = names[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
+    let mut value = vec![0; MAX_ATTRIBUTE];
+    let mut read = |name: &str| {
+        let length = rustix::fs::fgetxattr(dir, name, &mut value[..]).ok()?;
+        Some((name.to_owned(), value[..length].to_vec()))
+    };
+    names.filter(|name| is_attribute(name)).filter_map(&mut read).collect()
+}
+
+fn is_attribute(name: &str) -> bool {
+    name.starts_with(USER) || name.starts_with(TRUSTED)
+}
+
+fn put_attribute(dir: &Dir, name: &str, value: &[u8]) {
+    if !is_attribute(name) {
+        return;
+    }
+    if let Err(e) = rustix::fs::fsetxattr(dir, name, value, XattrFlags::empty()) {
+        tracing::warn!("{}: a cgroup of the container's own has not its {name}: {e}", dir.path().display());
+    }
 }
 
 fn processes(dir: &Dir) -> BTreeSet<u32> {

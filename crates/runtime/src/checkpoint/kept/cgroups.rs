@@ -21,11 +21,15 @@ pub(crate) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Those of the container whose first process is `first`, and that is in the cgroup `paths`.
-    pub(crate) fn of(first: i32, pids: &[i32], paths: &CgroupPaths) -> Result<Self> {
-        let (tree, places) = Cgroup::open(paths.clone(), OnDenied::Skip)?.tree()?;
+    /// Those of the container whose first process is `first`, and that is in the cgroup `paths`. Trusted attributes in the cgroups of
+    /// one that is not `privileged` are somebody else's.
+    pub(crate) fn of(first: i32, pids: &[i32], paths: &CgroupPaths, privileged: bool) -> Result<Self> {
+        let (mut tree, places) = Cgroup::open(paths.clone(), OnDenied::Skip)?.tree()?;
         if tree.is_empty() {
             return Ok(Self::default());
+        }
+        if !privileged {
+            tree.forget_trusted();
         }
         let mut processes = BTreeMap::new();
         let is_first = |(pid, name): &(u32, String)| *pid == first.unsigned_abs() && !name.is_empty();
@@ -40,6 +44,11 @@ impl Cgroups {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tree.is_empty()
+    }
+
+    /// One with attributes that only a privileged process can give.
+    pub(crate) fn trusted(&self) -> Option<&str> {
+        self.tree.trusted()
     }
 
     /// Where process `first` was below the container's cgroup, if there.

@@ -45,7 +45,7 @@ pub(crate) fn check_cgroups(cgroups: &Cgroups, accepted: &mut Accepted) -> Resul
 pub(super) fn cgroups_of(findings: &mut Findings, task: &Task, options: &CheckpointOptions) -> Result<()> {
     if options.criu.cgroups_mode != Some(CgroupMode::Ignore) {
         let facts = task.facts()?;
-        cgroups(findings, &Cgroups::of(facts.pid, &task.pids()?, &facts.cgroup)?);
+        cgroups(findings, &Cgroups::of(facts.pid, &task.pids()?, &facts.cgroup, false)?);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::checkpoint::kept::ipc::Ipc;
 use crate::checkpoint::kept::spaces::AddressSpace;
 use crate::checkpoint::kept::switches::Switched;
 use crate::checkpoint::kept::tasks::{Scheduling, Thread};
-use crate::checkpoint::kept::{Kept, MAX_NODES};
+use crate::checkpoint::kept::{Cgroups, Kept, MAX_NODES};
 
 /// Classes of I/O priorities (linux/ioprio.h).
 const REALTIME: u16 = 1;
@@ -45,7 +45,7 @@ const QUEUE_BYTES: u64 = 16384;
 impl Grant<'_> {
     /// Checks the kept properties of threads and processes. A property that only restricts a process passes.
     pub(super) fn kept(&self, kept: &Kept) -> Verdict {
-        let Kept { threads, processes, switches, memory, sockets, ipc, .. } = kept;
+        let Kept { threads, processes, switches, memory, sockets, cgroups, ipc, .. } = kept;
         for (tid, Switched { personality, memory_policy, .. }) in switches {
             let verdict = personality.map_or(Ok(()), |persona| self.personality(persona));
             let verdict = verdict.and_then(|()| nodes(memory_policy.as_ref()));
@@ -64,7 +64,19 @@ impl Grant<'_> {
                 .map_err(|e| format!("gives the session of process {pid} what it may not have: it {e}"))?;
         }
         self.sockets(sockets)?;
+        self.attributes_of(cgroups)?;
         self.ipc(ipc)
+    }
+
+    /// An attribute of a cgroup may speak to those who manage the machine.
+    fn attributes_of(&self, cgroups: &Cgroups) -> Verdict {
+        let privileged = !self.plan.init.in_user_namespace && self.can(Capability::CAP_SYS_ADMIN);
+        match cgroups.trusted().filter(|_| !privileged) {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "gives the cgroup {name} trusted attributes, and config.json does not grant CAP_SYS_ADMIN (kept.json)"
+            )),
+        }
     }
 
     /// System V objects are those of a namespace of the container's own, and take no more of the machine than processes could.
