@@ -273,7 +273,8 @@ fn a_hierarchy_that_cannot_be_written_is_skipped_if_asked() {
     assert_eq!(*skipped.unwrap().paths(), CgroupPaths::default());
     assert_eq!(
         limited.unwrap_err().to_string(),
-        "linux.resources.pids.limit: not supported: cannot set pids limit: container could not join or create cgroup"
+        "linux.resources.pids.limit: not supported: cannot set pids limit: container could not join or create cgroup; \
+         without root it needs a delegated cgroup v2"
     );
 }
 
