@@ -21,20 +21,29 @@ flags! {
             Flag::value("listen", "ADDRESS:PORT", "sources connect there, by TLS: any number, until SIGTERM"),
         identity: IdentityFlags = Flag::group(),
         stall: Option<Stall> = STALL,
-        accepted: bool = Flag::switch(listener::ACCEPTED, "a source has connected to --listen: to standard input").hidden(),
+        accepted: bool =
+            Flag::switch(listener::ACCEPTED, "a source has connected to --listen: to standard input").hidden(),
     }
 }
 
 pub(crate) const COMMAND: Command =
-    Command::new("receive", "", "receive containers that `migrate` sends", |m| Ok(Box::new(Receive { flags: ReceiveFlags::read(m)? })))
-        .description(
-            "With --stdio one: `migrate` starts it by itself, over ssh. It ends when the container runs here.\n\n             With --listen all that come to this address by `migrate ID tls://HOST:PORT`, each in a process of its own:\n             from those that show a certificate of the CA in --ca, which may send any container. The certificate in --cert\n             has to be for the HOST by which sources reach this machine. The files are read for each connection. At SIGTERM\n             or SIGINT it accepts nothing more, and ends when the migrations under way have ended; a second one ends it at\n             once, and the migrations go on without it.\n\n             The container's standard streams lead to /dev/null.",
-        )
-        .examples(&[(
-            "receive --listen 0.0.0.0:4711 --cert b.pem --key b.key --ca ca.pem",
-            "receive all containers that machines with a certificate of this CA send",
-        )])
-        .flags(ReceiveFlags::TABLE);
+    Command::new("receive", "", "receive containers that `migrate` sends", |m| {
+        Ok(Box::new(Receive { flags: ReceiveFlags::read(m)? }))
+    })
+    .description(
+        "With --stdio one: `migrate` starts it by itself, over ssh. It ends when the container runs here.\n\n\
+         With --listen all that come to this address by `migrate ID tls://HOST:PORT`, each in a process of its own:\n\
+         from those that show a certificate of the CA in --ca, which may send any container. The certificate in --cert\n\
+         has to be for the HOST by which sources reach this machine. The files are read for each connection. At SIGTERM\n\
+         or SIGINT it accepts nothing more, and ends when the migrations under way have ended; a second one ends it at\n\
+         once, and the migrations go on without it.\n\n\
+         The container's standard streams lead to /dev/null.",
+    )
+    .examples(&[(
+        "receive --listen 0.0.0.0:4711 --cert b.pem --key b.key --ca ca.pem",
+        "receive all containers that machines with a certificate of this CA send",
+    )])
+    .flags(ReceiveFlags::TABLE);
 
 #[derive(Debug)]
 struct Receive {

@@ -166,3 +166,12 @@ fn the_values_that_shells_offer_are_taken() {
         shown(&format!("completion {shell}"));
     }
 }
+
+/// A line of source that was not continued shows as a margin of 13 columns; examples of JSON have 10.
+#[test]
+fn descriptions_begin_at_the_margin() {
+    for command in COMMANDS {
+        let indented = command.description.lines().find(|line| line.starts_with(&" ".repeat(12)));
+        assert_eq!(indented, None, "{}", command.name);
+    }
+}
