@@ -61,21 +61,22 @@ fn asked(request: &CheckpointTaskRequest) -> Result<Asked> {
     let Some(any) = request.options.as_ref().filter(|any| !any.type_url.is_empty()) else {
         return Ok(Asked::default());
     };
-    let mut asked =
-        Asked::parse_from_bytes(&any.value).map_err(|e| Error::invalid("options", e.to_string()))?;
-    match type_name(any) {
-        "containerd.runc.v1.CheckpointOptions" => {}
+    let is_swapped = match type_name(any) {
+        "containerd.runc.v1.CheckpointOptions" => false,
         // The library of containerd 1's clients sends this one for runtimes not called io.containerd.runc; two fields have
         // each other's number.
-        "containerd.linux.runc.CheckpointOptions" => {
-            std::mem::swap(&mut asked.image_path, &mut asked.work_path);
-        }
+        "containerd.linux.runc.CheckpointOptions" => true,
         other => {
             let problem = format!(
                 "{other:?}: expected containerd.runc.v1.CheckpointOptions or containerd.linux.runc.CheckpointOptions"
             );
             return Err(Error::invalid("options", problem));
         }
+    };
+    let mut asked =
+        Asked::parse_from_bytes(&any.value).map_err(|e| Error::invalid("options", e.to_string()))?;
+    if is_swapped {
+        std::mem::swap(&mut asked.image_path, &mut asked.work_path);
     }
     Ok(asked)
 }

@@ -104,13 +104,17 @@ impl<'de> Deserialize<'de> for Object {
 
 fn read_digits(string: &str) -> Option<Object> {
     let (head, digits) = string.split_once(':')?;
-    let pairs = digits.as_bytes().chunks(2);
+    Object::parse(&bytes_of(digits)?, head.parse().ok()?)
+}
+
+/// The bytes that hexadecimal digits stand for, two each; `None` if there is anything else.
+pub(super) fn bytes_of(digits: &str) -> Option<Vec<u8>> {
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let byte =
         |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?, 16).ok();
-    Object::parse(&pairs.map(byte).collect::<Option<Vec<u8>>>()?, head.parse().ok()?)
+    digits.as_bytes().chunks(2).map(byte).collect()
 }
 
 #[cfg(test)]

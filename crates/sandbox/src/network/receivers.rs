@@ -1,11 +1,12 @@
 //! Hardware addresses of multicast that somebody has had a device receive (`ip maddress add`), beside those of groups that sockets
 //! have joined.
 
+use hiber_sys::ioctl::{HARDWARE_ADDRESS, add_multicast_address};
 use serde::{Deserialize, Serialize};
 
+use super::object::bytes_of;
 use crate::error::Context;
 use crate::{Error, Result, SysError};
-use hiber_sys::ioctl::{HARDWARE_ADDRESS, add_multicast_address};
 
 /// An address of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +48,7 @@ pub(super) fn put(wanted: &[Receiver]) -> Result<()> {
 }
 
 fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let whole = digits.len().is_multiple_of(2) && digits.len() <= 2 * HARDWARE_ADDRESS;
-    let all = whole && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let pair = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
-    all.then(|| (0..digits.len()).step_by(2).map(pair).collect()).flatten()
+    bytes_of(digits).filter(|bytes| bytes.len() <= HARDWARE_ADDRESS)
 }
 
 #[cfg(test)]
