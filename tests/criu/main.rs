@@ -39,6 +39,7 @@ mod memory;
 mod migrate;
 mod migrate_compressed;
 mod migrate_ssh;
+mod migrate_survivor;
 mod migrate_tls;
 mod named;
 mod network;

@@ -51,6 +51,19 @@ pub(crate) fn remembered(runtime: &Runtime) -> Vec<PathBuf> {
     entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
+/// Neither a container nor a migration is below that root, and nothing is mounted there.
+#[track_caller]
+pub(crate) fn assert_nothing_below(runtime: &Runtime, when: &str) {
+    assert_eq!(remembered(runtime), Vec::<PathBuf>::new(), "{when}");
+    let entries = fs::read_dir(runtime.root()).into_iter().flatten().flatten();
+    let left: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| !path.ends_with("~migrations")).collect();
+    assert_eq!(left, Vec::<PathBuf>::new(), "{when}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let root = runtime.root().display().to_string();
+    assert!(!mounts.contains(&root), "{when}: {mounts}");
+}
+
 /// Nothing is left of the container or its migration below that root.
 #[track_caller]
 pub(crate) fn assert_gone(c: &Container) {
@@ -308,7 +321,7 @@ impl Traveller {
 }
 
 /// The process that a file names, when it does.
-fn named_in(file: &Path) -> Option<rustix::process::Pid> {
+pub(crate) fn named_in(file: &Path) -> Option<rustix::process::Pid> {
     named_in_text(&fs::read_to_string(file).ok()?)
 }
 
@@ -317,7 +330,7 @@ fn named_in_text(text: &str) -> Option<rustix::process::Pid> {
 }
 
 /// The command that leads to a receiver through a relay. Their process numbers are in the files `receiver` and `relay`.
-fn relayed(marks: &Path, there: &Container) -> String {
+pub(crate) fn relayed(marks: &Path, there: &Container) -> String {
     let (receiver_pid, relay_pid) = (marks.join("receiver"), marks.join("relay"));
     let _ = (fs::remove_file(&receiver_pid), fs::remove_file(&relay_pid));
     let script = format!(
@@ -333,7 +346,7 @@ fn relayed(marks: &Path, there: &Container) -> String {
 
 /// Where the ends have lost each other, it is the source that knows; a migration that is settled has no doubt.
 #[track_caller]
-fn resolved(here: &Container, there: &Container, when: &str) {
+pub(crate) fn resolved(here: &Container, there: &Container, when: &str) {
     let end = Instant::now() + hiber_tests::PATIENCE;
     while !remembered(here.runtime()).is_empty() {
         let output = resolve(here, &[], Some(&receiver(there)));
@@ -514,11 +527,4 @@ fn the_receiver_is_killed() {
 fn the_link_is_cut() {
     require!(Root, Criu);
     killed_at(12, "relay");
-}
-
-#[test]
-#[ignore = "takes long: hack/test --all"]
-fn any_of_them_is_killed_at_five_hundred_moments() {
-    require!(Root, Criu);
-    ["source", "receiver", "relay"].into_iter().for_each(|who| killed_at(167, who));
 }

@@ -15,6 +15,7 @@ use crate::container::prepared::CreateOptions;
 use crate::container::task::Task;
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::state::migration;
 use crate::state::store::Store;
 
 /// All containers below one root directory.
@@ -93,8 +94,10 @@ impl Runtime {
         Container::open(&self.store, id)
     }
 
-    /// Deletes a container whatever its state; one that does not exist is no error.
+    /// Deletes a container whatever its state; one that does not exist is no error. Memory that killed receivers of migrations have
+    /// left is freed, too.
     pub fn force_delete(&self, id: &ContainerId) -> Result<()> {
+        migration::sweep(&self.store);
         match self.open(id) {
             Err(Error::NotFound) => self.store.sweep(id),
             // Its facts are damaged, or do not belong to the caller.

@@ -20,11 +20,13 @@ use crate::container::task::Task;
 use crate::error::Result;
 use crate::state::facts::Facts;
 
-/// Whether nothing can be lost without a lock: the network namespace is the container's own and has no interface but
-/// loopback, so that no packet comes from outside; and CRIU was not told to save established connections, so that it
-/// refuses any.
+/// Whether nothing can be lost without a lock: CRIU was not told to save established connections, and either was told that
+/// they are closed, of which their other ends are to hear; or the network namespace is the container's own and has no interface
+/// but loopback, so that no packet comes from outside.
 pub(crate) fn needs_no_lock(facts: &Facts, spec: &Spec, options: &CriuOptions) -> bool {
-    owns_namespace(facts, spec) && options.tcp_established != Some(true) && only_loopback(facts.pid)
+    let closed = || options.tcp_close == Some(true);
+    let apart = || owns_namespace(facts, spec) && only_loopback(facts.pid);
+    options.tcp_established != Some(true) && (closed() || apart())
 }
 
 /// Whether a dump with these options can leave the container's network namespace out, and CRIU be inside of it.

@@ -96,8 +96,11 @@ pub(crate) struct Migration {
 impl Migration {
     /// Writes a migration down, undecided. `token` is its name.
     pub(crate) fn begin(store: &Store, token: &str, id: &str, way: Way) -> Result<Self> {
-        let path = store.own_directory(DIRECTORY)?.join(token);
+        let all = store.own_directory(DIRECTORY)?;
+        let path = all.join(token);
         let fail = |e: std::io::Error| Error::file(&path, &e);
+        // Nobody takes it for one that was left before it is locked.
+        let _sweepers = lock_all(&all).map_err(|e| Error::file(&all, &e.into()))?;
         rustix::fs::mkdir(&path, owned::PRIVATE_DIR).map_err(|e| fail(e.into()))?;
         let locked = open_directory(&path).map_err(|e| fail(e.into()))?;
         rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).map_err(|e| fail(e.into()))?;
@@ -168,6 +171,13 @@ impl Drop for Migration {
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// Keeps others from making or sweeping migrations, until the result is dropped.
+fn lock_all(all: &Path) -> rustix::io::Result<OwnedFd> {
+    let locked = open_directory(all)?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&locked, FlockOperation::LockExclusive))?;
+    Ok(locked)
 }
 
 fn clear(path: &Path) {
@@ -244,8 +254,9 @@ pub(crate) fn unsettled(store: &Store, id: &ContainerId) -> Vec<(String, Record)
 
 /// Lets go of images that killed programs have left in memory, and of migrations that had not begun or end elsewhere.
 pub(crate) fn sweep(store: &Store) {
-    let entries = std::fs::read_dir(store.root().join(DIRECTORY)).into_iter().flatten().flatten();
-    for entry in entries {
+    let all = store.root().join(DIRECTORY);
+    let Ok(_makers) = lock_all(&all) else { return };
+    for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(locked) = open_directory(&path) else { continue };
         if rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).is_err() {
