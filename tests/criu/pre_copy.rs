@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::interchange::{CGROUPS_IGNORED, beside_crun};
 use crate::{count, counter, counts_on};
 use hiber_tests::prelude::*;
+use nix::mount::{MsFlags, mount};
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 
@@ -75,6 +76,54 @@ fn no_page_is_ever_stale() {
     sleeps_and_wakes(&c, times);
     c.delete(&["--force"]).ok();
     c.assert_clean();
+}
+
+/// Does `work` with a /run in memory that nobody else sees: there CRIU keeps its notes about the kernel, by which it can be told
+/// to leave memory to hiber.
+pub(crate) fn with_notes(work: impl FnOnce() + Send) {
+    let with_own_run = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let (none, all) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        mount(none, "/", none, all, none).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        work();
+    };
+    std::thread::scope(|scope| {
+        let done = scope.spawn(with_own_run).join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// Checks that CRIU has neither read nor sent memory that can be read.
+#[track_caller]
+fn was_left_to_hiber(c: &Container) {
+    let stats = hiber_criu::images::dump_stats(&c.images()).unwrap();
+    assert!(stats.pages_skipped_parent > 1000 && stats.pages_written < 100, "{stats:?}");
+    assert!(!c.images().join("parent").exists());
+}
+
+#[test]
+fn no_page_is_ever_stale_that_criu_leaves_to_hiber() {
+    require!(Root, Criu, CPrograms);
+    let times = std::env::var("HIBER_TORTURES").ok().map_or(TORTURES, |times| times.parse().unwrap());
+    with_notes(|| {
+        let c = torture(|bundle| bundle);
+        // The first CRIU makes the notes.
+        c.checkpoint(&[]).ok();
+        c.restore(&[]).ok();
+        for way in [["--pre-copy", "on"], ["--pre-copy", "off"]] {
+            c.checkpoint(&way).ok();
+            was_left_to_hiber(&c);
+            c.restore(&[]).ok();
+            works_on(&c, &format!("{way:?}"));
+        }
+        sleeps_and_wakes(&c, times);
+        // Others are told what is true.
+        let could_be_told = hiber_criu::own_tracking::notes_with_tracking().is_some();
+        assert_ne!(could_be_told, hiber_tests::require::Need::DirtyTracking.check().is_ok());
+        c.delete(&["--force"]).ok();
+        c.assert_clean();
+    });
 }
 
 #[test]

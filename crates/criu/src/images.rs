@@ -77,7 +77,7 @@ const DUMP_STATS: &str = "stats-dump";
 
 /// The inventory's versions: 1 has no common magic, 2 has.
 const VERSION_1: u32 = 1;
-const VERSION_2: u32 = 2;
+pub(crate) const VERSION_2: u32 = 2;
 
 /// In an image's scheduling policy: children have the ordinary one (linux/sched.h, SCHED_RESET_ON_FORK).
 pub const RESET_ON_FORK: u32 = 0x4000_0000;

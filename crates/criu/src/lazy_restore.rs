@@ -182,7 +182,7 @@ fn find(maps: &[Map], start: u64, end: u64, found: &mut Vec<LazyRun>) -> Result<
 }
 
 /// As CRIU decides (vma_entry_can_be_lazy in criu/include/vma.h).
-fn can_be_lazy(area: &VmaEntry) -> bool {
+pub(crate) fn can_be_lazy(area: &VmaEntry) -> bool {
     const ANONYMOUS: u32 = 0x20;
     const PRIVATE: u32 = 0x02;
     const LOCKED: u32 = 0x2000;

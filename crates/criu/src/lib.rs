@@ -28,6 +28,7 @@ mod modes;
 mod notify;
 mod options;
 mod own_cgroups;
+pub mod own_tracking;
 mod packet;
 pub mod page_protocol;
 pub mod page_relay;

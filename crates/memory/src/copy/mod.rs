@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::IoSliceMut;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use hiber_criu::page_protocol::Memory;
-use hiber_criu::pagemap::PAGE;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
-use crate::images::{Blocks, Pages, Place, Ranges, Source};
+use crate::images::{Batch, Blocks, Pages, Place, Ranges, Source};
 use crate::track::{Means, Tracked, Written};
 
 /// The limits of copying.
@@ -198,39 +194,32 @@ impl Copy {
         written.unknown.into_iter().for_each(|area| self.pages.forget(area));
         // A dump sends them all, and they would be in the wrong place then.
         let of_files = if self.pages.is_empty() { self.tracked.of_files()? } else { Ranges::default() };
-        let mut bytes = 0;
-        for range in merged(&written.pages, &of_files) {
-            match range {
-                (range, true) => self.pages.leave_room(range),
-                (range, false) => bytes += self.take(range, blocks)?,
+        let (mut bytes, mut batch) = (0, Batch::default());
+        for (mut range, of_a_file) in merged(&written.pages, &of_files) {
+            if of_a_file {
+                bytes += self.take(&mut batch, blocks)?;
+                self.pages.leave_room(range);
+                continue;
+            }
+            while !range.is_empty() {
+                if batch.add(&mut range) {
+                    bytes += self.take(&mut batch, blocks)?;
+                }
             }
         }
-        Ok(bytes)
+        Ok(bytes + self.take(&mut batch, blocks)?)
     }
 
     /// Copies these pages, as far as they are still there; how many bytes.
-    fn take(&mut self, range: Range<u64>, blocks: &mut Blocks) -> Result<u64> {
-        let (mut bytes, mut at) = (0, range.start);
-        while at < range.end {
-            let end = range.end.min(at + Blocks::BYTES as u64);
-            bytes += self.take_block(at..end, blocks)?;
-            at = end;
-        }
-        Ok(bytes)
-    }
-
-    fn take_block(&mut self, range: Range<u64>, blocks: &mut Blocks) -> Result<u64> {
-        let (length, mut block) = ((range.end - range.start) as usize, blocks.take());
-        let from = [RemoteIoVec { base: range.start as usize, len: length }];
-        let mut to = [IoSliceMut::new(&mut block.bytes_mut()[..length])];
-        let read = process_vm_readv(Pid::from_raw(self.process.pid), &mut to, &from).unwrap_or(0);
-        let read = read as u64 / PAGE * PAGE;
-        let put = self.pages.put(range.start, &block, read as usize);
+    fn take(&mut self, batch: &mut Batch, blocks: &mut Blocks) -> Result<u64> {
+        let mut block = blocks.take();
+        let (pieces, missing) = batch.read(self.process.pid, block.bytes_mut());
+        let put = self.pages.put(&block, &pieces);
         blocks.give_back(block);
         put.map_err(Error::images(format!("write {}", self.pages.name())))?;
         // It was unmapped meanwhile, or is not readable.
-        self.pages.forget(range.start + read..range.end);
-        Ok(read)
+        missing.into_iter().for_each(|range| self.pages.forget(range));
+        Ok(pieces.iter().map(|(_, part)| part.len() as u64).sum())
     }
 }
 

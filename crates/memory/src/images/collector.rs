@@ -44,7 +44,7 @@ impl Collector {
         for (n, part) in pages.chunks(Blocks::BYTES).enumerate() {
             let mut block = self.blocks.take();
             block.bytes_mut()[..part.len()].copy_from_slice(part);
-            let put = file.put(address + (n * Blocks::BYTES) as u64, &block, part.len());
+            let put = file.put(&block, &[(address + (n * Blocks::BYTES) as u64, 0..part.len())]);
             self.blocks.give_back(block);
             put.map_err(Error::images(&name))?;
         }

@@ -42,6 +42,9 @@ pub struct Finisher {
 #[derive(Debug, Clone)]
 pub(crate) struct Block(Arc<Vec<u8>>);
 
+/// Pieces of a block, with the addresses to which they belong, or their offsets in a file.
+pub(crate) type Pieces = Vec<(u64, Range<usize>)>;
+
 /// Blocks that are used again when they have been hashed.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks(VecDeque<Block>);
@@ -68,9 +71,8 @@ enum Job {
     Written {
         state: Arc<Mutex<State>>,
         file: Arc<File>,
-        offset: u64,
         block: Block,
-        part: Range<usize>,
+        pieces: Pieces,
     },
     CatchUp {
         state: Arc<Mutex<State>>,
@@ -135,10 +137,12 @@ impl Finisher {
 }
 
 impl Finished {
-    /// A part of `block` was written to the file.
-    pub(super) fn written(&self, offset: u64, block: &Block, part: Range<usize>) {
-        let (state, file, block) = (Arc::clone(&self.state), Arc::clone(&self.file), block.clone());
-        self.give(Job::Written { state, file, offset, block, part });
+    /// Pieces of `block` were written to the file, at these offsets.
+    pub(super) fn written(&self, block: &Block, pieces: Pieces) {
+        if !pieces.is_empty() {
+            let (state, file, block) = (Arc::clone(&self.state), Arc::clone(&self.file), block.clone());
+            self.give(Job::Written { state, file, block, pieces });
+        }
     }
 
     /// Pages that were written out of order are read and hashed now, as far as they are known, for there is time.
@@ -182,13 +186,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn done(job: Job, work: Work) {
     match job {
-        Job::Written { state, file, offset, block, part } => {
-            let (mut state, bytes) = (lock(&state), &block.bytes()[part]);
-            if work.hash {
-                state.digest.written(offset, bytes);
-            }
-            if work.sync {
-                state.send(&file, offset + bytes.len() as u64);
+        Job::Written { state, file, block, pieces } => {
+            let mut state = lock(&state);
+            for (offset, part) in pieces {
+                let bytes = &block.bytes()[part];
+                if work.hash {
+                    state.digest.written(offset, bytes);
+                }
+                if work.sync {
+                    state.send(&file, offset + bytes.len() as u64);
+                }
             }
         }
         // A failed read is repeated at the end, and its error is reported then.

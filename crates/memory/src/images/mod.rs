@@ -1,5 +1,6 @@
 //! The images of memory that this crate writes: maps of pages and files of pages, as CRIU has them.
 
+mod batch;
 mod collector;
 mod digest;
 mod finisher;
@@ -8,6 +9,7 @@ mod pages;
 mod ranges;
 mod receiver;
 
+pub(crate) use batch::Batch;
 pub use collector::Collector;
 pub(crate) use finisher::Blocks;
 pub use finisher::{Finisher, Work};

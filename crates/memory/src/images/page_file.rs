@@ -18,7 +18,7 @@ use hiber_criu::ImageDirectory;
 use hiber_criu::pagemap::Run;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
-use super::finisher::{Block, Finished, Finisher};
+use super::finisher::{Block, Finished, Finisher, Pieces};
 
 /// Bytes that are moved at once.
 const MOVED: usize = 1 << 20;
@@ -146,23 +146,39 @@ impl PageFile {
         }
     }
 
-    /// Keeps these pages, the first `length` bytes of a block, in the place of what was there.
+    /// Keeps pages, pieces of a block with their addresses, in the place of what was there.
     ///
     /// # Errors
     /// Those of pwrite(2): ENOSPC.
-    pub(crate) fn put(&mut self, address: u64, block: &Block, length: usize) -> io::Result<()> {
-        let (mut at, end) = (address, address + length as u64);
+    pub(crate) fn put(&mut self, block: &Block, pieces: &[(u64, Range<usize>)]) -> io::Result<()> {
+        let mut written = Pieces::new();
+        let done =
+            pieces.iter().try_for_each(|(address, of)| self.put_piece(*address, block, of, &mut written));
+        // Also those before one that could not be written.
+        self.finished.written(block, written);
+        done
+    }
+
+    fn put_piece(
+        &mut self,
+        address: u64,
+        block: &Block,
+        of: &Range<usize>,
+        written: &mut Pieces,
+    ) -> io::Result<()> {
+        let (mut at, end) = (address, address + of.len() as u64);
+        let in_block = |at: u64| of.start + (at - address) as usize;
         while at < end {
             let (range, place) = match self.at(&(at..end)) {
                 Ok(range) => (range, self.slot(at).map(|slot| slot.place)),
                 Err(range) => (range, None),
             };
             let place = place.unwrap_or_else(|| self.place(range.clone()));
-            let part = (range.start - address) as usize..(range.end - address) as usize;
+            let part = in_block(range.start)..in_block(range.end);
             match place {
                 Place::Main(offset) => {
                     self.main.write_all_at(&block.bytes()[part.clone()], offset)?;
-                    self.finished.written(offset, block, part);
+                    written.push((offset, part));
                 }
                 Place::Late(offset) => self.late.write_all_at(&block.bytes()[part], offset)?,
             }
@@ -346,7 +362,7 @@ mod tests {
                                 page(value)
                             })
                             .collect();
-                        file.put(at * PAGE, &pages.as_slice().into(), pages.len()).unwrap();
+                        file.put(&pages.as_slice().into(), &[(at * PAGE, 0..pages.len())]).unwrap();
                     }
                     at += count + random.u64(..10);
                 }
@@ -362,7 +378,7 @@ mod tests {
     #[test]
     fn a_page_that_is_not_here_is_an_error() {
         let (_dir, mut file) = file();
-        file.put(PAGE, &page(1).as_slice().into(), PAGE as usize).unwrap();
+        file.put(&page(1).as_slice().into(), &[(PAGE, 0..PAGE as usize)]).unwrap();
         let run = Run { start: 0, end: 2 * PAGE, flags: PRESENT };
         let error = file.settle(&[run]).unwrap_err().to_string();
         assert_eq!(error, "the page at 0x0 was not kept");

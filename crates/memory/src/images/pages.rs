@@ -129,16 +129,14 @@ impl Pages {
     }
 
     /// As [`PageFile::put`].
-    pub(crate) fn put(&mut self, address: u64, block: &Block, length: usize) -> io::Result<()> {
+    pub(crate) fn put(&mut self, block: &Block, pieces: &[(u64, Range<usize>)]) -> io::Result<()> {
         match self {
-            Self::Here(file) => file.put(address, block, length),
-            Self::Away(pages) => {
-                if length > 0 {
-                    pages.put(address, &block.bytes()[..length])?;
-                    pages.kept.add(address..address + length as u64);
-                }
+            Self::Here(file) => file.put(block, pieces),
+            Self::Away(pages) => pieces.iter().try_for_each(|(address, part)| {
+                pages.put(*address, &block.bytes()[part.clone()])?;
+                pages.kept.add(*address..*address + part.len() as u64);
                 Ok(())
-            }
+            }),
         }
     }
 

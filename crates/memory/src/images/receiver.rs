@@ -1,8 +1,9 @@
 //! Takes memory from a dump of CRIU's, over a socket, in the place of a page server (`criu_proto`'s `ps.fd`).
 //!
 //! CRIU splices pages into a unix socket without copying them, so tasks are frozen for less long than if CRIU wrote files. Pages
-//! that are here already and have not changed are not read at all. Errors are reported at the end: a dump that loses its page
-//! server in the middle would end badly.
+//! that are here already and have not changed are not read at all. Of tasks that stand still CRIU may leave the pages to us
+//! altogether ([`own_tracking`]): then those that are not here are read from the tasks. Errors are reported at the end: a dump that
+//! loses its page server in the middle would end badly.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,11 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use blake3::Hash;
-use hiber_criu::ImageDirectory;
+#[cfg(doc)]
+use hiber_criu::own_tracking;
+use hiber_criu::own_tracking::{forget_parent, mark_lazy};
 use hiber_criu::page_protocol::{ADD_F, CLOSE, FORCE_CLOSE, Memory, OPEN2, WORD, Word};
-use hiber_criu::pagemap::{self, PAGE, PRESENT, Run};
+use hiber_criu::pagemap::{self, IN_PARENT, PAGE, PRESENT, Run};
+use hiber_criu::{ImageDirectory, Images};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use super::batch::Batch;
 use super::finisher::Blocks;
 use super::{Pages, Place, Ranges};
 use crate::error::{Error, Result};
@@ -41,8 +46,16 @@ pub struct Source {
 pub struct Receiver {
     dir: ImageDirectory,
     place: Place,
-    sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
+    known: Arc<Mutex<Known>>,
     thread: Option<JoinHandle<Result<Vec<Received>>>>,
+}
+
+/// The knowledge that there is before CRIU begins to send.
+#[derive(Debug, Default)]
+struct Known {
+    sources: BTreeMap<Memory, Source>,
+    /// The tasks whose pages we read, by their number here.
+    read: BTreeMap<Memory, i32>,
 }
 
 /// A file of pages that is whole.
@@ -63,6 +76,8 @@ struct Received {
     number: u32,
     pages: Pages,
     runs: Vec<Run>,
+    /// The task to which it belongs, if its pages are read by us.
+    pid: Option<i32>,
 }
 
 impl Receiver {
@@ -75,10 +90,10 @@ impl Receiver {
         // More than the limit is given only to who may; less is slower.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&theirs, ON_THE_WAY)
             .or_else(|_| rustix::net::sockopt::set_socket_send_buffer_size(&theirs, ON_THE_WAY));
-        let sources = Arc::default();
+        let known = Arc::default();
         let taker = Taker {
             place: place.clone(),
-            sources: Arc::clone(&sources),
+            known: Arc::clone(&known),
             received: Vec::new(),
             clean: Ranges::default(),
             failed: None,
@@ -86,12 +101,18 @@ impl Receiver {
             nowhere: Nowhere::new()?,
         };
         let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
-        Ok((Self { dir, place, sources, thread: Some(thread) }, theirs.into()))
+        Ok((Self { dir, place, known, thread: Some(thread) }, theirs.into()))
     }
 
     /// Tells what was copied beforehand; before CRIU begins to send.
     pub fn know(&self, memory: Memory, source: Source) {
-        lock(&self.sources).insert(memory, source);
+        lock(&self.known).sources.insert(memory, source);
+    }
+
+    /// CRIU may leave pages of the task with this number here to us; before it begins to send. The task must stand still until all
+    /// pages are received.
+    pub fn read(&self, memory: Memory, pid: i32) {
+        lock(&self.known).read.insert(memory, pid);
     }
 
     /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. Copies of memory that was not
@@ -104,9 +125,11 @@ impl Receiver {
         let mut images = Vec::new();
         let received =
             thread.join().map_err(|_| Error::Images("receive pages".into(), io::ErrorKind::Other.into()))?;
-        let unsent = std::mem::take(&mut *lock(&self.sources));
+        let unsent = std::mem::take(&mut lock(&self.known).sources);
         unsent.into_values().for_each(|source| source.pages.remove(&self.place));
+        forget_parent(&self.dir).map_err(Error::Criu)?;
         for mut received in received? {
+            received.mark_lazy(&self.dir)?;
             let name = received.pages.name().to_owned();
             let settled = received.pages.settle(&received.runs);
             let (size, hash) = settled.map_err(Error::images(format!("write {name}")))?;
@@ -122,10 +145,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Received {
+    /// CRIU says of pages that it leaves to us only that there are such.
+    fn mark_lazy(&mut self, dir: &ImageDirectory) -> Result<()> {
+        let (Memory::Task(number), Some(_)) = (self.memory, self.pid) else { return Ok(()) };
+        let images = Images::in_directory(dir).map_err(Error::Criu)?;
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        self.runs = mark_lazy(&images, number, &self.runs).map_err(Error::Criu)?;
+        Ok(())
+    }
+}
+
 /// The thread's.
 struct Taker {
     place: Place,
-    sources: Arc<Mutex<BTreeMap<Memory, Source>>>,
+    known: Arc<Mutex<Known>>,
     received: Vec<Received>,
     /// Of the memory that is received now.
     clean: Ranges,
@@ -144,8 +178,10 @@ impl Taker {
                 OPEN2 => {
                     let opened = self.open(word.id);
                     self.note(opened);
-                    // There is no parent.
-                    socket.write_all(&[0]).map_err(Error::images("answer criu"))?;
+                    // To CRIU we are the parent.
+                    let parent = self.received.last().is_some_and(|received| received.pid.is_some());
+                    let parent = u8::from(parent && self.failed.is_none());
+                    socket.write_all(&[parent]).map_err(Error::images("answer criu"))?;
                 }
                 ADD_F => self.add(&mut socket, &word)?,
                 CLOSE | FORCE_CLOSE => {
@@ -175,13 +211,17 @@ impl Taker {
         let memory = Memory::of(id).ok_or_else(unknown).map_err(Error::images("receive pages from criu"))?;
         let number = u32::try_from(self.received.len() + 1).unwrap_or(u32::MAX);
         let name = format!("pages-{number}.img");
-        let known = lock(&self.sources).remove(&memory);
-        let (pages, clean) = match known {
+        let (source, pid) = {
+            let mut known = lock(&self.known);
+            (known.sources.remove(&memory), known.read.get(&memory).copied())
+        };
+        let (pages, clean) = match source {
             Some(Source { mut pages, clean }) => (pages.rename(&self.place, &name).map(|()| pages), clean),
             None => (Pages::create(&self.place, &name, memory), Ranges::default()),
         };
         self.clean = clean;
-        self.received.push(Received { memory, number, pages: pages.map_err(opening)?, runs: Vec::new() });
+        let pages = pages.map_err(opening)?;
+        self.received.push(Received { memory, number, pages, runs: Vec::new(), pid });
         Ok(())
     }
 
@@ -193,7 +233,12 @@ impl Taker {
         let flags = u32::from(word.flags);
         let mut at = word.address;
         if let (None, Some(received)) = (&self.failed, self.received.last_mut()) {
-            received.runs.push(Run { start: at, end, flags });
+            let left = flags & IN_PARENT != 0;
+            received.runs.push(Run { start: at, end, flags: if left { PRESENT } else { flags } });
+            if left {
+                let read = self.read(at, end);
+                self.note(read);
+            }
         }
         while flags & PRESENT != 0 && at < end {
             at += self.part(socket, at, end)?;
@@ -201,23 +246,71 @@ impl Taker {
         Ok(())
     }
 
+    /// Reads the pages of a run that CRIU has left to us, as far as they are not here.
+    fn read(&mut self, mut at: u64, end: u64) -> Result<()> {
+        let mut batch = Batch::default();
+        while at < end {
+            at = match self.here(at, end) {
+                Ok(here) => here,
+                Err(until) => {
+                    let mut range = at..until;
+                    while !range.is_empty() {
+                        if batch.add(&mut range) {
+                            self.take(&mut batch)?;
+                        }
+                    }
+                    until
+                }
+            };
+        }
+        self.take(&mut batch)
+    }
+
+    fn take(&mut self, batch: &mut Batch) -> Result<()> {
+        let Some((received, pid)) = self.received.last_mut().and_then(|r| r.pid.map(|pid| (r, pid))) else {
+            let problem =
+                io::Error::new(io::ErrorKind::InvalidData, "pages are left to a parent, and there is none");
+            return Err(Error::Images("receive pages from criu".into(), problem));
+        };
+        let mut block = self.blocks.take();
+        let (pieces, missing) = batch.read(pid, block.bytes_mut());
+        let put = received.pages.put(&block, &pieces);
+        self.blocks.give_back(block);
+        put.map_err(Error::images(format!("write {}", received.pages.name())))?;
+        match missing.first() {
+            Some(range) => {
+                let why = io::Error::from(rustix::io::Errno::FAULT);
+                Err(Error::Memory { tid: pid, address: range.start, why })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Up to where pages from an address on are here and current; else up to where they are not.
+    fn here(&self, at: u64, end: u64) -> Result<u64, u64> {
+        let clean = self.clean.at(at).map_err(|next| next.unwrap_or(end).min(end))?;
+        let pages = self.received.last().map(|received| &received.pages);
+        match pages.map(|pages| pages.at(&(at..clean.end.min(end)))) {
+            Some(Ok(here)) => Ok(here.end),
+            Some(Err(not_here)) => Err(not_here.end),
+            None => Err(end),
+        }
+    }
+
     /// Takes some of the pages that are coming; how many bytes.
     fn part(&mut self, socket: &mut UnixStream, at: u64, end: u64) -> Result<u64> {
         let receiving = Error::images("receive pages from criu");
+        let until = match self.here(at, end) {
+            Ok(here) => return self.nowhere.drop_from(socket, here - at).map_err(receiving),
+            Err(until) => until,
+        };
         let (None, Some(received)) = (&self.failed, self.received.last_mut()) else {
             return self.nowhere.drop_from(socket, end - at).map_err(receiving);
-        };
-        let until = match self.clean.at(at) {
-            Ok(clean) => match received.pages.at(&(at..clean.end.min(end))) {
-                Ok(here) => return self.nowhere.drop_from(socket, here.end - at).map_err(receiving),
-                Err(not_here) => not_here.end,
-            },
-            Err(next) => next.unwrap_or(end).min(end),
         };
         let length = Blocks::BYTES.min(usize::try_from(until - at).unwrap_or(Blocks::BYTES));
         let mut block = self.blocks.take();
         socket.read_exact(&mut block.bytes_mut()[..length]).map_err(receiving)?;
-        let put = received.pages.put(at, &block, length);
+        let put = received.pages.put(&block, &[(at, 0..length)]);
         self.blocks.give_back(block);
         let writing = format!("write {}", received.pages.name());
         self.note(put.map_err(Error::images(writing)));

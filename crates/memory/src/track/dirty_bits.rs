@@ -71,7 +71,7 @@ impl DirtyBits {
     pub(super) fn written(&mut self) -> Result<Written> {
         let all = !std::mem::replace(&mut self.cleared, true);
         let pages = self.find(|entry| all || entry.is_dirty())?;
-        fs::write(format!("/proc/{}/clear_refs", self.pid), "4").map_err(memory(self.pid, 0))?;
+        clear(self.pid)?;
         // A process that was executed anew has other memory, all of which counts as written.
         Ok(Written { pages, unknown: Vec::new() })
     }
@@ -130,6 +130,11 @@ impl DirtyBits {
         to.add(run);
         Ok(())
     }
+}
+
+/// As [`super::clear_dirty_bits`].
+pub(super) fn clear(pid: i32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "4").map_err(memory(pid, 0))
 }
 
 /// Whether the kernel has replaced pages of a process by others of equal content: the new ones are not dirty, even if the old ones

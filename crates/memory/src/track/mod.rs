@@ -126,6 +126,14 @@ impl Tracked {
     }
 }
 
+/// Declares all memory of a process unchanged to who looks at its soft-dirty bits, if the kernel has such.
+///
+/// # Errors
+/// [`Error::Gone`], or if that is not permitted.
+pub fn clear_dirty_bits(pid: i32) -> Result<()> {
+    dirty_bits::clear(pid)
+}
+
 fn seen(pid: i32) -> Result<()> {
     areas::unseen_writes(pid).map_or(Ok(()), |why| Err(Error::Untracked(pid, why.into())))
 }

@@ -22,7 +22,7 @@ use super::network::{keep_libnftables_plain, may_have};
 use super::options::CheckpointOptions;
 use super::rules::check;
 use super::staging::{HandOver, Seal, Staging};
-use super::{preflight, proof, shared, trial};
+use super::{kernel_notes, preflight, proof, shared, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
 use crate::checkpoint::kept::{Cgroups, Kept, Networks, Reading};
 use crate::checkpoint::preflight::{MountComparison, PARENT_DEATH, attacked, explain};
@@ -127,16 +127,16 @@ impl<'a> Dump<'a> {
         }
         let work = Work { hash: !options.no_hash, sync: !options.no_sync };
         let to = (staging.directory()?, work, staging.away());
-        let memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
+        let mut memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
         #[cfg(feature = "archive")]
         let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
         if !admitted.fresh_network {
             keep_libnftables_plain(task, &mut launch)?;
         }
-        let loading = match shared::launched_in(&admitted.spec, admitted.fresh_network).as_slice() {
-            [] => launch.begin()?,
-            inside => hiber_sandbox::inside(task.facts()?.pid, inside, || launch.begin())??,
-        };
+        let kinds = shared::launched_in(&admitted.spec, admitted.fresh_network);
+        let still = admitted.status == Status::Paused || admitted.freezer.is_some();
+        let tracked = still && memory.may_be_tracked(task);
+        let loading = kernel_notes::launched(task, &kinds, tracked, || launch.begin())??;
         loading.session().pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
         // CRIU is being loaded meanwhile.
         let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
@@ -148,6 +148,9 @@ impl<'a> Dump<'a> {
         if options.pre_dump || options.dump.parent_path.is_some() {
             check_tracking(options, &mut session)?;
             memory::note_chain(task.container().entry())?;
+        }
+        if tracked {
+            memory.track(&mut session, staging.directory()?)?;
         }
         let dump = Self {
             task,
@@ -238,7 +241,7 @@ impl<'a> Dump<'a> {
         self.memory.copy_ahead(task, self.options, freezes)?;
         self.staging.stopping();
         stopped.frozen = freezes.then(|| Frozen::take(cgroup)).transpose()?;
-        self.memory.frozen();
+        self.memory.still(task)?;
         stopped.still = freezes || paused;
         if stopped.still {
             // CRIU's own look at a socket changes what is seen there afterwards.

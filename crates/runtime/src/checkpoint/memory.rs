@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hiber_criu::own_tracking::prepare_parent;
 use hiber_criu::page_protocol::Memory as OfMemory;
-use hiber_criu::{Common, ImageDirectory, Launch, PageServer};
+use hiber_criu::{Common, ImageDirectory, Launch, PageServer, Session};
 use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver, Source, Work};
-use hiber_memory::track::Means;
+use hiber_memory::track::{Means, clear_dirty_bits};
 
 use super::criu_options::config_file;
 use super::frozen::Frozen;
@@ -45,6 +46,8 @@ pub(super) struct Received {
     receiver: Receiver,
     server: PageServer,
     place: Place,
+    /// CRIU leaves the memory to us.
+    tracked: bool,
     /// The processes with the bytes that each has of its own.
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
@@ -105,7 +108,14 @@ impl Memory {
             Receiver::start(dir.clone(), place.clone()).map_err(|e| Error::host(WRITE, e))?;
         let connection = Some(launch.pass(theirs)?);
         let server = PageServer { address: None, port: 0, connection };
-        Ok(Self::Received(Box::new(Received { receiver, server, place, processes, copies: None })))
+        Ok(Self::Received(Box::new(Received {
+            receiver,
+            server,
+            place,
+            tracked: false,
+            processes,
+            copies: None,
+        })))
     }
 
     /// Before the container is frozen by us, if it is: its memory is copied in rounds, or room for it is found. A stopped
@@ -124,11 +134,38 @@ impl Memory {
         }
     }
 
-    /// The container is frozen: what was not written since it was copied is known from now on.
-    pub(super) fn frozen(&mut self) {
-        let Self::Received(received) = self else { return };
+    /// Whether CRIU may leave the memory to us, if it can: nobody else counts on the soft-dirty bits.
+    pub(super) fn may_be_tracked(&self, task: &Task) -> bool {
+        matches!(self, Self::Received(_)) && !task.container().entry().path().join(CHAIN).exists()
+    }
+
+    /// Asks CRIU, which was told so where that was necessary, and prepares the images for that. The container will stand still.
+    pub(super) fn track(&mut self, session: &mut Session, images: &ImageDirectory) -> Result<()> {
+        let Self::Received(received) = self else { return Ok(()) };
+        received.tracked = session.features()?.mem_track;
+        if received.tracked {
+            prepare_parent(images)?;
+        }
+        Ok(())
+    }
+
+    /// Whether CRIU leaves the memory to us.
+    pub(super) fn is_tracked(&self) -> bool {
+        matches!(self, Self::Received(received) if received.tracked)
+    }
+
+    /// The container stands still: what was not written since it was copied is known from now on, and the rest is read when CRIU
+    /// has said what there is.
+    pub(super) fn still(&mut self, task: &Task) -> Result<()> {
+        let Self::Received(received) = self else { return Ok(()) };
         let copies = received.copies.take().map(Copies::into_sources).unwrap_or_default();
         copies.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
+        for process in processes(task)?.iter().filter(|_| received.tracked) {
+            // CRIU sends what is dirty all the same.
+            let _ = clear_dirty_bits(process.pid);
+            received.receiver.read(OfMemory::Task(process.number), process.pid);
+        }
+        Ok(())
     }
 
     /// Whether CRIU writes the files of pages.

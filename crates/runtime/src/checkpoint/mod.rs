@@ -12,6 +12,7 @@ mod frozen;
 mod image_hasher;
 pub(crate) mod inspect;
 pub(crate) mod kept;
+mod kernel_notes;
 pub mod manifest;
 pub(crate) mod memory;
 pub(crate) mod named;

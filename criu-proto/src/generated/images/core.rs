@@ -31,12 +31,16 @@ pub struct CoreEntry {
     // message fields
     // @@protoc_insertion_point(field:criu.images.CoreEntry.mtype)
     pub mtype: ::std::option::Option<::protobuf::EnumOrUnknown<core_entry::Machine>>,
+    // @@protoc_insertion_point(field:criu.images.CoreEntry.thread_info)
+    pub thread_info: ::protobuf::MessageField<ThreadInfoX86>,
     // @@protoc_insertion_point(field:criu.images.CoreEntry.tc)
     pub tc: ::protobuf::MessageField<TaskCoreEntry>,
     // @@protoc_insertion_point(field:criu.images.CoreEntry.ids)
     pub ids: ::protobuf::MessageField<TaskKobjIdsEntry>,
     // @@protoc_insertion_point(field:criu.images.CoreEntry.thread_core)
     pub thread_core: ::protobuf::MessageField<ThreadCoreEntry>,
+    // @@protoc_insertion_point(field:criu.images.CoreEntry.ti_aarch64)
+    pub ti_aarch64: ::protobuf::MessageField<ThreadInfoAarch64>,
     // special fields
     // @@protoc_insertion_point(special_field:criu.images.CoreEntry.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -70,6 +74,11 @@ impl ::protobuf::Message for CoreEntry {
         if self.mtype.is_none() {
             return false;
         }
+        for v in &self.thread_info {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         for v in &self.tc {
             if !v.is_initialized() {
                 return false;
@@ -85,6 +94,11 @@ impl ::protobuf::Message for CoreEntry {
                 return false;
             }
         };
+        for v in &self.ti_aarch64 {
+            if !v.is_initialized() {
+                return false;
+            }
+        };
         true
     }
 
@@ -94,6 +108,9 @@ impl ::protobuf::Message for CoreEntry {
                 8 => {
                     self.mtype = ::std::option::Option::Some(is.read_enum_or_unknown()?);
                 },
+                18 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.thread_info)?;
+                },
                 26 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.tc)?;
                 },
@@ -102,6 +119,9 @@ impl ::protobuf::Message for CoreEntry {
                 },
                 42 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.thread_core)?;
+                },
+                66 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.ti_aarch64)?;
                 },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
@@ -118,6 +138,10 @@ impl ::protobuf::Message for CoreEntry {
         if let Some(v) = self.mtype {
             my_size += ::protobuf::rt::int32_size(1, v.value());
         }
+        if let Some(v) = self.thread_info.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         if let Some(v) = self.tc.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
@@ -127,6 +151,10 @@ impl ::protobuf::Message for CoreEntry {
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
         if let Some(v) = self.thread_core.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        if let Some(v) = self.ti_aarch64.as_ref() {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
@@ -139,6 +167,9 @@ impl ::protobuf::Message for CoreEntry {
         if let Some(v) = self.mtype {
             os.write_enum(1, ::protobuf::EnumOrUnknown::value(&v))?;
         }
+        if let Some(v) = self.thread_info.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(2, v, os)?;
+        }
         if let Some(v) = self.tc.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(3, v, os)?;
         }
@@ -147,6 +178,9 @@ impl ::protobuf::Message for CoreEntry {
         }
         if let Some(v) = self.thread_core.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
+        }
+        if let Some(v) = self.ti_aarch64.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -166,18 +200,22 @@ impl ::protobuf::Message for CoreEntry {
 
     fn clear(&mut self) {
         self.mtype = ::std::option::Option::None;
+        self.thread_info.clear();
         self.tc.clear();
         self.ids.clear();
         self.thread_core.clear();
+        self.ti_aarch64.clear();
         self.special_fields.clear();
     }
 
     fn default_instance() -> &'static CoreEntry {
         static instance: CoreEntry = CoreEntry {
             mtype: ::std::option::Option::None,
+            thread_info: ::protobuf::MessageField::none(),
             tc: ::protobuf::MessageField::none(),
             ids: ::protobuf::MessageField::none(),
             thread_core: ::protobuf::MessageField::none(),
+            ti_aarch64: ::protobuf::MessageField::none(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -265,6 +303,380 @@ pub mod core_entry {
         }
     }
 
+}
+
+// @@protoc_insertion_point(message:criu.images.ThreadInfoX86)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ThreadInfoX86 {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.ThreadInfoX86.gpregs)
+    pub gpregs: ::protobuf::MessageField<X86Registers>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.ThreadInfoX86.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ThreadInfoX86 {
+    fn default() -> &'a ThreadInfoX86 {
+        <ThreadInfoX86 as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ThreadInfoX86 {
+    pub fn new() -> ThreadInfoX86 {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for ThreadInfoX86 {
+    const NAME: &'static str = "ThreadInfoX86";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                18 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.gpregs)?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.gpregs.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.gpregs.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(2, v, os)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ThreadInfoX86 {
+        ThreadInfoX86::new()
+    }
+
+    fn clear(&mut self) {
+        self.gpregs.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ThreadInfoX86 {
+        static instance: ThreadInfoX86 = ThreadInfoX86 {
+            gpregs: ::protobuf::MessageField::none(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.X86Registers)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct X86Registers {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.X86Registers.sp)
+    pub sp: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.X86Registers.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a X86Registers {
+    fn default() -> &'a X86Registers {
+        <X86Registers as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl X86Registers {
+    pub fn new() -> X86Registers {
+        ::std::default::Default::default()
+    }
+
+    // optional uint64 sp = 20;
+
+    pub fn sp(&self) -> u64 {
+        self.sp.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for X86Registers {
+    const NAME: &'static str = "X86Registers";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                160 => {
+                    self.sp = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.sp {
+            my_size += ::protobuf::rt::uint64_size(20, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.sp {
+            os.write_uint64(20, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> X86Registers {
+        X86Registers::new()
+    }
+
+    fn clear(&mut self) {
+        self.sp = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static X86Registers {
+        static instance: X86Registers = X86Registers {
+            sp: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.ThreadInfoAarch64)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ThreadInfoAarch64 {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.ThreadInfoAarch64.gpregs)
+    pub gpregs: ::protobuf::MessageField<Aarch64Registers>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.ThreadInfoAarch64.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ThreadInfoAarch64 {
+    fn default() -> &'a ThreadInfoAarch64 {
+        <ThreadInfoAarch64 as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ThreadInfoAarch64 {
+    pub fn new() -> ThreadInfoAarch64 {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for ThreadInfoAarch64 {
+    const NAME: &'static str = "ThreadInfoAarch64";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                26 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.gpregs)?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.gpregs.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.gpregs.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(3, v, os)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ThreadInfoAarch64 {
+        ThreadInfoAarch64::new()
+    }
+
+    fn clear(&mut self) {
+        self.gpregs.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ThreadInfoAarch64 {
+        static instance: ThreadInfoAarch64 = ThreadInfoAarch64 {
+            gpregs: ::protobuf::MessageField::none(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:criu.images.Aarch64Registers)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Aarch64Registers {
+    // message fields
+    // @@protoc_insertion_point(field:criu.images.Aarch64Registers.sp)
+    pub sp: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:criu.images.Aarch64Registers.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Aarch64Registers {
+    fn default() -> &'a Aarch64Registers {
+        <Aarch64Registers as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Aarch64Registers {
+    pub fn new() -> Aarch64Registers {
+        ::std::default::Default::default()
+    }
+
+    // optional uint64 sp = 2;
+
+    pub fn sp(&self) -> u64 {
+        self.sp.unwrap_or(0)
+    }
+}
+
+impl ::protobuf::Message for Aarch64Registers {
+    const NAME: &'static str = "Aarch64Registers";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                16 => {
+                    self.sp = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.sp {
+            my_size += ::protobuf::rt::uint64_size(2, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.sp {
+            os.write_uint64(2, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Aarch64Registers {
+        Aarch64Registers::new()
+    }
+
+    fn clear(&mut self) {
+        self.sp = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Aarch64Registers {
+        static instance: Aarch64Registers = Aarch64Registers {
+            sp: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
 }
 
 // @@protoc_insertion_point(message:criu.images.TaskCoreEntry)

@@ -39,6 +39,9 @@ impl Request<'_> {
         dump.leave_running = options.dump.leave_running;
         dump.parent_img = options.dump.parent_path.clone();
         dump.track_mem = options.dump.parent_path.is_some();
+        if self.memory.is_tracked() {
+            (dump.track_mem, dump.parent_img) = (true, Some(".".into()));
+        }
         dump.tcp_skip_in_flight = options.dump.tcp_skip_in_flight;
         dump.common.external =
             self.admitted.mounts.as_ref().map(|mounts| mounts.external.clone()).unwrap_or_default();
