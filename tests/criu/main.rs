@@ -38,6 +38,7 @@ mod manifest;
 mod memory;
 mod migrate;
 mod migrate_compressed;
+mod migrate_rootfs;
 mod migrate_ssh;
 mod migrate_survivor;
 mod migrate_tls;

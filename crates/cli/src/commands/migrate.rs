@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::migrate::{self, Compress, Destination, Identity, MigrateOptions, OnMiss, Phase, ResolveOptions};
+use hiber::migrate::{
+    self, Compress, Destination, Identity, MigrateOptions, OnMiss, Phase, ResolveOptions, Rootfs,
+};
 use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
@@ -70,6 +72,11 @@ flags! {
             Flag::value("id", "NEWID", "what the container is called there (default: as here)"),
         bundle: Option<PathBuf> =
             Flag::value("bundle", "DIR", "the bundle's directory there (default: as here)").short("b"),
+        rootfs: Option<Rootfs> = Flag::value(
+            "rootfs",
+            "HOW",
+            "same: the bundle is there, as here; sync: it is sent, with its root filesystem (default: same)",
+        ),
         receiver: Option<String> =
             Flag::value("receiver", "COMMAND", "what ssh runs there (default: hiber receive --stdio)"),
         dry_run: bool = Flag::switch("dry-run", "only ask both ends whether it could be done"),
@@ -88,7 +95,7 @@ flags! {
             "if the rest does not fit after the last round: abort, so that it runs on here, or force (default: abort)",
         ),
         bandwidth: Option<Bandwidth> =
-            Flag::value("bandwidth", "RATE", "bytes of memory that are sent in a second at most, such as 100M"),
+            Flag::value("bandwidth", "RATE", "bytes of memory, and of the root filesystem, that are sent in a second at most, such as 100M"),
         compress: Option<Compress> = Flag::value(
             "compress",
             "HOW",
@@ -120,7 +127,8 @@ pub(crate) const COMMAND: Command = Command::new(
 .description(
     "The destination is ssh://[USER@]HOST[:PORT], where ssh runs `hiber receive --stdio`; tls://HOST:PORT, where a\n\
      `hiber receive --listen` has to run, and both ends show certificates; or exec:COMMAND, any command whose\n\
-     standard streams lead to a `receive --stdio`. The bundle must be there already.\n\n\
+     standard streams lead to a `receive --stdio`. The bundle must be there already, unless --rootfs sync\n\
+     sends it.\n\n\
      Both ends are asked first whether it could be done. Then the container is checkpointed, its images go over, and\n\
      it stays frozen here until the destination has restored it: one copy runs at any time, and one survives. If\n\
      anything fails before that, it runs on here. If the two lose each other at the moment of the decision, the copy\n\
@@ -133,6 +141,7 @@ pub(crate) const COMMAND: Command = Command::new(
         "migrate --cert a.pem --key a.key --ca ca.pem web tls://other.example.org:4711",
         "move web to a machine where `receive --listen` runs",
     ),
+    ("migrate --rootfs sync --bundle /srv/web web ssh://other.example.org", "move web with its bundle"),
     ("migrate --dry-run web ssh://other.example.org", "ask whether that would work"),
 ])
 .flags(MigrateFlags::TABLE)
@@ -158,6 +167,7 @@ impl Migrate {
         let moves = [
             ("id", flags.new_id.is_some()),
             ("bundle", flags.bundle.is_some()),
+            ("rootfs", flags.rootfs.is_some()),
             ("dry-run", flags.dry_run),
             ("tcp-established", flags.contents.tcp_established.is_some()),
             ("tcp-close", flags.tcp_close.is_some()),
@@ -196,6 +206,7 @@ impl Migrate {
         let mut options = MigrateOptions::default()
             .id(flags.new_id.clone())
             .bundle(flags.bundle.clone())
+            .rootfs(flags.rootfs.unwrap_or_default())
             .identity(self.identity()?)
             .stall(flags.stall.unwrap_or_default().0)
             .dry_run(flags.dry_run)
@@ -242,6 +253,7 @@ impl Migrate {
     fn show(&self, phase: Phase) {
         let (word, bytes) = match phase {
             Phase::Accepted => ("accepted", None),
+            Phase::Rootfs { bytes, .. } => ("rootfs", Some(bytes)),
             Phase::Dumping => ("dumping", None),
             Phase::Sending { bytes } => ("sending", Some(bytes)),
             Phase::Restoring => ("restoring", None),

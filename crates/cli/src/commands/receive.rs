@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hiber::migrate::{self, Connection, Identity, ReceiveOptions};
+use hiber::migrate::{self, Connection, Identity, ReceiveOptions, Rootfs};
 
 use super::migrate::{STALL, Stall};
 use crate::containers::Containers;
@@ -20,6 +20,11 @@ flags! {
         listen: Option<String> =
             Flag::value("listen", "ADDRESS:PORT", "sources connect there, by TLS: any number, until SIGTERM"),
         identity: IdentityFlags = Flag::group(),
+        rootfs: Option<Rootfs> = Flag::value(
+            "rootfs",
+            "HOW",
+            "sync: sources may bring bundles, which say what runs here as root; same: they are here (default: sync with --stdio, same with --listen)",
+        ),
         stall: Option<Stall> = STALL,
         accepted: bool =
             Flag::switch(listener::ACCEPTED, "a source has connected to --listen: to standard input").hidden(),
@@ -74,8 +79,11 @@ impl Receive {
     /// Serves one source.
     fn serve(&self, cli: &Cli, connect: impl FnOnce() -> anyhow::Result<Connection>) -> anyhow::Result<()> {
         let containers = Containers::new(cli)?;
-        let options =
-            ReceiveOptions::default().criu(cli.global.criu.clone()).systemd_cgroup(cli.global.systemd_cgroup);
+        let usual = if self.flags.stdio { Rootfs::Sync } else { Rootfs::Same };
+        let options = ReceiveOptions::default()
+            .criu(cli.global.criu.clone())
+            .systemd_cgroup(cli.global.systemd_cgroup)
+            .rootfs(self.flags.rootfs.unwrap_or(usual));
         migrate::receive(&containers.runtime, connect()?, &options)?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hiber::id::ContainerId;
-use hiber::migrate::{Compress, Destination, OnMiss};
+use hiber::migrate::{Compress, Destination, OnMiss, Rootfs};
 use hiber::{Address, CgroupMode, CheckpointName, InvalidAddress, NetworkLock, PreCopyMode, Resources, Word};
 
 use super::flag::Value;
@@ -74,7 +74,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(CgroupMode Compress NetworkLock OnMiss PreCopyMode Resources);
+words!(CgroupMode Compress NetworkLock OnMiss PreCopyMode Resources Rootfs);
 
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {

@@ -14,6 +14,7 @@ use crate::helpers::guard;
 use crate::id::ContainerId;
 use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::lock::Lock;
+use crate::state::migration::Incoming;
 use crate::state::store::Store;
 use crate::status::Status;
 
@@ -115,11 +116,13 @@ impl Task {
         cleared.context("unmount the root filesystem")?;
         // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
         let summary = self.container().config_summary().ok().filter(|_| self.facts().is_ok());
+        let incoming = Incoming::of(self.container().entry()).ok().flatten();
         self.container().entry().remove()?;
         drop(lock);
         if let Some(Err(e)) = summary.map(|summary| self.run_poststop(&summary)) {
             tracing::warn!("{}", chain(&e));
         }
+        incoming.iter().for_each(Incoming::remove_bundle);
         Ok(())
     }
 

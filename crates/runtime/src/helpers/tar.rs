@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
 use pax::Records;
 
 use super::stand_in;
+use crate::host::xattrs::{self, Xattr};
 
 /// The name that CRIU calls.
 pub(crate) const NAME: &str = "tar";
@@ -87,7 +88,7 @@ struct Item {
     gid: u32,
     mtime: Timespec,
     atime: Timespec,
-    xattrs: Vec<pax::Xattr>,
+    xattrs: Vec<Xattr>,
     device: (u32, u32),
     /// A file's bytes or a link's target.
     content: Vec<u8>,
@@ -171,7 +172,7 @@ fn collect(
     let named = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
     items.push(Item {
         path: path.to_owned(),
-        xattrs: pax::xattrs(&named)?,
+        xattrs: xattrs::of(&named)?,
         kind,
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
@@ -341,7 +342,7 @@ fn unpack(root: &Path, items: &[Item]) -> std::io::Result<()> {
             rustix::fs::chmodat(directory, path, Mode::from_raw_mode(item.mode), AtFlags::empty())?;
         }
         // After chown, which takes the capabilities away, and chmod, which changes access control lists.
-        pax::set_xattrs(&root.join(path), &item.xattrs)?;
+        xattrs::set(&root.join(path), &item.xattrs)?;
         let times = Timestamps { last_access: item.atime, last_modification: item.mtime };
         rustix::fs::utimensat(directory, path, &times, nofollow)?;
     }

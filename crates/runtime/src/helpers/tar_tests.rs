@@ -21,8 +21,8 @@ fn fill(dir: &Path) {
     let fd = File::open(dir).unwrap();
     rustix::fs::mknodat(&fd, "fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     // A file system without extended attributes has none to lose.
-    let _ = pax::set_xattrs(&dir.join("shm/file"), &xattrs());
-    let _ = pax::set_xattrs(&dir.join("shm"), &[("user.of a directory".into(), b"1".to_vec())]);
+    let _ = xattrs::set(&dir.join("shm/file"), &xattrs());
+    let _ = xattrs::set(&dir.join("shm"), &[("user.of a directory".into(), b"1".to_vec())]);
     let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
     let times =
         Timestamps { last_access: Timespec { tv_sec: 1_234_567_899, tv_nsec: 7 }, last_modification: time };
@@ -36,7 +36,7 @@ fn fill(dir: &Path) {
 }
 
 /// Values with the bytes that separate records.
-fn xattrs() -> Vec<pax::Xattr> {
+fn xattrs() -> Vec<Xattr> {
     vec![("user.a".into(), b"a\nb\0c=d".to_vec()), ("user.b".into(), Vec::new())]
 }
 
@@ -53,7 +53,7 @@ fn listing(dir: &Path, attributes: bool) -> Vec<String> {
         };
         let name = path.strip_prefix(dir).unwrap().display().to_string();
         let (mode, uid, gid, device) = (meta.mode(), meta.uid(), meta.gid(), meta.rdev());
-        let attributes = if attributes { pax::xattrs(&path).unwrap() } else { Vec::new() };
+        let attributes = if attributes { xattrs::of(&path).unwrap() } else { Vec::new() };
         let time = (meta.mtime(), meta.mtime_nsec());
         lines.push(format!("{name} {mode:o} {uid}:{gid} {device} {time:?} {attributes:?} {content}"));
         if meta.is_dir() {

@@ -5,3 +5,4 @@ pub(crate) mod owned;
 pub(crate) mod paths;
 pub(crate) mod procfs;
 pub(crate) mod threads;
+pub(crate) mod xattrs;

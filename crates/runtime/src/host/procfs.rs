@@ -180,6 +180,17 @@ pub(crate) fn own_memory(pid: i32) -> Option<u64> {
     Some((kib("RssAnon:")? + kib("VmSwap:")?) << 10)
 }
 
+/// The inode numbers of files that a process has mapped so that its writes reach them (proc_pid_maps(5)).
+pub(crate) fn mapped_to_write(pid: i32) -> Vec<u64> {
+    let maps = procfs::read(pid, "maps").unwrap_or_default();
+    let inode = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().filter(|may| may.as_bytes().get(1) == Some(&b'w') && may.ends_with('s'))?;
+        fields.nth(2)?.parse().ok().filter(|inode| *inode != 0)
+    };
+    maps.lines().filter_map(inode).collect()
+}
+
 fn threads(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }

@@ -74,7 +74,7 @@ struct Line {
     packer: Packer,
     /// Bytes of files and memory that were sent, as they were sent.
     sent: u64,
-    /// Bytes of memory in a second, at most.
+    /// Bytes of memory and of the root file system in a second, at most.
     bandwidth: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ impl Outgoing {
         let packing = line.packer.next(bytes.len());
         let sent = write_bytes(&mut *line.stream, bytes, packing)? as u64;
         line.sent += sent;
-        if let (Bytes::Pages { .. }, Some(bandwidth)) = (bytes, line.bandwidth) {
+        if let (Bytes::Pages { .. } | Bytes::Rootfs(_), Some(bandwidth)) = (bytes, line.bandwidth) {
             // Time in which nothing was sent is not made up for.
             let due = Duration::from_secs_f64(sent as f64 / bandwidth as f64);
             std::thread::sleep(due.saturating_sub(began.elapsed()));
@@ -237,8 +237,8 @@ impl Connection {
         self.to.say(word).map_err(|e| self.broken(e))
     }
 
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.to.send(Bytes::File(bytes)).map_err(|e| self.broken(e))
+    pub(super) fn send(&mut self, bytes: Bytes<'_>) -> Result<()> {
+        self.to.send(bytes).map_err(|e| self.broken(e))
     }
 
     /// Tells the other end that nothing comes of it, and hears what it says to that: or has said before, if it was first.

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
@@ -14,7 +15,9 @@ use super::connection::{Connection, Signs};
 use super::foresight;
 use super::packing::KNOWN;
 use super::resolve;
-use super::word::{Frame, Offer, Word};
+use super::rootfs::change::Change;
+use super::rootfs::{NewBundle, Rootfs};
+use super::word::{Frame, MAX_DATA, Offer, Word};
 use crate::checkpoint::CriuOptions;
 use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::restore::{Gate, restore_through};
@@ -39,6 +42,8 @@ pub struct ReceiveOptions {
     pub criu: Option<PathBuf>,
     /// Have systemd make the cgroup.
     pub systemd_cgroup: bool,
+    /// Whether sources may bring bundles. Whoever brings one says by its config.json what runs here, and as whom.
+    pub rootfs: Rootfs,
 }
 
 /// Receives a container over `connection`: it runs here when the source has given it up, and not before. The result is `None` if the
@@ -64,8 +69,13 @@ pub fn receive(
     let criu = CriuOptions { criu: options.criu.clone(), ..CriuOptions::default() };
     migration::sweep(&runtime.store);
     remove_half_of(runtime, &offer)?;
-    let id = match foresight::check(&runtime.store, &offer, &criu, options.systemd_cgroup) {
-        Ok(id) => id,
+    let admitted = bundle_of(&offer, options).and_then(|bundle| {
+        let path = bundle.as_ref().map_or(Path::new(&offer.bundle), NewBundle::path);
+        let id = foresight::check(&runtime.store, &offer, path, &criu, options.systemd_cgroup)?;
+        Ok((id, bundle))
+    });
+    let (id, bundle) = match admitted {
+        Ok(admitted) => admitted,
         Err(e) => {
             connection.say(&Word::Refuse(chain(&e)))?;
             return Err(e);
@@ -75,7 +85,21 @@ pub fn receive(
     if offer.dry_run {
         return Ok(None);
     }
-    Receiving { runtime, connection, options, offer: &offer, id, criu, decided: None }.run()
+    Receiving { runtime, connection, options, offer: &offer, id, criu, bundle, syncing: None, decided: None }
+        .run()
+}
+
+/// The bundle that is to be made, if the source brings one.
+fn bundle_of(offer: &Offer, options: &ReceiveOptions) -> Result<Option<NewBundle>> {
+    match offer.rootfs {
+        None => Ok(None),
+        Some(_) if options.rootfs != Rootfs::Sync => Err(Error::Invalid(
+            "--rootfs sync: this receiver takes no bundles: it was not started with --rootfs sync".into(),
+        )),
+        Some(amount) => {
+            NewBundle::begin(Path::new(&offer.bundle), &offer.config, &offer.token.to_hex(), amount).map(Some)
+        }
+    }
 }
 
 /// Removes what an earlier receiver has left that was killed before the container was whole.
@@ -95,6 +119,10 @@ struct Receiving<'a> {
     offer: &'a Offer,
     id: ContainerId,
     criu: CriuOptions,
+    /// The bundle, if the source brings it.
+    bundle: Option<NewBundle>,
+    /// Brings the bundle to the disk.
+    syncing: Option<JoinHandle<Result<()>>>,
     /// The source's decision, once there is one.
     decided: Option<Decision>,
 }
@@ -102,10 +130,12 @@ struct Receiving<'a> {
 impl Receiving<'_> {
     fn run(mut self) -> Result<Option<Task>> {
         let store = &self.runtime.store;
-        let place = Migration::receive(store, &self.offer.token.to_hex(), self.id.as_str())?;
+        let made = self.bundle.as_ref().map(|_| Path::new(&self.offer.bundle));
+        let place = Migration::receive(store, &self.offer.token.to_hex(), self.id.as_str(), made)?;
         let restored = self.take(&place).and_then(|images| self.restore(images));
         match restored {
             Ok(task) => {
+                self.bundle.take().into_iter().for_each(NewBundle::stay);
                 let settled = self.settle(task);
                 // The container runs already. Its images are kept until all of its memory is there, and so long the connection.
                 if let Ok(Some(task)) = &settled {
@@ -116,6 +146,7 @@ impl Receiving<'_> {
                 settled
             }
             Err(e) => {
+                self.bundle = None;
                 place.forget();
                 // The source may have gone by itself, and then does not listen.
                 let _ = self.connection.say(&match self.decided {
@@ -149,7 +180,10 @@ impl Receiving<'_> {
                     self.take_file(&images, &name, size).context(format!("receive {name:?}"))?;
                 }
                 Word::File { .. } => return Err(self.connection.failed("it sends files without end")),
+                Word::Changes(changes) => self.take_changes(&changes)?,
+                Word::Sync => self.sync()?,
                 Word::Complete { files } if files == count => {
+                    self.publish()?;
                     memory.complete().map_err(|e| Error::host("receive memory", e))?;
                     return Ok(path);
                 }
@@ -163,6 +197,41 @@ impl Receiving<'_> {
                 other => return Err(self.connection.unexpected(&other)),
             }
         }
+    }
+
+    /// Takes steps of the root file system, and the bytes that follow them.
+    fn take_changes(&mut self, changes: &[Change]) -> Result<()> {
+        let announced = changes.iter().try_fold(0_u64, |sum, change| sum.checked_add(change.bytes()?));
+        let announced = announced.filter(|bytes| *bytes <= MAX_DATA as u64);
+        let bytes = match announced {
+            Some(0) => Vec::new(),
+            Some(announced) => match self.connection.next()? {
+                Frame::Data(bytes) if bytes.len() as u64 == announced => bytes,
+                _ => return Err(self.connection.failed(format!("{announced} bytes of files were to come"))),
+            },
+            None => return Err(self.connection.failed("it announced more bytes of files than a frame has")),
+        };
+        match &mut self.bundle {
+            Some(bundle) => bundle.apply(changes, &bytes),
+            None => Err(self.connection.failed("it sent a root file system that was not offered")),
+        }
+    }
+
+    /// Brings the root file system to the disk while the source waits.
+    fn sync(&mut self) -> Result<()> {
+        let signs = self.connection.signs();
+        let sync = self.bundle.as_ref().map(NewBundle::syncing).transpose()?;
+        sync.map_or(Ok(()), |sync| sync())?;
+        drop(signs);
+        self.connection.say(&Word::Synced)
+    }
+
+    /// Puts the bundle to its place. The disk gets the rest of it while the container is restored.
+    fn publish(&mut self) -> Result<()> {
+        let Some(bundle) = &mut self.bundle else { return Ok(()) };
+        bundle.publish()?;
+        self.syncing = Some(std::thread::spawn(bundle.syncing()?));
+        Ok(())
     }
 
     fn take_file(&mut self, images: &ImageDirectory, name: &str, size: u64) -> Result<()> {
@@ -238,7 +307,9 @@ struct Question<'q, 'a> {
 
 impl Question<'_, '_> {
     fn incoming(&self, whole: bool) -> Incoming {
-        Incoming { token: self.receiving.offer.token.to_hex(), whole }
+        let Receiving { offer, bundle, .. } = &*self.receiving;
+        let bundle = bundle.as_ref().map(|bundle| bundle.path().to_owned());
+        Incoming { token: offer.token.to_hex(), whole, bundle }
     }
 }
 
@@ -254,6 +325,9 @@ impl Gate for Question<'_, '_> {
     /// Tells the source that all is here, and hears its decision. If the source cannot be heard, the container stays frozen.
     fn decide(&mut self) -> Result<bool> {
         // No other word comes in between from here on.
+        if let Some(thread) = self.receiving.syncing.take() {
+            thread.join().map_err(|panic| Error::panicked("syncfs", &panic))??;
+        }
         self.signs = None;
         let Receiving { connection, decided, .. } = &mut *self.receiving;
         connection.say(&Word::Restored)?;

@@ -33,10 +33,12 @@ pub(super) fn processor() -> Vec<String> {
     features.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
-/// Refuses an offer that could not be restored here. The result is the container's id.
+/// Refuses an offer that could not be restored here from this bundle, whose root file system may still be to come. The result is the
+/// container's id.
 pub(super) fn check(
     store: &Store,
     offer: &Offer,
+    bundle: &Path,
     criu: &CriuOptions,
     systemd_cgroup: bool,
 ) -> Result<ContainerId> {
@@ -47,7 +49,6 @@ pub(super) fn check(
         Ok(_) => return Err(Error::Exists).context(format!("container {id}")),
         Err(e) => return Err(e),
     }
-    let bundle = Path::new(&offer.bundle);
     let options = CreateOptions { bundle: bundle.into(), systemd_cgroup, ..CreateOptions::default() };
     let prepared = Prepared::new(&id, &options)?;
     let theirs: Spec = serde_json::from_str(&offer.config)
@@ -58,7 +59,7 @@ pub(super) fn check(
     if prepared.plan.init.process.terminal {
         return invalid("process.terminal: a container with a terminal cannot be received yet".into());
     }
-    check_places(&prepared)?;
+    check_places(&prepared, offer.rootfs.is_none())?;
     check_criu(offer, criu)?;
     let ours = processor();
     let missing: Vec<_> =
@@ -84,13 +85,15 @@ pub(super) fn check(
 }
 
 /// The cgroup, the root file system and the sources of bind mounts.
-fn check_places(prepared: &Prepared) -> Result<()> {
+fn check_places(prepared: &Prepared, has_root: bool) -> Result<()> {
     let cgroup = Cgroup::open(prepared.cgroup.clone(), OnDenied::Skip)?;
     if cgroup.exists() {
         cgroup.check_unused()?;
     }
     let Some(root) = &prepared.plan.init.root else { return Ok(()) };
-    check_root(&root.path, &prepared.spec)?;
+    if has_root {
+        check_root(&root.path, &prepared.spec)?;
+    }
     for mount in &root.mounts {
         if let MountSource::Bind { path, .. } = &mount.source
             && let Err(e) = std::fs::metadata(path)

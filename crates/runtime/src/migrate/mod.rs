@@ -11,6 +11,7 @@ mod foresight;
 mod packing;
 mod place;
 mod resolve;
+mod rootfs;
 mod source;
 mod stream;
 #[cfg(feature = "tls")]
@@ -24,6 +25,7 @@ pub use destination::{ReceiveOptions, receive};
 pub use packing::Compress;
 pub use place::Destination;
 pub use resolve::{ResolveOptions, resolve};
+pub use rootfs::Rootfs;
 pub use source::{MigrateOptions, Migrated, OnMiss, Phase, RECEIVER};
 
 pub use crate::state::migration::Identity;

@@ -14,7 +14,8 @@ use super::connection::{Connection, Route, Sender};
 use super::foresight;
 use super::packing::Compress;
 use super::place::Destination;
-use super::word::{MAX_DATA, Offer, Word as Said};
+use super::rootfs::{Amount, Rootfs, Tree, config_for};
+use super::word::{Bytes, MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::preflight::Severity;
 use crate::checkpoint::staging::HandOver;
@@ -23,6 +24,7 @@ use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::helpers::lazy::Token;
+use crate::host::procfs;
 use crate::id::ContainerId;
 use crate::state::migration::{self, Decision, Identity, Migration, Way};
 use crate::state::store::Store;
@@ -30,6 +32,11 @@ use crate::status::Status;
 
 /// The program that ssh runs at the other end.
 pub const RECEIVER: &str = "hiber receive --stdio";
+
+/// How often the root filesystem is looked through while the container runs, at most, and bytes that are few enough for the last look,
+/// when it stands still.
+const MAX_PASSES: usize = 5;
+const FEW: u64 = 4 << 20;
 
 /// How to migrate. Each choice has a setter.
 #[derive(Debug, Setters)]
@@ -40,6 +47,8 @@ pub struct MigrateOptions {
     pub id: Option<ContainerId>,
     /// The bundle's directory there; as here if absent.
     pub bundle: Option<PathBuf>,
+    /// The bundle there.
+    pub rootfs: Rootfs,
     /// The command that receives, at the other end of ssh.
     pub receiver: String,
     /// For TLS: `tls://` needs it.
@@ -66,6 +75,7 @@ impl Default for MigrateOptions {
         Self {
             id: None,
             bundle: None,
+            rootfs: Rootfs::Same,
             receiver: RECEIVER.into(),
             identity: None,
             stall: Duration::from_secs(10),
@@ -102,6 +112,13 @@ impl Word for OnMiss {
 pub enum Phase {
     /// The destination would take it.
     Accepted,
+    /// Its root filesystem is sent while it runs.
+    Rootfs {
+        /// On the disk here.
+        bytes: u64,
+        /// How many files and directories it has.
+        files: u64,
+    },
     /// Its memory is sent while it runs, and the rest of it while it stands still.
     Dumping,
     /// It stands still; the rest goes over.
@@ -154,7 +171,12 @@ impl Task {
         let store = Store::of(self.container().entry());
         migration::sweep(&store);
         let token = Token::new()?;
-        let offer = self.offer(&token, &options)?;
+        let tree = match options.rootfs {
+            Rootfs::Same => None,
+            Rootfs::Sync => Some(Tree::open(&self.facts()?.rootfs)?),
+        };
+        let amount = tree.as_ref().map(Tree::measure).transpose()?;
+        let offer = self.offer(&token, &options, amount)?;
         let (receiver, identity) = (options.receiver.as_str(), options.identity.as_ref());
         let mut connection = Connection::to(&Route { destination, receiver, identity }, options.stall)?;
         connection.say(&Said::Offer(Box::new(offer)))?;
@@ -182,11 +204,12 @@ impl Task {
             migration,
             migrated: Migrated::default(),
             pages: None,
+            tree,
             complete: false,
             tell,
         };
-        (giving.tell)(Phase::Dumping);
-        let given = giving.dump(&mut options, destination);
+        giving.connection.limit(options.bandwidth);
+        let given = giving.copy_tree(amount).and_then(|()| giving.dump(&mut options, destination));
         giving
             .end(&store, &token.to_hex(), given)
             .map(|migrated| Migrated { total: began.elapsed(), ..migrated })
@@ -200,7 +223,7 @@ impl Task {
         found.next().map_or(Ok(()), |f| Err(Error::Invalid(format!("{}: {f}: {}", f.check, f.advice))))
     }
 
-    fn offer(&self, token: &Token, options: &MigrateOptions) -> Result<Offer> {
+    fn offer(&self, token: &Token, options: &MigrateOptions, rootfs: Option<Amount>) -> Result<Offer> {
         let container = self.container();
         let bundle = options
             .bundle
@@ -214,8 +237,12 @@ impl Task {
                 .to_str()
                 .map(str::to_owned)
                 .ok_or_else(|| Error::Invalid(format!("--bundle {}: expected UTF-8", bundle.display())))?,
-            config: serde_json::to_string(&*container.spec()?)
-                .map_err(|e| Error::internal("encode config.json", e))?,
+            config: match rootfs {
+                Some(_) => config_for(&*container.spec()?),
+                None => serde_json::to_string(&*container.spec()?),
+            }
+            .map_err(|e| Error::internal("encode config.json", e))?,
+            rootfs,
             criu: [criu.major, criu.minor, criu.sublevel],
             memory: foresight::memory_of(self)?,
             processor: foresight::processor(),
@@ -246,14 +273,49 @@ struct Giving<'a> {
     migrated: Migrated,
     /// The sender of memory, while all else waits.
     pages: Option<Arc<Mutex<Sender>>>,
+    /// The root filesystem, if it goes along.
+    tree: Option<Tree>,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
     tell: &'a mut dyn FnMut(Phase),
 }
 
 impl Giving<'_> {
+    /// Sends the root filesystem while the container runs: all of it, and then what was written meanwhile, until that is little.
+    fn copy_tree(&mut self, amount: Option<Amount>) -> Result<()> {
+        let Some(Amount { bytes, files }) = amount else { return Ok(()) };
+        (self.tell)(Phase::Rootfs { bytes, files });
+        let mut last = u64::MAX;
+        for _ in 0..MAX_PASSES {
+            let before = self.connection.sent();
+            self.pass()?;
+            let sent = self.connection.sent() - before;
+            if sent < FEW || sent > last / 2 {
+                break;
+            }
+            last = sent;
+        }
+        self.connection.say(&Said::Sync)?;
+        match self.connection.hear_result()? {
+            Said::Synced => Ok(()),
+            Said::Refuse(why) => Err(self.connection.refused(&why)),
+            other => Err(self.connection.unexpected(&other)),
+        }
+    }
+
+    fn pass(&mut self) -> Result<()> {
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        let mapped = self.task.pids()?.into_iter().flat_map(procfs::mapped_to_write);
+        let connection = &mut self.connection;
+        tree.pass(mapped, &mut |changes, bytes| {
+            connection.say(&Said::Changes(changes))?;
+            if bytes.is_empty() { Ok(()) } else { connection.send(Bytes::Rootfs(bytes)) }
+        })
+        .context("send the root filesystem")
+    }
+
     fn dump(&mut self, options: &mut MigrateOptions, destination: &Destination) -> Result<()> {
-        self.connection.limit(options.bandwidth);
+        (self.tell)(Phase::Dumping);
         let pages = Arc::new(Mutex::new(self.connection.sender()));
         let pre_copy = &mut options.checkpoint.pre_copy;
         pre_copy.max_frozen = options.max_downtime / 2;
@@ -277,6 +339,8 @@ impl Giving<'_> {
 
     /// Sends the images, and decides when the destination has restored them. The container stands still meanwhile.
     fn give(&mut self, images: &ImageDirectory, stopped: Instant) -> Result<()> {
+        // CRIU may have linked files that had lost their names.
+        self.pass()?;
         let files = files(images)?;
         let bytes = files.iter().map(|(_, size)| size).sum();
         (self.tell)(Phase::Sending { bytes });
@@ -317,7 +381,7 @@ impl Giving<'_> {
         while left > 0 {
             let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             file.read_exact(&mut buffer[..part]).map_err(fail)?;
-            self.connection.send(&buffer[..part])?;
+            self.connection.send(Bytes::File(&buffer[..part]))?;
             left -= part as u64;
         }
         Ok(())

@@ -12,11 +12,13 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use super::packing::Packing;
+use super::rootfs::Amount;
+use super::rootfs::change::Change;
 use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
 /// Of the conversation; a peer with another one is refused by name.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 const WORD: u8 = b'W';
@@ -52,6 +54,12 @@ pub(super) enum Word {
     Refuse(String),
     /// Source: a file of the checkpoint; its bytes follow.
     File { name: String, size: u64 },
+    /// Source: steps of the root file system; then the bytes of all their ranges, if there are any.
+    Changes(Vec<Change>),
+    /// Source: that is to be on the disk before more comes.
+    Sync,
+    /// Destination: it is.
+    Synced,
     /// Source: those were all files.
     Complete { files: u64 },
     /// Destination: it is still at work.
@@ -90,6 +98,9 @@ pub(super) struct Offer {
     pub(super) memory: u64,
     /// The features of the processor, as /proc/cpuinfo has them; empty where it tells none.
     pub(super) processor: Vec<String>,
+    /// The bundle is to come, too, with so much in its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rootfs: Option<Amount>,
     /// Nothing will come: only the answer is wanted.
     pub(super) dry_run: bool,
 }
@@ -125,6 +136,8 @@ pub(super) fn write_word(to: &mut dyn Write, word: &Word) -> io::Result<()> {
 pub(super) enum Bytes<'a> {
     /// At most [`MAX_DATA`].
     File(&'a [u8]),
+    /// As [`File`](Self::File), of the root file system.
+    Rootfs(&'a [u8]),
     /// From an address on; pages of at most [`MAX_DATA`] bytes.
     Pages { memory: u64, address: u64, bytes: &'a [u8] },
 }
@@ -132,7 +145,7 @@ pub(super) enum Bytes<'a> {
 impl Bytes<'_> {
     /// So many.
     pub(super) fn len(self) -> usize {
-        let (Self::File(bytes) | Self::Pages { bytes, .. }) = self;
+        let (Self::File(bytes) | Self::Rootfs(bytes) | Self::Pages { bytes, .. }) = self;
         bytes.len()
     }
 }
@@ -144,7 +157,7 @@ pub(super) fn write_bytes(
     packing: Option<Packing>,
 ) -> io::Result<usize> {
     let (kind, place, content) = match bytes {
-        Bytes::File(content) => (DATA, Vec::new(), content),
+        Bytes::File(content) | Bytes::Rootfs(content) => (DATA, Vec::new(), content),
         Bytes::Pages { memory, address, bytes } => {
             (PAGES, [memory.to_le_bytes(), address.to_le_bytes()].concat(), bytes)
         }

@@ -34,6 +34,8 @@ const IMAGES: &str = "images";
 /// Begins the name of a migration to here, whose record decides nothing: both ends may be of one machine.
 const INCOMING_PREFIX: &str = "to-";
 const VERSION: u32 = 1;
+/// In a bundle that a migration has made and that is not decided about: its token.
+const BUNDLE_MARK: &str = ".hiber-incoming";
 
 /// Whose a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,9 @@ pub(crate) struct Record {
     pub(crate) id: String,
     #[serde(flatten)]
     pub(crate) way: Way,
+    /// The bundle that is made for it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bundle: Option<PathBuf>,
     /// RFC 3339.
     pub(crate) time: String,
 }
@@ -109,6 +114,7 @@ impl Migration {
             decision: Decision::Open,
             id: id.to_owned(),
             way,
+            bundle: None,
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         let migration = Self { path, record, _locked: locked };
@@ -116,9 +122,14 @@ impl Migration {
         Ok(migration)
     }
 
-    /// Makes a place for a container that comes here.
-    pub(crate) fn receive(store: &Store, token: &str, id: &str) -> Result<Self> {
-        Self::begin(store, &format!("{INCOMING_PREFIX}{token}"), id, Way::default())
+    /// Makes a place for a container that comes here, perhaps with a new bundle.
+    pub(crate) fn receive(store: &Store, token: &str, id: &str, bundle: Option<&Path>) -> Result<Self> {
+        let mut new = Self::begin(store, &format!("{INCOMING_PREFIX}{token}"), id, Way::default())?;
+        if bundle.is_some() {
+            new.record.bundle = bundle.map(Path::to_owned);
+            new.write()?;
+        }
+        Ok(new)
     }
 
     /// The file that says what was decided.
@@ -262,12 +273,56 @@ pub(crate) fn sweep(store: &Store) {
         if rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
-        let incoming = entry.file_name().as_bytes().starts_with(INCOMING_PREFIX.as_bytes());
-        if incoming || read(&path.join(RECORD)).is_none() {
+        let name = entry.file_name();
+        let incoming = name.as_bytes().strip_prefix(INCOMING_PREFIX.as_bytes());
+        let record = read(&path.join(RECORD));
+        if let (Some(token), Some(record)) = (incoming.and_then(|token| str::from_utf8(token).ok()), &record)
+        {
+            sweep_bundle(store, record, token);
+        }
+        if incoming.is_some() || record.is_none() {
             remove(&path);
         } else {
             clear(&path);
         }
+    }
+}
+
+/// Removes the bundle that a killed receiver has made, unless a container has it: that one's removal is the bundle's.
+fn sweep_bundle(store: &Store, record: &Record, token: &str) {
+    let entry = record.id.parse().ok().and_then(|id: ContainerId| store.open(&id).ok());
+    let incoming = entry.and_then(|entry| Incoming::of(&entry).ok().flatten());
+    if let Some(bundle) = record.bundle.as_ref().filter(|_| incoming.is_none_or(|other| other.token != token))
+    {
+        remove_bundle(bundle, token);
+    }
+}
+
+/// Writes into a bundle that the migration of that token has made it, and is not decided.
+pub(crate) fn mark_bundle(bundle: &Path, token: &str) -> Result<()> {
+    let path = bundle.join(BUNDLE_MARK);
+    owned::write(&path, token.as_bytes()).map_err(|e| Error::file(&path, &e))
+}
+
+/// Removes a bundle that the migration of that token has made and that is not decided about; no other.
+fn remove_bundle(bundle: &Path, token: &str) {
+    if !std::fs::read(bundle.join(BUNDLE_MARK)).is_ok_and(|mark| mark == token.as_bytes()) {
+        return;
+    }
+    // The mark last: half of it can be removed another time.
+    let remove = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(bundle)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else if entry.file_name() != BUNDLE_MARK {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        std::fs::remove_dir_all(bundle)
+    };
+    if let Err(e) = remove() {
+        tracing::warn!("the bundle {} stays: {e}", bundle.display());
     }
 }
 
@@ -279,6 +334,9 @@ pub(crate) struct Incoming {
     pub(crate) token: String,
     /// Whether it is whole, and the source has been told so: then only the source knows whose it is.
     pub(crate) whole: bool,
+    /// The bundle that was made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bundle: Option<PathBuf>,
 }
 
 impl Incoming {
@@ -294,8 +352,20 @@ impl Incoming {
         entry.read(INCOMING)?.map(|bytes| serde_json::from_slice(&bytes).map_err(bad)).transpose()
     }
 
-    /// It is decided: the container is this machine's.
+    /// It is dropped: the bundle that was made for it goes, too.
+    pub(crate) fn remove_bundle(&self) {
+        self.bundle.iter().for_each(|bundle| remove_bundle(bundle, &self.token));
+    }
+
+    /// It is decided: the container is this machine's, and the bundle with it.
     pub(crate) fn forget(entry: &Entry) -> Result<()> {
+        if let Some(bundle) = Self::of(entry)?.and_then(|incoming| incoming.bundle) {
+            let path = bundle.join(BUNDLE_MARK);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::file(&path, &e)),
+                _ => {}
+            }
+        }
         match rustix::fs::unlinkat(entry.dir(), INCOMING, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(Error::file(&entry.path().join(INCOMING), &e.into())),

@@ -4,20 +4,15 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{Timespec, XattrFlags};
+use rustix::fs::Timespec;
 use tar::{Builder, EntryType, Header};
 
-/// An extended attribute's name and value.
-pub(super) type Xattr = (OsString, Vec<u8>);
+use crate::host::xattrs::Xattr;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
-/// The longest value and list of names (limits.h).
-const MAX_XATTR: usize = 64 << 10;
-/// Those that the file system or a policy makes are left to it, as labels of SELinux are.
-const KEPT: [&str; 4] = ["user.", "trusted.", "security.capability", "system.posix_acl_"];
-/// The arguments by which GNU tar does the same.
+/// The arguments by which GNU tar keeps the same ones as `host/xattrs.rs`.
 pub(super) const OPTIONS: [&str; 5] = [
     "--xattrs",
     "--xattrs-include=user.*",
@@ -116,45 +111,4 @@ fn record(content: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     }
     content.extend(format!("{length} ").bytes());
     content.extend([key, b"=", value, b"\n"].concat());
-}
-
-/// The extended attributes of a file, not of what it links to.
-pub(super) fn xattrs(path: &Path) -> std::io::Result<Vec<Xattr>> {
-    let mut names = [0u8; 4096];
-    // Most have none, and there is no need to ask how many that is.
-    let names = match rustix::fs::llistxattr(path, &mut names[..]) {
-        Ok(length) => names[..length].to_vec(),
-        Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
-        Err(rustix::io::Errno::RANGE) => {
-            let mut names = vec![0; MAX_XATTR];
-            let length = rustix::fs::llistxattr(path, &mut names[..])?;
-            names.truncate(length);
-            names
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let names = names.map(|name| OsString::from_vec(name.to_vec()));
-    let kept = names.filter(|name| is_kept(name));
-    kept.map(|name| {
-        let mut value = vec![0; MAX_XATTR];
-        let length = rustix::fs::lgetxattr(path, &*name, &mut value[..])?;
-        value.truncate(length);
-        Ok((name, value))
-    })
-    .collect()
-}
-
-fn is_kept(name: &std::ffi::OsStr) -> bool {
-    KEPT.iter().any(|kept| name.as_encoded_bytes().starts_with(kept.as_bytes()))
-}
-
-/// Sets them, of a file that nobody else knows of.
-pub(super) fn set_xattrs(path: &Path, xattrs: &[Xattr]) -> std::io::Result<()> {
-    for (name, value) in xattrs.iter().filter(|(name, _)| is_kept(name)) {
-        rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()).map_err(|e| {
-            std::io::Error::other(format!("set {} of {}: {e}", name.display(), path.display()))
-        })?;
-    }
-    Ok(())
 }
