@@ -42,7 +42,7 @@ fn archive(directory: &Path) -> String {
     hiber_tests::command::run(tar, b"").ok().to_owned()
 }
 
-/// What is in the directory in which a bundle was to come.
+/// The names in the directory in which a bundle was to come.
 fn beside(place: &Path) -> Vec<String> {
     let entries = fs::read_dir(place.parent().unwrap()).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()

@@ -42,7 +42,7 @@ pub struct ReceiveOptions {
     pub criu: Option<PathBuf>,
     /// Have systemd make the cgroup.
     pub systemd_cgroup: bool,
-    /// Whether sources may bring bundles. Whoever brings one says by its config.json what runs here, and as whom.
+    /// Whether sources may bring bundles. The config.json of such a bundle decides what runs here, and as whom.
     pub rootfs: Rootfs,
 }
 

@@ -12,8 +12,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use super::packing::Packing;
-use super::rootfs::Amount;
-use super::rootfs::change::Change;
+use super::rootfs::change::{Amount, Change, MAX_BYTES};
 use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
@@ -31,7 +30,7 @@ const PACKED_HEAD: usize = 6;
 const PLACE: usize = 16;
 const MAX_WORD: usize = 4 << 20;
 /// Bytes of a file, or of memory, in a frame.
-pub(super) const MAX_DATA: usize = 1 << 20;
+pub(super) const MAX_DATA: usize = MAX_BYTES;
 
 /// A message from one end to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,13 +1,12 @@
 //! Steps that go over together, with their bytes.
 
-use super::change::Change;
+use super::change::{Change, MAX_BYTES};
 use crate::error::Result;
-use crate::migrate::word::MAX_DATA;
 
 /// About how long the words of a batch may be in JSON: a quarter of what is allowed.
 const MAX_WEIGHT: usize = 1 << 20;
 
-/// Takes the steps of a batch and all their bytes, at most [`MAX_DATA`].
+/// Takes the steps of a batch and all their bytes, at most [`MAX_BYTES`].
 pub(crate) type Send<'a> = &'a mut dyn FnMut(Vec<Change>, &[u8]) -> Result<()>;
 
 /// Steps that were not sent yet.
@@ -23,10 +22,10 @@ impl<'a> Batch<'a> {
         Self { send, changes: Vec::new(), bytes: Vec::new(), weight: 0 }
     }
 
-    /// `bytes` are those of its ranges, less than [`MAX_DATA`].
+    /// `bytes` are those of its ranges, less than [`MAX_BYTES`].
     pub(super) fn add(&mut self, change: Change, bytes: &[u8]) -> Result<()> {
         let weight = change.weight();
-        if self.bytes.len() + bytes.len() > MAX_DATA || self.weight + weight > MAX_WEIGHT {
+        if self.bytes.len() + bytes.len() > MAX_BYTES || self.weight + weight > MAX_WEIGHT {
             self.flush()?;
         }
         self.weight += weight;

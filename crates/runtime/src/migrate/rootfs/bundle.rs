@@ -7,9 +7,8 @@ use hiber_criu::ImageDirectory;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 
-use super::change::Change;
+use super::change::{Amount, Change};
 use super::target::Target;
-use super::tree::Amount;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::host::owned;

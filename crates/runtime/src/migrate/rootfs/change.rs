@@ -9,6 +9,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::host::xattrs::Xattr;
 
+/// Bytes that follow one word, at most: a frame.
+pub(crate) const MAX_BYTES: usize = 1 << 20;
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Amount {
+    /// On the disk here.
+    pub(crate) bytes: u64,
+    /// Names.
+    pub(crate) files: u64,
+}
+
 /// Bytes that need not be text. In JSON they are: what is neither printable ASCII nor itself is percent-encoded (RFC 3986).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Raw(pub(crate) Vec<u8>);
@@ -47,7 +60,7 @@ pub(crate) struct Change {
     /// Below the root, without a leading slash; empty for the root itself.
     pub(crate) path: Raw,
     pub(crate) make: Make,
-    /// What the file has beside its content, once all of that is there.
+    /// The rest of the file, once all of its content is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) meta: Option<Meta>,
 }

@@ -8,7 +8,8 @@ mod target;
 mod tree;
 
 pub(super) use bundle::NewBundle;
-pub(super) use tree::{Amount, Tree};
+pub(super) use change::Amount;
+pub(super) use tree::Tree;
 
 use std::path::{Component, Path};
 

@@ -15,10 +15,9 @@ use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags};
-use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Send};
-use super::change::{Change, Content, Make, Meta, NodeKind, Raw};
+use super::change::{Amount, Change, Content, Make, Meta, NodeKind, Raw};
 use super::content::Known as KnownContent;
 use super::target::open_directory;
 use crate::error::{Error, Result};
@@ -72,16 +71,6 @@ struct There {
     content: KnownContent,
     paths: Vec<Arc<Path>>,
     pass: u32,
-}
-
-/// How much there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Amount {
-    /// On the disk here.
-    pub(crate) bytes: u64,
-    /// Names.
-    pub(crate) files: u64,
 }
 
 /// The root file system, and the other end's copy as it is known here.
@@ -328,7 +317,7 @@ impl Pass<'_> {
             let unsure = there.uncertain || self.compare_all || self.tree.mapped.contains(&inode.1);
             return match entry.kind() {
                 FileType::RegularFile if changed || unsure => self.content(entry, false),
-                // What it is cannot change: it is another one with that number.
+                // Such a file does not change: it is another one with that number.
                 _ if changed && entry.kind() != FileType::RegularFile => self.anew(entry),
                 _ => Ok(()),
             };
