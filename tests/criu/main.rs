@@ -38,6 +38,7 @@ mod manifest;
 mod memory;
 mod migrate;
 mod migrate_compressed;
+mod migrate_network;
 mod migrate_rootfs;
 mod migrate_ssh;
 mod migrate_survivor;
@@ -110,8 +111,10 @@ impl Network {
             "--net",
             "sh",
             "-c",
-            "ip link set lo up && ip link add dummy0 type dummy || true; exec sleep 600",
+            "ip link set lo up && ip link add dummy0 type dummy || true; exec cat",
         ]);
+        // It ends with the test, however that ends.
+        command.stdin(std::process::Stdio::piped());
         let child = command.spawn().unwrap();
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         let new = Self(child);

@@ -1,4 +1,4 @@
-//! Options of sockets by their numbers, and what a socket's network namespace knows of its devices.
+//! Options of sockets by their numbers, frames of a link, and what a socket's network namespace knows of its devices.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -28,6 +28,40 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     // SAFETY: the kernel reads `length` bytes of `value`, which outlives the call.
     let r = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     if r < 0 { Err(last()) } else { Ok(()) }
+}
+
+/// Sends a packet on device number `device` to a hardware address of at most 8 bytes, by a socket of packet(7) and SOCK_DGRAM, which
+/// makes the link's own header. `protocol` is one of linux/if_ether.h.
+///
+/// # Errors
+/// Those of sendto(2): ENETDOWN where the device is down, EINVAL where the hardware address is too long.
+pub fn send_frame(
+    socket: BorrowedFd<'_>,
+    device: u32,
+    protocol: u16,
+    hardware: &[u8],
+    packet: &[u8],
+) -> Result<(), Errno> {
+    // SAFETY: all zeroes is a valid sockaddr_ll.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_protocol = protocol.to_be();
+    to.sll_ifindex = device.cast_signed();
+    to.sll_halen = hardware.len() as u8;
+    to.sll_addr.get_mut(..hardware.len()).ok_or(Errno::INVAL)?.copy_from_slice(hardware);
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads the packet and the address, whose lengths are given, and which outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const to).cast(),
+            length,
+        )
+    };
+    if sent < 0 { Err(last()) } else { Ok(()) }
 }
 
 /// The first IPv4 address of the device `name` in the socket's network namespace (netdevice(7), SIOCGIFADDR).

@@ -16,7 +16,7 @@ mod kernel_notes;
 pub mod manifest;
 pub(crate) mod memory;
 pub(crate) mod named;
-mod network;
+pub(crate) mod network;
 mod options;
 mod parents;
 pub mod preflight;

@@ -86,7 +86,8 @@ pub(super) fn keep_libnftables_plain(task: &Task, launch: &mut Launch<'_>) -> Re
     Ok(())
 }
 
-fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {
+/// Whether the network namespace was made for the container, and ends with it.
+pub(crate) fn owns_namespace(facts: &Facts, spec: &Spec) -> bool {
     facts.namespaces.contains(&NamespaceKind::Network) && joined(spec).all(|(kind, ..)| kind != "net")
 }
 

@@ -205,6 +205,10 @@ struct Loaded {
 
 impl Restoring<'_> {
     fn run(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
+        self.run_through(making, gate).inspect_err(|_| self.abandon_network(making.facts.pid))
+    }
+
+    fn run_through(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         gate.as_ref().map_or(Ok(()), |gate| gate.begin(self.entry))?;
         making.facts.put_root =
@@ -252,6 +256,9 @@ impl Restoring<'_> {
             drop(guard);
             if !gate.decide()? {
                 return Ok(memory);
+            }
+            if self.is_plugged() {
+                hiber_sandbox::network::open(making.facts.pid)?;
             }
         }
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
@@ -361,6 +368,8 @@ impl Restoring<'_> {
         let restored = session.restore(&restore, |step| match step {
             RestoreNotify::SetupNamespaces { pid } => {
                 first = pid;
+                // No device is there yet.
+                self.shut_network(pid)?;
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
@@ -407,6 +416,38 @@ impl Restoring<'_> {
             self.request.turn_switches(making.facts.pid, cgroup, then, &listeners)?;
         }
         Ok(())
+    }
+
+    /// Whether devices are moved into a network of the container's own, which has the addresses that the source still has.
+    fn is_plugged(&self) -> bool {
+        let plan = &self.request.prepared.plan;
+        !plan.net_devices.is_empty() && plan.namespaces.is_new(NamespaceKind::Network)
+    }
+
+    /// Lets nothing in or out until it is decided that the container runs: the kernel would reset connections before CRIU has made
+    /// their sockets, and answer by them afterwards.
+    fn shut_network(&self, first: i32) -> Result<()> {
+        if !self.gated || !self.is_plugged() {
+            return Ok(());
+        }
+        match hiber_sandbox::network::shut(first) {
+            Err(e) if self.request.criu_options.tcp_established != Some(true) => {
+                tracing::warn!("{}", chain(&e));
+                Ok(())
+            }
+            shut => Ok(shut?),
+        }
+    }
+
+    /// Nobody will decide any more that the container runs.
+    fn abandon_network(&self, first: i32) {
+        if self.gated
+            && self.is_plugged()
+            && first > 0
+            && let Err(e) = hiber_sandbox::network::abandon(first)
+        {
+            tracing::debug!("{e}");
+        }
     }
 
     /// The devices of `linux.netDevices`, which CRIU moves where those of the images were. A network that is joined was not

@@ -83,6 +83,10 @@ impl Task {
 
     /// Kills all processes and waits until the first is gone.
     fn kill_everything(&self) -> Result<()> {
+        if let (Some(init), Ok(Some(_))) = (self.init(), Incoming::of(self.container().entry())) {
+            // It has come from elsewhere, and may never have run. Where the namespace stays for a while, nothing else does.
+            let _ = hiber_sandbox::network::abandon(init.pid());
+        }
         match self.kill(Signal::KILL) {
             Ok(()) | Err(Error::NotRunning) => {}
             Err(e) => return Err(e),

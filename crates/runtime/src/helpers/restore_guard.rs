@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 
 use hiber_criu::Session;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
+use hiber_sandbox::network;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::program::Program;
@@ -71,9 +72,13 @@ pub(super) fn run(socket: OwnedFd, cgroup: CgroupPaths) {
 
 /// Ends the tasks, and CRIU after them: they would run as soon as their tracer was gone, and it keeps the dead from being buried.
 fn end_all(cgroup: &Cgroup, criu: Option<(Pid, OwnedFd)>) -> hiber_sandbox::Result<()> {
-    let tasks = cgroup.pids()?.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
     let is_criu = |pid: &Pid| criu.as_ref().is_some_and(|(criu, _)| criu == pid);
-    for pid in tasks.filter(|pid| !is_criu(pid)) {
+    let pids = cgroup.pids()?.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
+    let tasks: Vec<_> = pids.filter(|pid| !is_criu(pid)).collect();
+    if let [first, ..] = *tasks {
+        let _ = network::abandon(first.as_raw_nonzero().get());
+    }
+    for pid in tasks {
         let _ = kill_process(pid, Signal::KILL);
     }
     if let Some((_, criu)) = &criu {

@@ -11,6 +11,7 @@ use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_memory::images::Collector;
 
+use super::addresses;
 use super::connection::{Connection, Signs};
 use super::foresight;
 use super::packing::KNOWN;
@@ -141,6 +142,8 @@ impl Receiving<'_> {
                 if let Ok(Some(task)) = &settled {
                     let _signs = self.connection.signs();
                     task.wait_for_memory()?;
+                    // Frames get lost.
+                    addresses::announce(task);
                 }
                 place.forget();
                 settled
@@ -285,6 +288,7 @@ impl Receiving<'_> {
 
     fn settle(&mut self, task: Task) -> Result<Option<Task>> {
         if self.decided == Some(Decision::Committed) {
+            addresses::announce(&task);
             Incoming::forget(task.container().entry())?;
             // Where nobody listens any more it runs all the same.
             let _ = self.connection.say(&Word::Running);

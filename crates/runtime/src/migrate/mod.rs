@@ -5,6 +5,7 @@
 //! whose the container is from then on (`state/migration.rs`). Before that file says so, any failure lets the source run on;
 //! afterwards the source's container can only end.
 
+mod addresses;
 mod connection;
 mod destination;
 mod foresight;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use derive_setters::Setters;
 
+use super::addresses;
 use super::connection::{Connection, Route};
 use super::place::Destination;
 use super::word::Word;
@@ -148,8 +149,11 @@ fn apply(runtime: &Runtime, id: &ContainerId, decision: Decision) -> Result<bool
         Decision::Committed => {
             let container = runtime.open(id)?;
             // A receiver that was killed in between may have let it run already.
-            container.task()?.cgroup().thaw()?;
+            let task = container.task()?;
+            addresses::open(&task)?;
+            task.cgroup().thaw()?;
             Incoming::forget(container.entry())?;
+            addresses::announce(&task);
             Ok(true)
         }
         Decision::Aborted => runtime.force_delete(id).map(|()| true),

@@ -10,6 +10,7 @@ use hiber_criu::ImageDirectory;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
 
+use super::addresses;
 use super::connection::{Connection, Route, Sender};
 use super::foresight;
 use super::packing::Compress;
@@ -205,6 +206,7 @@ impl Task {
             migrated: Migrated::default(),
             pages: None,
             tree,
+            closes: options.checkpoint.criu.tcp_close == Some(true),
             complete: false,
             tell,
         };
@@ -275,6 +277,8 @@ struct Giving<'a> {
     pages: Option<Arc<Mutex<Sender>>>,
     /// The root filesystem, if it goes along.
     tree: Option<Tree>,
+    /// Whether connections end here, of which their other ends hear from here.
+    closes: bool,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
     tell: &'a mut dyn FnMut(Phase),
@@ -360,6 +364,9 @@ impl Giving<'_> {
             other => return Err(self.connection.unexpected(&other)),
         }
         self.migration.decide(Decision::Committed)?;
+        if !self.closes {
+            addresses::silence(self.task);
+        }
         // From here on there is no way back. The processes are killed before the destination hears of the decision: if this program
         // were killed next, CRIU would let them run.
         if let Err(e) = self.task.cgroup().kill(Signal::KILL) {
@@ -394,6 +401,10 @@ impl Giving<'_> {
         let committed = migration::is_committed(&self.migration.record_path());
         if !committed {
             let failure = given.err().unwrap_or_else(|| Error::internal("migrate", "there is no checkpoint"));
+            if self.migrated.bytes > 0 {
+                // All had been sent: switches may have heard of the copy.
+                addresses::announce(self.task);
+            }
             return match self.connection.give_up(&failure) {
                 // It has nothing any more, and its reason is the first one.
                 Some(Said::Refuse(why)) => {

@@ -1,6 +1,7 @@
 //! The contents of a network namespace, for a program that saves and restores one: devices, the routes and rules that
 //! `ip route save` and `ip rule save` leave out, and every object of the kernel that [`Kept`] can make again.
 
+mod announce;
 mod classes;
 mod firewall;
 mod generic;
@@ -9,6 +10,7 @@ mod links;
 mod macvlan;
 mod object;
 mod receivers;
+mod shut;
 mod signatures;
 mod strange;
 mod sysctls;
@@ -28,8 +30,10 @@ use crate::Result;
 use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::{expect, expect_in};
+pub use announce::announce;
 pub use kept::Kept;
 pub use macvlan::Macvlan;
+pub use shut::{abandon, open, shut, silence};
 pub use signatures::{SignatureKey, signature_keys};
 pub(crate) use strange::has_ipsec;
 
