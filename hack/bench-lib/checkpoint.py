@@ -269,7 +269,9 @@ class Saving:
             usage = tool.checkpoint(pid, images, "--leave-running", "--tcp-established")
             second = requests()
             time.sleep(usage.wall_ms / 1e3)
-            self.bench.note("redis: requests served during a checkpoint, of undisturbed", tool.name, (second - first) / (requests() - second))
+            served = (second - first) / (requests() - second)
+            self.bench.note("redis: requests served during a checkpoint, of undisturbed", tool.name, served)
+            self.bench.note("redis: requests lost during a checkpoint, of undisturbed", tool.name, max(0, 1 - served))
             end(pid)
         finally:
             if load:
@@ -331,8 +333,8 @@ class Saving:
             self.bench.each_round({"lazy migration": lambda tool: self.moved(tool, one)}, movers, most=3)
             with busy_tasks(64):
                 self.bench.each_round({"busy lazy migration": lambda tool: self.moved(tool, busy)}, movers, most=3)
-        ten = Case(" of 10 GiB to disk, 16 MiB/s of it written", 10 << 10, 1, self.bench.work, rate=16)
-        self.bench.each_round({"10 GiB": lambda tool: self.cycle(tool, ten)}, self.tools[1:2], most=2)
+        sizes = [Case(f" of {gib} GiB to disk, 16 MiB/s of it written", gib << 10, 1, self.bench.work, rate=16) for gib in (1, 10)]
+        self.bench.each_round(self.cycles(sizes), self.tools[1:2], most=2)
 
     def cycles(self, cases):
         return {f"checkpoint{case.label}": lambda tool, case=case: self.cycle(tool, case) for case in cases}

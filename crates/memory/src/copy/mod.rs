@@ -1,5 +1,7 @@
 //! Copies the memory of running processes in rounds: all of it, then the pages that were written meanwhile, until few are left.
 
+mod manners;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
@@ -7,9 +9,15 @@ use std::time::{Duration, Instant};
 
 use hiber_criu::page_protocol::Memory;
 
+use self::manners::Manners;
 use crate::error::{Error, Result};
 use crate::images::{Batch, Blocks, Pages, Place, Ranges, Source};
 use crate::track::{Means, Tracked, Written};
+
+/// So few bytes are read in a moment.
+const FEW: u64 = 256 << 10;
+/// After such a time for the disk memory is looked at again.
+const WAITED: Duration = Duration::from_millis(20);
 
 /// The limits of copying.
 #[derive(Debug, Clone, Copy)]
@@ -89,25 +97,39 @@ impl Copies {
         stop: impl Fn() -> Result<Stopped, E>,
     ) -> Result<Copied, E> {
         let (mut copied, began, mut before) = (Copied::default(), Instant::now(), u64::MAX);
+        let stops = self.means.as_ref().is_ok_and(Means::clears_dirty_bits);
+        let mut manners = Manners::new(&self.place);
         while copied.rounds < limits.rounds {
             copied.rounds += 1;
-            let stops = self.means.as_ref().is_ok_and(Means::clears_dirty_bits);
             let stopped = stops.then(&stop).transpose()?;
             let written = self.look(&processes())?;
             drop(stopped);
-            copied.bytes += self.round(written)?;
+            manners.expect(written.iter().map(|(_, written)| written.pages.total()).sum());
+            let bytes = self.round(written, &mut manners)?;
+            // Nobody who is stopped for a look is to wait for others.
+            manners.end();
+            copied.bytes += bytes;
             copied.left = self.processes.values().filter_map(|copy| copy.tracked.rest().ok()).sum();
             copied.each = began.elapsed().as_secs_f64() / copied.bytes.max(1) as f64;
             let fits = copied.each * copied.left as f64 <= limits.frozen.as_secs_f64();
-            // If a round has shrunk the rest by less than a tenth, another one is not worth its time.
-            if fits || copied.left > before / 10 * 9 {
+            let worth = is_worth_another(copied.left, if fits { bytes } else { before }, fits);
+            let last = !worth || copied.rounds == limits.rounds;
+            if last && !(self.waits_for_disk() && fits) {
                 break;
             }
             before = copied.left;
         }
-        self.processes.values().for_each(|copy| copy.pages.catch_up());
         copied.untracked = self.untracked.iter().map(|(pid, why)| (*pid, why.clone())).collect();
         Ok(copied)
+    }
+
+    /// Waits until the copies are hashed and the disk has them, if it is to, for otherwise the frozen container would wait. Whether
+    /// that took long: much may have been written meanwhile.
+    fn waits_for_disk(&self) -> bool {
+        let began = Instant::now();
+        self.processes.values().for_each(|copy| copy.pages.catch_up());
+        self.place.wait();
+        began.elapsed() > WAITED
     }
 
     /// The pages that each process has written.
@@ -130,11 +152,11 @@ impl Copies {
     }
 
     /// Copies what the processes have written; how many bytes.
-    fn round(&mut self, written: Vec<(i32, Written)>) -> Result<u64> {
+    fn round(&mut self, written: Vec<(i32, Written)>, manners: &mut Manners) -> Result<u64> {
         let mut bytes = 0;
         for (pid, written) in written {
             let Some(copy) = self.processes.get_mut(&pid) else { continue };
-            match copy.round(written, &mut self.blocks) {
+            match copy.round(written, &mut self.blocks, manners) {
                 Ok(copied) => bytes += copied,
                 Err(e) => self.leave(pid, e)?,
             }
@@ -169,15 +191,15 @@ impl Copies {
         }
     }
 
-    /// Ends the tracking, and returns the copies with the ranges where they are current. To be called when no process runs any
-    /// more.
-    pub fn into_sources(self) -> Vec<(Memory, Source)> {
+    /// Returns the copies with the ranges where they are current. To be called when no process runs any more. Tracking goes on until
+    /// the second part is dropped: it takes the kernel as long as a look at all memory to end it.
+    pub fn into_sources(self) -> (Vec<(Memory, Source)>, Vec<Tracked>) {
         let source = |copy: Copy| {
             // Pages that are not known to be clean are read again.
             let clean = copy.tracked.clean().unwrap_or_default();
-            (Memory::Task(copy.process.number), Source { pages: copy.pages, clean })
+            ((Memory::Task(copy.process.number), Source { pages: copy.pages, clean }), copy.tracked)
         };
-        self.processes.into_values().map(source).collect()
+        self.processes.into_values().map(source).unzip()
     }
 }
 
@@ -190,7 +212,7 @@ impl Copy {
         Ok(Self { process, tracked, pages })
     }
 
-    fn round(&mut self, written: Written, blocks: &mut Blocks) -> Result<u64> {
+    fn round(&mut self, written: Written, blocks: &mut Blocks, manners: &mut Manners) -> Result<u64> {
         written.unknown.into_iter().for_each(|area| self.pages.forget(area));
         // A dump sends them all, and they would be in the wrong place then.
         let of_files = if self.pages.is_empty() { self.tracked.of_files()? } else { Ranges::default() };
@@ -204,6 +226,7 @@ impl Copy {
             while !range.is_empty() {
                 if batch.add(&mut range) {
                     bytes += self.take(&mut batch, blocks)?;
+                    manners.go_on();
                 }
             }
         }
@@ -223,9 +246,34 @@ impl Copy {
     }
 }
 
+/// Whether another round is worth its time, after one that has left so many bytes. One that is to make the rest fit may take long,
+/// and `before` are the bytes that the last one had left; one after that must be short, and `before` are those that this one copied.
+fn is_worth_another(left: u64, before: u64, fits: bool) -> bool {
+    if fits { left > FEW && left <= before / 2 } else { left <= before / 10 * 9 }
+}
+
 /// Both in the order of addresses; whether they are of the second.
 fn merged(one: &Ranges, other: &Ranges) -> Vec<(Range<u64>, bool)> {
     let mut all: Vec<_> = one.iter().map(|r| (r, false)).chain(other.iter().map(|r| (r, true))).collect();
     all.sort_unstable_by_key(|(range, _)| range.start);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_end_when_they_gain_nothing() {
+        const MIB: u64 = 1 << 20;
+        for (left, before, fits, worth) in [
+            (38 * MIB, 1024 * MIB, true, true),
+            (38 * MIB, 60 * MIB, true, false),
+            (FEW, 38 * MIB, true, false),
+            (400 * MIB, 1024 * MIB, false, true),
+            (400 * MIB, 420 * MIB, false, false),
+        ] {
+            assert_eq!(is_worth_another(left, before, fits), worth, "{left} of {before}, {fits}");
+        }
+    }
 }

@@ -78,6 +78,7 @@ enum Job {
         state: Arc<Mutex<State>>,
         file: Arc<File>,
     },
+    Nice(i32),
     /// Tells that all before it is done.
     Done(SyncSender<()>),
 }
@@ -130,6 +131,30 @@ impl Finisher {
         Self { work, jobs: thread.ok().map(|_| jobs) }
     }
 
+    /// Gives the thread this nice value (nice(2)), which it must be allowed to have.
+    pub(super) fn be_nice(&self, value: i32) {
+        self.give(Job::Nice(value));
+    }
+
+    /// Whether files are sent to the disk.
+    pub(super) fn syncs(&self) -> bool {
+        self.work.sync
+    }
+
+    /// Waits until all work is done that was given. Whether there is a thread that has done it.
+    pub(super) fn wait(&self) -> bool {
+        let (told, tells) = mpsc::sync_channel(1);
+        self.give(Job::Done(told));
+        tells.recv().is_ok()
+    }
+
+    fn give(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // Where the thread is gone, [`Self::wait`] finds out.
+            let _ = jobs.send(job);
+        }
+    }
+
     pub(super) fn file(&self, file: &Arc<File>) -> Finished {
         let state = State { digest: Digest::default(), there: 0, sent: 0 };
         Finished { file: Arc::clone(file), state: Arc::new(state.into()), finisher: self.clone() }
@@ -141,13 +166,13 @@ impl Finished {
     pub(super) fn written(&self, block: &Block, pieces: Pieces) {
         if !pieces.is_empty() {
             let (state, file, block) = (Arc::clone(&self.state), Arc::clone(&self.file), block.clone());
-            self.give(Job::Written { state, file, block, pieces });
+            self.finisher.give(Job::Written { state, file, block, pieces });
         }
     }
 
     /// Pages that were written out of order are read and hashed now, as far as they are known, for there is time.
     pub(super) fn catch_up(&self) {
-        self.give(Job::CatchUp { state: Arc::clone(&self.state), file: Arc::clone(&self.file) });
+        self.finisher.give(Job::CatchUp { state: Arc::clone(&self.state), file: Arc::clone(&self.file) });
     }
 
     /// Bytes were moved within the file, which nobody writes to any more.
@@ -159,9 +184,7 @@ impl Finished {
 
     /// Waits until all that was written is hashed.
     pub(super) fn wait(&self) {
-        let (told, tells) = mpsc::sync_channel(1);
-        self.give(Job::Done(told));
-        if tells.recv().is_err() {
+        if !self.finisher.wait() {
             // There is no thread: all of it is read in the end.
             lock(&self.state).digest = Digest::default();
         }
@@ -170,13 +193,6 @@ impl Finished {
     /// The file's hash, which has that length, if it is to be hashed.
     pub(super) fn hash(&self, length: u64) -> io::Result<Option<Hash>> {
         self.finisher.work.hash.then(|| lock(&self.state).digest.of(&self.file, length)).transpose()
-    }
-
-    fn give(&self, job: Job) {
-        if let Some(jobs) = &self.finisher.jobs {
-            // Where the thread is gone, [`Self::wait`] finds out.
-            let _ = jobs.send(job);
-        }
     }
 }
 
@@ -204,6 +220,7 @@ fn done(job: Job, work: Work) {
             let _ = file.metadata().and_then(|meta| state.digest.catch_up(&file, meta.len()));
         }
         Job::CatchUp { .. } => {}
+        Job::Nice(value) => drop(rustix::process::setpriority_process(None, value)),
         Job::Done(told) => {
             // Nobody waits any more.
             let _ = told.send(());

@@ -49,6 +49,26 @@ pub struct PagesAway {
     kept: Ranges,
 }
 
+impl Place {
+    /// Waits until all pages that were put are hashed, and the disk has them, as far as that is wanted.
+    pub(crate) fn wait(&self) {
+        if let Self::Here(dir, finisher) = self {
+            finisher.wait();
+            if finisher.syncs() {
+                // A failure is met again at the end.
+                let _ = rustix::fs::syncfs(dir);
+            }
+        }
+    }
+
+    /// Gives the thread that finishes the pages this nice value (nice(2)).
+    pub(crate) fn be_nice(&self, value: i32) {
+        if let Self::Here(_, finisher) = self {
+            finisher.be_nice(value);
+        }
+    }
+}
+
 impl Pages {
     /// None yet, in a file with this name.
     ///

@@ -59,7 +59,7 @@ impl Protections {
             if looked == Err(Errno::PERM) {
                 // It is new, or a part of it is.
                 found.unknown.push(area.clone());
-                looked = tracking::track(self.faults.as_fd(), &area)
+                looked = tracking::track(self.faults.as_fd(), pagemap.as_fd(), &area)
                     .and_then(|()| self.look(&pagemap, &area, Found::TrackedProtected, &mut found.pages));
             }
             if looked.is_err() {

@@ -220,6 +220,7 @@ impl<'a> Dump<'a> {
             _ => Ok(()),
         });
         drop(stopped);
+        self.memory.let_go();
         match result {
             Ok(()) if self.options.dump.leave_running && !lazy => {
                 self.seal.images.extend(self.memory.finish()?);

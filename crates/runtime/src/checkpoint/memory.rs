@@ -8,7 +8,7 @@ use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer, Session};
 use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver, Source, Work};
-use hiber_memory::track::{Means, clear_dirty_bits};
+use hiber_memory::track::{Means, Tracked, clear_dirty_bits};
 
 use super::criu_options::config_file;
 use super::frozen::Frozen;
@@ -52,6 +52,8 @@ pub(super) struct Received {
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
     copies: Option<Copies>,
+    /// Memory that is still tracked, though nobody asks any more.
+    tracking: Vec<Tracked>,
 }
 
 impl Memory {
@@ -115,6 +117,7 @@ impl Memory {
             tracked: false,
             processes,
             copies: None,
+            tracking: Vec::new(),
         })))
     }
 
@@ -158,14 +161,22 @@ impl Memory {
     /// has said what there is.
     pub(super) fn still(&mut self, task: &Task) -> Result<()> {
         let Self::Received(received) = self else { return Ok(()) };
-        let copies = received.copies.take().map(Copies::into_sources).unwrap_or_default();
-        copies.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
+        let (sources, tracking) = received.copies.take().map(Copies::into_sources).unwrap_or_default();
+        received.tracking = tracking;
+        sources.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
         for process in processes(task)?.iter().filter(|_| received.tracked) {
             // CRIU sends what is dirty all the same.
             let _ = clear_dirty_bits(process.pid);
             received.receiver.read(OfMemory::Task(process.number), process.pid);
         }
         Ok(())
+    }
+
+    /// The container runs again, or has ended: tracking ends.
+    pub(super) fn let_go(&mut self) {
+        if let Self::Received(received) = self {
+            received.tracking.clear();
+        }
     }
 
     /// Whether CRIU writes the files of pages.

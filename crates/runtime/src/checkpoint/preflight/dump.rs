@@ -197,13 +197,16 @@ impl Task {
 
 /// The bytes that CRIU writes of a task's memory: its own pages (also swapped out), and its part of shared pages.
 fn memory(task: &Proc) -> (u64, u64) {
-    let rollup = hiber_sys::file::read_to_string(task.path("smaps_rollup")).unwrap_or_default();
-    // `NAME:   KIBIBYTES kB` (proc_pid_smaps(5))
-    let field = |name: &str| {
-        let value = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    // `NAME:   KIBIBYTES kB` (proc_pid_status(5), proc_pid_smaps(5))
+    let field = |of: &str, name: &str| {
+        let value = of.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
     };
-    (field("Anonymous") + field("Swap"), field("Pss_Shmem"))
+    let read = |file: &str| hiber_sys::file::read_to_string(task.path(file)).unwrap_or_default();
+    let status = read("status");
+    // The kernel walks all pages for that.
+    let shared = if field(&status, "RssShmem") > 0 { field(&read("smaps_rollup"), "Pss_Shmem") } else { 0 };
+    (field(&status, "RssAnon") + field(&status, "VmSwap"), shared)
 }
 
 /// For how long the container would be frozen, in milliseconds.
