@@ -79,7 +79,7 @@ impl Server {
 
 /// The library that [`at_every_step`] preloads into CRIU.
 #[track_caller]
-fn killer(c: &Container) -> PathBuf {
+pub(crate) fn killer(c: &Container) -> PathBuf {
     let library = c.bundle().join("killer.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/criu/killer.c");
     hiber_tests::tools::compile(source, &library, &["-shared", "-fPIC", "-O1", "-ldl"]);

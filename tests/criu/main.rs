@@ -5,6 +5,7 @@
 
 mod accepted;
 mod apparmor;
+mod archives;
 mod asked;
 mod background;
 mod before;

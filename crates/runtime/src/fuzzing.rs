@@ -5,6 +5,7 @@ use std::path::Path;
 use hiber_criu::ImageDirectory;
 
 use crate::RestoreContainerOptions;
+use crate::archive::Limits;
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::restore_options::check_images;
@@ -22,6 +23,13 @@ pub fn manifest(json: &[u8]) {
         let _ = resources::in_force(&kept.resources, &resources::of(&spec));
         let _ = resources::apply(&kept.resources, &mut spec);
     }
+}
+
+/// An archive, of which at most a mebibyte comes out.
+pub fn unpack(archive: &[u8], into: &Path) -> bool {
+    let limits = Limits { bytes: 1 << 20, files: 100, by: "a test" };
+    let into = ImageDirectory::open(into);
+    into.is_ok_and(|into| crate::archive::unpack(archive, "archive".as_ref(), &into, limits, true).is_ok())
 }
 
 /// A configuration to which images are compared.

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "archive")]
+pub mod archive;
 pub mod bundle;
 mod checkpoint;
 mod container;
@@ -19,6 +21,8 @@ mod runtime;
 pub mod spec;
 mod state;
 mod status;
+#[cfg(feature = "archive")]
+mod tarball;
 
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
 pub use checkpoint::manifest::{self, Manifest};

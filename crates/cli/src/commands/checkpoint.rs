@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use hiber::archive::Compression;
 use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
 use crate::containers::Containers;
+use crate::flags::archive::{self, COMPRESS};
 use crate::flags::criu::{
     ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
 };
@@ -46,6 +48,12 @@ flags! {
             "no-sync",
             "do not wait for the disk: less time frozen, but a power failure soon after may lose the checkpoint",
         ),
+        export: Option<PathBuf> = Flag::value(
+            "export",
+            "FILE",
+            "write an archive (tar, as podman's) instead of a directory, and nothing else to the disk; - is standard output",
+        ),
+        compress: Option<Compression> = COMPRESS,
         pre_copy: PreCopyFlags = Flag::group(),
         prove: bool = Flag::switch(
             "prove",
@@ -61,11 +69,12 @@ pub(crate) const COMMAND: Command =
         Ok(Box::new(Checkpoint::read(m)?))
     })
     .description(
-        "Writes the container's processes and memory to a directory with CRIU. The container is gone\n\
-         afterwards, unless it is left running. --check and docs/limits.md tell what CRIU cannot save.",
+        "Writes the container's processes and memory with CRIU, to a directory or with --export into one file.\n\
+         The container is gone afterwards, unless it is left running. --check and docs/limits.md tell what CRIU cannot save.",
     )
     .examples(&[
         ("checkpoint --image-path /var/tmp/web.ckpt web", "put the container web to sleep"),
+        ("checkpoint --export /var/tmp/web.tar.zst web", "put it into an archive, for podman or another machine"),
         ("checkpoint --check web", "ask whether that would work"),
     ])
     .flags(CheckpointFlags::TABLE);
@@ -79,7 +88,7 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     pub(crate) fn read(m: &Matches) -> Result<Self, Refusal> {
         let (id, flags) = (m.container()?, CheckpointFlags::read(m)?);
-        flags.check.judge()?;
+        flags.judge()?;
         Ok(Self { id, flags })
     }
 
@@ -114,6 +123,10 @@ impl Run for Checkpoint {
         if let Some(format) = self.flags.check.asked() {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
+        if let Some(path) = &self.flags.export {
+            task.export(&archive::export(path, self.flags.compress)?, options)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         task.checkpoint(&options)?;
         inspection::tell_written(&options.criu.image_path, options.criu.work_path.as_deref())?;
         Ok(ExitCode::SUCCESS)
@@ -121,6 +134,20 @@ impl Run for Checkpoint {
 }
 
 impl CheckpointFlags {
+    /// Refuses what contradicts itself on the command line. The library judges the rest.
+    fn judge(&self) -> Result<(), Refusal> {
+        self.check.judge()?;
+        if self.export.is_some() && self.criu.image_path.is_some() {
+            return Err(Refusal::value("--export and --image-path exclude each other"));
+        }
+        if self.export.is_none() && self.compress.is_some() {
+            return Err(Refusal::value(
+                "--compress needs --export: images in a directory are not compressed",
+            ));
+        }
+        Ok(())
+    }
+
     /// -1 is none, as with runc.
     pub(crate) fn status_fd(&self) -> Option<i32> {
         self.status_fd.filter(|fd| *fd != -1)

@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use hiber::archive::Compression;
 use hiber::id::ContainerId;
 use hiber::{CheckpointConfig, CheckpointName, CheckpointOptions, Checkpoints, RestoreContainerOptions};
+use hiber_sandbox::config;
+use oci_spec::runtime::Spec;
 
 use crate::containers::Containers;
+use crate::flags::archive::{self, COMPRESS};
 use crate::flags::criu::{ACCEPT, CHECKPOINT_DIR, Contents, Names, PreCopyFlags, names};
 use crate::flags::process::{FORMAT, or_here};
 use crate::line::command::{Cli, Command, Count, Run};
@@ -55,6 +60,12 @@ flags! {
 }
 
 flags! {
+    pub(crate) struct ExportFlags {
+        compress: Option<Compression> = COMPRESS,
+    }
+}
+
+flags! {
     pub(crate) struct VerifyFlags {
         format: Option<Format> = FORMAT,
         prove: bool = PROVE,
@@ -63,7 +74,8 @@ flags! {
 
 pub(crate) const COMMAND: Command = Command::new(
     "checkpoints",
-    "create <container-id> <name>  or  ls <container-id>  or  inspect|verify|rm <container-id> <name>",
+    "create <container-id> <name>  or  ls <container-id>  or  inspect|verify|rm <container-id> <name>  or  \
+     export|import <container-id> <name> <file>",
     "keep checkpoints of a container by name",
     |m| Ok(Box::new(Named::read(m)?)),
 )
@@ -71,18 +83,30 @@ pub(crate) const COMMAND: Command = Command::new(
     "`checkpoint` (without s) is runc's command: it writes to any directory. This one keeps checkpoints\n\
      by name in a directory of the container's, as Docker and containerd do: create makes one, ls\n\
      shows them, inspect shows how one was made, verify compares its files with its manifest (and with --prove\n\
-     restores it on trial), rm removes it. `restore --checkpoint NAME` starts the container from one.\n\n\
+     restores it on trial), rm removes it, export writes it into an archive (a file, or - for standard output),\n\
+     and import keeps one that came in an archive (a file, or - for standard input). `restore --checkpoint NAME` starts the container from one.\n\n\
      A name is [a-zA-Z0-9][a-zA-Z0-9_.-]+ and is given once. config.json beside the images says when and\n\
      with which options a checkpoint was made. A failed create leaves nothing.",
 )
 .examples(&[
     ("checkpoints create --leave-running web monday", "keep the present state of web"),
     ("checkpoints ls web", "list the checkpoints of web"),
+    ("checkpoints export web monday /var/tmp/web.tar.zst", "take one of them elsewhere"),
 ])
-.flags(&[Entry::Group(Place::TABLE), Entry::Group(ListFlags::TABLE), Entry::Group(CreateFlags::TABLE)])
+.flags(&[
+    Entry::Group(Place::TABLE),
+    Entry::Group(ListFlags::TABLE),
+    Entry::Group(CreateFlags::TABLE),
+    Entry::Group(ExportFlags::TABLE),
+])
 .takes(
-    Count::Between(2, 3),
-    &[Argument::Words(&["create", "ls", "inspect", "verify", "rm"]), Argument::Container],
+    Count::Between(2, 4),
+    &[
+        Argument::Words(&["create", "ls", "inspect", "verify", "rm", "export", "import"]),
+        Argument::Container,
+        Argument::Other,
+        Argument::File,
+    ],
 );
 
 /// The checkpoints of a container, and what is done with them.
@@ -103,12 +127,21 @@ pub(crate) enum Action {
     /// With the flags of the restore, if it is to be tried.
     Verify(CheckpointName, VerifyFlags, Option<Contents>),
     Remove(CheckpointName),
+    Export(CheckpointName, PathBuf, ExportFlags),
+    Import(CheckpointName, PathBuf),
 }
 
 impl Action {
     fn read(m: &Matches) -> Result<Self, Refusal> {
         let word = |n: usize| m.positionals.get(n).map(|word| word.to_string_lossy());
         let action = word(0).unwrap_or_default();
+        let file = || {
+            let missing = || Refusal::form(format!("checkpoints {action}: the archive's file is missing"));
+            m.positionals.get(3).map(PathBuf::from).ok_or_else(missing)
+        };
+        if let (Some(more), false) = (word(3), matches!(&*action, "export" | "import")) {
+            return Err(Refusal::form(format!("checkpoints {action}: takes no file, and {more:?} is given")));
+        }
         let name = || -> Result<CheckpointName, Refusal> {
             let missing = || Refusal::form(format!("checkpoints {action}: the name is missing"));
             Ok(word(2).ok_or_else(missing)?.parse()?)
@@ -137,8 +170,15 @@ impl Action {
                 Ok(Self::Verify(name()?, flags, restore))
             }
             "rm" | "delete" => only(&[]).and_then(|()| Ok(Self::Remove(name()?))),
+            "export" => {
+                only(ExportFlags::TABLE)?;
+                Ok(Self::Export(name()?, file()?, ExportFlags::read(m)?))
+            }
+            "import" => only(&[]).and_then(|()| Ok(Self::Import(name()?, file()?))),
             other => {
-                let why = format!("checkpoints {other:?}: expected create, ls, inspect, verify or rm");
+                let why = format!(
+                    "checkpoints {other:?}: expected create, ls, inspect, verify, rm, export or import"
+                );
                 Err(Refusal::form(why))
             }
         }
@@ -188,6 +228,14 @@ impl Run for Named {
                 }
             }
             Action::Remove(name) => all.delete(name)?,
+            Action::Export(name, file, flags) => {
+                let export = archive::export(file, flags.compress)?;
+                all.export(name, &*self.spec(&containers)?, &export)?;
+            }
+            Action::Import(name, file) => {
+                let made = all.import(name, &archive::source(file)?)?;
+                inspection::tell_written(&made.path, None)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -208,6 +256,17 @@ impl Named {
         match containers.runtime.open(&self.id) {
             Ok(container) => Ok(container.bundle()?.to_owned()),
             Err(hiber::Error::NotFound) => Ok(PathBuf::from(".")),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The configuration of a container, as it is or as it was created.
+    fn spec(&self, containers: &Containers) -> anyhow::Result<Arc<Spec>> {
+        match containers.runtime.open(&self.id) {
+            Ok(container) => Ok(container.spec()?),
+            Err(hiber::Error::NotFound) => {
+                Ok(config::load(&self.bundle(containers)?.join("config.json"))?.spec)
+            }
             Err(e) => Err(e.into()),
         }
     }

@@ -11,6 +11,7 @@ use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, 
 
 use super::checkpoints::checkpoints_of;
 use crate::containers::Containers;
+use crate::flags::archive;
 use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
@@ -37,6 +38,11 @@ impl Value for LsmProfile {
 flags! {
     pub(crate) struct RestoreFlags {
         criu: CriuFlags = Flag::group(),
+        import: Option<PathBuf> = Flag::value(
+            "import",
+            "FILE",
+            "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input",
+        ),
         checkpoint: Option<CheckpointName> =
             Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
         checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
@@ -88,10 +94,16 @@ pub(crate) const COMMAND: Command =
          of the checkpoint (TCP connections, file locks and so on), which hiber.json records, unless a flag says\n\
          otherwise: --tcp-established=false.",
     )
-    .examples(&[(
-        "restore --image-path /var/tmp/web.ckpt --bundle /srv/web --detach web",
-        "wake web, and return as soon as it runs",
-    )])
+    .examples(&[
+        (
+            "restore --image-path /var/tmp/web.ckpt --bundle /srv/web --detach web",
+            "wake web, and return as soon as it runs",
+        ),
+        (
+            "restore --import /var/tmp/web.tar.zst --bundle /srv/web --detach web",
+            "the same from an archive",
+        ),
+    ])
     .flags(RestoreFlags::TABLE);
 
 #[derive(Debug)]
@@ -106,6 +118,15 @@ impl RestoreFlags {
         self.check.judge()?;
         if self.checkpoint.is_some() && self.criu.image_path.is_some() {
             return Err(Refusal::value("--checkpoint and --image-path exclude each other"));
+        }
+        let places = [
+            ("image-path", self.criu.image_path.is_some()),
+            ("checkpoint", self.checkpoint.is_some()),
+            ("lazy-pages", self.criu.lazy_pages),
+            ("auto-dedup", self.criu.auto_dedup),
+        ];
+        if let Some((flag, _)) = places.iter().find(|(_, given)| self.import.is_some() && *given) {
+            return Err(Refusal::value(format!("--import and --{flag} exclude each other")));
         }
         if self.checkpoint.is_none() && self.checkpoint_dir.is_some() {
             return Err(Refusal::value("--checkpoint-dir needs --checkpoint"));
@@ -179,15 +200,21 @@ impl Run for Restore {
         let bundle = or_here(flags.bundle.as_ref());
         let all = || checkpoints_of(&self.id, flags.checkpoint_dir.as_deref(), &bundle);
         let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
+        let unpack = |from: &PathBuf| {
+            Ok::<_, anyhow::Error>(containers.runtime.unpack(&archive::source(from)?, flags.trust_images)?)
+        };
+        let imported = flags.import.as_ref().map(unpack).transpose()?;
+        let options = |stdio| {
+            let mut options = self.options(cli, stdio);
+            imported.iter().for_each(|imported| imported.choose(&mut options));
+            options
+        };
         if let Some(format) = flags.check.asked() {
-            let options = self.options(cli, Stdio::Inherit);
-            return report::show(
-                &containers.runtime.check_restore(&self.id, named.as_ref(), options),
-                format,
-            );
+            let report = containers.runtime.check_restore(&self.id, named.as_ref(), options(Stdio::Inherit));
+            return report::show(&report, format);
         }
         if flags.prove {
-            containers.runtime.try_restore(&self.id, named.as_ref(), self.options(cli, Stdio::Inherit))?;
+            containers.runtime.try_restore(&self.id, named.as_ref(), options(Stdio::Inherit))?;
             inspection::tell_tried(&self.id)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -203,11 +230,13 @@ impl Run for Restore {
             None => Stdio::Inherit,
         };
         let tell = Tell::prepare(None, flags.pid_file.as_deref())?;
-        let options = self.options(cli, stdio);
+        let options = options(stdio);
         let task = match &named {
             None => containers.runtime.restore(&self.id, &options)?,
             Some(checkpoint) => containers.runtime.start_from(&self.id, checkpoint, options)?,
         };
+        // A daemon that still brings memory has the files open.
+        drop(imported);
         let init = task.init().context("the container has no process")?;
         containers.or_undo(&self.id, tell.tell(init))?;
         if let Some(signals) = signals {

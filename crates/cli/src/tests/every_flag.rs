@@ -49,6 +49,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 (_, Count::Exactly(0)) => &[],
                 ("exec", _) => &["box", "sh"],
                 ("checkpoints", _) if flag.name == "format" => &["ls", "box"],
+                ("checkpoints", _) if flag.name == "compress" => &["export", "box", "c1", "x"],
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("completion", _) => &["bash"],
                 ("migrate", _) => &["box", "exec:x"],
@@ -59,6 +60,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "page-server") => (value, "--lazy-pages"),
+                ("checkpoint", "compress") => (value, "--export=x"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
@@ -104,7 +106,8 @@ fn every_other_flag_reaches_the_library() {
     let own = |command: &str, flag: &str| match flag {
         "help" | "console-socket" | "pidfd-socket" | "pid-file" | "detach" | "check" | "format" => true,
         "keep" | "no-subreaper" => ["run", "restore"].contains(&command),
-        "no-pivot" | "checkpoint" | "checkpoint-dir" | "prove" => command == "restore",
+        "no-pivot" | "checkpoint" | "checkpoint-dir" | "import" | "prove" if command == "restore" => true,
+        "export" | "compress" => command == "checkpoint",
         "process" | "tty" => command == "exec",
         _ => false,
     };
@@ -153,6 +156,8 @@ fn the_values_that_shells_offer_are_taken() {
             let first: &[&str] = match (command.name, command.count) {
                 (_, Count::Exactly(0)) => &[],
                 ("checkpoints", _) if flag.starts_with("--format") => &["ls", "box"],
+                ("checkpoints", _) if flag.starts_with("--compress") => &["export", "box", "c1", "x"],
+                ("checkpoint", _) if flag.starts_with("--compress") => &["--export=x", "box"],
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("migrate", _) => &["box", "exec:x"],
                 _ if check => &["--check", "box"],

@@ -418,7 +418,14 @@ fn checkpoints_by_name() {
     for (line, why) in [
         ("checkpoints create box", "checkpoints create: the name is missing"),
         ("checkpoints ls box c1", "takes a container's id and nothing else"),
-        ("checkpoints make box c1", "expected create, ls, inspect, verify or rm"),
+        ("checkpoints make box c1", "expected create, ls, inspect, verify, rm, export or import"),
+        ("checkpoints export box c1", "checkpoints export: the archive's file is missing"),
+        ("checkpoints rm box c1 x", "checkpoints rm: takes no file, and \"x\" is given"),
+        ("checkpoints import --compress lz4 box c1 x", "--compress has no effect here"),
+        (
+            "checkpoints export --compress zstd:20 box c1 x",
+            "invalid --compress zstd:20: expected a level from 1 to 19",
+        ),
         ("checkpoints ls a/b", "invalid container ID format"),
         (
             "checkpoints create box c",

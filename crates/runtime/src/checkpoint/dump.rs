@@ -21,7 +21,7 @@ use super::named::Named;
 use super::network::{keep_libnftables_plain, may_have};
 use super::options::CheckpointOptions;
 use super::rules::check;
-use super::staging::{HandOver, Seal, Staging};
+use super::staging::{HandOver, Seal, Staging, To};
 use super::{kernel_notes, preflight, proof, shared, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
 use crate::checkpoint::kept::{Cgroups, Kept, Networks, Reading};
@@ -66,7 +66,10 @@ impl Task {
         let lock = self.container().entry().lock()?;
         settle(self.container().entry())?;
         let admitted = Admitted::of(self, options, named)?;
-        let destination = hand_over.as_ref().map(|hand_over| hand_over.destination.clone());
+        let destination = hand_over.as_ref().and_then(|hand_over| match &hand_over.to {
+            To::Machine { destination, .. } => Some(destination.clone()),
+            To::Archive { .. } => None,
+        });
         let (mut dump, session) = Dump::prepare(self, options, admitted, (named, hand_over))?;
         if options.pre_dump {
             return dump.pre_dump(session);
@@ -116,7 +119,7 @@ impl<'a> Dump<'a> {
         };
         let guard = Guard::start(&watch(task, options, admitted.status, &staging)?)?;
         staging.create()?;
-        guard.staging(staging.directory()?)?;
+        staging.identity()?.map_or(Ok(()), |identity| guard.tell(ToGuard::Staging(identity)))?;
         if options.prove {
             task.foresee_trial(options, &staging)?;
         }
@@ -352,7 +355,7 @@ impl<'a> Dump<'a> {
             tell_parent_death_signal(staging.directory()?);
         }
         let note = || {
-            let (path, exit) = (absolute(&options.criu.image_path), !options.dump.leave_running);
+            let (path, exit) = (absolute(staging.target()), !options.dump.leave_running);
             task.container().entry().note(match &destination {
                 Some(destination) => Lifecycle::Migrated { destination: destination.clone() },
                 None => Lifecycle::Checkpointed { path, exit },
@@ -390,6 +393,8 @@ fn watch(task: &Task, options: &CheckpointOptions, status: Status, staging: &Sta
         ends: !options.dump.leave_running && !options.pre_dump,
         entry: task.container().entry().path().to_owned(),
         record: staging.record().map(Path::to_owned),
+        scratch: staging.is_scratch(),
+        archive: staging.archive().map(|(path, _)| path.clone()),
         trial: options.prove.then(trial::own_cgroup).transpose()?,
     })
 }
@@ -417,7 +422,7 @@ fn seal<'a>(task: &Task, options: &CheckpointOptions, admitted: &Admitted) -> Re
 }
 
 /// The configuration before any update, by which a restore finds whether it has another one.
-fn spec_as_created<'a>(task: &Task, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
+pub(crate) fn spec_as_created<'a>(task: &Task, spec: &'a Spec) -> Result<Cow<'a, Spec>> {
     let Some(first) = task.container().entry().first_resources()? else { return Ok(Cow::Borrowed(spec)) };
     let mut spec = spec.clone();
     let mut linux = spec.linux().clone().unwrap_or_default();

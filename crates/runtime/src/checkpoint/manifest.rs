@@ -161,6 +161,11 @@ impl Manifest {
     ) -> Result<()> {
         self.files = sums_from(dir, if hash { Hashed::All } else { Hashed::None }, heads)?;
         self.files.extend(away);
+        self.write_in(dir)
+    }
+
+    /// Writes it, as it is, into the directory of its checkpoint.
+    pub(crate) fn write_in(&self, dir: &ImageDirectory) -> Result<()> {
         let mut json =
             serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode hiber.json", e))?;
         json.push(b'\n');
@@ -335,7 +340,12 @@ impl FileSum {
     /// Of what a hasher has read already, and of the rest.
     fn go_on(mut hasher: blake3::Hasher, rest: impl Read) -> std::io::Result<Self> {
         hasher.update_reader(rest)?;
-        Ok(Self::new(hasher.count(), hasher.finalize()))
+        Ok(Self::of_hashed(&hasher))
+    }
+
+    /// Of all that a hasher has read.
+    pub(crate) fn of_hashed(hasher: &blake3::Hasher) -> Self {
+        Self::new(hasher.count(), hasher.finalize())
     }
 
     fn new(size: u64, hash: blake3::Hash) -> Self {

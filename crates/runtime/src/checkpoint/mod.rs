@@ -33,6 +33,7 @@ pub(crate) mod words;
 pub(crate) mod work;
 
 pub(crate) use criu_options::{CRIU_CONFIG, config_file};
+pub(crate) use dump::spec_as_created;
 pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
 };

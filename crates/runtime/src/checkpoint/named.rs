@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use hiber_criu::ImageDirectory;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointOptions, CriuOptions};
+use super::{CheckpointOptions, CriuOptions, DumpChoices};
 use crate::container::handle::Container;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -18,7 +18,7 @@ use crate::helpers::unfinished;
 use crate::id::{CheckpointError, CheckpointName, ContainerId};
 
 /// The file beside the images.
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// Its largest size in bytes.
 const MAX_CONFIG: u64 = 64 << 10;
 /// Where a container's own checkpoints are, below its bundle.
@@ -47,13 +47,19 @@ pub struct CheckpointConfig {
 }
 
 impl CheckpointConfig {
-    fn new(name: &CheckpointName, options: &CheckpointOptions) -> Self {
-        let criu = &options.criu;
+    /// Of one that is made now.
+    pub(crate) fn new(name: &CheckpointName, options: &CheckpointOptions) -> Self {
+        let now = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
+        Self::of(name, now, &options.criu, &options.dump)
+    }
+
+    /// Of a checkpoint that was made then, with these choices.
+    pub(crate) fn of(name: &CheckpointName, created: String, criu: &CriuOptions, dump: &DumpChoices) -> Self {
         let on = |switch: Option<bool>| switch.unwrap_or(false);
         Self {
             name: name.clone(),
-            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
-            exit: !options.dump.leave_running,
+            created,
+            exit: !dump.leave_running,
             tcp: on(criu.tcp_established),
             unix_sockets: on(criu.ext_unix_sk),
             shell: on(criu.shell_job),
@@ -62,7 +68,7 @@ impl CheckpointConfig {
     }
 
     /// Writes it into a checkpoint's directory.
-    pub(super) fn write(&self, dir: &ImageDirectory) -> Result<()> {
+    pub(crate) fn write(&self, dir: &ImageDirectory) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode config.json", e))?;
         Ok(dir.write(CONFIG, &json)?)
     }
@@ -130,6 +136,11 @@ impl Checkpoints {
     /// Those in the container's own directory, below its bundle.
     pub fn of_bundle(container: &ContainerId, bundle: &Path) -> Self {
         Self::new(container, bundle.join(OWN))
+    }
+
+    /// The container that they are of.
+    pub fn container(&self) -> &ContainerId {
+        &self.container
     }
 
     /// The directory.
@@ -210,6 +221,22 @@ impl Checkpoints {
         }
     }
 
+    /// The error if somebody else takes a name that is free.
+    ///
+    /// # Errors
+    /// It is taken.
+    pub(crate) fn free(&self, name: &CheckpointName) -> Result<CheckpointError> {
+        match self.existing(name) {
+            Ok(_) => Err(self.taken(name).into()),
+            Err(Error::Checkpoint(CheckpointError::Missing { .. })) => Ok(self.taken(name)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn taken(&self, name: &CheckpointName) -> CheckpointError {
+        CheckpointError::Exists { name: name.clone(), container: self.container.to_string() }
+    }
+
     fn existing(&self, name: &CheckpointName) -> Result<PathBuf> {
         let path = self.dir.join(name.as_str());
         match std::fs::symlink_metadata(&path) {
@@ -233,17 +260,12 @@ pub(crate) struct Named<'a> {
 impl Named<'_> {
     /// Refuses a name that is taken. Called under the container's lock, before anything is made.
     pub(super) fn check(&self) -> Result<()> {
-        match self.checkpoints.existing(&self.config.name) {
-            Ok(_) => Err(self.taken().into()),
-            Err(Error::Checkpoint(CheckpointError::Missing { .. })) => Ok(()),
-            Err(e) => Err(e),
-        }
+        self.checkpoints.free(&self.config.name).map(drop)
     }
 
     /// The error if somebody else has the name.
     pub(super) fn taken(&self) -> CheckpointError {
-        let Checkpoints { container, .. } = self.checkpoints;
-        CheckpointError::Exists { name: self.config.name.clone(), container: container.to_string() }
+        self.checkpoints.taken(&self.config.name)
     }
 }
 

@@ -183,6 +183,9 @@ pub struct RestoreContainerOptions<'a> {
     /// Let the container run as soon as its processes exist: what of its memory can follow is brought from the images when it
     /// is touched, and all the rest meanwhile. [`Task::wait_for_memory`](crate::Task::wait_for_memory) waits.
     pub background: bool,
+    /// The archive that the images came out of, which are gone soon.
+    #[setters(skip)]
+    pub(crate) archive: Option<PathBuf>,
 }
 
 impl RestoreContainerOptions<'_> {

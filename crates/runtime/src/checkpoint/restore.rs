@@ -133,7 +133,7 @@ pub(crate) fn restore_through(
         let (child, kept) = (first_process(&making.facts)?, wired.keep()?);
         // Else an init that is ending would be taken for one that nobody can start.
         entry.started();
-        entry.note(Lifecycle::Restored { path: absolute(&criu_options.image_path), pid: child.pid });
+        entry.note(Lifecycle::Restored { path: absolute(options.origin()), pid: child.pid });
         if let Some(memory) = memory {
             entry.note(Lifecycle::MemoryArriving);
             memory.restored()?;
@@ -239,6 +239,7 @@ impl Restoring<'_> {
             self.in_private_mount_namespace(&places, guard.as_ref(), making, &mut cgroup)
         });
         if let (Err(Error::Criu(e)), [images, ..]) = (&mut restored, self.request.chain) {
+            let images = Some(images).filter(|_| self.request.options.archive.is_none());
             work.keep_log(images, self.id.as_str(), e);
         }
         let made = [&root, &view].into_iter().chain(&empty);

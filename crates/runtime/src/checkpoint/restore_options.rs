@@ -26,6 +26,11 @@ impl RestoreContainerOptions<'_> {
         self.background || self.page_server.is_some()
     }
 
+    /// The checkpoint, for messages.
+    pub(crate) fn origin(&self) -> &Path {
+        self.archive.as_ref().unwrap_or(&self.criu.image_path)
+    }
+
     /// The same as options of a creation.
     pub(crate) fn as_create(&self) -> CreateOptions<'static> {
         CreateOptions {

@@ -19,7 +19,7 @@ use super::image_hasher::ImageHasher;
 use super::manifest::{FileSum, Manifest};
 use super::named::CheckpointConfig;
 use crate::error::{Context, Error, Result};
-use crate::helpers::unfinished;
+use crate::helpers::unfinished::{self, Identity};
 use crate::host::paths::{make_dir, open_dir};
 use crate::id::CheckpointError;
 
@@ -27,18 +27,34 @@ use crate::id::CheckpointError;
 pub(crate) struct HandOver<'a> {
     /// The images are written there; the caller removes the directory.
     pub(crate) images: PathBuf,
-    /// The taker of the pages of memory, while the container runs and after: they are not among the images.
-    pub(crate) pages: Arc<Mutex<dyn Away>>,
-    /// For messages.
-    pub(crate) destination: String,
-    /// The file that says whose the container is (`state/migration.rs`).
-    pub(crate) record: PathBuf,
-    /// Gives the complete images of a container away that stands still since then. When this returns, the container is another's, and ends here.
+    /// The taker of the pages of memory, while the container runs and after, where they are not among the images.
+    pub(crate) pages: Option<Arc<Mutex<dyn Away>>>,
+    pub(crate) to: To,
+    /// Gives the complete images of a container away that stands still since then. When this returns, the checkpoint is the
+    /// container: it ends here, unless it was to run on.
     pub(crate) give: &'a mut dyn FnMut(&ImageDirectory, Instant) -> Result<()>,
 }
 
+/// The receiver of a checkpoint.
+pub(crate) enum To {
+    /// Another machine.
+    Machine {
+        /// For messages.
+        destination: String,
+        /// The file that says whose the container is (`state/migration.rs`).
+        record: PathBuf,
+    },
+    /// A file, or a stream, of which there is only the name.
+    Archive {
+        /// Its name in the end.
+        path: PathBuf,
+        /// The file meanwhile, and its identity, by which one sees whether it has its name.
+        unfinished: Option<(PathBuf, Identity)>,
+    },
+}
+
 /// The directory that becomes the checkpoint. If this is dropped before the publication, the directory is removed.
-pub(super) struct Staging<'a> {
+pub(crate) struct Staging<'a> {
     target: PathBuf,
     path: PathBuf,
     /// The directory, once it was made.
@@ -74,7 +90,7 @@ pub(super) struct Seal<'a> {
 
 impl<'a> Staging<'a> {
     /// A directory beside `target`, not made yet; on the same filesystem, so that one rename publishes it.
-    pub(super) fn new(target: &Path, taken: Option<CheckpointError>) -> Result<Self> {
+    pub(crate) fn new(target: &Path, taken: Option<CheckpointError>) -> Result<Self> {
         let target = std::path::absolute(target).map_err(|e| Error::file(target, &e))?;
         if target.file_name().is_none() {
             return Err(Error::Invalid(format!("--image-path {}: has no name", target.display())));
@@ -91,8 +107,12 @@ impl<'a> Staging<'a> {
     /// A directory whose content goes elsewhere.
     pub(super) fn of(hand_over: HandOver<'a>) -> Self {
         let path = hand_over.images.clone();
+        let target = match &hand_over.to {
+            To::Machine { .. } => path.clone(),
+            To::Archive { path, .. } => path.clone(),
+        };
         Self {
-            target: path.clone(),
+            target,
             path,
             dir: None,
             taken: None,
@@ -104,12 +124,37 @@ impl<'a> Staging<'a> {
 
     /// The file that says whether the container is another's.
     pub(super) fn record(&self) -> Option<&Path> {
-        self.hand_over.as_ref().map(|hand_over| &*hand_over.record)
+        match &self.hand_over.as_ref()?.to {
+            To::Machine { record, .. } => Some(record),
+            To::Archive { .. } => None,
+        }
+    }
+
+    /// Whether the images only pass through memory.
+    pub(super) fn is_scratch(&self) -> bool {
+        matches!(&self.hand_over, Some(HandOver { to: To::Archive { .. }, .. }))
+    }
+
+    /// The file that is to be the archive.
+    pub(super) fn archive(&self) -> Option<&(PathBuf, Identity)> {
+        match &self.hand_over.as_ref()?.to {
+            To::Machine { .. } => None,
+            To::Archive { unfinished, .. } => unfinished.as_ref(),
+        }
+    }
+
+    /// The identity of the file or directory that has the final path when it is published; none of a stream.
+    pub(super) fn identity(&self) -> Result<Option<Identity>> {
+        if self.is_scratch() {
+            return Ok(self.archive().map(|(_, identity)| *identity));
+        }
+        let stat = self.directory()?.stat().map_err(|e| Error::file(&self.path, &e))?;
+        Ok(Some((stat.st_dev, stat.st_ino)))
     }
 
     /// Makes the directory, and keeps it open: a user who may write to its parent could put another one in its place. Directories
     /// that killed processes have left beside it are removed.
-    pub(super) fn create(&mut self) -> Result<()> {
+    pub(crate) fn create(&mut self) -> Result<()> {
         if self.hand_over.is_some() {
             self.dir = Some(ImageDirectory::open(&self.path)?);
             return Ok(());
@@ -122,12 +167,12 @@ impl<'a> Staging<'a> {
         let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
         make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
         let mut dir = ImageDirectory::open(path);
-        if !dir.as_ref().is_ok_and(unfinished::lock) {
+        if !dir.as_ref().is_ok_and(|dir| unfinished::lock(dir, path)) {
             // Another process took the directory for a left-over one and removed it. This cannot happen twice.
             let _ = std::fs::remove_dir_all(path);
             make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
             dir = ImageDirectory::open(path);
-            dir.as_ref().map(unfinished::lock).ok();
+            dir.as_ref().map(|dir| unfinished::lock(dir, path)).ok();
         }
         let dir = dir?;
         let stat = dir.stat().map_err(|e| Error::file(path, &e))?;
@@ -141,7 +186,7 @@ impl<'a> Staging<'a> {
     }
 
     /// The directory, which was made.
-    pub(super) fn directory(&self) -> Result<&ImageDirectory> {
+    pub(crate) fn directory(&self) -> Result<&ImageDirectory> {
         self.dir.as_ref().ok_or_else(|| Error::internal("use the image directory", "it is not made yet"))
     }
 
@@ -150,7 +195,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Its final path.
-    pub(super) fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
@@ -165,7 +210,7 @@ impl<'a> Staging<'a> {
 
     /// The taker of the pages of memory, if they are not to stay here.
     pub(super) fn away(&self) -> Option<&Arc<Mutex<dyn Away>>> {
-        self.hand_over.as_ref().map(|hand_over| &hand_over.pages)
+        self.hand_over.as_ref()?.pages.as_ref()
     }
 
     /// The container is about to be stopped.
@@ -209,7 +254,7 @@ impl<'a> Staging<'a> {
         self.complete(seal)?;
         let mut heads = seal.hasher.take().map(ImageHasher::finish).unwrap_or_default();
         let images = std::mem::take(&mut seal.images);
-        let away = images.iter().filter(|_| self.hand_over.is_some());
+        let away = images.iter().filter(|_| self.away().is_some());
         let away =
             away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
         heads.add(images);
@@ -219,13 +264,24 @@ impl<'a> Staging<'a> {
             self.published = true;
             return Ok(());
         }
-        if seal.work.sync {
+        self.rename_whole(&dir, seal.work.sync)
+    }
+
+    /// Publishes files that are a checkpoint already.
+    #[cfg(feature = "archive")]
+    pub(crate) fn publish_as_is(&mut self) -> Result<()> {
+        let dir = self.directory()?.clone();
+        self.rename_whole(&dir, true)
+    }
+
+    fn rename_whole(&mut self, dir: &ImageDirectory, sync: bool) -> Result<()> {
+        if sync {
             // One call for all the images: each fsync would be a commit of the journal of its own.
-            rustix::fs::syncfs(&dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
+            rustix::fs::syncfs(dir).map_err(|e| Error::sys("syncfs", self.path.display().to_string(), e))?;
         }
         self.rename().context("publish the checkpoint")?;
         self.published = true;
-        if let Some(parent) = self.target.parent().filter(|_| seal.work.sync) {
+        if let Some(parent) = self.target.parent().filter(|_| sync) {
             let parent_dir = open_dir(parent)?;
             rustix::fs::fsync(&parent_dir)
                 .map_err(|e| Error::sys("fsync", parent.display().to_string(), e))?;

@@ -319,7 +319,7 @@ impl Trial<'_> {
             Ok(_) if outlive => request.turn_switches(first, cgroup, Then::End, &ToClose::new()),
             Ok(_) => Err(Error::host("restore on trial", "CRIU resumed it")),
             Err(mut e) => {
-                places.work.keep_log(self.log, self.id.as_str(), &mut e);
+                places.work.keep_log(Some(self.log), self.id.as_str(), &mut e);
                 Err(e.into())
             }
         }

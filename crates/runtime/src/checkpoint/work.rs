@@ -67,12 +67,14 @@ impl Work {
         }
     }
 
-    /// Moves the log of a restore that failed to where it stays, and says so in the error.
-    pub(crate) fn keep_log(&self, images: &ImageDirectory, id: &str, error: &mut CriuError) {
+    /// Moves the log of a restore that failed to where it stays, and says so in the error. `images` are none where they do not stay.
+    pub(crate) fn keep_log(&self, images: Option<&ImageDirectory>, id: &str, error: &mut CriuError) {
         let Some(failure) = error.failure_mut().filter(|_| self.own) else { return };
         let Some(name) = failure.log.take() else { return };
         let Some(name) = name.file_name().and_then(|name| name.to_str()) else { return };
-        let beside = || put(&self.dir, name, images.as_fd(), name).map(|()| images.path().join(name));
+        let beside = |images: &ImageDirectory| {
+            put(&self.dir, name, images.as_fd(), name).map(|()| images.path().join(name)).ok()
+        };
         let elsewhere = || -> std::io::Result<PathBuf> {
             let dir = std::env::temp_dir();
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -80,7 +82,7 @@ impl Work {
             let kept = format!("hiber-{id}-{name}");
             put(&self.dir, name, fd.as_fd(), &kept).map(|()| dir.join(kept))
         };
-        failure.log = beside().or_else(|_| elsewhere()).ok();
+        failure.log = images.and_then(beside).or_else(|| elsewhere().ok());
     }
 }
 

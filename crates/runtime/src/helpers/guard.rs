@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use hiber_criu::ImageDirectory;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
@@ -30,7 +29,7 @@ use crate::error::{Context, Error, Result};
 use crate::host::owned;
 use crate::host::procfs;
 use crate::state::entry::Entry;
-use crate::state::migration;
+use crate::state::{migration, scratch};
 
 /// The file in the container's directory with the [`Watch`] of a running checkpoint.
 const RECORD: &str = "checkpoint.json";
@@ -59,6 +58,12 @@ pub(crate) struct Watch {
     /// The file that says whose the container is, where it is to go elsewhere (`state/migration.rs`).
     #[serde(default)]
     pub(crate) record: Option<PathBuf>,
+    /// Whether the staging directory is in memory (`state/scratch.rs`).
+    #[serde(default)]
+    pub(crate) scratch: bool,
+    /// The archive as long as it is none, which is renamed to the final path.
+    #[serde(default)]
+    pub(crate) archive: Option<PathBuf>,
     /// The cgroup of a restore on trial, if there is to be one.
     #[serde(default)]
     pub(crate) trial: Option<CgroupPaths>,
@@ -92,12 +97,6 @@ impl Guard {
         }
         let (child, channel) = started?;
         Ok(Self { child, channel, record, _locked: locked })
-    }
-
-    /// The directory is made: its identity shows later whether it was published.
-    pub(crate) fn staging(&self, directory: &ImageDirectory) -> Result<()> {
-        let stat = directory.stat().map_err(|e| Error::file(directory.path(), &e))?;
-        self.tell(ToGuard::Staging((stat.st_dev, stat.st_ino)))
     }
 
     /// Sends one message.
@@ -209,6 +208,7 @@ impl Watch {
         }
         let cgroup = Cgroup::open(self.cgroup.clone(), OnDenied::Skip)?;
         if published && said.publishing && self.ends {
+            self.clear_scratch();
             return cgroup.kill(Signal::KILL);
         }
         if self.thaw {
@@ -217,10 +217,18 @@ impl Watch {
         self.clear(&cgroup, said.locking);
         // After publication, the checkpoint that was there before.
         let _ = std::fs::remove_dir_all(&self.staging);
+        self.archive.iter().for_each(|archive| unfinished::remove(archive));
+        self.clear_scratch();
         if published && said.lending && !said.publishing {
             let _ = std::fs::remove_dir_all(&self.target);
         }
         Ok(())
+    }
+
+    fn clear_scratch(&self) {
+        if self.scratch {
+            scratch::remove_of(&self.staging);
+        }
     }
 
     /// Does the work of a guard that was killed.
@@ -275,7 +283,10 @@ pub(crate) fn forget(entry: &Entry) {
 
 /// Removes the files of a killed checkpoint, whose container is being removed.
 pub(crate) fn sweep_after(entry: &Entry) {
-    interrupted(entry).into_iter().for_each(|watch| unfinished::sweep_one(&watch.staging));
+    if let Some(watch) = interrupted(entry) {
+        unfinished::sweep_one(&watch.staging);
+        watch.archive.iter().for_each(|archive| unfinished::sweep_one(archive));
+    }
 }
 
 /// Kills the processes that a restore on trial has left, and removes its cgroup.

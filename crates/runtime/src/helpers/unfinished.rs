@@ -1,25 +1,23 @@
-//! Directories beside checkpoints that are being written or removed: their names, and what the dead have left of them.
+//! Directories and files beside checkpoints that are being written or removed: their names, and what the dead have left of them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use hiber_criu::ImageDirectory;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::host::paths::own_number;
 
 /// The part between a checkpoint's name and a number in the name of such a directory.
 const MARK: &str = ".hiber-";
 
-/// A name that this process has given to no other, for a directory beside `target`, which has a name.
+/// A name that this process has given to no other, for a directory or file beside `target`, which has a name.
 pub(crate) fn hidden(target: &Path) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut hidden = OsString::from(".");
     hidden.push(target.file_name().unwrap_or_default());
-    hidden.push(format!("{MARK}{}-{n}", std::process::id()));
+    hidden.push(format!("{MARK}{}", own_number()));
     target.with_file_name(hidden)
 }
 
@@ -39,12 +37,12 @@ pub(crate) fn identity(path: &Path) -> Option<Identity> {
     rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// Locks a directory that was just made. False if a sweep was faster: the directory is gone, or is about to be. Where a file
+/// Locks a directory or file that was just made at `path`. False if a sweep was faster: the directory is gone, or is about to be. Where a file
 /// system has no locks none is held, and none can be taken by a sweep.
-pub(crate) fn lock(dir: &ImageDirectory) -> bool {
-    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+pub(crate) fn lock(made: impl AsFd, path: &Path) -> bool {
+    match rustix::fs::flock(&made, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => false,
-        _ => is_at(dir, dir.path()),
+        _ => is_at(made, path),
     }
 }
 
@@ -72,7 +70,7 @@ pub(crate) fn is_held(path: &Path) -> bool {
     open(path).is_some_and(|file| rustix::fs::flock(&file, share) == Err(Errno::WOULDBLOCK))
 }
 
-/// Removes a directory of the caller's in which nobody works.
+/// Removes a directory or file of the caller's at which nobody works.
 pub(crate) fn sweep_one(path: &Path) {
     let Some(dir) = open(path) else { return };
     let own = rustix::process::geteuid().as_raw();
@@ -80,12 +78,22 @@ pub(crate) fn sweep_one(path: &Path) {
     let locked = is_own && rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
     // It may have been published before it was locked.
     if locked && is_at(&dir, path) {
-        let _ = std::fs::remove_dir_all(path);
+        remove(path);
     }
+}
+
+/// Removes a directory with all that is in it, or a file.
+pub(crate) fn remove(path: &Path) {
+    let _ = match rustix::fs::unlink(path) {
+        Err(Errno::ISDIR | Errno::PERM) => std::fs::remove_dir_all(path),
+        other => other.map_err(Into::into),
+    };
 }
 
 #[cfg(test)]
 mod tests {
+    use hiber_criu::ImageDirectory;
+
     use super::*;
 
     #[test]
@@ -98,10 +106,12 @@ mod tests {
             std::fs::write(path.join("pages-1.img"), "").unwrap();
         }
         let held = ImageDirectory::open(&living).unwrap();
-        assert!(lock(&held));
-        assert!(!lock(&ImageDirectory::open(&living).unwrap()));
+        assert!(lock(&held, &living));
+        assert!(!lock(ImageDirectory::open(&living).unwrap(), &living));
+        let file = hidden(&dir.path().join("f"));
+        std::fs::write(&file, "").unwrap();
         sweep(dir.path());
-        assert!(!dead.exists() && living.exists());
+        assert!(!dead.exists() && !file.exists() && living.exists());
         assert!(others.iter().all(|path| path.join("pages-1.img").exists()));
         drop(held);
         // A process that another test is just starting may have it for a moment.
@@ -120,6 +130,6 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let made = ImageDirectory::open(&path).unwrap();
         sweep(dir.path());
-        assert!(!path.exists() && !lock(&made));
+        assert!(!path.exists() && !lock(&made, &path));
     }
 }

@@ -1,5 +1,6 @@
 //! The host, as every part of the library sees it: processes, files' owners, threads.
 
+pub(crate) mod in_memory;
 pub(crate) mod links;
 pub(crate) mod owned;
 pub(crate) mod paths;

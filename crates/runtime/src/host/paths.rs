@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +14,12 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(|e| Error::file(path, &e))
+}
+
+/// A number that no other process has now, and this one has given to nothing else.
+pub(crate) fn own_number() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Makes a private directory, with parents; one that is there is fine.

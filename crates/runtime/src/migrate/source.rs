@@ -19,7 +19,7 @@ use super::rootfs::{Amount, Rootfs, Tree, config_for};
 use super::word::{Bytes, MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::preflight::Severity;
-use crate::checkpoint::staging::HandOver;
+use crate::checkpoint::staging::{HandOver, To};
 use crate::checkpoint::words::Word;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
@@ -333,9 +333,8 @@ impl Giving<'_> {
         self.pages = Some(Arc::clone(&pages));
         let hand_over = HandOver {
             images,
-            pages,
-            record,
-            destination: destination.to_string(),
+            pages: Some(pages),
+            to: To::Machine { destination: destination.to_string(), record },
             give: &mut |images, stopped| self.give(images, stopped),
         };
         task.checkpoint_as(options, None, Some(hand_over))

@@ -17,10 +17,10 @@ use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host::in_memory::{self, Room};
 use crate::host::owned;
 use crate::id::ContainerId;
 use crate::state::entry::Entry;
@@ -140,10 +140,7 @@ impl Migration {
     /// Where images can be written that reach no disk, until this is dropped.
     pub(crate) fn images(&self) -> Result<PathBuf> {
         let at = self.path.join(IMAGES);
-        rustix::fs::mkdir(&at, owned::PRIVATE_DIR).map_err(|e| Error::file(&at, &e.into()))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("hiber", &at, "tmpfs", flags, c"mode=0700,size=100%")
-            .map_err(|e| Error::sys("mount", format!("a tmpfs at {}", at.display()), e))?;
+        in_memory::make(&at, Room::MUCH)?;
         Ok(at)
     }
 
@@ -192,9 +189,7 @@ fn lock_all(all: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 fn clear(path: &Path) {
-    let at = path.join(IMAGES);
-    let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-    let _ = rustix::fs::rmdir(&at);
+    in_memory::let_go(&path.join(IMAGES));
 }
 
 fn remove(path: &Path) {

@@ -8,4 +8,5 @@ pub(crate) mod migration;
 pub(crate) mod observe;
 pub(crate) mod processes;
 pub(crate) mod resources;
+pub(crate) mod scratch;
 pub(crate) mod store;

@@ -67,7 +67,7 @@ impl NewBundle {
 
     fn fill(path: &Path, config: &str, spec: &Spec, token: &str) -> Result<(ImageDirectory, OwnedFd)> {
         let directory = ImageDirectory::open(path)?;
-        if !unfinished::lock(&directory) {
+        if !unfinished::lock(&directory, directory.path()) {
             return Err(Error::File { path: path.into(), why: "another receiver has removed it".into() });
         }
         owned::write(&path.join("config.json"), config.as_bytes()).map_err(|e| Error::file(path, &e))?;

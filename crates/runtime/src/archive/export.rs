@@ -1,0 +1,149 @@
+//! A checkpoint into an archive.
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use derive_setters::Setters;
+use hiber_criu::ImageDirectory;
+use oci_spec::runtime::Spec;
+use rustix::fs::FileType;
+
+use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
+use super::output::{Output, Place};
+use crate::checkpoint::manifest::{self, Manifest};
+use crate::checkpoint::staging::{HandOver, To};
+use crate::checkpoint::{CheckpointOptions, spec_as_created};
+use crate::container::task::Task;
+use crate::error::{Context, Error, Result};
+use crate::host::in_memory::Room;
+use crate::state::scratch::Scratch;
+use crate::state::store::Store;
+use crate::tarball::{Compression, TarWriter};
+
+/// How to export a checkpoint.
+#[derive(Debug, Setters)]
+#[non_exhaustive]
+pub struct Export {
+    /// Where the archive goes.
+    #[setters(skip)]
+    pub to: Place,
+    /// How it is compressed.
+    pub compress: Compression,
+}
+
+impl Export {
+    /// There, and all else as usual.
+    pub fn new(to: Place) -> Self {
+        Self { to, compress: Compression::default() }
+    }
+}
+
+impl Task {
+    /// Writes a checkpoint of the container into an archive, and nothing else to any disk. The archive is whole before the container
+    /// is given up: a file has its name and is on the disk, the reader of a pipe has read all. On any failure before that the
+    /// container runs on as it was, and no file is left.
+    ///
+    /// The images are in memory meanwhile, so that as much is needed as the container has. Where they go, `options` does not say.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint`](Self::checkpoint), and why the archive cannot be written.
+    pub fn export(&self, export: &Export, mut options: CheckpointOptions) -> Result<()> {
+        check(&options)?;
+        let sync = !options.no_sync;
+        let store = Store::of(self.container().entry());
+        let mut output = Output::open(&export.to)?;
+        let scratch = Scratch::new(&store, Room::MUCH)?;
+        options.criu.image_path = scratch.images();
+        // Memory is no disk.
+        options.no_sync = true;
+        let to = To::Archive { path: output.path().to_owned(), unfinished: output.unfinished()? };
+        let spec = self.container().spec()?;
+        let spec = spec_as_created(self, &spec)?;
+        let content = Content {
+            id: self.container().id().as_str(),
+            spec: &spec,
+            created: Some(self.facts()?.created),
+            passes: true,
+        };
+        let hand_over = HandOver {
+            images: scratch.images(),
+            pages: None,
+            to,
+            give: &mut |images, _| {
+                content.write(images, &output, export.compress).context("write the archive")?;
+                output.publish(sync).context("write the archive")
+            },
+        };
+        self.checkpoint_as(&options, None, Some(hand_over))
+    }
+}
+
+fn check(options: &CheckpointOptions) -> Result<()> {
+    let found = [
+        ("--pre-dump", options.pre_dump, "an archive is a checkpoint that can be restored"),
+        ("--parent-path", options.dump.parent_path.is_some(), "an archive has all that it needs"),
+        ("--auto-dedup", options.criu.auto_dedup, "an archive has no parent"),
+        ("--lazy-pages", options.criu.lazy_pages, "an archive has the memory, too"),
+        ("--page-server", options.dump.page_server.is_some(), "an archive has the memory, too"),
+    ];
+    let found = found.iter().find(|(_, given, _)| *given);
+    found.map_or(Ok(()), |(flag, _, why)| {
+        Err(Error::Invalid(format!("--export and {flag} exclude each other: {why}")))
+    })
+}
+
+/// The parts of an archive beside the images.
+pub(super) struct Content<'a> {
+    pub(super) id: &'a str,
+    pub(super) spec: &'a Spec,
+    pub(super) created: Option<SystemTime>,
+    /// Whether the files of pages are of no use when they are in the archive.
+    pub(super) passes: bool,
+}
+
+impl Content<'_> {
+    /// Writes the archive of complete images.
+    pub(super) fn write(&self, images: &ImageDirectory, to: &Output, how: Compression) -> Result<()> {
+        let fail = |e: io::Error| Error::file(to.path(), &e);
+        let manifest = Manifest::read_in(images)?;
+        let now = SystemTime::now();
+        let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut tar = TarWriter::new(to, how, time).map_err(fail)?;
+        let checkpointed = manifest
+            .map_or_else(|| humantime::format_rfc3339_seconds(now).to_string(), |manifest| manifest.created);
+        let described =
+            Described { id: self.id, spec: self.spec, created: self.created, checkpointed: &checkpointed };
+        for (name, json) in [(CONFIG, Ok(described.config())), (SPEC, serde_json::to_value(self.spec))] {
+            let json = json.and_then(|json| serde_json::to_vec(&json));
+            let json = json.map_err(|e| Error::internal(format!("encode {name}"), e))?;
+            tar.file(name, json.len() as u64, &*json).map_err(fail)?;
+        }
+        let names = images.names()?;
+        let (beside, within): (Vec<_>, Vec<_>) =
+            names.iter().map(String::as_str).partition(|name| BESIDE.contains(name));
+        let add = |tar: &mut TarWriter<_>, place: &str, name: &str| -> Result<()> {
+            let failed = |e: io::Error| Error::file(&images.path().join(name), &e);
+            let stat = images.stat_of(name).map_err(failed)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Ok(());
+            }
+            // A log may grow meanwhile.
+            let (file, size) = (images.file(name).map_err(failed)?, stat.st_size.cast_unsigned());
+            tar.file(&format!("{place}{name}"), size, file).map_err(fail)?;
+            if self.passes && name.starts_with("pages-") {
+                images.remove(name).map_err(failed)?;
+            }
+            Ok(())
+        };
+        for name in beside {
+            add(&mut tar, "", name)?;
+        }
+        tar.directory(CHECKPOINT).map_err(fail)?;
+        // The manifest first: a reader knows what is to come.
+        let (first, rest): (Vec<_>, Vec<_>) = within.iter().partition(|name| **name == manifest::FILE_NAME);
+        for name in first.into_iter().chain(rest) {
+            add(&mut tar, CHECKPOINT, name)?;
+        }
+        tar.finish().map_err(fail).map(drop)
+    }
+}

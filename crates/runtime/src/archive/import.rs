@@ -1,0 +1,84 @@
+//! A checkpoint out of an archive.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use hiber_criu::ImageDirectory;
+
+use super::unpack::{Limits, Unpacked, unpack};
+use crate::checkpoint::RestoreContainerOptions;
+use crate::error::{Context, Error, Result};
+use crate::host::in_memory::Room;
+use crate::host::procfs;
+use crate::runtime::Runtime;
+use crate::state::scratch::Scratch;
+
+/// Six files for each process, and one more for each thread: no machine that is checkpointed has so many.
+pub(super) const MAX_FILES: u64 = 1 << 17;
+
+/// Where an archive is read.
+#[derive(Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A stream, as standard input.
+    Stream(OwnedFd),
+}
+
+impl Source {
+    /// Its name for messages.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Stream(_) => Path::new("standard input"),
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<impl Read + use<>> {
+        let opened = match self {
+            Self::File(path) => File::open(path),
+            Self::Stream(fd) => fd.try_clone().map(File::from),
+        };
+        opened.map_err(|e| Error::file(self.path(), &e))
+    }
+}
+
+/// A checkpoint that came out of an archive, in memory until this is dropped.
+#[derive(Debug)]
+pub struct Imported {
+    scratch: Scratch,
+    archive: PathBuf,
+}
+
+impl Runtime {
+    /// Unpacks the archive of a checkpoint, of hiber or podman, into memory. It may be half as large as the memory that is available:
+    /// the container needs as much again. All that is in it is checked, and its files are compared with its manifest unless `trust`;
+    /// what the images ask for is for a restore to judge.
+    ///
+    /// # Errors
+    /// It is no archive of a checkpoint, has something that none has, or does not fit. Nothing is left of it then.
+    pub fn unpack(&self, from: &Source, trust: bool) -> Result<Imported> {
+        let available = procfs::available_memory().unwrap_or(u64::MAX);
+        let bytes = available / 2;
+        let limits = Limits { bytes, files: MAX_FILES, by: "half of the memory that is available" };
+        let reader = from.open().context("open the archive")?;
+        // Files fill whole pages.
+        let room = Room { bytes: Some(available), files: Some(MAX_FILES + 16) };
+        let scratch = Scratch::new(&self.store, room)?;
+        let images = ImageDirectory::open(&scratch.images())?;
+        let Unpacked { passed, .. } =
+            unpack(reader, from.path(), &images, limits, !trust).context("import the checkpoint")?;
+        tracing::debug!("of {} a restore does not look at {passed:?}", from.path().display());
+        Ok(Imported { scratch, archive: from.path().to_owned() })
+    }
+}
+
+impl Imported {
+    /// The images are where a restore with these options looks.
+    pub fn choose(&self, options: &mut RestoreContainerOptions<'_>) {
+        options.criu.image_path = self.scratch.images();
+        options.archive = Some(self.archive.clone());
+    }
+}

@@ -1,0 +1,115 @@
+//! The names in an archive, and the parts of it that engines read before they look at images.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use oci_spec::runtime::Spec;
+use serde_json::json;
+
+/// The directory of the images.
+pub(super) const CHECKPOINT: &str = "checkpoint/";
+/// The engine's description of the container, and its config.json.
+pub(super) const CONFIG: &str = "config.dump";
+pub(super) const SPEC: &str = "spec.dump";
+/// Beside the directory of the images: CRIU's log, and its statistics.
+pub(super) const BESIDE: [&str; 2] = [LOG, "stats-dump"];
+const LOG: &str = "dump.log";
+
+/// Annotations in which engines keep the name of a container's image.
+const IMAGE_NAMES: [&str; 3] =
+    ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName", "org.opencontainers.image.ref.name"];
+
+/// The container, as config.dump has it.
+pub(super) struct Described<'a> {
+    pub(super) id: &'a str,
+    pub(super) spec: &'a Spec,
+    pub(super) created: Option<SystemTime>,
+    /// In RFC 3339.
+    pub(super) checkpointed: &'a str,
+}
+
+impl Described<'_> {
+    /// The content of config.dump: the members that podman, CRI-O and containerd have in common.
+    pub(super) fn config(&self) -> serde_json::Value {
+        let annotations = self.spec.annotations().as_ref();
+        let image = IMAGE_NAMES.iter().find_map(|name| annotations?.get(*name));
+        // Go's zero time stands for none.
+        let created = self.created.map_or_else(
+            || "0001-01-01T00:00:00Z".to_owned(),
+            |time| humantime::format_rfc3339_nanos(time).to_string(),
+        );
+        json!({
+            "id": self.id,
+            "name": self.id,
+            "rootfsImageName": image.map_or("", String::as_str),
+            "runtime": "hiber",
+            "createdTime": created,
+            "checkpointedTime": self.checkpointed,
+            "restoredTime": "0001-01-01T00:00:00Z",
+            "restored": false,
+        })
+    }
+}
+
+/// Where an entry belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// Among the images, under this name.
+    Image(&'a str),
+    /// config.json.
+    Spec,
+    /// Somewhere else, where a restore does not look.
+    Other,
+}
+
+/// The part that a file with this path is.
+///
+/// # Errors
+/// Why nothing may have that path.
+pub(super) fn part(path: &str) -> Result<Part<'_>, &'static str> {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    if Path::new(path).is_absolute() || path.split('/').any(|name| name == "..") {
+        return Err("leads out of the archive");
+    }
+    if path.len() > 1024 || path.chars().any(char::is_control) {
+        return Err("is no name of a file in a checkpoint");
+    }
+    match path.strip_prefix(CHECKPOINT) {
+        Some(name) if is_image(name) => Ok(Part::Image(name)),
+        Some(_) => Err("is no name of a file in a checkpoint"),
+        None if path == SPEC => Ok(Part::Spec),
+        None => Ok(Part::Other),
+    }
+}
+
+/// CRIU's names and ours: a restore looks for no others.
+fn is_image(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    !name.is_empty() && name.len() < 256 && !name.starts_with('.') && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_of_one_part_or_of_none() {
+        for (path, name) in
+            [("checkpoint/pages-1.img", "pages-1.img"), ("./checkpoint/hiber.json", "hiber.json")]
+        {
+            assert_eq!(part(path), Ok(Part::Image(name)));
+        }
+        assert_eq!(part("spec.dump"), Ok(Part::Spec));
+        assert_eq!(part("./spec.dump"), Ok(Part::Spec));
+        for path in ["config.dump", "rootfs-diff.tar", "volumes/a.tar", "x/spec.dump", "checkpoint"] {
+            assert_eq!(part(path), Ok(Part::Other), "{path}");
+        }
+        for path in ["/etc/passwd", "../x", "checkpoint/../spec.dump", "a/..", "checkpoint/..", ".."] {
+            assert_eq!(part(path), Err("leads out of the archive"), "{path}");
+        }
+        let long = format!("checkpoint/{}", "x".repeat(256));
+        for path in ["checkpoint/", "checkpoint/a/b", "checkpoint/.x", "checkpoint/a b", "a\nb", &*long] {
+            assert_eq!(part(path), Err("is no name of a file in a checkpoint"), "{path}");
+        }
+    }
+}

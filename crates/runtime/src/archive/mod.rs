@@ -1,0 +1,18 @@
+//! Checkpoints in archives: one file, or a stream, as podman, CRI-O and checkpointctl read it. docs/archives.md has the layout.
+//!
+//! On both ways images pass through memory alone. A checkpoint that is exported is the container as soon as its archive is complete,
+//! and for a file on the disk and under its name; not before.
+
+mod export;
+mod import;
+mod layout;
+mod named;
+mod output;
+mod unpack;
+
+pub use crate::tarball::Compression;
+pub use export::Export;
+pub use import::{Imported, Source};
+pub use output::Place;
+#[cfg(fuzzing)]
+pub(crate) use unpack::{Limits, unpack};

@@ -1,0 +1,77 @@
+//! Checkpoints with names, into archives and out of them.
+
+use std::io::Read;
+
+use hiber_criu::ImageDirectory;
+use oci_spec::runtime::Spec;
+use rustix::fs::StatVfs;
+
+use super::export::{Content, Export};
+use super::import::{MAX_FILES, Source};
+use super::output::Output;
+use super::unpack::{Limits, unpack};
+use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::manifest::Options;
+use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints};
+use crate::checkpoint::staging::Staging;
+use crate::error::{Context, Error, Result};
+use crate::id::CheckpointName;
+
+impl Checkpoints {
+    /// Writes the checkpoint of that name into an archive. `spec` is the configuration of its container.
+    ///
+    /// # Errors
+    /// There is none, it builds on another one, or the archive cannot be written; no file is left then.
+    pub fn export(&self, name: &CheckpointName, spec: &Spec, export: &Export) -> Result<()> {
+        let checkpoint = self.get(name)?;
+        let images = ImageDirectory::open(&checkpoint.path)?;
+        if images.parent()?.is_some() {
+            let why = "builds on another checkpoint, and an archive has all that it needs".into();
+            return Err(Error::File { path: checkpoint.path, why });
+        }
+        let mut output = Output::open(&export.to)?;
+        let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
+        content.write(&images, &output, export.compress).context("write the archive")?;
+        output.publish(true).context("write the archive")
+    }
+
+    /// Keeps the checkpoint in an archive under that name.
+    ///
+    /// # Errors
+    /// There is a checkpoint of that name; it is no archive of a checkpoint, has something that none has, does not fit on the disk, or
+    /// its files are not what its manifest says. Nothing is left of it then.
+    pub fn import(&self, name: &CheckpointName, from: &Source) -> Result<Checkpoint> {
+        let reader = from.open().context("open the archive")?;
+        let mut staging = Staging::new(&self.dir().join(name.as_str()), Some(self.free(name)?))?;
+        let keep = || -> Result<Checkpoint> {
+            staging.create()?;
+            let images = staging.directory()?;
+            let config = take(reader, from, images, name)?;
+            config.write(images)?;
+            staging.publish_as_is()?;
+            Ok(Checkpoint { path: staging.target().to_owned(), config })
+        };
+        keep().context("import the checkpoint")
+    }
+}
+
+/// Puts the images into the directory of a checkpoint that is to have that name.
+fn take(
+    reader: impl Read,
+    from: &Source,
+    images: &ImageDirectory,
+    name: &CheckpointName,
+) -> Result<CheckpointConfig> {
+    let free = |fs: StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
+    let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, free);
+    let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
+    let Some(mut manifest) = unpack(reader, from.path(), images, limits, true)?.manifest else {
+        return Ok(CheckpointConfig::new(name, &CheckpointOptions::default()));
+    };
+    // One that had a name had a file of it, too.
+    if manifest.files.remove(CONFIG).is_some() {
+        manifest.write_in(images)?;
+    }
+    let Options { criu, dump, .. } = &manifest.options;
+    Ok(CheckpointConfig::of(name, manifest.created.clone(), criu, dump))
+}

@@ -1,0 +1,215 @@
+//! Reading archives, which come from elsewhere.
+//!
+//! Nothing is made but files with plain names in one directory, and no more of them than fits. Their content is for the checks of a
+//! restore to judge.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use hiber_criu::ImageDirectory;
+use tar::EntryType;
+
+use super::layout::{Part, part};
+use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::error::{Error, Result};
+use crate::tarball::{Entry, Tar};
+
+/// Bytes that are read at once.
+const READ: usize = 256 << 10;
+/// The largest config.json.
+const MAX_SPEC: u64 = 16 << 20;
+/// How much of an archive may be passed over, compressed well or not: changes of a root file system, for instance.
+const MAX_PASSED: u64 = 64 << 30;
+/// The image that every checkpoint has.
+const INVENTORY: &str = "inventory.img";
+
+/// How much is taken out of an archive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Of bytes.
+    pub(crate) bytes: u64,
+    /// Of files.
+    pub(crate) files: u64,
+    /// The reason of the limit of bytes, for messages.
+    pub(crate) by: &'static str,
+}
+
+/// The parts of an archive beside images.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    /// None in those of other runtimes.
+    pub(crate) manifest: Option<Manifest>,
+    /// Its config.json.
+    pub(crate) spec: Option<Vec<u8>>,
+    /// Files that a restore does not look at.
+    pub(crate) passed: Vec<String>,
+}
+
+/// Puts the images of an archive into a directory, where none is yet. With `verify` they are as the manifest says.
+///
+/// # Errors
+/// It is none, is truncated, goes beyond the limits, or has something that no archive of a checkpoint has. Files stay in the directory
+/// then.
+pub(crate) fn unpack(
+    from: impl Read,
+    shown: &Path,
+    into: &ImageDirectory,
+    limits: Limits,
+    verify: bool,
+) -> Result<Unpacked> {
+    let mut unpacking = Unpacking {
+        shown,
+        into,
+        limits,
+        left: limits.bytes,
+        passed: 0,
+        files: 0,
+        sums: BTreeMap::new(),
+        unpacked: Unpacked { manifest: None, spec: None, passed: Vec::new() },
+        buffer: vec![0; READ],
+    };
+    unpacking.run(from)?;
+    let Unpacking { sums, mut unpacked, .. } = unpacking;
+    let refuse = |why: String| Err(Error::File { path: shown.into(), why });
+    if !into.has(INVENTORY) {
+        return refuse(format!("holds no checkpoint: there is no checkpoint/{INVENTORY} in it"));
+    }
+    unpacked.manifest = Manifest::read_in(into)?;
+    if let (Some(manifest), true) = (&unpacked.manifest, verify) {
+        let listed = sums.into_iter().filter(|(name, _)| manifest::is_listed(name)).collect();
+        if let Some(problem) = manifest.compare(&listed).into_iter().next() {
+            return refuse(format!("checkpoint/{problem}; --trust-images restores it nevertheless"));
+        }
+    }
+    Ok(unpacked)
+}
+
+struct Unpacking<'a> {
+    shown: &'a Path,
+    into: &'a ImageDirectory,
+    limits: Limits,
+    /// How many bytes may still come.
+    left: u64,
+    /// Bytes that were passed over, and files.
+    passed: u64,
+    files: u64,
+    sums: BTreeMap<String, FileSum>,
+    unpacked: Unpacked,
+    buffer: Vec<u8>,
+}
+
+impl Unpacking<'_> {
+    fn run(&mut self, from: impl Read) -> Result<()> {
+        let shown = self.shown;
+        let bad = |e: io::Error| match e.raw_os_error() {
+            Some(_) => Error::file(shown, &e),
+            None => Error::File { path: shown.into(), why: format!("is no readable archive: {e}") },
+        };
+        let mut tar = Tar::new(from).map_err(bad)?;
+        while let Some(entry) = tar.next().map_err(bad)? {
+            self.files += 1;
+            if self.files > self.limits.files {
+                return self.refuse(
+                    &entry.name,
+                    &format!("is beyond the {} files that a checkpoint may have", self.limits.files),
+                );
+            }
+            match entry.kind {
+                EntryType::Regular | EntryType::Continuous => self.file(&mut tar, &entry, bad)?,
+                // None is made.
+                EntryType::Directory if entry.size == 0 => {}
+                kind => return self.refuse(&entry.name, strange(kind)),
+            }
+        }
+        tar.end().map_err(bad)
+    }
+
+    fn refuse<T>(&self, name: &str, why: &str) -> Result<T> {
+        // Whatever a terminal would make of it.
+        Err(Error::File { path: self.shown.into(), why: format!("{}: {why}", name.escape_debug()) })
+    }
+
+    fn file(&mut self, tar: &mut Tar<'_>, entry: &Entry, bad: impl Fn(io::Error) -> Error) -> Result<()> {
+        let part = match part(&entry.name) {
+            Ok(part) => part,
+            Err(why) => return self.refuse(&entry.name, why),
+        };
+        match part {
+            Part::Image(name) => self.image(tar, entry, name, bad),
+            Part::Spec if entry.size > MAX_SPEC => {
+                self.refuse(&entry.name, &format!("has {} bytes; expected {MAX_SPEC} at most", entry.size))
+            }
+            Part::Spec if self.unpacked.spec.is_some() => self.refuse(&entry.name, "comes twice"),
+            Part::Spec => {
+                let mut spec = Vec::new();
+                tar.read_to_end(&mut spec).map_err(bad)?;
+                self.unpacked.spec = Some(spec);
+                Ok(())
+            }
+            Part::Other => {
+                self.passed = self.passed.saturating_add(entry.size);
+                if self.passed > MAX_PASSED {
+                    return self.refuse(
+                        &entry.name,
+                        &format!("has {} bytes, too many to be passed over", entry.size),
+                    );
+                }
+                self.unpacked.passed.push(entry.name.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn image(
+        &mut self,
+        tar: &mut Tar<'_>,
+        entry: &Entry,
+        name: &str,
+        bad: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
+        // The size is what the header says. Nothing is written of what cannot be right.
+        if entry.size > self.left {
+            let (bytes, by) = (self.limits.bytes, self.limits.by);
+            let why = format!("has {} bytes, and all images together may have {bytes}: {by}", entry.size);
+            return self.refuse(&entry.name, &why);
+        }
+        self.left -= entry.size;
+        let fail = |e: io::Error| Error::file(&self.into.path().join(name), &e);
+        let mut file: File = match self.into.create(name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return self.refuse(&entry.name, "comes twice");
+            }
+            made => made.map_err(fail)?,
+        };
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            let read = tar.read(&mut self.buffer).map_err(&bad)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&self.buffer[..read]);
+            file.write_all(&self.buffer[..read]).map_err(fail)?;
+        }
+        self.sums.insert(name.to_owned(), FileSum::of_hashed(&hasher));
+        Ok(())
+    }
+}
+
+/// The kind of an entry that is none of a checkpoint's.
+fn strange(kind: EntryType) -> &'static str {
+    match kind {
+        EntryType::Symlink => "is a symbolic link; expected a file or a directory",
+        EntryType::Link => "is a hard link; expected a file or a directory",
+        EntryType::Char | EntryType::Block => "is a device; expected a file or a directory",
+        EntryType::Fifo => "is a FIFO; expected a file or a directory",
+        EntryType::GNUSparse => "is a sparse file; expected a plain one",
+        EntryType::Directory => "is a directory with content",
+        _ => "is of no known kind; expected a file or a directory",
+    }
+}
+
+#[cfg(test)]
+#[path = "unpack_tests.rs"]
+mod tests;

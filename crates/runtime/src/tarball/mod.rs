@@ -1,0 +1,12 @@
+//! Tar in a stream, compressed or not: what archives of checkpoints are made of.
+//!
+//! Both ways go once from end to end. Archives come from elsewhere: what must be read whole (long names) is read with a limit, and
+//! the library's own iterator has none.
+
+mod compression;
+mod read;
+mod write;
+
+pub use compression::Compression;
+pub(crate) use read::{Entry, Tar};
+pub(crate) use write::TarWriter;

@@ -1,0 +1,319 @@
+//! Checkpoints in archives: one file or a pipe, and nothing else on the disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::crash::killer;
+use crate::{count, counter, counts_on};
+use hiber_tests::prelude::*;
+use hiber_tests::tmpfs::Tmpfs;
+
+/// A directory for an archive, beside the bundle.
+fn place(c: &Container) -> PathBuf {
+    let place = c.bundle().join("archives");
+    let _ = fs::create_dir(&place);
+    place
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    entries.collect()
+}
+
+/// `checkpoint --export FILE`.
+fn export(c: &Container, file: &Path, flags: &[&str]) -> Output {
+    let file = file.to_str().unwrap();
+    c.call("checkpoint", &[&["--export", file], flags].concat())
+}
+
+/// `restore --import FILE`.
+fn import(c: &Container, file: &Path, flags: &[&str]) -> Output {
+    let bundle = c.bundle_path();
+    let file = file.to_str().unwrap();
+    c.call_detached("restore", &[&["--detach", "--bundle", &bundle, "--import", file], flags].concat())
+}
+
+/// Nothing passes through memory any more.
+#[track_caller]
+fn assert_no_scratch(c: &Container) {
+    let scratch = c.runtime().root().join("~scratch");
+    let left: Vec<_> = fs::read_dir(&scratch).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(scratch.to_str().unwrap()), "{mounts}");
+}
+
+#[test]
+fn a_container_sleeps_in_one_file_and_wakes_from_it() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let file = place(&c).join("c.tar");
+    for how in [&[][..], &["--compress", "lz4"], &["--compress", "none"], &["--compress", "zstd:3"]] {
+        let before = count(&c);
+        export(&c, &file, how).ok();
+        assert_eq!(c.status(), "gone", "{how:?}");
+        c.assert_clean();
+        assert_no_scratch(&c);
+        assert_eq!(names(&place(&c)), ["c.tar"]);
+        let path = file.to_str().unwrap();
+        let inspected = c.runtime().run(&["inspect", "--format", "json", path]).json();
+        assert_eq!(inspected["manifest"]["container"], c.id());
+        assert_eq!(inspected["podman"]["id"], c.id());
+        c.runtime().run(&["inspect", "--verify", path]).ok();
+        import(&c, &file, &["--prove"]).fails("--prove and --detach exclude each other");
+        import(&c, &file, &[]).ok();
+        assert_eq!(c.status(), "running");
+        counts_on(&c, before);
+        assert_no_scratch(&c);
+    }
+}
+
+#[test]
+fn the_archive_is_as_engines_write_it() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let file = place(&c).join("c.tar");
+    export(&c, &file, &["--compress", "none", "--leave-running"]).ok();
+    counts_on(&c, 3);
+    let list = Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let list: Vec<_> = list.lines().collect();
+    assert_eq!(&list[..2], ["config.dump", "spec.dump"]);
+    for name in ["dump.log", "stats-dump", "checkpoint/", "checkpoint/hiber.json", "checkpoint/inventory.img"]
+    {
+        assert!(list.contains(&name), "{name}: {list:?}");
+    }
+    let spec = Command::new("tar").arg("-xOf").arg(&file).arg("spec.dump").output().unwrap();
+    let spec: Value = serde_json::from_slice(&spec.stdout).unwrap();
+    assert_eq!(spec["process"]["args"], c.bundle().config()["process"]["args"]);
+}
+
+#[test]
+fn a_pipe_carries_it_to_another_root() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let there = Runtime::hiber().container(Bundle::busybox());
+    let before = count(&c);
+    let mut sender = c.command("checkpoint", &["--export", "-"]);
+    let mut sender = sender.stdout(Stdio::piped()).spawn().unwrap();
+    let bundle = there.bundle_path();
+    let mut receiver = there.command("restore", &["--detach", "--bundle", &bundle, "--import", "-"]);
+    receiver.stdin(sender.stdout.take().unwrap()).stdout(Stdio::null());
+    assert!(receiver.spawn().unwrap().wait().unwrap().success());
+    assert!(sender.wait().unwrap().success());
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+    assert_no_scratch(&c);
+    counts_on(&there, before);
+    assert_no_scratch(&there);
+}
+
+#[test]
+fn a_container_whose_reader_goes_away_runs_on() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    // The first one takes a part; the second one takes nothing, though all would fit into the pipe.
+    for script in ["exec head -c 1000", "exec sleep 0.5"] {
+        let before = count(&c);
+        let mut sender = c.command("checkpoint", &["--export", "-", "--compress", "none"]);
+        let mut sender = sender.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut reader = Command::new("sh");
+        reader.args(["-c", script]).stdin(sender.stdout.take().unwrap()).stdout(Stdio::null());
+        let mut reading = reader.spawn().unwrap();
+        // It has the pipe, too.
+        drop(reader);
+        reading.wait().unwrap();
+        let output = sender.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains("write the archive"), "{error}");
+        assert!(error.contains("broken pipe"), "{error}");
+        assert_eq!(c.status(), "running");
+        counts_on(&c, before);
+        assert_no_scratch(&c);
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_container_and_no_file() {
+    require!(Root, Criu, CPrograms);
+    let c = crate::pre_copy::torture(|bundle| bundle);
+    let place = place(&c);
+    let small = Tmpfs::mount(&place, 20);
+    let file = place.join("c.tar");
+    fs::write(&file, "older").unwrap();
+    for flags in [&[][..], &["--leave-running"], &["--pre-copy", "on"]] {
+        let flags = [flags, &["--compress", "none"]].concat();
+        export(&c, &file, &flags).fails("write the archive").fails("No space left on device");
+        assert_eq!(c.status(), "running");
+        crate::pre_copy::works_on(&c, "a full disk");
+        assert_eq!(names(&place), ["c.tar"]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "older");
+        assert_no_scratch(&c);
+    }
+    drop(small);
+    let nowhere = place.join("none/c.tar");
+    export(&c, &nowhere, &[]).fails("make the archive").fails("No such file or directory");
+    export(&c, &place, &[]).fails("is a directory; expected a file");
+    crate::pre_copy::works_on(&c, "no place");
+}
+
+#[test]
+fn memory_comes_back_whole() {
+    require!(Root, Criu, CPrograms);
+    let c = crate::pre_copy::torture(|bundle| bundle.args(["/bin/torture", "3", "5000"]));
+    let file = place(&c).join("c.tar.zst");
+    for (flags, restore) in [
+        (&["--pre-copy", "on"][..], &[][..]),
+        (&["--pre-copy", "off"], &[]),
+        (&["--pre-copy", "on", "--no-hash"], &["--background"]),
+    ] {
+        export(&c, &file, flags).ok();
+        c.assert_clean();
+        import(&c, &file, restore).ok();
+        crate::pre_copy::works_on(&c, &format!("{flags:?} {restore:?}"));
+        assert_no_scratch(&c);
+    }
+}
+
+#[test]
+fn redis_goes_through_an_archive() {
+    require!(Root, Criu, Redis);
+    let c = Runtime::hiber().container(Bundle::redis());
+    c.run_detached().ok();
+    wait_for("the server", || c.exec(&["redis-cli", "ping"]).stdout.trim() == "PONG");
+    let fill = "for i = 1, 200000 do redis.call('SET', i, string.rep(i, 50)) end";
+    c.exec(&["redis-cli", "eval", fill, "0"]).ok();
+    let file = place(&c).join("c.tar.zst");
+    for n in 1..3 {
+        assert_eq!(c.exec(&["redis-cli", "incr", "number"]).ok(), n.to_string());
+        export(&c, &file, &["--prove"]).ok();
+        c.assert_clean();
+        import(&c, &file, &[]).ok();
+    }
+    assert_eq!(c.exec(&["redis-cli", "dbsize"]).ok(), "200001");
+}
+
+/// Kills hiber at each notification of CRIU's, before and after it is heard.
+#[test]
+fn a_kill_leaves_the_container_or_the_archive() {
+    require!(Root, Criu, Program("cc"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let (killer, mark) = (killer(&c), c.bundle().join("killed"));
+    let (place, mut kills, mut published) = (place(&c), 0, 0);
+    let file = place.join("c.tar");
+    for (step, side) in (1..20).flat_map(|step| [(step, "before"), (step, "after")]) {
+        let _ = (fs::remove_file(&mark), fs::remove_file(&file));
+        let before = count(&c);
+        let mut command = c.command("checkpoint", &["--export", file.to_str().unwrap()]);
+        command.env("LD_PRELOAD", &killer);
+        command.env("KILL_AT", format!("hiber {side} {step} {}", mark.display()));
+        let output = hiber_tests::command::run(command, b"");
+        let when = format!("killed {side} step {step} ({})", output.stderr.trim());
+        wait_for(&when, || match c.status().as_str() {
+            "running" => !file.exists() && names(&place).is_empty(),
+            "stopped" | "gone" => file.exists(),
+            _ => false,
+        });
+        if file.exists() {
+            published += 1;
+            c.delete(&["--force"]).ok();
+            c.assert_clean();
+            import(&c, &file, &[]).ok();
+        }
+        counts_on(&c, before);
+        assert_eq!(names(&place).len(), usize::from(file.exists()), "{when}");
+        assert_no_scratch(&c);
+        if !mark.exists() {
+            output.ok();
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 6, "a dump has at least three notifications: {kills}");
+    assert!(published >= 2, "once CRIU has heard that it is published, it stays: {published}");
+}
+
+#[test]
+fn checkpoints_with_names_go_out_and_come_in() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let before = count(&c);
+    let file = place(&c).join("c.tar.lz4");
+    let file = file.to_str().unwrap();
+    let bundle = c.bundle_path();
+    let named = |action: &str, flags: &[&str], words: &[&str]| {
+        let line = [&["checkpoints", action], flags, &["--bundle", &bundle, c.id()], words].concat();
+        c.runtime().run(&line)
+    };
+    named("create", &[], &["one"]).ok();
+    named("export", &["--compress", "lz4"], &["one", file]).ok();
+    named("export", &[], &["none", file]).fails("checkpoint none does not exist");
+    named("import", &[], &["one", file]).fails("checkpoint with name one already exists");
+    named("rm", &[], &["one"]).ok();
+    named("import", &[], &["two", file]).ok();
+    let shown = named("inspect", &[], &["two"]).json();
+    assert_eq!((&shown["name"], &shown["exit"]), (&json!("two"), &json!(true)), "{shown}");
+    named("verify", &[], &["two"]).ok();
+    // A file that is no archive leaves nothing.
+    fs::write(file, "no archive").unwrap();
+    named("import", &[], &["three", file]).fails("is no readable archive");
+    assert_eq!(names(&c.bundle().join("checkpoints")), ["two"]);
+    c.call_detached("restore", &["--detach", "--bundle", &bundle, "--checkpoint", "two"]).ok();
+    counts_on(&c, before);
+}
+
+#[test]
+fn an_archive_that_was_changed_is_refused() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let file = place(&c).join("c.tar");
+    export(&c, &file, &["--compress", "none"]).ok();
+    let whole = fs::read(&file).unwrap();
+    // The last byte of the content of an image.
+    let find = |words: &[u8]| whole.windows(words.len()).position(|at| at == words).unwrap();
+    let mut changed = whole.clone();
+    let pages = find(b"checkpoint/pages-1.img");
+    changed[pages + 512 + 100] ^= 1;
+    fs::write(&file, &changed).unwrap();
+    import(&c, &file, &[]).fails("checkpoint/pages-1.img: its content is not what was written");
+    fs::write(&file, &whole[..whole.len() - 3000]).unwrap();
+    import(&c, &file, &[]).fails("is no readable archive: truncated");
+    // A link in the place of an image.
+    let mut linked = whole.clone();
+    linked[pages + 156] = b'2';
+    let sum: u32 = linked[pages..pages + 512]
+        .iter()
+        .enumerate()
+        .map(|(n, byte)| u32::from(if (148..156).contains(&n) { b' ' } else { *byte }))
+        .sum();
+    linked[pages + 148..pages + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    fs::write(&file, &linked).unwrap();
+    import(&c, &file, &[]).fails("checkpoint/pages-1.img: is a symbolic link");
+    assert_eq!(c.status(), "gone");
+    assert_no_scratch(&c);
+    fs::write(&file, &whole).unwrap();
+    import(&c, &file, &[]).ok();
+    counts_on(&c, 3);
+}
+
+#[test]
+fn flags_that_do_not_go_together_are_told() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let file = place(&c).join("c.tar");
+    for (flags, words) in [
+        (&["--pre-dump"][..], "--export and --pre-dump exclude each other"),
+        (&["--lazy-pages", "--page-server", "localhost:1"], "--export and --lazy-pages exclude each other"),
+        (&["--image-path", "/x"], "--export and --image-path exclude each other"),
+        (&["--compress", "gzip"], "expected zstd, zstd:LEVEL, lz4 or none"),
+    ] {
+        export(&c, &file, flags).fails(words);
+    }
+    c.call("checkpoint", &["--compress", "lz4"]).fails("--compress needs --export");
+    import(&c, &file, &["--image-path", "/x"]).fails("--import and --image-path exclude each other");
+    import(&c, &file, &["--lazy-pages"]).fails("--import and --lazy-pages exclude each other");
+    import(&c, &file, &[]).fails("open the archive");
+    assert!(names(&place(&c)).is_empty());
+    assert_eq!(c.status(), "running");
+}
