@@ -40,6 +40,7 @@ mod memory;
 mod migrate;
 mod migrate_compressed;
 mod migrate_network;
+mod migrate_progress;
 mod migrate_rootfs;
 mod migrate_ssh;
 mod migrate_survivor;

@@ -1,16 +1,13 @@
 //! `migrate`
 
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::migrate::{
-    self, Compress, Destination, Identity, MigrateOptions, OnMiss, Phase, ResolveOptions, Rootfs,
-};
+use hiber::migrate::{self, Compress, Destination, Identity, MigrateOptions, OnMiss, ResolveOptions, Rootfs};
 use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
@@ -28,6 +25,7 @@ use crate::line::scan::Matches;
 use crate::line::shape::Argument;
 use crate::line::value::Format;
 use crate::output::out;
+use crate::output::progress::Shown;
 
 /// A time that the other end may be silent, more than none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +110,7 @@ flags! {
         format: Option<Format> = Flag::value(
             "format",
             "FORMAT",
-            "table (words, at a terminal) or json (a line for each phase; default: table)",
+            "table (a bar at a terminal, lines elsewhere) or json (a line for each phase, and each second; default: table)",
         )
         .short("f"),
     }
@@ -244,31 +242,9 @@ impl Migrate {
 
     /// To people.
     fn say(&self, text: &str) {
-        if self.flags.format.unwrap_or_default() == Format::Table && std::io::stdout().is_terminal() {
+        if self.flags.format.unwrap_or_default() == Format::Table {
             let _ = out::write(&format!("{text}\n"));
         }
-    }
-
-    /// Says how far it is: to programs as JSON, to people in words.
-    fn show(&self, phase: Phase) {
-        let (word, bytes) = match phase {
-            Phase::Accepted => ("accepted", None),
-            Phase::Rootfs { bytes, .. } => ("rootfs", Some(bytes)),
-            Phase::Dumping => ("dumping", None),
-            Phase::Sending { bytes } => ("sending", Some(bytes)),
-            Phase::Restoring => ("restoring", None),
-            Phase::Committed => ("committed", None),
-            _ => return,
-        };
-        if self.flags.format == Some(Format::Json) {
-            let mut line = json!({ "phase": word });
-            if let Some(bytes) = bytes {
-                line["bytes"] = bytes.into();
-            }
-            // Nobody's container is given up because its progress cannot be told.
-            let _ = out::write(&format!("{line}\n"));
-        }
-        self.say(&bytes.map_or(word.to_owned(), |bytes| format!("{word}: {} MiB", bytes >> 20)));
     }
 }
 
@@ -280,21 +256,23 @@ impl Run for Migrate {
         }
         let destination = self.destination.as_ref().context("migrate: a destination is missing")?;
         let task = containers.task(&self.id)?;
-        let migrated = task.migrate(destination, self.options(cli)?, &mut |phase| self.show(phase))?;
+        let mut shown = Shown::new(self.flags.format.unwrap_or_default());
+        let migrated = task.migrate(destination, self.options(cli)?, move |phase| shown.show(phase))?;
         if self.flags.dry_run {
             return Ok(ExitCode::SUCCESS);
         }
         let (downtime, total) = (migrated.downtime.as_millis(), migrated.total.as_millis());
         if self.flags.format == Some(Format::Json) {
             let done = json!({
-                "phase": "done", "bytes": migrated.bytes, "confirmed": migrated.confirmed,
+                "phase": "done", "bytes": migrated.bytes, "rounds": migrated.rounds, "confirmed": migrated.confirmed,
                 "downtimeMilliseconds": downtime, "totalMilliseconds": total,
             });
             out::write(&format!("{done}\n"))?;
         }
-        let (id, mib) = (&self.id, migrated.bytes >> 20);
+        let (id, rounds) = (&self.id, migrated.rounds);
+        let (mib, s) = (migrated.bytes >> 20, if rounds == 1 { "" } else { "s" });
         self.say(&format!(
-            "{id} runs at {destination}: {mib} MiB in {total} ms, stopped for {downtime} ms of it"
+            "{id} runs at {destination}: {mib} MiB in {total} ms, {rounds} round{s} over its memory, stopped for {downtime} ms"
         ));
         if !migrated.confirmed {
             bail!(

@@ -2,6 +2,7 @@
 
 pub(crate) mod inspection;
 pub(crate) mod out;
+pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod state;
 pub(crate) mod table;

@@ -104,7 +104,9 @@ impl Copies {
             let stopped = stops.then(&stop).transpose()?;
             let written = self.look(&processes())?;
             drop(stopped);
-            manners.expect(written.iter().map(|(_, written)| written.pages.total()).sum());
+            let bytes = written.iter().map(|(_, written)| written.pages.total()).sum();
+            self.place.begins(copied.rounds, bytes);
+            manners.expect(bytes);
             let bytes = self.round(written, &mut manners)?;
             // Nobody who is stopped for a look is to wait for others.
             manners.end();

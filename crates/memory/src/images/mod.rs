@@ -14,6 +14,6 @@ pub use collector::Collector;
 pub(crate) use finisher::Blocks;
 pub use finisher::{Finisher, Work};
 pub use page_file::PageFile;
-pub use pages::{Away, Pages, PagesAway, Place};
+pub use pages::{Away, Pages, PagesAway, Place, REST};
 pub use ranges::Ranges;
 pub use receiver::{Image, Receiver, Source};

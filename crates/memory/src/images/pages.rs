@@ -20,7 +20,16 @@ pub trait Away: Send + Debug {
     /// # Errors
     /// Why they cannot be taken.
     fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()>;
+
+    /// Hears which round over memory begins, from 1 on, and about how many bytes it has. After the last one, [`REST`] is what is left
+    /// for the time in which nothing runs.
+    fn begins(&mut self, round: u32, bytes: u64) {
+        let _ = (round, bytes);
+    }
 }
+
+/// The round that is none: the processes stand still.
+pub const REST: u32 = 0;
 
 /// The place of all pages.
 #[derive(Debug, Clone)]
@@ -29,6 +38,15 @@ pub enum Place {
     Here(ImageDirectory, Finisher),
     /// Nothing is kept here.
     Away(Arc<Mutex<dyn Away>>),
+}
+
+impl Place {
+    /// Tells who takes pages away what comes next.
+    pub fn begins(&self, round: u32, bytes: u64) {
+        if let Self::Away(away) = self {
+            away.lock().unwrap_or_else(PoisonError::into_inner).begins(round, bytes);
+        }
+    }
 }
 
 /// The pages of one memory.

@@ -7,7 +7,7 @@ use hiber_criu::own_tracking::prepare_parent;
 use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer, Session};
 use hiber_memory::copy::{Copies, Limits, Process};
-use hiber_memory::images::{Away, Finisher, Image, Pages, Place, Ranges, Receiver, Source, Work};
+use hiber_memory::images::{Away, Finisher, Image, Pages, Place, REST, Ranges, Receiver, Source, Work};
 use hiber_memory::track::{Means, Tracked, clear_dirty_bits};
 
 use super::criu_options::config_file;
@@ -48,6 +48,8 @@ pub(super) struct Received {
     place: Place,
     /// CRIU leaves the memory to us.
     tracked: bool,
+    /// About how many bytes are left for the time in which the container stands still.
+    rest: u64,
     /// The processes with the bytes that each has of its own.
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
@@ -115,6 +117,7 @@ impl Memory {
             server,
             place,
             tracked: false,
+            rest: processes.iter().map(|(_, bytes)| bytes).sum(),
             processes,
             copies: None,
             tracking: Vec::new(),
@@ -161,6 +164,7 @@ impl Memory {
     /// has said what there is.
     pub(super) fn still(&mut self, task: &Task) -> Result<()> {
         let Self::Received(received) = self else { return Ok(()) };
+        received.place.begins(REST, received.rest);
         let (sources, tracking) = received.copies.take().map(Copies::into_sources).unwrap_or_default();
         received.tracking = tracking;
         sources.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
@@ -250,7 +254,8 @@ impl Received {
         let untracked = |pid: i32| copied.untracked.iter().any(|(other, _)| *other == pid);
         let whole =
             self.processes.iter().filter(|(process, _)| untracked(process.pid)).map(|(_, bytes)| bytes);
-        let rest = Duration::from_secs_f64(copied.each * (left + whole.sum::<u64>()) as f64);
+        self.rest = left + whole.sum::<u64>();
+        let rest = Duration::from_secs_f64(copied.each * self.rest as f64);
         if let Some(at_most) = how.at_most.filter(|at_most| rest > *at_most) {
             let (mib, rest, at_most) = (left >> 20, rest.as_millis(), at_most.as_millis());
             let why = format!(

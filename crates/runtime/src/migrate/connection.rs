@@ -10,11 +10,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hiber_criu::page_protocol::Memory;
-use hiber_memory::images::Away;
+use hiber_memory::images::{Away, REST};
 use rustix::process::Signal;
 
 use super::packing::{Compress, Packer, Packing};
 use super::place::Destination;
+use super::progress::{Gauge, Phase, Stage};
 use super::stream::Patient;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -76,12 +77,14 @@ struct Line {
     sent: u64,
     /// Bytes of memory and of the root file system in a second, at most.
     bandwidth: Option<u64>,
+    /// Of a source.
+    gauge: Option<Gauge>,
 }
 
 impl Outgoing {
     fn new(stream: impl Write + Send + 'static) -> Self {
         let (stream, packer) = (Box::new(stream), Packer::default());
-        Self(Arc::new(Mutex::new(Line { stream, packer, sent: 0, bandwidth: None })))
+        Self(Arc::new(Mutex::new(Line { stream, packer, sent: 0, bandwidth: None, gauge: None })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {
@@ -90,6 +93,10 @@ impl Outgoing {
 
     fn say(&self, word: &Word) -> io::Result<()> {
         write_word(&mut *self.lock().stream, word)
+    }
+
+    fn begin(&self, stage: Stage, total: Option<u64>) {
+        self.lock().gauge.iter_mut().for_each(|gauge| gauge.begin(stage, total));
     }
 
     fn send(&self, bytes: Bytes<'_>) -> io::Result<()> {
@@ -104,6 +111,9 @@ impl Outgoing {
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
         line.packer.took(packing, bytes.len(), began.elapsed());
+        if let Some(gauge) = line.gauge.as_mut().filter(|_| !matches!(bytes, Bytes::File(_))) {
+            gauge.went(bytes.len());
+        }
         Ok(())
     }
 }
@@ -323,6 +333,26 @@ impl Connection {
         self.to.lock().bandwidth = bandwidth;
     }
 
+    /// Counts what is sent from now on.
+    pub(super) fn measure(&mut self, gauge: Gauge) {
+        self.to.lock().gauge = Some(gauge);
+    }
+
+    /// Tells who waits for this.
+    pub(super) fn tell(&mut self, phase: Phase) {
+        self.to.lock().gauge.iter_mut().for_each(|gauge| gauge.phase(phase));
+    }
+
+    /// Something else goes over from now on, about so many bytes.
+    pub(super) fn begin(&mut self, stage: Stage, total: Option<u64>) {
+        self.to.begin(stage, total);
+    }
+
+    /// Rounds over memory so far.
+    pub(super) fn rounds(&self) -> u32 {
+        self.to.lock().gauge.as_ref().map_or(0, Gauge::rounds)
+    }
+
     /// Bytes of files and memory that were sent, as they were sent.
     pub(super) fn sent(&self) -> u64 {
         self.to.lock().sent
@@ -422,5 +452,9 @@ impl Away for Sender {
             return send((pages, address));
         }
         pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA)).try_for_each(send)
+    }
+
+    fn begins(&mut self, round: u32, bytes: u64) {
+        self.0.begin(if round == REST { Stage::Rest } else { Stage::Round(round) }, Some(bytes));
     }
 }

@@ -11,6 +11,7 @@ mod destination;
 mod foresight;
 mod packing;
 mod place;
+mod progress;
 mod resolve;
 mod rootfs;
 mod source;
@@ -25,8 +26,9 @@ pub use connection::Connection;
 pub use destination::{ReceiveOptions, receive};
 pub use packing::Compress;
 pub use place::Destination;
+pub use progress::{Phase, Progress, Stage};
 pub use resolve::{ResolveOptions, resolve};
 pub use rootfs::Rootfs;
-pub use source::{MigrateOptions, Migrated, OnMiss, Phase, RECEIVER};
+pub use source::{MigrateOptions, Migrated, OnMiss, RECEIVER};
 
 pub use crate::state::migration::Identity;

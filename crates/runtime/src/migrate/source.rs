@@ -15,6 +15,7 @@ use super::connection::{Connection, Route, Sender};
 use super::foresight;
 use super::packing::Compress;
 use super::place::Destination;
+use super::progress::{Gauge, Phase, Stage};
 use super::rootfs::{Amount, Rootfs, Tree, config_for};
 use super::word::{Bytes, MAX_DATA, Offer, Word as Said};
 use crate::checkpoint::CheckpointOptions;
@@ -36,7 +37,7 @@ pub const RECEIVER: &str = "hiber receive --stdio";
 
 /// How often the root filesystem is looked through while the container runs, at most, and bytes that are few enough for the last look,
 /// when it stands still.
-const MAX_PASSES: usize = 5;
+const MAX_PASSES: u32 = 5;
 const FEW: u64 = 4 << 20;
 
 /// How to migrate. Each choice has a setter.
@@ -107,38 +108,14 @@ impl Word for OnMiss {
     const MEANINGS: &'static [Self] = &[Self::Abort, Self::Force];
 }
 
-/// How far a migration is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Phase {
-    /// The destination would take it.
-    Accepted,
-    /// Its root filesystem is sent while it runs.
-    Rootfs {
-        /// On the disk here.
-        bytes: u64,
-        /// How many files and directories it has.
-        files: u64,
-    },
-    /// Its memory is sent while it runs, and the rest of it while it stands still.
-    Dumping,
-    /// It stands still; the rest goes over.
-    Sending {
-        /// How much there is, but for memory, which is there already.
-        bytes: u64,
-    },
-    /// The destination restores it.
-    Restoring,
-    /// It is the destination's.
-    Committed,
-}
-
 /// The cost of a migration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Migrated {
     /// Bytes that were sent, compressed or not: files, and memory as often as it was written.
     pub bytes: u64,
+    /// Rounds over its memory while it ran.
+    pub rounds: u32,
     /// From the moment at which the container was stopped to the decision: it was the destination's afterwards.
     pub downtime: Duration,
     /// Of the whole.
@@ -149,7 +126,8 @@ pub struct Migrated {
 }
 
 impl Task {
-    /// Moves the container to another machine, where it runs on; here it ends then, and is removed. `tell` hears how far it is.
+    /// Moves the container to another machine, where it runs on; here it ends then, and is removed. `tell` hears how far it is, from
+    /// whichever thread is at it.
     ///
     /// # Errors
     /// Why it could not be moved; it runs on here then.
@@ -157,7 +135,7 @@ impl Task {
         &self,
         destination: &Destination,
         mut options: MigrateOptions,
-        tell: &mut dyn FnMut(Phase),
+        tell: impl FnMut(Phase) + Send + 'static,
     ) -> Result<Migrated> {
         helpers::check()?;
         check(&options)?;
@@ -180,11 +158,12 @@ impl Task {
         let offer = self.offer(&token, &options, amount)?;
         let (receiver, identity) = (options.receiver.as_str(), options.identity.as_ref());
         let mut connection = Connection::to(&Route { destination, receiver, identity }, options.stall)?;
+        connection.measure(Gauge::new(Box::new(tell)));
         connection.say(&Said::Offer(Box::new(offer)))?;
         match connection.hear_result()? {
             Said::Accept { compress } => {
                 connection.compress(options.compress, &compress)?;
-                tell(Phase::Accepted);
+                connection.tell(Phase::Accepted);
             }
             Said::Refuse(why) => return Err(connection.refused(&why)),
             other => return Err(connection.unexpected(&other)),
@@ -208,7 +187,6 @@ impl Task {
             tree,
             closes: options.checkpoint.criu.tcp_close == Some(true),
             complete: false,
-            tell,
         };
         giving.connection.limit(options.bandwidth);
         let given = giving.copy_tree(amount).and_then(|()| giving.dump(&mut options, destination));
@@ -281,16 +259,16 @@ struct Giving<'a> {
     closes: bool,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
-    tell: &'a mut dyn FnMut(Phase),
 }
 
 impl Giving<'_> {
     /// Sends the root filesystem while the container runs: all of it, and then what was written meanwhile, until that is little.
     fn copy_tree(&mut self, amount: Option<Amount>) -> Result<()> {
         let Some(Amount { bytes, files }) = amount else { return Ok(()) };
-        (self.tell)(Phase::Rootfs { bytes, files });
+        self.connection.tell(Phase::Rootfs { bytes, files });
         let mut last = u64::MAX;
-        for _ in 0..MAX_PASSES {
+        for pass in 1..=MAX_PASSES {
+            self.connection.begin(Stage::Rootfs(pass), (pass == 1).then_some(bytes));
             let before = self.connection.sent();
             self.pass()?;
             let sent = self.connection.sent() - before;
@@ -319,7 +297,7 @@ impl Giving<'_> {
     }
 
     fn dump(&mut self, options: &mut MigrateOptions, destination: &Destination) -> Result<()> {
-        (self.tell)(Phase::Dumping);
+        self.connection.tell(Phase::Dumping);
         let pages = Arc::new(Mutex::new(self.connection.sender()));
         let pre_copy = &mut options.checkpoint.pre_copy;
         pre_copy.max_frozen = options.max_downtime / 2;
@@ -346,14 +324,15 @@ impl Giving<'_> {
         self.pass()?;
         let files = files(images)?;
         let bytes = files.iter().map(|(_, size)| size).sum();
-        (self.tell)(Phase::Sending { bytes });
+        self.connection.tell(Phase::Sending { bytes });
         for (name, size) in &files {
             self.send(images, name, *size).context(format!("send {name}"))?;
         }
         self.migrated.bytes = self.connection.sent();
+        self.migrated.rounds = self.connection.rounds();
         self.complete = true;
         self.connection.say(&Said::Complete { files: files.len() as u64 })?;
-        (self.tell)(Phase::Restoring);
+        self.connection.tell(Phase::Restoring);
         match self.connection.hear_result()? {
             Said::Restored => {}
             Said::Refuse(why) => {
@@ -375,7 +354,7 @@ impl Giving<'_> {
             tracing::warn!("{}", chain(&e));
         }
         self.migrated.downtime = stopped.elapsed();
-        (self.tell)(Phase::Committed);
+        self.connection.tell(Phase::Committed);
         Ok(())
     }
 
