@@ -111,12 +111,11 @@ fn no_page_is_ever_stale_that_criu_leaves_to_hiber() {
         // The first CRIU makes the notes.
         c.checkpoint(&[]).ok();
         c.restore(&[]).ok();
-        for way in [["--pre-copy", "on"], ["--pre-copy", "off"]] {
-            c.checkpoint(&way).ok();
-            was_left_to_hiber(&c);
-            c.restore(&[]).ok();
-            works_on(&c, &format!("{way:?}"));
-        }
+        // With `off` CRIU writes the memory if it happens to be little at that moment.
+        c.checkpoint(&["--pre-copy", "on"]).ok();
+        was_left_to_hiber(&c);
+        c.restore(&[]).ok();
+        works_on(&c, "left to hiber");
         sleeps_and_wakes(&c, times);
         // Others are told what is true.
         let could_be_told = hiber_criu::own_tracking::notes_with_tracking().is_some();

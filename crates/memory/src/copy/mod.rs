@@ -16,6 +16,8 @@ use crate::track::{Means, Tracked, Written};
 
 /// So few bytes are read in a moment.
 const FEW: u64 = 256 << 10;
+/// Bytes of memory that are copied at once.
+const SLICE: u64 = 64 << 20;
 /// After such a time for the disk memory is looked at again.
 const WAITED: Duration = Duration::from_millis(20);
 
@@ -226,13 +228,25 @@ impl Copy {
                 continue;
             }
             while !range.is_empty() {
-                if batch.add(&mut range) {
+                let slice = range.start..range.end.min(range.start + SLICE);
+                if self.pages.appends(&slice) {
+                    // Behind what waits.
+                    bytes += self.take(&mut batch, blocks)? + self.append(&slice)?;
+                    range.start = slice.end;
+                } else if batch.add(&mut range) {
                     bytes += self.take(&mut batch, blocks)?;
-                    manners.go_on();
                 }
+                manners.go_on();
             }
         }
         Ok(bytes + self.take(&mut batch, blocks)?)
+    }
+
+    /// Copies much memory at once; how many bytes.
+    fn append(&mut self, range: &Range<u64>) -> Result<u64> {
+        let missing = self.pages.append(range, self.process.pid);
+        let missing = missing.map_err(Error::images(format!("write {}", self.pages.name())))?;
+        Ok(range.end - range.start - missing.iter().map(|gone| gone.end - gone.start).sum::<u64>())
     }
 
     /// Copies these pages, as far as they are still there; how many bytes.

@@ -60,6 +60,12 @@ impl Batch {
     }
 }
 
+/// Reads at an address; how many bytes, in whole pages.
+pub(super) fn read_at(pid: i32, address: u64, to: &mut [u8]) -> usize {
+    let end = address + to.len() as u64;
+    read(pid, std::slice::from_ref(&(address..end)), to)
+}
+
 /// Reads ranges, one behind the other; how many bytes, in whole pages.
 fn read(pid: i32, ranges: &[Range<u64>], to: &mut [u8]) -> usize {
     let length = |range: &Range<u64>| (range.end - range.start) as usize;

@@ -61,6 +61,27 @@ impl Digest {
         }
     }
 
+    /// The values of the groups that begin in these bytes at an offset of the file; none of the last one, if the bytes do not fill it.
+    pub(super) fn groups_in(offset: u64, bytes: &[u8]) -> Vec<(usize, Option<ChainingValue>)> {
+        let first = offset.next_multiple_of(GROUP);
+        let whole = bytes.get((first - offset) as usize..).unwrap_or_default();
+        let value = |(n, group): (usize, &[u8])| {
+            let start = first + n as u64 * GROUP;
+            let value = || hasher_at(start).update(group).finalize_non_root();
+            ((start / GROUP) as usize, (group.len() as u64 == GROUP).then(value))
+        };
+        whole.chunks(GROUP as usize).enumerate().map(value).collect()
+    }
+
+    /// Takes note of what was written behind all that there was, by its [groups](Self::groups_in). The group in the middle of which
+    /// it began is read in the end.
+    pub(super) fn appended(&mut self, groups: Vec<(usize, Option<ChainingValue>)>) {
+        for (group, value) in groups {
+            self.groups.resize(self.groups.len().max(group + 1), None);
+            self.groups[group] = value;
+        }
+    }
+
     /// Of one group.
     fn part_written(&mut self, group: usize, offset: u64, part: &[u8]) {
         if self.groups.len() <= group {
@@ -175,7 +196,11 @@ mod tests {
                 let bytes: Vec<u8> =
                     std::iter::repeat_with(|| random.u8(..)).take((pages * PAGE) as usize).collect();
                 file.write_all_at(&bytes, at * PAGE).unwrap();
-                digest.written(at * PAGE, &bytes);
+                if at == end && random.bool() {
+                    digest.appended(Digest::groups_in(at * PAGE, &bytes));
+                } else {
+                    digest.written(at * PAGE, &bytes);
+                }
                 let (from, to) = ((at * PAGE) as usize, ((at + pages) * PAGE) as usize);
                 content.resize(content.len().max(to), 0);
                 content[from..to].copy_from_slice(&bytes);

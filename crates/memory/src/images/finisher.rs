@@ -170,6 +170,17 @@ impl Finished {
         }
     }
 
+    /// Bytes were written behind all others: their writer hashes them, while his processor has them in its cache.
+    pub(super) fn appended(&self, offset: u64, bytes: &[u8]) {
+        let work = self.finisher.work;
+        let groups = if work.hash { Digest::groups_in(offset, bytes) } else { Vec::new() };
+        let mut state = lock(&self.state);
+        state.digest.appended(groups);
+        if work.sync {
+            state.send(&self.file, offset + bytes.len() as u64);
+        }
+    }
+
     /// Pages that were written out of order are read and hashed now, as far as they are known, for there is time.
     pub(super) fn catch_up(&self) {
         self.finisher.give(Job::CatchUp { state: Arc::clone(&self.state), file: Arc::clone(&self.file) });

@@ -11,17 +11,23 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use blake3::Hash;
 use hiber_criu::ImageDirectory;
 use hiber_criu::pagemap::Run;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
-use super::finisher::{Block, Finished, Finisher, Pieces};
+use super::finisher::{Block, Blocks, Finished, Finisher, Pieces};
 
 /// Bytes that are moved at once.
 const MOVED: usize = 1 << 20;
+
+/// So many bytes behind all others are worth threads of their own; fewer where tests run, whose programs have little memory.
+const WORTH_THREADS: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 1 << 20 };
+/// More of them wait for each other.
+const MOST_THREADS: usize = 4;
 
 /// linux/magic.h
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
@@ -185,6 +191,63 @@ impl PageFile {
             at = range.end;
         }
         Ok(())
+    }
+
+    /// Whether pages are best [appended](Self::append).
+    pub(crate) fn appends(&self, range: &Range<u64>) -> bool {
+        let free = |here: Result<_, Range<u64>>| here.is_err_and(|free| free == *range);
+        range.start >= self.last && range.end - range.start >= WORTH_THREADS && free(self.at(range))
+    }
+
+    /// Keeps the pages of a range behind all that there are. Several threads bring them: `read` reads at an address into a buffer,
+    /// and says how many bytes of whole pages it has read. The ranges that it could not read, which are not kept.
+    ///
+    /// # Errors
+    /// Those of pwrite(2): ENOSPC.
+    pub(crate) fn append(
+        &mut self,
+        range: &Range<u64>,
+        read: &(impl Fn(u64, &mut [u8]) -> usize + Sync),
+    ) -> io::Result<Vec<Range<u64>>> {
+        let (offset, length) = (self.main_length, range.end - range.start);
+        let Place::Main(_) = self.place(range.clone()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // Blocks end where groups of the hash do.
+        let (block, next, missing) = (Blocks::BYTES as u64, AtomicU64::new(0), Mutex::new(Vec::new()));
+        let bring = || -> io::Result<()> {
+            let mut buffer = vec![0; Blocks::BYTES];
+            loop {
+                let at = (offset / block + next.fetch_add(1, Ordering::Relaxed)) * block;
+                let (start, end) = (at.max(offset), (at + block).min(offset + length));
+                if start >= end {
+                    return Ok(());
+                }
+                let (part, address) = (&mut buffer[..(end - start) as usize], range.start + (start - offset));
+                let here = read(address, part);
+                if here < part.len() {
+                    let gone = address + here as u64..address + part.len() as u64;
+                    missing.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
+                }
+                self.main.write_all_at(&part[..here], start)?;
+                self.finished.appended(start, &part[..here]);
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+            let others: Vec<_> = (1..threads)
+                .filter_map(|_| {
+                    let thread = std::thread::Builder::new().name("hiber-copy".into());
+                    thread.spawn_scoped(scope, bring).ok()
+                })
+                .collect();
+            let done = bring();
+            let died = |_| Err(io::ErrorKind::Other.into());
+            others.into_iter().map(|other| other.join().unwrap_or_else(died)).fold(done, io::Result::and)
+        })?;
+        let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
+        missing.iter().for_each(|gone| self.forget(gone.clone()));
+        Ok(missing)
     }
 
     /// A place for pages that have none.
@@ -373,6 +436,38 @@ mod tests {
             assert!(found == expected.values().flat_map(|v| page(*v)).collect::<Vec<u8>>(), "seed {seed}");
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         }
+    }
+
+    /// Pages that several threads bring, behind some and before others; some cannot be read.
+    #[test]
+    fn what_is_appended_is_in_order_and_hashed() {
+        let (dir, mut file) = file();
+        file.put(&page(1).as_slice().into(), &[(PAGE, 0..PAGE as usize)]).unwrap();
+        let long = 2 * PAGE..2 * PAGE + 3 * WORTH_THREADS;
+        assert!(file.appends(&long) && !file.appends(&(long.start..long.start + PAGE)), "it is short");
+        assert!(!file.appends(&(PAGE..long.end)), "it is not behind all others");
+        let gone = long.start + WORTH_THREADS + 5 * PAGE;
+        let read = |address: u64, to: &mut [u8]| {
+            let whole = if (address..address + to.len() as u64).contains(&gone) {
+                gone - address
+            } else {
+                to.len() as u64
+            };
+            for (n, bytes) in to[..whole as usize].chunks_mut(PAGE as usize).enumerate() {
+                bytes.copy_from_slice(&page((address / PAGE) as u32 + n as u32));
+            }
+            whole as usize
+        };
+        let missing = file.append(&long, &read).unwrap();
+        assert!(missing.len() == 1 && missing[0].start == gone, "{missing:?}");
+        file.put(&page(9).as_slice().into(), &[(long.end, 0..PAGE as usize)]).unwrap();
+        let mut expected: BTreeMap<u64, u32> = (2..long.end / PAGE).map(|n| (n, n as u32)).collect();
+        expected.retain(|n, _| !missing[0].contains(&(n * PAGE)));
+        expected.extend([(1, 1), (long.end / PAGE, 9)]);
+        let settled = file.settle(&runs(&expected)).unwrap();
+        let found = std::fs::read(dir.path().join("pages-1.img")).unwrap();
+        assert_eq!(settled, (found.len() as u64, Some(blake3::hash(&found))));
+        assert!(found == expected.values().flat_map(|v| page(*v)).collect::<Vec<u8>>());
     }
 
     #[test]

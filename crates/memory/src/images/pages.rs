@@ -10,6 +10,7 @@ use hiber_criu::ImageDirectory;
 use hiber_criu::page_protocol::Memory;
 use hiber_criu::pagemap::Run;
 
+use super::batch::read_at;
 use super::finisher::Block;
 use super::{Finisher, PageFile, Ranges};
 
@@ -175,6 +176,19 @@ impl Pages {
                 pages.kept.add(*address..*address + part.len() as u64);
                 Ok(())
             }),
+        }
+    }
+
+    /// As [`PageFile::appends`].
+    pub(crate) fn appends(&self, range: &Range<u64>) -> bool {
+        matches!(self, Self::Here(file) if file.appends(range))
+    }
+
+    /// Appends pages of a process; the ranges that could not be read.
+    pub(crate) fn append(&mut self, range: &Range<u64>, pid: i32) -> io::Result<Vec<Range<u64>>> {
+        match self {
+            Self::Here(file) => file.append(range, &|address, to| read_at(pid, address, to)),
+            Self::Away(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

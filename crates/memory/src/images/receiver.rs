@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -254,6 +255,12 @@ impl Taker {
                 Ok(here) => here,
                 Err(until) => {
                     let mut range = at..until;
+                    if self.received.last().is_some_and(|received| received.pages.appends(&range)) {
+                        // Behind what waits.
+                        self.take(&mut batch)?;
+                        self.append(&range)?;
+                        range.start = range.end;
+                    }
                     while !range.is_empty() {
                         if batch.add(&mut range) {
                             self.take(&mut batch)?;
@@ -267,23 +274,19 @@ impl Taker {
     }
 
     fn take(&mut self, batch: &mut Batch) -> Result<()> {
-        let Some((received, pid)) = self.received.last_mut().and_then(|r| r.pid.map(|pid| (r, pid))) else {
-            let problem =
-                io::Error::new(io::ErrorKind::InvalidData, "pages are left to a parent, and there is none");
-            return Err(Error::Images("receive pages from criu".into(), problem));
-        };
         let mut block = self.blocks.take();
+        let (received, pid) = reading(&mut self.received)?;
         let (pieces, missing) = batch.read(pid, block.bytes_mut());
         let put = received.pages.put(&block, &pieces);
         self.blocks.give_back(block);
         put.map_err(Error::images(format!("write {}", received.pages.name())))?;
-        match missing.first() {
-            Some(range) => {
-                let why = io::Error::from(rustix::io::Errno::FAULT);
-                Err(Error::Memory { tid: pid, address: range.start, why })
-            }
-            None => Ok(()),
-        }
+        all_read(pid, &missing)
+    }
+
+    fn append(&mut self, range: &Range<u64>) -> Result<()> {
+        let (received, pid) = reading(&mut self.received)?;
+        let missing = received.pages.append(range, pid);
+        all_read(pid, &missing.map_err(Error::images(format!("write {}", received.pages.name())))?)
     }
 
     /// Up to where pages from an address on are here and current; else up to where they are not.
@@ -316,6 +319,19 @@ impl Taker {
         self.note(put.map_err(Error::images(writing)));
         Ok(length as u64)
     }
+}
+
+/// The memory that is received now, if its pages are read by us, and the task to which it belongs.
+fn reading(received: &mut [Received]) -> Result<(&mut Received, i32)> {
+    let last = received.last_mut().and_then(|received| received.pid.map(|pid| (received, pid)));
+    let problem =
+        || io::Error::new(io::ErrorKind::InvalidData, "pages are left to a parent, and there is none");
+    last.ok_or_else(problem).map_err(Error::images("receive pages from criu"))
+}
+
+fn all_read(pid: i32, missing: &[Range<u64>]) -> Result<()> {
+    let Some(range) = missing.first() else { return Ok(()) };
+    Err(Error::Memory { tid: pid, address: range.start, why: rustix::io::Errno::FAULT.into() })
 }
 
 /// Where pages go that nobody needs, without being copied.
