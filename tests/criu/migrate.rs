@@ -226,6 +226,48 @@ fn what_cannot_be_there_is_refused_before_anything_moves() {
 }
 
 #[test]
+fn what_the_other_machine_has_not_is_refused_before_anything_moves() {
+    require!(Root, Criu);
+    let bundle = || Bundle::busybox().without_namespace("pid");
+    let (c, elsewhere) = (counter(&Runtime::hiber(), bundle()), there(bundle()));
+    // The numbers of the container itself, on this machine.
+    let taken = format!("process number {} of the container is taken by process {0} (sh) here", c.pid());
+    refused(&c, &elsewhere, &[], &taken);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let devices =
+        Bundle::busybox().edit(|config| config["linux"]["netDevices"] = json!({"no-such-device": {}}));
+    refused(&c, &there(devices), &[], "move network device no-such-device into the container");
+}
+
+#[test]
+fn a_clock_that_differs_is_told() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    let word = |json: &str| [&[b'W'][..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+    let hello = word(r#"{"word":"hello","of":{"protocol":4,"program":"other"}}"#);
+    for (ahead, told) in
+        [(3_600_500, "is 3600.5 s ahead of the one here"), (-2000, "is 2 s behind the one here"), (999, "")]
+    {
+        let accept = word(&format!(r#"{{"word":"accept","of":{{"compress":[],"clock":{ahead}}}}}"#));
+        let file = c.bundle().join("says");
+        fs::write(&file, [hello.clone(), accept].concat()).unwrap();
+        let flags = ["--dry-run", "--format", "json"];
+        let command = format!("cat {}; cat >/dev/null", file.display());
+        let output = hiber_tests::command::run(migration(&c, &there, &flags, &command), b"");
+        let line: serde_json::Value = serde_json::from_str(output.ok()).unwrap();
+        assert_eq!(line, json!({"phase": "accepted", "clockAheadMilliseconds": ahead}));
+        assert!(output.stderr.contains(told) && output.stderr.is_empty() == told.is_empty(), "{output}");
+    }
+    let output = migrate(&c, &there, &["--dry-run", "--format", "json"]);
+    let line: serde_json::Value = serde_json::from_str(output.ok()).unwrap();
+    assert!(
+        line["clockAheadMilliseconds"].as_i64().is_some_and(|ahead| (0..60_000).contains(&ahead)),
+        "{output}"
+    );
+}
+
+#[test]
 fn a_checkpoint_that_fails_leaves_nothing_there() {
     require!(Root, Criu);
     let c = Runtime::hiber().container(Bundle::busybox().shell("exec 9</proc/self/ns/net; sleep 1000"));

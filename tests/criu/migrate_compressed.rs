@@ -53,7 +53,7 @@ fn what_the_other_end_does_not_know_is_told() {
     let there = there(Bundle::busybox());
     migrate(&c, &there, &["--compress", "gzip"]).fails("expected auto or zstd or lz4 or none");
     let hello = br#"{"word":"hello","of":{"protocol":4,"program":"other"}}"#;
-    let accept = br#"{"word":"accept","of":{"compress":["lz4"]}}"#;
+    let accept = br#"{"word":"accept","of":{"compress":["lz4"],"clock":0}}"#;
     let file = c.bundle().join("says");
     std::fs::write(&file, [frame(b'W', hello), frame(b'W', accept)].concat()).unwrap();
     let command = format!("cat {}; cat >/dev/null", file.display());

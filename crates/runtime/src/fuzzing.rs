@@ -32,6 +32,11 @@ pub fn unpack(archive: &[u8], into: &Path) -> bool {
     into.is_ok_and(|into| crate::archive::unpack(archive, "archive".as_ref(), &into, limits, true).is_ok())
 }
 
+/// The conversation of a migration, with a root file system that comes into a directory.
+pub fn migration(conversation: &[u8], root: std::os::fd::OwnedFd) {
+    crate::migrate::fuzz(conversation, root);
+}
+
 /// A configuration to which images are compared.
 pub struct Trust {
     id: ContainerId,

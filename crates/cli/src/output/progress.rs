@@ -44,7 +44,7 @@ impl Shown {
 
     pub(crate) fn show(&mut self, phase: Phase) {
         let (word, bytes) = match phase {
-            Phase::Accepted => ("accepted", None),
+            Phase::Accepted { .. } => ("accepted", None),
             Phase::Rootfs { bytes, .. } => ("rootfs", Some(bytes)),
             Phase::Dumping => ("dumping", None),
             Phase::Sending { bytes } => ("sending", Some(bytes)),
@@ -59,6 +59,9 @@ impl Shown {
                 let mut line = json!({ "phase": word });
                 if let Some(bytes) = bytes {
                     line["bytes"] = bytes.into();
+                }
+                if let Phase::Accepted { clock } = phase {
+                    line["clockAheadMilliseconds"] = clock.into();
                 }
                 let _ = out::write(&format!("{line}\n"));
             }

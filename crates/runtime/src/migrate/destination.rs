@@ -67,6 +67,7 @@ pub fn receive(
         }
         other => return Err(connection.unexpected(&other)),
     };
+    let clock = foresight::clock().saturating_sub(offer.clock);
     let criu = CriuOptions { criu: options.criu.clone(), ..CriuOptions::default() };
     migration::sweep(&runtime.store);
     remove_half_of(runtime, &offer)?;
@@ -82,7 +83,7 @@ pub fn receive(
             return Err(e);
         }
     };
-    connection.say(&Word::Accept { compress: KNOWN.to_vec() })?;
+    connection.say(&Word::Accept { compress: KNOWN.to_vec(), clock })?;
     if offer.dry_run {
         return Ok(None);
     }

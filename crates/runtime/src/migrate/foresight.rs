@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use hiber_criu::Version;
-use hiber_sandbox::cgroup::{Cgroup, OnDenied};
-use hiber_sandbox::plan::MountSource;
-use oci_spec::runtime::{Mount, Spec};
+use hiber_sandbox::cgroup::{Cgroup, Kind, OnDenied};
+use hiber_sandbox::plan::{MountSource, NamespaceKind};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::word::Offer;
 use crate::checkpoint::CriuOptions;
-use crate::checkpoint::preflight::check_root;
+use crate::checkpoint::preflight::{check_root, numbers_taken};
 use crate::container::prepared::{CreateOptions, Prepared};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
-use crate::host::procfs;
+use crate::host::procfs::{self, Numbered};
 use crate::id::ContainerId;
 use crate::state::store::Store;
 
@@ -31,6 +31,47 @@ pub(super) fn processor() -> Vec<String> {
         matches!(name.trim(), "flags" | "Features").then_some(value)
     });
     features.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+/// Milliseconds since 1970.
+pub(super) fn clock() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
+}
+
+/// A clock that is ahead by less than this many milliseconds may be a message's time on its way.
+const CLOCKS_DIFFER: i64 = 1000;
+
+/// Nothing breaks by another date, and the clocks that only go on do so: they are the container's own after a restore.
+pub(super) fn warn_of_clock(ahead: i64) {
+    if ahead.abs() >= CLOCKS_DIFFER {
+        let (way, seconds) =
+            (if ahead > 0 { "ahead of" } else { "behind" }, ahead.unsigned_abs() as f64 / 1e3);
+        tracing::warn!(
+            "the destination's clock is {seconds} s {way} the one here: so far the container's date jumps"
+        );
+    }
+}
+
+/// A machine's kind of cgroups, in an offer.
+pub(super) fn cgroups(kind: Kind) -> &'static str {
+    match kind {
+        Kind::V1 => "v1",
+        Kind::V2 => "v2",
+        Kind::Hybrid => "hybrid",
+    }
+}
+
+/// The numbers of a container's processes and threads that have to be free elsewhere: none if it has a pid namespace.
+pub(super) fn numbers_of(task: &Task) -> Result<Vec<i32>> {
+    let spec = task.container().spec()?;
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    if namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
+        return Ok(Vec::new());
+    }
+    let all = Numbered::all(task.facts()?.pid, &task.pids()?);
+    Ok(all.iter().flat_map(|process| &process.threads).map(|thread| thread.inner).collect())
 }
 
 /// Refuses an offer that could not be restored here from this bundle, whose root file system may still be to come. The result is the
@@ -60,6 +101,7 @@ pub(super) fn check(
         return invalid("process.terminal: a container with a terminal cannot be received yet".into());
     }
     check_places(&prepared, offer.rootfs.is_none())?;
+    check_machine(offer, &prepared)?;
     check_criu(offer, criu)?;
     let ours = processor();
     let missing: Vec<_> =
@@ -101,6 +143,33 @@ fn check_places(prepared: &Prepared, has_root: bool) -> Result<()> {
             return Err(Error::file(path, &e))
                 .context(format!("the source of {}", mount.destination.display()));
         }
+    }
+    Ok(())
+}
+
+/// Its kind of cgroups, the numbers of processes that are not the container's own, and the network devices that it gets.
+fn check_machine(offer: &Offer, prepared: &Prepared) -> Result<()> {
+    let ours = cgroups(prepared.layout.kind());
+    if (offer.cgroups == "v2") != (ours == "v2") {
+        let why = format!(
+            "cgroups: are {ours} here, and {} at the source; expected v2 at both, or at neither",
+            offer.cgroups
+        );
+        return Err(Error::Invalid(why));
+    }
+    let namespaces = &prepared.plan.namespaces;
+    if !offer.numbers.is_empty()
+        && let Some(taken) = numbers_taken(namespaces)
+        && let Some((number, holder)) = offer.numbers.iter().find_map(|n| Some((n, taken.get(n)?)))
+    {
+        return Err(Error::Invalid(format!(
+            "process number {number} of the container is taken {holder} here"
+        )));
+    }
+    let devices = &prepared.plan.net_devices;
+    match namespaces.joined(NamespaceKind::Network) {
+        Some(joined) => hiber_sandbox::network::expect_in(&joined.path, devices)?,
+        None => hiber_sandbox::network::expect(devices)?,
     }
     Ok(())
 }

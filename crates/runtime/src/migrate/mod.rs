@@ -32,3 +32,23 @@ pub use rootfs::Rootfs;
 pub use source::{MigrateOptions, Migrated, OnMiss, RECEIVER};
 
 pub use crate::state::migration::Identity;
+
+/// Hears a conversation to its end, as a destination does that takes all there is; steps of a root file system are taken in `root`.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(mut from: &[u8], root: std::os::fd::OwnedFd) {
+    let (mut target, mut steps) = (rootfs::Target::new(root), Vec::new());
+    while let Ok(Some(frame)) = word::read_frame(&mut from) {
+        let bytes = match frame {
+            word::Frame::Word(word::Word::Changes(changes)) => {
+                steps = changes;
+                continue;
+            }
+            word::Frame::Data(bytes) => bytes,
+            _ => Vec::new(),
+        };
+        let mut rest = &bytes[..];
+        for step in std::mem::take(&mut steps) {
+            let _ = (step.bytes(), target.apply(&step, &mut rest));
+        }
+    }
+}

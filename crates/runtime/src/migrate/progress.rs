@@ -13,7 +13,10 @@ const SPAN: Duration = Duration::from_millis(500);
 #[non_exhaustive]
 pub enum Phase {
     /// The destination would take it.
-    Accepted,
+    Accepted {
+        /// Milliseconds by which its clock is ahead, the time among them in which it was asked.
+        clock: i64,
+    },
     /// Its root filesystem is sent while it runs.
     Rootfs {
         /// On the disk here.

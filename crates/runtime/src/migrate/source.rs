@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
+use hiber_sandbox::cgroup::Layout;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
 
@@ -161,9 +162,10 @@ impl Task {
         connection.measure(Gauge::new(Box::new(tell)));
         connection.say(&Said::Offer(Box::new(offer)))?;
         match connection.hear_result()? {
-            Said::Accept { compress } => {
+            Said::Accept { compress, clock } => {
                 connection.compress(options.compress, &compress)?;
-                connection.tell(Phase::Accepted);
+                foresight::warn_of_clock(clock);
+                connection.tell(Phase::Accepted { clock });
             }
             Said::Refuse(why) => return Err(connection.refused(&why)),
             other => return Err(connection.unexpected(&other)),
@@ -226,6 +228,9 @@ impl Task {
             criu: [criu.major, criu.minor, criu.sublevel],
             memory: foresight::memory_of(self)?,
             processor: foresight::processor(),
+            clock: foresight::clock(),
+            cgroups: foresight::cgroups(Layout::detect()?.kind()).into(),
+            numbers: foresight::numbers_of(self)?,
             dry_run: options.dry_run,
         })
     }

@@ -48,6 +48,8 @@ pub(super) enum Word {
     Accept {
         /// The algorithms by which frames may be compressed.
         compress: Vec<Packing>,
+        /// Milliseconds by which the clock there was ahead when the offer came.
+        clock: i64,
     },
     /// Destination: it may not, or what came cannot be restored.
     Refuse(String),
@@ -97,6 +99,13 @@ pub(super) struct Offer {
     pub(super) memory: u64,
     /// The features of the processor, as /proc/cpuinfo has them; empty where it tells none.
     pub(super) processor: Vec<String>,
+    /// Milliseconds since 1970.
+    pub(super) clock: i64,
+    /// The cgroups of the machine: `v1`, `v2` or `hybrid`.
+    pub(super) cgroups: String,
+    /// The numbers of its processes and threads, if it has them in the machine's pid namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) numbers: Vec<i32>,
     /// The bundle is to come, too, with so much in its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rootfs: Option<Amount>,

@@ -36,7 +36,7 @@ pub(crate) use host::{attacked, check_pipe_size, check_root, check_user_namespac
 pub(crate) use losses::{check_cgroups, check_losses};
 pub(crate) use mount_comparison::{MountComparison, compare_mounts};
 pub(crate) use network::{check_network, saved_networks};
-pub(crate) use restore::check_restore;
+pub(crate) use restore::{check_restore, numbers_taken};
 pub(crate) use table::PARENT_DEATH;
 pub use table::{CHECKS, Check, When};
 pub(crate) use tasks::before_freezing;

@@ -1,6 +1,6 @@
 //! `restore --check`
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use hiber_criu::inspect::Contents;
 use hiber_criu::{External, ImageDirectory, Images, NetworkLock, Session};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
-use hiber_sandbox::plan::{MountSource, NamespaceKind};
+use hiber_sandbox::plan::{MountSource, NamespaceKind, Namespaces};
 use hiber_sandbox::rootfs::resolve::Root;
 use hiber_sys::process::setns;
 
@@ -374,15 +374,7 @@ impl Against<'_> {
 
     /// Outside a pid namespace of its own, the container's numbers must be free.
     fn pids(&mut self) {
-        let namespaces = &self.prepared.plan.namespaces;
-        if namespaces.is_new(NamespaceKind::Pid) {
-            return;
-        }
-        let path = namespaces.joined(NamespaceKind::Pid).map(|join| join.path.clone());
-        let Ok(namespace) = std::fs::read_link(path.unwrap_or_else(|| "/proc/self/ns/pid".into())) else {
-            return;
-        };
-        let taken = tasks::numbers_taken(&namespace);
+        let Some(taken) = numbers_taken(&self.prepared.plan.namespaces) else { return };
         for process in &self.contents.processes {
             let holder = i32::try_from(process.pid).ok().and_then(|pid| taken.get(&pid));
             if let Some(holder) = holder {
@@ -417,6 +409,16 @@ impl Against<'_> {
             self.findings.add(&ADDRESS, what).path = Some(join.path.display().to_string());
         }
     }
+}
+
+/// The numbers of processes that are not free for a container, with who has them; none if it has a pid namespace of its own.
+pub(crate) fn numbers_taken(namespaces: &Namespaces) -> Option<HashMap<i32, String>> {
+    if namespaces.is_new(NamespaceKind::Pid) {
+        return None;
+    }
+    let path = namespaces.joined(NamespaceKind::Pid).map(|join| join.path.clone());
+    let namespace = std::fs::read_link(path.unwrap_or_else(|| "/proc/self/ns/pid".into())).ok()?;
+    Some(tasks::numbers_taken(&namespace))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ mod tree;
 
 pub(super) use bundle::NewBundle;
 pub(super) use change::Amount;
+#[cfg(fuzzing)]
+pub(super) use target::Target;
 pub(super) use tree::Tree;
 
 use std::path::{Component, Path};
