@@ -32,6 +32,10 @@ impl Batch {
         self.bytes == Blocks::BYTES || self.ranges.len() == MOST
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// Reads all of it from a process into a buffer of a block's size, and is empty then: the pieces that were read, and the ranges
     /// that are not mapped, or not readable.
     pub(crate) fn read(&mut self, pid: i32, to: &mut [u8]) -> (Pieces, Vec<Range<u64>>) {

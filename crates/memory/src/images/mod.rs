@@ -8,6 +8,7 @@ mod page_file;
 mod pages;
 mod ranges;
 mod receiver;
+mod unwritten;
 
 pub(crate) use batch::Batch;
 pub use collector::Collector;
@@ -17,3 +18,4 @@ pub use page_file::PageFile;
 pub use pages::{Away, Pages, PagesAway, Place, REST};
 pub use ranges::Ranges;
 pub use receiver::{Image, Receiver, Source};
+pub use unwritten::Unwritten;

@@ -141,6 +141,18 @@ impl PageFile {
         Some(Slot { end: slot.end, place: slot.place.plus(address - start) })
     }
 
+    /// Reads pages that are here, and lie together.
+    ///
+    /// # Errors
+    /// NotFound if they are not; those of pread(2).
+    pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> io::Result<()> {
+        match self.slot(address).map(|slot| slot.place) {
+            Some(Place::Main(offset)) => self.main.read_exact_at(to, offset),
+            Some(Place::Late(offset)) => self.late.read_exact_at(to, offset),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Leaves room for pages that come later, where they belong in the order of addresses.
     ///
     /// Until they have come, zeros stand in their place.

@@ -160,6 +160,14 @@ impl Pages {
         }
     }
 
+    /// As [`PageFile::read`].
+    pub(super) fn read(&self, address: u64, to: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Here(file) => file.read(address, to),
+            Self::Away(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// As [`PageFile::leave_room`]: somebody else puts pages in order by himself.
     pub(crate) fn leave_room(&mut self, range: Range<u64>) {
         if let Self::Here(file) = self {

@@ -25,7 +25,8 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use super::batch::Batch;
 use super::finisher::Blocks;
-use super::{Pages, Place, Ranges};
+use super::unwritten::here;
+use super::{Pages, Place, Ranges, Unwritten};
 use crate::error::{Error, Result};
 
 /// Bytes that may be on their way in the socket, so that CRIU goes on meanwhile. The kernel may grant less.
@@ -49,6 +50,7 @@ pub struct Receiver {
     place: Place,
     known: Arc<Mutex<Known>>,
     thread: Option<JoinHandle<Result<Vec<Received>>>>,
+    unwritten: Vec<Unwritten>,
 }
 
 /// The knowledge that there is before CRIU begins to send.
@@ -57,6 +59,8 @@ struct Known {
     sources: BTreeMap<Memory, Source>,
     /// The tasks whose pages we read, by their number here.
     read: BTreeMap<Memory, i32>,
+    /// Whether they are read later.
+    leave: bool,
 }
 
 /// A file of pages that is whole.
@@ -79,6 +83,10 @@ struct Received {
     runs: Vec<Run>,
     /// The task to which it belongs, if its pages are read by us.
     pid: Option<i32>,
+    /// Whether they are read later.
+    left: bool,
+    /// The addresses at which the pages that are here are what the memory is.
+    clean: Ranges,
 }
 
 impl Receiver {
@@ -96,13 +104,12 @@ impl Receiver {
             place: place.clone(),
             known: Arc::clone(&known),
             received: Vec::new(),
-            clean: Ranges::default(),
             failed: None,
             blocks: Blocks::default(),
             nowhere: Nowhere::new()?,
         };
         let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
-        Ok((Self { dir, place, known, thread: Some(thread) }, theirs.into()))
+        Ok((Self { dir, place, known, thread: Some(thread), unwritten: Vec::new() }, theirs.into()))
     }
 
     /// Tells what was copied beforehand; before CRIU begins to send.
@@ -114,6 +121,16 @@ impl Receiver {
     /// pages are received.
     pub fn read(&self, memory: Memory, pid: i32) {
         lock(&self.known).read.insert(memory, pid);
+    }
+
+    /// The pages that CRIU leaves to us stay where they are: [`unwritten`](Self::unwritten) gives them.
+    pub fn leave(&self) {
+        lock(&self.known).leave = true;
+    }
+
+    /// The files of pages that were not written, after all else is finished.
+    pub fn unwritten(&mut self) -> Vec<Unwritten> {
+        std::mem::take(&mut self.unwritten)
     }
 
     /// Writes the maps of pages, when CRIU has sent all, and brings the files of pages in order. Copies of memory that was not
@@ -132,10 +149,20 @@ impl Receiver {
         for mut received in received? {
             received.mark_lazy(&self.dir)?;
             let name = received.pages.name().to_owned();
-            let settled = received.pages.settle(&received.runs);
-            let (size, hash) = settled.map_err(Error::images(format!("write {name}")))?;
             pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)
                 .map_err(Error::Criu)?;
+            let (size, hash) = match received.pid.filter(|_| received.left) {
+                Some(pid) => {
+                    let unwritten = received.leave(pid, &name);
+                    let size = unwritten.size;
+                    self.unwritten.push(unwritten);
+                    (size, None)
+                }
+                None => {
+                    let settled = received.pages.settle(&received.runs);
+                    settled.map_err(Error::images(format!("write {name}")))?
+                }
+            };
             images.push(Image { name, size, hash });
         }
         Ok(images)
@@ -157,13 +184,21 @@ impl Received {
     }
 }
 
+impl Received {
+    /// Nothing is written.
+    fn leave(self, pid: i32, name: &str) -> Unwritten {
+        let Self { pages, clean, mut runs, .. } = self;
+        runs.retain(Run::is_present);
+        let size = runs.iter().map(|run| run.end - run.start).sum();
+        Unwritten { name: name.to_owned(), size, pid, runs, pages, clean }
+    }
+}
+
 /// The thread's.
 struct Taker {
     place: Place,
     known: Arc<Mutex<Known>>,
     received: Vec<Received>,
-    /// Of the memory that is received now.
-    clean: Ranges,
     failed: Option<Error>,
     blocks: Blocks,
     nowhere: Nowhere,
@@ -212,17 +247,16 @@ impl Taker {
         let memory = Memory::of(id).ok_or_else(unknown).map_err(Error::images("receive pages from criu"))?;
         let number = u32::try_from(self.received.len() + 1).unwrap_or(u32::MAX);
         let name = format!("pages-{number}.img");
-        let (source, pid) = {
+        let (source, pid, left) = {
             let mut known = lock(&self.known);
-            (known.sources.remove(&memory), known.read.get(&memory).copied())
+            (known.sources.remove(&memory), known.read.get(&memory).copied(), known.leave)
         };
         let (pages, clean) = match source {
             Some(Source { mut pages, clean }) => (pages.rename(&self.place, &name).map(|()| pages), clean),
             None => (Pages::create(&self.place, &name, memory), Ranges::default()),
         };
-        self.clean = clean;
         let pages = pages.map_err(opening)?;
-        self.received.push(Received { memory, number, pages, runs: Vec::new(), pid });
+        self.received.push(Received { memory, number, pages, runs: Vec::new(), pid, left, clean });
         Ok(())
     }
 
@@ -236,7 +270,7 @@ impl Taker {
         if let (None, Some(received)) = (&self.failed, self.received.last_mut()) {
             let left = flags & IN_PARENT != 0;
             received.runs.push(Run { start: at, end, flags: if left { PRESENT } else { flags } });
-            if left {
+            if left && !received.left {
                 let read = self.read(at, end);
                 self.note(read);
             }
@@ -291,13 +325,7 @@ impl Taker {
 
     /// Up to where pages from an address on are here and current; else up to where they are not.
     fn here(&self, at: u64, end: u64) -> Result<u64, u64> {
-        let clean = self.clean.at(at).map_err(|next| next.unwrap_or(end).min(end))?;
-        let pages = self.received.last().map(|received| &received.pages);
-        match pages.map(|pages| pages.at(&(at..clean.end.min(end)))) {
-            Some(Ok(here)) => Ok(here.end),
-            Some(Err(not_here)) => Err(not_here.end),
-            None => Err(end),
-        }
+        self.received.last().map_or(Err(end), |received| here(&received.pages, &received.clean, at, end))
     }
 
     /// Takes some of the pages that are coming; how many bytes.
@@ -314,6 +342,9 @@ impl Taker {
         let mut block = self.blocks.take();
         socket.read_exact(&mut block.bytes_mut()[..length]).map_err(receiving)?;
         let put = received.pages.put(&block, &[(at, 0..length)]);
+        if received.left {
+            received.clean.add(at..at + length as u64);
+        }
         self.blocks.give_back(block);
         let writing = format!("write {}", received.pages.name());
         self.note(put.map_err(Error::images(writing)));

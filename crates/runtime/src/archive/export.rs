@@ -1,6 +1,6 @@
 //! A checkpoint into an archive.
 
-use std::io;
+use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use derive_setters::Setters;
@@ -10,9 +10,9 @@ use rustix::fs::FileType;
 
 use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
 use super::output::{Output, Place};
-use crate::checkpoint::manifest::{self, Manifest};
-use crate::checkpoint::staging::{HandOver, To};
-use crate::checkpoint::{CheckpointOptions, spec_as_created};
+use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::checkpoint::staging::{Given, HandOver, To};
+use crate::checkpoint::{CheckpointOptions, PreCopyMode, spec_as_created};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::host::in_memory::Room;
@@ -43,7 +43,9 @@ impl Task {
     /// is given up: a file has its name and is on the disk, the reader of a pipe has read all. On any failure before that the
     /// container runs on as it was, and no file is left.
     ///
-    /// The images are in memory meanwhile, so that as much is needed as the container has. Where they go, `options` does not say.
+    /// Images pass through memory. The memory of a container that ends does not, where CRIU leaves it to hiber and it is not copied
+    /// while the container runs ([`PreCopyMode::On`]): it is read from its processes, which stand still. Where the images go, `options`
+    /// does not say.
     ///
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint), and why the archive cannot be written.
@@ -56,6 +58,10 @@ impl Task {
         options.criu.image_path = scratch.images();
         // Memory is no disk.
         options.no_sync = true;
+        if options.pre_copy.mode == PreCopyMode::Auto && !options.dump.leave_running {
+            // It stands still until all is compressed and written; copies would take as much memory again, and save little.
+            options.pre_copy.mode = PreCopyMode::Off;
+        }
         let to = To::Archive { path: output.path().to_owned(), unfinished: output.unfinished()? };
         let spec = self.container().spec()?;
         let spec = spec_as_created(self, &spec)?;
@@ -69,8 +75,8 @@ impl Task {
             images: scratch.images(),
             pages: None,
             to,
-            give: &mut |images, _| {
-                content.write(images, &output, export.compress).context("write the archive")?;
+            give: &mut |given| {
+                content.write(&given, &output, export.compress).context("write the archive")?;
                 output.publish(sync).context("write the archive")
             },
         };
@@ -103,47 +109,99 @@ pub(super) struct Content<'a> {
 
 impl Content<'_> {
     /// Writes the archive of complete images.
-    pub(super) fn write(&self, images: &ImageDirectory, to: &Output, how: Compression) -> Result<()> {
+    pub(super) fn write(&self, given: &Given<'_>, to: &Output, how: Compression) -> Result<()> {
+        let images = given.images;
         let fail = |e: io::Error| Error::file(to.path(), &e);
         let manifest = Manifest::read_in(images)?;
         let now = SystemTime::now();
         let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut tar = TarWriter::new(to, how, time).map_err(fail)?;
-        let checkpointed = manifest
-            .map_or_else(|| humantime::format_rfc3339_seconds(now).to_string(), |manifest| manifest.created);
+        self.describe(&mut tar, manifest.as_ref(), now, fail)?;
+        let names = images.names()?;
+        let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
+        let files = names.iter().map(String::as_str).filter(|name| !unwritten(name));
+        let (beside, within): (Vec<_>, Vec<_>) = files.partition(|name| BESIDE.contains(name));
+        for name in beside {
+            self.add(&mut tar, images, "", name, fail)?;
+        }
+        tar.directory(CHECKPOINT).map_err(fail)?;
+        for name in within.into_iter().filter(|name| *name != manifest::FILE_NAME) {
+            self.add(&mut tar, images, CHECKPOINT, name, fail)?;
+        }
+        // Only now are hashes of the rest known.
+        let Some(mut manifest) = manifest else { return tar.finish().map_err(fail).map(drop) };
+        let hashed = manifest.files.values().any(|file| file.blake3.is_some());
+        for of in &given.unwritten {
+            let mut content = Hashing { from: of.content(), hasher: hashed.then(blake3::Hasher::new) };
+            tar.file(&format!("{CHECKPOINT}{}", of.name), of.size, &mut content).map_err(fail)?;
+            let sum = content.hasher.map(|hasher| FileSum::of_hashed(&hasher));
+            sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
+        }
+        if !given.unwritten.is_empty() {
+            manifest.write_in(images)?;
+        }
+        self.add(&mut tar, images, CHECKPOINT, manifest::FILE_NAME, fail)?;
+        tar.finish().map_err(fail).map(drop)
+    }
+
+    /// Adds config.dump and spec.dump.
+    fn describe(
+        &self,
+        tar: &mut TarWriter<&Output>,
+        manifest: Option<&Manifest>,
+        now: SystemTime,
+        fail: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
+        let checkpointed = manifest.map_or_else(
+            || humantime::format_rfc3339_seconds(now).to_string(),
+            |manifest| manifest.created.clone(),
+        );
         let described =
             Described { id: self.id, spec: self.spec, created: self.created, checkpointed: &checkpointed };
         for (name, json) in [(CONFIG, Ok(described.config())), (SPEC, serde_json::to_value(self.spec))] {
             let json = json.and_then(|json| serde_json::to_vec(&json));
             let json = json.map_err(|e| Error::internal(format!("encode {name}"), e))?;
-            tar.file(name, json.len() as u64, &*json).map_err(fail)?;
+            tar.file(name, json.len() as u64, &*json).map_err(&fail)?;
         }
-        let names = images.names()?;
-        let (beside, within): (Vec<_>, Vec<_>) =
-            names.iter().map(String::as_str).partition(|name| BESIDE.contains(name));
-        let add = |tar: &mut TarWriter<_>, place: &str, name: &str| -> Result<()> {
-            let failed = |e: io::Error| Error::file(&images.path().join(name), &e);
-            let stat = images.stat_of(name).map_err(failed)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                return Ok(());
-            }
-            // A log may grow meanwhile.
-            let (file, size) = (images.file(name).map_err(failed)?, stat.st_size.cast_unsigned());
-            tar.file(&format!("{place}{name}"), size, file).map_err(fail)?;
-            if self.passes && name.starts_with("pages-") {
-                images.remove(name).map_err(failed)?;
-            }
-            Ok(())
-        };
-        for name in beside {
-            add(&mut tar, "", name)?;
+        Ok(())
+    }
+
+    /// Adds a file of the images.
+    fn add(
+        &self,
+        tar: &mut TarWriter<&Output>,
+        images: &ImageDirectory,
+        place: &str,
+        name: &str,
+        fail: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
+        let failed = |e: io::Error| Error::file(&images.path().join(name), &e);
+        let stat = images.stat_of(name).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
         }
-        tar.directory(CHECKPOINT).map_err(fail)?;
-        // The manifest first: a reader knows what is to come.
-        let (first, rest): (Vec<_>, Vec<_>) = within.iter().partition(|name| **name == manifest::FILE_NAME);
-        for name in first.into_iter().chain(rest) {
-            add(&mut tar, CHECKPOINT, name)?;
+        // A log may grow meanwhile.
+        let (file, size) = (images.file(name).map_err(failed)?, stat.st_size.cast_unsigned());
+        tar.file(&format!("{place}{name}"), size, file).map_err(fail)?;
+        if self.passes && name.starts_with("pages-") {
+            images.remove(name).map_err(failed)?;
         }
-        tar.finish().map_err(fail).map(drop)
+        Ok(())
+    }
+}
+
+/// Hashes what is read, if it is to be hashed.
+struct Hashing<R> {
+    from: R,
+    hasher: Option<blake3::Hasher>,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..read]);
+        }
+        Ok(read)
     }
 }

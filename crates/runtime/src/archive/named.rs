@@ -1,6 +1,7 @@
 //! Checkpoints with names, into archives and out of them.
 
 use std::io::Read;
+use std::time::Instant;
 
 use hiber_criu::ImageDirectory;
 use oci_spec::runtime::Spec;
@@ -13,7 +14,7 @@ use super::unpack::{Limits, unpack};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::manifest::Options;
 use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints};
-use crate::checkpoint::staging::Staging;
+use crate::checkpoint::staging::{Given, Staging};
 use crate::error::{Context, Error, Result};
 use crate::id::CheckpointName;
 
@@ -31,7 +32,8 @@ impl Checkpoints {
         }
         let mut output = Output::open(&export.to)?;
         let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
-        content.write(&images, &output, export.compress).context("write the archive")?;
+        let given = Given { images: &images, unwritten: Vec::new(), stopped: Instant::now() };
+        content.write(&given, &output, export.compress).context("write the archive")?;
         output.publish(true).context("write the archive")
     }
 

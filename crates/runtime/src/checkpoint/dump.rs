@@ -131,6 +131,7 @@ impl<'a> Dump<'a> {
         let work = Work { hash: !options.no_hash, sync: !options.no_sync };
         let to = (staging.directory()?, work, staging.away());
         let mut memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
+        memory.leave(staging.is_scratch() && !options.dump.leave_running && !options.prove);
         #[cfg(feature = "archive")]
         let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
         if !admitted.fresh_network {
@@ -267,6 +268,7 @@ impl<'a> Dump<'a> {
         let options = self.options;
         if options.prove || !options.dump.leave_running {
             self.seal.images = self.memory.finish()?;
+            self.seal.unwritten = self.memory.unwritten();
         }
         if options.prove {
             self.task.prove(options, &self.staging, &mut self.seal)?;
@@ -418,6 +420,7 @@ fn seal<'a>(task: &Task, options: &CheckpointOptions, admitted: &Admitted) -> Re
         complete: false,
         hasher: None,
         images: Vec::new(),
+        unwritten: Vec::new(),
     })
 }
 

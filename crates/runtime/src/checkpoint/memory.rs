@@ -7,7 +7,9 @@ use hiber_criu::own_tracking::prepare_parent;
 use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer, Session};
 use hiber_memory::copy::{Copies, Limits, Process};
-use hiber_memory::images::{Away, Finisher, Image, Pages, Place, REST, Ranges, Receiver, Source, Work};
+use hiber_memory::images::{
+    Away, Finisher, Image, Pages, Place, REST, Ranges, Receiver, Source, Unwritten, Work,
+};
 use hiber_memory::track::{Means, Tracked, clear_dirty_bits};
 
 use super::criu_options::config_file;
@@ -50,6 +52,8 @@ pub(super) struct Received {
     tracked: bool,
     /// About how many bytes are left for the time in which the container stands still.
     rest: u64,
+    /// Whether the pages that CRIU leaves to us are read by who writes the checkpoint.
+    leave: bool,
     /// The processes with the bytes that each has of its own.
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
@@ -118,6 +122,7 @@ impl Memory {
             place,
             tracked: false,
             rest: processes.iter().map(|(_, bytes)| bytes).sum(),
+            leave: false,
             processes,
             copies: None,
             tracking: Vec::new(),
@@ -135,6 +140,8 @@ impl Memory {
         let how = &options.pre_copy;
         match self {
             Self::Received(received) if freezes && how.mode != PreCopyMode::Off => received.copy(task, how),
+            // Nothing is to be written.
+            Self::Received(received) if received.tracked && received.leave => Ok(()),
             Self::Received(received) => received.reserve(),
             _ => Ok(()),
         }
@@ -167,6 +174,9 @@ impl Memory {
         received.place.begins(REST, received.rest);
         let (sources, tracking) = received.copies.take().map(Copies::into_sources).unwrap_or_default();
         received.tracking = tracking;
+        if received.tracked && received.leave {
+            received.receiver.leave();
+        }
         sources.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
         for process in processes(task)?.iter().filter(|_| received.tracked) {
             // CRIU sends what is dirty all the same.
@@ -192,6 +202,18 @@ impl Memory {
     pub(super) fn finish(&mut self) -> Result<Vec<Image>> {
         let Self::Received(received) = self else { return Ok(Vec::new()) };
         received.receiver.finish().map_err(|e| Error::host(WRITE, e))
+    }
+
+    /// Where it can, memory stays where it is until the checkpoint is given away, while the container stands still.
+    pub(super) fn leave(&mut self, leave: bool) {
+        if let Self::Received(received) = self {
+            received.leave = leave;
+        }
+    }
+
+    /// The files of pages that are not written, after all else is finished.
+    pub(super) fn unwritten(&mut self) -> Vec<Unwritten> {
+        if let Self::Received(received) = self { received.receiver.unwritten() } else { Vec::new() }
     }
 
     /// Why a dump has failed, if that is our doing and not CRIU's.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
 use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
-use hiber_memory::images::{Away, Image, Work};
+use hiber_memory::images::{Away, Image, Unwritten, Work};
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
@@ -32,7 +32,7 @@ pub(crate) struct HandOver<'a> {
     pub(crate) to: To,
     /// Gives the complete images of a container away that stands still since then. When this returns, the checkpoint is the
     /// container: it ends here, unless it was to run on.
-    pub(crate) give: &'a mut dyn FnMut(&ImageDirectory, Instant) -> Result<()>,
+    pub(crate) give: &'a mut dyn FnMut(Given<'_>) -> Result<()>,
 }
 
 /// The receiver of a checkpoint.
@@ -86,6 +86,17 @@ pub(super) struct Seal<'a> {
     pub(super) hasher: Option<ImageHasher>,
     /// Files of pages that this program has written.
     pub(super) images: Vec<Image>,
+    /// Those of them that are to be read from the container when it is given away.
+    pub(super) unwritten: Vec<Unwritten>,
+}
+
+/// A checkpoint that is given away.
+pub(crate) struct Given<'a> {
+    /// The images, all but the unwritten ones.
+    pub(crate) images: &'a ImageDirectory,
+    pub(crate) unwritten: Vec<Unwritten>,
+    /// When the container was stopped.
+    pub(crate) stopped: Instant,
 }
 
 impl<'a> Staging<'a> {
@@ -254,13 +265,17 @@ impl<'a> Staging<'a> {
         self.complete(seal)?;
         let mut heads = seal.hasher.take().map(ImageHasher::finish).unwrap_or_default();
         let images = std::mem::take(&mut seal.images);
-        let away = images.iter().filter(|_| self.away().is_some());
+        let unwritten = std::mem::take(&mut seal.unwritten);
+        let elsewhere =
+            |image: &&Image| self.away().is_some() || unwritten.iter().any(|of| of.name == image.name);
+        let away = images.iter().filter(elsewhere);
         let away =
             away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
         heads.add(images);
         seal.manifest.write(&dir, seal.work.hash, heads, away).context("write the checkpoint's manifest")?;
         if let Some(hand_over) = &mut self.hand_over {
-            (hand_over.give)(&dir, self.stopped.unwrap_or_else(Instant::now))?;
+            let stopped = self.stopped.unwrap_or_else(Instant::now);
+            (hand_over.give)(Given { images: &dir, unwritten, stopped })?;
             self.published = true;
             return Ok(());
         }
@@ -363,6 +378,7 @@ mod tests {
             complete: true,
             hasher: None,
             images: Vec::new(),
+            unwritten: Vec::new(),
         }
     }
 

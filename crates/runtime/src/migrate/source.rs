@@ -318,7 +318,7 @@ impl Giving<'_> {
             images,
             pages: Some(pages),
             to: To::Machine { destination: destination.to_string(), record },
-            give: &mut |images, stopped| self.give(images, stopped),
+            give: &mut |given| self.give(given.images, given.stopped),
         };
         task.checkpoint_as(options, None, Some(hand_over))
     }
