@@ -300,13 +300,14 @@ fn at_random_moments(moments: usize) {
     wait_for("the first count", || client.acknowledged.load(SeqCst) > 0);
     let began = Instant::now();
     migrate(&redis.ends[0], &redis.ends[1], &["--tcp-close", "--on-miss", "force"]).ok();
-    let span = began.elapsed();
+    let mut span = began.elapsed();
     redis.settles(&client, Victim::Link, "undisturbed");
     let (mut met, mut moved, mut stayed) = (0, 0, 0);
     for moment in 0..moments {
         let victim = VICTIMS[random.usize(..VICTIMS.len())];
         let (wait, then) = (span.mul_f64(random.f64()), Duration::from_micros(random.u64(..150_000)));
         let was = redis.at;
+        let began = Instant::now();
         let mut source = redis.leave();
         let killed = redis.kill(victim, &mut source, wait, then);
         source.wait().unwrap();

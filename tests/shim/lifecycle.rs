@@ -333,3 +333,31 @@ fn memory_that_runs_out_is_told_in_time() {
     assert_eq!(shim.wait_for_events("exit", 1), ["create", "start", "oom", "exit"]);
     shim.end();
 }
+
+/// `hiber migrate` moves a shim's container, whose client hears that its end is no failure.
+#[test]
+fn a_task_that_migrates_ends_with_a_reason() {
+    require!(Root, Criu);
+    let shim = Shim::start(Bundle::busybox().shell(COUNT));
+    shim.run();
+    wait_for("a count", || count(&shim.bundle) > 3);
+    let there = Runtime::hiber().container(Bundle::busybox().shell(COUNT));
+    let words = there.runtime().command();
+    let words: Vec<_> = std::iter::once(words.get_program()).chain(words.get_args()).collect();
+    let receiver = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    // As its users do: the shim's containers of a namespace are below a root of their own.
+    let root = shim.bundle.join("state").join(crate::shim::NAMESPACE);
+    let mut migrate = there.runtime().bare_command();
+    migrate.arg("--root").arg(&root).args(["migrate", "--id", there.id(), "--bundle"]);
+    migrate.arg(there.bundle().path()).arg(shim.id()).arg(format!("exec:{receiver} receive --stdio"));
+    let before = count(&shim.bundle);
+    hiber_tests::command::run(migrate, b"").ok();
+    assert_eq!(shim.wait(""), 137);
+    let events = shim.wait_for_events("exit", 1);
+    assert_eq!(events, ["create", "start", "checkpointed", "exit"]);
+    assert_eq!(shim.state("").status.enum_value(), Ok(Status::STOPPED));
+    assert_eq!(shim.try_delete("").unwrap().exit_status, 137);
+    assert_eq!(there.status(), "running");
+    wait_for("the count to go on there", || count(there.bundle()) > before);
+    shim.shut_down();
+}

@@ -117,6 +117,9 @@ impl Service {
         let (sender, task, process) = (self.sender(), Arc::clone(task), Arc::clone(process));
         when_ended(wait, move |status| {
             let own = Arc::clone(&process);
+            if !own.is_exec {
+                task.note_migration();
+            }
             // The receiver lives as long as the service.
             process.when_read(move || drop(sender.send(Heard::Exit(task, own, status))));
         });
@@ -187,9 +190,22 @@ impl Service {
             exited_at: MessageField::some(status.at.into()),
             ..Default::default()
         };
+        if !process.is_exec {
+            self.tell_of_migration(task);
+        }
         // Before those who wait do what is told of afterwards, such as a deletion.
         self.publisher.send_exit(&event);
         process.tell(status);
+    }
+
+    /// An end by a signal is no failure where the container is at another machine by now: as after a checkpoint that ends it, it is
+    /// somewhere else.
+    fn tell_of_migration(&self, task: &Task) {
+        let Some(destination) = task.moved.get() else { return };
+        tracing::info!("{} has moved to {destination}, and ends here", task.id);
+        let (container_id, checkpoint) = (task.id.to_string(), destination.clone());
+        let event = events::TaskCheckpointed { container_id, checkpoint, ..Default::default() };
+        self.publisher.send(topics::TASK_CHECKPOINTED_EVENT_TOPIC, &event);
     }
 
     /// Answers `waiter` when the process has ended.

@@ -44,6 +44,8 @@ pub(crate) struct Task {
     /// Whether a notice of that is on its way to be told.
     pub(crate) oom_heard: AtomicBool,
     pub(crate) memory: Mutex<Option<Token>>,
+    /// Where it runs now, if it has migrated.
+    pub(crate) moved: OnceLock<String>,
 }
 
 impl Task {
@@ -78,6 +80,7 @@ impl Task {
             held: Mutex::new(None),
             oom_told: AtomicBool::new(false),
             oom_heard: AtomicBool::new(false),
+            moved: OnceLock::new(),
             memory: Mutex::new(None),
             id,
             bundle,
@@ -303,6 +306,13 @@ impl Task {
             all.extend(held.take().map(|exit| (Arc::clone(&self.init), exit)));
         }
         all
+    }
+
+    /// Its first process has ended a moment ago: whether that is because it runs elsewhere is soon forgotten.
+    pub(crate) fn note_migration(&self) {
+        if let Some(destination) = self.running.get().and_then(hiber::Task::migrated_to) {
+            let _ = self.moved.set(destination);
+        }
     }
 
     /// Removes a container whose first process has ended, or has never begun.

@@ -127,6 +127,15 @@ pub struct Migrated {
 }
 
 impl Task {
+    /// Where the container runs now, if it has ended here since it went to another machine. This is known until that machine has said
+    /// that it runs there, and the container is removed here: ask at once when it has ended.
+    pub fn migrated_to(&self) -> Option<String> {
+        let container = self.container();
+        let records = migration::unsettled(&Store::of(container.entry()), container.id());
+        let (_, latest) = records.into_iter().next_back()?;
+        (latest.decision == Decision::Committed).then_some(latest.way.destination)
+    }
+
     /// Moves the container to another machine, where it runs on; here it ends then, and is removed. `tell` hears how far it is, from
     /// whichever thread is at it.
     ///
