@@ -140,6 +140,29 @@ fn what_a_killed_receiver_has_in_memory_is_freed_by_a_delete() {
     redis.nothing_at(1, "after the delete");
 }
 
+/// The source has heard that all is there, and decides: the copy's memory comes without its receiver.
+#[test]
+fn a_receiver_that_is_killed_before_the_decision_takes_no_memory_along() {
+    require!(Root, Criu, Redis, Program("nsenter"));
+    let mut redis = Traveller::new();
+    let client = Client::start([redis.network(0), redis.network(1)]);
+    wait_for("a count", || client.acknowledged.load(SeqCst) > 0);
+    let mut source = redis.leave();
+    let incoming = redis.ends[1].runtime().root().join(redis.ends[1].id()).join("incoming.json");
+    wait_for("the restore", || incoming.exists());
+    let pid = redis.find(Victim::Source, &source).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    wait_for("the copy", || fs::read_to_string(&incoming).is_ok_and(|text| text.contains("\"whole\":true")));
+    // It says so, and is heard when the source goes on.
+    std::thread::sleep(Duration::from_millis(500));
+    kill_process(redis.find(Victim::Receiver, &source).unwrap(), Signal::KILL).unwrap();
+    kill_process(pid, Signal::CONT).unwrap();
+    source.wait().unwrap();
+    resolved(&redis.ends[0], &redis.ends[1], "killed in doubt");
+    redis.settles(&client, Victim::Receiver, "killed in doubt");
+    assert_eq!(redis.at, 1);
+}
+
 /// Redis at one of two ends, each with a network of its own.
 struct Traveller {
     ends: [Container; 2],

@@ -134,7 +134,7 @@ pub(crate) fn restore_through(
         // Else an init that is ending would be taken for one that nobody can start.
         entry.started();
         entry.note(Lifecycle::Restored { path: absolute(options.origin()), pid: child.pid });
-        if let Some(memory) = memory {
+        if let Some(mut memory) = memory {
             entry.note(Lifecycle::MemoryArriving);
             memory.restored()?;
         }
@@ -250,11 +250,13 @@ impl Restoring<'_> {
         if memory.is_some() {
             arrival::forget(work.directory());
         }
-        let memory = memory.filter(|_| !before);
+        let mut memory = memory.filter(|_| !before);
         work.clear();
         if let Some(gate) = gate {
             gate.whole(self.entry)?;
             drop(guard);
+            // If this program is killed now, only the decision may end the container.
+            memory.as_mut().map_or(Ok(()), Arrival::restored)?;
             if !gate.decide()? {
                 return Ok(memory);
             }

@@ -59,6 +59,7 @@ pub fn receive(
     options: &ReceiveOptions,
 ) -> Result<Option<Task>> {
     helpers::check()?;
+    migration::sweep(&runtime.store);
     let offer = match connection.hear()? {
         Word::Offer(offer) => offer,
         Word::Ask { token } => return resolve::answer(runtime, connection, &token).map(|()| None),
@@ -69,7 +70,6 @@ pub fn receive(
     };
     let clock = foresight::clock().saturating_sub(offer.clock);
     let criu = CriuOptions { criu: options.criu.clone(), ..CriuOptions::default() };
-    migration::sweep(&runtime.store);
     remove_half_of(runtime, &offer)?;
     let admitted = bundle_of(&offer, options).and_then(|bundle| {
         let path = bundle.as_ref().map_or(Path::new(&offer.bundle), NewBundle::path);

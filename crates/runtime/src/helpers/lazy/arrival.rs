@@ -127,10 +127,13 @@ impl Arrival {
         }
     }
 
-    /// The container is whole but for its memory: the process goes on without us.
-    pub(crate) fn restored(mut self) -> Result<()> {
-        self.channel.send(&Order::Restored, &[])?;
+    /// The container is whole but for its memory: the process goes on without us. It may be told so again.
+    pub(crate) fn restored(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
+            if let Err(e) = self.channel.send(&Order::Restored, &[]) {
+                self.child = Some(child);
+                return Err(e.into());
+            }
             // The library's caller lives on.
             std::thread::spawn(move || child.wait());
         }
