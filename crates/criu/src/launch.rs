@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hiber_sys::clone::Birthplace;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::error::{CriuError, Result};
@@ -11,7 +12,7 @@ use crate::locate::Criu;
 use crate::options::SwrkFd;
 use crate::patience::PATIENCE;
 use crate::session::Session;
-use crate::swrk::Swrk;
+use crate::swrk::{Given, Swrk};
 use crate::version::{Features, Version};
 
 /// A criu process to be: collects the files that it inherits.
@@ -22,6 +23,7 @@ pub struct Launch<'a> {
     stdin: Option<OwnedFd>,
     programs: Option<PathBuf>,
     environment: Vec<(&'static str, &'static str)>,
+    birthplace: Option<Birthplace>,
     patience: Option<Duration>,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Launch<'a> {
             stdin: None,
             programs: None,
             environment: Vec::new(),
+            birthplace: None,
             patience: Some(PATIENCE),
         }
     }
@@ -110,6 +113,11 @@ impl<'a> Launch<'a> {
         self.environment.push((name, value));
     }
 
+    /// Has the process born in cgroups, in which its tasks are then born. [`Loading::is_placed`] says whether all have taken it.
+    pub fn born_in(&mut self, birthplace: Birthplace) {
+        self.birthplace = Some(birthplace);
+    }
+
     /// For how long the process may do nothing before it is killed; five minutes if not set, and for ever with `None`.
     pub fn patience(&mut self, limit: Option<Duration>) {
         self.patience = limit;
@@ -133,13 +141,20 @@ impl<'a> Launch<'a> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| CriuError::io("make a socket pair for criu", e))?;
-        let swrk = Swrk::spawn(self.criu, theirs, self.stdin, self.files, self.programs, &self.environment)
-            .map_err(|e| CriuError::CannotStart {
+        let given = Given {
+            socket: theirs,
+            stdin: self.stdin,
+            files: self.files,
+            programs: self.programs,
+            environment: self.environment,
+            birthplace: self.birthplace,
+        };
+        let (swrk, placed) = Swrk::spawn(self.criu, given).map_err(|e| CriuError::CannotStart {
             criu: criu.into(),
             reason: e.to_string(),
             printed: Vec::new(),
         })?;
-        Ok(Loading { session: Session::with(ours, swrk, self.patience), criu: criu.into() })
+        Ok(Loading { session: Session::with(ours, swrk, self.patience), criu: criu.into(), placed })
     }
 }
 
@@ -148,9 +163,15 @@ impl<'a> Launch<'a> {
 pub struct Loading {
     session: Session,
     criu: PathBuf,
+    placed: bool,
 }
 
 impl Loading {
+    /// Whether the process was born where [`Launch::born_in`] wants it.
+    pub fn is_placed(&self) -> bool {
+        self.placed
+    }
+
     /// The session, of which nothing can be asked yet.
     pub fn session(&self) -> &Session {
         &self.session

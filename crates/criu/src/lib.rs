@@ -59,4 +59,5 @@ pub use options::{
 pub use own_cgroups::{CGROUP_IMAGE, OwnCgroups};
 pub use patience::work_of;
 pub use session::Session;
+pub use swrk::Ending;
 pub use version::{Features, Version};

@@ -29,7 +29,7 @@ use crate::notify::{Answer, DumpNotify, RestoreNotify, Undecoded};
 use crate::options::{Common, DumpOptions, PreDumpOptions, RestoreOptions};
 use crate::packet::{self, Packet};
 use crate::patience::Patience;
-use crate::swrk::Swrk;
+use crate::swrk::{Ending, Swrk};
 use crate::version::{Features, Version};
 
 /// A connection to a criu process, which ends with it.
@@ -114,7 +114,7 @@ impl Session {
         })
     }
 
-    /// Saves a process tree. `handler` is called at each [`DumpNotify`].
+    /// Saves a process tree. `handler` is called at each [`DumpNotify`]. The tasks run on when this returns, or have ended.
     ///
     /// # Errors
     /// [`CriuError::Failed`] with CRIU's explanation; [`CriuError::Handler`] if the handler refused a
@@ -123,9 +123,10 @@ impl Session {
         mut self,
         options: &DumpOptions,
         mut handler: impl FnMut(DumpNotify<'_>) -> Answer,
-    ) -> Result<()> {
+    ) -> Result<Ending> {
         let mut on_notify = dump_steps(&mut handler);
-        self.operate(Operation::Dump, options.to_proto()?, &options.common, &mut on_notify).map(drop)
+        self.operate(Operation::Dump, options.to_proto()?, &options.common, &mut on_notify)?;
+        Ok(Ending(self.swrk.take()))
     }
 
     /// Saves the memory of a process tree while it runs on. CRIU sends no steps.
@@ -174,7 +175,7 @@ impl Session {
         self.converse(operation, &request, None, &mut on_notify)
     }
 
-    /// The last request of a session.
+    /// The last request of a session. A process that has done it ends by itself.
     fn operate(
         &mut self,
         operation: Operation,
@@ -188,7 +189,7 @@ impl Session {
             ..Default::default()
         };
         let response = self.converse(operation, &request, Some(common), on_notify)?;
-        self.close();
+        self.socket = None;
         Ok(response)
     }
 
@@ -284,7 +285,7 @@ impl Session {
     fn receive(&mut self, operation: Operation) -> Result<Option<Packet>> {
         let Some(socket) = &self.socket else { return Ok(None) };
         if let Some(swrk) = &self.swrk {
-            let watched = [socket.as_fd(), swrk.pidfd.as_fd()];
+            let watched = [socket.as_fd(), swrk.pidfd().as_fd()];
             let mut ready = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             let tick = self.patience.as_mut().map(Patience::begin);
             let mut silent = || {
@@ -354,16 +355,10 @@ impl Session {
         }
     }
 
-    /// As [`close`](Self::close), after which nothing of the process is left.
+    /// Ends the conversation and reaps the process, of which nothing is left.
     fn abandon(&mut self) -> Option<std::process::ExitStatus> {
         self.socket = None;
         self.swrk.as_mut().and_then(Swrk::reap_all)
-    }
-
-    /// Ends the conversation and reaps the process.
-    fn close(&mut self) -> Option<std::process::ExitStatus> {
-        self.socket = None;
-        self.swrk.as_mut().and_then(Swrk::reap)
     }
 }
 
@@ -371,6 +366,8 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.socket.is_some() {
             self.abandon();
+        } else {
+            drop(Ending(self.swrk.take()));
         }
     }
 }

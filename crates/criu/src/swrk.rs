@@ -1,19 +1,22 @@
 //! The criu process behind a session.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 
-use command_fds::CommandFdExt as _;
+use hiber_sys::clone::{Birthplace, Born, Child, Program, start};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::retry_on_intr;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, pidfd_send_signal, waitid, waitpid,
 };
 
 use crate::locate::{Criu, search_path};
@@ -25,92 +28,129 @@ pub(crate) struct Swrk {
     child: Child,
     /// Whether it leads a process group.
     grouped: bool,
-    /// Readable once the process has ended.
-    pub(crate) pidfd: OwnedFd,
+    /// How it has ended, once it is reaped: `None` if another part of this program has done that.
+    reaped: Option<Option<ExitStatus>>,
     /// The output of CRIU and of the programs that it runs. Neither end of the pipe blocks: output that does not fit (64 KiB) is
     /// lost, and the first lines tell most.
     output: File,
 }
 
-impl Swrk {
-    /// Runs `criu swrk` on `socket`; it inherits `files` under the numbers that they have here.
-    ///
-    /// Keeping the numbers spares the child all moving of descriptors, which could hit the pipe on
-    /// which std reports a failed exec.
-    pub(crate) fn spawn(
-        criu: &Criu,
-        socket: OwnedFd,
-        stdin: Option<OwnedFd>,
-        files: Vec<OwnedFd>,
-        programs: Option<PathBuf>,
-        environment: &[(&str, &str)],
-    ) -> io::Result<Self> {
-        let (output, printer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let mut path = programs.map(PathBuf::into_os_string).unwrap_or_default();
+/// All that a criu process is given at its start.
+pub(crate) struct Given {
+    /// The end of its conversation.
+    pub(crate) socket: OwnedFd,
+    /// Its standard input; /dev/null if not given.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// Files that it inherits under the numbers that they have here.
+    pub(crate) files: Vec<OwnedFd>,
+    /// The first directory in its PATH.
+    pub(crate) programs: Option<PathBuf>,
+    /// Further variables.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    /// The cgroups to be born in.
+    pub(crate) birthplace: Option<Birthplace>,
+}
+
+impl Given {
+    /// The environment, as `NAME=VALUE`.
+    fn environment(&self) -> Vec<CString> {
+        let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let mut path = self.programs.clone().map(PathBuf::into_os_string).unwrap_or_default();
         if !path.is_empty() {
             path.push(":");
         }
-        path.push(search_path(std::env::var_os("PATH")));
-        let number = socket.as_raw_fd().to_string();
-        let mut inherited = files;
+        path.push(search_path(all.get(OsStr::new("PATH")).cloned()));
+        all.insert("PATH".into(), path);
+        if !is_own(all.get(OsStr::new("HOME")).cloned()) {
+            all.remove(OsStr::new("HOME"));
+        }
+        all.extend(self.environment.iter().map(|(name, value)| (name.into(), value.into())));
+        let entry = |(mut name, value): (OsString, OsString)| {
+            name.push("=");
+            name.push(value);
+            CString::new(name.into_vec()).ok()
+        };
+        all.into_iter().filter_map(entry).collect()
+    }
+}
+
+impl Swrk {
+    /// Runs `criu swrk`. Tells, too, whether it was born in the cgroups that it was to be born in.
+    pub(crate) fn spawn(criu: &Criu, mut given: Given) -> io::Result<(Self, bool)> {
+        let (output, printer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let env = given.environment();
+        // A process with a terminal stays in the terminal's group; others have one of their own, so that their children can be ended with
+        // them.
+        let grouped = given.stdin.is_none();
+        let stdin = match given.stdin.take() {
+            Some(stdin) => stdin,
+            None => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+        };
+        // The numbers of the standard streams are taken while they are set up.
+        let above = |fd: OwnedFd| if fd.as_raw_fd() < 3 { fcntl_dupfd_cloexec(&fd, 3) } else { Ok(fd) };
+        let (stdin, printer, socket) = (above(stdin)?, above(printer)?, above(given.socket)?);
+        let argv = [c"criu".into(), c"swrk".into(), CString::new(socket.as_raw_fd().to_string())?];
+        let mut inherited = given.files;
         inherited.push(socket);
-        let mut command = Command::new(criu.path());
-        if !is_own(std::env::var_os("HOME")) {
-            command.env_remove("HOME");
-        }
-        if stdin.is_none() {
-            // Of its own, so that its children can be ended with it; what gets a terminal stays in the terminal's.
-            command.process_group(0);
-        }
-        let grouped = stdin.is_none();
-        let child = command
-            .args(["swrk", &number])
-            .env("PATH", path)
-            .envs(environment.iter().copied())
-            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
-            .stdout(printer.try_clone()?)
-            .stderr(printer)
-            .preserved_fds(inherited)
-            .spawn()?;
-        let pid = Pid::from_child(&child);
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { criu: criu.path().into(), child, grouped, pidfd, output: output.into() }),
-            Err(e) => {
-                // Its socket is closed already: it ends by itself.
-                let mut child = child;
-                let _ = child.wait();
-                Err(e.into())
-            }
-        }
+        let path = CString::new(criu.path().to_owned().into_os_string().into_vec())?;
+        let program = |birthplace| Program {
+            path: &path,
+            argv: &argv,
+            env: &env,
+            stdio: [stdin.as_fd(), printer.as_fd(), printer.as_fd()],
+            inherited: &inherited,
+            leads_group: grouped,
+            birthplace,
+        };
+        let started = match &given.birthplace {
+            // It can still be moved there.
+            Some(place) => start(&program(Some(place))).or_else(|_| start(&program(None))),
+            None => start(&program(None)),
+        };
+        let Born { child, placed } = started.map_err(|e| io::Error::from_raw_os_error(e.errno))?;
+        let swrk = Self { criu: criu.path().into(), child, grouped, reaped: None, output: output.into() };
+        Ok((swrk, placed))
     }
 
     /// The process's id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid.unsigned_abs()
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        &self.child.pidfd
     }
 
     /// Ends the process, whatever it does.
     pub(crate) fn kill(&self) {
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
     }
 
     /// Waits for the end of the process, whose socket must have been closed; `None` if another part of
     /// this program has reaped it.
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {
-        self.child.wait().ok()
+        let child = Pid::from_raw(self.child.pid)?;
+        *self.reaped.get_or_insert_with(|| {
+            let waited = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+            waited.ok().flatten().map(|(_, status)| ExitStatus::from_raw(status.as_raw()))
+        })
     }
 
     /// As [`reap`](Self::reap), of one that has failed or was killed: what it has left of its own children ends with it.
     pub(crate) fn reap_all(&mut self) -> Option<ExitStatus> {
-        let _ = retry_on_intr(|| poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None));
+        let _ = retry_on_intr(|| poll(&mut [PollFd::new(&self.child.pidfd, PollFlags::IN)], None));
         // Until it is reaped, its number is nobody else's.
         if self.grouped
             && matches!(
-                waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT),
+                waitid(
+                    WaitId::PidFd(self.child.pidfd.as_fd()),
+                    WaitIdOptions::EXITED | WaitIdOptions::NOWAIT
+                ),
                 Ok(Some(_))
             )
         {
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = Pid::from_raw(self.child.pid).map(|group| kill_process_group(group, Signal::KILL));
         }
         self.reap()
     }
@@ -121,6 +161,17 @@ impl Swrk {
         // A program that still holds the other end ends the reading with EAGAIN.
         let _ = self.output.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// A criu process whose conversation is over. Dropping this waits for the process's end, which takes half a millisecond; the caller
+/// may have something to do meanwhile.
+#[derive(Debug)]
+pub struct Ending(pub(crate) Option<Swrk>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.as_mut().and_then(Swrk::reap);
     }
 }
 

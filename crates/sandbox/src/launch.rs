@@ -21,15 +21,15 @@ use crate::rootfs::resolve::fd_path;
 use crate::sources;
 use crate::{Error, Result, SysError};
 use hiber_sys::channel::{FDS_PER_PACKET, send_packet};
-use hiber_sys::clone::{Child, Spawn, spawn};
+use hiber_sys::clone::{Birthplace, Born, Child, Spawn, spawn};
 use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
 use hiber_sys::scheduling::{affinity, cpu_set, set_affinity};
 
 /// The arguments of a launch beside the plan.
 #[derive(Default)]
 pub struct Launch<'a> {
-    /// The cgroup v2 directory to be born in.
-    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The cgroups to be born in.
+    pub birthplace: Option<&'a Birthplace>,
     /// A process whose namespaces of these `CLONE_NEW*` kinds are joined.
     pub join_process: Option<(BorrowedFd<'a>, u64)>,
     /// The socket that receives the terminal's master.
@@ -48,7 +48,8 @@ pub trait Steps {
     fn cloned(&mut self, pid: i32) -> Result<Vec<(FdRole, OwnedFd)>>;
     /// Put the process into its cgroups. Of two stages this is the second, which was forked outside: the limit of processes
     /// (pids.max) does not stop a process that enters a cgroup, but would stop a fork inside.
-    fn enter_cgroups(&mut self, pid: i32) -> Result<()>;
+    /// `placed` says whether it was born in them.
+    fn enter_cgroups(&mut self, pid: i32, placed: bool) -> Result<()>;
     /// The process works on its plan: do meanwhile whatever must be done before the program may start.
     fn meanwhile(&mut self) -> Result<()> {
         Ok(())
@@ -66,6 +67,8 @@ pub struct Launched {
     channel: ParentEnd,
     /// Whether `Start` was sent before the process was `Ready`.
     start_sent: bool,
+    /// Whether the process was born in its cgroups.
+    placed: bool,
 }
 
 /// The only means to start a process that was let go. If this is dropped before, the process ends.
@@ -119,10 +122,13 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
     let flags = plan.clone_flags();
     let new_user = flags & NamespaceKind::User.clone_flag() != 0;
+    // The limits of v1 hold already, and would stop the second stage's fork; those of v2 are set meanwhile.
+    let place = options.birthplace;
+    let birthplace = place.filter(|place| place.v1.is_empty() || plan.init.second_stage.is_none());
     let on_initial_cpus = OnCpus::enter(plan.affinity.initial.as_deref())?;
-    let child = spawn(&Spawn {
+    let Born { child, placed } = spawn(&Spawn {
         namespaces: flags,
-        cgroup: options.cgroup,
+        birthplace,
         program: program.as_fd(),
         argv: &argv,
         channel: theirs.as_fd(),
@@ -135,7 +141,7 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     drop((theirs, on_initial_cpus));
     // Debug lines have runc's words, by which users of runc follow a set-up.
     tracing::debug!("nsexec container setup");
-    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, start_sent: false };
+    let mut launched = Launched { child: Guarded(Some(child)), channel: ours, start_sent: false, placed };
     let mut fds = launched.prepare(plan, steps)?;
     if new_user {
         idmap::write(launched.pid(), &plan.namespaces, plan.init.rootless)?;
@@ -177,7 +183,7 @@ impl Launched {
         }
         let fds = steps.cloned(pid)?;
         if plan.init.second_stage.is_none() {
-            steps.enter_cgroups(pid)?;
+            steps.enter_cgroups(pid, self.placed)?;
         }
         match &plan.affinity.last {
             Some(cpus) => set_affinity(Some(pid), &cpu_set(cpus.iter().copied()))
@@ -273,7 +279,7 @@ impl Launched {
         if let Some(first) = self.child.0.replace(Child { pid, pidfd }) {
             reap(first.pid);
         }
-        steps.enter_cgroups(pid)?;
+        steps.enter_cgroups(pid, self.placed)?;
         if plan.init.second_stage.is_some_and(|f| f & NamespaceKind::User.clone_flag() != 0) {
             idmap::write(pid, &plan.namespaces, plan.init.rootless)?;
         }

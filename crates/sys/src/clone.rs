@@ -1,8 +1,12 @@
-//! clone3(2): the first process of a container, and the second stage where the kernel demands one.
+//! clone3(2): the first process of a container, the second stage where the kernel demands one, and programs that are born in
+//! given cgroups.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
+use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::procfs::Stat;
 use crate::signal::SignalsBlocked;
@@ -15,12 +19,23 @@ pub const EXEC_FAILED: u8 = 0;
 /// libc's constant overflows its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// Cgroups for a process to be born in. A process that is moved from outside waits some milliseconds for the kernel, which waits
+/// for every processor (the lock of all thread groups, `cgroup_threadgroup_rwsem`).
+#[derive(Debug, Default)]
+pub struct Birthplace {
+    /// The directory of cgroup v2 (CLONE_INTO_CGROUP, Linux 5.7).
+    pub v2: Option<OwnedFd>,
+    /// The `tasks` files of cgroups v1, open for writing. A single thread that writes 0 there moves itself, for which the kernel
+    /// needs no lock since Linux 5.5 (9a3284fad42f).
+    pub v1: Vec<OwnedFd>,
+}
+
 /// A program to start in new namespaces.
 pub struct Spawn<'a> {
     /// `CLONE_NEW*` flags.
     pub namespaces: u64,
-    /// The cgroup v2 directory to be born in (CLONE_INTO_CGROUP, Linux 5.7).
-    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The cgroups to be born in.
+    pub birthplace: Option<&'a Birthplace>,
     /// The program, opened.
     pub program: BorrowedFd<'a>,
     /// Its arguments, from argv\[0\] on.
@@ -45,12 +60,97 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
+/// A child, and whether it is in all cgroups of its birthplace.
+#[derive(Debug)]
+pub struct Born {
+    /// The process.
+    pub child: Child,
+    /// Whether it has come into all cgroups that it was to be born in.
+    pub placed: bool,
+}
+
+/// The child's way into cgroups v1, which it reports about.
+struct Moves {
+    tasks: Vec<RawFd>,
+    report: [OwnedFd; 2],
+}
+
+impl Moves {
+    fn into(birthplace: &Birthplace) -> Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|e| SysError::new("pipe2", "for a new process", e.raw_os_error()))?;
+        Ok(Self { tasks: birthplace.v1.iter().map(AsRawFd::as_raw_fd).collect(), report: [read, write] })
+    }
+
+    /// In the child. False if a cgroup has not taken it.
+    ///
+    /// # Safety
+    /// To be called between clone3 and execve alone: raw system calls on memory that the caller has prepared.
+    unsafe fn make(&self) -> bool {
+        // SAFETY: descriptors and a constant that live.
+        self.tasks
+            .iter()
+            .all(|tasks| unsafe { libc::syscall(libc::SYS_write, *tasks, c"0".as_ptr(), 1usize) == 1 })
+    }
+
+    /// The end of the pipe that the child writes to.
+    fn report(&self) -> RawFd {
+        self.report[1].as_raw_fd()
+    }
+
+    /// In the parent: all that the child reports until it closes the pipe.
+    fn reported(self) -> Vec<u8> {
+        let [read, write] = self.report;
+        drop(write);
+        let mut reported = Vec::new();
+        let _ = std::fs::File::from(read).read_to_end(&mut reported);
+        reported
+    }
+}
+
+/// clone3(2), with a pidfd, into the directory of cgroup v2. `in_child` runs in the child, whose memory is its own, and must make
+/// raw system calls on memory that was prepared before.
+fn clone(
+    flags: u64,
+    birthplace: Option<&Birthplace>,
+    what: impl FnOnce() -> String,
+    in_child: impl FnOnce(),
+) -> Result<Child> {
+    // A handler of the caller must not run in the child.
+    let old_mask = SignalsBlocked::new()?;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | libc::CLONE_PIDFD as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    if let Some(cgroup) = birthplace.and_then(|place| place.v2.as_ref()) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: no CLONE_VM, so the child has its own memory; it runs only `in_child`, which never returns.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        in_child();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(127) }
+    }
+    let errno = last_errno();
+    drop(old_mask);
+    if pid < 0 {
+        return Err(SysError::new("clone3", what(), errno));
+    }
+    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
+}
+
 /// Clones a child that does nothing but execute `spawn.program`, so callers may have any number of threads.
 ///
 /// Descriptors in `stdio`, `program` and `channel` must be above 2.
 ///
 /// If the execution fails the child sends [`EXEC_FAILED`] with the errno in one packet and exits.
-pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
+pub fn spawn(spawn: &Spawn<'_>) -> Result<Born> {
     let mut argv: Vec<*const c_char> = spawn.argv.iter().map(|a| a.as_ptr()).collect();
     argv.push(ptr::null());
     let envp: [*const c_char; 1] = [ptr::null()];
@@ -58,33 +158,102 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let channel = [spawn.channel.as_raw_fd(), spawn.callers_end.as_raw_fd()];
     let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
 
-    // A handler of the caller must not run in the child; init unblocks again.
-    let old_mask = SignalsBlocked::new()?;
-    let mut pidfd: RawFd = -1;
-    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = spawn.namespaces | libc::CLONE_PIDFD as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.pidfd = &raw mut pidfd as u64;
-    if let Some(cgroup) = spawn.cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
+    let moves = spawn.birthplace.filter(|place| !place.v1.is_empty()).map(Moves::into).transpose()?;
+    // init unblocks the signals again.
+    let child = clone(
+        spawn.namespaces,
+        spawn.birthplace,
+        || namespace_names(spawn.namespaces),
+        || {
+            // SAFETY: we are the child; argv and envp are null-terminated arrays of C strings.
+            unsafe {
+                if let Some(moves) = &moves {
+                    if !moves.make() {
+                        libc::syscall(libc::SYS_write, moves.report(), c"m".as_ptr(), 1usize);
+                    }
+                    // The parent waits for this, and then perhaps the child for the parent.
+                    libc::syscall(libc::SYS_close, moves.report());
+                }
+                exec_child(program, channel, argv.as_ptr(), envp.as_ptr(), spawn.wait_for_id_maps, stdio)
+            }
+        },
+    )?;
+    let moved = moves.is_none_or(|moves| moves.reported().is_empty());
+    Ok(Born { child, placed: spawn.birthplace.is_some() && moved })
+}
+
+/// A program to start in the caller's namespaces.
+pub struct Program<'a> {
+    /// Its path.
+    pub path: &'a CStr,
+    /// Its arguments, from argv\[0\] on.
+    pub argv: &'a [CString],
+    /// Its environment.
+    pub env: &'a [CString],
+    /// Standard input, output and error. Descriptors must be above 2.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Further descriptors that it inherits under their numbers, which must be above 2.
+    pub inherited: &'a [OwnedFd],
+    /// Whether it leads a process group of its own.
+    pub leads_group: bool,
+    /// The cgroups to be born in.
+    pub birthplace: Option<&'a Birthplace>,
+}
+
+/// Starts a program, whose signals are as a program expects to find them: none blocked, and SIGPIPE not ignored, as Rust has it.
+/// Callers may have any number of threads.
+///
+/// # Errors
+/// Those of clone3(2), execve(2) among them; then there is no child.
+pub fn start(program: &Program<'_>) -> Result<Born> {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(program.argv), pointers(program.env));
+    let stdio = program.stdio.map(|fd| fd.as_raw_fd());
+    let inherited: Vec<RawFd> = program.inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    let nowhere = Birthplace::default();
+    let moves = Moves::into(program.birthplace.unwrap_or(&nowhere))?;
+    let child = clone(
+        0,
+        program.birthplace,
+        || namespace_names(0),
+        || {
+            // SAFETY: we are the child; argv and env are null-terminated arrays of C strings, and the rest are descriptors.
+            unsafe {
+                if !moves.make() {
+                    libc::syscall(libc::SYS_write, moves.report(), c"m".as_ptr(), 1usize);
+                }
+                let mut ready = !program.leads_group || libc::syscall(libc::SYS_setpgid, 0, 0) == 0;
+                for (to, fd) in stdio.iter().enumerate() {
+                    ready &= libc::syscall(libc::SYS_dup3, *fd, to, 0) >= 0;
+                }
+                for fd in &inherited {
+                    ready &= libc::syscall(libc::SYS_fcntl, *fd, libc::F_SETFD, 0) >= 0;
+                }
+                // The kernel's own structures, all zeroes: SIG_DFL, and an empty mask.
+                let default = [0u64; 4];
+                let (none, at) = (ptr::null_mut::<u64>(), default.as_ptr());
+                libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, at, none, 8usize);
+                libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, at, none, 8usize);
+                if ready {
+                    libc::syscall(libc::SYS_execve, program.path.as_ptr(), argv.as_ptr(), env.as_ptr());
+                }
+                let errno = last_errno();
+                libc::syscall(libc::SYS_write, moves.report(), (&raw const errno), size_of_val(&errno));
+                libc::_exit(127)
+            }
+        },
+    )?;
+    let reported = moves.reported();
+    if let Some(errno) = reported.last_chunk::<4>() {
+        let _ = rustix::process::waitpid(
+            rustix::process::Pid::from_raw(child.pid),
+            rustix::process::WaitOptions::empty(),
+        );
+        return Err(SysError::new("exec", program.path.to_string_lossy(), i32::from_ne_bytes(*errno)));
     }
-    // SAFETY: no CLONE_VM, so the child has its own memory; it runs only `exec_child`, which makes raw
-    // system calls on memory prepared above and never returns.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    if pid == 0 {
-        // SAFETY: we are the child; argv and envp are null-terminated arrays of C strings.
-        unsafe { exec_child(program, channel, argv.as_ptr(), envp.as_ptr(), spawn.wait_for_id_maps, stdio) }
-    }
-    let errno = last_errno();
-    drop(old_mask);
-    if pid < 0 {
-        return Err(SysError::new("clone3", namespace_names(spawn.namespaces), errno));
-    }
-    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: pid as i32, pidfd })
+    Ok(Born { child, placed: program.birthplace.is_some() && reported.is_empty() })
 }
 
 /// Everything that the child does between clone3 and execveat: raw calls only, no allocation, no libc state.
@@ -142,32 +311,20 @@ unsafe fn exec_child(
 /// `until_closed` is closed everywhere else. `keeper` is the caller's writing end.
 pub fn spawn_in_user_namespace(until_closed: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<Child> {
     let (read, write) = (until_closed.as_raw_fd(), keeper.as_raw_fd());
-    let old_mask = SignalsBlocked::new()?;
-    let mut pidfd: RawFd = -1;
-    // SAFETY: all zeroes is a valid clone_args; the pointer to `pidfd` outlives the call.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.pidfd = &raw mut pidfd as u64;
-    // SAFETY: no CLONE_VM; the child makes three raw system calls on a byte of its own stack and never returns.
-    let pid = unsafe {
-        let pid = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>());
-        if pid == 0 {
-            let mut byte = 0u8;
-            libc::syscall(libc::SYS_close, write);
-            libc::syscall(libc::SYS_read, read, &raw mut byte, 1usize);
-            libc::_exit(0)
-        }
-        pid
-    };
-    let errno = last_errno();
-    drop(old_mask);
-    if pid < 0 {
-        return Err(SysError::new("clone3", "with a new user namespace", errno));
-    }
-    // SAFETY: the kernel stored a fresh descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: pid as i32, pidfd })
+    clone(
+        libc::CLONE_NEWUSER as u64,
+        None,
+        || "with a new user namespace".into(),
+        || {
+            // SAFETY: three raw system calls on a byte of the child's own stack.
+            unsafe {
+                let mut byte = 0u8;
+                libc::syscall(libc::SYS_close, write);
+                libc::syscall(libc::SYS_read, read, &raw mut byte, 1usize);
+                libc::_exit(0)
+            }
+        },
+    )
 }
 
 /// The process in which [`fork_sibling`] returned.

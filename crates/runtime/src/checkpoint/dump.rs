@@ -2,12 +2,15 @@
 
 mod admit;
 mod request;
+mod started;
 
 use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use hiber_criu::{Answer, CgroupMode, Descriptors, DumpNotify, ImageDirectory, Images, Session, Version};
+use hiber_criu::{
+    Answer, CgroupMode, Descriptors, DumpNotify, ImageDirectory, Images, Loading, Session, Version,
+};
 use hiber_memory::images::Work;
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::{Capability, Spec};
@@ -18,11 +21,11 @@ use super::image_hasher::ImageHasher;
 use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
-use super::network::{keep_libnftables_plain, may_have};
+use super::network::may_have;
 use super::options::CheckpointOptions;
 use super::rules::check;
 use super::staging::{HandOver, Seal, Staging, To};
-use super::{kernel_notes, preflight, proof, shared, trial};
+use super::{preflight, proof, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
 use crate::checkpoint::kept::{Cgroups, Kept, Networks, Reading};
 use crate::checkpoint::preflight::{MountComparison, PARENT_DEATH, attacked, explain};
@@ -33,16 +36,15 @@ use crate::helpers::guard::{Guard, Watch, settle};
 use crate::helpers::leftovers;
 use crate::helpers::to_guard::ToGuard;
 #[cfg(feature = "archive")]
-use crate::helpers::{stand_in, tar};
-#[cfg(feature = "archive")]
 use crate::host::links::Links;
 use crate::host::paths::absolute;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::lock::Lock;
 use crate::state::resources::{self, ChangedResources};
 use crate::status::Status;
-use admit::Admitted;
+use admit::{Admitted, Candidate};
 use request::Request;
+use started::Started;
 
 impl Task {
     /// Writes a checkpoint of the container, whole or not at all: the directory appears under its name while the
@@ -65,16 +67,22 @@ impl Task {
         self.wait_for_memory()?;
         let lock = self.container().entry().lock()?;
         settle(self.container().entry())?;
-        let admitted = Admitted::of(self, options, named)?;
+        let candidate = Candidate::of(self, options, named)?;
         let destination = hand_over.as_ref().and_then(|hand_over| match &hand_over.to {
             To::Machine { destination, .. } => Some(destination.clone()),
             To::Archive { .. } => None,
         });
-        let (mut dump, session) = Dump::prepare(self, options, admitted, (named, hand_over))?;
+        // CRIU is loaded while the rest is looked at.
+        let (spec, fresh) = (&candidate.spec, candidate.fresh_network);
+        let early = Memory::unconnected(self, options)?
+            .map(|memory| Started::of(self, options, (spec, fresh), false, |_| Ok(memory)))
+            .transpose()?;
+        let admitted = candidate.admit(self, options)?;
+        let (mut dump, loading) = Dump::prepare(self, options, (admitted, early), (named, hand_over))?;
         if options.pre_dump {
-            return dump.pre_dump(session);
+            return dump.pre_dump(loading);
         }
-        let dumped = dump.run(session);
+        let dumped = dump.run(loading);
         dump.conclude(dumped, lock, destination)
     }
 }
@@ -85,6 +93,8 @@ struct Dump<'a> {
     options: &'a CheckpointOptions,
     admitted: Admitted,
     memory: Memory,
+    /// Whether CRIU was told at its start that memory can be tracked.
+    tracked: bool,
     seal: Seal<'a>,
     #[cfg(feature = "archive")]
     tar: Links,
@@ -105,14 +115,13 @@ struct Stopped<'a> {
 }
 
 impl<'a> Dump<'a> {
-    /// Makes everything that a dump needs, and starts CRIU.
+    /// Makes everything that a dump needs, with CRIU if that was not started yet.
     fn prepare(
         task: &'a Task,
         options: &'a CheckpointOptions,
-        admitted: Admitted,
+        (admitted, early): (Admitted, Option<Started>),
         (named, hand_over): (Option<&'a Named<'a>>, Option<HandOver<'a>>),
-    ) -> Result<(Self, Session)> {
-        let criu = options.criu.find_criu()?;
+    ) -> Result<(Self, Loading)> {
         let mut staging = match hand_over {
             Some(hand_over) => Staging::of(hand_over),
             None => Staging::new(&options.criu.image_path, named.map(Named::taken))?,
@@ -123,53 +132,60 @@ impl<'a> Dump<'a> {
         if options.prove {
             task.foresee_trial(options, &staging)?;
         }
-        let mut launch = criu.launch();
-        if options.criu.lazy_pages {
-            // It waits for the destination, however long that takes.
-            launch.patience(None);
-        }
         let work = Work { hash: !options.no_hash, sync: !options.no_sync };
-        let to = (staging.directory()?, work, staging.away());
-        let mut memory = Memory::prepare(task, options, &mut launch, &guard, to)?;
-        memory.leave(staging.is_scratch() && !options.dump.leave_running && !options.prove);
-        #[cfg(feature = "archive")]
-        let tar = stand_in::be(&mut launch, task.container().entry().path(), &[tar::NAME])?;
-        if !admitted.fresh_network {
-            keep_libnftables_plain(task, &mut launch)?;
-        }
-        let kinds = shared::launched_in(&admitted.spec, admitted.fresh_network);
-        let still = admitted.status == Status::Paused || admitted.freezer.is_some();
-        let tracked = still && memory.may_be_tracked(task);
-        let loading = kernel_notes::launched(task, &kinds, tracked, || launch.begin())??;
-        loading.session().pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
-        // CRIU is being loaded meanwhile.
+        let started = early.map_or_else(
+            || {
+                let to = (staging.directory()?, work, staging.away());
+                let still = admitted.status == Status::Paused || admitted.freezer.is_some();
+                let inside = (&*admitted.spec, admitted.fresh_network);
+                Started::of(task, options, inside, still, |launch| {
+                    let mut memory = Memory::connect(task, options, launch, &guard, to)?;
+                    memory.leave(staging.is_scratch() && !options.dump.leave_running && !options.prove);
+                    Ok(memory)
+                })
+            },
+            Ok,
+        )?;
+        started.loading.session().pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
         let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
         let mut seal = seal(task, options, &admitted)?;
         seal.work = work;
         seal.config = named.map(|named| named.config);
-        seal.manifest.memory_token = memory.token().cloned();
-        let mut session = loading.ready()?;
-        if options.pre_dump || options.dump.parent_path.is_some() {
-            check_tracking(options, &mut session)?;
-            memory::note_chain(task.container().entry())?;
-        }
-        if tracked {
-            memory.track(&mut session, staging.directory()?)?;
-        }
+        seal.manifest.memory_token = started.memory.token().cloned();
         let dump = Self {
             task,
             options,
             admitted,
-            memory,
+            memory: started.memory,
+            tracked: started.tracked,
             seal,
             #[cfg(feature = "archive")]
-            tar,
+            tar: started.tar,
             guard,
             staging,
             answers,
             locked: false,
         };
-        Ok((dump, session))
+        Ok((dump, started.loading))
+    }
+
+    /// Waits for CRIU; not before a request is complete.
+    fn ready(&mut self, loading: Loading) -> Result<(Session, Version)> {
+        let (task, options) = (self.task, self.options);
+        let mut session = loading.ready()?;
+        let version = session.version()?;
+        if let Some(problem) = attacked(version) {
+            tracing::warn!("{problem}");
+        }
+        self.seal.manifest.criu = version.to_string();
+        if options.pre_dump || options.dump.parent_path.is_some() {
+            check_tracking(options, &mut session)?;
+            memory::note_chain(task.container().entry())?;
+        }
+        if self.tracked {
+            self.memory.track(&mut session, self.staging.directory()?)?;
+        }
+        Ok((session, version))
     }
 
     fn request(&self) -> Result<Request<'_>> {
@@ -182,33 +198,26 @@ impl<'a> Dump<'a> {
         })
     }
 
-    /// Not before a request is complete: CRIU answers when it has been loaded.
-    fn note_version(&mut self, version: Version) {
-        if let Some(problem) = attacked(version) {
-            tracing::warn!("{problem}");
-        }
-        self.seal.manifest.criu = version.to_string();
-    }
-
     fn log_is_elsewhere(&self) -> bool {
         self.options.criu.work_path.is_some()
     }
 
-    fn pre_dump(mut self, mut session: Session) -> Result<()> {
+    fn pre_dump(mut self, loading: Loading) -> Result<()> {
         let request = self.request()?.pre_dump()?;
-        self.note_version(session.version()?);
+        let (session, _) = self.ready(loading)?;
         session.pre_dump(&request).map_err(|e| self.staging.explain(e, self.log_is_elsewhere()))?;
         self.staging.publish(&mut self.seal)
     }
 
     /// The dump itself, up to the checkpoint's publication.
-    fn run(&mut self, mut session: Session) -> Result<()> {
+    fn run(&mut self, loading: Loading) -> Result<()> {
         Descriptors(self.task.facts()?.streams.clone()).write(self.staging.directory()?)?;
-        let (request, _yard) = self.request()?.dump(&mut session)?;
-        self.note_version(session.version()?);
+        let mut request = self.request()?.dump()?;
+        let (session, version) = self.ready(loading)?;
+        request.suit(version, &self.memory);
         let lazy = self.options.criu.lazy_pages;
         let mut stopped = Stopped::default();
-        let result = session.dump(&request, |step| match step {
+        let result = session.dump(&request.options, |step| match step {
             DumpNotify::NetworkLock => {
                 self.locked = true;
                 Ok(self.guard.tell(ToGuard::Locking)?)
@@ -226,13 +235,14 @@ impl<'a> Dump<'a> {
         drop(stopped);
         self.memory.let_go();
         match result {
-            Ok(()) if self.options.dump.leave_running && !lazy => {
+            // CRIU ends meanwhile.
+            Ok(_ending) if self.options.dump.leave_running && !lazy => {
                 self.seal.images.extend(self.memory.finish()?);
                 self.staging.publish(&mut self.seal)
             }
-            Ok(()) => Ok(()),
+            Ok(_ended) => Ok(()),
             Err(e) => {
-                self.clear_leftovers(request.common.log_path().as_deref());
+                self.clear_leftovers(request.options.common.log_path().as_deref());
                 Err(self.explain(e))
             }
         }

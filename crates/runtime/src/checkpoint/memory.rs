@@ -63,22 +63,26 @@ pub(super) struct Received {
 }
 
 impl Memory {
+    /// The memory that needs no connection to CRIU; `None` if this takes one.
+    pub(super) fn unconnected(task: &Task, options: &CheckpointOptions) -> Result<Option<Self>> {
+        let spec = &*task.container().spec()?;
+        check_peers(options, spec)?;
+        let unconnected = config_file(spec).is_some()
+            || options.dump.page_server.is_none() && !is_received(options, &own_memory(task)?);
+        Ok(unconnected.then_some(Self::Foreign))
+    }
+
     /// Memory that is fetched later is served by us, and a page server is reached by us, unless a configuration of CRIU's
     /// own may say otherwise, for instance by encryption.
-    pub(super) fn prepare(
+    pub(super) fn connect(
         task: &Task,
         options: &CheckpointOptions,
         launch: &mut Launch<'_>,
         guard: &Guard,
         to: (&ImageDirectory, Work, Option<&Arc<Mutex<dyn Away>>>),
     ) -> Result<Self> {
-        let spec = &*task.container().spec()?;
-        check_peers(options, spec)?;
-        if config_file(spec).is_some() {
-            return Ok(Self::Foreign);
-        }
         let Some(address) = &options.dump.page_server else {
-            return Self::receive(task, options, launch, to);
+            return Self::receive(task, launch, to);
         };
         if !options.criu.lazy_pages {
             let stream = lazy::connect(address)
@@ -97,17 +101,10 @@ impl Memory {
     /// Memory that is large is taken by us: its tasks are frozen for a third of the time that CRIU needs to write files.
     fn receive(
         task: &Task,
-        options: &CheckpointOptions,
         launch: &mut Launch<'_>,
         (dir, work, away): (&ImageDirectory, Work, Option<&Arc<Mutex<dyn Away>>>),
     ) -> Result<Self> {
-        let builds_on_others =
-            options.pre_dump || options.dump.parent_path.is_some() || options.criu.auto_dedup;
         let processes = own_memory(task)?;
-        let large = processes.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
-        if builds_on_others || !(large || options.pre_copy.mode == PreCopyMode::On) {
-            return Ok(Self::Foreign);
-        }
         let place = match away {
             Some(away) => Place::Away(Arc::clone(away)),
             None => Place::Here(dir.clone(), Finisher::start(work)),
@@ -326,6 +323,13 @@ fn processes(task: &Task) -> Result<Vec<Process>> {
     let number = |process: Number| u64::try_from(process.inner).unwrap_or_default();
     let processes = Numbered::all(task.facts()?.pid, &task.pids()?);
     Ok(processes.iter().map(|of| Process { pid: of.process.outer, number: number(of.process) }).collect())
+}
+
+/// Whether memory of this size is taken from CRIU.
+fn is_received(options: &CheckpointOptions, processes: &[(Process, u64)]) -> bool {
+    let builds_on_others = options.pre_dump || options.dump.parent_path.is_some() || options.criu.auto_dedup;
+    let large = processes.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
+    !builds_on_others && (large || options.pre_copy.mode == PreCopyMode::On)
 }
 
 /// How many bytes of memory each process has of its own.

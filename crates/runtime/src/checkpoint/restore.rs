@@ -309,7 +309,12 @@ impl Restoring<'_> {
         self.inherit(&mut launch, &mut inherited)?;
         let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
         Kept::shed()?;
+        // Tasks are born where CRIU is, and it counts their cgroups from there.
+        if let Some(birthplace) = cgroup.birthplace()? {
+            launch.born_in(birthplace);
+        }
         let loading = launch.begin()?;
+        let placed = loading.is_placed();
         guard.map_or(Ok(()), |guard| guard.watch(loading.session()))?;
         let plan =
             self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
@@ -317,11 +322,13 @@ impl Restoring<'_> {
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         restore.inherit_fds = inherited;
-        // From here on its memory counts among the container's.
         let session = loading.ready()?;
         if let Some(pid) = session.pid() {
-            // Tasks are born where CRIU is, and it counts their cgroups from there.
-            making.adopt(cgroup, pid)?;
+            if placed {
+                making.facts.resctrl.add(pid)?;
+            } else {
+                making.adopt(cgroup, pid)?;
+            }
             // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
             Kept::shed_by(pid);

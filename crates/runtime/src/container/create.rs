@@ -3,7 +3,7 @@
 //! Before each step that leaves something on the host, the facts for finding it again are written. So `delete --force` clears the
 //! container of a creation that was killed at any point.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,11 +97,16 @@ impl Building<'_> {
         warn_of_uncounted(cgroup, &prepared);
         mount_host_root(&prepared, entry, &mut making.facts)?;
         let prepared = prepared.with_cgroup(cgroup);
-        let born_in: Option<OwnedFd> = cgroup.v2_dir_fd()?;
+        let birthplace = cgroup.birthplace()?;
+        // cgroup v1 takes a process only into a cpuset that has CPUs. On v2 there is time for limits later.
+        let limited = birthplace.as_ref().is_some_and(|place| !place.v1.is_empty());
+        if limited {
+            cgroup.limit(&prepared.limits)?;
+        }
         // The facts about these are read from the process when it is set up.
         let noted_late = prepared.plan.init.process.terminal || prepared.plan.init.second_stage.is_some();
         let launch_options = Launch {
-            cgroup: born_in.as_ref().map(AsFd::as_fd),
+            birthplace: birthplace.as_ref(),
             console_socket: wired.console(),
             stdio: wired.files(),
             at_once: start == Start::AtOnce && !noted_late,
@@ -109,8 +114,9 @@ impl Building<'_> {
         };
         let by_anybody = start == Start::ByAnybody;
         let listener = if by_anybody { FdRole::StartListener } else { FdRole::InitListener };
-        let (placed, lock) = (born_in.is_some(), &mut self.lock);
-        let mut steps = Creating { entry, lock, making, cgroup, placed, prepared: &prepared, listener };
+        let lock = &mut self.lock;
+        let mut steps =
+            Creating { entry, lock, making, cgroup, limited, placed: false, prepared: &prepared, listener };
         let launched = launch(&prepared.plan, &launch_options, &mut steps);
         let launched: Launched = launched.map_err(|e| cgroup.explain(e))?;
         if launched.pid() != making.facts.pid {
@@ -165,11 +171,22 @@ struct Creating<'a> {
     lock: &'a mut Option<Lock>,
     making: &'a mut Making,
     cgroup: &'a mut Cgroup,
-    /// Whether the process was born in its cgroup.
+    /// Whether the cgroup has its limits.
+    limited: bool,
+    /// Whether the process was born in it.
     placed: bool,
     prepared: &'a Prepared,
     /// The role of init's listening socket.
     listener: FdRole,
+}
+
+impl Creating<'_> {
+    fn limit(&mut self) -> hiber_sandbox::Result<()> {
+        if !std::mem::replace(&mut self.limited, true) {
+            self.cgroup.limit(&self.prepared.limits)?;
+        }
+        Ok(())
+    }
 }
 
 impl Steps for Creating<'_> {
@@ -181,20 +198,20 @@ impl Steps for Creating<'_> {
         Ok(vec![(self.listener.clone(), listener)])
     }
 
-    fn enter_cgroups(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn enter_cgroups(&mut self, pid: i32, placed: bool) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
-        if self.placed {
+        self.placed = placed;
+        if placed {
             return self.making.facts.resctrl.add(pid);
         }
-        // cgroup v1 takes a process only into a cpuset that has CPUs.
-        self.cgroup.limit(&self.prepared.limits)?;
+        self.limit()?;
         self.making.adopt(self.cgroup, pid)?;
         self.prepared.delegate(self.cgroup)
     }
 
     fn meanwhile(&mut self) -> hiber_sandbox::Result<()> {
         if self.placed {
-            self.cgroup.limit(&self.prepared.limits)?;
+            self.limit()?;
             self.prepared.delegate(self.cgroup)?;
         }
         self.prepared.write_config(self.entry).map_err(noting)

@@ -1,7 +1,7 @@
 //! Runs further processes in a container.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use derive_setters::Setters;
 use hiber_sandbox::FdRole;
@@ -10,6 +10,7 @@ use hiber_sandbox::in_user_namespace;
 use hiber_sandbox::plan::{self, NamespaceKind, Namespaces, Plan};
 use hiber_sandbox::resctrl::Group;
 use hiber_sandbox::{Launch, Steps, launch};
+use hiber_sys::clone::Birthplace;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 
@@ -58,24 +59,24 @@ impl Task {
             Some(below) => self.cgroup().below(below)?,
             None => self.cgroup().joinable(facts.pid)?,
         };
-        let born_in = cgroup.v2_dir_fd().context("open the cgroup")?;
-        let attempt = |born_in: Option<&OwnedFd>| {
+        let birthplace = cgroup.birthplace().context("open the cgroup")?;
+        let attempt = |birthplace: Option<&Birthplace>| {
             let launch_options = Launch {
-                cgroup: born_in.map(AsFd::as_fd),
+                birthplace,
                 join_process: Some((pidfd, namespaces.flags())),
                 console_socket: wired.console(),
                 stdio: wired.files(),
                 // The record of one with an id names it before it runs.
                 at_once: options.id.is_none(),
             };
-            let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl, placed: born_in.is_some() };
+            let mut steps = Joining { cgroup: &cgroup, resctrl: &facts.resctrl };
             launch(&plan, &launch_options, &mut steps)
         };
         let entry = self.container().entry();
         let claim = options.id.as_ref().map(|id| Record::claim(entry, id)).transpose()?;
-        let launched = match attempt(born_in.as_ref()) {
+        let launched = match attempt(birthplace.as_ref()) {
             // At the limit of processes no process can be born in the cgroup, but one may still enter it.
-            Err(e) if born_in.is_some() && e.errno() == Some(Errno::AGAIN.raw_os_error()) => attempt(None),
+            Err(e) if birthplace.is_some() && e.errno() == Some(Errno::AGAIN.raw_os_error()) => attempt(None),
             other => other,
         };
         let launched = launched.map_err(|e| cgroup.explain(e))?;
@@ -169,7 +170,6 @@ fn with_defaults(mut process: oci_spec::runtime::Process, spec: &Spec) -> oci_sp
 struct Joining<'a> {
     cgroup: &'a Cgroup,
     resctrl: &'a Group,
-    placed: bool,
 }
 
 impl Steps for Joining<'_> {
@@ -177,9 +177,9 @@ impl Steps for Joining<'_> {
         Ok(Vec::new())
     }
 
-    fn enter_cgroups(&mut self, pid: i32) -> hiber_sandbox::Result<()> {
+    fn enter_cgroups(&mut self, pid: i32, placed: bool) -> hiber_sandbox::Result<()> {
         let pid = pid.unsigned_abs();
-        if !self.placed {
+        if !placed {
             self.cgroup.add_pid(pid)?;
         }
         self.resctrl.add(pid)

@@ -197,9 +197,14 @@ impl Dir {
 
     /// Writes `value` in one write(2), as every cgroup file wants it.
     pub(super) fn write(&self, name: &str, value: &str) -> Result<()> {
-        let mut file = File::from(self.file(name, OFlags::WRONLY)?);
+        let mut file = File::from(self.writable(name)?);
         file.write_all(value.as_bytes())
             .map_err(|e| SysError::io("write", format!("{value} to {}", self.path.join(name).display()), &e))
+    }
+
+    /// Opens a file for writing.
+    pub(super) fn writable(&self, name: &str) -> Result<OwnedFd> {
+        self.file(name, OFlags::WRONLY)
     }
 
     /// The names of the child cgroups.

@@ -1,7 +1,7 @@
 //! A container's cgroup: creation, entry, limits.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
@@ -21,6 +21,7 @@ use super::write::{set_devices_v1, write_group};
 use crate::error::{Context, Error, Result, SysError};
 use crate::idmap::in_user_namespace;
 use hiber_sys::bpf;
+use hiber_sys::clone::Birthplace;
 
 /// The reaction if this process may not make or enter a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,27 +292,35 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The cgroup2 directory for clone3's CLONE_INTO_CGROUP, if that alone puts a process into the whole cgroup: on a host with
-    /// only v2. `None` for a systemd unit, which has no directory before its first process, and whose processes only the user's
-    /// systemd may move. `None` also if the kernel may deny the entry, and the cgroup may be skipped.
+    /// The place for a process to be born in the whole cgroup. `None` for a systemd unit, which has no directory before its first
+    /// process, and whose processes only the user's systemd may move. `None` also if the kernel may deny the entry, and the cgroup
+    /// may be skipped.
     ///
     /// # Errors
-    /// The directory cannot be opened.
-    pub fn v2_dir_fd(&self) -> Result<Option<OwnedFd>> {
-        match &self.paths.v2 {
-            _ if self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user) => {
-                Ok(None)
-            }
-            Some(path) if self.on_denied.skips() && check_movable(&Layout::detect()?, path).is_err() => {
-                Ok(None)
-            }
-            Some(path) if self.paths.v1.is_empty() => {
-                let dir = self.dir(path)?;
-                let copy = dir.as_fd().try_clone_to_owned();
-                copy.map(Some).map_err(|e| SysError::io("dup", path.display().to_string(), &e).into())
-            }
-            _ => Ok(None),
+    /// A directory or its file cannot be opened.
+    pub fn birthplace(&self) -> Result<Option<Birthplace>> {
+        let directories = self.paths.directories();
+        let by_systemd =
+            self.pending.is_some() || self.paths.systemd.as_ref().is_some_and(|unit| unit.of_user);
+        if directories.is_empty() || by_systemd {
+            return Ok(None);
         }
+        let mut birthplace = Birthplace::default();
+        for (path, controllers) in directories {
+            if !controllers.is_empty() {
+                if self.on_denied.skips() {
+                    return Ok(None);
+                }
+                birthplace.v1.push(self.dir(path)?.writable("tasks")?);
+                continue;
+            }
+            if self.on_denied.skips() && check_movable(&Layout::detect()?, path).is_err() {
+                return Ok(None);
+            }
+            let copy = self.dir(path)?.as_fd().try_clone_to_owned();
+            birthplace.v2 = Some(copy.map_err(|e| SysError::io("dup", path.display().to_string(), &e))?);
+        }
+        Ok(Some(birthplace))
     }
 
     /// Sets `limits`, now or on a running container.

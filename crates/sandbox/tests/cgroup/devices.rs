@@ -53,7 +53,7 @@ fn devices_v2() {
     let limits = device_limits(&layout);
     let mut s = create_at(&layout, &unique(), &limits);
     check_devices(&mut s);
-    let dir = s.cgroup.v2_dir_fd().unwrap().unwrap();
+    let dir = s.cgroup.birthplace().unwrap().unwrap().v2.unwrap();
     let before = bpf::query(dir.as_fd()).unwrap();
     assert_eq!(before.len(), 1);
     // An update replaces the program.

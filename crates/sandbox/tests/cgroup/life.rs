@@ -1,6 +1,6 @@
 //! From create to remove: processes, freezing, killing, and what is left alone.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -279,11 +279,16 @@ fn a_hierarchy_that_cannot_be_written_is_skipped_if_asked() {
 }
 
 #[test]
-fn clone_into_cgroup_is_for_v2_alone() {
-    let Some(hybrid) = layout().filter(|l| l.kind() == Kind::Hybrid) else { return };
-    assert!(create(&hybrid, "{}").cgroup.v2_dir_fd().unwrap().is_none());
+fn a_process_is_born_in_all_hierarchies() {
+    let name = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+    if let Some(hybrid) = layout().filter(|l| l.kind() == Kind::Hybrid) {
+        let s = create(&hybrid, "{}");
+        let place = s.cgroup.birthplace().unwrap().unwrap();
+        assert!(!place.v1.is_empty() && place.v1.iter().all(|tasks| name(tasks).ends_with("tasks")));
+        assert_eq!(place.v1.len() + place.v2.iter().count(), s.cgroup.paths().directories().len());
+    }
     let s = create(&v2_layout().unwrap(), "{}");
-    let fd = s.cgroup.v2_dir_fd().unwrap().unwrap();
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
-    assert_eq!(Some(&link), s.cgroup.paths().v2.as_ref());
+    let place = s.cgroup.birthplace().unwrap().unwrap();
+    assert!(place.v1.is_empty());
+    assert_eq!(place.v2.as_ref().map(name), s.cgroup.paths().v2);
 }

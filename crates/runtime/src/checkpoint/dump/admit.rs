@@ -18,6 +18,14 @@ use crate::container::task::Task;
 use crate::error::Result;
 use crate::status::Status;
 
+/// A container that may be dumped, and what has to be known of it to start CRIU.
+pub(super) struct Candidate {
+    status: Status,
+    pub(super) spec: Arc<Spec>,
+    pub(super) fresh_network: bool,
+    accepted: Accepted,
+}
+
 /// A container that can be dumped, as far as that is seen while it runs.
 pub(super) struct Admitted {
     pub(super) status: Status,
@@ -31,7 +39,7 @@ pub(super) struct Admitted {
     pub(super) accepted: Accepted,
 }
 
-impl Admitted {
+impl Candidate {
     /// The container is locked by the caller.
     pub(super) fn of(task: &Task, options: &CheckpointOptions, named: Option<&Named<'_>>) -> Result<Self> {
         let status = task.status()?;
@@ -44,13 +52,20 @@ impl Admitted {
             return task.refuse(&what, status);
         }
         named.map_or(Ok(()), Named::check)?;
-        let (spec, whole) = (task.container().spec()?, !options.pre_dump);
+        let spec = task.container().spec()?;
         check_user_namespace(&spec)?;
-        let mut accepted = Accepted::of(&options.accept, &spec)?;
+        let accepted = Accepted::of(&options.accept, &spec)?;
+        let fresh_network = has_fresh_network(task, options)?;
+        Ok(Self { status, spec, fresh_network, accepted })
+    }
+
+    /// The checks that may go on while CRIU is being loaded.
+    pub(super) fn admit(self, task: &Task, options: &CheckpointOptions) -> Result<Admitted> {
+        let Self { status, spec, fresh_network, mut accepted } = self;
+        let whole = !options.pre_dump;
         let may_freeze = before_freezing(task, status, whole)?;
         let freezer = freezer(task.cgroup()).filter(|_| may_freeze);
         let mounts = whole.then(|| compare_mounts(task)?.accept(&mut accepted)).transpose()?;
-        let fresh_network = has_fresh_network(task, options)?;
         if whole {
             if !fresh_network {
                 check_network(task, options, &mut accepted)?;
@@ -62,6 +77,6 @@ impl Admitted {
         if whole {
             check_root(&task.facts()?.rootfs, &spec)?;
         }
-        Ok(Self { status, spec, freezer, mounts, fresh_network, accepted })
+        Ok(Admitted { status, spec, freezer, mounts, fresh_network, accepted })
     }
 }

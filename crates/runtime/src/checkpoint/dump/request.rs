@@ -3,8 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use hiber_criu::{
-    CgroupMode, Common, DumpOptions, ImageDirectory, NetworkLock, PageServer, PreDumpOptions, Session,
-    Version,
+    CgroupMode, Common, DumpOptions, ImageDirectory, NetworkLock, PageServer, PreDumpOptions, Version,
 };
 
 use super::admit::Admitted;
@@ -30,18 +29,36 @@ pub(super) struct Request<'a> {
     pub(super) images: &'a ImageDirectory,
 }
 
+/// The request for a dump.
+pub(super) struct DumpRequest {
+    pub(super) options: DumpOptions,
+    /// Whether the network is not locked because that is not needed, which only a newer CRIU can be told.
+    skips_lock: bool,
+    /// The directory with cgroup trees that CRIU needs meanwhile.
+    _yard: Option<CgroupYard>,
+}
+
+impl DumpRequest {
+    /// Completes what depends on CRIU, which has been loaded by now.
+    pub(super) fn suit(&mut self, version: Version, memory: &Memory) {
+        if self.skips_lock && version < SKIPS_NETWORK_LOCK {
+            self.options.common.network_lock = None;
+        }
+        if memory.is_tracked() {
+            (self.options.track_mem, self.options.parent_img) = (true, Some(".".into()));
+        }
+    }
+}
+
 impl Request<'_> {
-    /// A dump, and the directory with cgroup trees that CRIU needs meanwhile.
-    pub(super) fn dump(&self, session: &mut Session) -> Result<(DumpOptions, Option<CgroupYard>)> {
+    /// A dump.
+    pub(super) fn dump(&self) -> Result<DumpRequest> {
         let (task, options, spec) = (self.task, self.options, &self.admitted.spec);
         let mut dump = DumpOptions::new(task.facts()?.pid, self.images.descriptor()?);
         self.describe(&mut dump.common)?;
         dump.leave_running = options.dump.leave_running;
         dump.parent_img = options.dump.parent_path.clone();
         dump.track_mem = options.dump.parent_path.is_some();
-        if self.memory.is_tracked() {
-            (dump.track_mem, dump.parent_img) = (true, Some(".".into()));
-        }
         dump.tcp_skip_in_flight = options.dump.tcp_skip_in_flight;
         dump.common.external =
             self.admitted.mounts.as_ref().map(|mounts| mounts.external.clone()).unwrap_or_default();
@@ -57,14 +74,13 @@ impl Request<'_> {
         dump.freeze_cgroup.clone_from(&self.admitted.freezer);
         self.memory.describe(&mut dump.common);
         // CRIU's own configuration could have it save connections that we know nothing of.
-        if dump.common.network_lock.is_none()
+        let skips_lock = dump.common.network_lock.is_none()
             && dump.common.config_fd.is_none()
-            && needs_no_lock(task.facts()?, spec, &options.criu)
-            && session.version()? >= SKIPS_NETWORK_LOCK
-        {
+            && needs_no_lock(task.facts()?, spec, &options.criu);
+        if skips_lock {
             dump.common.network_lock = Some(NetworkLock::Skip);
         }
-        Ok((dump, yard))
+        Ok(DumpRequest { options: dump, skips_lock, _yard: yard })
     }
 
     /// A dump of memory alone.
