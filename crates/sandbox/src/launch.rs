@@ -122,13 +122,10 @@ pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Resul
     let argv = ["hiber", ARGUMENT, &number].map(|a| CString::new(a).unwrap_or_default());
     let flags = plan.clone_flags();
     let new_user = flags & NamespaceKind::User.clone_flag() != 0;
-    // The limits of v1 hold already, and would stop the second stage's fork; those of v2 are set meanwhile.
-    let place = options.birthplace;
-    let birthplace = place.filter(|place| place.v1.is_empty() || plan.init.second_stage.is_none());
     let on_initial_cpus = OnCpus::enter(plan.affinity.initial.as_deref())?;
     let Born { child, placed } = spawn(&Spawn {
         namespaces: flags,
-        birthplace,
+        birthplace: options.birthplace,
         program: program.as_fd(),
         argv: &argv,
         channel: theirs.as_fd(),

@@ -59,7 +59,11 @@ impl Task {
             Some(below) => self.cgroup().below(below)?,
             None => self.cgroup().joinable(facts.pid)?,
         };
-        let birthplace = cgroup.birthplace().context("open the cgroup")?;
+        let birthplace = match plan.init.second_stage {
+            None => cgroup.birthplace(),
+            Some(_) => cgroup.birthplace_of_forking(),
+        };
+        let birthplace = birthplace.context("open the cgroup")?;
         let attempt = |birthplace: Option<&Birthplace>| {
             let launch_options = Launch {
                 birthplace,
