@@ -1,16 +1,18 @@
-//! The cgroup trees as a dump finds them: a directory with an entry for each hierarchy.
+//! The cgroup trees as CRIU finds them: a directory with an entry for each hierarchy.
 //!
 //! CRIU would mount each of them anew, which takes 3 ms apiece with the tasks frozen and changes the options of the
-//! host's cgroup2 mount (CRIU issue 3029), which on Linux 6.18 takes another 10 ms. Links to the mounts that are there do as
-//! well; not at a restore, where CRIU walks them from inside the container.
+//! host's cgroup2 mount (CRIU issue 3029), for which Linux 6.18 waits another 10 ms. Links to the mounts that are there do as
+//! well for a dump. At a restore CRIU walks them from inside the container, where links lead elsewhere: there they are bound.
 //!
-//! It saves all that is below the cgroups of the tasks. Where the container has none of its own those are its runtime's, or the
+//! A dump saves all that is below the cgroups of the tasks. Where the container has none of its own those are its runtime's, or the
 //! root, and what is below them is the host's: of such hierarchies it finds empty directories by these names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use hiber_sandbox::cgroup::{CgroupPaths, Layout, Mount};
+use rustix::fs::StatVfsMountFlags;
+use rustix::mount::{MountFlags, mount, mount_bind};
 
 use crate::error::{Error, Result};
 use crate::host::links::Links;
@@ -64,6 +66,37 @@ impl CgroupYard {
     pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
+}
+
+/// Binds the hierarchies below the directory `at`, in a file system that only the calling thread's mount namespace has. CRIU mounts
+/// those itself that are not there: parts of hierarchies, and what may only be read here.
+pub(super) fn bind(at: &Path) -> Result<()> {
+    let path = Path::new("/proc/thread-self/cgroup");
+    let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+    let fail = |what: &Path, e| Error::sys("mount", what.display().to_string(), e);
+    mount("hiber", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0700")
+        .map_err(|e| fail(at, e))?;
+    for (name, point) in writable(&text, &Layout::detect()?) {
+        let place = at.join(name);
+        std::fs::create_dir(&place).map_err(|e| Error::file(&place, &e))?;
+        mount_bind(&point, &place).map_err(|e| fail(&point, e))?;
+    }
+    Ok(())
+}
+
+/// The hierarchies that are mounted whole and may be written to, by their names in a yard.
+fn writable(text: &str, layout: &Layout) -> Vec<(String, PathBuf)> {
+    let of = |line: &str| {
+        let controllers = line.split(':').nth(1)?;
+        let mount = match controllers.split(',').next() {
+            None | Some("") => layout.v2(),
+            Some(first) => layout.v1().get(first),
+        };
+        let point = mount.filter(|mount| mount.root == Path::new("/"))?.point.clone();
+        let flags = rustix::fs::statvfs(&point).ok()?.f_flag;
+        (!flags.contains(StatVfsMountFlags::RDONLY)).then(|| (name_of(controllers), point))
+    };
+    text.lines().filter_map(of).collect()
 }
 
 /// The hierarchies in a /proc/PID/cgroup (cgroups(7)): `unified`, or by their controllers.

@@ -30,6 +30,7 @@ use memory::{Brought, When, settle};
 pub(crate) use request::{Network, Request};
 use request::{StandIns, limit_file_sizes};
 
+use crate::checkpoint::cgroup_yard;
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::options::RestoreContainerOptions;
@@ -183,11 +184,12 @@ struct Restoring<'a> {
     token: Option<&'a Token>,
 }
 
-/// The surroundings of a restore: where its private mount namespace has the root and the images, CRIU's work directory, and who
-/// brings memory.
+/// The surroundings of a restore: where its private mount namespace has the root, the images and the cgroups, CRIU's work
+/// directory, and who brings memory.
 struct Places<'a> {
     root: &'a Path,
     view: &'a Path,
+    yard: &'a Path,
     /// For an empty file system, if one is needed.
     empty: Option<&'a Path>,
     work: &'a Work,
@@ -216,14 +218,13 @@ impl Restoring<'_> {
         self.entry.write_facts(&making.facts)?;
         let mut cgroup = making.make_cgroup(self.request.prepared, Cgroup::create)?;
         self.request.prepared.delegate(&cgroup)?;
-        let root = self.entry.path().join("root");
-        std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
-        let view = self.entry.path().join("images");
-        std::fs::create_dir(&view).map_err(|e| Error::file(&view, &e))?;
-        let empty = self.request.empty_directory.map(|_| self.entry.path().join("empty"));
-        if let Some(empty) = &empty {
-            std::fs::create_dir(empty).map_err(|e| Error::file(empty, &e))?;
-        }
+        let make = |name: &str| {
+            let dir = self.entry.path().join(name);
+            std::fs::create_dir(&dir).map_err(|e| Error::file(&dir, &e))?;
+            Ok::<_, Error>(dir)
+        };
+        let (root, view, yard) = (make("root")?, make("images")?, make("cgroups")?);
+        let empty = self.request.empty_directory.map(|_| make("empty")).transpose()?;
         let criu = self.request.criu_options;
         let others = criu.lazy_pages && self.brought.is_none();
         let daemon = others.then_some(&*criu.image_path);
@@ -232,8 +233,14 @@ impl Restoring<'_> {
         let memory = self.bring_memory(&work, &making.facts.cgroup)?;
         let before = self.brought.is_some_and(|brought| brought.when == When::BeforeItRuns);
         let awaited = memory.as_ref().filter(|_| before);
-        let places =
-            Places { root: &root, view: &view, empty: empty.as_deref(), work: &work, memory: awaited };
+        let places = Places {
+            root: &root,
+            view: &view,
+            yard: &yard,
+            empty: empty.as_deref(),
+            work: &work,
+            memory: awaited,
+        };
         let guard = self.gated.then(|| RestoreGuard::start(&making.facts.cgroup)).transpose()?;
         let mut restored = apart("the restoring thread", || {
             self.in_private_mount_namespace(&places, guard.as_ref(), making, &mut cgroup)
@@ -242,7 +249,7 @@ impl Restoring<'_> {
             let images = Some(images).filter(|_| self.request.options.archive.is_none());
             work.keep_log(images, self.id.as_str(), e);
         }
-        let made = [&root, &view].into_iter().chain(&empty);
+        let made = [&root, &view, &yard].into_iter().chain(&empty);
         let removed = made.map(|dir| std::fs::remove_dir(dir).map_err(|e| Error::file(dir, &e)));
         let removed: Vec<_> = removed.collect();
         restored?;
@@ -321,6 +328,10 @@ impl Restoring<'_> {
         let restorable = DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
+        if restore.common.cgroups != Some(CgroupMode::Ignore) {
+            cgroup_yard::bind(places.yard).context("show criu the cgroups")?;
+            restore.common.cgroup_yard = Some(places.yard.to_owned());
+        }
         restore.inherit_fds = inherited;
         let session = loading.ready()?;
         if let Some(pid) = session.pid() {
