@@ -1,9 +1,11 @@
 //! `--manage-cgroups-mode` on every layout of cgroups, and what of the host's cgroups a checkpoint has.
 
 use crate::{count, counter, counts_on};
+use hiber_sys::bpf::{self, Insn, Reg};
 use hiber_tests::cgroup::{Hierarchy, hierarchies};
 use hiber_tests::prelude::*;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 const MODES: [&str; 4] = ["soft", "full", "strict", "ignore"];
@@ -334,6 +336,31 @@ fn threads_in_a_cgroup_below_are_a_loss() {
     c.checkpoint(&["--accept", "threaded-cgroup"]).ok();
     c.restore(&[]).ok();
     counts_on(&c, before);
+}
+
+#[test]
+fn programs_on_a_cgroup_below_are_a_loss() {
+    require!(Root, Criu);
+    let c = Runtime::hiber_on_v2().container(Bundle::busybox().shell(crate::COUNT));
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    let v2 = hierarchies().into_iter().find(|h| h.v2).unwrap();
+    let below = v2.mount.join(&c.bundle().cgroup()[1..]).join("below");
+    fs::create_dir(&below).unwrap();
+    let before = count(&c);
+    let said = |report: &serde_json::Value| crate::failures::finding(report, "cgroup-program").is_some();
+    assert!(!said(&crate::failures::preflight(&c, &[])), "the container's own device filter is none");
+    let all_devices = [Insn::mov64_imm(Reg::R0, 1), Insn::exit()];
+    bpf::set_device_filter(fs::File::open(&below).unwrap().as_fd(), &all_devices).unwrap();
+    let report = crate::failures::preflight(&c, &[]);
+    assert!(said(&report), "{report:#}");
+    c.checkpoint(&[]).fails("attached to the cgroup below").fails("--accept cgroup-program");
+    counts_on(&c, before);
+    c.checkpoint(&["--accept", "cgroup-program"]).ok();
+    c.restore(&[]).ok();
+    counts_on(&c, before);
+    let again = fs::File::open(&below).unwrap();
+    assert_eq!(bpf::query(again.as_fd()).unwrap(), [0; 0], "the cgroup is there, without its program");
 }
 
 /// The controllers that the cgroups in `own` can have. The kernel gives a cgroup those that the ones above it have, from the top on.

@@ -256,6 +256,18 @@ pub fn query(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// Whether a program of any kind is attached to a cgroup2 directory itself. False for who may not ask (CAP_NET_ADMIN).
+pub fn has_programs(cgroup: BorrowedFd<'_>) -> bool {
+    /// More than Linux 6.18 has (`enum bpf_attach_type`). A kind that the kernel does not know, or that no cgroup has, is an error.
+    const KINDS: u32 = 64;
+    (0..KINDS).any(|attach_type| {
+        let mut attr = QueryAttr { target_fd: raw(cgroup), attach_type, ..QueryAttr::default() };
+        // SAFETY: no pointers; QueryAttr is the start of bpf_attr's BPF_PROG_QUERY member.
+        let asked = unsafe { bpf(PROG_QUERY, &mut attr, "BPF_PROG_QUERY") };
+        asked.is_ok() && attr.prog_cnt > 0
+    })
+}
+
 /// A loaded program by its id.
 ///
 /// # Errors

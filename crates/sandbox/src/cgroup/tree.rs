@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, Gid, Uid, XattrFlags};
@@ -66,6 +67,9 @@ struct Group {
     /// Whether it has threads instead of processes, which nobody makes again.
     #[serde(skip)]
     threaded: bool,
+    /// Whether BPF programs are attached to it, which nobody attaches again.
+    #[serde(skip)]
+    programs: bool,
 }
 
 /// A container's cgroups by their path below the container's own, which is `""`; nothing if there is none below that.
@@ -81,6 +85,11 @@ impl Tree {
     /// One that has threads instead of processes (`cgroup.type`).
     pub fn threaded(&self) -> Option<&str> {
         self.0.iter().find(|(_, group)| group.threaded).map(|(name, _)| name.as_str())
+    }
+
+    /// One below the container's own to which BPF programs are attached.
+    pub fn with_programs(&self) -> Option<&str> {
+        self.0.iter().find(|(_, group)| group.programs).map(|(name, _)| name.as_str())
     }
 
     /// One with extended attributes that only a privileged process can give (`trusted.` of xattr(7)).
@@ -179,6 +188,8 @@ fn read(dir: Dir, name: String, tree: &mut Tree, places: &mut Vec<Place>) -> Res
         .map_err(|e| SysError::new("fstat", dir.path().display().to_string(), e.raw_os_error()))?;
     let mut group = Group { owner: (stat.st_uid, stat.st_gid), ..Group::default() };
     group.threaded = dir.read("cgroup.type").is_ok_and(|kind| kind.trim() == "threaded");
+    // The container's own has its device filter, which every restore makes.
+    group.programs = !name.is_empty() && hiber_sys::bpf::has_programs(dir.as_fd());
     group.controllers = dir.read(CONTROL).unwrap_or_default().trim().to_owned();
     let files =
         std::fs::read_dir(dir.path()).map(|files| files.flatten().collect::<Vec<_>>()).unwrap_or_default();

@@ -18,6 +18,9 @@ pub(crate) struct Cgroups {
     /// One that has threads instead of processes, which CRIU does not make: the first process is below the container's cgroup.
     #[serde(skip)]
     pub(crate) threaded: Option<String>,
+    /// One to which BPF programs are attached.
+    #[serde(skip)]
+    pub(crate) with_programs: Option<String>,
 }
 
 impl Cgroups {
@@ -39,7 +42,8 @@ impl Cgroups {
             let place = places.iter().find(|(pid, _)| Ok(*pid) == u32::try_from(process.outer));
             processes.extend(place.map(|(_, name)| (process.inner, name.clone())));
         }
-        Ok(Self { tree, processes, threaded })
+        let with_programs = tree.with_programs().map(str::to_owned);
+        Ok(Self { tree, processes, threaded, with_programs })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

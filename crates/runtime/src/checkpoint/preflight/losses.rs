@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 
 use super::table::{
-    DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, THREADED, UNTOLD, URGENT,
+    CGROUP_PROGRAMS, DATAGRAMS, EMPTY, EVENTS, OVERRUN, SENDER, TCP_KEYS, THREAD_TIMER, THREADED, UNTOLD,
+    URGENT,
 };
 use super::tasks::{self, Proc};
 use super::{Accepted, Findings, apart, bound, sessions};
@@ -53,6 +54,9 @@ pub(super) fn cgroups_of(findings: &mut Findings, task: &Task, options: &Checkpo
 fn cgroups(findings: &mut Findings, cgroups: &Cgroups) {
     if let Some(name) = &cgroups.threaded {
         findings.add(&THREADED, format!("the cgroup {name} has threads instead of processes"));
+    }
+    if let Some(name) = &cgroups.with_programs {
+        findings.add(&CGROUP_PROGRAMS, format!("BPF programs are attached to the cgroup {name}"));
     }
 }
 

@@ -274,6 +274,9 @@ checks! {
         "a cgroup of version 2 has threads instead of processes (cgroup.type), and the first process is below the container's own \
          cgroup; after a restore the threads are in their process's cgroup",
         "let the first process stay in the container's cgroup, or put the threads back";
+    CGROUP_PROGRAMS: "cgroup-program", Checkpoint, Loss,
+        "BPF programs are attached to a cgroup of version 2 below the container's own; after a restore there are none",
+        "let the process detach them, or attach them again after a restore";
     EMPTY: "empty-datagram", Checkpoint, Loss,
         "a unix socket has a datagram without content to be read: CRIU saves neither that nor those behind it",
         "let the process read it, or try again in a moment";
