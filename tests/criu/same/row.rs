@@ -23,6 +23,8 @@ pub(super) struct Row {
     pub(super) config: Option<fn(&mut Value)>,
     /// Whether nobody sees it before processes are frozen.
     pub(super) hidden: bool,
+    /// Whether some kernels keep a property that differs on others.
+    pub(super) sometimes: bool,
     /// The outcomes with runc and crun and the same CRIU, where that does not follow from what is expected.
     pub(super) peers: Option<[Peer; 2]>,
 }
@@ -62,6 +64,7 @@ impl Row {
             flags: &[],
             config: None,
             hidden: false,
+            sometimes: false,
             peers: None,
         }
     }
@@ -82,6 +85,11 @@ impl Row {
     /// `--check` does not see it.
     pub(super) const fn hidden(self) -> Self {
         Self { hidden: true, ..self }
+    }
+
+    /// Some kernels keep it.
+    pub(super) const fn sometimes(self) -> Self {
+        Self { sometimes: true, ..self }
     }
 
     pub(super) const fn config(self, change: fn(&mut Value)) -> Self {

@@ -38,7 +38,12 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("signalfd", "its mask in /proc/self/fdinfo, and a signal"),
     criu("inotify", "the watch's number, and events"),
     refused("inotify-unread", "FIONREAD", "unread-events", "events to tell").peers(Peer::Lost, Peer::Lost),
-    differs("inotify-of-removed", "events of a file that is removed and open", "tells of nothing any more"),
+    differs(
+        "inotify-of-removed",
+        "events of a file that is removed and open",
+        "tells of nothing any more, but does on Linux 6.12",
+    )
+    .sometimes(),
     criu("fanotify", "events of a marked directory"),
     criu("fanotify-of-mount", "marks in /proc/self/fdinfo"),
     differs("dnotify", "the signal of F_NOTIFY", "tells of nothing any more"),
