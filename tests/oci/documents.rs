@@ -100,7 +100,7 @@ fn bash_completes_commands_flags_values_and_containers() {
         (&["hiber", "--log-format", "="], &["text", "json"]),
         (&["hiber", "list", "-f", "t"], &["table"]),
         (&["hiber", "completion", ""], &["bash", "zsh", "fish"]),
-        (&["hiber", "checkpoints", "i"], &["inspect"]),
+        (&["hiber", "checkpoints", "i"], &["inspect", "import"]),
         (&["hiber", "update", "--pids-limit", "--"], &[]),
         (&["hiber", "exec", "box", "--"], &[]),
         (&["hiber", "create", "--pid-file", &below], &[script.to_str().unwrap()]),
