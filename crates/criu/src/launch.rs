@@ -12,7 +12,7 @@ use crate::locate::Criu;
 use crate::options::SwrkFd;
 use crate::patience::PATIENCE;
 use crate::session::Session;
-use crate::swrk::{Given, Swrk};
+use crate::swrk::{Given, Swrk, above_standard};
 use crate::version::{Features, Version};
 
 /// A criu process to be: collects the files that it inherits.
@@ -86,12 +86,7 @@ impl<'a> Launch<'a> {
     /// # Errors
     /// [`CriuError::Io`] if this process has no free descriptor.
     pub fn pass(&mut self, file: impl Into<OwnedFd>) -> Result<SwrkFd> {
-        let mut file = file.into();
-        if file.as_raw_fd() < 3 {
-            // Numbers of standard streams mean those of the criu process there.
-            file = rustix::io::fcntl_dupfd_cloexec(&file, 3)
-                .map_err(|e| CriuError::io("duplicate a file", e))?;
-        }
+        let file = above_standard(file.into()).map_err(|e| CriuError::io("duplicate a file", e))?;
         let number = SwrkFd(file.as_raw_fd());
         self.files.push(file);
         Ok(number)

@@ -86,9 +86,8 @@ impl Swrk {
             Some(stdin) => stdin,
             None => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
         };
-        // The numbers of the standard streams are taken while they are set up.
-        let above = |fd: OwnedFd| if fd.as_raw_fd() < 3 { fcntl_dupfd_cloexec(&fd, 3) } else { Ok(fd) };
-        let (stdin, printer, socket) = (above(stdin)?, above(printer)?, above(given.socket)?);
+        let (stdin, printer) = (above_standard(stdin)?, above_standard(printer)?);
+        let socket = above_standard(given.socket)?;
         let argv = [c"criu".into(), c"swrk".into(), CString::new(socket.as_raw_fd().to_string())?];
         let mut inherited = given.files;
         inherited.push(socket);
@@ -162,6 +161,11 @@ impl Swrk {
         let _ = self.output.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// The file under a number that is none of a standard stream's: in the criu process those mean its own.
+pub(crate) fn above_standard(file: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    if file.as_raw_fd() < 3 { fcntl_dupfd_cloexec(&file, 3) } else { Ok(file) }
 }
 
 /// A criu process whose conversation is over. Dropping this waits for the process's end, which takes half a millisecond; the caller

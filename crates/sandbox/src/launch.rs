@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 use rustix::thread::CpuSet;
 
+use crate::cgroup::Cgroup;
 use crate::child::{explain, reap, write_file};
 use crate::error::Context;
 use crate::idmap;
@@ -110,6 +111,16 @@ impl Starter {
 /// A child that is killed when this is dropped.
 #[derive(Debug)]
 struct Guarded(Option<Child>);
+
+/// Where the process of this plan can be born in its cgroups. On v1 it cannot if it forks the one that is to be there: the limits of v1
+/// hold already and would stop the fork; those of v2 are set meanwhile.
+///
+/// # Errors
+/// Those of [`Cgroup::birthplace`].
+pub fn birthplace(cgroup: &Cgroup, plan: &Plan) -> Result<Option<Birthplace>> {
+    let forks = plan.init.second_stage.is_some();
+    if forks && !cgroup.paths().v1.is_empty() { Ok(None) } else { cgroup.birthplace() }
+}
 
 /// Clones init and follows it until it is `Ready`. A failure leaves no process behind.
 pub fn launch(plan: &Plan, options: &Launch<'_>, steps: &mut dyn Steps) -> Result<Launched> {

@@ -33,5 +33,5 @@ pub use hiber_sys::SysError;
 pub use idmap::in_user_namespace;
 pub use init::run_if_asked as run_init_if_asked;
 pub use inside::inside;
-pub use launch::{Launch, Launched, Starter, Steps, launch};
+pub use launch::{Launch, Launched, Starter, Steps, birthplace, launch};
 pub use messages::FdRole;

@@ -8,6 +8,7 @@ use std::ptr;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::process::pointers;
 use crate::procfs::Stat;
 use crate::signal::SignalsBlocked;
 use crate::{Result, SysError};
@@ -82,15 +83,18 @@ impl Moves {
         Ok(Self { tasks: birthplace.v1.iter().map(AsRawFd::as_raw_fd).collect(), report: [read, write] })
     }
 
-    /// In the child. False if a cgroup has not taken it.
+    /// In the child. Reports if a cgroup has not taken it.
     ///
     /// # Safety
     /// To be called between clone3 and execve alone: raw system calls on memory that the caller has prepared.
-    unsafe fn make(&self) -> bool {
-        // SAFETY: descriptors and a constant that live.
-        self.tasks
-            .iter()
-            .all(|tasks| unsafe { libc::syscall(libc::SYS_write, *tasks, c"0".as_ptr(), 1usize) == 1 })
+    unsafe fn make(&self) {
+        // SAFETY: descriptors and constants that live.
+        unsafe {
+            let write = |to: RawFd, text: &CStr| libc::syscall(libc::SYS_write, to, text.as_ptr(), 1usize);
+            if !self.tasks.iter().all(|tasks| write(*tasks, c"0") == 1) {
+                write(self.report(), c"m");
+            }
+        }
     }
 
     /// The end of the pipe that the child writes to.
@@ -151,9 +155,7 @@ fn clone(
 ///
 /// If the execution fails the child sends [`EXEC_FAILED`] with the errno in one packet and exits.
 pub fn spawn(spawn: &Spawn<'_>) -> Result<Born> {
-    let mut argv: Vec<*const c_char> = spawn.argv.iter().map(|a| a.as_ptr()).collect();
-    argv.push(ptr::null());
-    let envp: [*const c_char; 1] = [ptr::null()];
+    let (argv, envp) = (pointers(spawn.argv), pointers(&[]));
     let program = spawn.program.as_raw_fd();
     let channel = [spawn.channel.as_raw_fd(), spawn.callers_end.as_raw_fd()];
     let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
@@ -168,9 +170,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Born> {
             // SAFETY: we are the child; argv and envp are null-terminated arrays of C strings.
             unsafe {
                 if let Some(moves) = &moves {
-                    if !moves.make() {
-                        libc::syscall(libc::SYS_write, moves.report(), c"m".as_ptr(), 1usize);
-                    }
+                    moves.make();
                     // The parent waits for this, and then perhaps the child for the parent.
                     libc::syscall(libc::SYS_close, moves.report());
                 }
@@ -206,9 +206,6 @@ pub struct Program<'a> {
 /// # Errors
 /// Those of clone3(2), execve(2) among them; then there is no child.
 pub fn start(program: &Program<'_>) -> Result<Born> {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-    };
     let (argv, env) = (pointers(program.argv), pointers(program.env));
     let stdio = program.stdio.map(|fd| fd.as_raw_fd());
     let inherited: Vec<RawFd> = program.inherited.iter().map(AsRawFd::as_raw_fd).collect();
@@ -221,9 +218,7 @@ pub fn start(program: &Program<'_>) -> Result<Born> {
         || {
             // SAFETY: we are the child; argv and env are null-terminated arrays of C strings, and the rest are descriptors.
             unsafe {
-                if !moves.make() {
-                    libc::syscall(libc::SYS_write, moves.report(), c"m".as_ptr(), 1usize);
-                }
+                moves.make();
                 let mut ready = !program.leads_group || libc::syscall(libc::SYS_setpgid, 0, 0) == 0;
                 for (to, fd) in stdio.iter().enumerate() {
                     ready &= libc::syscall(libc::SYS_dup3, *fd, to, 0) >= 0;

@@ -99,11 +99,13 @@ pub fn reset_signals() -> Result<()> {
         .map_err(|e| SysError::new("sigprocmask", "to unblock all signals", e as i32))
 }
 
+/// The strings as execve(2) takes them; as long as they live.
+pub(crate) fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
 /// execve(2); returns only on failure.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Result<Infallible> {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-    };
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: null-terminated arrays of live C strings.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };

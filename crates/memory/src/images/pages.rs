@@ -48,6 +48,24 @@ impl Place {
             away.lock().unwrap_or_else(PoisonError::into_inner).begins(round, bytes);
         }
     }
+
+    /// Waits until all pages that were put are hashed, and the disk has them, as far as that is wanted.
+    pub(crate) fn wait(&self) {
+        if let Self::Here(dir, finisher) = self {
+            finisher.wait();
+            if finisher.syncs() {
+                // A failure is met again at the end.
+                let _ = rustix::fs::syncfs(dir);
+            }
+        }
+    }
+
+    /// Gives the thread that finishes the pages this nice value (nice(2)).
+    pub(crate) fn be_nice(&self, value: i32) {
+        if let Self::Here(_, finisher) = self {
+            finisher.be_nice(value);
+        }
+    }
 }
 
 /// The pages of one memory.
@@ -66,26 +84,6 @@ pub struct PagesAway {
     to: Arc<Mutex<dyn Away>>,
     name: String,
     kept: Ranges,
-}
-
-impl Place {
-    /// Waits until all pages that were put are hashed, and the disk has them, as far as that is wanted.
-    pub(crate) fn wait(&self) {
-        if let Self::Here(dir, finisher) = self {
-            finisher.wait();
-            if finisher.syncs() {
-                // A failure is met again at the end.
-                let _ = rustix::fs::syncfs(dir);
-            }
-        }
-    }
-
-    /// Gives the thread that finishes the pages this nice value (nice(2)).
-    pub(crate) fn be_nice(&self, value: i32) {
-        if let Self::Here(_, finisher) = self {
-            finisher.be_nice(value);
-        }
-    }
 }
 
 impl Pages {

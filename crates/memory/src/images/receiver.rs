@@ -182,9 +182,7 @@ impl Received {
         self.runs = mark_lazy(&images, number, &self.runs).map_err(Error::Criu)?;
         Ok(())
     }
-}
 
-impl Received {
     /// Nothing is written.
     fn leave(self, pid: i32, name: &str) -> Unwritten {
         let Self { pages, clean, mut runs, .. } = self;

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hiber_sandbox::cgroup::{CgroupPaths, Layout, Mount};
+use hiber_sandbox::cgroup::{CgroupPaths, Layout};
 use rustix::fs::StatVfsMountFlags;
 use rustix::mount::{MountFlags, mount, mount_bind};
 
@@ -70,13 +70,13 @@ impl CgroupYard {
 
 /// Binds the hierarchies below the directory `at`, in a file system that only the calling thread's mount namespace has. CRIU mounts
 /// those itself that are not there: parts of hierarchies, and what may only be read here.
-pub(super) fn bind(at: &Path) -> Result<()> {
+pub(super) fn bind(at: &Path, layout: &Layout) -> Result<()> {
     let path = Path::new("/proc/thread-self/cgroup");
     let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
     let fail = |what: &Path, e| Error::sys("mount", what.display().to_string(), e);
     mount("hiber", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0700")
         .map_err(|e| fail(at, e))?;
-    for (name, point) in writable(&text, &Layout::detect()?) {
+    for (name, point) in writable(&text, layout) {
         let place = at.join(name);
         std::fs::create_dir(&place).map_err(|e| Error::file(&place, &e))?;
         mount_bind(&point, &place).map_err(|e| fail(&point, e))?;
@@ -88,34 +88,34 @@ pub(super) fn bind(at: &Path) -> Result<()> {
 fn writable(text: &str, layout: &Layout) -> Vec<(String, PathBuf)> {
     let of = |line: &str| {
         let controllers = line.split(':').nth(1)?;
-        let mount = match controllers.split(',').next() {
-            None | Some("") => layout.v2(),
-            Some(first) => layout.v1().get(first),
-        };
-        let point = mount.filter(|mount| mount.root == Path::new("/"))?.point.clone();
-        let flags = rustix::fs::statvfs(&point).ok()?.f_flag;
-        (!flags.contains(StatVfsMountFlags::RDONLY)).then(|| (name_of(controllers), point))
+        let point = whole(layout, controllers)?;
+        let flags = rustix::fs::statvfs(point).ok()?.f_flag;
+        (!flags.contains(StatVfsMountFlags::RDONLY)).then(|| (name_of(controllers), point.to_owned()))
     };
     text.lines().filter_map(of).collect()
 }
 
 /// The hierarchies in a /proc/PID/cgroup (cgroups(7)): `unified`, or by their controllers.
 fn trees(text: &str, layout: &Layout, own: &CgroupPaths) -> Option<Vec<Tree>> {
-    let whole = |mount: &Mount| (mount.root == Path::new("/")).then(|| mount.point.clone());
     let tree = |line: &str| {
         let controllers = line.split(':').nth(1)?;
         let name = name_of(controllers);
         if !owns(own, controllers.split(',')) {
             return Some(Tree { name, point: None });
         }
-        let mount = match controllers.split(',').next() {
-            None | Some("") => layout.v2(),
-            Some(first) => layout.v1().get(first),
-        };
         // Mounted anew, cgroup2 would lose the host's options.
-        Some(Tree { name, point: Some(mount.and_then(whole)?) })
+        Some(Tree { name, point: Some(whole(layout, controllers)?.to_owned()) })
     };
     text.lines().map(tree).collect()
+}
+
+/// Where the hierarchy of these controllers is mounted, from its root on.
+fn whole<'a>(layout: &'a Layout, controllers: &str) -> Option<&'a Path> {
+    let mount = match controllers.split(',').next() {
+        None | Some("") => layout.v2(),
+        Some(first) => layout.v1().get(first),
+    };
+    mount.filter(|mount| mount.root == Path::new("/")).map(|mount| &*mount.point)
 }
 
 fn name_of(controllers: &str) -> String {

@@ -329,7 +329,7 @@ impl Restoring<'_> {
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         if restore.common.cgroups != Some(CgroupMode::Ignore) {
-            cgroup_yard::bind(places.yard).context("show criu the cgroups")?;
+            cgroup_yard::bind(places.yard, &self.request.prepared.layout).context("show criu the cgroups")?;
             restore.common.cgroup_yard = Some(places.yard.to_owned());
         }
         restore.inherit_fds = inherited;

@@ -97,10 +97,7 @@ impl Building<'_> {
         warn_of_uncounted(cgroup, &prepared);
         mount_host_root(&prepared, entry, &mut making.facts)?;
         let prepared = prepared.with_cgroup(cgroup);
-        let birthplace = match prepared.plan.init.second_stage {
-            None => cgroup.birthplace()?,
-            Some(_) => cgroup.birthplace_of_forking()?,
-        };
+        let birthplace = hiber_sandbox::birthplace(cgroup, &prepared.plan)?;
         // cgroup v1 takes a process only into a cpuset that has CPUs. On v2 there is time for limits later.
         let limited = birthplace.as_ref().is_some_and(|place| !place.v1.is_empty());
         if limited {

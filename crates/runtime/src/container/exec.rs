@@ -59,11 +59,7 @@ impl Task {
             Some(below) => self.cgroup().below(below)?,
             None => self.cgroup().joinable(facts.pid)?,
         };
-        let birthplace = match plan.init.second_stage {
-            None => cgroup.birthplace(),
-            Some(_) => cgroup.birthplace_of_forking(),
-        };
-        let birthplace = birthplace.context("open the cgroup")?;
+        let birthplace = hiber_sandbox::birthplace(&cgroup, &plan).context("open the cgroup")?;
         let attempt = |birthplace: Option<&Birthplace>| {
             let launch_options = Launch {
                 birthplace,

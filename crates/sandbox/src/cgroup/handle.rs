@@ -323,15 +323,6 @@ impl Cgroup {
         Ok(Some(birthplace))
     }
 
-    /// As [`Self::birthplace`], of a process that forks the one that is to be in the cgroup. The limits of v1 hold already and would
-    /// stop the fork; those of v2 are set meanwhile.
-    ///
-    /// # Errors
-    /// Those of [`Self::birthplace`].
-    pub fn birthplace_of_forking(&self) -> Result<Option<Birthplace>> {
-        if self.paths.v1.is_empty() { self.birthplace() } else { Ok(None) }
-    }
-
     /// Sets `limits`, now or on a running container.
     ///
     /// # Errors
