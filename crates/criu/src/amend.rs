@@ -66,33 +66,38 @@ pub fn forget_peers(dir: &ImageDirectory) -> Result<()> {
     dir.write(FILES, &bytes)
 }
 
-/// The namespaces that a restore shares with its tasks.
+/// What a restore's CRIU shares with its tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// That of System V IPC.
+    /// The namespace of System V IPC.
     pub ipc: bool,
-    /// That of the host name.
+    /// The namespace of the host name.
     pub uts: bool,
+    /// The set of cgroups, as [`OwnCgroups::inherited`](crate::OwnCgroups::inherited) says.
+    pub cgroups: Option<u32>,
 }
 
-/// The name and content of the images' inventory with its restorer in the tasks' own IPC or UTS namespace: CRIU then leaves
-/// these as it finds them. `None` if the images say so already.
+/// The name and content of the images' inventory that has its CRIU where a restore's will be: CRIU then leaves the namespaces as it
+/// finds them, and moves no task into cgroups in which the tasks are born. The kernel would wait for each such move. `None` if the
+/// images say so already.
 ///
 /// # Errors
 /// [`CriuError::Image`] if an image is missing or malformed.
-pub fn shared_namespaces(images: &Images, shared: Shared) -> Result<Option<(String, Vec<u8>)>> {
+pub fn shared_inventory(images: &Images, shared: Shared) -> Result<Option<(String, Vec<u8>)>> {
     let mut inventory = images.inventory().clone();
-    let first = images.tasks()?.first().map(|task| task.pid).unwrap_or_default();
-    let theirs = ids(images, first)?;
-    let (Some(root), Some(theirs)) = (inventory.root_ids.as_mut(), theirs) else { return Ok(None) };
-    let before = (root.ipc_ns_id, root.uts_ns_id);
-    if shared.ipc {
-        root.ipc_ns_id = theirs.ipc_ns_id;
+    if shared.ipc || shared.uts {
+        let first = images.tasks()?.first().map(|task| task.pid).unwrap_or_default();
+        if let (Some(root), Some(theirs)) = (inventory.root_ids.as_mut(), ids(images, first)?) {
+            if shared.ipc {
+                root.ipc_ns_id = theirs.ipc_ns_id;
+            }
+            if shared.uts {
+                root.uts_ns_id = theirs.uts_ns_id;
+            }
+        }
     }
-    if shared.uts {
-        root.uts_ns_id = theirs.uts_ns_id;
-    }
-    if before == (root.ipc_ns_id, root.uts_ns_id) {
+    inventory.root_cg_set = shared.cgroups.or(inventory.root_cg_set);
+    if inventory == *images.inventory() {
         return Ok(None);
     }
     let changed = encode(&images.dir().join(INVENTORY_FILE), &[INVENTORY], &[inventory])?;

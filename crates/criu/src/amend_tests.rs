@@ -158,13 +158,14 @@ fn an_inventory_in_the_namespaces_that_are_shared() {
     write(&dir, "pstree.img", &[COMMON, Magic::PSTREE.0], &[task]).unwrap();
     write(&dir, "ids-1.img", &[COMMON, Magic::IDS.0], &[ids(2)]).unwrap();
     let images = Images::in_directory(&dir).unwrap();
-    assert_eq!(shared_namespaces(&images, Shared::default()).unwrap(), None);
-    let (name, changed) = shared_namespaces(&images, Shared { ipc: true, uts: false }).unwrap().unwrap();
+    let ipc = Shared { ipc: true, ..Shared::default() };
+    assert_eq!(shared_inventory(&images, Shared::default()).unwrap(), None);
+    let (name, changed) = shared_inventory(&images, ipc).unwrap().unwrap();
     dir.write(&name, &changed).unwrap();
     let images = Images::in_directory(&dir).unwrap();
     let root = &images.inventory().root_ids;
     assert_eq!((root.ipc_ns_id, root.uts_ns_id, root.net_ns_id), (Some(2), Some(1), Some(1)));
-    assert_eq!(shared_namespaces(&images, Shared { ipc: true, uts: false }).unwrap(), None);
+    assert_eq!(shared_inventory(&images, ipc).unwrap(), None);
     separate_network(&dir).unwrap();
     assert_eq!(Images::in_directory(&dir).unwrap().inventory().root_ids.net_ns_id, Some(u32::MAX));
 }

@@ -1,6 +1,7 @@
 //! The cgroups of a checkpoint that are its container's.
 
-use criu_proto::images::cgroup::CgroupEntry;
+use criu_proto::images::cgroup::{CgControllerEntry, CgMemberEntry, CgroupEntry};
+use criu_proto::images::core::CoreEntry;
 
 use crate::error::Result;
 use crate::images::{Images, Magic};
@@ -15,6 +16,9 @@ pub struct OwnCgroups {
     pub entry: CgroupEntry,
     /// The same as an image, where the checkpoint's has more.
     pub image: Option<Vec<u8>>,
+    /// The first task's set of cgroups, if a restorer in the container's cgroups is in just these: the task is in none below, and
+    /// has no cgroup namespace to be made.
+    pub inherited: Option<u32>,
 }
 
 impl Images {
@@ -37,7 +41,26 @@ impl Images {
         let image = (!foreign.is_empty())
             .then(|| self.encode(CGROUP_IMAGE, Magic::CGROUP, std::slice::from_ref(&entry)))
             .transpose()?;
-        Ok(OwnCgroups { entry, image })
+        let inherited = self.inherited_set(&entry)?;
+        Ok(OwnCgroups { entry, image, inherited })
+    }
+
+    fn inherited_set(&self, entry: &CgroupEntry) -> Result<Option<u32>> {
+        if entry.sets.is_empty() {
+            return Ok(None);
+        }
+        let Some(first) = self.tasks()?.first().map(|task| task.pid) else { return Ok(None) };
+        let core: Option<CoreEntry> =
+            self.entries(&format!("core-{first}.img"), Magic::CORE)?.next().transpose()?;
+        let id = core.and_then(|core| core.thread_core.cg_set.or(core.tc.cg_set));
+        let is_own = |member: &CgMemberEntry| {
+            let of = |c: &&CgControllerEntry| c.cnames.iter().any(|name| name == member.name());
+            let [dir] = entry.controllers.iter().find(of).map_or(&[][..], |c| &c.dirs) else { return false };
+            member.cgns_prefix.is_none()
+                && dir.dir_name().trim_matches('/') == member.path().trim_matches('/')
+        };
+        let set = entry.sets.iter().find(|set| set.id.is_some() && set.id == id);
+        Ok(set.filter(|set| set.ctls.iter().all(is_own)).and_then(|set| set.id))
     }
 }
 
@@ -77,6 +100,7 @@ impl OwnCgroups {
             }
         }
         self.image = Some(images.encode(CGROUP_IMAGE, Magic::CGROUP, std::slice::from_ref(&self.entry))?);
+        self.inherited = images.inherited_set(&self.entry)?;
         Ok(self)
     }
 }

@@ -113,7 +113,7 @@ pub(crate) fn restore_through(
         options,
         criu_options: &criu_options,
         chain: &chain,
-        cgroups: cgroups.as_deref(),
+        cgroups: &cgroups,
         kept: &kept,
         outer_groups,
         empty_directory: empty_directory.as_deref(),

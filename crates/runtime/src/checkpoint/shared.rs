@@ -4,8 +4,8 @@
 //! CRIU takes only network and pid namespaces from outside. But it leaves alone what it lives in itself: so a dump is
 //! started in these namespaces, and a restore enters them.
 
-use hiber_criu::amend::{Shared, shared_namespaces};
-use hiber_criu::{ImageDirectory, Images};
+use hiber_criu::amend::{Shared, shared_inventory};
+use hiber_criu::{ImageDirectory, Images, OwnCgroups};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -22,14 +22,20 @@ pub(super) fn launched_in(spec: &Spec, fresh_network: bool) -> Vec<NamespaceKind
     fresh_network.then_some(NamespaceKind::Network).into_iter().chain(namespaces(spec)).collect()
 }
 
-/// The inventory that CRIU is to read instead of that of `dir`, so that it leaves the namespaces alone that config.json joins:
-/// other runtimes have it save them, and it would write them into those that it enters. `None` if none of them was saved.
-pub(crate) fn inventory(dir: &ImageDirectory, spec: &Spec) -> Result<Option<(String, Vec<u8>)>> {
+/// The inventory that CRIU is to read instead of that of `dir`: CRIU leaves the namespaces alone that config.json joins (other runtimes
+/// have CRIU save them, and it would write them into those that it enters), and tasks in the cgroups in which they are born. `None` if
+/// the inventory says so already.
+pub(crate) fn inventory(
+    dir: &ImageDirectory,
+    spec: &Spec,
+    cgroups: &OwnCgroups,
+) -> Result<Option<(String, Vec<u8>)>> {
     let kinds: Vec<_> = namespaces(spec).collect();
-    if kinds.is_empty() {
+    let has = |kind| kinds.contains(&kind);
+    let shared =
+        Shared { ipc: has(NamespaceKind::Ipc), uts: has(NamespaceKind::Uts), cgroups: cgroups.inherited };
+    if shared == Shared::default() {
         return Ok(None);
     }
-    let has = |kind| kinds.contains(&kind);
-    let shared = Shared { ipc: has(NamespaceKind::Ipc), uts: has(NamespaceKind::Uts) };
-    Ok(shared_namespaces(&Images::in_directory(dir)?, shared)?)
+    Ok(shared_inventory(&Images::in_directory(dir)?, shared)?)
 }

@@ -210,7 +210,7 @@ impl Trial<'_> {
             options: self.options,
             criu_options: &criu_options,
             chain: &images,
-            cgroups: cgroups.as_deref(),
+            cgroups: &cgroups,
             kept: &kept,
             outer_groups,
             empty_directory: empty_directory.as_deref(),

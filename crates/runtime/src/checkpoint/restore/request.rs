@@ -8,7 +8,7 @@ use hiber_criu::cores::{Cores, FileSizeLimit, Policies};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
     CGROUP_IMAGE, CgroupMode, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan,
-    RestoreOptions, amend,
+    OwnCgroups, RestoreOptions, amend,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Names, OnDenied};
 use hiber_sandbox::loopback::{self, Loopback};
@@ -81,8 +81,8 @@ pub(crate) struct Request<'a> {
     pub(crate) criu_options: &'a CriuOptions,
     /// The images, and those that they build on.
     pub(crate) chain: &'a [ImageDirectory],
-    /// The image of cgroups that CRIU gets instead of theirs.
-    pub(crate) cgroups: Option<&'a [u8]>,
+    /// Those cgroups of the images that are the container's.
+    pub(crate) cgroups: &'a OwnCgroups,
     /// The properties that CRIU does not restore.
     pub(crate) kept: &'a Kept,
     /// Whether a mount may get events from a mount outside the container.
@@ -102,12 +102,12 @@ impl<'a> Request<'a> {
             changed.extend(cores.changed);
             limits = cores.file_sizes;
             changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
-            changed.extend(shared::inventory(images, &self.prepared.spec)?);
+            changed.extend(shared::inventory(images, &self.prepared.spec, self.cgroups)?);
             changed.extend(self.eventfds(images)?.0);
             changed.extend(self.macvlans(images)?.0);
             changed.extend(self.firewalls(images)?);
         }
-        changed.extend(self.cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image.to_vec())));
+        changed.extend(self.cgroups.image.clone().map(|image| (CGROUP_IMAGE.to_owned(), image)));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
     }
 

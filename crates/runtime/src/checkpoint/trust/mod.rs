@@ -21,7 +21,7 @@ mod sockets;
 use criu_proto::images::cgroup::CgroupEntry;
 use hiber_criu::images::Task;
 use hiber_criu::inspect::{SeccompFilters, State};
-use hiber_criu::{CgroupMode, ImageDirectory, Images};
+use hiber_criu::{CgroupMode, ImageDirectory, Images, OwnCgroups};
 
 pub(crate) use grant::Grant;
 use grant::{Verdict, core};
@@ -43,8 +43,8 @@ pub(crate) struct Checked {
     pub(crate) empty_directory: Option<String>,
     /// The directory, and those that it builds on: what was looked at, and so what is to be restored.
     pub(crate) chain: Vec<ImageDirectory>,
-    /// Its cgroups, where its image has others than its container's.
-    pub(crate) cgroups: Option<Vec<u8>>,
+    /// Those cgroups of its image that are its container's.
+    pub(crate) cgroups: OwnCgroups,
 }
 
 /// Checks the checkpoint in `dir`. `grant` is `None` where the images are trusted: then only what cannot be restored at
@@ -97,7 +97,7 @@ pub(crate) fn check(dir: &ImageDirectory, grant: Option<&Grant<'_>>) -> Result<C
         grant.kept(&kept).map_err(|e| refused(format!("the checkpoint {e}")))?;
     }
     let empty_directory = if manifest.is_none() { crun::empty_directory(&images)? } else { None };
-    Ok(Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups: cgroups.image })
+    Ok(Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups })
 }
 
 fn check_custody(dir: &ImageDirectory, writers: bool) -> Result<()> {
