@@ -66,7 +66,7 @@ pub fn forget_peers(dir: &ImageDirectory) -> Result<()> {
     dir.write(FILES, &bytes)
 }
 
-/// What a restore's CRIU shares with its tasks.
+/// The namespaces and cgroups that a restore's CRIU shares with its tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shared {
     /// The namespace of System V IPC.

@@ -654,14 +654,51 @@ static void show_time_stamp_counter(void)
 	say("%d", is);
 }
 
+static void restrain(int which, int how)
+{
+	must(prctl(PR_SET_SPECULATION_CTRL, which, how, 0, 0));
+}
+
+static void show_restraint(int which)
+{
+	say("%#lx ", must(prctl(PR_GET_SPECULATION_CTRL, which, 0, 0, 0)));
+}
+
+static void force_stores(void)
+{
+	restrain(PR_SPEC_STORE_BYPASS, PR_SPEC_FORCE_DISABLE);
+}
+
+static void show_stores(void)
+{
+	show_restraint(PR_SPEC_STORE_BYPASS);
+}
+
 static void make_speculation(void)
 {
-	must(prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0));
+	on_thread(force_stores);
+	restrain(PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE);
 }
 
 static void show_speculation(void)
 {
-	say("%#lx", must(prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0)));
+	show_stores();
+	on_thread(show_stores);
+}
+
+static void make_until_exec(void)
+{
+	restrain(PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE_NOEXEC);
+}
+
+static void make_branches(void)
+{
+	restrain(PR_SPEC_INDIRECT_BRANCH, PR_SPEC_DISABLE);
+}
+
+static void show_branches(void)
+{
+	show_restraint(PR_SPEC_INDIRECT_BRANCH);
 }
 
 static char selector;
@@ -1034,6 +1071,8 @@ const struct property tasks[] = {
 	{ "machine-check-policy", make_machine_checks, show_machine_checks },
 	{ "time-stamp-counter", make_time_stamp_counter, show_time_stamp_counter },
 	{ "speculation-control", make_speculation, show_speculation },
+	{ "speculation-until-exec", make_until_exec, show_stores },
+	{ "indirect-branches", make_branches, show_branches },
 	{ "syscall-dispatch", make_dispatch, show_dispatch },
 	{ "seccomp-filter", make_filter, show_filter },
 	{ "thread-seccomp-filter", make_thread_filter, show_thread_filter },

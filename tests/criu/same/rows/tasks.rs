@@ -68,7 +68,11 @@ pub(in super::super) const ROWS: &[Row] = &[
     criu("subreaper", "PR_GET_CHILD_SUBREAPER"),
     hiber("machine-check-policy", "PR_MCE_KILL_GET"),
     hiber("time-stamp-counter", "PR_GET_TSC"),
-    criu("speculation-control", "PR_GET_SPECULATION_CTRL").unless("No such device or address"),
+    hiber("speculation-control", "PR_GET_SPECULATION_CTRL, of stores, two threads that differ")
+        .unless("No such device or address"),
+    hiber("speculation-until-exec", "the same, after PR_SPEC_DISABLE_NOEXEC")
+        .unless("No such device or address"),
+    hiber("indirect-branches", "PR_GET_SPECULATION_CTRL, of branches").unless("Operation not permitted"),
     hiber("syscall-dispatch", "whether a call becomes a SIGSYS (PR_SET_SYSCALL_USER_DISPATCH)")
         .needs(&[Need::Linux(6, 4)]),
     criu("seccomp-filter", "Seccomp in /proc/thread-self/status, and a call that it forbids"),

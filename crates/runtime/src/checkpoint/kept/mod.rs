@@ -18,6 +18,7 @@ mod processor;
 pub(crate) mod signatures;
 pub(crate) mod sockets;
 pub(crate) mod spaces;
+mod speculation;
 pub(crate) mod switches;
 pub(crate) mod tasks;
 mod timers;

@@ -18,6 +18,7 @@ use super::failures::{errno, failed};
 #[cfg(target_arch = "x86_64")]
 use super::processor;
 use super::spaces::AddressSpaces;
+use super::speculation::Speculation;
 use super::{policy, spaces};
 use crate::error::{Context, Error, Result};
 use crate::host::procfs::{Number, Numbered};
@@ -48,6 +49,9 @@ pub(crate) struct Switched {
     /// Whether the instruction CPUID is a SIGSEGV (ARCH_SET_CPUID of arch_prctl(2)).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) no_processor_identification: bool,
+    /// PR_SET_SPECULATION_CTRL
+    #[serde(skip_serializing_if = "super::is_default")]
+    pub(crate) speculation: Speculation,
     /// PR_SET_SYSCALL_USER_DISPATCH: mode, where the selector is, where the area is that is let through, and its length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dispatch: Option<[u64; 4]>,
@@ -245,6 +249,7 @@ impl Switched {
             personality: personality.filter(|persona| *persona != 0),
             machine_checks_early: machine_checks.then_some(flags & MACHINE_CHECKS_EARLY != 0),
             io_flusher: flags & IO_FLUSHER == IO_FLUSHER,
+            speculation: Speculation::of(tid),
             memory_policy: policy::of_thread(tid).map(|policy| (policy.mode, policy.nodes)),
             ..Self::default()
         }
@@ -308,6 +313,7 @@ impl Switched {
         if let Some(persona) = self.personality {
             set(Sysno::personality, [persona.into(), 0, 0, 0, 0, 0])?;
         }
+        self.speculation.put_back(stopped)?;
         if let Some((mode, nodes)) = &self.memory_policy {
             policy::set(stopped, &MemoryPolicy { mode: *mode, nodes: nodes.clone() })?;
         }
