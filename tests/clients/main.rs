@@ -13,6 +13,7 @@ mod containerd_shim;
 mod docker;
 mod documents;
 mod home;
+mod oci_images;
 mod podman;
 mod podman_checkpoint;
 mod podman_rootless;

@@ -50,6 +50,7 @@ mod network;
 mod network_devices;
 mod network_kept;
 mod objects;
+mod oci_images;
 mod pre_copy;
 mod propagation;
 mod prove;

@@ -51,7 +51,8 @@ flags! {
         export: Option<PathBuf> = Flag::value(
             "export",
             "FILE",
-            "write an archive (tar, as podman's) instead of a directory, and nothing else to the disk; - is standard output",
+            "write an archive (tar, as podman's) instead of a directory, and nothing else to the disk; - is standard output, \
+             and oci:DIR[:TAG] an image in an OCI image layout",
         ),
         compress: Option<Compression> = COMPRESS,
         pre_copy: PreCopyFlags = Flag::group(),

@@ -41,7 +41,8 @@ flags! {
         import: Option<PathBuf> = Flag::value(
             "import",
             "FILE",
-            "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input",
+            "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input, \
+             and oci:DIR[:TAG] an image in an OCI image layout",
         ),
         checkpoint: Option<CheckpointName> =
             Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use hiber::archive::{Compression, Export, Place, Source};
+use hiber::archive::{Compression, Export, OciImage, Place, Source};
 
 use crate::line::flag::{Flag, Value};
 use crate::line::refusal::Refusal;
@@ -34,7 +34,9 @@ impl Value for Compression {
 /// # Errors
 /// A terminal.
 pub(crate) fn export(to: &Path, compress: Option<Compression>) -> anyhow::Result<Export> {
-    let place = if is_stream(to) {
+    let place = if let Some(image) = image(to)? {
+        Place::Oci(image)
+    } else if is_stream(to) {
         if std::io::stdout().is_terminal() {
             bail!("an archive for standard output, which is a terminal: expected a file or a pipe");
         }
@@ -50,6 +52,9 @@ pub(crate) fn export(to: &Path, compress: Option<Compression>) -> anyhow::Result
 /// # Errors
 /// A terminal.
 pub(crate) fn source(from: &Path) -> anyhow::Result<Source> {
+    if let Some(image) = image(from)? {
+        return Ok(Source::Oci(image));
+    }
     if !is_stream(from) {
         return Ok(Source::File(from.into()));
     }
@@ -57,6 +62,14 @@ pub(crate) fn source(from: &Path) -> anyhow::Result<Source> {
         bail!("an archive from standard input, which is a terminal: expected a file or a pipe");
     }
     copy(std::io::stdin().as_fd()).map(Source::Stream)
+}
+
+/// An image in a layout, if that is meant.
+fn image(path: &Path) -> anyhow::Result<Option<OciImage>> {
+    match path.to_str().filter(|text| OciImage::is_meant(text)) {
+        Some(text) => Ok(Some(text.parse()?)),
+        None => Ok(None),
+    }
 }
 
 /// Whether it is no file.

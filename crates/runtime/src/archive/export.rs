@@ -9,9 +9,10 @@ use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 
 use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
+use super::oci::{self, Origin};
 use super::output::{Output, Place};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
-use crate::checkpoint::staging::{Given, HandOver, To};
+use crate::checkpoint::staging::{Given, HandOver};
 use crate::checkpoint::{CheckpointOptions, PreCopyMode, spec_as_created};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -36,6 +37,13 @@ impl Export {
     pub fn new(to: Place) -> Self {
         Self { to, compress: Compression::default() }
     }
+
+    /// Opens the place, which can be read then by whoever reads such places.
+    pub(super) fn open(&self) -> Result<Output> {
+        let output = Output::open(&self.to)?;
+        output.image().map_or(Ok(()), |image| image.set_compression(self.compress))?;
+        Ok(output)
+    }
 }
 
 impl Task {
@@ -53,7 +61,7 @@ impl Task {
         check(&options)?;
         let sync = !options.no_sync;
         let store = Store::of(self.container().entry());
-        let mut output = Output::open(&export.to)?;
+        let mut output = export.open()?;
         let scratch = Scratch::new(&store, Room::MUCH)?;
         options.criu.image_path = scratch.images();
         // Memory is no disk.
@@ -62,7 +70,7 @@ impl Task {
             // It stands still until all is compressed and written; copies would take as much memory again, and save little.
             options.pre_copy.mode = PreCopyMode::Off;
         }
-        let to = To::Archive { path: output.path().to_owned(), unfinished: output.unfinished()? };
+        let to = output.to()?;
         let spec = self.container().spec()?;
         let spec = spec_as_created(self, &spec)?;
         let content = Content {
@@ -115,8 +123,12 @@ impl Content<'_> {
         let manifest = Manifest::read_in(images)?;
         let now = SystemTime::now();
         let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let saw = |bytes: &[u8]| to.image().into_iter().for_each(|image| image.saw(bytes));
         let mut tar = TarWriter::new(to, how, time).map_err(fail)?;
-        self.describe(&mut tar, manifest.as_ref(), now, fail)?;
+        if to.image().is_some() {
+            tar.tap(&saw);
+        }
+        self.describe(&mut tar, manifest.as_ref(), (now, to), fail)?;
         let names = images.names()?;
         let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
         let files = names.iter().map(String::as_str).filter(|name| !unwritten(name));
@@ -147,9 +159,9 @@ impl Content<'_> {
     /// Adds config.dump and spec.dump.
     fn describe(
         &self,
-        tar: &mut TarWriter<&Output>,
+        tar: &mut TarWriter<'_, &Output>,
         manifest: Option<&Manifest>,
-        now: SystemTime,
+        (now, to): (SystemTime, &Output),
         fail: impl Fn(io::Error) -> Error,
     ) -> Result<()> {
         let checkpointed = manifest.map_or_else(
@@ -158,6 +170,11 @@ impl Content<'_> {
         );
         let described =
             Described { id: self.id, spec: self.spec, created: self.created, checkpointed: &checkpointed };
+        if let Some(image) = to.image() {
+            let criu = manifest.map(|manifest| &*manifest.criu);
+            let (id, spec, created) = (self.id, self.spec, &*checkpointed);
+            image.annotate(oci::annotations(&Origin { id, spec, image: described.image(), created, criu }));
+        }
         for (name, json) in [(CONFIG, Ok(described.config())), (SPEC, serde_json::to_value(self.spec))] {
             let json = json.and_then(|json| serde_json::to_vec(&json));
             let json = json.map_err(|e| Error::internal(format!("encode {name}"), e))?;
@@ -169,7 +186,7 @@ impl Content<'_> {
     /// Adds a file of the images.
     fn add(
         &self,
-        tar: &mut TarWriter<&Output>,
+        tar: &mut TarWriter<'_, &Output>,
         images: &ImageDirectory,
         place: &str,
         name: &str,

@@ -1,12 +1,13 @@
 //! A checkpoint out of an archive.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hiber_criu::ImageDirectory;
 
+use super::oci::{self, OciImage};
 use super::unpack::{Limits, Unpacked, unpack};
 use crate::checkpoint::RestoreContainerOptions;
 use crate::error::{Context, Error, Result};
@@ -25,6 +26,33 @@ pub enum Source {
     File(PathBuf),
     /// A stream, as standard input.
     Stream(OwnedFd),
+    /// An image in an OCI image layout.
+    Oci(OciImage),
+}
+
+/// An archive that is read. What came of it is good only after [`finish`](Self::finish).
+pub(super) enum Opened {
+    Plain(File),
+    Image(oci::Opened),
+}
+
+impl Opened {
+    /// Compares what was read with its digest, where there is one.
+    pub(super) fn finish(self) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Image(image) => image.finish(),
+        }
+    }
+}
+
+impl Read for Opened {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Image(image) => image.read(buffer),
+        }
+    }
 }
 
 impl Source {
@@ -33,15 +61,17 @@ impl Source {
         match self {
             Self::File(path) => path,
             Self::Stream(_) => Path::new("standard input"),
+            Self::Oci(image) => &image.dir,
         }
     }
 
-    pub(super) fn open(&self) -> Result<impl Read + use<>> {
+    pub(super) fn open(&self) -> Result<Opened> {
         let opened = match self {
             Self::File(path) => File::open(path),
             Self::Stream(fd) => fd.try_clone().map(File::from),
+            Self::Oci(image) => return image.open().map(Opened::Image),
         };
-        opened.map_err(|e| Error::file(self.path(), &e))
+        opened.map(Opened::Plain).map_err(|e| Error::file(self.path(), &e))
     }
 }
 
@@ -63,13 +93,14 @@ impl Runtime {
         let available = procfs::available_memory().unwrap_or(u64::MAX);
         let bytes = available / 2;
         let limits = Limits { bytes, files: MAX_FILES, by: "half of the memory that is available" };
-        let reader = from.open().context("open the archive")?;
+        let mut reader = from.open().context("open the archive")?;
         // Files fill whole pages.
         let room = Room { bytes: Some(available), files: Some(MAX_FILES + 16) };
         let scratch = Scratch::new(&self.store, room)?;
         let images = ImageDirectory::open(&scratch.images())?;
         let Unpacked { passed, .. } =
-            unpack(reader, from.path(), &images, limits, !trust).context("import the checkpoint")?;
+            unpack(&mut reader, from.path(), &images, limits, !trust).context("import the checkpoint")?;
+        reader.finish().context("import the checkpoint")?;
         tracing::debug!("of {} a restore does not look at {passed:?}", from.path().display());
         Ok(Imported { scratch, archive: from.path().to_owned() })
     }

@@ -29,10 +29,14 @@ pub(super) struct Described<'a> {
 }
 
 impl Described<'_> {
+    /// The name of its image; empty if no annotation tells.
+    pub(super) fn image(&self) -> &str {
+        let annotations = self.spec.annotations().as_ref();
+        IMAGE_NAMES.iter().find_map(|name| annotations?.get(*name)).map_or("", String::as_str)
+    }
+
     /// The content of config.dump: the members that podman, CRI-O and containerd have in common.
     pub(super) fn config(&self) -> serde_json::Value {
-        let annotations = self.spec.annotations().as_ref();
-        let image = IMAGE_NAMES.iter().find_map(|name| annotations?.get(*name));
         // Go's zero time stands for none.
         let created = self.created.map_or_else(
             || "0001-01-01T00:00:00Z".to_owned(),
@@ -41,7 +45,7 @@ impl Described<'_> {
         json!({
             "id": self.id,
             "name": self.id,
-            "rootfsImageName": image.map_or("", String::as_str),
+            "rootfsImageName": self.image(),
             "runtime": "hiber",
             "createdTime": created,
             "checkpointedTime": self.checkpointed,

@@ -7,12 +7,14 @@ mod export;
 mod import;
 mod layout;
 mod named;
+mod oci;
 mod output;
 mod unpack;
 
 pub use crate::tarball::Compression;
 pub use export::Export;
 pub use import::{Imported, Source};
+pub use oci::OciImage;
 pub use output::Place;
 #[cfg(fuzzing)]
 pub(crate) use unpack::{Limits, unpack};

@@ -9,7 +9,6 @@ use rustix::fs::StatVfs;
 
 use super::export::{Content, Export};
 use super::import::{MAX_FILES, Source};
-use super::output::Output;
 use super::unpack::{Limits, unpack};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::manifest::Options;
@@ -30,7 +29,7 @@ impl Checkpoints {
             let why = "builds on another checkpoint, and an archive has all that it needs".into();
             return Err(Error::File { path: checkpoint.path, why });
         }
-        let mut output = Output::open(&export.to)?;
+        let mut output = export.open()?;
         let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
         let given = Given { images: &images, unwritten: Vec::new(), stopped: Instant::now() };
         content.write(&given, &output, export.compress).context("write the archive")?;
@@ -43,12 +42,13 @@ impl Checkpoints {
     /// There is a checkpoint of that name; it is no archive of a checkpoint, has something that none has, does not fit on the disk, or
     /// its files are not what its manifest says. Nothing is left of it then.
     pub fn import(&self, name: &CheckpointName, from: &Source) -> Result<Checkpoint> {
-        let reader = from.open().context("open the archive")?;
+        let mut reader = from.open().context("open the archive")?;
         let mut staging = Staging::new(&self.dir().join(name.as_str()), Some(self.free(name)?))?;
         let keep = || -> Result<Checkpoint> {
             staging.create()?;
             let images = staging.directory()?;
-            let config = take(reader, from, images, name)?;
+            let config = take(&mut reader, from, images, name)?;
+            reader.finish()?;
             config.write(images)?;
             staging.publish_as_is()?;
             Ok(Checkpoint { path: staging.target().to_owned(), config })

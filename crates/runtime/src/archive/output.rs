@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::{Errno, ioctl_fionread};
 
+use super::oci::{Image, OciImage};
+use crate::checkpoint::staging::To;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished::{self, Identity};
 use crate::host::owned;
@@ -25,10 +27,18 @@ pub enum Place {
     File(PathBuf),
     /// A stream, as standard output.
     Stream(OwnedFd),
+    /// An image in an OCI image layout, of which the archive is the layer.
+    Oci(OciImage),
 }
 
 /// An archive that is written, and is none yet.
-pub(super) struct Output {
+pub(super) enum Output {
+    Plain(Plain),
+    Image(Box<Image>),
+}
+
+/// A file or a stream.
+pub(super) struct Plain {
     file: File,
     /// For messages, and what a file is to be called.
     path: PathBuf,
@@ -42,12 +52,53 @@ impl Output {
         match place {
             Place::Stream(fd) => {
                 let file = fd.try_clone().map_err(|e| Error::host("write the archive", e))?;
-                Ok(Self { file: file.into(), path: "standard output".into(), hidden: None })
+                Ok(Self::Plain(Plain { file: file.into(), path: "standard output".into(), hidden: None }))
             }
-            Place::File(path) => Self::at(path).context("make the archive"),
+            Place::File(path) => Plain::at(path).map(Self::Plain).context("make the archive"),
+            Place::Oci(to) => Image::begin(to).map(Box::new).map(Self::Image).context("make the archive"),
         }
     }
 
+    /// The name for messages.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Plain(plain) => &plain.path,
+            Self::Image(image) => image.path(),
+        }
+    }
+
+    /// The image, if it is to be one.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Image(image) => Some(image),
+        }
+    }
+
+    /// Where it will be, and what it is until then.
+    pub(super) fn to(&self) -> Result<To> {
+        match self {
+            Self::Plain(plain) => {
+                let (path, unfinished) = (plain.path.clone(), plain.unfinished()?);
+                Ok(To::Archive { path, unfinished, beside: Vec::new() })
+            }
+            Self::Image(image) => {
+                let (index, identity, path, beside) = image.unfinished()?;
+                Ok(To::Archive { path, unfinished: Some((index, identity)), beside })
+            }
+        }
+    }
+
+    /// Makes it an archive, when the disk has it if it is to wait for that; of a pipe, waits until the reader has all.
+    pub(super) fn publish(&mut self, sync: bool) -> Result<()> {
+        match self {
+            Self::Plain(plain) => plain.publish(sync),
+            Self::Image(image) => image.publish(sync),
+        }
+    }
+}
+
+impl Plain {
     #[expect(clippy::disallowed_methods, reason = "a path of the caller's, and no container's")]
     fn at(path: &Path) -> Result<Self> {
         let fail = |e: io::Error| Error::file(path, &e);
@@ -87,20 +138,15 @@ impl Output {
         Ok(Self { file, path, hidden: Some(hidden) })
     }
 
-    /// The name for messages.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The file under its present name, and its identity.
-    pub(super) fn unfinished(&self) -> Result<Option<(PathBuf, Identity)>> {
+    fn unfinished(&self) -> Result<Option<(PathBuf, Identity)>> {
         let Some(hidden) = &self.hidden else { return Ok(None) };
         let meta = self.file.metadata().map_err(|e| Error::file(&self.path, &e))?;
         Ok(Some((hidden.clone(), (meta.dev(), meta.ino()))))
     }
 
     /// Gives a complete file its name, when the disk has it if it is to wait for that; of a pipe, waits until the reader has all.
-    pub(super) fn publish(&mut self, sync: bool) -> Result<()> {
+    fn publish(&mut self, sync: bool) -> Result<()> {
         let fail = |e: io::Error| Error::file(&self.path, &e);
         let stat = rustix::fs::fstat(&self.file).map_err(|e| fail(e.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -122,7 +168,10 @@ impl Output {
 
 impl Write for &Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.file).write(bytes)
+        match self {
+            Output::Plain(plain) => (&plain.file).write(bytes),
+            Output::Image(image) => (&**image).write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -130,7 +179,7 @@ impl Write for &Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for Plain {
     fn drop(&mut self) {
         self.hidden.iter().for_each(|hidden| unfinished::remove(hidden));
     }
@@ -175,7 +224,7 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let mut output = Output::open(&place).unwrap();
         (&output).write_all(b"whole").unwrap();
-        let (_, identity) = output.unfinished().unwrap().unwrap();
+        let To::Archive { unfinished: Some((_, identity)), .. } = output.to().unwrap() else { panic!() };
         output.publish(true).unwrap();
         drop(output);
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");

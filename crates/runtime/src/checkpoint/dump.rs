@@ -406,7 +406,7 @@ fn watch(task: &Task, options: &CheckpointOptions, status: Status, staging: &Sta
         entry: task.container().entry().path().to_owned(),
         record: staging.record().map(Path::to_owned),
         scratch: staging.is_scratch(),
-        archive: staging.archive().map(|(path, _)| path.clone()),
+        archive: staging.before_archive(),
         trial: options.prove.then(trial::own_cgroup).transpose()?,
     })
 }

@@ -50,6 +50,8 @@ pub(crate) enum To {
         path: PathBuf,
         /// The file meanwhile, and its identity, by which one sees whether it has its name.
         unfinished: Option<(PathBuf, Identity)>,
+        /// Other files that are nothing before.
+        beside: Vec<PathBuf>,
     },
 }
 
@@ -147,10 +149,20 @@ impl<'a> Staging<'a> {
     }
 
     /// The file that is to be the archive.
-    pub(super) fn archive(&self) -> Option<&(PathBuf, Identity)> {
+    fn archive(&self) -> Option<&(PathBuf, Identity)> {
         match &self.hand_over.as_ref()?.to {
             To::Machine { .. } => None,
             To::Archive { unfinished, .. } => unfinished.as_ref(),
+        }
+    }
+
+    /// All files that are nothing as long as there is no archive.
+    pub(super) fn before_archive(&self) -> Vec<PathBuf> {
+        match self.hand_over.as_ref().map(|hand_over| &hand_over.to) {
+            Some(To::Archive { unfinished, beside, .. }) => {
+                unfinished.iter().map(|(path, _)| path).chain(beside).cloned().collect()
+            }
+            _ => Vec::new(),
         }
     }
 

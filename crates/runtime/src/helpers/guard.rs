@@ -61,9 +61,9 @@ pub(crate) struct Watch {
     /// Whether the staging directory is in memory (`state/scratch.rs`).
     #[serde(default)]
     pub(crate) scratch: bool,
-    /// The archive as long as it is none, which is renamed to the final path.
+    /// The files of an archive as long as it is none. The first is renamed to the final path.
     #[serde(default)]
-    pub(crate) archive: Option<PathBuf>,
+    pub(crate) archive: Vec<PathBuf>,
     /// The cgroup of a restore on trial, if there is to be one.
     #[serde(default)]
     pub(crate) trial: Option<CgroupPaths>,

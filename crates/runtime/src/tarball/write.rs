@@ -12,16 +12,35 @@ const BLOCK: usize = 512;
 const COPIED: usize = 256 << 10;
 
 /// An archive that is written.
-pub(crate) struct TarWriter<W: Write> {
-    to: Packer<W>,
+pub(crate) struct TarWriter<'a, W: Write> {
+    to: Tapped<'a, W>,
     /// The time of all its files, in seconds since 1970.
     time: u64,
     buffer: Vec<u8>,
 }
 
-impl<W: Write> TarWriter<W> {
+/// The stream, and who sees it before it is compressed.
+struct Tapped<'a, W: Write> {
+    to: Packer<W>,
+    tap: Option<&'a dyn Fn(&[u8])>,
+}
+
+impl<W: Write> Tapped<'_, W> {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tap.iter().for_each(|tap| tap(bytes));
+        self.to.write_all(bytes)
+    }
+}
+
+impl<'a, W: Write> TarWriter<'a, W> {
     pub(crate) fn new(to: W, how: Compression, time: u64) -> io::Result<Self> {
-        Ok(Self { to: Packer::new(to, how)?, time, buffer: vec![0; COPIED] })
+        let to = Tapped { to: Packer::new(to, how)?, tap: None };
+        Ok(Self { to, time, buffer: vec![0; COPIED] })
+    }
+
+    /// Shows all that follows to `tap` as well, before it is compressed.
+    pub(crate) fn tap(&mut self, tap: &'a dyn Fn(&[u8])) {
+        self.to.tap = Some(tap);
     }
 
     /// Adds a directory, of which the name ends in a slash.
@@ -49,7 +68,7 @@ impl<W: Write> TarWriter<W> {
     /// Ends the archive, all of which is written then.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.to.write_all(&[0; 2 * BLOCK])?;
-        let mut to = self.to.finish()?;
+        let mut to = self.to.to.finish()?;
         to.flush()?;
         Ok(to)
     }

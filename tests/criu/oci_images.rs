@@ -1,0 +1,137 @@
+//! Checkpoints as images in OCI image layouts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::crash::killer;
+use crate::{count, counter, counts_on};
+use hiber_tests::prelude::*;
+
+fn layout(c: &Container) -> PathBuf {
+    c.bundle().join("layout")
+}
+
+/// `oci:LAYOUT:TAG`.
+fn image(c: &Container, tag: &str) -> String {
+    format!("oci:{}:{tag}", layout(c).display())
+}
+
+fn import(c: &Container, from: &str) -> Output {
+    let bundle = c.bundle_path();
+    c.call_detached("restore", &["--detach", "--bundle", &bundle, "--import", from])
+}
+
+fn index(c: &Container) -> Value {
+    serde_json::from_slice(&fs::read(layout(c).join("index.json")).unwrap()).unwrap()
+}
+
+/// Names of files that nobody was to see.
+fn hidden(dir: &Path) -> Vec<String> {
+    let entries = [dir.to_owned(), dir.join("blobs/sha256")];
+    let entries = entries.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
+#[test]
+fn a_container_sleeps_in_an_image_and_wakes_from_it() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    for (tag, how) in [("one", &[][..]), ("two", &["--compress", "none"])] {
+        let before = count(&c);
+        c.call("checkpoint", &[&["--export", &image(&c, tag)], how].concat()).ok();
+        assert_eq!(c.status(), "gone");
+        c.assert_clean();
+        import(&c, &image(&c, tag)).ok();
+        counts_on(&c, before);
+    }
+    let index = index(&c);
+    let annotations = &index["manifests"][0]["annotations"];
+    for key in [
+        "org.criu.checkpoint.container.name",
+        "io.podman.annotations.checkpoint.name",
+        "io.kubernetes.cri-o.annotations.checkpoint.name",
+    ] {
+        assert_eq!(annotations[key], c.id(), "{key}: {index}");
+    }
+    import(&c, &format!("oci:{}", layout(&c).display())).fails("has 2 images; expected one");
+    import(&c, &image(&c, "three")).fails("has 0 images with the tag three");
+    assert_eq!(hidden(&layout(&c)), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_an_image_is_told_and_the_container_runs_on() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let export = |to: &str, flags: &[&str]| c.call("checkpoint", &[&["--export", to], flags].concat());
+    export(&image(&c, "a"), &["--compress", "lz4"]).fails("engines and registries read no layer of LZ4");
+    assert!(!layout(&c).exists());
+    export("oci:", &[]).fails("names no directory; expected oci:DIR[:TAG]");
+    export(&image(&c, "../a"), &[]).fails("a tag has up to 128");
+    let bundle = c.bundle_path();
+    export(&format!("oci:{bundle}"), &[]).fails("is neither empty nor an OCI image layout");
+    assert_eq!(c.status(), "running");
+    counts_on(&c, count(&c));
+}
+
+/// A blob that somebody has changed is found out before anything of the container exists.
+#[test]
+fn an_image_that_was_changed_is_refused() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    // Without hashes in the manifest the digest of the layer is all that tells.
+    c.call("checkpoint", &["--export", &image(&c, "a"), "--compress", "none", "--no-hash"]).ok();
+    let blobs = fs::read_dir(layout(&c).join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let layer = blobs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&layer).unwrap();
+    let find = |words: &[u8]| bytes.windows(words.len()).position(|at| at == words).unwrap();
+    let at = find(b"checkpoint/pages-1.img") + 512 + 100;
+    bytes[at] ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    import(&c, &image(&c, "a")).fails("has the SHA-256");
+    assert_eq!(c.status(), "gone");
+    c.assert_clean();
+    bytes[at] ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    import(&c, &image(&c, "a")).ok();
+    counts_on(&c, 3);
+}
+
+/// Kills hiber at each notification of CRIU's, before and after it is heard.
+#[test]
+fn a_kill_leaves_the_container_or_the_image() {
+    require!(Root, Criu, Program("cc"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let (killer, mark) = (killer(&c), c.bundle().join("killed"));
+    let (mut kills, mut published) = (0, 0);
+    for (step, side) in (1..20).flat_map(|step| [(step, "before"), (step, "after")]) {
+        let _ = (fs::remove_file(&mark), fs::remove_dir_all(layout(&c)));
+        let before = count(&c);
+        let mut command = c.command("checkpoint", &["--export", &image(&c, "a")]);
+        command.env("LD_PRELOAD", &killer);
+        command.env("KILL_AT", format!("hiber {side} {step} {}", mark.display()));
+        let output = hiber_tests::command::run(command, b"");
+        let when = format!("killed {side} step {step} ({})", output.stderr.trim());
+        let is_there = || layout(&c).join("index.json").exists();
+        wait_for(&when, || match c.status().as_str() {
+            "running" => !is_there() && hidden(&layout(&c)).is_empty(),
+            "stopped" | "gone" => is_there(),
+            _ => false,
+        });
+        if is_there() {
+            published += 1;
+            c.delete(&["--force"]).ok();
+            c.assert_clean();
+            import(&c, &image(&c, "a")).ok();
+        }
+        counts_on(&c, before);
+        assert_eq!(hidden(&layout(&c)), [""; 0], "{when}");
+        if !mark.exists() {
+            output.ok();
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 6, "a dump has at least three notifications: {kills}");
+    assert!(published >= 2, "once CRIU has heard that it is published, it stays: {published}");
+}
