@@ -30,10 +30,10 @@ pub enum Source {
     Oci(OciImage),
 }
 
-/// An archive that is read. What came of it is good only after [`finish`](Self::finish).
+/// An archive that is read. Its content is good only after [`finish`](Self::finish).
 pub(super) enum Opened {
     Plain(File),
-    Image(oci::Opened),
+    Image(Box<oci::Opened>),
 }
 
 impl Opened {
@@ -69,7 +69,7 @@ impl Source {
         let opened = match self {
             Self::File(path) => File::open(path),
             Self::Stream(fd) => fd.try_clone().map(File::from),
-            Self::Oci(image) => return image.open().map(Opened::Image),
+            Self::Oci(image) => return image.open().map(Box::new).map(Opened::Image),
         };
         opened.map(Opened::Plain).map_err(|e| Error::file(self.path(), &e))
     }

@@ -19,10 +19,13 @@ pub(crate) struct TarWriter<'a, W: Write> {
     buffer: Vec<u8>,
 }
 
+/// A look at bytes on their way.
+pub(crate) type Tap<'a> = &'a dyn Fn(&[u8]);
+
 /// The stream, and who sees it before it is compressed.
 struct Tapped<'a, W: Write> {
     to: Packer<W>,
-    tap: Option<&'a dyn Fn(&[u8])>,
+    tap: Option<Tap<'a>>,
 }
 
 impl<W: Write> Tapped<'_, W> {
@@ -39,7 +42,7 @@ impl<'a, W: Write> TarWriter<'a, W> {
     }
 
     /// Shows all that follows to `tap` as well, before it is compressed.
-    pub(crate) fn tap(&mut self, tap: &'a dyn Fn(&[u8])) {
+    pub(crate) fn tap(&mut self, tap: Tap<'a>) {
         self.to.tap = Some(tap);
     }
 

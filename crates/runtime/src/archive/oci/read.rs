@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{INDEX, INDEX_TYPE, MANIFEST_TYPE, OciImage, hex, index, sha256};
 use crate::error::{Error, Result};
 
-/// The archive in an image. What was read is good only after [`finish`](Self::finish).
+/// The archive in an image. Its content is good only after [`finish`](Self::finish).
 pub(in crate::archive) struct Opened {
     file: File,
     path: PathBuf,

@@ -57,7 +57,7 @@ fn several_images_share_a_layout() {
     let layout = dir.path().join("l");
     written(&layout, "a", b"first");
     written(&layout, "b", b"second");
-    // What others have put there stays.
+    // The annotations of others stay.
     let mut index = json_of(&layout.join(INDEX));
     index["annotations"] = json!({"other": "x"});
     std::fs::write(layout.join(INDEX), index.to_string()).unwrap();
@@ -137,7 +137,8 @@ fn rewrite(layout: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_hostile_layout_is_refused_by_name() {
     let zero = format!("sha256:{}", "0".repeat(64));
-    let changes: [(fn(&mut Value, &str), &str); 7] = [
+    type Change = fn(&mut Value, &str);
+    let changes: [(Change, &str); 7] = [
         (
             |m, _| m["layers"][0]["digest"] = json!("sha256:../../../../etc/passwd"),
             "expected sha256: and 64 digits",

@@ -236,7 +236,7 @@ impl Image {
         let to = self.dir.join(BLOBS).join(digest);
         match rustix::fs::renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
             Ok(()) => self.blobs.push(to),
-            // Whoever has put it there may have been stopped before the disk had it.
+            // Its writer may have been stopped before the disk had it.
             Err(Errno::EXIST) => std::fs::rename(from, &to).map_err(|e| Error::file(&to, &e))?,
             Err(e) => return Err(Error::file(&to, &e.into())),
         }
@@ -252,7 +252,7 @@ impl Image {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),
                 Err(Errno::WOULDBLOCK) if Instant::now() < end => {
-                    std::thread::sleep(Duration::from_millis(5))
+                    std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(Errno::WOULDBLOCK) => {
                     let why = format!("another program has locked it for {} s", PATIENCE.as_secs());
