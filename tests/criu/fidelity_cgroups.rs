@@ -57,6 +57,42 @@ fn every_mode_restores_on_v2() {
     modes(&Runtime::hiber_on_v2());
 }
 
+/// Tasks are born in their cgroups, and in their cgroup namespace: CRIU waits for the kernel for each that it moves.
+#[test]
+fn no_task_is_moved_into_its_cgroups() {
+    require!(Root, Criu);
+    let bundle = |namespace: bool| {
+        let bundle = Bundle::busybox().without_namespace("cgroup");
+        if namespace { bundle.namespace("cgroup", None) } else { bundle }
+    };
+    for bundle in [bundle(false), bundle(true), bundle(true).user_namespace(200_000)] {
+        let c = counter(&Runtime::hiber(), bundle);
+        let work = c.bundle().join("work");
+        fs::create_dir_all(&work).unwrap();
+        let places = || {
+            let read = |path: String| fs::read_to_string(path).unwrap();
+            (c.sh("cat /proc/self/cgroup"), read(format!("/proc/{}/cgroup", c.pid())))
+        };
+        let before = places();
+        for _ in 0..2 {
+            let count = count(&c);
+            c.checkpoint(&[]).ok();
+            c.restore(&["--work-path", work.to_str().unwrap()]).ok();
+            assert_eq!(places(), before);
+            let log = fs::read_to_string(work.join("restore.log")).unwrap();
+            assert!(
+                log.contains("Cgroup namespace inherited from parent") && !log.contains("/cgroup.procs"),
+                "{log}"
+            );
+            counts_on(&c, count);
+        }
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/cgroup")).unwrap();
+        let own = c.bundle().config()["linux"]["namespaces"].as_array().unwrap();
+        let has = own.iter().any(|namespace| namespace["type"] == "cgroup");
+        assert_eq!(of(&c.pid().to_string()) != of("self"), has);
+    }
+}
+
 /// A cgroup of the test's in every hierarchy of the host, with others in it.
 struct Foreign(Vec<PathBuf>);
 

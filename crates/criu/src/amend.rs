@@ -73,7 +73,7 @@ pub struct Shared {
     pub ipc: bool,
     /// The namespace of the host name.
     pub uts: bool,
-    /// The set of cgroups, as [`OwnCgroups::inherited`](crate::OwnCgroups::inherited) says.
+    /// The set of cgroups ([`InheritedCgroups::set`](crate::InheritedCgroups::set)).
     pub cgroups: Option<u32>,
 }
 

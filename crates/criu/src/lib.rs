@@ -56,7 +56,7 @@ pub use notify::{Answer, DumpNotify, RestoreNotify};
 pub use options::{
     CgroupRoot, Common, DumpOptions, External, InheritFd, PageServer, PreDumpOptions, RestoreOptions, SwrkFd,
 };
-pub use own_cgroups::{CGROUP_IMAGE, OwnCgroups};
+pub use own_cgroups::{CGROUP_IMAGE, InheritedCgroups, OwnCgroups};
 pub use patience::work_of;
 pub use session::Session;
 pub use swrk::Ending;

@@ -1,6 +1,8 @@
 //! The cgroups of a checkpoint that are its container's.
 
-use criu_proto::images::cgroup::{CgControllerEntry, CgMemberEntry, CgroupEntry};
+use std::collections::BTreeSet;
+
+use criu_proto::images::cgroup::{CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupEntry};
 use criu_proto::images::core::CoreEntry;
 
 use crate::error::Result;
@@ -16,9 +18,17 @@ pub struct OwnCgroups {
     pub entry: CgroupEntry,
     /// The same as an image, where the checkpoint's has more.
     pub image: Option<Vec<u8>>,
-    /// The first task's set of cgroups, if a restorer in the container's cgroups is in just these: the task is in none below, and
-    /// has no cgroup namespace to be made.
-    pub inherited: Option<u32>,
+    /// The cgroups that the first task has in common with a restorer in the container's; `None` if the task is in cgroups below these.
+    pub inherited: Option<InheritedCgroups>,
+}
+
+/// The cgroups of a restorer that its tasks share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InheritedCgroups {
+    /// The set of cgroups in the image, which is the restorer's.
+    pub set: u32,
+    /// Whether the restorer must be in a cgroup namespace whose roots these cgroups are.
+    pub namespace: bool,
 }
 
 impl Images {
@@ -45,7 +55,7 @@ impl Images {
         Ok(OwnCgroups { entry, image, inherited })
     }
 
-    fn inherited_set(&self, entry: &CgroupEntry) -> Result<Option<u32>> {
+    fn inherited_set(&self, entry: &CgroupEntry) -> Result<Option<InheritedCgroups>> {
         if entry.sets.is_empty() {
             return Ok(None);
         }
@@ -53,18 +63,45 @@ impl Images {
         let core: Option<CoreEntry> =
             self.entries(&format!("core-{first}.img"), Magic::CORE)?.next().transpose()?;
         let id = core.and_then(|core| core.thread_core.cg_set.or(core.tc.cg_set));
+        let Some(set) = entry.sets.iter().find(|set| set.id.is_some() && set.id == id) else {
+            return Ok(None);
+        };
         let is_own = |member: &CgMemberEntry| {
             let of = |c: &&CgControllerEntry| c.cnames.iter().any(|name| name == member.name());
             let [dir] = entry.controllers.iter().find(of).map_or(&[][..], |c| &c.dirs) else { return false };
-            member.cgns_prefix.is_none()
-                && dir.dir_name().trim_matches('/') == member.path().trim_matches('/')
+            let is_root = member.cgns_prefix.is_none_or(|at| member.path().len() == at as usize);
+            is_root && dir.dir_name().trim_matches('/') == member.path().trim_matches('/')
         };
-        let set = entry.sets.iter().find(|set| set.id.is_some() && set.id == id);
-        Ok(set.filter(|set| set.ctls.iter().all(is_own)).and_then(|set| set.id))
+        let mut namespaces = set.ctls.iter().map(|member| member.cgns_prefix.is_some());
+        let namespace = namespaces.next().unwrap_or(false);
+        let shared = namespaces.all(|other| other == namespace) && set.ctls.iter().all(is_own);
+        Ok(set.id.filter(|_| shared).map(|set| InheritedCgroups { set, namespace }))
     }
 }
 
 impl OwnCgroups {
+    /// The image for a restorer whose cgroups are those that the tasks [inherit](Self::inherited): CRIU moves tasks of other sets,
+    /// even where these differ in the namespace alone, of which CRIU notes only the first task's. `None` if the checkpoint's does.
+    ///
+    /// # Errors
+    /// [`CriuError::Image`](crate::CriuError::Image) if the image cannot be written.
+    pub fn unmoved(&self, images: &Images) -> Result<Option<Vec<u8>>> {
+        let Some(InheritedCgroups { set: first, .. }) = self.inherited else { return Ok(self.image.clone()) };
+        let paths = |set: &CgSetEntry| {
+            let of = |member: &CgMemberEntry| (member.name().to_owned(), member.path().to_owned());
+            set.ctls.iter().map(of).collect::<BTreeSet<_>>()
+        };
+        let all: BTreeSet<_> = self.entry.sets.iter().map(paths).collect();
+        if self.entry.sets.len() < 2 || all.len() > 1 {
+            return Ok(self.image.clone());
+        }
+        let mut entry = self.entry.clone();
+        for set in entry.sets.iter_mut().filter(|set| set.id != Some(first)) {
+            set.ctls.clear();
+        }
+        images.encode(CGROUP_IMAGE, Magic::CGROUP, &[entry]).map(Some)
+    }
+
     /// With all tasks in the container's own cgroup of version 2, and no cgroups below that, for somebody who makes those afterwards:
     /// CRIU takes the first task's for the container's, and knows no others beside that. `below` is where the first task was.
     ///

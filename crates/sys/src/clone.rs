@@ -29,6 +29,8 @@ pub struct Birthplace {
     /// The `tasks` files of cgroups v1, open for writing. A single thread that writes 0 there moves itself, for which the kernel
     /// needs no lock since Linux 5.5 (9a3284fad42f).
     pub v1: Vec<OwnedFd>,
+    /// Whether a cgroup namespace with these as its roots is made there (unshare(2), CLONE_NEWCGROUP).
+    pub namespace: bool,
 }
 
 /// A program to start in new namespaces.
@@ -66,13 +68,14 @@ pub struct Child {
 pub struct Born {
     /// The process.
     pub child: Child,
-    /// Whether it has come into all cgroups that it was to be born in.
+    /// Whether it has come into all cgroups that it was to be born in, and into a namespace of these if it was to have one.
     pub placed: bool,
 }
 
 /// The child's way into cgroups v1, which it reports about.
 struct Moves {
     tasks: Vec<RawFd>,
+    namespace: bool,
     report: [OwnedFd; 2],
 }
 
@@ -80,10 +83,11 @@ impl Moves {
     fn into(birthplace: &Birthplace) -> Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|e| SysError::new("pipe2", "for a new process", e.raw_os_error()))?;
-        Ok(Self { tasks: birthplace.v1.iter().map(AsRawFd::as_raw_fd).collect(), report: [read, write] })
+        let tasks = birthplace.v1.iter().map(AsRawFd::as_raw_fd).collect();
+        Ok(Self { tasks, namespace: birthplace.namespace, report: [read, write] })
     }
 
-    /// In the child. Reports if a cgroup has not taken it.
+    /// In the child. Reports if a cgroup has not taken it, or has no namespace.
     ///
     /// # Safety
     /// To be called between clone3 and execve alone: raw system calls on memory that the caller has prepared.
@@ -91,7 +95,11 @@ impl Moves {
         // SAFETY: descriptors and constants that live.
         unsafe {
             let write = |to: RawFd, text: &CStr| libc::syscall(libc::SYS_write, to, text.as_ptr(), 1usize);
-            if !self.tasks.iter().all(|tasks| write(*tasks, c"0") == 1) {
+            let mut made = self.tasks.iter().all(|tasks| write(*tasks, c"0") == 1);
+            if self.namespace {
+                made &= libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) == 0;
+            }
+            if !made {
                 write(self.report(), c"m");
             }
         }
@@ -160,7 +168,11 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Born> {
     let channel = [spawn.channel.as_raw_fd(), spawn.callers_end.as_raw_fd()];
     let stdio = spawn.stdio.map(|fds| fds.map(|fd| fd.as_raw_fd()));
 
-    let moves = spawn.birthplace.filter(|place| !place.v1.is_empty()).map(Moves::into).transpose()?;
+    let moves = spawn
+        .birthplace
+        .filter(|place| !place.v1.is_empty() || place.namespace)
+        .map(Moves::into)
+        .transpose()?;
     // init unblocks the signals again.
     let child = clone(
         spawn.namespaces,

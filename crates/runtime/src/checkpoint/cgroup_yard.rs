@@ -71,8 +71,7 @@ impl CgroupYard {
 /// Binds the hierarchies below the directory `at`, in a file system that only the calling thread's mount namespace has. CRIU mounts
 /// those itself that are not there: parts of hierarchies, and what may only be read here.
 pub(super) fn bind(at: &Path, layout: &Layout) -> Result<()> {
-    let path = Path::new("/proc/thread-self/cgroup");
-    let text = hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))?;
+    let text = own()?;
     let fail = |what: &Path, e| Error::sys("mount", what.display().to_string(), e);
     mount("hiber", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0700")
         .map_err(|e| fail(at, e))?;
@@ -82,6 +81,17 @@ pub(super) fn bind(at: &Path, layout: &Layout) -> Result<()> {
         mount_bind(&point, &place).map_err(|e| fail(&point, e))?;
     }
     Ok(())
+}
+
+/// Whether [`bind`] finds all hierarchies, so that CRIU mounts none: in a cgroup namespace it would see a part of those.
+pub(super) fn is_whole(layout: &Layout) -> Result<bool> {
+    let text = own()?;
+    Ok(writable(&text, layout).len() == text.lines().count())
+}
+
+fn own() -> Result<String> {
+    let path = Path::new("/proc/thread-self/cgroup");
+    hiber_sys::file::read_to_string(path).map_err(|e| Error::file(path, &e))
 }
 
 /// The hierarchies that are mounted whole and may be written to, by their names in a yard.

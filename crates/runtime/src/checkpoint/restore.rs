@@ -15,14 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, RestoreNotify, RestoreOptions,
-    Session, work_of,
+    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, InheritedCgroups, RestoreNotify,
+    RestoreOptions, Session, work_of,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::DetachedRoot;
+use hiber_sys as sys;
 use hiber_sys::channel::send_packet;
-use hiber_sys::{self as sys, clone::Child};
+use hiber_sys::clone::{Birthplace, Child};
 use rustix::process::{Pid, PidfdFlags};
 
 use agent::Agent;
@@ -310,22 +311,21 @@ impl Restoring<'_> {
         guard: Option<&RestoreGuard>,
         making: &mut Making,
         cgroup: &mut Cgroup,
-        view: &View<'_>,
+        (birthplace, view): (Option<Birthplace>, &View<'_>),
     ) -> Result<Loaded> {
         let (mut launch, mut inherited) = (self.criu.launch(), Vec::new());
         self.inherit(&mut launch, &mut inherited)?;
         let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
         Kept::shed()?;
         // Tasks are born where CRIU is, and it counts their cgroups from there.
-        if let Some(birthplace) = cgroup.birthplace()? {
+        let in_namespace = birthplace.as_ref().is_some_and(|birthplace| birthplace.namespace);
+        if let Some(birthplace) = birthplace {
             launch.born_in(birthplace);
         }
         let loading = launch.begin()?;
         let placed = loading.is_placed();
         guard.map_or(Ok(()), |guard| guard.watch(loading.session()))?;
-        let plan =
-            self.request.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let restorable = DetachedRoot::prepare(plan, places.root).context("prepare the root filesystem")?;
+        let restorable = self.request.prepare_root(places.root)?;
         let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
         restore.common.work_dir = Some(places.work.here()?);
         if restore.common.cgroups != Some(CgroupMode::Ignore) {
@@ -339,6 +339,10 @@ impl Restoring<'_> {
                 making.facts.resctrl.add(pid)?;
             } else {
                 making.adopt(cgroup, pid)?;
+                if in_namespace {
+                    let why = "cannot be the roots of a cgroup namespace: no process can be born in them";
+                    return Err(Error::Invalid(format!("the cgroups of {} {why}", self.id)));
+                }
             }
             // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
@@ -356,6 +360,17 @@ impl Restoring<'_> {
         restore.join_namespaces =
             entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
         Ok(Loaded { session, restore, restorable, stand_ins })
+    }
+
+    /// Where CRIU is to be born, and those of its cgroups that the tasks have, too.
+    fn birthplace(&self, cgroup: &Cgroup) -> Result<(Option<Birthplace>, Option<InheritedCgroups>)> {
+        let inherited = self.request.cgroups.inherited;
+        let namespace = inherited.is_some_and(|cgroups| cgroups.namespace);
+        let birthplace = cgroup.birthplace()?;
+        if namespace && (birthplace.is_none() || !cgroup_yard::is_whole(&self.request.prepared.layout)?) {
+            return Ok((birthplace, None));
+        }
+        Ok((birthplace.map(|place| Birthplace { namespace, ..place }), inherited))
     }
 
     /// CRIU saves no session keyring: the tasks have that of the thread which starts it.
@@ -376,10 +391,12 @@ impl Restoring<'_> {
         let host = namespace("mnt")?;
         let left = self.request.left_cgroups(cgroup)?;
         let agent = Agent::of(self.request.prepared, self.request.chain)?;
-        let (view, limits) = self.request.view(self.changed_images(agent.as_ref(), &making.facts)?)?;
+        let (birthplace, inherited) = self.birthplace(cgroup)?;
+        let changed = self.changed_images(agent.as_ref(), &making.facts)?;
+        let (view, limits) = self.request.view(changed, inherited)?;
         sys::process::unshare(NamespaceKind::Mount.clone_flag(), "for the restore's own mounts")?;
         let Loaded { mut session, restore, mut restorable, stand_ins } =
-            self.load_criu(places, guard, making, cgroup, &view)?;
+            self.load_criu(places, guard, making, cgroup, (birthplace, &view))?;
         let (paths, held) = (making.facts.cgroup.clone(), Arc::new(AtomicBool::new(false)));
         let holds = Arc::clone(&held);
         session.watch(move || work_in(&paths, holds.load(Ordering::Relaxed)));
@@ -431,10 +448,15 @@ impl Restoring<'_> {
         });
         restored?;
         self.request.put_back_cgroups(making.facts.pid, cgroup, &left)?;
+        self.turn_switches(making, cgroup, &listeners)
+    }
+
+    /// Has the tasks, where they are held, do the last that only they can do.
+    fn turn_switches(&self, making: &Making, cgroup: &Cgroup, listeners: &ToClose) -> Result<()> {
         if self.request.kept.has_switches() || !listeners.is_empty() {
             let freeze = || Ok(Cgroup::open(making.facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
             let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };
-            self.request.turn_switches(making.facts.pid, cgroup, then, &listeners)?;
+            self.request.turn_switches(making.facts.pid, cgroup, then, listeners)?;
         }
         Ok(())
     }

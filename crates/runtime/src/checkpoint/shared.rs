@@ -5,7 +5,7 @@
 //! started in these namespaces, and a restore enters them.
 
 use hiber_criu::amend::{Shared, shared_inventory};
-use hiber_criu::{ImageDirectory, Images, OwnCgroups};
+use hiber_criu::{ImageDirectory, Images, InheritedCgroups};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -28,12 +28,12 @@ pub(super) fn launched_in(spec: &Spec, fresh_network: bool) -> Vec<NamespaceKind
 pub(crate) fn inventory(
     dir: &ImageDirectory,
     spec: &Spec,
-    cgroups: &OwnCgroups,
+    cgroups: Option<InheritedCgroups>,
 ) -> Result<Option<(String, Vec<u8>)>> {
     let kinds: Vec<_> = namespaces(spec).collect();
     let has = |kind| kinds.contains(&kind);
-    let shared =
-        Shared { ipc: has(NamespaceKind::Ipc), uts: has(NamespaceKind::Uts), cgroups: cgroups.inherited };
+    let set = cgroups.map(|cgroups| cgroups.set);
+    let shared = Shared { ipc: has(NamespaceKind::Ipc), uts: has(NamespaceKind::Uts), cgroups: set };
     if shared == Shared::default() {
         return Ok(None);
     }

@@ -18,7 +18,7 @@ use hiber_criu::{CgroupMode, ImageDirectory, InheritFd, Launch, RestoreNotify, R
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Layout, Limits, OnDenied};
 use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Plan};
-use hiber_sandbox::rootfs::{DetachedRoot, PrivateViews};
+use hiber_sandbox::rootfs::PrivateViews;
 use hiber_sys as sys;
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
@@ -260,12 +260,11 @@ impl Trial<'_> {
     ) -> Result<()> {
         let plan = &request.prepared.plan;
         // Mounts that the host makes meanwhile do not reach the trial, whose views are in no peer group.
-        let (view, _) = request.view(amend::with_outer_groups(self.images, |_| Ok::<_, Error>(None))?)?;
+        let apart = amend::with_outer_groups(self.images, |_| Ok::<_, Error>(None))?;
+        let (view, _) = request.view(apart, None)?;
         enter_surroundings(plan)?;
         let places = Places::make(self.images.path(), plan)?;
-        let root = plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
-        let mut restorable =
-            DetachedRoot::prepare(root, &places.root).context("prepare the root filesystem")?;
+        let mut restorable = request.prepare_root(&places.root)?;
         let images = view.mount(&places.view)?;
         let mut restore =
             self.request_to_criu(request, images, &places, restorable.path(), cgroup.paths())?;

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use hiber_criu::cores::{Cores, FileSizeLimit, Policies};
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CGROUP_IMAGE, CgroupMode, Descriptors, External, ImageDirectory, Images, InheritFd, Launch, Macvlan,
-    OwnCgroups, RestoreOptions, amend,
+    CGROUP_IMAGE, CgroupMode, Descriptors, External, ImageDirectory, Images, InheritFd, InheritedCgroups,
+    Launch, Macvlan, OwnCgroups, RestoreOptions, amend,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, Names, OnDenied};
 use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::mountinfo::PeerGroups;
 use hiber_sandbox::plan::NamespaceKind;
-use hiber_sandbox::rootfs::mount_tracefs;
+use hiber_sandbox::rootfs::{DetachedRoot, mount_tracefs};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::checkpoint::kept::Kept;
@@ -94,20 +94,29 @@ pub(crate) struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// The images as CRIU is to see them, but for those that are `changed`, and the limits that
-    /// [`limit_file_sizes`] is to set. To be called before the mount namespace is unshared.
-    pub(crate) fn view(&self, mut changed: ChangedFiles) -> Result<(View<'a>, Vec<FileSizeLimit>)> {
+    /// [`limit_file_sizes`] is to set. `inherited` are the cgroups of CRIU that the tasks have. To be called before the mount namespace
+    /// is unshared.
+    pub(crate) fn view(
+        &self,
+        mut changed: ChangedFiles,
+        inherited: Option<InheritedCgroups>,
+    ) -> Result<(View<'a>, Vec<FileSizeLimit>)> {
         let mut limits = Vec::new();
         if let [images, ..] = self.chain {
             let cores = self.cores(images)?;
             changed.extend(cores.changed);
             limits = cores.file_sizes;
             changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
-            changed.extend(shared::inventory(images, &self.prepared.spec, self.cgroups)?);
+            changed.extend(shared::inventory(images, &self.prepared.spec, inherited)?);
+            let cgroups = match inherited {
+                Some(_) => self.cgroups.unmoved(&Images::in_directory(images)?)?,
+                None => self.cgroups.image.clone(),
+            };
+            changed.extend(cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image)));
             changed.extend(self.eventfds(images)?.0);
             changed.extend(self.macvlans(images)?.0);
             changed.extend(self.firewalls(images)?);
         }
-        changed.extend(self.cgroups.image.clone().map(|image| (CGROUP_IMAGE.to_owned(), image)));
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
     }
 
@@ -129,6 +138,12 @@ impl<'a> Request<'a> {
                 .map_or(Ok(Some(u32::MAX)), |source| groups.of(source))
                 .context("look for the source of a mount")
         })
+    }
+
+    /// Mounts the root filesystem at `at`, in a mount namespace that nobody else uses.
+    pub(crate) fn prepare_root(&self, at: &Path) -> Result<DetachedRoot> {
+        let plan = self.prepared.plan.init.root.as_ref().ok_or(Error::Invalid("root: is missing".into()))?;
+        DetachedRoot::prepare(plan, at).context("prepare the root filesystem")
     }
 
     /// All but what depends on where CRIU runs. `root` is where the root filesystem is mounted for it.
