@@ -11,25 +11,25 @@ use hiber_tests::prelude::*;
 use hiber_tests::tmpfs::Tmpfs;
 
 /// A directory for an archive, beside the bundle.
-fn place(c: &Container) -> PathBuf {
+pub(crate) fn place(c: &Container) -> PathBuf {
     let place = c.bundle().join("archives");
     let _ = fs::create_dir(&place);
     place
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     entries.collect()
 }
 
 /// `checkpoint --export FILE`.
-fn export(c: &Container, file: &Path, flags: &[&str]) -> Output {
+pub(crate) fn export(c: &Container, file: &Path, flags: &[&str]) -> Output {
     let file = file.to_str().unwrap();
     c.call("checkpoint", &[&["--export", file], flags].concat())
 }
 
 /// `restore --import FILE`.
-fn import(c: &Container, file: &Path, flags: &[&str]) -> Output {
+pub(crate) fn import(c: &Container, file: &Path, flags: &[&str]) -> Output {
     let bundle = c.bundle_path();
     let file = file.to_str().unwrap();
     c.call_detached("restore", &[&["--detach", "--bundle", &bundle, "--import", file], flags].concat())
@@ -37,7 +37,7 @@ fn import(c: &Container, file: &Path, flags: &[&str]) -> Output {
 
 /// Nothing passes through memory any more.
 #[track_caller]
-fn assert_no_scratch(c: &Container) {
+pub(crate) fn assert_no_scratch(c: &Container) {
     let scratch = c.runtime().root().join("~scratch");
     let left: Vec<_> = fs::read_dir(&scratch).into_iter().flatten().flatten().map(|e| e.path()).collect();
     assert!(left.is_empty(), "{left:?}");

@@ -6,6 +6,7 @@
 mod accepted;
 mod apparmor;
 mod archives;
+mod archives_encrypted;
 mod asked;
 mod background;
 mod before;

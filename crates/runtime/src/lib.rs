@@ -3,6 +3,8 @@
 #![deny(missing_docs)]
 
 #[cfg(feature = "archive")]
+mod age;
+#[cfg(feature = "archive")]
 pub mod archive;
 pub mod bundle;
 mod checkpoint;
@@ -25,6 +27,8 @@ mod status;
 mod tarball;
 
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
+#[cfg(feature = "archive")]
+pub use checkpoint::inspect::{inspect_encrypted, verify_encrypted};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;

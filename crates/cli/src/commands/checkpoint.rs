@@ -10,7 +10,7 @@ use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
 use crate::containers::Containers;
-use crate::flags::archive::{self, COMPRESS};
+use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, Recipient};
 use crate::flags::criu::{
     ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
 };
@@ -55,6 +55,7 @@ flags! {
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
         compress: Option<Compression> = COMPRESS,
+        encrypt_to: Vec<Recipient> = ENCRYPT_TO,
         pre_copy: PreCopyFlags = Flag::group(),
         prove: bool = Flag::switch(
             "prove",
@@ -125,7 +126,7 @@ impl Run for Checkpoint {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
         if let Some(path) = &self.flags.export {
-            task.export(&archive::export(path, self.flags.compress)?, options)?;
+            task.export(&archive::export(path, self.flags.compress, &self.flags.encrypt_to)?, options)?;
             return Ok(ExitCode::SUCCESS);
         }
         task.checkpoint(&options)?;
@@ -144,6 +145,11 @@ impl CheckpointFlags {
         if self.export.is_none() && self.compress.is_some() {
             return Err(Refusal::value(
                 "--compress needs --export: images in a directory are not compressed",
+            ));
+        }
+        if self.export.is_none() && !self.encrypt_to.is_empty() {
+            return Err(Refusal::value(
+                "--encrypt-to needs --export: images in a directory are not encrypted",
             ));
         }
         Ok(())

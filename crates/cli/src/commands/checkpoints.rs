@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use hiber::archive::Compression;
+use hiber::archive::{Compression, Identities};
 use hiber::id::ContainerId;
 use hiber::{CheckpointConfig, CheckpointName, CheckpointOptions, Checkpoints, RestoreContainerOptions};
 use hiber_sandbox::config;
 use oci_spec::runtime::Spec;
 
 use crate::containers::Containers;
-use crate::flags::archive::{self, COMPRESS};
+use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, IDENTITY, KeyFile, Recipient};
 use crate::flags::criu::{ACCEPT, CHECKPOINT_DIR, Contents, Names, PreCopyFlags, names};
 use crate::flags::process::{FORMAT, or_here};
 use crate::line::command::{Cli, Command, Count, Run};
@@ -62,6 +62,13 @@ flags! {
 flags! {
     pub(crate) struct ExportFlags {
         compress: Option<Compression> = COMPRESS,
+        encrypt_to: Vec<Recipient> = ENCRYPT_TO,
+    }
+}
+
+flags! {
+    pub(crate) struct ImportFlags {
+        identity: Vec<KeyFile> = IDENTITY,
     }
 }
 
@@ -98,6 +105,7 @@ pub(crate) const COMMAND: Command = Command::new(
     Entry::Group(ListFlags::TABLE),
     Entry::Group(CreateFlags::TABLE),
     Entry::Group(ExportFlags::TABLE),
+    Entry::Group(ImportFlags::TABLE),
 ])
 .takes(
     Count::Between(2, 4),
@@ -128,7 +136,7 @@ pub(crate) enum Action {
     Verify(CheckpointName, VerifyFlags, Option<Contents>),
     Remove(CheckpointName),
     Export(CheckpointName, PathBuf, ExportFlags),
-    Import(CheckpointName, PathBuf),
+    Import(CheckpointName, PathBuf, ImportFlags),
 }
 
 impl Action {
@@ -174,7 +182,10 @@ impl Action {
                 only(ExportFlags::TABLE)?;
                 Ok(Self::Export(name()?, file()?, ExportFlags::read(m)?))
             }
-            "import" => only(&[]).and_then(|()| Ok(Self::Import(name()?, file()?))),
+            "import" => {
+                only(ImportFlags::TABLE)?;
+                Ok(Self::Import(name()?, file()?, ImportFlags::read(m)?))
+            }
             other => {
                 let why = format!(
                     "checkpoints {other:?}: expected create, ls, inspect, verify, rm, export or import"
@@ -214,7 +225,11 @@ impl Run for Named {
             }
             Action::Verify(name, flags, restore) => {
                 let checkpoint = all.get(name)?;
-                let verified = inspection::verify(&checkpoint.path, flags.format.unwrap_or_default())?;
+                let verified = inspection::verify(
+                    &checkpoint.path,
+                    &Identities::default(),
+                    flags.format.unwrap_or_default(),
+                )?;
                 let Some(contents) = restore.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
                     return Ok(verified);
                 };
@@ -229,11 +244,11 @@ impl Run for Named {
             }
             Action::Remove(name) => all.delete(name)?,
             Action::Export(name, file, flags) => {
-                let export = archive::export(file, flags.compress)?;
+                let export = archive::export(file, flags.compress, &flags.encrypt_to)?;
                 all.export(name, &*self.spec(&containers)?, &export)?;
             }
-            Action::Import(name, file) => {
-                let made = all.import(name, &archive::source(file)?)?;
+            Action::Import(name, file, flags) => {
+                let made = all.import(name, &archive::import(file, &flags.identity)?)?;
                 inspection::tell_written(&made.path, None)?;
             }
         }

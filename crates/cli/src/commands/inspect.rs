@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::flags::archive::{self, IDENTITY, KeyFile};
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::line::shape::Argument;
@@ -13,6 +14,7 @@ flags! {
     pub(crate) struct InspectFlags {
         format: Option<Format> =
             Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
+        identity: Vec<KeyFile> = IDENTITY,
         verify: bool = Flag::switch("verify", "compare the files with the manifest"),
     }
 }
@@ -24,7 +26,7 @@ pub(crate) const COMMAND: Command =
     })
     .description(
         "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
-         hiber, runc, crun or podman (an archive: tar, also with gzip or zstd).\n\n\
+         hiber, runc, crun or podman (an archive: tar, also with gzip or zstd, and encrypted if --identity opens it).\n\n\
          With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
          if anything is wrong, or if there are no hashes to compare.",
     )
@@ -42,10 +44,11 @@ struct Inspect {
 impl Run for Inspect {
     fn run(&self, _: &Cli) -> anyhow::Result<ExitCode> {
         let format = self.flags.format.unwrap_or_default();
+        let keys = archive::identities(&self.flags.identity)?;
         if self.flags.verify {
-            return inspection::verify(&self.path, format);
+            return inspection::verify(&self.path, &keys, format);
         }
-        inspection::show(&self.path, format)?;
+        inspection::show(&self.path, &keys, format)?;
         Ok(ExitCode::SUCCESS)
     }
 }

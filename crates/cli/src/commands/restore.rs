@@ -11,7 +11,7 @@ use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, 
 
 use super::checkpoints::checkpoints_of;
 use crate::containers::Containers;
-use crate::flags::archive;
+use crate::flags::archive::{self, IDENTITY, KeyFile};
 use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
@@ -44,6 +44,7 @@ flags! {
             "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input, \
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
+        identity: Vec<KeyFile> = IDENTITY,
         checkpoint: Option<CheckpointName> =
             Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
         checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
@@ -129,6 +130,9 @@ impl RestoreFlags {
         if let Some((flag, _)) = places.iter().find(|(_, given)| self.import.is_some() && *given) {
             return Err(Refusal::value(format!("--import and --{flag} exclude each other")));
         }
+        if self.import.is_none() && !self.identity.is_empty() {
+            return Err(Refusal::value("--identity needs --import: nothing but an archive is encrypted"));
+        }
         if self.checkpoint.is_none() && self.checkpoint_dir.is_some() {
             return Err(Refusal::value("--checkpoint-dir needs --checkpoint"));
         }
@@ -202,7 +206,8 @@ impl Run for Restore {
         let all = || checkpoints_of(&self.id, flags.checkpoint_dir.as_deref(), &bundle);
         let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
         let unpack = |from: &PathBuf| {
-            Ok::<_, anyhow::Error>(containers.runtime.unpack(&archive::source(from)?, flags.trust_images)?)
+            let import = archive::import(from, &flags.identity)?.trust(flags.trust_images);
+            Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
         };
         let imported = flags.import.as_ref().map(unpack).transpose()?;
         let options = |stdio| {

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use hiber::archive::{Compression, Export, OciImage, Place, Source};
+use hiber::archive::{Compression, Export, Identities, Import, OciImage, Place, Recipients, Source};
 
 use crate::line::flag::{Flag, Value};
 use crate::line::refusal::Refusal;
@@ -17,6 +17,84 @@ pub(crate) const COMPRESS: Flag<Option<Compression>> = Flag::value(
     "HOW",
     "how an archive is compressed: zstd, zstd:LEVEL (1 to 19), lz4 or none (default: zstd, level 1)",
 );
+
+pub(crate) const ENCRYPT_TO: Flag<Vec<Recipient>> = Flag::list(
+    "encrypt-to",
+    "RECIPIENT",
+    "encrypt the archive, so that a key of this recipient opens it (repeatable): age1…, an OpenSSH public key of the kind \
+     ssh-ed25519, or a file with one on each line",
+);
+pub(crate) const IDENTITY: Flag<Vec<KeyFile>> = Flag::list(
+    "identity",
+    "FILE",
+    "a file with a key that opens an encrypted archive (repeatable): age-keygen's, or OpenSSH's of the kind ssh-ed25519 \
+     without a passphrase",
+);
+
+/// A recipient as it was given: a key, or a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recipient {
+    Key(String),
+    File(PathBuf),
+}
+
+impl Value for Recipient {
+    fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {
+        match text.to_str() {
+            Some("") => Err(Refusal::value(format!("invalid --{flag} \"\": expected a recipient or a file"))),
+            // A file with such a name can be given as ./age1…
+            Some(key) if key.starts_with("age1") || is_ssh(key) => Ok(Self::Key(key.to_owned())),
+            _ => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+/// Whether this is a line of a file of ssh's public keys: the kind of a key, and the key.
+fn is_ssh(text: &str) -> bool {
+    let kind = text.split_once(' ').map_or("", |(kind, _)| kind);
+    ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| kind.starts_with(prefix))
+}
+
+/// A file of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyFile(PathBuf);
+
+impl Value for KeyFile {
+    fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {
+        match text.is_empty() {
+            true => Err(Refusal::value(format!("invalid --{flag} \"\": expected a file"))),
+            false => Ok(Self(text.into())),
+        }
+    }
+}
+
+/// The recipients of all the times that the flag was given.
+///
+/// # Errors
+/// One that is none.
+pub(crate) fn recipients(given: &[Recipient]) -> anyhow::Result<Recipients> {
+    let mut all = Recipients::default();
+    for one in given {
+        let added = match one {
+            Recipient::Key(key) => all.add(key),
+            Recipient::File(path) => all.add_file(path),
+        };
+        added.context("invalid --encrypt-to")?;
+    }
+    Ok(all)
+}
+
+/// The keys of all files.
+///
+/// # Errors
+/// One that has none.
+pub(crate) fn identities(given: &[KeyFile]) -> anyhow::Result<Identities> {
+    let mut all = Identities::default();
+    for KeyFile(path) in given {
+        all.add_file(path).context("invalid --identity")?;
+    }
+    Ok(all)
+}
 
 /// Standard output or input.
 const STREAM: &str = "-";
@@ -32,8 +110,13 @@ impl Value for Compression {
 /// Where an archive is to be written.
 ///
 /// # Errors
-/// A terminal.
-pub(crate) fn export(to: &Path, compress: Option<Compression>) -> anyhow::Result<Export> {
+/// A terminal, and recipients that are none.
+pub(crate) fn export(
+    to: &Path,
+    compress: Option<Compression>,
+    encrypt_to: &[Recipient],
+) -> anyhow::Result<Export> {
+    let recipients = recipients(encrypt_to)?;
     let place = if let Some(image) = image(to)? {
         Place::Oci(image)
     } else if is_stream(to) {
@@ -44,14 +127,19 @@ pub(crate) fn export(to: &Path, compress: Option<Compression>) -> anyhow::Result
     } else {
         Place::File(to.into())
     };
-    Ok(Export::new(place).compress(compress.unwrap_or_default()))
+    Ok(Export::new(place).compress(compress.unwrap_or_default()).encrypt_to(recipients))
 }
 
-/// Where an archive is read.
+/// The archive to be read, and the keys.
 ///
 /// # Errors
-/// A terminal.
-pub(crate) fn source(from: &Path) -> anyhow::Result<Source> {
+/// A terminal, and files without keys.
+pub(crate) fn import(from: &Path, identity: &[KeyFile]) -> anyhow::Result<Import> {
+    let identities = identities(identity)?;
+    Ok(Import::new(source(from)?).identities(identities))
+}
+
+fn source(from: &Path) -> anyhow::Result<Source> {
     if let Some(image) = image(from)? {
         return Ok(Source::Oci(image));
     }

@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use hiber::archive::Identities;
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
 use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
@@ -18,8 +19,8 @@ use crate::line::value::Format;
 const MAX_DEPTH: usize = 40;
 
 /// Prints whether a checkpoint's files are what its manifest says; so does the exit status.
-pub(crate) fn verify(path: &Path, format: Format) -> anyhow::Result<ExitCode> {
-    let verification = hiber::verify(path)?;
+pub(crate) fn verify(path: &Path, keys: &Identities, format: Format) -> anyhow::Result<ExitCode> {
+    let verification = hiber::verify_encrypted(path, keys)?;
     let text = match format {
         Format::Json => serde_json::to_string_pretty(&verification)? + "\n",
         Format::Table => verdict(&verification),
@@ -29,8 +30,8 @@ pub(crate) fn verify(path: &Path, format: Format) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints what a checkpoint holds.
-pub(crate) fn show(path: &Path, format: Format) -> anyhow::Result<()> {
-    let inspection = hiber::inspect(path)?;
+pub(crate) fn show(path: &Path, keys: &Identities, format: Format) -> anyhow::Result<()> {
+    let inspection = hiber::inspect_encrypted(path, keys)?;
     let text = match format {
         Format::Json => serde_json::to_string_pretty(&inspection)? + "\n",
         Format::Table => tree(&inspection),

@@ -49,7 +49,10 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 (_, Count::Exactly(0)) => &[],
                 ("exec", _) => &["box", "sh"],
                 ("checkpoints", _) if flag.name == "format" => &["ls", "box"],
-                ("checkpoints", _) if flag.name == "compress" => &["export", "box", "c1", "x"],
+                ("checkpoints", _) if ["compress", "encrypt-to"].contains(&flag.name) => {
+                    &["export", "box", "c1", "x"]
+                }
+                ("checkpoints", _) if flag.name == "identity" => &["import", "box", "c1", "x"],
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("completion", _) => &["bash"],
                 ("migrate", _) => &["box", "exec:x"],
@@ -60,7 +63,8 @@ fn every_flag_of_the_tables_reaches_a_command() {
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "page-server") => (value, "--lazy-pages"),
-                ("checkpoint", "compress") => (value, "--export=x"),
+                ("checkpoint", "compress" | "encrypt-to") => (value, "--export=x"),
+                ("restore", "identity") => (value, "--import=x"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
@@ -106,8 +110,12 @@ fn every_other_flag_reaches_the_library() {
     let own = |command: &str, flag: &str| match flag {
         "help" | "console-socket" | "pidfd-socket" | "pid-file" | "detach" | "check" | "format" => true,
         "keep" | "no-subreaper" => ["run", "restore"].contains(&command),
-        "no-pivot" | "checkpoint" | "checkpoint-dir" | "import" | "prove" if command == "restore" => true,
-        "export" | "compress" => command == "checkpoint",
+        "no-pivot" | "checkpoint" | "checkpoint-dir" | "import" | "identity" | "prove"
+            if command == "restore" =>
+        {
+            true
+        }
+        "export" | "compress" | "encrypt-to" => command == "checkpoint",
         "process" | "tty" => command == "exec",
         _ => false,
     };

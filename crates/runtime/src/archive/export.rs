@@ -1,6 +1,6 @@
 //! A checkpoint into an archive.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use derive_setters::Setters;
@@ -11,6 +11,7 @@ use rustix::fs::FileType;
 use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
 use super::oci::{self, Origin};
 use super::output::{Output, Place};
+use crate::age::{self, Recipients};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::staging::{Given, HandOver};
 use crate::checkpoint::{CheckpointOptions, PreCopyMode, spec_as_created};
@@ -30,16 +31,22 @@ pub struct Export {
     pub to: Place,
     /// How it is compressed.
     pub compress: Compression,
+    /// For whom it is encrypted.
+    pub encrypt_to: Recipients,
 }
 
 impl Export {
     /// There, and all else as usual.
     pub fn new(to: Place) -> Self {
-        Self { to, compress: Compression::default() }
+        Self { to, compress: Compression::default(), encrypt_to: Recipients::default() }
     }
 
     /// Opens the place, which can be read then by whoever reads such places.
     pub(super) fn open(&self) -> Result<Output> {
+        if matches!(self.to, Place::Oci(_)) && !self.encrypt_to.is_empty() {
+            let why = "--encrypt-to: an image in an OCI layout is not encrypted, for no engine would know its layer; export to a file";
+            return Err(Error::Invalid(why.into()));
+        }
         let output = Output::open(&self.to)?;
         output.image().map_or(Ok(()), |image| image.set_compression(self.compress))?;
         Ok(output)
@@ -84,7 +91,7 @@ impl Task {
             pages: None,
             to,
             give: &mut |given| {
-                content.write(&given, &output, export.compress).context("write the archive")?;
+                content.write(&given, &output, export).context("write the archive")?;
                 output.publish(sync).context("write the archive")
             },
         };
@@ -117,14 +124,15 @@ pub(super) struct Content<'a> {
 
 impl Content<'_> {
     /// Writes the archive of complete images.
-    pub(super) fn write(&self, given: &Given<'_>, to: &Output, how: Compression) -> Result<()> {
+    pub(super) fn write(&self, given: &Given<'_>, to: &Output, export: &Export) -> Result<()> {
         let images = given.images;
         let fail = |e: io::Error| Error::file(to.path(), &e);
         let manifest = Manifest::read_in(images)?;
         let now = SystemTime::now();
         let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let saw = |bytes: &[u8]| to.image().into_iter().for_each(|image| image.saw(bytes));
-        let mut tar = TarWriter::new(to, how, time).map_err(fail)?;
+        let sealed = Sealed::new(to, &export.encrypt_to).map_err(fail)?;
+        let mut tar = TarWriter::new(sealed, export.compress, time).map_err(fail)?;
         if to.image().is_some() {
             tar.tap(&saw);
         }
@@ -141,7 +149,9 @@ impl Content<'_> {
             self.add(&mut tar, images, CHECKPOINT, name, fail)?;
         }
         // Only now are hashes of the rest known.
-        let Some(mut manifest) = manifest else { return tar.finish().map_err(fail).map(drop) };
+        let Some(mut manifest) = manifest else {
+            return tar.finish().and_then(Sealed::finish).map_err(fail);
+        };
         let hashed = manifest.files.values().any(|file| file.blake3.is_some());
         for of in &given.unwritten {
             let mut content = Hashing { from: of.content(), hasher: hashed.then(blake3::Hasher::new) };
@@ -153,13 +163,13 @@ impl Content<'_> {
             manifest.write_in(images)?;
         }
         self.add(&mut tar, images, CHECKPOINT, manifest::FILE_NAME, fail)?;
-        tar.finish().map_err(fail).map(drop)
+        tar.finish().and_then(Sealed::finish).map_err(fail)
     }
 
     /// Adds config.dump and spec.dump.
     fn describe(
         &self,
-        tar: &mut TarWriter<'_, &Output>,
+        tar: &mut TarWriter<'_, Sealed<&Output>>,
         manifest: Option<&Manifest>,
         (now, to): (SystemTime, &Output),
         fail: impl Fn(io::Error) -> Error,
@@ -186,7 +196,7 @@ impl Content<'_> {
     /// Adds a file of the images.
     fn add(
         &self,
-        tar: &mut TarWriter<'_, &Output>,
+        tar: &mut TarWriter<'_, Sealed<&Output>>,
         images: &ImageDirectory,
         place: &str,
         name: &str,
@@ -204,6 +214,45 @@ impl Content<'_> {
             images.remove(name).map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// An archive on its way, encrypted or not.
+enum Sealed<W> {
+    Plain(W),
+    Encrypted(Box<age::Sealer<W>>),
+}
+
+impl<W: Write> Sealed<W> {
+    fn new(to: W, recipients: &Recipients) -> io::Result<Self> {
+        Ok(if recipients.is_empty() {
+            Self::Plain(to)
+        } else {
+            Self::Encrypted(Box::new(age::encrypt(to, recipients)?))
+        })
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Encrypted(sealer) => sealer.finish().map(drop),
+        }
+    }
+}
+
+impl<W: Write> Write for Sealed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(to) => to.write(bytes),
+            Self::Encrypted(to) => to.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(to) => to.flush(),
+            Self::Encrypted(to) => to.flush(),
+        }
     }
 }
 

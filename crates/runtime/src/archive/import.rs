@@ -5,10 +5,12 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 
 use super::oci::{self, OciImage};
-use super::unpack::{Limits, Unpacked, unpack};
+use super::unpack::{How, Limits, Unpacked, unpack};
+use crate::age::Identities;
 use crate::checkpoint::RestoreContainerOptions;
 use crate::error::{Context, Error, Result};
 use crate::host::in_memory::Room;
@@ -75,6 +77,31 @@ impl Source {
     }
 }
 
+/// An archive to be read, and what opens it.
+#[derive(Debug, Setters)]
+#[non_exhaustive]
+pub struct Import {
+    /// Where it is.
+    #[setters(skip)]
+    pub from: Source,
+    /// Keys, of which one opens it if it is encrypted.
+    pub identities: Identities,
+    /// Whether files may be others than its manifest says.
+    pub trust: bool,
+}
+
+impl Import {
+    /// One that is not encrypted, and as its manifest says.
+    pub fn new(from: Source) -> Self {
+        Self { from, identities: Identities::default(), trust: false }
+    }
+
+    /// How it is read.
+    pub(super) fn how(&self) -> How<'_> {
+        How { shown: self.from.path(), keys: &self.identities, verify: !self.trust }
+    }
+}
+
 /// A checkpoint that came out of an archive, in memory until this is dropped.
 #[derive(Debug)]
 pub struct Imported {
@@ -84,22 +111,22 @@ pub struct Imported {
 
 impl Runtime {
     /// Unpacks the archive of a checkpoint, of hiber or podman, into memory. It may be half as large as the memory that is available:
-    /// the container needs as much again. All that is in it is checked, and its files are compared with its manifest unless `trust`;
-    /// what the images ask for is for a restore to judge.
+    /// the container needs as much again. All that is in it is checked, and its files are compared with its manifest unless they are
+    /// trusted; what the images ask for is for a restore to judge.
     ///
     /// # Errors
     /// It is no archive of a checkpoint, has something that none has, or does not fit. Nothing is left of it then.
-    pub fn unpack(&self, from: &Source, trust: bool) -> Result<Imported> {
+    pub fn unpack(&self, import: &Import) -> Result<Imported> {
         let available = procfs::available_memory().unwrap_or(u64::MAX);
         let bytes = available / 2;
         let limits = Limits { bytes, files: MAX_FILES, by: "half of the memory that is available" };
-        let mut reader = from.open().context("open the archive")?;
+        let (from, mut reader) = (&import.from, import.from.open().context("open the archive")?);
         // Files fill whole pages.
         let room = Room { bytes: Some(available), files: Some(MAX_FILES + 16) };
         let scratch = Scratch::new(&self.store, room)?;
         let images = ImageDirectory::open(&scratch.images())?;
         let Unpacked { passed, .. } =
-            unpack(&mut reader, from.path(), &images, limits, !trust).context("import the checkpoint")?;
+            unpack(&mut reader, &import.how(), &images, limits).context("import the checkpoint")?;
         reader.finish().context("import the checkpoint")?;
         tracing::debug!("of {} a restore does not look at {passed:?}", from.path().display());
         Ok(Imported { scratch, archive: from.path().to_owned() })

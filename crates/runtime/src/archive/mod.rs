@@ -11,10 +11,11 @@ mod oci;
 mod output;
 mod unpack;
 
+pub use crate::age::{Identities, Recipients};
 pub use crate::tarball::Compression;
 pub use export::Export;
-pub use import::{Imported, Source};
+pub use import::{Import, Imported, Source};
 pub use oci::OciImage;
 pub use output::Place;
 #[cfg(fuzzing)]
-pub(crate) use unpack::{Limits, unpack};
+pub(crate) use unpack::{How, Limits, unpack};

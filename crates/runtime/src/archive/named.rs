@@ -8,8 +8,8 @@ use oci_spec::runtime::Spec;
 use rustix::fs::StatVfs;
 
 use super::export::{Content, Export};
-use super::import::{MAX_FILES, Source};
-use super::unpack::{Limits, unpack};
+use super::import::{Import, MAX_FILES};
+use super::unpack::{How, Limits, unpack};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::manifest::Options;
 use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints};
@@ -32,7 +32,7 @@ impl Checkpoints {
         let mut output = export.open()?;
         let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
         let given = Given { images: &images, unwritten: Vec::new(), stopped: Instant::now() };
-        content.write(&given, &output, export.compress).context("write the archive")?;
+        content.write(&given, &output, export).context("write the archive")?;
         output.publish(true).context("write the archive")
     }
 
@@ -41,13 +41,13 @@ impl Checkpoints {
     /// # Errors
     /// There is a checkpoint of that name; it is no archive of a checkpoint, has something that none has, does not fit on the disk, or
     /// its files are not what its manifest says. Nothing is left of it then.
-    pub fn import(&self, name: &CheckpointName, from: &Source) -> Result<Checkpoint> {
-        let mut reader = from.open().context("open the archive")?;
+    pub fn import(&self, name: &CheckpointName, import: &Import) -> Result<Checkpoint> {
+        let mut reader = import.from.open().context("open the archive")?;
         let mut staging = Staging::new(&self.dir().join(name.as_str()), Some(self.free(name)?))?;
         let keep = || -> Result<Checkpoint> {
             staging.create()?;
             let images = staging.directory()?;
-            let config = take(&mut reader, from, images, name)?;
+            let config = take(&mut reader, import, images, name)?;
             reader.finish()?;
             config.write(images)?;
             staging.publish_as_is()?;
@@ -60,14 +60,15 @@ impl Checkpoints {
 /// Puts the images into the directory of a checkpoint that is to have that name.
 fn take(
     reader: impl Read,
-    from: &Source,
+    import: &Import,
     images: &ImageDirectory,
     name: &CheckpointName,
 ) -> Result<CheckpointConfig> {
     let free = |fs: StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
     let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, free);
     let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
-    let Some(mut manifest) = unpack(reader, from.path(), images, limits, true)?.manifest else {
+    let Some(mut manifest) = unpack(reader, &How { verify: true, ..import.how() }, images, limits)?.manifest
+    else {
         return Ok(CheckpointConfig::new(name, &CheckpointOptions::default()));
     };
     // One that had a name had a file of it, too.

@@ -12,9 +12,10 @@ use hiber_criu::ImageDirectory;
 use tar::EntryType;
 
 use super::layout::{Part, part};
+use crate::age::Identities;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::error::{Error, Result};
-use crate::tarball::{Entry, Tar};
+use crate::tarball::{Entry, Tar, unreadable};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
@@ -47,20 +48,32 @@ pub(crate) struct Unpacked {
     pub(crate) passed: Vec<String>,
 }
 
-/// Puts the images of an archive into a directory, where none is yet. With `verify` they are as the manifest says.
+/// How an archive is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How<'a> {
+    /// Its name for messages.
+    pub(crate) shown: &'a Path,
+    /// The keys, of which one opens it if it is encrypted.
+    pub(crate) keys: &'a Identities,
+    /// Whether its files must be what the manifest says.
+    pub(crate) verify: bool,
+}
+
+/// Puts the images of an archive into a directory, where none is yet.
 ///
 /// # Errors
 /// It is none, is truncated, goes beyond the limits, or has something that no archive of a checkpoint has. Files stay in the directory
 /// then.
 pub(crate) fn unpack(
     from: impl Read,
-    shown: &Path,
+    how: &How<'_>,
     into: &ImageDirectory,
     limits: Limits,
-    verify: bool,
 ) -> Result<Unpacked> {
+    let How { shown, keys, verify } = *how;
     let mut unpacking = Unpacking {
         shown,
+        keys,
         into,
         limits,
         left: limits.bytes,
@@ -88,6 +101,7 @@ pub(crate) fn unpack(
 
 struct Unpacking<'a> {
     shown: &'a Path,
+    keys: &'a Identities,
     into: &'a ImageDirectory,
     limits: Limits,
     /// How many bytes may still come.
@@ -103,11 +117,8 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     fn run(&mut self, from: impl Read) -> Result<()> {
         let shown = self.shown;
-        let bad = |e: io::Error| match e.raw_os_error() {
-            Some(_) => Error::file(shown, &e),
-            None => Error::File { path: shown.into(), why: format!("is no readable archive: {e}") },
-        };
-        let mut tar = Tar::new(from).map_err(bad)?;
+        let bad = |e: io::Error| unreadable(shown, &e);
+        let mut tar = Tar::new(from, self.keys).map_err(bad)?;
         while let Some(entry) = tar.next().map_err(bad)? {
             self.files += 1;
             if self.files > self.limits.files {

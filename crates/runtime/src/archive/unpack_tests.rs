@@ -1,7 +1,5 @@
 //! Archives as they should be, and hostile ones.
 
-use std::path::PathBuf;
-
 use tar::Header;
 
 use super::*;
@@ -40,8 +38,12 @@ struct Tried {
 fn tried(bytes: &[u8]) -> Tried {
     let dir = tempfile::tempdir().unwrap();
     let into = ImageDirectory::open(dir.path()).unwrap();
-    let result = unpack(bytes, &PathBuf::from("a.tar"), &into, LIMITS, true);
+    let result = unpack(bytes, &how(&Identities::default()), &into, LIMITS);
     Tried { dir, result }
+}
+
+fn how(keys: &Identities) -> How<'_> {
+    How { shown: Path::new("a.tar"), keys, verify: true }
 }
 
 #[track_caller]

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use tar::EntryType;
 
+use crate::age::Identities;
 use crate::checkpoint::manifest::FileSum;
-use crate::error::{Error, Result};
-use crate::tarball::Tar;
+use crate::error::Result;
+use crate::tarball::{Tar, unreadable};
 
 /// How much is kept of an archive.
 const MAX_KEPT: u64 = 256 << 20;
@@ -33,13 +34,10 @@ impl Archive {
     ///
     /// # Errors
     /// If it is none, is truncated, or is beyond the limits.
-    pub(crate) fn read(path: &Path, hash: bool) -> Result<Self> {
-        let bad = |e: io::Error| match e.raw_os_error() {
-            Some(_) => Error::file(path, &e),
-            None => Error::File { path: path.into(), why: format!("is no readable archive: {e}") },
-        };
+    pub(crate) fn read(path: &Path, keys: &Identities, hash: bool) -> Result<Self> {
+        let bad = |e: io::Error| unreadable(path, &e);
         let mut archive = Self::default();
-        let mut tar = Tar::new(File::open(path).map_err(bad)?).map_err(bad)?;
+        let mut tar = Tar::new(File::open(path).map_err(bad)?, keys).map_err(bad)?;
         let mut left = MAX_KEPT;
         while let Some(entry) = tar.next().map_err(bad)? {
             if !matches!(entry.kind, EntryType::Regular | EntryType::Continuous) {
@@ -63,6 +61,7 @@ impl Archive {
             };
             archive.sums.insert(name, sum);
         }
+        tar.end().map_err(bad)?;
         Ok(archive)
     }
 }

@@ -10,6 +10,14 @@ use serde::Serialize;
 use crate::checkpoint::manifest::{self, FileSum, Hashed, Manifest};
 use crate::error::{Error, Result};
 
+#[cfg(feature = "archive")]
+use crate::age::Identities;
+
+/// Keys for archives, which this program cannot read.
+#[cfg(not(feature = "archive"))]
+#[derive(Default)]
+struct Identities;
+
 /// A checkpoint, described.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,7 +67,20 @@ struct Found {
 /// # Errors
 /// If there is none, or if its images are truncated or malformed.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    let found = open(path, false, true)?;
+    described(path, &Identities::default())
+}
+
+/// As [`inspect`], of an archive that may be encrypted.
+///
+/// # Errors
+/// None of the keys opens it, and those of `inspect`.
+#[cfg(feature = "archive")]
+pub fn inspect_encrypted(path: &Path, keys: &Identities) -> Result<Inspection> {
+    described(path, keys)
+}
+
+fn described(path: &Path, keys: &Identities) -> Result<Inspection> {
+    let found = open(path, keys, false, true)?;
     let images = found.images.ok_or_else(|| none(path))?;
     Ok(Inspection {
         path: path.into(),
@@ -77,7 +98,20 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
 /// # Errors
 /// If there is no manifest, or one without hashes.
 pub fn verify(path: &Path) -> Result<Verification> {
-    let found = open(path, true, false)?;
+    compared(path, &Identities::default())
+}
+
+/// As [`verify`], of an archive that may be encrypted.
+///
+/// # Errors
+/// None of the keys opens it, and those of `verify`.
+#[cfg(feature = "archive")]
+pub fn verify_encrypted(path: &Path, keys: &Identities) -> Result<Verification> {
+    compared(path, keys)
+}
+
+fn compared(path: &Path, keys: &Identities) -> Result<Verification> {
+    let found = open(path, keys, true, false)?;
     let refuse = |why: &str| Err(Error::File { path: path.into(), why: why.into() });
     let Some(manifest) = found.manifest else {
         return refuse("has no hiber.json to be verified by: it was not written by hiber");
@@ -94,7 +128,7 @@ fn none(path: &Path) -> Error {
     Error::File { path: path.into(), why: "holds no checkpoint: there is no inventory.img in it".into() }
 }
 
-fn open(path: &Path, hash: bool, images: bool) -> Result<Found> {
+fn open(path: &Path, keys: &Identities, hash: bool, images: bool) -> Result<Found> {
     let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
     if meta.is_dir() {
         let dir = ImageDirectory::open(path)?;
@@ -109,18 +143,18 @@ fn open(path: &Path, hash: bool, images: bool) -> Result<Found> {
         let why = "is neither a directory nor an archive".into();
         return Err(Error::File { path: path.into(), why });
     }
-    open_archive(path, hash, images)
+    open_archive(path, keys, hash, images)
 }
 
 #[cfg(not(feature = "archive"))]
-fn open_archive(path: &Path, _hash: bool, _images: bool) -> Result<Found> {
+fn open_archive(path: &Path, _keys: &Identities, _hash: bool, _images: bool) -> Result<Found> {
     let why = "is not a directory, and this program was built without support for archives".into();
     Err(Error::File { path: path.into(), why })
 }
 
 #[cfg(feature = "archive")]
-fn open_archive(path: &Path, hash: bool, images: bool) -> Result<Found> {
-    let archive = crate::checkpoint::archive::Archive::read(path, hash)?;
+fn open_archive(path: &Path, keys: &Identities, hash: bool, images: bool) -> Result<Found> {
+    let archive = crate::checkpoint::archive::Archive::read(path, keys, hash)?;
     // The checkpoint is the directory of the inventory; podman calls it "checkpoint".
     let inventories = archive.kept.keys().filter_map(|name| name.strip_suffix("inventory.img"));
     let whole = inventories.filter(|dir| dir.is_empty() || dir.ends_with('/'));

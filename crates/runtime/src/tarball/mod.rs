@@ -1,4 +1,4 @@
-//! Tar in a stream, compressed or not: what archives of checkpoints are made of.
+//! Tar in a stream, compressed and encrypted or not: what archives of checkpoints are made of.
 //!
 //! Both ways go once from end to end. Archives come from elsewhere: what must be read whole (long names) is read with a limit, and
 //! the library's own iterator has none.
@@ -8,5 +8,5 @@ mod read;
 mod write;
 
 pub use compression::Compression;
-pub(crate) use read::{Entry, Tar};
+pub(crate) use read::{Entry, Tar, unreadable};
 pub(crate) use write::TarWriter;

@@ -1,8 +1,12 @@
 //! Reading tar, whose headers and extended records are the library's.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, Cursor, ErrorKind, Read};
+use std::path::Path;
 
 use tar::{EntryType, Header, PaxExtensions};
+
+use crate::age::{self, Identities};
+use crate::error::Error;
 
 const BLOCK: usize = 512;
 /// The largest extended header or long name.
@@ -10,10 +14,33 @@ const MAX_EXTENSION: u64 = 64 << 10;
 /// How much may follow the end: GNU tar fills the last 10 KiB, and whatever other programs may fill is less than this.
 const MAX_AFTER: u64 = 1 << 20;
 
+/// How many of the first bytes tell what they are the beginning of.
+const START: usize = 32;
+
+/// Opens what is encrypted, and undoes the compression.
+fn open<'a>(reader: impl Read + 'a, keys: &Identities) -> io::Result<Box<dyn Read + 'a>> {
+    let (start, reader) = begun(reader)?;
+    if start.starts_with(age::ARMOR) {
+        return Err(age::Failure::Armored.into());
+    }
+    if start.starts_with(age::MAGIC) {
+        return decompress(age::decrypt(reader, keys)?);
+    }
+    decompress(reader)
+}
+
+/// The first bytes, and a reader of all.
+fn begun<R: Read>(mut reader: R) -> io::Result<(Vec<u8>, BufReader<impl Read + use<R>>)> {
+    let mut start = Vec::new();
+    // A pipe may give them one by one.
+    reader.by_ref().take(START as u64).read_to_end(&mut start)?;
+    let reader = Cursor::new(start.clone()).chain(reader);
+    Ok((start, BufReader::with_capacity(1 << 16, reader)))
+}
+
 /// Undoes the compression that the first bytes tell.
 pub(super) fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut reader = BufReader::with_capacity(1 << 16, reader);
-    let start = reader.fill_buf()?;
+    let (start, reader) = begun(reader)?;
     if start.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(reader)));
     }
@@ -25,6 +52,16 @@ pub(super) fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read 
         return Ok(Box::new(lz4_flex::frame::FrameDecoder::new(reader)));
     }
     Ok(Box::new(reader))
+}
+
+/// Why the archive at `path` cannot be read.
+pub(crate) fn unreadable(path: &Path, e: &io::Error) -> Error {
+    let failure = e.get_ref().and_then(|e| e.downcast_ref::<age::Failure>());
+    match (e.raw_os_error(), failure) {
+        (Some(_), _) => Error::file(path, e),
+        (None, Some(failure)) => Error::File { path: path.into(), why: failure.to_string() },
+        (None, None) => Error::File { path: path.into(), why: format!("is no readable archive: {e}") },
+    }
 }
 
 /// An entry of an archive.
@@ -47,8 +84,9 @@ pub(crate) struct Tar<'a> {
 }
 
 impl<'a> Tar<'a> {
-    pub(crate) fn new(reader: impl Read + 'a) -> io::Result<Self> {
-        Ok(Self { reader: decompress(reader)?, name: String::new(), left: 0, padding: 0 })
+    /// One that is encrypted is opened with `keys`.
+    pub(crate) fn new(reader: impl Read + 'a, keys: &Identities) -> io::Result<Self> {
+        Ok(Self { reader: open(reader, keys)?, name: String::new(), left: 0, padding: 0 })
     }
 
     /// The next entry; none at the end.
