@@ -4,6 +4,8 @@
 //! vanish with it, however it ends.
 
 mod agent;
+mod cgroups;
+mod devices;
 mod memory;
 mod request;
 
@@ -15,8 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
 use hiber_criu::{
-    CgroupMode, CgroupRoot, Criu, External, ImageDirectory, InheritFd, InheritedCgroups, RestoreNotify,
-    RestoreOptions, Session, work_of,
+    CgroupMode, Criu, ImageDirectory, InheritFd, InheritedCgroups, RestoreNotify, RestoreOptions, Session,
 };
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
@@ -27,6 +28,9 @@ use hiber_sys::clone::{Birthplace, Child};
 use rustix::process::{Pid, PidfdFlags};
 
 use agent::Agent;
+use cgroups::work_in;
+pub(crate) use cgroups::{cgroup_roots, hold};
+use devices::Devices;
 use memory::{Brought, When, settle};
 pub(crate) use request::{Network, Request};
 use request::{StandIns, limit_file_sizes};
@@ -48,7 +52,7 @@ use crate::container::prepared::Prepared;
 use crate::container::stdio::{Stdio, Wired};
 use crate::container::task::Built;
 use crate::container::task::Task;
-use crate::error::{Context, Error, Result, chain};
+use crate::error::{Context, Error, Result};
 use crate::helpers;
 use crate::helpers::lazy::arrival::{self, Arrival, Destination};
 use crate::helpers::lazy::{self, Token};
@@ -207,8 +211,12 @@ struct Loaded {
 }
 
 impl Restoring<'_> {
+    fn devices(&self) -> Devices<'_> {
+        Devices { request: &self.request, gated: self.gated }
+    }
+
     fn run(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
-        self.run_through(making, gate).inspect_err(|_| self.abandon_network(making.facts.pid))
+        self.run_through(making, gate).inspect_err(|_| self.devices().abandon(making.facts.pid))
     }
 
     fn run_through(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
@@ -268,9 +276,7 @@ impl Restoring<'_> {
             if !gate.decide()? {
                 return Ok(memory);
             }
-            if self.is_plugged() {
-                hiber_sandbox::network::open(making.facts.pid)?;
-            }
+            self.devices().open(making.facts.pid)?;
         }
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         cgroup.thaw()?;
@@ -353,7 +359,7 @@ impl Restoring<'_> {
             // The container's own is there by now.
             restore.common.cgroups = Some(CgroupMode::Soft);
         }
-        restore.common.external.extend(self.network_devices()?);
+        restore.common.external.extend(self.devices().external()?);
         if let (Some(key), Some(at)) = (self.request.empty_directory, places.empty) {
             restore.common.external.push(crun::supply(key, at)?);
         }
@@ -407,7 +413,7 @@ impl Restoring<'_> {
             RestoreNotify::SetupNamespaces { pid } => {
                 first = pid;
                 // No device is there yet.
-                self.shut_network(pid)?;
+                self.devices().shut(pid)?;
                 // Hooks belong to the runtime's namespaces.
                 let flag = NamespaceKind::Mount.clone_flag();
                 sys::process::setns(host.as_fd(), flag, "back into the host's mount namespace")?;
@@ -461,54 +467,6 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Whether devices are moved into a network of the container's own, which has the addresses that the source still has.
-    fn is_plugged(&self) -> bool {
-        let plan = &self.request.prepared.plan;
-        !plan.net_devices.is_empty() && plan.namespaces.is_new(NamespaceKind::Network)
-    }
-
-    /// Lets nothing in or out until it is decided that the container runs: the kernel would reset connections before CRIU has made
-    /// their sockets, and answer by them afterwards.
-    fn shut_network(&self, first: i32) -> Result<()> {
-        if !self.gated || !self.is_plugged() {
-            return Ok(());
-        }
-        match hiber_sandbox::network::shut(first) {
-            Err(e) if self.request.criu_options.tcp_established != Some(true) => {
-                tracing::warn!("{}", chain(&e));
-                Ok(())
-            }
-            shut => Ok(shut?),
-        }
-    }
-
-    /// Nobody will decide any more that the container runs.
-    fn abandon_network(&self, first: i32) {
-        if self.gated
-            && self.is_plugged()
-            && first > 0
-            && let Err(e) = hiber_sandbox::network::abandon(first)
-        {
-            tracing::debug!("{e}");
-        }
-    }
-
-    /// The devices of `linux.netDevices`, which CRIU moves where those of the images were. A network that is joined was not
-    /// saved, and the devices that were moved into it have stayed there.
-    fn network_devices(&self) -> Result<Vec<External>> {
-        if self.request.criu_options.empty_network == Some(true) {
-            return Ok(Vec::new());
-        }
-        let plan = &self.request.prepared.plan;
-        let devices = &plan.net_devices;
-        if let Some(joined) = plan.namespaces.joined(NamespaceKind::Network) {
-            hiber_sandbox::network::expect_in(&joined.path, devices)?;
-            return Ok(Vec::new());
-        }
-        hiber_sandbox::network::expect(devices)?;
-        Ok(devices.iter().map(|d| External::network_device(&d.name_in_container, &d.name)).collect())
-    }
-
     fn send_console(&self, master: &OwnedFd) -> Result<()> {
         let Some(socket) = self.wired.console() else {
             let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
@@ -538,46 +496,8 @@ impl Restoring<'_> {
     }
 }
 
-/// Freezes the tasks, but not CRIU, which is in their cgroup, and what it has started.
-pub(super) fn hold(cgroup: &Cgroup, criu: Option<u32>) -> Result<()> {
-    let criu = criu.and_then(|pid| i32::try_from(pid).ok());
-    for pid in cgroup.pids()? {
-        let number = i32::try_from(pid).ok();
-        if criu.is_some() && (number == criu || number.and_then(procfs::parent) == criu) {
-            cgroup.let_out(pid)?;
-        }
-    }
-    cgroup.freeze().context("hold the restored processes until they have what CRIU does not keep")
-}
-
-/// The work in the cgroup that holds the tasks while CRIU waits for them. Images of a paused container freeze that, and CRIU in
-/// it: who restores a container wants it to run, unless they are `held`.
-fn work_in(paths: &CgroupPaths, held: bool) -> u64 {
-    let Ok(cgroup) = Cgroup::open(paths.clone(), OnDenied::Skip) else { return 0 };
-    if !held
-        && cgroup.frozen().unwrap_or(false)
-        && let Err(e) = cgroup.thaw()
-    {
-        tracing::warn!("the restore is frozen: {}", chain(&e));
-    }
-    let pids = cgroup.pids().unwrap_or_default();
-    pids.into_iter().map(work_of).fold(0, u64::wrapping_add)
-}
-
 /// A namespace of the calling thread.
 pub(crate) fn namespace(kind: &str) -> Result<OwnedFd> {
     let path = PathBuf::from(format!("/proc/thread-self/ns/{kind}"));
     File::open(&path).map(OwnedFd::from).map_err(|e| Error::file(&path, &e))
-}
-
-/// Where a process is in each hierarchy, as CRIU wants to be told.
-pub(crate) fn cgroup_roots(pid: u32) -> Result<Vec<CgroupRoot>> {
-    let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
-    let text = hiber_sys::file::read_to_string(&path).map_err(|e| Error::file(&path, &e))?;
-    let root = |line: &str| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        Some(CgroupRoot { controllers: Some(controllers.to_owned()), path: path.to_owned() })
-    };
-    Ok(text.lines().filter_map(root).collect())
 }
