@@ -15,6 +15,7 @@ mod documents;
 mod home;
 mod oci_images;
 mod podman;
+mod podman_archives;
 mod podman_checkpoint;
 mod podman_rootless;
 mod redis;

@@ -5,6 +5,7 @@
 
 mod accepted;
 mod apparmor;
+mod archive_bundles;
 mod archives;
 mod archives_encrypted;
 mod asked;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use hiber::archive::Compression;
+use hiber::archive::{Compression, RootChanges};
 use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
@@ -56,6 +56,12 @@ flags! {
         ),
         compress: Option<Compression> = COMPRESS,
         encrypt_to: Vec<Recipient> = ENCRYPT_TO,
+        with_rootfs: bool = Flag::switch(
+            "with-rootfs",
+            "export also what the container has changed in its root filesystem, an overlay, or compared with --base",
+        ),
+        base: Option<PathBuf> =
+            Flag::value("base", "DIR", "as --with-rootfs, compared with DIR, the root filesystem as it was at first"),
         pre_copy: PreCopyFlags = Flag::group(),
         prove: bool = Flag::switch(
             "prove",
@@ -126,7 +132,13 @@ impl Run for Checkpoint {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
         if let Some(path) = &self.flags.export {
-            task.export(&archive::export(path, self.flags.compress, &self.flags.encrypt_to)?, options)?;
+            let mut export = archive::export(path, self.flags.compress, &self.flags.encrypt_to)?;
+            if self.flags.with_rootfs || self.flags.base.is_some() {
+                let mut changes = RootChanges::default();
+                changes.base.clone_from(&self.flags.base);
+                export = export.rootfs(changes);
+            }
+            task.export(&export, options)?;
             return Ok(ExitCode::SUCCESS);
         }
         task.checkpoint(&options)?;
@@ -141,6 +153,12 @@ impl CheckpointFlags {
         self.check.judge()?;
         if self.export.is_some() && self.criu.image_path.is_some() {
             return Err(Refusal::value("--export and --image-path exclude each other"));
+        }
+        if self.export.is_none() && self.with_rootfs {
+            return Err(Refusal::value("--with-rootfs needs --export"));
+        }
+        if self.export.is_none() && self.base.is_some() {
+            return Err(Refusal::value("--base needs --export"));
         }
         if self.export.is_none() && self.compress.is_some() {
             return Err(Refusal::value(

@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use hiber::archive::{Imported, MadeBundle, NewBundle};
 use hiber::id::ContainerId;
 use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task};
 
@@ -45,6 +46,19 @@ flags! {
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
         identity: Vec<KeyFile> = IDENTITY,
+        with_rootfs: bool = Flag::switch(
+            "with-rootfs",
+            "make the changes of the archive in the bundle's root filesystem, where they stay",
+        ),
+        base: Option<PathBuf> = Flag::value(
+            "base",
+            "DIR",
+            "make the bundle from the archive, with a copy of DIR, the root filesystem of the container's image",
+        ),
+        trust_spec: bool = Flag::switch(
+            "trust-spec",
+            "a bundle that is made from the archive grants whatever the archive's own configuration asks for",
+        ),
         checkpoint: Option<CheckpointName> =
             Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
         checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
@@ -133,6 +147,19 @@ impl RestoreFlags {
         if self.import.is_none() && !self.identity.is_empty() {
             return Err(Refusal::value("--identity needs --import: nothing but an archive is encrypted"));
         }
+        let with = [
+            ("with-rootfs", self.with_rootfs),
+            ("base", self.base.is_some()),
+            ("trust-spec", self.trust_spec),
+        ];
+        if let Some((flag, _)) = with.iter().find(|(_, given)| self.import.is_none() && *given) {
+            return Err(Refusal::value(format!("--{flag} needs --import")));
+        }
+        if self.with_rootfs && (self.prove || self.check.check) {
+            return Err(Refusal::value(
+                "--with-rootfs changes the root filesystem; --prove and --check change nothing",
+            ));
+        }
         if self.checkpoint.is_none() && self.checkpoint_dir.is_some() {
             return Err(Refusal::value("--checkpoint-dir needs --checkpoint"));
         }
@@ -175,6 +202,17 @@ impl Restore {
             .background(flags.background)
     }
 
+    /// The bundle, made from the archive if there is none.
+    fn bundle(&self, imported: &Imported, place: &Path) -> anyhow::Result<MadeBundle> {
+        let flags = &self.flags;
+        let mut how = NewBundle::default().trust_spec(flags.trust_spec).with_rootfs(flags.with_rootfs);
+        how.base.clone_from(&flags.base);
+        if imported.has_root_changes() && !flags.with_rootfs && flags.base.is_none() {
+            tracing::warn!("the archive has changes of the root filesystem; --with-rootfs makes them");
+        }
+        Ok(imported.bundle(place, &how)?)
+    }
+
     /// Stays until the first process has ended, and deletes the container.
     fn attend(&self, containers: &Containers, task: &Task, signals: &Signals) -> anyhow::Result<ExitCode> {
         let init = task.init().context("the container has no process")?;
@@ -210,6 +248,7 @@ impl Run for Restore {
             Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
         };
         let imported = flags.import.as_ref().map(unpack).transpose()?;
+        let made = imported.as_ref().map(|imported| self.bundle(imported, &bundle)).transpose()?;
         let options = |stdio| {
             let mut options = self.options(cli, stdio);
             imported.iter().for_each(|imported| imported.choose(&mut options));
@@ -245,6 +284,7 @@ impl Run for Restore {
         drop(imported);
         let init = task.init().context("the container has no process")?;
         containers.or_undo(&self.id, tell.tell(init))?;
+        made.into_iter().for_each(MadeBundle::keep);
         if let Some(signals) = signals {
             return self.attend(&containers, &task, &signals);
         }

@@ -63,8 +63,8 @@ fn every_flag_of_the_tables_reaches_a_command() {
             let (value, more) = match (command.name, flag.name) {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "page-server") => (value, "--lazy-pages"),
-                ("checkpoint", "compress" | "encrypt-to") => (value, "--export=x"),
-                ("restore", "identity") => (value, "--import=x"),
+                ("checkpoint", "compress" | "encrypt-to" | "with-rootfs" | "base") => (value, "--export=x"),
+                ("restore", "identity" | "with-rootfs" | "base" | "trust-spec") => (value, "--import=x"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
@@ -115,7 +115,8 @@ fn every_other_flag_reaches_the_library() {
         {
             true
         }
-        "export" | "compress" | "encrypt-to" => command == "checkpoint",
+        "with-rootfs" | "base" | "trust-spec" if command == "restore" => true,
+        "export" | "compress" | "encrypt-to" | "with-rootfs" | "base" => command == "checkpoint",
         "process" | "tty" => command == "exec",
         _ => false,
     };

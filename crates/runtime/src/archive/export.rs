@@ -8,9 +8,11 @@ use hiber_criu::ImageDirectory;
 use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 
+use super::bundle;
 use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
 use super::oci::{self, Origin};
 use super::output::{Output, Place};
+use super::rootfs::{Root, RootChanges};
 use crate::age::{self, Recipients};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::staging::{Given, HandOver};
@@ -33,12 +35,15 @@ pub struct Export {
     pub compress: Compression,
     /// For whom it is encrypted.
     pub encrypt_to: Recipients,
+    /// Whether what the container has changed in its root file system goes with it, and how that is found.
+    #[setters(strip_option)]
+    pub rootfs: Option<RootChanges>,
 }
 
 impl Export {
     /// There, and all else as usual.
     pub fn new(to: Place) -> Self {
-        Self { to, compress: Compression::default(), encrypt_to: Recipients::default() }
+        Self { to, compress: Compression::default(), encrypt_to: Recipients::default(), rootfs: None }
     }
 
     /// Opens the place, which can be read then by whoever reads such places.
@@ -80,16 +85,21 @@ impl Task {
         let to = output.to()?;
         let spec = self.container().spec()?;
         let spec = spec_as_created(self, &spec)?;
+        let facts = self.facts()?;
+        let shm = || bundle::shm_of(&spec, &facts.bundle);
+        let root = export.rootfs.as_ref().map(|how| Root::find(&facts.rootfs, shm(), how)).transpose()?;
         let content = Content {
             id: self.container().id().as_str(),
             spec: &spec,
             created: Some(self.facts()?.created),
             passes: true,
         };
+        let mut still = |to: &ImageDirectory| root.as_ref().map_or(Ok(()), |root| root.write(to));
         let hand_over = HandOver {
             images: scratch.images(),
             pages: None,
             to,
+            still: Some(&mut still),
             give: &mut |given| {
                 content.write(&given, &output, export).context("write the archive")?;
                 output.publish(sync).context("write the archive")
@@ -136,7 +146,7 @@ impl Content<'_> {
         if to.image().is_some() {
             tar.tap(&saw);
         }
-        self.describe(&mut tar, manifest.as_ref(), (now, to), fail)?;
+        let described = self.describe(&mut tar, manifest.as_ref(), (now, to), fail)?;
         let names = images.names()?;
         let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
         let files = names.iter().map(String::as_str).filter(|name| !unwritten(name));
@@ -153,16 +163,22 @@ impl Content<'_> {
             return tar.finish().and_then(Sealed::finish).map_err(fail);
         };
         let hashed = manifest.files.values().any(|file| file.blake3.is_some());
+        let unhashed = |sum: FileSum| if hashed { sum } else { FileSum { blake3: None, ..sum } };
+        manifest.archive =
+            described.into_iter().map(|(name, sum)| (name.to_owned(), unhashed(sum))).collect();
+        // Another engine has no such files among the images when it has unpacked the archive.
+        for name in BESIDE {
+            manifest.files.remove(name).and_then(|sum| manifest.archive.insert(name.to_owned(), sum));
+        }
         for of in &given.unwritten {
             let mut content = Hashing { from: of.content(), hasher: hashed.then(blake3::Hasher::new) };
             tar.file(&format!("{CHECKPOINT}{}", of.name), of.size, &mut content).map_err(fail)?;
             let sum = content.hasher.map(|hasher| FileSum::of_hashed(&hasher));
             sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
         }
-        if !given.unwritten.is_empty() {
-            manifest.write_in(images)?;
-        }
-        self.add(&mut tar, images, CHECKPOINT, manifest::FILE_NAME, fail)?;
+        let json = manifest.to_json()?;
+        let name = format!("{CHECKPOINT}{}", manifest::FILE_NAME);
+        tar.file(&name, json.len() as u64, &*json).map_err(fail)?;
         tar.finish().and_then(Sealed::finish).map_err(fail)
     }
 
@@ -173,7 +189,7 @@ impl Content<'_> {
         manifest: Option<&Manifest>,
         (now, to): (SystemTime, &Output),
         fail: impl Fn(io::Error) -> Error,
-    ) -> Result<()> {
+    ) -> Result<Vec<(&'static str, FileSum)>> {
         let checkpointed = manifest.map_or_else(
             || humantime::format_rfc3339_seconds(now).to_string(),
             |manifest| manifest.created.clone(),
@@ -185,12 +201,14 @@ impl Content<'_> {
             let (id, spec, created) = (self.id, self.spec, &*checkpointed);
             image.annotate(oci::annotations(&Origin { id, spec, image: described.image(), created, criu }));
         }
+        let mut sums = Vec::new();
         for (name, json) in [(CONFIG, Ok(described.config())), (SPEC, serde_json::to_value(self.spec))] {
             let json = json.and_then(|json| serde_json::to_vec(&json));
             let json = json.map_err(|e| Error::internal(format!("encode {name}"), e))?;
             tar.file(name, json.len() as u64, &*json).map_err(&fail)?;
+            sums.push((name, FileSum::of(&*json).map_err(&fail)?));
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// Adds a file of the images.

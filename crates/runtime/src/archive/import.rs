@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 
+use super::layout::{ConfigDump, DELETED, DIFF, SHM};
 use super::oci::{self, OciImage};
 use super::unpack::{How, Limits, Unpacked, unpack};
 use crate::age::Identities;
@@ -98,7 +99,7 @@ impl Import {
 
     /// How it is read.
     pub(super) fn how(&self) -> How<'_> {
-        How { shown: self.from.path(), keys: &self.identities, verify: !self.trust }
+        How { shown: self.from.path(), keys: &self.identities, verify: !self.trust, files: true }
     }
 }
 
@@ -107,6 +108,7 @@ impl Import {
 pub struct Imported {
     scratch: Scratch,
     archive: PathBuf,
+    unpacked: Unpacked,
 }
 
 impl Runtime {
@@ -125,15 +127,51 @@ impl Runtime {
         let room = Room { bytes: Some(available), files: Some(MAX_FILES + 16) };
         let scratch = Scratch::new(&self.store, room)?;
         let images = ImageDirectory::open(&scratch.images())?;
-        let Unpacked { passed, .. } =
+        let unpacked =
             unpack(&mut reader, &import.how(), &images, limits).context("import the checkpoint")?;
         reader.finish().context("import the checkpoint")?;
-        tracing::debug!("of {} a restore does not look at {passed:?}", from.path().display());
-        Ok(Imported { scratch, archive: from.path().to_owned() })
+        tracing::debug!("of {} a restore does not look at {:?}", from.path().display(), unpacked.passed);
+        Ok(Imported { scratch, archive: from.path().to_owned(), unpacked })
     }
 }
 
 impl Imported {
+    pub(super) fn archive(&self) -> &Path {
+        &self.archive
+    }
+
+    /// Its config.json.
+    pub(super) fn spec(&self) -> Option<&[u8]> {
+        self.unpacked.spec.as_deref()
+    }
+
+    /// The image that its root file system was made from, as the engine has called it.
+    pub(super) fn image(&self) -> ConfigDump {
+        let json = self.unpacked.config.as_deref().unwrap_or_default();
+        serde_json::from_slice(json).unwrap_or_default()
+    }
+
+    /// Added and changed files of the root file system, and the list of removed ones.
+    pub(super) fn root_changes(&self) -> (Option<&File>, Option<&File>) {
+        (self.unpacked.files.get(DIFF), self.unpacked.files.get(DELETED))
+    }
+
+    /// Whether the container has changed its root file system, as the archive says.
+    pub fn has_root_changes(&self) -> bool {
+        let (diff, deleted) = self.root_changes();
+        diff.is_some() || deleted.is_some()
+    }
+
+    /// The content of /dev/shm, where that was outside of the container.
+    pub(super) fn shm(&self) -> Option<&File> {
+        self.unpacked.files.get(SHM)
+    }
+
+    /// Whether hiber has written the archive, and not only the images in it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.unpacked.ours
+    }
+
     /// The images are where a restore with these options looks.
     pub fn choose(&self, options: &mut RestoreContainerOptions<'_>) {
         options.criu.image_path = self.scratch.images();

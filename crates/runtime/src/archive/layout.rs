@@ -11,13 +11,36 @@ pub(super) const CHECKPOINT: &str = "checkpoint/";
 /// The engine's description of the container, and its config.json.
 pub(super) const CONFIG: &str = "config.dump";
 pub(super) const SPEC: &str = "spec.dump";
-/// Beside the directory of the images: CRIU's log, and its statistics.
-pub(super) const BESIDE: [&str; 2] = [LOG, "stats-dump"];
+/// Beside the directory of the images: CRIU's log, its statistics, and the changes of the root file system.
+pub(super) const BESIDE: [&str; 5] = [LOG, "stats-dump", DIFF, DELETED, SHM];
+/// Added and changed files of the root file system.
+pub(super) const DIFF: &str = "rootfs-diff.tar";
+/// Removed ones: a list in JSON.
+pub(super) const DELETED: &str = "deleted.files";
+/// The content of the container's /dev/shm, which engines keep outside of it.
+pub(super) const SHM: &str = "devshm-checkpoint.tar";
 const LOG: &str = "dump.log";
 
 /// Annotations in which engines keep the name of a container's image.
-const IMAGE_NAMES: [&str; 3] =
-    ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName", "org.opencontainers.image.ref.name"];
+const IMAGE_NAMES: [&str; 4] = [
+    IMAGE_NAME,
+    "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri-o.ImageName",
+    "org.opencontainers.image.ref.name",
+];
+/// In a configuration that is made from an archive, the image as the archive called it.
+pub(super) const IMAGE_NAME: &str = "org.criu.checkpoint.rootfsImageName";
+pub(super) const IMAGE_ID: &str = "org.criu.checkpoint.rootfsImageID";
+
+/// The part of config.dump that is read.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ConfigDump {
+    pub(super) rootfs_image_name: String,
+    #[serde(rename = "rootfsImageID")]
+    pub(super) rootfs_image_id: String,
+    pub(super) rootfs_image_ref: String,
+}
 
 /// The container, as config.dump has it.
 pub(super) struct Described<'a> {
@@ -31,8 +54,12 @@ pub(super) struct Described<'a> {
 impl Described<'_> {
     /// The name of its image; empty if no annotation tells.
     pub(super) fn image(&self) -> &str {
+        self.annotation(&IMAGE_NAMES)
+    }
+
+    fn annotation(&self, names: &[&str]) -> &str {
         let annotations = self.spec.annotations().as_ref();
-        IMAGE_NAMES.iter().find_map(|name| annotations?.get(*name)).map_or("", String::as_str)
+        names.iter().find_map(|name| annotations?.get(*name)).map_or("", String::as_str)
     }
 
     /// The content of config.dump: the members that podman, CRI-O and containerd have in common.
@@ -46,6 +73,10 @@ impl Described<'_> {
             "id": self.id,
             "name": self.id,
             "rootfsImageName": self.image(),
+            "rootfsImage": self.image(),
+            // podman's and the others' name for the same.
+            "rootfsImageID": self.annotation(&[IMAGE_ID]),
+            "rootfsImageRef": self.annotation(&[IMAGE_ID]),
             "runtime": "hiber",
             "createdTime": created,
             "checkpointedTime": self.checkpointed,
@@ -62,6 +93,10 @@ pub(super) enum Part<'a> {
     Image(&'a str),
     /// config.json.
     Spec,
+    /// The engine's description.
+    Config,
+    /// Files of the container's: [`DIFF`], [`DELETED`] or [`SHM`].
+    Files(&'static str),
     /// Somewhere else, where a restore does not look.
     Other,
 }
@@ -82,7 +117,10 @@ pub(super) fn part(path: &str) -> Result<Part<'_>, &'static str> {
         Some(name) if is_image(name) => Ok(Part::Image(name)),
         Some(_) => Err("is no name of a file in a checkpoint"),
         None if path == SPEC => Ok(Part::Spec),
-        None => Ok(Part::Other),
+        None if path == CONFIG => Ok(Part::Config),
+        None => {
+            Ok([DIFF, DELETED, SHM].into_iter().find(|name| *name == path).map_or(Part::Other, Part::Files))
+        }
     }
 }
 
@@ -104,8 +142,9 @@ mod tests {
             assert_eq!(part(path), Ok(Part::Image(name)));
         }
         assert_eq!(part("spec.dump"), Ok(Part::Spec));
+        assert_eq!(part("./rootfs-diff.tar"), Ok(Part::Files(DIFF)));
         assert_eq!(part("./spec.dump"), Ok(Part::Spec));
-        for path in ["config.dump", "rootfs-diff.tar", "volumes/a.tar", "x/spec.dump", "checkpoint"] {
+        for path in ["volumes/a.tar", "x/spec.dump", "checkpoint"] {
             assert_eq!(part(path), Ok(Part::Other), "{path}");
         }
         for path in ["/etc/passwd", "../x", "checkpoint/../spec.dump", "a/..", "checkpoint/..", ".."] {

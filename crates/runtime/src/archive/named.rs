@@ -67,7 +67,8 @@ fn take(
     let free = |fs: StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
     let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, free);
     let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
-    let Some(mut manifest) = unpack(reader, &How { verify: true, ..import.how() }, images, limits)?.manifest
+    let Some(mut manifest) =
+        unpack(reader, &How { verify: true, files: false, ..import.how() }, images, limits)?.manifest
     else {
         return Ok(CheckpointConfig::new(name, &CheckpointOptions::default()));
     };

@@ -11,7 +11,7 @@ use std::path::Path;
 use hiber_criu::ImageDirectory;
 use tar::EntryType;
 
-use super::layout::{Part, part};
+use super::layout::{CONFIG, DELETED, DIFF, Part, SHM, SPEC, part};
 use crate::age::Identities;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ const READ: usize = 256 << 10;
 const MAX_SPEC: u64 = 16 << 20;
 /// How much of an archive may be passed over, compressed well or not: changes of a root file system, for instance.
 const MAX_PASSED: u64 = 64 << 30;
+/// Files of an archive that are none of the images, and that somebody looks at.
+const BESIDE: [&str; 5] = [SPEC, CONFIG, DIFF, DELETED, SHM];
 /// The image that every checkpoint has.
 const INVENTORY: &str = "inventory.img";
 
@@ -44,8 +46,14 @@ pub(crate) struct Unpacked {
     pub(crate) manifest: Option<Manifest>,
     /// Its config.json.
     pub(crate) spec: Option<Vec<u8>>,
+    /// Its config.dump.
+    pub(crate) config: Option<Vec<u8>>,
     /// Files that a restore does not look at.
     pub(crate) passed: Vec<String>,
+    /// Files of the container's own, by name, if they were to be taken. No directory has them.
+    pub(crate) files: BTreeMap<&'static str, File>,
+    /// Whether hiber has written the archive, and not only the images in it.
+    pub(crate) ours: bool,
 }
 
 /// How an archive is read.
@@ -57,6 +65,8 @@ pub(crate) struct How<'a> {
     pub(crate) keys: &'a Identities,
     /// Whether its files must be what the manifest says.
     pub(crate) verify: bool,
+    /// Whether files of the container's own are taken as well.
+    pub(crate) files: bool,
 }
 
 /// Puts the images of an archive into a directory, where none is yet.
@@ -70,7 +80,7 @@ pub(crate) fn unpack(
     into: &ImageDirectory,
     limits: Limits,
 ) -> Result<Unpacked> {
-    let How { shown, keys, verify } = *how;
+    let How { shown, keys, verify, files } = *how;
     let mut unpacking = Unpacking {
         shown,
         keys,
@@ -80,7 +90,15 @@ pub(crate) fn unpack(
         passed: 0,
         files: 0,
         sums: BTreeMap::new(),
-        unpacked: Unpacked { manifest: None, spec: None, passed: Vec::new() },
+        unpacked: Unpacked {
+            manifest: None,
+            spec: None,
+            config: None,
+            passed: Vec::new(),
+            files: BTreeMap::new(),
+            ours: false,
+        },
+        takes_files: files,
         buffer: vec![0; READ],
     };
     unpacking.run(from)?;
@@ -90,10 +108,18 @@ pub(crate) fn unpack(
         return refuse(format!("holds no checkpoint: there is no checkpoint/{INVENTORY} in it"));
     }
     unpacked.manifest = Manifest::read_in(into)?;
+    unpacked.ours = unpacked.manifest.as_ref().is_some_and(|manifest| !manifest.archive.is_empty());
     if let (Some(manifest), true) = (&unpacked.manifest, verify) {
-        let listed = sums.into_iter().filter(|(name, _)| manifest::is_listed(name)).collect();
-        if let Some(problem) = manifest.compare(&listed).into_iter().next() {
-            return refuse(format!("checkpoint/{problem}; --trust-images restores it nevertheless"));
+        let (beside, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            sums.into_iter().partition(|(name, _)| BESIDE.contains(&&**name));
+        let images = images.into_iter().filter(|(name, _)| manifest::is_listed(name)).collect();
+        let mut problems =
+            manifest.compare(&images).into_iter().map(|problem| format!("checkpoint/{problem}"));
+        // podman describes an archive itself, after its runtime has written the manifest.
+        let whole = Manifest { files: manifest.archive.clone(), ..manifest.clone() };
+        let mut others = if unpacked.ours { whole.compare(&beside) } else { Vec::new() }.into_iter();
+        if let Some(problem) = problems.next().or_else(|| others.next()) {
+            return refuse(format!("{problem}; --trust-images restores it nevertheless"));
         }
     }
     Ok(unpacked)
@@ -111,6 +137,7 @@ struct Unpacking<'a> {
     files: u64,
     sums: BTreeMap<String, FileSum>,
     unpacked: Unpacked,
+    takes_files: bool,
     buffer: Vec<u8>,
 }
 
@@ -149,28 +176,47 @@ impl Unpacking<'_> {
         };
         match part {
             Part::Image(name) => self.image(tar, entry, name, bad),
-            Part::Spec if entry.size > MAX_SPEC => {
+            Part::Spec | Part::Config if entry.size > MAX_SPEC => {
                 self.refuse(&entry.name, &format!("has {} bytes; expected {MAX_SPEC} at most", entry.size))
             }
-            Part::Spec if self.unpacked.spec.is_some() => self.refuse(&entry.name, "comes twice"),
-            Part::Spec => {
-                let mut spec = Vec::new();
-                tar.read_to_end(&mut spec).map_err(bad)?;
-                self.unpacked.spec = Some(spec);
-                Ok(())
-            }
-            Part::Other => {
-                self.passed = self.passed.saturating_add(entry.size);
-                if self.passed > MAX_PASSED {
-                    return self.refuse(
-                        &entry.name,
-                        &format!("has {} bytes, too many to be passed over", entry.size),
-                    );
+            Part::Spec | Part::Config => {
+                let mut json = Vec::new();
+                tar.read_to_end(&mut json).map_err(&bad)?;
+                let name = if part == Part::Spec { SPEC } else { CONFIG };
+                self.sums.insert(name.to_owned(), FileSum::of(&*json).map_err(bad)?);
+                let Unpacked { spec, config, .. } = &mut self.unpacked;
+                match if part == Part::Spec { spec } else { config }.replace(json) {
+                    Some(_) => self.refuse(&entry.name, "comes twice"),
+                    None => Ok(()),
                 }
-                self.unpacked.passed.push(entry.name.clone());
+            }
+            Part::Files(name) if self.sums.contains_key(name) => self.refuse(&entry.name, "comes twice"),
+            Part::Files(name) if self.takes_files => {
+                self.image(tar, entry, name, bad)?;
+                let fail = |e: io::Error| Error::file(&self.into.path().join(name), &e);
+                let file = self.into.file(name).map_err(fail)?;
+                self.into.remove(name).map_err(fail)?;
+                self.unpacked.files.insert(name, file);
                 Ok(())
             }
+            Part::Files(name) => {
+                self.pass(entry)?;
+                let sum = FileSum::of(&mut *tar).map_err(bad)?;
+                self.sums.insert(name.to_owned(), sum);
+                Ok(())
+            }
+            Part::Other => self.pass(entry),
         }
+    }
+
+    fn pass(&mut self, entry: &Entry) -> Result<()> {
+        self.passed = self.passed.saturating_add(entry.size);
+        if self.passed > MAX_PASSED {
+            return self
+                .refuse(&entry.name, &format!("has {} bytes, too many to be passed over", entry.size));
+        }
+        self.unpacked.passed.push(entry.name.clone());
+        Ok(())
     }
 
     fn image(

@@ -283,6 +283,7 @@ impl<'a> Dump<'a> {
         if options.prove {
             self.task.prove(options, &self.staging, &mut self.seal)?;
         }
+        self.staging.still()?;
         match (options.criu.lazy_pages, options.dump.leave_running) {
             (false, true) => return Ok(()),
             // The destination needs the images before it can ask for memory.

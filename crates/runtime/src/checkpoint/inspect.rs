@@ -171,11 +171,20 @@ fn open_archive(path: &Path, keys: &Identities, hash: bool, images: bool) -> Res
     }
     let manifest =
         files.get(manifest::FILE_NAME).map(|json| Manifest::parse(json, &path.join(manifest::FILE_NAME)));
+    let mut manifest = manifest.transpose()?;
     let sums = archive.sums.iter().filter_map(|(name, sum)| Some((inside(name)?, sum.clone())));
+    let mut sums: BTreeMap<_, _> = sums.filter(|(name, _)| manifest::is_listed(name)).collect();
+    // Those of the archive are one level up, too.
+    let of_archive = manifest.as_ref().map(|manifest| manifest.archive.clone()).unwrap_or_default();
+    for (name, expected) in of_archive {
+        let sum = archive.sums.get(&name).or_else(|| archive.sums.get(&format!("{outer}/{name}")));
+        sum.and_then(|sum| sums.insert(name.clone(), sum.clone()));
+        manifest.as_mut().and_then(|manifest| manifest.files.insert(name, expected));
+    }
     Ok(Found {
-        manifest: manifest.transpose()?,
+        manifest,
         podman: at_top("config.dump").and_then(|json| serde_json::from_slice(json).ok()),
-        sums: sums.filter(|(name, _)| manifest::is_listed(name)).collect(),
+        sums,
         images: images.then(|| Images::from_memory(path, files)).transpose()?,
     })
 }

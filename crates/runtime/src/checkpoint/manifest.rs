@@ -62,6 +62,9 @@ pub struct Manifest {
     pub config: String,
     /// The files by name, without logs and statistics, which CRIU goes on to write when the rest is whole.
     pub files: BTreeMap<String, FileSum>,
+    /// Files of the archive that this is in, outside of the directory with the images; none in a directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub archive: BTreeMap<String, FileSum>,
 }
 
 /// A loss that a checkpoint was made with.
@@ -147,6 +150,7 @@ impl Manifest {
             memory_token: None,
             config: config_digest(spec)?,
             files: BTreeMap::new(),
+            archive: BTreeMap::new(),
         })
     }
 
@@ -166,10 +170,15 @@ impl Manifest {
 
     /// Writes it, as it is, into the directory of its checkpoint.
     pub(crate) fn write_in(&self, dir: &ImageDirectory) -> Result<()> {
+        Ok(dir.write(FILE_NAME, &self.to_json()?)?)
+    }
+
+    /// Its content.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
         let mut json =
             serde_json::to_vec_pretty(self).map_err(|e| Error::internal("encode hiber.json", e))?;
         json.push(b'\n');
-        Ok(dir.write(FILE_NAME, &json)?)
+        Ok(json)
     }
 
     /// The manifest of the checkpoint in `dir`; none if it has none, being another runtime's.

@@ -30,10 +30,15 @@ pub(crate) struct HandOver<'a> {
     /// The taker of the pages of memory, while the container runs and after, where they are not among the images.
     pub(crate) pages: Option<Arc<Mutex<dyn Away>>>,
     pub(crate) to: To,
+    /// Adds to the images of a container that stands still.
+    pub(crate) still: Option<Still<'a>>,
     /// Gives the complete images of a container away that stands still since then. When this returns, the checkpoint is the
     /// container: it ends here, unless it was to run on.
     pub(crate) give: &'a mut dyn FnMut(Given<'_>) -> Result<()>,
 }
+
+/// Work that is done while a container stands still.
+pub(crate) type Still<'a> = &'a mut dyn FnMut(&ImageDirectory) -> Result<()>;
 
 /// The receiver of a checkpoint.
 pub(crate) enum To {
@@ -229,6 +234,13 @@ impl<'a> Staging<'a> {
         {
             tracing::warn!("a checkpoint without memory stays in {}: {}", self.target.display(), plain(&e));
         }
+    }
+
+    /// All images are written, and the container stands still.
+    pub(super) fn still(&mut self) -> Result<()> {
+        let directory = self.directory()?.clone();
+        let still = self.hand_over.as_mut().and_then(|hand_over| hand_over.still.as_mut());
+        still.map_or(Ok(()), |still| still(&directory))
     }
 
     /// The taker of the pages of memory, if they are not to stay here.

@@ -327,6 +327,7 @@ impl Giving<'_> {
             images,
             pages: Some(pages),
             to: To::Machine { destination: destination.to_string(), record },
+            still: None,
             give: &mut |given| self.give(given.images, given.stopped),
         };
         task.checkpoint_as(options, None, Some(hand_over))

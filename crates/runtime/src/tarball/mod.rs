@@ -8,5 +8,5 @@ mod read;
 mod write;
 
 pub use compression::Compression;
-pub(crate) use read::{Entry, Tar, unreadable};
+pub(crate) use read::{Entry, Tar, decompress, unreadable};
 pub(crate) use write::TarWriter;

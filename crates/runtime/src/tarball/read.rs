@@ -39,7 +39,7 @@ fn begun<R: Read>(mut reader: R) -> io::Result<(Vec<u8>, BufReader<impl Read + u
 }
 
 /// Undoes the compression that the first bytes tell.
-pub(super) fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let (start, reader) = begun(reader)?;
     if start.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(reader)));

@@ -9,9 +9,9 @@ mod tree;
 
 pub(super) use bundle::NewBundle;
 pub(super) use change::Amount;
-#[cfg(fuzzing)]
-pub(super) use target::Target;
-pub(super) use tree::Tree;
+pub(crate) use change::{Change, Content, Make, Meta, NodeKind, Raw};
+pub(crate) use target::Target;
+pub(crate) use tree::Tree;
 
 use std::path::{Component, Path};
 

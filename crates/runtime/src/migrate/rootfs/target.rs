@@ -48,6 +48,32 @@ impl Target {
             .map_err(|e| Error::host(format!("the root file system's {:?}", Path::new("/").join(&path)), e))
     }
 
+    /// The kind of file at a path, if there is one.
+    pub(crate) fn kind(&self, path: &Path) -> Result<Option<FileType>> {
+        let find = || -> io::Result<Option<FileType>> {
+            let found = self.look_up(path).map(|(directory, name)| {
+                rustix::fs::statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)
+            });
+            match found.and_then(|found| found) {
+                Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        find().map_err(|e| Error::host(format!("the root file system's {:?}", Path::new("/").join(path)), e))
+    }
+
+    /// The names in a directory.
+    pub(crate) fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>> {
+        let list = || -> rustix::io::Result<Vec<std::ffi::OsString>> {
+            let directory = open_directory(&self.root, path, OFlags::RDONLY)?;
+            let names = rustix::fs::Dir::read_from(&directory)?
+                .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+            names.filter(|name| name.as_ref().map_or(true, |name| name != "." && name != "..")).collect()
+        };
+        list().map_err(|e| Error::host(format!("the root file system's {:?}", Path::new("/").join(path)), e))
+    }
+
     fn try_apply(&mut self, change: &Change, path: &Path, bytes: &mut &[u8]) -> io::Result<()> {
         if path.as_os_str().is_empty() {
             return match (&change.make, &change.meta) {
