@@ -18,8 +18,13 @@ pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum CriuError {
     /// There is no criu program.
-    #[error("criu not found: {0}")]
-    NotFound(String),
+    #[error("criu not found: {why}; {remedy}")]
+    NotFound {
+        /// Where it was looked for, and why it is not there.
+        why: String,
+        /// The way to have one.
+        remedy: String,
+    },
     /// There is one, but it does not run on this machine.
     #[error("{} cannot start: {reason}{}", criu.display(), listed(printed))]
     CannotStart {

@@ -55,7 +55,7 @@ impl Criu {
         } else {
             format!("give the path of {NEEDED}, or none, and PATH is searched")
         };
-        Err(CriuError::NotFound(format!("{who}, {}: {problem}; {remedy}", path.display())))
+        Err(CriuError::NotFound { why: format!("{who}, {}: {problem}", path.display()), remedy })
     }
 
     fn in_dirs(dirs: &OsStr) -> Result<Self> {
@@ -65,10 +65,10 @@ impl Criu {
             .map(|path| Self { path })
             .ok_or_else(|| {
                 let dirs = dirs.to_string_lossy();
-                CriuError::NotFound(format!(
-                    "no program of that name in {dirs}, and ${ENV_VAR} is not set; install {NEEDED}, or set {ENV_VAR} \
-                     to its path"
-                ))
+                CriuError::NotFound {
+                    why: format!("no program of that name in {dirs}, and ${ENV_VAR} is not set"),
+                    remedy: format!("install {NEEDED}, or set {ENV_VAR} to its path"),
+                }
             })
     }
 

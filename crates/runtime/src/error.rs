@@ -206,7 +206,7 @@ fn sandbox_kind(e: &hiber_sandbox::Error) -> Kind {
 fn criu_kind(e: &CriuError) -> Kind {
     match e {
         CriuError::Invalid { .. } => Kind::Invalid,
-        CriuError::NotFound(_) | CriuError::CannotStart { .. } | CriuError::TooOld { .. } => {
+        CriuError::NotFound { .. } | CriuError::CannotStart { .. } | CriuError::TooOld { .. } => {
             Kind::Unsupported
         }
         CriuError::Handler { source, .. } => cause_kind(&**source),
@@ -261,7 +261,10 @@ mod tests {
         assert_eq!(stopped(Box::new(Error::Invalid("no console".into()))), Kind::Invalid);
         assert_eq!(stopped(Box::new(hiber_sandbox::Error::unsupported("x", "y"))), Kind::Unsupported);
         assert_eq!(stopped("anything else".into()), Kind::Failed);
-        assert_eq!(Error::from(CriuError::NotFound("nowhere".into())).kind(), Kind::Unsupported);
+        assert_eq!(
+            Error::from(CriuError::NotFound { why: "nowhere".into(), remedy: "install it".into() }).kind(),
+            Kind::Unsupported
+        );
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(crate) fn parse(
     let program = args.next().unwrap_or_default();
     let program = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or("hiber").to_owned();
 
-    let (matches, scanned) = scan(&mut args, Global::TABLE, FlagsEnd::BeforeFirst);
+    let (matches, scanned) = scan(&mut args, [Global::TABLE, &[]], FlagsEnd::BeforeFirst);
     // A mistake in a value is kept in the flags.
     let global = Global::read(&matches).unwrap_or_default();
     let cli = Cli { program, global, commands };
@@ -126,7 +126,7 @@ fn split(
         Some(name) => command(cli, &name)?,
     };
     let end = if command.verbatim { FlagsEnd::AfterFirst } else { FlagsEnd::Never };
-    let (matches, scanned) = scan(args, command.flags, end);
+    let (matches, scanned) = scan(args, [command.flags, Global::TABLE], end);
     scanned.map_err(|message| (message, Help::Command(command), 1))?;
     Ok(if matches.help { Split::Help(Some(command)) } else { Split::Command(command, matches) })
 }
@@ -174,7 +174,7 @@ pub(crate) fn matches(
 ) -> (Cli, Matches) {
     let mut args = args.peekable();
     let program = args.next().unwrap_or_default().to_string_lossy().into_owned();
-    let (matches, _) = scan(&mut args, Global::TABLE, FlagsEnd::BeforeFirst);
+    let (matches, _) = scan(&mut args, [Global::TABLE, &[]], FlagsEnd::BeforeFirst);
     let cli = Cli { program, global: Global::read(&matches).unwrap(), commands };
     match split(&cli, matches.help, &mut args) {
         Ok(Split::Command(_, matches)) => (cli, matches),

@@ -73,21 +73,22 @@ impl Matches {
     }
 }
 
-/// Reads `args` by `table`. On an error, what was understood before it is in the `Matches`.
+/// Reads `args` by `table`; the flags of `earlier` belong before these arguments. On an error, what was understood before it is in the
+/// `Matches`.
 pub(super) fn scan(
     args: &mut std::iter::Peekable<impl Iterator<Item = OsString>>,
-    table: &'static [Entry],
+    [table, earlier]: [&'static [Entry]; 2],
     end: FlagsEnd,
 ) -> (Matches, Result<(), String>) {
     let mut matches = Matches::default();
-    let result = fill(&mut matches, args, table, end);
+    let result = fill(&mut matches, args, [table, earlier], end);
     (matches, result)
 }
 
 fn fill(
     matches: &mut Matches,
     args: &mut std::iter::Peekable<impl Iterator<Item = OsString>>,
-    table: &'static [Entry],
+    [table, earlier]: [&'static [Entry]; 2],
     end: FlagsEnd,
 ) -> Result<(), String> {
     while let Some(arg) = args.next_if(|arg| end != FlagsEnd::BeforeFirst || is_flag(arg)) {
@@ -109,7 +110,8 @@ fn fill(
         }
         let (name, inline) = split(&arg);
         let shown = name.to_string_lossy();
-        let flag = find(table, name).or_else(|| find(HELP, name)).ok_or_else(|| undefined(table, &shown))?;
+        let flag = find(table, name).or_else(|| find(HELP, name));
+        let flag = flag.ok_or_else(|| undefined(table, find(earlier, name), &shown))?;
         let value = match (flag.takes, inline) {
             (Takes::Nothing, None) => "true".into(),
             (Takes::Nothing, Some(value)) => {
@@ -131,10 +133,14 @@ fn fill(
     Ok(())
 }
 
-/// runc's words for an unknown flag, and the one that was meant.
-fn undefined(table: &'static [Entry], shown: &str) -> String {
+/// runc's words for an unknown flag, and the one that was meant, or the place of the one that is global.
+fn undefined(table: &'static [Entry], global: Option<&Shape>, shown: &str) -> String {
     let names = shapes(table).filter(|flag| !flag.hidden).map(|flag| flag.name);
-    format!("flag provided but not defined: -{shown}{}", similar::hint(names, shown, "--"))
+    let hint = match global {
+        Some(flag) => format!("; give the global option --{} before the command", flag.name),
+        None => similar::hint(names, shown, "--"),
+    };
+    format!("flag provided but not defined: -{shown}{hint}")
 }
 
 /// A lone `-` and negative numbers are arguments.

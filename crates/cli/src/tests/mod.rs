@@ -252,6 +252,10 @@ fn wrong_command_lines() {
         ("create --foo box", "flag provided but not defined: -foo"),
         ("--foo create box", "flag provided but not defined: -foo"),
         ("create -it box", "flag provided but not defined: -it"),
+        (
+            "state --root=/r box",
+            "flag provided but not defined: -root; give the global option --root before the command",
+        ),
         ("create --bundle", "flag needs an argument: --bundle"),
         ("run --detach=maybe box", "invalid boolean value \"maybe\" for -detach: expected true or false"),
         ("run --preserve-fds x box", "invalid value \"x\" for flag -preserve-fds: expected a number"),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use ::procfs::net::TcpState;
-use hiber_criu::{NetworkLock, Session, Version, find_program};
+use hiber_criu::{CriuError, NetworkLock, Session, Version, find_program};
 use oci_spec::runtime::Spec;
 
 use super::table::{
@@ -34,7 +34,13 @@ const PACKAGES: [(&str, &str); 5] = [
 /// Starts CRIU, which tells its version; a program that is missing or does not start is found here.
 pub(super) fn start(findings: &mut Findings, options: &CriuOptions) -> Option<Session> {
     let started = options.find_criu().and_then(|criu| Ok(criu.start()?));
-    started.map_err(|e| findings.failed(&CRIU, &e)).ok()
+    let failed = |e| match e {
+        Error::Criu(CriuError::NotFound { why, remedy }) => {
+            findings.add(&CRIU, format!("criu not found: {why}")).advice = remedy;
+        }
+        e => findings.failed(&CRIU, &e),
+    };
+    started.map_err(failed).ok()
 }
 
 /// The first CRIU whose code in a process is safe from that process's restartable sequences (its pull request 3097).
