@@ -6,6 +6,7 @@ use hiber_tests::cgroup::{Hierarchy, hierarchies};
 use hiber_tests::prelude::*;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 const MODES: [&str; 4] = ["soft", "full", "strict", "ignore"];
@@ -57,7 +58,7 @@ fn every_mode_restores_on_v2() {
     modes(&Runtime::hiber_on_v2());
 }
 
-/// Tasks are born in their cgroups, and in their cgroup namespace: CRIU waits for the kernel for each that it moves.
+/// Tasks are born in their cgroups, and in their cgroup namespace: CRIU waits for the kernel for each task that it moves.
 #[test]
 fn no_task_is_moved_into_its_cgroups() {
     require!(Root, Criu);
@@ -65,7 +66,9 @@ fn no_task_is_moved_into_its_cgroups() {
         let bundle = Bundle::busybox().without_namespace("cgroup");
         if namespace { bundle.namespace("cgroup", None) } else { bundle }
     };
-    for bundle in [bundle(false), bundle(true), bundle(true).user_namespace(200_000)] {
+    for (bundle, owned) in
+        [(bundle(false), false), (bundle(true), false), (bundle(true).user_namespace(200_000), true)]
+    {
         let c = counter(&Runtime::hiber(), bundle);
         let work = c.bundle().join("work");
         fs::create_dir_all(&work).unwrap();
@@ -74,16 +77,23 @@ fn no_task_is_moved_into_its_cgroups() {
             (c.sh("cat /proc/self/cgroup"), read(format!("/proc/{}/cgroup", c.pid())))
         };
         let before = places();
+        // CRIU moves the tasks of a container whose user namespace owns the cgroup namespace.
+        let owner = || {
+            let pid = c.pid().to_string();
+            let mut lsns = std::process::Command::new("lsns");
+            lsns.args(["--noheadings", "--type", "cgroup", "--output", "ONS", "--task", &pid]);
+            hiber_tests::command::run(lsns, b"").ok().trim().to_owned()
+        };
+        let user = || fs::metadata(format!("/proc/{}/ns/user", c.pid())).unwrap().ino().to_string();
         for _ in 0..2 {
+            assert!(!owned || owner() == user());
             let count = count(&c);
             c.checkpoint(&[]).ok();
             c.restore(&["--work-path", work.to_str().unwrap()]).ok();
             assert_eq!(places(), before);
             let log = fs::read_to_string(work.join("restore.log")).unwrap();
-            assert!(
-                log.contains("Cgroup namespace inherited from parent") && !log.contains("/cgroup.procs"),
-                "{log}"
-            );
+            assert_eq!(log.contains("/cgroup.procs"), owned, "{log}");
+            assert!(!owned || owner() == user());
             counts_on(&c, count);
         }
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/cgroup")).unwrap();

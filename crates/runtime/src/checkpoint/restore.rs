@@ -373,7 +373,10 @@ impl Restoring<'_> {
         let inherited = self.request.cgroups.inherited;
         let namespace = inherited.is_some_and(|cgroups| cgroups.namespace);
         let birthplace = cgroup.birthplace()?;
-        if namespace && (birthplace.is_none() || !cgroup_yard::is_whole(&self.request.prepared.layout)?) {
+        let Prepared { plan, layout, .. } = self.request.prepared;
+        // A container's user namespace owns the cgroup namespace that CRIU makes below, and only its owner may mount the cgroups.
+        let owned = plan.namespaces.has(NamespaceKind::User);
+        if namespace && (owned || birthplace.is_none() || !cgroup_yard::is_whole(layout)?) {
             return Ok((birthplace, None));
         }
         Ok((birthplace.map(|place| Birthplace { namespace, ..place }), inherited))
