@@ -59,6 +59,7 @@ mod prove;
 mod redis;
 mod same;
 mod seccomp;
+mod signed;
 mod systemd;
 mod time;
 mod tls;

@@ -29,7 +29,7 @@ pub fn manifest(json: &[u8]) {
 pub fn unpack(archive: &[u8], into: &Path) -> bool {
     let keys = crate::age::fuzz(archive);
     let limits = Limits { bytes: 1 << 20, files: 100, by: "a test" };
-    let how = How { shown: "archive".as_ref(), keys: &keys, verify: true, files: true };
+    let how = How { shown: "archive".as_ref(), keys: &keys, verify: true, demands: &[], files: true };
     let into = ImageDirectory::open(into);
     into.is_ok_and(|into| crate::archive::unpack(archive, &how, &into, limits).is_ok())
 }

@@ -19,7 +19,9 @@ mod helpers;
 mod host;
 pub mod id;
 pub mod migrate;
+mod openssh;
 mod runtime;
+mod signature;
 pub mod spec;
 mod state;
 mod status;
@@ -28,7 +30,7 @@ mod tarball;
 
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
 #[cfg(feature = "archive")]
-pub use checkpoint::inspect::{inspect_encrypted, verify_encrypted};
+pub use checkpoint::inspect::{inspect_encrypted, verify_encrypted, verify_signed};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;
@@ -62,6 +64,7 @@ pub use id::{CheckpointError, CheckpointName};
 /// The types of config.json, in the version that this crate speaks.
 pub use oci_spec;
 pub use runtime::Runtime;
+pub use signature::{SigningKey, VerifyingKey};
 pub use state::facts::{ConfigSummary, Facts};
 pub use state::lifecycle::Lifecycle;
 pub use state::migration::Decision;

@@ -10,7 +10,7 @@ use hiber::id::ContainerId;
 use hiber::{Address, CheckpointOptions};
 
 use crate::containers::Containers;
-use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, Recipient};
+use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, Recipient, SIGN_KEY};
 use crate::flags::criu::{
     ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
 };
@@ -56,6 +56,7 @@ flags! {
         ),
         compress: Option<Compression> = COMPRESS,
         encrypt_to: Vec<Recipient> = ENCRYPT_TO,
+        sign_key: Option<PathBuf> = SIGN_KEY,
         with_rootfs: bool = Flag::switch(
             "with-rootfs",
             "export also what the container has changed in its root filesystem, an overlay, or compared with --base",
@@ -132,15 +133,18 @@ impl Run for Checkpoint {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
         if let Some(path) = &self.flags.export {
-            let mut export = archive::export(path, self.flags.compress, &self.flags.encrypt_to)?;
-            if self.flags.with_rootfs || self.flags.base.is_some() {
+            let flags = &self.flags;
+            let mut export =
+                archive::export(path, flags.compress, &flags.encrypt_to, flags.sign_key.as_ref())?;
+            if flags.with_rootfs || flags.base.is_some() {
                 let mut changes = RootChanges::default();
-                changes.base.clone_from(&self.flags.base);
+                changes.base.clone_from(&flags.base);
                 export = export.rootfs(changes);
             }
             task.export(&export, options)?;
             return Ok(ExitCode::SUCCESS);
         }
+        let options = options.sign_key(archive::signing_key(self.flags.sign_key.as_ref())?);
         task.checkpoint(&options)?;
         inspection::tell_written(&options.criu.image_path, options.criu.work_path.as_deref())?;
         Ok(ExitCode::SUCCESS)

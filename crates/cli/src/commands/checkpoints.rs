@@ -12,7 +12,7 @@ use hiber_sandbox::config;
 use oci_spec::runtime::Spec;
 
 use crate::containers::Containers;
-use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, IDENTITY, KeyFile, Recipient};
+use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, IDENTITY, KeyFile, Recipient, SIGN_KEY, VERIFY_KEY};
 use crate::flags::criu::{ACCEPT, CHECKPOINT_DIR, Contents, Names, PreCopyFlags, names};
 use crate::flags::process::{FORMAT, or_here};
 use crate::line::command::{Cli, Command, Count, Run};
@@ -55,6 +55,7 @@ flags! {
         contents: Contents = Flag::group(),
         pre_copy: PreCopyFlags = Flag::group(),
         prove: bool = PROVE,
+        sign_key: Option<PathBuf> = SIGN_KEY,
         accept: Vec<Names> = ACCEPT,
     }
 }
@@ -67,8 +68,16 @@ flags! {
 }
 
 flags! {
+    /// Of an export; `create` has it among its own.
+    pub(crate) struct SignFlags {
+        sign_key: Option<PathBuf> = SIGN_KEY,
+    }
+}
+
+flags! {
     pub(crate) struct ImportFlags {
         identity: Vec<KeyFile> = IDENTITY,
+        verify_key: Vec<KeyFile> = VERIFY_KEY,
     }
 }
 
@@ -135,7 +144,7 @@ pub(crate) enum Action {
     /// With the flags of the restore, if it is to be tried.
     Verify(CheckpointName, VerifyFlags, Option<Contents>),
     Remove(CheckpointName),
-    Export(CheckpointName, PathBuf, ExportFlags),
+    Export(CheckpointName, PathBuf, ExportFlags, SignFlags),
     Import(CheckpointName, PathBuf, ImportFlags),
 }
 
@@ -179,8 +188,8 @@ impl Action {
             }
             "rm" | "delete" => only(&[]).and_then(|()| Ok(Self::Remove(name()?))),
             "export" => {
-                only(ExportFlags::TABLE)?;
-                Ok(Self::Export(name()?, file()?, ExportFlags::read(m)?))
+                m.only(&[Place::TABLE, ExportFlags::TABLE, SignFlags::TABLE])?;
+                Ok(Self::Export(name()?, file()?, ExportFlags::read(m)?, SignFlags::read(m)?))
             }
             "import" => {
                 only(ImportFlags::TABLE)?;
@@ -207,6 +216,7 @@ impl Run for Named {
                     .leave_running(flags.leave_running)
                     .pre_copy(flags.pre_copy.options())
                     .prove(flags.prove)
+                    .sign_key(archive::signing_key(flags.sign_key.as_ref())?)
                     .accept(names(&flags.accept));
                 let work = options.criu.work_path.clone();
                 let made = all.create(&containers.task(&self.id)?, name, options)?;
@@ -228,6 +238,7 @@ impl Run for Named {
                 let verified = inspection::verify(
                     &checkpoint.path,
                     &Identities::default(),
+                    &[],
                     flags.format.unwrap_or_default(),
                 )?;
                 let Some(contents) = restore.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
@@ -243,12 +254,12 @@ impl Run for Named {
                 }
             }
             Action::Remove(name) => all.delete(name)?,
-            Action::Export(name, file, flags) => {
-                let export = archive::export(file, flags.compress, &flags.encrypt_to)?;
+            Action::Export(name, file, flags, SignFlags { sign_key }) => {
+                let export = archive::export(file, flags.compress, &flags.encrypt_to, sign_key.as_ref())?;
                 all.export(name, &*self.spec(&containers)?, &export)?;
             }
             Action::Import(name, file, flags) => {
-                let made = all.import(name, &archive::import(file, &flags.identity)?)?;
+                let made = all.import(name, &archive::import(file, &flags.identity, &flags.verify_key)?)?;
                 inspection::tell_written(&made.path, None)?;
             }
         }

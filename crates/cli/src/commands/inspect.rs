@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::flags::archive::{self, IDENTITY, KeyFile};
+use crate::flags::archive::{self, IDENTITY, KeyFile, VERIFY_KEY};
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, flags};
+use crate::line::refusal::Refusal;
 use crate::line::shape::Argument;
 use crate::line::value::Format;
 use crate::output::inspection;
@@ -15,6 +16,7 @@ flags! {
         format: Option<Format> =
             Flag::value("format", "FORMAT", "table (a tree, for people) or json (default: table)").short("f"),
         identity: Vec<KeyFile> = IDENTITY,
+        verify_key: Vec<KeyFile> = VERIFY_KEY,
         verify: bool = Flag::switch("verify", "compare the files with the manifest"),
     }
 }
@@ -22,7 +24,11 @@ flags! {
 pub(crate) const COMMAND: Command =
     Command::new("inspect", "<directory or archive>", "show what a checkpoint holds", |m| {
         let path = m.positionals.first().map(PathBuf::from).unwrap_or_default();
-        Ok(Box::new(Inspect { path, flags: InspectFlags::read(m)? }))
+        let flags = InspectFlags::read(m)?;
+        if !flags.verify && !flags.verify_key.is_empty() {
+            return Err(Refusal::value("--verify-key needs --verify: nothing else looks at signatures"));
+        }
+        Ok(Box::new(Inspect { path, flags }))
     })
     .description(
         "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
@@ -46,7 +52,12 @@ impl Run for Inspect {
         let format = self.flags.format.unwrap_or_default();
         let keys = archive::identities(&self.flags.identity)?;
         if self.flags.verify {
-            return inspection::verify(&self.path, &keys, format);
+            return inspection::verify(
+                &self.path,
+                &keys,
+                &archive::verifying_keys(&self.flags.verify_key)?,
+                format,
+            );
         }
         inspection::show(&self.path, &keys, format)?;
         Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, 
 
 use super::checkpoints::checkpoints_of;
 use crate::containers::Containers;
-use crate::flags::archive::{self, IDENTITY, KeyFile};
+use crate::flags::archive::{self, IDENTITY, KeyFile, VERIFY_KEY};
 use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
@@ -46,6 +46,7 @@ flags! {
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
         identity: Vec<KeyFile> = IDENTITY,
+        verify_key: Vec<KeyFile> = VERIFY_KEY,
         with_rootfs: bool = Flag::switch(
             "with-rootfs",
             "make the changes of the archive in the bundle's root filesystem, where they stay",
@@ -243,14 +244,15 @@ impl Run for Restore {
         let bundle = or_here(flags.bundle.as_ref());
         let all = || checkpoints_of(&self.id, flags.checkpoint_dir.as_deref(), &bundle);
         let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
+        let verify_keys = archive::verifying_keys(&flags.verify_key)?;
         let unpack = |from: &PathBuf| {
-            let import = archive::import(from, &flags.identity)?.trust(flags.trust_images);
+            let import = archive::import(from, &flags.identity, &[])?.trust(flags.trust_images);
             Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
         };
         let imported = flags.import.as_ref().map(unpack).transpose()?;
         let made = imported.as_ref().map(|imported| self.bundle(imported, &bundle)).transpose()?;
         let options = |stdio| {
-            let mut options = self.options(cli, stdio);
+            let mut options = self.options(cli, stdio).verify_keys(verify_keys.clone());
             imported.iter().for_each(|imported| imported.choose(&mut options));
             options
         };

@@ -5,9 +5,12 @@ use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hiber::archive::{Compression, Export, Identities, Import, OciImage, Place, Recipients, Source};
+
+use hiber::{SigningKey, VerifyingKey};
 
 use crate::line::flag::{Flag, Value};
 use crate::line::refusal::Refusal;
@@ -29,6 +32,18 @@ pub(crate) const IDENTITY: Flag<Vec<KeyFile>> = Flag::list(
     "FILE",
     "a file with a key that opens an encrypted archive (repeatable): age-keygen's, or OpenSSH's of the kind ssh-ed25519 \
      without a passphrase",
+);
+
+pub(crate) const SIGN_KEY: Flag<Option<PathBuf>> = Flag::value(
+    "sign-key",
+    "FILE",
+    "sign the checkpoint with this private key of ed25519: openssl's (PKCS #8 in PEM), or OpenSSH's without a passphrase",
+);
+pub(crate) const VERIFY_KEY: Flag<Vec<KeyFile>> = Flag::list(
+    "verify-key",
+    "FILE",
+    "a file with a public key of ed25519 (PEM, or OpenSSH's): the owner of one of these keys must have signed the checkpoint \
+     (repeatable)",
 );
 
 /// A recipient as it was given: a key, or a file.
@@ -84,6 +99,24 @@ pub(crate) fn recipients(given: &[Recipient]) -> anyhow::Result<Recipients> {
     Ok(all)
 }
 
+/// The key in a file.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn signing_key(given: Option<&PathBuf>) -> anyhow::Result<Option<Arc<SigningKey>>> {
+    let read = |path: &PathBuf| SigningKey::read(path).map(Arc::new).context("invalid --sign-key");
+    given.map(read).transpose()
+}
+
+/// The keys of signers.
+///
+/// # Errors
+/// A file that has none.
+pub(crate) fn verifying_keys(given: &[KeyFile]) -> anyhow::Result<Vec<VerifyingKey>> {
+    let read = |KeyFile(path): &KeyFile| VerifyingKey::read(path).context("invalid --verify-key");
+    given.iter().map(read).collect()
+}
+
 /// The keys of all files.
 ///
 /// # Errors
@@ -115,8 +148,9 @@ pub(crate) fn export(
     to: &Path,
     compress: Option<Compression>,
     encrypt_to: &[Recipient],
+    sign_key: Option<&PathBuf>,
 ) -> anyhow::Result<Export> {
-    let recipients = recipients(encrypt_to)?;
+    let (recipients, sign_key) = (recipients(encrypt_to)?, signing_key(sign_key)?);
     let place = if let Some(image) = image(to)? {
         Place::Oci(image)
     } else if is_stream(to) {
@@ -127,16 +161,16 @@ pub(crate) fn export(
     } else {
         Place::File(to.into())
     };
-    Ok(Export::new(place).compress(compress.unwrap_or_default()).encrypt_to(recipients))
+    Ok(Export::new(place).compress(compress.unwrap_or_default()).encrypt_to(recipients).sign_key(sign_key))
 }
 
 /// The archive to be read, and the keys.
 ///
 /// # Errors
 /// A terminal, and files without keys.
-pub(crate) fn import(from: &Path, identity: &[KeyFile]) -> anyhow::Result<Import> {
-    let identities = identities(identity)?;
-    Ok(Import::new(source(from)?).identities(identities))
+pub(crate) fn import(from: &Path, identity: &[KeyFile], verify_key: &[KeyFile]) -> anyhow::Result<Import> {
+    let (identities, verify_keys) = (identities(identity)?, verifying_keys(verify_key)?);
+    Ok(Import::new(source(from)?).identities(identities).verify_keys(verify_keys))
 }
 
 fn source(from: &Path) -> anyhow::Result<Source> {

@@ -10,7 +10,7 @@ use hiber::archive::Identities;
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
 use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
-use hiber::{CgroupMode, Inspection, Verification};
+use hiber::{CgroupMode, Inspection, Verification, VerifyingKey};
 
 use super::out;
 use crate::line::value::Format;
@@ -19,8 +19,16 @@ use crate::line::value::Format;
 const MAX_DEPTH: usize = 40;
 
 /// Prints whether a checkpoint's files are what its manifest says; so does the exit status.
-pub(crate) fn verify(path: &Path, keys: &Identities, format: Format) -> anyhow::Result<ExitCode> {
-    let verification = hiber::verify_encrypted(path, keys)?;
+pub(crate) fn verify(
+    path: &Path,
+    keys: &Identities,
+    signers: &[VerifyingKey],
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let verification = match signers {
+        [] => hiber::verify_encrypted(path, keys)?,
+        signers => hiber::verify_signed(path, keys, signers)?,
+    };
     let text = match format {
         Format::Json => serde_json::to_string_pretty(&verification)? + "\n",
         Format::Table => verdict(&verification),

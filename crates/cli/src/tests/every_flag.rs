@@ -52,7 +52,9 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("checkpoints", _) if ["compress", "encrypt-to"].contains(&flag.name) => {
                     &["export", "box", "c1", "x"]
                 }
-                ("checkpoints", _) if flag.name == "identity" => &["import", "box", "c1", "x"],
+                ("checkpoints", _) if ["identity", "verify-key"].contains(&flag.name) => {
+                    &["import", "box", "c1", "x"]
+                }
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("completion", _) => &["bash"],
                 ("migrate", _) => &["box", "exec:x"],
@@ -65,6 +67,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("restore", "page-server") => (value, "--lazy-pages"),
                 ("checkpoint", "compress" | "encrypt-to" | "with-rootfs" | "base") => (value, "--export=x"),
                 ("restore", "identity" | "with-rootfs" | "base" | "trust-spec") => (value, "--import=x"),
+                ("inspect", "verify-key") => (value, "--verify"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),
@@ -110,13 +113,13 @@ fn every_other_flag_reaches_the_library() {
     let own = |command: &str, flag: &str| match flag {
         "help" | "console-socket" | "pidfd-socket" | "pid-file" | "detach" | "check" | "format" => true,
         "keep" | "no-subreaper" => ["run", "restore"].contains(&command),
-        "no-pivot" | "checkpoint" | "checkpoint-dir" | "import" | "identity" | "prove"
+        "no-pivot" | "checkpoint" | "checkpoint-dir" | "import" | "identity" | "verify-key" | "prove"
             if command == "restore" =>
         {
             true
         }
         "with-rootfs" | "base" | "trust-spec" if command == "restore" => true,
-        "export" | "compress" | "encrypt-to" | "with-rootfs" | "base" => command == "checkpoint",
+        "export" | "compress" | "encrypt-to" | "sign-key" | "with-rootfs" | "base" => command == "checkpoint",
         "process" | "tty" => command == "exec",
         _ => false,
     };

@@ -157,14 +157,10 @@ fn recipients_that_are_none_are_told() {
         (SECRET, "is a secret key; expected the recipient that belongs to it (`age-keygen -y`)".to_owned()),
         (
             "ssh-rsa AAAAB3NzaC1yc2EAAAADAQAB me",
-            "is a key of the kind ssh-rsa; expected ssh-ed25519 (age1… or `ssh-keygen -t ed25519`)"
-                .to_owned(),
+            "is a key of the kind ssh-rsa; expected ssh-ed25519 (`ssh-keygen -t ed25519`)".to_owned(),
         ),
         ("ssh-ed25519 A*", "is no public key: what follows its kind is no Base64".to_owned()),
-        (
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==",
-            "is no public key: its point is not on the curve".to_owned(),
-        ),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "is no public key: it has not 32 bytes".to_owned()),
     ] {
         let error = Recipients::default().add(text).unwrap_err().to_string();
         assert_eq!(error, format!("{text:?}: {why}"));
@@ -187,7 +183,7 @@ fn identities_that_are_none_are_told_without_their_content() {
         ("-----BEGIN X\n", "is no private key of OpenSSH"),
         (
             "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-            "is a \"PRIVATE KEY\"; expected a private key of OpenSSH of the kind ssh-ed25519",
+            "is a PRIVATE KEY; expected a private key of OpenSSH of the kind ssh-ed25519",
         ),
         (
             "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",

@@ -1,6 +1,7 @@
 //! A checkpoint into an archive.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use derive_setters::Setters;
@@ -15,11 +16,13 @@ use super::output::{Output, Place};
 use super::rootfs::{Root, RootChanges};
 use crate::age::{self, Recipients};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver};
 use crate::checkpoint::{CheckpointOptions, PreCopyMode, spec_as_created};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::host::in_memory::Room;
+use crate::signature::{self, SigningKey};
 use crate::state::scratch::Scratch;
 use crate::state::store::Store;
 use crate::tarball::{Compression, TarWriter};
@@ -35,6 +38,8 @@ pub struct Export {
     pub compress: Compression,
     /// For whom it is encrypted.
     pub encrypt_to: Recipients,
+    /// The key that signs it.
+    pub sign_key: Option<Arc<SigningKey>>,
     /// Whether what the container has changed in its root file system goes with it, and how that is found.
     #[setters(strip_option)]
     pub rootfs: Option<RootChanges>,
@@ -43,7 +48,8 @@ pub struct Export {
 impl Export {
     /// There, and all else as usual.
     pub fn new(to: Place) -> Self {
-        Self { to, compress: Compression::default(), encrypt_to: Recipients::default(), rootfs: None }
+        let (compress, encrypt_to) = (Compression::default(), Recipients::default());
+        Self { to, compress, encrypt_to, sign_key: None, rootfs: None }
     }
 
     /// Opens the place, which can be read then by whoever reads such places.
@@ -71,6 +77,7 @@ impl Task {
     /// Those of [`checkpoint`](Self::checkpoint), and why the archive cannot be written.
     pub fn export(&self, export: &Export, mut options: CheckpointOptions) -> Result<()> {
         check(&options)?;
+        options.sign_key.clone_from(&export.sign_key);
         let sync = !options.no_sync;
         let store = Store::of(self.container().entry());
         let mut output = export.open()?;
@@ -138,6 +145,11 @@ impl Content<'_> {
         let images = given.images;
         let fail = |e: io::Error| Error::file(to.path(), &e);
         let manifest = Manifest::read_in(images)?;
+        if images.has(signature::FILE_NAME) && export.sign_key.is_none() {
+            let why =
+                "is signed, and its archive would not be, whose manifest says more: pass --sign-key".into();
+            return Err(Error::File { path: images.path().into(), why });
+        }
         let now = SystemTime::now();
         let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let saw = |bytes: &[u8]| to.image().into_iter().for_each(|image| image.saw(bytes));
@@ -155,11 +167,16 @@ impl Content<'_> {
             self.add(&mut tar, images, "", name, fail)?;
         }
         tar.directory(CHECKPOINT).map_err(fail)?;
-        for name in within.into_iter().filter(|name| *name != manifest::FILE_NAME) {
+        let last = [manifest::FILE_NAME, signature::FILE_NAME];
+        for name in within.into_iter().filter(|name| !last.contains(name)) {
             self.add(&mut tar, images, CHECKPOINT, name, fail)?;
         }
         // Only now are hashes of the rest known.
         let Some(mut manifest) = manifest else {
+            if export.sign_key.is_some() {
+                let why = "has no hiber.json, which would be signed".into();
+                return Err(Error::File { path: images.path().into(), why });
+            }
             return tar.finish().and_then(Sealed::finish).map_err(fail);
         };
         let hashed = manifest.files.values().any(|file| file.blake3.is_some());
@@ -176,10 +193,31 @@ impl Content<'_> {
             let sum = content.hasher.map(|hasher| FileSum::of_hashed(&hasher));
             sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
         }
-        let json = manifest.to_json()?;
-        let name = format!("{CHECKPOINT}{}", manifest::FILE_NAME);
-        tar.file(&name, json.len() as u64, &*json).map_err(fail)?;
+        self.last(&mut tar, images, &manifest, export.sign_key.as_deref(), fail)?;
         tar.finish().and_then(Sealed::finish).map_err(fail)
+    }
+
+    /// Adds the manifest, and its signature.
+    fn last(
+        &self,
+        tar: &mut TarWriter<'_, Sealed<&Output>>,
+        images: &ImageDirectory,
+        manifest: &Manifest,
+        key: Option<&SigningKey>,
+        fail: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
+        let json = manifest.to_json()?;
+        let mut last = vec![(manifest::FILE_NAME, json)];
+        if let Some(key) = key {
+            if let Some(why) = signed::uncovered(manifest) {
+                return Err(Error::File { path: images.path().into(), why: why.into() });
+            }
+            last.push((signature::FILE_NAME, key.sign(&last[0].1)));
+        }
+        for (name, content) in last {
+            tar.file(&format!("{CHECKPOINT}{name}"), content.len() as u64, &*content).map_err(&fail)?;
+        }
+        Ok(())
     }
 
     /// Adds config.dump and spec.dump.

@@ -13,10 +13,12 @@ use super::oci::{self, OciImage};
 use super::unpack::{How, Limits, Unpacked, unpack};
 use crate::age::Identities;
 use crate::checkpoint::RestoreContainerOptions;
+use crate::checkpoint::restore_options::demands;
 use crate::error::{Context, Error, Result};
 use crate::host::in_memory::Room;
 use crate::host::procfs;
 use crate::runtime::Runtime;
+use crate::signature::VerifyingKey;
 use crate::state::scratch::Scratch;
 
 /// Six files for each process, and one more for each thread: no machine that is checkpointed has so many.
@@ -87,6 +89,8 @@ pub struct Import {
     pub from: Source,
     /// Keys, of which one opens it if it is encrypted.
     pub identities: Identities,
+    /// Keys, of which one must have signed it; with none, nobody needs to, but for the host's policy.
+    pub verify_keys: Vec<VerifyingKey>,
     /// Whether files may be others than its manifest says.
     pub trust: bool,
 }
@@ -94,12 +98,18 @@ pub struct Import {
 impl Import {
     /// One that is not encrypted, and as its manifest says.
     pub fn new(from: Source) -> Self {
-        Self { from, identities: Identities::default(), trust: false }
+        Self { from, identities: Identities::default(), verify_keys: Vec::new(), trust: false }
     }
 
     /// How it is read.
     pub(super) fn how(&self) -> How<'_> {
-        How { shown: self.from.path(), keys: &self.identities, verify: !self.trust, files: true }
+        How {
+            shown: self.from.path(),
+            keys: &self.identities,
+            verify: !self.trust,
+            demands: &[],
+            files: true,
+        }
     }
 }
 
@@ -109,6 +119,9 @@ pub struct Imported {
     scratch: Scratch,
     archive: PathBuf,
     unpacked: Unpacked,
+    verify_keys: Vec<VerifyingKey>,
+    /// Whether its files were compared with its manifest.
+    compared: bool,
 }
 
 impl Runtime {
@@ -123,15 +136,18 @@ impl Runtime {
         let bytes = available / 2;
         let limits = Limits { bytes, files: MAX_FILES, by: "half of the memory that is available" };
         let (from, mut reader) = (&import.from, import.from.open().context("open the archive")?);
+        let demands = demands(&import.verify_keys, import.trust)?;
+        let compared = !import.trust || !demands.is_empty();
+        let how = How { verify: compared, demands: &demands, ..import.how() };
         // Files fill whole pages.
         let room = Room { bytes: Some(available), files: Some(MAX_FILES + 16) };
         let scratch = Scratch::new(&self.store, room)?;
         let images = ImageDirectory::open(&scratch.images())?;
-        let unpacked =
-            unpack(&mut reader, &import.how(), &images, limits).context("import the checkpoint")?;
+        let unpacked = unpack(&mut reader, &how, &images, limits).context("import the checkpoint")?;
         reader.finish().context("import the checkpoint")?;
         tracing::debug!("of {} a restore does not look at {:?}", from.path().display(), unpacked.passed);
-        Ok(Imported { scratch, archive: from.path().to_owned(), unpacked })
+        let (archive, verify_keys) = (from.path().to_owned(), import.verify_keys.clone());
+        Ok(Imported { scratch, archive, unpacked, verify_keys, compared })
     }
 }
 
@@ -176,5 +192,7 @@ impl Imported {
     pub fn choose(&self, options: &mut RestoreContainerOptions<'_>) {
         options.criu.image_path = self.scratch.images();
         options.archive = Some(self.archive.clone());
+        options.verify_keys.extend_from_slice(&self.verify_keys);
+        options.compared = self.compared;
     }
 }

@@ -13,9 +13,11 @@ use super::unpack::{How, Limits, unpack};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::manifest::Options;
 use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints};
+use crate::checkpoint::restore_options::demands;
 use crate::checkpoint::staging::{Given, Staging};
 use crate::error::{Context, Error, Result};
 use crate::id::CheckpointName;
+use crate::signature;
 
 impl Checkpoints {
     /// Writes the checkpoint of that name into an archive. `spec` is the configuration of its container.
@@ -49,8 +51,11 @@ impl Checkpoints {
             let images = staging.directory()?;
             let config = take(&mut reader, import, images, name)?;
             reader.finish()?;
-            config.write(images)?;
+            if !images.has(CONFIG) || !images.has(signature::FILE_NAME) {
+                config.write(images)?;
+            }
             staging.publish_as_is()?;
+            let config = CheckpointConfig { name: name.clone(), ..config };
             Ok(Checkpoint { path: staging.target().to_owned(), config })
         };
         keep().context("import the checkpoint")
@@ -67,11 +72,15 @@ fn take(
     let free = |fs: StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
     let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, free);
     let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
-    let Some(mut manifest) =
-        unpack(reader, &How { verify: true, files: false, ..import.how() }, images, limits)?.manifest
-    else {
+    let demands = demands(&import.verify_keys, false)?;
+    let how = How { verify: true, demands: &demands, files: false, ..import.how() };
+    let Some(mut manifest) = unpack(reader, &how, images, limits)?.manifest else {
         return Ok(CheckpointConfig::new(name, &CheckpointOptions::default()));
     };
+    if images.has(signature::FILE_NAME) && images.has(CONFIG) {
+        // It is signed with this file.
+        return CheckpointConfig::read(images);
+    }
     // One that had a name had a file of it, too.
     if manifest.files.remove(CONFIG).is_some() {
         manifest.write_in(images)?;

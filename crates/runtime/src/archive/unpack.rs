@@ -14,7 +14,9 @@ use tar::EntryType;
 use super::layout::{CONFIG, DELETED, DIFF, Part, SHM, SPEC, part};
 use crate::age::Identities;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
+use crate::checkpoint::signed;
 use crate::error::{Error, Result};
+use crate::signature::Demand;
 use crate::tarball::{Entry, Tar, unreadable};
 
 /// Bytes that are read at once.
@@ -65,6 +67,8 @@ pub(crate) struct How<'a> {
     pub(crate) keys: &'a Identities,
     /// Whether its files must be what the manifest says.
     pub(crate) verify: bool,
+    /// Those who want the checkpoint to be signed. Its files are compared with the manifest then.
+    pub(crate) demands: &'a [Demand],
     /// Whether files of the container's own are taken as well.
     pub(crate) files: bool,
 }
@@ -80,7 +84,7 @@ pub(crate) fn unpack(
     into: &ImageDirectory,
     limits: Limits,
 ) -> Result<Unpacked> {
-    let How { shown, keys, verify, files } = *how;
+    let How { shown, keys, verify, demands, files } = *how;
     let mut unpacking = Unpacking {
         shown,
         keys,
@@ -112,6 +116,11 @@ pub(crate) fn unpack(
     if let (Some(manifest), true) = (&unpacked.manifest, verify) {
         let (beside, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
             sums.into_iter().partition(|(name, _)| BESIDE.contains(&&**name));
+        let unsigned = beside.keys().find(|name| !manifest.archive.contains_key(*name));
+        if let (Some(name), Some(demand)) = (unsigned, demands.first()) {
+            let why = format!("{name}: is not covered by a signature, which {} wants", demand.by);
+            return refuse(why);
+        }
         let images = images.into_iter().filter(|(name, _)| manifest::is_listed(name)).collect();
         let mut problems =
             manifest.compare(&images).into_iter().map(|problem| format!("checkpoint/{problem}"));
@@ -122,6 +131,7 @@ pub(crate) fn unpack(
             return refuse(format!("{problem}; --trust-images restores it nevertheless"));
         }
     }
+    signed::check(into, shown, demands, verify)?;
     Ok(unpacked)
 }
 

@@ -43,7 +43,7 @@ fn tried(bytes: &[u8]) -> Tried {
 }
 
 fn how(keys: &Identities) -> How<'_> {
-    How { shown: Path::new("a.tar"), keys, verify: true, files: false }
+    How { shown: Path::new("a.tar"), keys, verify: true, demands: &[], files: false }
 }
 
 #[track_caller]

@@ -14,6 +14,7 @@ use tar::EntryType;
 use crate::age::Identities;
 use crate::checkpoint::manifest::FileSum;
 use crate::error::Result;
+use crate::signature;
 use crate::tarball::{Tar, unreadable};
 
 /// How much is kept of an archive.
@@ -88,6 +89,6 @@ fn is_kept(name: &str) -> bool {
         "ip6tables-",
         "nftables-",
     ];
-    matches!(name, "hiber.json" | "stats-dump" | "config.dump")
+    matches!(name, "hiber.json" | signature::FILE_NAME | "stats-dump" | "config.dump")
         || name.ends_with(".img") && !raw.iter().any(|prefix| name.starts_with(prefix))
 }

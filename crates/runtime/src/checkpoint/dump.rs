@@ -24,6 +24,7 @@ use super::named::Named;
 use super::network::may_have;
 use super::options::CheckpointOptions;
 use super::rules::check;
+use super::signed;
 use super::staging::{HandOver, Seal, Staging, To};
 use super::{preflight, proof, trial};
 use crate::checkpoint::kept::switches::{Answers, ask, ask_frozen};
@@ -62,6 +63,7 @@ impl Task {
         hand_over: Option<HandOver<'a>>,
     ) -> Result<()> {
         helpers::check()?;
+        signed::check_options(options)?;
         check(options, self.container().id().as_str())?;
         // A dump would find nothing where memory has not come to yet.
         self.wait_for_memory()?;
@@ -151,6 +153,7 @@ impl<'a> Dump<'a> {
         let mut seal = seal(task, options, &admitted)?;
         seal.work = work;
         seal.config = named.map(|named| named.config);
+        seal.sign_key = options.sign_key.as_deref();
         seal.manifest.memory_token = started.memory.token().cloned();
         let dump = Self {
             task,
@@ -425,6 +428,7 @@ fn seal<'a>(task: &Task, options: &CheckpointOptions, admitted: &Admitted) -> Re
         manifest,
         work: Work { hash: true, sync: true },
         config: None,
+        sign_key: None,
         cgroups: task.facts()?.cgroup.clone(),
         revive: admitted.mounts.as_ref().is_some_and(|mounts| mounts.removed),
         synchronous: admitted.mounts.as_ref().is_some_and(MountComparison::is_synchronous),

@@ -8,7 +8,9 @@ use hiber_criu::{ImageDirectory, Images};
 use serde::Serialize;
 
 use crate::checkpoint::manifest::{self, FileSum, Hashed, Manifest};
+use crate::checkpoint::signed;
 use crate::error::{Error, Result};
+use crate::signature::{self, Demand, VerifyingKey};
 
 #[cfg(feature = "archive")]
 use crate::age::Identities;
@@ -60,6 +62,8 @@ struct Found {
     manifest: Option<Manifest>,
     podman: Option<serde_json::Value>,
     sums: BTreeMap<String, FileSum>,
+    /// The bytes of the manifest, and its signature.
+    signed: signed::Parts,
 }
 
 /// Describes the checkpoint at `path`, a directory or an archive.
@@ -110,7 +114,21 @@ pub fn verify_encrypted(path: &Path, keys: &Identities) -> Result<Verification> 
     compared(path, keys)
 }
 
+/// As [`verify_encrypted`], of a checkpoint that one of these keys must have signed; an archive need not be encrypted.
+///
+/// # Errors
+/// Those of `verify_encrypted`. A signature that is missing or another's is among the problems.
+#[cfg(feature = "archive")]
+pub fn verify_signed(path: &Path, keys: &Identities, signers: &[VerifyingKey]) -> Result<Verification> {
+    let demand = Demand { by: "--verify-key".into(), keys: signers.to_vec() };
+    compared_by(path, keys, Some(&demand))
+}
+
 fn compared(path: &Path, keys: &Identities) -> Result<Verification> {
+    compared_by(path, keys, None)
+}
+
+fn compared_by(path: &Path, keys: &Identities, demand: Option<&Demand>) -> Result<Verification> {
     let found = open(path, keys, true, false)?;
     let refuse = |why: &str| Err(Error::File { path: path.into(), why: why.into() });
     let Some(manifest) = found.manifest else {
@@ -119,7 +137,16 @@ fn compared(path: &Path, keys: &Identities) -> Result<Verification> {
     if !manifest.is_hashed() {
         return refuse("cannot be verified: it was written with --no-hash");
     }
-    let problems = manifest.compare(&found.sums);
+    let mut problems = manifest.compare(&found.sums);
+    if let Some(demand) = demand {
+        let (json, signature) = found.signed;
+        let verdict = demand.check(&json.unwrap_or_default(), signature.as_deref());
+        problems.extend(verdict.err().map(|why| format!("hiber.json: {why}")));
+        problems.extend(signed::uncovered(&manifest).map(|why| format!("hiber.json: {why}")));
+        problems.extend(
+            signed::strange(&manifest, &found.sums).map(|name| format!("{name}: is not of this checkpoint")),
+        );
+    }
     let size = manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.size));
     Ok(Verification { path: path.into(), files: manifest.files.len(), size, problems })
 }
@@ -136,6 +163,7 @@ fn open(path: &Path, keys: &Identities, hash: bool, images: bool) -> Result<Foun
             images: images.then(|| Images::in_directory(&dir)).transpose()?,
             manifest: Manifest::read_in(&dir)?,
             podman: None,
+            signed: signed::parts(&dir)?,
             sums: manifest::sums(&dir, if hash { Hashed::All } else { Hashed::None })?,
         });
     }
@@ -169,6 +197,8 @@ fn open_archive(path: &Path, keys: &Identities, hash: bool, images: bool) -> Res
     if let (false, Some(bytes)) = (files.contains_key(statistics), at_top(statistics)) {
         files.insert(statistics.to_owned(), bytes.clone());
     }
+    let part = |name: &str| files.get(name).map(|bytes| bytes.to_vec());
+    let signed = (part(manifest::FILE_NAME), part(signature::FILE_NAME));
     let manifest =
         files.get(manifest::FILE_NAME).map(|json| Manifest::parse(json, &path.join(manifest::FILE_NAME)));
     let mut manifest = manifest.transpose()?;
@@ -182,6 +212,7 @@ fn open_archive(path: &Path, keys: &Identities, hash: bool, images: bool) -> Res
         manifest.as_mut().and_then(|manifest| manifest.files.insert(name, expected));
     }
     Ok(Found {
+        signed,
         manifest,
         podman: at_top("config.dump").and_then(|json| serde_json::from_slice(json).ok()),
         sums,

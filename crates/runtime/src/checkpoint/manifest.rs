@@ -18,6 +18,7 @@ use super::image_hasher::Heads;
 use super::options::{CheckpointOptions, CriuOptions, DumpChoices};
 use crate::error::{Error, Result};
 use crate::helpers::lazy::Token;
+use crate::signature;
 
 /// The file's name in a checkpoint's directory.
 pub const FILE_NAME: &str = "hiber.json";
@@ -287,7 +288,10 @@ fn cpu_features(cpuinfo: &str) -> Vec<String> {
 
 /// Whether a manifest names a file: logs and statistics change after it was written, and it cannot hash itself.
 pub(crate) fn is_listed(name: &str) -> bool {
-    name != FILE_NAME && !name.ends_with(".log") && !name.starts_with("stats-")
+    name != FILE_NAME
+        && name != signature::FILE_NAME
+        && !name.ends_with(".log")
+        && !name.starts_with("stats-")
 }
 
 /// Which files are hashed.

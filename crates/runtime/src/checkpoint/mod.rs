@@ -25,6 +25,7 @@ pub(crate) mod restore;
 pub(crate) mod restore_options;
 mod rules;
 pub(crate) mod shared;
+pub(crate) mod signed;
 pub(crate) mod staging;
 pub(crate) mod trial;
 pub(crate) mod trust;

@@ -73,7 +73,7 @@ impl CheckpointConfig {
         Ok(dir.write(CONFIG, &json)?)
     }
 
-    fn read(dir: &ImageDirectory) -> Result<Self> {
+    pub(crate) fn read(dir: &ImageDirectory) -> Result<Self> {
         let path = dir.path().join(CONFIG);
         let mut json = Vec::new();
         dir.file(CONFIG)
@@ -174,7 +174,8 @@ impl Checkpoints {
     pub fn get(&self, name: &CheckpointName) -> Result<Checkpoint> {
         let path = self.existing(name)?;
         let config = CheckpointConfig::read(&ImageDirectory::open(&path)?)?;
-        Ok(Checkpoint { path, config })
+        // A signed one that came from elsewhere had another name there.
+        Ok(Checkpoint { path, config: CheckpointConfig { name: name.clone(), ..config } })
     }
 
     /// Removes the checkpoint of that name, with all that is in its directory.

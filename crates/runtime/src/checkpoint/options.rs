@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use derive_setters::Setters;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::words::Word;
 use crate::container::stdio::Stdio;
 use crate::helpers::lazy::Address;
+use crate::signature::{SigningKey, VerifyingKey};
 
 /// The options of both a dump and a restore. Where a choice is `None`, a restore does as its dump did.
 ///
@@ -107,6 +109,8 @@ pub struct CheckpointOptions {
     pub prove: bool,
     /// Leave the hashes out of the manifest: a checkpoint that cannot be verified, frozen for less long.
     pub no_hash: bool,
+    /// Sign the manifest with this key, and so the checkpoint.
+    pub sign_key: Option<Arc<SigningKey>>,
     /// Do not wait until the checkpoint is on the disk: it may be lost when the machine loses power.
     pub no_sync: bool,
     /// Names of checks of [preflight](crate::checkpoint::preflight) that are losses: what is lost by them is accepted.
@@ -183,9 +187,17 @@ pub struct RestoreContainerOptions<'a> {
     /// Let the container run as soon as its processes exist: what of its memory can follow is brought from the images when it
     /// is touched, and all the rest meanwhile. [`Task::wait_for_memory`](crate::Task::wait_for_memory) waits.
     pub background: bool,
+    /// Keys, of which one must have signed the checkpoint; with none, nobody needs to, but for the host's policy.
+    pub verify_keys: Vec<VerifyingKey>,
     /// The archive that the images came out of, which are gone soon.
     #[setters(skip)]
     pub(crate) archive: Option<PathBuf>,
+    /// Whether the images were compared with their manifest when they came out of it.
+    #[setters(skip)]
+    pub(crate) compared: bool,
+    /// Whether the images were in no hands but ours: those of a migration, and of a dump that is tried. Nobody signs them.
+    #[setters(skip)]
+    pub(crate) own: bool,
 }
 
 impl RestoreContainerOptions<'_> {

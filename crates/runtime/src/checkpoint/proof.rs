@@ -65,6 +65,7 @@ impl Task {
             systemd_cgroup: facts.cgroup.systemd.is_some(),
             // A trial has none; a restore can be told what is wanted.
             resources: Some(Resources::Config),
+            own: true,
             ..RestoreContainerOptions::default()
         })
     }

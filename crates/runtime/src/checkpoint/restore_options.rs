@@ -9,12 +9,14 @@ use oci_spec::runtime::Spec;
 use super::kept::Kept;
 use super::manifest::Manifest;
 use super::options::{CriuOptions, Resources, RestoreContainerOptions};
+use super::signed;
 use super::trust::{self, Checked, Grant};
 use super::words::{UnknownWord, Word};
 use super::{Direction, mounts};
 use crate::container::prepared::{CreateOptions, Prepared};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::signature::{Demand, VerifyingKey};
 use crate::state::resources::{self, ChangedResources};
 
 /// The annotation of config.json that chooses: `checkpoint` or `config`.
@@ -49,6 +51,7 @@ pub(crate) fn check_images(
     options: &RestoreContainerOptions<'_>,
     images: &ImageDirectory,
 ) -> Result<Checked> {
+    check_signature(options, images)?;
     if options.trust_images {
         return trust::check(images, None);
     }
@@ -64,6 +67,24 @@ pub(crate) fn check_images(
     let checked = trust::check(images, Some(&grant))?;
     check_terminal(checked.manifest.as_ref(), options)?;
     Ok(checked)
+}
+
+/// Whether the checkpoint is signed as the caller wants it, and as the host does.
+fn check_signature(options: &RestoreContainerOptions<'_>, images: &ImageDirectory) -> Result<()> {
+    let demands = if options.own { Vec::new() } else { demands(&options.verify_keys, options.trust_images)? };
+    let elsewhere =
+        [("--lazy-pages", options.criu.lazy_pages), ("--page-server", options.page_server.is_some())];
+    if let (Some(demand), Some((flag, _))) = (demands.first(), elsewhere.iter().find(|(_, given)| *given)) {
+        let why = format!("{flag}: brings memory that no signature covers, and {} wants one", demand.by);
+        return Err(Error::Invalid(why));
+    }
+    signed::check(images, options.origin(), &demands, options.compared)
+}
+
+/// Those who want a checkpoint to be signed.
+pub(crate) fn demands(keys: &[VerifyingKey], _trust: bool) -> Result<Vec<Demand>> {
+    let ours = (!keys.is_empty()).then(|| Demand { by: "--verify-key".into(), keys: keys.to_vec() });
+    Ok(ours.into_iter().collect())
 }
 
 /// The limits that were in force at the dump, if the container gets those.

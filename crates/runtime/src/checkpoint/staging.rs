@@ -18,10 +18,12 @@ use super::cgroup_yard;
 use super::image_hasher::ImageHasher;
 use super::manifest::{FileSum, Manifest};
 use super::named::CheckpointConfig;
+use super::signed;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished::{self, Identity};
 use crate::host::paths::{make_dir, open_dir};
 use crate::id::CheckpointError;
+use crate::signature::SigningKey;
 
 /// Where a checkpoint goes that is not to stay here.
 pub(crate) struct HandOver<'a> {
@@ -87,6 +89,8 @@ pub(super) struct Seal<'a> {
     pub(super) synchronous: bool,
     /// Of a checkpoint with a name.
     pub(super) config: Option<&'a CheckpointConfig>,
+    /// The key that signs it.
+    pub(super) sign_key: Option<&'a SigningKey>,
     /// Whether the images are what a restore expects.
     pub(super) complete: bool,
     /// The reader of the images while they are written.
@@ -297,6 +301,7 @@ impl<'a> Staging<'a> {
             away.map(|image| (image.name.clone(), FileSum { size: image.size, blake3: None })).collect();
         heads.add(images);
         seal.manifest.write(&dir, seal.work.hash, heads, away).context("write the checkpoint's manifest")?;
+        seal.sign_key.map_or(Ok(()), |key| signed::sign(&dir, key))?;
         if let Some(hand_over) = &mut self.hand_over {
             let stopped = self.stopped.unwrap_or_else(Instant::now);
             (hand_over.give)(Given { images: &dir, unwritten, stopped })?;
@@ -399,6 +404,7 @@ mod tests {
             revive: false,
             synchronous: false,
             config: None,
+            sign_key: None,
             complete: true,
             hasher: None,
             images: Vec::new(),

@@ -279,6 +279,7 @@ impl Receiving<'_> {
             bundle: PathBuf::from(&self.offer.bundle),
             systemd_cgroup: self.options.systemd_cgroup,
             stdio: Stdio::Files([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+            own: true,
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
