@@ -18,8 +18,11 @@ fuzz_target!(|input: &[u8]| {
     }
     let _ = images.tasks();
     let _ = images.check_pages();
-    let _ = images.own_cgroups();
+    let _ = images.own_cgroups().and_then(|cgroups| cgroups.unmoved(&images));
     let _ = images.parent_death_signal();
     let _ = images.deleted_files();
-    let _ = hiber_criu::amend::shared_namespaces(&images, hiber_criu::amend::Shared { ipc: true, uts: true });
+    let _ = hiber_criu::amend::shared_inventory(
+        &images,
+        hiber_criu::amend::Shared { ipc: true, uts: true, cgroups: None },
+    );
 });
