@@ -19,6 +19,7 @@ fuzz_target!(|input: &[u8]| {
     let _ = images.tasks();
     let _ = images.check_pages();
     let _ = images.own_cgroups().and_then(|cgroups| cgroups.unmoved(&images));
+    let _ = images.with_null_pipes(&["pipe:[1]"].into());
     let _ = images.parent_death_signal();
     let _ = images.deleted_files();
     let _ = hiber_criu::amend::shared_inventory(

@@ -1,6 +1,6 @@
 //! Kinds of containers that must survive: streams, mounts, processes, namespaces, cgroups.
 
-use crate::{Network, counter, counts_on, sleep_and_wake};
+use crate::{COUNT, Network, count, counter, counts_on, sleep_and_wake};
 use hiber_tests::cgroup::{self, read};
 use hiber_tests::prelude::*;
 use hiber_tests::pty::{ConsoleSocket, read_until, write_all};
@@ -26,6 +26,38 @@ fn pipes_as_standard_streams() {
     streams.stdin.write_all(b"two\n").unwrap();
     assert_eq!(read_until(&streams.stdout, "\n"), "2 two\n");
     assert_eq!(read_until(&streams.stderr, "\n"), "err two\n");
+}
+
+/// The host's /dev/null lies on no mount of the container's: as a stream of its own the container could never be saved again.
+#[test]
+fn pipes_that_nobody_has_any_more_are_the_containers_own_null() {
+    require!(Root, Criu);
+    let c = Runtime::hiber().container(Bundle::busybox().shell(COUNT));
+    let (output, streams) = c.with_pipes("run", &["--detach"]);
+    output.ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    for _ in 0..2 {
+        let before = count(&c);
+        c.checkpoint(&[]).ok();
+        // Its streams are /dev/null.
+        c.restore(&[]).ok();
+        counts_on(&c, before);
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", c.pid())).unwrap();
+        for (number, flags) in [(0, 0), (1, 1), (2, 1)] {
+            let read =
+                |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}/{number}", c.pid())).unwrap();
+            assert_eq!(
+                std::fs::read_link(format!("/proc/{}/fd/{number}", c.pid())).unwrap(),
+                std::path::Path::new("/dev/null")
+            );
+            let info = read("fdinfo");
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+            let mount = format!("{} ", field("mnt_id:"));
+            assert!(mounts.lines().any(|line| line.starts_with(&mount)), "{number}: {info}{mounts}");
+            assert_eq!(u32::from_str_radix(field("flags:"), 8).unwrap() & 3, flags, "{number}");
+        }
+    }
+    drop(streams);
 }
 
 #[test]

@@ -44,22 +44,8 @@ impl Images {
             wanted.entry(self.file_of(*descriptor)?).or_insert(*descriptor);
         }
         let (files, inherited) = self.without_eventfds(&mut wanted)?;
-        let mut changed = vec![(FILES.to_owned(), files)];
-        for name in self.names()?.into_iter().filter(|name| name.starts_with("fdinfo-")) {
-            let entries: Vec<FdinfoEntry> = self.entries(&name, Magic::FDINFO)?.collect::<Result<_>>()?;
-            if !entries.iter().any(|entry| inherited.contains_key(&entry.id())) {
-                continue;
-            }
-            let regular = |mut entry: FdinfoEntry| {
-                if inherited.contains_key(&entry.id()) {
-                    entry.type_ = Some(FdType::REG.into());
-                }
-                entry
-            };
-            let entries: Vec<_> = entries.into_iter().map(regular).collect();
-            let image = self.encode(&name, Magic::FDINFO, &entries)?;
-            changed.push((name, image));
-        }
+        let mut changed = self.as_regular(|id| inherited.contains_key(&id))?;
+        changed.push((FILES.to_owned(), files));
         Ok((changed, inherited.into_values().collect()))
     }
 

@@ -89,6 +89,8 @@ pub type ChangedFiles = Vec<(String, Vec<u8>)>;
 #[derive(Debug)]
 pub struct Images {
     source: Source,
+    /// Files that are read instead of the source's.
+    changed: BTreeMap<String, Arc<[u8]>>,
     inventory: InventoryEntry,
 }
 
@@ -208,14 +210,23 @@ impl Images {
         file.expect_magic(INVENTORY, "an inventory")?;
         let inventory: InventoryEntry = file.only()?;
         match inventory.img_version {
-            Some(VERSION_1 | VERSION_2) => Ok(Self { source, inventory }),
+            Some(VERSION_1 | VERSION_2) => Ok(Self { source, changed: BTreeMap::new(), inventory }),
             // CRIU's pre-dumps, which have memory alone, leave it out (cr_pre_dump_finish() does not prepare it).
-            None | Some(0) if source.open("pstree.img").is_err() => Ok(Self { source, inventory }),
+            None | Some(0) if source.open("pstree.img").is_err() => {
+                Ok(Self { source, changed: BTreeMap::new(), inventory })
+            }
             other => {
                 let version = other.unwrap_or(0);
                 Err(file.bad(format!("images of version {version}; known are 1 and 2")))
             }
         }
+    }
+
+    /// The same, with these files instead of those of the same names. The inventory stays as it was read.
+    #[must_use]
+    pub fn with(mut self, changed: &ChangedFiles) -> Self {
+        self.changed.extend(changed.iter().map(|(name, content)| (name.clone(), content.as_slice().into())));
+        self
     }
 
     /// The directory, or the archive that the images are from.
@@ -312,7 +323,10 @@ impl Images {
     /// [`CriuError::Image`] if the file is missing or of another kind; per entry, if it is truncated or
     /// malformed.
     pub fn entries<M: Message>(&self, name: &str, magic: Magic) -> Result<Entries<M>> {
-        let mut file = self.source.open(name)?;
+        let mut file = match self.changed.get(name) {
+            Some(content) => ImageFile::from_bytes(&self.dir().join(name), Arc::clone(content))?,
+            None => self.source.open(name)?,
+        };
         if self.has_common_magic() {
             file.expect_magic(COMMON, "a CRIU image")?;
         }

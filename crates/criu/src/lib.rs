@@ -26,6 +26,7 @@ mod locks;
 mod macvlans;
 mod modes;
 mod notify;
+mod null_pipes;
 mod options;
 mod own_cgroups;
 pub mod own_tracking;

@@ -10,7 +10,7 @@ mod memory;
 mod request;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -307,6 +307,7 @@ impl Restoring<'_> {
         let mut changed = agent.map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
         changed.extend(self.brought.iter().flat_map(|brought| brought.changed.clone()));
         changed.extend(self.request.outer_groups(facts)?);
+        changed.extend(self.request.null_streams(self.stdio())?);
         Ok(changed)
     }
 
@@ -478,10 +479,15 @@ impl Restoring<'_> {
         Ok(send_packet(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?)
     }
 
+    /// The container's streams, where they are not a terminal's.
+    fn stdio(&self) -> [BorrowedFd<'_>; 3] {
+        let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+        self.wired.files().unwrap_or(own)
+    }
+
     /// New pipes under the names of the old ones, and the namespaces that the container joined.
     fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, inherited: &mut Vec<InheritFd>) -> Result<()> {
-        let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        let stdio = self.wired.files().unwrap_or(own);
+        let stdio = self.stdio();
         if self.request.criu_options.shell_job == Some(true) {
             // The terminal that CRIU gives to the tasks of such a job.
             let copy =

@@ -1,6 +1,6 @@
 //! The request for CRIU to restore, in earnest or on trial.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use hiber_sandbox::loopback::{self, Loopback};
 use hiber_sandbox::mountinfo::PeerGroups;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::{DetachedRoot, mount_tracefs};
+use rustix::fs::{FileType, makedev};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::checkpoint::kept::Kept;
@@ -113,7 +114,9 @@ impl<'a> Request<'a> {
                 None => self.cgroups.image.clone(),
             };
             changed.extend(cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image)));
-            changed.extend(self.eventfds(images)?.0);
+            let eventfds = self.eventfds(&Images::in_directory(images)?.with(&changed))?.0;
+            changed.retain(|(name, _)| eventfds.iter().all(|(other, _)| other != name));
+            changed.extend(eventfds);
             changed.extend(self.macvlans(images)?.0);
             changed.extend(self.firewalls(images)?);
         }
@@ -221,9 +224,8 @@ impl<'a> Request<'a> {
     }
 
     /// The images that have CRIU inherit eventfds, and these.
-    fn eventfds(&self, images: &ImageDirectory) -> Result<(ChangedFiles, Vec<(String, OwnedFd)>)> {
-        let made = self.kept.eventfds(&Images::in_directory(images)?);
-        made.context("make the eventfds that CRIU cannot")
+    fn eventfds(&self, images: &Images) -> Result<(ChangedFiles, Vec<(String, OwnedFd)>)> {
+        self.kept.eventfds(images).context("make the eventfds that CRIU cannot")
     }
 
     /// The images without the macvlans that CRIU cannot make, and these. Nothing of a network that is joined or empty is made.
@@ -274,6 +276,22 @@ impl<'a> Request<'a> {
         Ok(StandIns { _links: links, macvlans: made })
     }
 
+    /// The images in which those streams that were pipes are the container's own /dev/null, for which the caller has the host's.
+    pub(crate) fn null_streams(&self, stdio: [BorrowedFd<'_>; 3]) -> Result<ChangedFiles> {
+        let [images, ..] = self.chain else { return Ok(ChangedFiles::new()) };
+        let streams = Descriptors::read(images)?.unwrap_or_default();
+        let mut nulls: BTreeSet<&str> = streams.pipes().map(|(_, key)| key).collect();
+        for (number, key) in streams.pipes() {
+            if !stdio.get(number).is_some_and(is_null) {
+                nulls.remove(key);
+            }
+        }
+        if nulls.is_empty() {
+            return Ok(ChangedFiles::new());
+        }
+        Ok(Images::in_directory(images)?.with_null_pipes(&nulls)?)
+    }
+
     /// New pipes under the names of the old ones, and eventfds.
     pub(crate) fn inherit(
         &self,
@@ -289,7 +307,8 @@ impl<'a> Request<'a> {
                 .map_err(|e| Error::sys("fcntl", "F_DUPFD_CLOEXEC", e))?;
             inherited.push(InheritFd { key: key.to_owned(), fd: launch.pass(copy)? });
         }
-        let eventfds = self.chain.first().map(|images| self.eventfds(images)).transpose()?;
+        let images = self.chain.first().map(Images::in_directory).transpose()?;
+        let eventfds = images.map(|images| self.eventfds(&images)).transpose()?;
         for (key, eventfd) in eventfds.into_iter().flat_map(|(_, made)| made) {
             inherited.push(InheritFd { key, fd: launch.pass(eventfd)? });
         }
@@ -346,4 +365,12 @@ pub(crate) fn limit_file_sizes(limits: &[FileSizeLimit], first: i32, cgroup: &Cg
 pub(super) fn pids(cgroup: &CgroupPaths) -> Result<Vec<i32>> {
     let cgroup = Cgroup::open(cgroup.clone(), OnDenied::Skip)?;
     Ok(cgroup.pids()?.into_iter().filter_map(|pid| i32::try_from(pid).ok()).collect())
+}
+
+/// Whether it is the null device (null(4)).
+fn is_null(stream: &BorrowedFd<'_>) -> bool {
+    let is = |stat: rustix::fs::Stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    };
+    rustix::fs::fstat(stream).is_ok_and(is)
 }
