@@ -24,7 +24,7 @@ pub(crate) const COMPRESS: Flag<Option<Compression>> = Flag::value(
 pub(crate) const ENCRYPT_TO: Flag<Vec<Recipient>> = Flag::list(
     "encrypt-to",
     "RECIPIENT",
-    "encrypt the archive, so that a key of this recipient opens it (repeatable): age1…, an OpenSSH public key of the kind \
+    "encrypt the archive, so that a key of this recipient opens it (repeatable): age1..., an OpenSSH public key of the kind \
      ssh-ed25519, or a file with one on each line",
 );
 pub(crate) const IDENTITY: Flag<Vec<KeyFile>> = Flag::list(
