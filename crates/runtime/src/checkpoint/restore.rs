@@ -377,7 +377,10 @@ impl Restoring<'_> {
         let Prepared { plan, layout, .. } = self.request.prepared;
         // A container's user namespace owns the cgroup namespace that CRIU makes below, and only its owner may mount the cgroups.
         let owned = plan.namespaces.has(NamespaceKind::User);
-        if namespace && (owned || birthplace.is_none() || !cgroup_yard::is_whole(layout)?) {
+        // From within the namespace CRIU may not set the values of its root (`nsdelegate` of cgroups(7)).
+        let sets =
+            matches!(self.request.criu_options.cgroups_mode, Some(CgroupMode::Full | CgroupMode::Props));
+        if namespace && (owned || sets || birthplace.is_none() || !cgroup_yard::is_whole(layout)?) {
             return Ok((birthplace, None));
         }
         Ok((birthplace.map(|place| Birthplace { namespace, ..place }), inherited))
