@@ -262,36 +262,45 @@ fn goes_without_being_kept() {
     assert_eq!(c.exec(&["redis-cli", "eval", wrong, "0"]).ok(), "none");
 }
 
-/// Kills hiber at each notification of CRIU's, before and after it is heard.
-#[test]
-fn a_kill_leaves_the_container_or_the_archive() {
-    require!(Root, Criu, Program("cc"));
-    let c = counter(&Runtime::hiber(), Bundle::busybox());
-    let (killer, mark) = (killer(&c), c.bundle().join("killed"));
-    let (place, mut kills, mut published) = (place(&c), 0, 0);
-    let file = place.join("c.tar");
+/// An export that may be killed.
+pub(crate) struct Export<'a> {
+    pub(crate) to: &'a str,
+    /// There once the archive is one.
+    pub(crate) shows: &'a Path,
+    pub(crate) forget: &'a dyn Fn(),
+    /// Whether nothing is there but a whole archive, if that is.
+    pub(crate) is_clean: &'a dyn Fn() -> bool,
+    pub(crate) import: &'a dyn Fn() -> Output,
+}
+
+/// Kills hiber at each notification of CRIU's, before and after it is heard: the container lives on, or the archive is there.
+#[track_caller]
+pub(crate) fn killed_at_every_step(c: &Container, export: &Export<'_>) {
+    let (killer, mark) = (killer(c), c.bundle().join("killed"));
+    let (mut kills, mut published) = (0, 0);
     for (step, side) in (1..20).flat_map(|step| [(step, "before"), (step, "after")]) {
-        let _ = (fs::remove_file(&mark), fs::remove_file(&file));
-        let before = count(&c);
-        let mut command = c.command("checkpoint", &["--export", file.to_str().unwrap()]);
+        let _ = fs::remove_file(&mark);
+        (export.forget)();
+        let before = count(c);
+        let mut command = c.command("checkpoint", &["--export", export.to]);
         command.env("LD_PRELOAD", &killer);
         command.env("KILL_AT", format!("hiber {side} {step} {}", mark.display()));
         let output = hiber_tests::command::run(command, b"");
         let when = format!("killed {side} step {step} ({})", output.stderr.trim());
         wait_for(&when, || match c.status().as_str() {
-            "running" => !file.exists() && names(&place).is_empty(),
-            "stopped" | "gone" => file.exists(),
+            "running" => !export.shows.exists() && (export.is_clean)(),
+            "stopped" | "gone" => export.shows.exists(),
             _ => false,
         });
-        if file.exists() {
+        if export.shows.exists() {
             published += 1;
             c.delete(&["--force"]).ok();
             c.assert_clean();
-            import(&c, &file, &[]).ok();
+            (export.import)().ok();
         }
-        counts_on(&c, before);
-        assert_eq!(names(&place).len(), usize::from(file.exists()), "{when}");
-        assert_no_scratch(&c);
+        counts_on(c, before);
+        assert!((export.is_clean)(), "{when}");
+        assert_no_scratch(c);
         if !mark.exists() {
             output.ok();
             break;
@@ -300,6 +309,24 @@ fn a_kill_leaves_the_container_or_the_archive() {
     }
     assert!(kills >= 6, "a dump has at least three notifications: {kills}");
     assert!(published >= 2, "once CRIU has heard that it is published, it stays: {published}");
+}
+
+#[test]
+fn a_kill_leaves_the_container_or_the_archive() {
+    require!(Root, Criu, Program("cc"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let place = place(&c);
+    let file = place.join("c.tar");
+    killed_at_every_step(
+        &c,
+        &Export {
+            to: file.to_str().unwrap(),
+            shows: &file,
+            forget: &|| drop(fs::remove_file(&file)),
+            is_clean: &|| names(&place).len() == usize::from(file.exists()),
+            import: &|| import(&c, &file, &[]),
+        },
+    );
 }
 
 #[test]

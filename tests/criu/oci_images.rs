@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::crash::killer;
+use crate::archives::{Export, killed_at_every_step};
 use crate::{count, counter, counts_on};
 use hiber_tests::prelude::*;
 
@@ -97,41 +97,19 @@ fn an_image_that_was_changed_is_refused() {
     counts_on(&c, 3);
 }
 
-/// Kills hiber at each notification of CRIU's, before and after it is heard.
 #[test]
 fn a_kill_leaves_the_container_or_the_image() {
     require!(Root, Criu, Program("cc"));
     let c = counter(&Runtime::hiber(), Bundle::busybox());
-    let (killer, mark) = (killer(&c), c.bundle().join("killed"));
-    let (mut kills, mut published) = (0, 0);
-    for (step, side) in (1..20).flat_map(|step| [(step, "before"), (step, "after")]) {
-        let _ = (fs::remove_file(&mark), fs::remove_dir_all(layout(&c)));
-        let before = count(&c);
-        let mut command = c.command("checkpoint", &["--export", &image(&c, "a")]);
-        command.env("LD_PRELOAD", &killer);
-        command.env("KILL_AT", format!("hiber {side} {step} {}", mark.display()));
-        let output = hiber_tests::command::run(command, b"");
-        let when = format!("killed {side} step {step} ({})", output.stderr.trim());
-        let is_there = || layout(&c).join("index.json").exists();
-        wait_for(&when, || match c.status().as_str() {
-            "running" => !is_there() && hidden(&layout(&c)).is_empty(),
-            "stopped" | "gone" => is_there(),
-            _ => false,
-        });
-        if is_there() {
-            published += 1;
-            c.delete(&["--force"]).ok();
-            c.assert_clean();
-            import(&c, &image(&c, "a")).ok();
-        }
-        counts_on(&c, before);
-        assert_eq!(hidden(&layout(&c)), [""; 0], "{when}");
-        if !mark.exists() {
-            output.ok();
-            break;
-        }
-        kills += 1;
-    }
-    assert!(kills >= 6, "a dump has at least three notifications: {kills}");
-    assert!(published >= 2, "once CRIU has heard that it is published, it stays: {published}");
+    let to = image(&c, "a");
+    killed_at_every_step(
+        &c,
+        &Export {
+            to: &to,
+            shows: &layout(&c).join("index.json"),
+            forget: &|| drop(fs::remove_dir_all(layout(&c))),
+            is_clean: &|| hidden(&layout(&c)).is_empty(),
+            import: &|| import(&c, &to),
+        },
+    );
 }

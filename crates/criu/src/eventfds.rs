@@ -102,19 +102,13 @@ impl Images {
 
 #[cfg(test)]
 mod tests {
-    use criu_proto::Message;
     use criu_proto::images::core::TaskKobjIdsEntry;
-    use criu_proto::images::files::{EventfdFileEntry, FownEntry};
+    use criu_proto::images::files::EventfdFileEntry;
     use criu_proto::images::inventory::InventoryEntry;
 
     use super::*;
-    use crate::image_file::encode;
+    use crate::fixtures::{nobody, write};
     use crate::images::{COMMON, INVENTORY, INVENTORY_FILE};
-
-    fn write<M: Message>(dir: &tempfile::TempDir, name: &str, magics: &[u32], entries: &[M]) {
-        let path = dir.path().join(name);
-        std::fs::write(&path, encode(&path, magics, entries).unwrap()).unwrap();
-    }
 
     /// Process 7 with an eventfd as 3 and 4, and a timer as 5; process 8 with the eventfd as 9.
     fn images() -> (tempfile::TempDir, Images) {
@@ -145,17 +139,9 @@ mod tests {
             let all: Vec<_> = all.into_iter().map(entry).collect();
             write(&dir, &format!("fdinfo-{group}.img"), &[COMMON, Magic::FDINFO.0], &all);
         }
-        let fown = FownEntry {
-            uid: Some(0),
-            euid: Some(0),
-            signum: Some(0),
-            pid_type: Some(0),
-            pid: Some(0),
-            ..FownEntry::default()
-        };
         let eventfd = EventfdFileEntry {
             id: Some(20),
-            fown: Some(fown).into(),
+            fown: Some(nobody()).into(),
             flags: Some(0o4002),
             counter: Some(1 << 40),
             ..EventfdFileEntry::default()

@@ -15,6 +15,8 @@ mod diagnose;
 mod directory;
 mod error;
 pub mod eventfds;
+#[cfg(test)]
+mod fixtures;
 mod image_file;
 pub mod images;
 pub mod inspect;

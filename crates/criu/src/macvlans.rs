@@ -120,18 +120,12 @@ fn macvlan(
 
 #[cfg(test)]
 mod tests {
-    use criu_proto::Message;
     use criu_proto::images::inventory::InventoryEntry;
     use criu_proto::images::net::MacvlanLinkEntry;
 
     use super::*;
-    use crate::image_file::encode;
+    use crate::fixtures::write;
     use crate::images::{COMMON, INVENTORY, INVENTORY_FILE};
-
-    fn write<M: Message>(dir: &tempfile::TempDir, name: &str, magics: &[u32], entries: &[M]) {
-        let path = dir.path().join(name);
-        std::fs::write(&path, encode(&path, magics, entries).unwrap()).unwrap();
-    }
 
     fn device(type_: NetDeviceType, index: u32, name: &str, peer: (u32, Option<u32>)) -> NetDeviceEntry {
         let macvlan = MacvlanLinkEntry { mode: Some(4), flags: Some(1), ..MacvlanLinkEntry::default() };

@@ -85,20 +85,13 @@ impl Images {
 
 #[cfg(test)]
 mod tests {
-    use criu_proto::Message;
     use criu_proto::images::core::TaskKobjIdsEntry;
-    use criu_proto::images::files::FownEntry;
     use criu_proto::images::inventory::InventoryEntry;
     use criu_proto::images::pstree::PstreeEntry;
 
     use super::*;
-    use crate::image_file::encode;
+    use crate::fixtures::{nobody, write};
     use crate::images::{COMMON, INVENTORY, INVENTORY_FILE};
-
-    fn write<M: Message>(dir: &tempfile::TempDir, name: &str, magics: &[u32], entries: &[M]) {
-        let path = dir.path().join(name);
-        std::fs::write(&path, encode(&path, magics, entries).unwrap()).unwrap();
-    }
 
     fn mount(number: u32, point: &str) -> MntEntry {
         MntEntry {
@@ -146,14 +139,6 @@ mod tests {
             ..FdinfoEntry::default()
         };
         write(&dir, "fdinfo-1.img", &[COMMON, Magic::FDINFO.0], &[(1, 5), (2, 5), (3, 6)].map(descriptor));
-        let fown = FownEntry {
-            uid: Some(0),
-            euid: Some(0),
-            signum: Some(0),
-            pid_type: Some(0),
-            pid: Some(0),
-            ..FownEntry::default()
-        };
         let pipe = |(id, pipe_id)| FileEntry {
             id: Some(id),
             type_: Some(FdType::PIPE.into()),
@@ -161,7 +146,7 @@ mod tests {
                 id: Some(id),
                 pipe_id: Some(pipe_id),
                 flags: Some(1),
-                fown: Some(fown.clone()).into(),
+                fown: Some(nobody()).into(),
                 ..PipeEntry::default()
             })
             .into(),

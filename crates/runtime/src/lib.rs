@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod helpers;
 mod host;
 pub mod id;
+mod key_file;
 pub mod migrate;
 mod openssh;
 mod runtime;

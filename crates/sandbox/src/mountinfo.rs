@@ -31,10 +31,10 @@ pub struct Mount {
     pub nosymfollow: bool,
     /// Whether owners are shown by a map of their own (mount_setattr(2), MOUNT_ATTR_IDMAP).
     pub idmapped: bool,
-    /// Whether its file system writes synchronously (`sync`).
-    pub synchronous: bool,
     /// The file system's type.
     pub fstype: String,
+    /// The file system's own options, between commas, with the kernel's escapes ([`unescape`]).
+    pub options: String,
 }
 
 /// The mounts that process `pid` sees (`self` and `thread-self` are names of processes, too). As a rule each comes after the
@@ -72,8 +72,8 @@ fn parse(line: &str) -> Option<Mount> {
     let (nosymfollow, idmapped) = (has("nosymfollow"), has("idmapped"));
     let mut right = right.split(' ');
     let fstype = right.next()?.to_owned();
-    let synchronous = right.nth(1).is_some_and(|options| options.split(',').any(|option| option == "sync"));
-    Some(Mount { id, parent, device, root, removed, point, nosymfollow, idmapped, synchronous, fstype })
+    let options = right.nth(1).unwrap_or_default().to_owned();
+    Some(Mount { id, parent, device, root, removed, point, nosymfollow, idmapped, fstype, options })
 }
 
 /// The peer groups of the calling thread's mounts (mount_namespaces(7)).
@@ -118,6 +118,11 @@ impl Mount {
         self.device == whole.device && self.root.starts_with(&whole.root)
     }
 
+    /// Whether its file system writes synchronously (`sync`).
+    pub fn is_synchronous(&self) -> bool {
+        self.options.split(',').any(|option| option == "sync")
+    }
+
     /// Whether its point is below a path.
     pub fn is_below(&self, path: &Path) -> bool {
         self.point != path && self.point.starts_with(path)
@@ -125,7 +130,7 @@ impl Mount {
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
-pub(crate) fn unescape(field: &str) -> PathBuf {
+pub fn unescape(field: &str) -> PathBuf {
     let bytes = field.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

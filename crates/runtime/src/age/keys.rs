@@ -1,7 +1,6 @@
 //! Recipients, to whom a file is encrypted, and identities, which open it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use bech32::Bech32;
@@ -13,9 +12,11 @@ use super::header::{Header, Stanza, base64};
 use super::primitives::{FileKey, Key, derive, public, random, shared};
 use super::ssh::{self, PublicKey};
 use crate::error::{Error, Result};
+use crate::key_file;
 
 /// The largest file of keys.
 const MAX_FILE: u64 = 1 << 20;
+const FILE: &str = "a file of keys";
 const RECIPIENT: &str = "age";
 const IDENTITY: &str = "age-secret-key-";
 const X25519: &str = "X25519";
@@ -55,7 +56,7 @@ impl Recipients {
     /// The file cannot be read, has a line that is no recipient, or has none at all.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let refuse = |why: String| Error::File { path: path.into(), why };
-        let text = read(path)?;
+        let text = key_file::read(path, MAX_FILE, FILE)?;
         let before = self.0.len();
         for (number, line) in lines(&text) {
             let found = recipient(line).map_err(|why| refuse(format!("line {number}: {why}")))?;
@@ -135,7 +136,8 @@ impl Identities {
     /// # Errors
     /// The file cannot be read, or has something else; the message has no part of a key.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        self.add_text(&read(path)?).map_err(|why| Error::File { path: path.into(), why })
+        self.add_text(&key_file::read(path, MAX_FILE, FILE)?)
+            .map_err(|why| Error::File { path: path.into(), why })
     }
 
     /// Adds those of a file with this text.
@@ -226,22 +228,6 @@ fn decoded(text: &str) -> Option<(String, Vec<u8>)> {
     // Bits that fill the last letter are zero.
     let canonical = bech32::encode_lower::<Bech32>(kind, &bytes).ok()?;
     text.eq_ignore_ascii_case(&canonical).then(|| (kind.to_lowercase(), bytes))
-}
-
-fn read(path: &Path) -> Result<Zeroizing<String>> {
-    let refuse = |why: String| Error::File { path: path.into(), why };
-    let file = File::open(path).map_err(|e| Error::file(path, &e))?;
-    let mut text = Zeroizing::new(String::new());
-    match file.take(MAX_FILE + 1).read_to_string(&mut text) {
-        Ok(_) if text.len() as u64 > MAX_FILE => {
-            Err(refuse(format!("has more than {MAX_FILE} bytes; expected a file of keys")))
-        }
-        Ok(_) => Ok(text),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            Err(refuse("is no text; expected a file of keys".into()))
-        }
-        Err(e) => Err(Error::file(path, &e)),
-    }
 }
 
 /// Lines that say something, and their numbers.

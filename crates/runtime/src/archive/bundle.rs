@@ -10,8 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use derive_setters::Setters;
-use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxNamespaceType, Mount, Root, RootBuilder, Spec};
-use rustix::fs::{Mode, OFlags};
+use oci_spec::runtime::{LinuxDeviceCgroupBuilder, Mount, Root, RootBuilder, Spec};
+use rustix::fs::Mode;
 
 use super::grant;
 use super::import::Imported;
@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::host::owned;
 use crate::host::paths::open_dir;
-use crate::migrate::{Target, Tree};
+use crate::migrate::{Target, Tree, has_users};
 
 const CONFIG: &str = "config.json";
 /// The root filesystem in a bundle that is made.
@@ -155,7 +155,7 @@ impl Imported {
         self.fill(&path, spec)?;
         let root = path.join(ROOT);
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
-        copy(base, open_root(&root)?)?;
+        copy(base, open_dir(&root)?)?;
         self.change_root(&root, how)?;
         std::fs::rename(&path, place).map_err(|e| Error::file(place, &e))?;
         made.keep();
@@ -201,7 +201,7 @@ impl Imported {
         if is_directory(destination) {
             std::fs::create_dir(path).map_err(fail)?;
             if let Some(shm) = self.shm().filter(|_| destination == Path::new(SHM)) {
-                rootfs::apply_plain(open_root(path)?, shm, SHM_ARCHIVE)?;
+                rootfs::apply_plain(open_dir(path)?, shm, SHM_ARCHIVE)?;
             }
             return mode(if destination == Path::new(SHM) { 0o1777 } else { 0o755 });
         }
@@ -218,7 +218,7 @@ impl Imported {
     fn change_root(&self, root: &Path, how: &NewBundle) -> Result<()> {
         let applied = Applied { whiteouts: !self.is_ours(), devices: how.trust_spec };
         let (diff, deleted) = self.root_changes();
-        rootfs::apply(open_root(root)?, diff, deleted, applied)
+        rootfs::apply(open_dir(root)?, diff, deleted, applied)
             .context("change the root filesystem as the container has")
     }
 }
@@ -280,13 +280,6 @@ fn localize(spec: &mut Spec, trusted: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether processes that are not root have to come through the bundle to its root.
-fn has_users(spec: &Spec) -> bool {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
-}
-
 /// The root filesystem of a bundle.
 fn root_of(bundle: &Path) -> Result<PathBuf> {
     let path = bundle.join(CONFIG);
@@ -296,11 +289,6 @@ fn root_of(bundle: &Path) -> Result<PathBuf> {
         serde_json::from_reader(io::BufReader::new(file)).map_err(|e| fail(format!("is no JSON: {e}")))?;
     let root = config["root"]["path"].as_str().ok_or_else(|| fail("has no root.path".into()))?;
     Ok(bundle.join(root))
-}
-
-fn open_root(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::file(path, &e.into()))
 }
 
 /// Copies a root filesystem into an empty directory.

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use hiber_criu::ImageDirectory;
 use oci_spec::runtime::Spec;
-use rustix::fs::StatVfs;
 
 use super::export::{Content, Export};
 use super::import::{Import, MAX_FILES};
@@ -16,6 +15,7 @@ use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints
 use crate::checkpoint::restore_options::demands;
 use crate::checkpoint::staging::{Given, Staging};
 use crate::error::{Context, Error, Result};
+use crate::host::paths::free;
 use crate::id::CheckpointName;
 use crate::signature;
 
@@ -69,8 +69,7 @@ fn take(
     images: &ImageDirectory,
     name: &CheckpointName,
 ) -> Result<CheckpointConfig> {
-    let free = |fs: StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
-    let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, free);
+    let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, |stat| free(&stat));
     let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
     let demands = demands(&import.verify_keys, false)?;
     let how = How { verify: true, demands: &demands, files: false, ..import.how() };

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +14,6 @@ use super::oci::{Image, OciImage};
 use crate::checkpoint::staging::To;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished::{self, Identity};
-use crate::host::owned;
 use crate::host::paths::open_dir;
 
 /// How long one waits between two looks whether a pipe is empty, in nanoseconds.
@@ -123,18 +122,7 @@ impl Plain {
             unfinished::sweep(parent);
         }
         let hidden = unfinished::hidden(&path);
-        let fail = |e: io::Error| Error::file(&path, &e);
-        let make = || {
-            let mode = owned::PRIVATE.as_raw_mode();
-            File::options().write(true).create_new(true).mode(mode).open(&hidden)
-        };
-        let mut file = make().map_err(fail)?;
-        if !unfinished::lock(&file, &hidden) {
-            // Another process took it for a left-over one. This cannot happen twice.
-            unfinished::remove(&hidden);
-            file = make().map_err(fail)?;
-            unfinished::lock(&file, &hidden);
-        }
+        let file = unfinished::make_file(&hidden).map_err(|e| Error::file(&path, &e))?;
         Ok(Self { file, path, hidden: Some(hidden) })
     }
 

@@ -5,7 +5,7 @@
 //! started in these namespaces, and a restore enters them.
 
 use hiber_criu::amend::{Shared, shared_inventory};
-use hiber_criu::{ImageDirectory, Images, InheritedCgroups};
+use hiber_criu::{Images, InheritedCgroups};
 use hiber_sandbox::plan::NamespaceKind;
 use oci_spec::runtime::Spec;
 
@@ -22,11 +22,11 @@ pub(super) fn launched_in(spec: &Spec, fresh_network: bool) -> Vec<NamespaceKind
     fresh_network.then_some(NamespaceKind::Network).into_iter().chain(namespaces(spec)).collect()
 }
 
-/// The inventory that CRIU is to read instead of that of `dir`: CRIU leaves the namespaces alone that config.json joins (other runtimes
+/// The inventory that CRIU is to read instead of that of `images`: CRIU leaves the namespaces alone that config.json joins (other runtimes
 /// have CRIU save them, and it would write them into those that it enters), and tasks in the cgroups in which they are born. `None` if
 /// the inventory says so already.
 pub(crate) fn inventory(
-    dir: &ImageDirectory,
+    images: &Images,
     spec: &Spec,
     cgroups: Option<InheritedCgroups>,
 ) -> Result<Option<(String, Vec<u8>)>> {
@@ -37,5 +37,5 @@ pub(crate) fn inventory(
     if shared == Shared::default() {
         return Ok(None);
     }
-    Ok(shared_inventory(&Images::in_directory(dir)?, shared)?)
+    Ok(shared_inventory(images, shared)?)
 }

@@ -1,13 +1,17 @@
 //! Directories and files beside checkpoints that are being written or removed: their names, and what the dead have left of them.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::host::owned;
 use crate::host::paths::own_number;
 
 /// The part between a checkpoint's name and a number in the name of such a directory.
@@ -44,6 +48,20 @@ pub(crate) fn lock(made: impl AsFd, path: &Path) -> bool {
         Err(Errno::WOULDBLOCK) => false,
         _ => is_at(made, path),
     }
+}
+
+/// Makes a private file with a hidden name, which it holds against every sweep.
+pub(crate) fn make_file(hidden: &Path) -> io::Result<File> {
+    let make =
+        || File::options().write(true).create_new(true).mode(owned::PRIVATE.as_raw_mode()).open(hidden);
+    let mut file = make()?;
+    if !lock(&file, hidden) {
+        // Another process took it for a left-over one. This cannot happen twice.
+        remove(hidden);
+        file = make()?;
+        lock(&file, hidden);
+    }
+    Ok(file)
 }
 
 /// Whether an open directory is what has this path.

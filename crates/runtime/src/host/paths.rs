@@ -1,9 +1,12 @@
 //! Paths and directories of the host.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{Dir, Mode, OFlags, StatVfs};
 
 use crate::error::{Error, Result};
 
@@ -13,7 +16,25 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 }
 
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
-    File::open(path).map(OwnedFd::from).map_err(|e| Error::file(path, &e))
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::file(path, &e.into()))
+}
+
+/// The names in an open directory, without its own and its parent's.
+pub(crate) fn names(directory: impl AsFd) -> rustix::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+/// The bytes that are free in a file system, for users without privileges.
+pub(crate) fn free(stat: &StatVfs) -> u64 {
+    stat.f_bavail.saturating_mul(stat.f_frsize)
 }
 
 /// A number that no other process has now, and this one has given to nothing else.

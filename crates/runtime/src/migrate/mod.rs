@@ -29,7 +29,7 @@ pub use place::Destination;
 pub use progress::{Phase, Progress, Stage};
 pub use resolve::{ResolveOptions, resolve};
 pub use rootfs::Rootfs;
-pub(crate) use rootfs::{Change, Content, Make, Meta, NodeKind, Raw, Target, Tree};
+pub(crate) use rootfs::{Change, Content, Make, Meta, NodeKind, Raw, Target, Tree, has_users};
 pub use source::{MigrateOptions, Migrated, OnMiss, RECEIVER};
 
 pub use crate::state::migration::Identity;

@@ -1,14 +1,12 @@
 //! Keys of ed25519 (RFC 8032) in the files that people have: openssl's (RFC 8410) and OpenSSH's.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::openssh;
+use crate::{key_file, openssh};
 
 /// The largest file of a key.
 const MAX_FILE: u64 = 64 << 10;
@@ -27,7 +25,7 @@ impl SigningKey {
     /// # Errors
     /// The file cannot be read, or has something else; the message has no part of a key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = read(path)?;
+        let text = key_file::read(path, MAX_FILE, "a key")?;
         Self::of_text(&text).map(Self).map_err(|why| Error::File { path: path.into(), why })
     }
 
@@ -75,7 +73,7 @@ impl VerifyingKey {
     /// # Errors
     /// The file cannot be read, or has something else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = read(path)?;
+        let text = key_file::read(path, MAX_FILE, "a key")?;
         Self::of_text(&text).map_err(|why| Error::File { path: path.into(), why })
     }
 
@@ -101,19 +99,5 @@ impl VerifyingKey {
     /// Whether its owner has signed these bytes.
     pub(crate) fn verifies(&self, bytes: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0).verify(bytes, signature).is_ok()
-    }
-}
-
-fn read(path: &Path) -> Result<Zeroizing<String>> {
-    let refuse = |why: String| Error::File { path: path.into(), why };
-    let file = File::open(path).map_err(|e| Error::file(path, &e))?;
-    let mut text = Zeroizing::new(String::new());
-    match file.take(MAX_FILE + 1).read_to_string(&mut text) {
-        Ok(_) if text.len() as u64 > MAX_FILE => {
-            Err(refuse(format!("has more than {MAX_FILE} bytes; expected a key")))
-        }
-        Ok(_) => Ok(text),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(refuse("is no text; expected a key".into())),
-        Err(e) => Err(Error::file(path, &e)),
     }
 }

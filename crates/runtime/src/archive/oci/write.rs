@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,18 +61,7 @@ struct Hidden {
 impl Hidden {
     fn make(beside: &Path) -> Result<Self> {
         let path = unfinished::hidden(beside);
-        let fail = |e: io::Error| Error::file(&path, &e);
-        let make = || {
-            let mode = owned::PRIVATE.as_raw_mode();
-            File::options().write(true).create_new(true).mode(mode).open(&path)
-        };
-        let mut file = make().map_err(fail)?;
-        if !unfinished::lock(&file, &path) {
-            // Another process took it for a left-over one. This cannot happen twice.
-            unfinished::remove(&path);
-            file = make().map_err(fail)?;
-            unfinished::lock(&file, &path);
-        }
+        let file = unfinished::make_file(&path).map_err(|e| Error::file(&path, &e))?;
         Ok(Self { file, path })
     }
 

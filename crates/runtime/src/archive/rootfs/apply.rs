@@ -14,6 +14,7 @@ use tar::{Archive, EntryType};
 use super::pack::{XATTR, is_portable};
 use crate::archive::layout::{DELETED, DIFF};
 use crate::error::{Error, Result};
+use crate::host::paths::free;
 use crate::migrate::{Change, Content, Make, Meta, NodeKind, Raw, Target};
 use crate::tarball::decompress;
 
@@ -69,8 +70,7 @@ fn bad(archive: &str, e: impl std::fmt::Display) -> Error {
 
 impl<'a> Applying<'a> {
     fn new(root: OwnedFd, archive: &'a str, how: Applied) -> Self {
-        let free = |fs: rustix::fs::StatVfs| fs.f_bavail.saturating_mul(fs.f_frsize);
-        let left = rustix::fs::fstatvfs(&root).map_or(u64::MAX, free);
+        let left = rustix::fs::fstatvfs(&root).map_or(u64::MAX, |stat| free(&stat));
         let (added, directories) = (BTreeSet::new(), Vec::new());
         Self { target: Target::new(root), how, archive, left, added, directories }
     }

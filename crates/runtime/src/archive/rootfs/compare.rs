@@ -12,8 +12,9 @@ use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags};
 
-use super::layers::{Layers, Upper, names, open_at};
+use super::layers::{Layers, Upper, open_at};
 use crate::error::{Error, Result};
+use crate::host::paths::names;
 
 /// The root, without what is mounted in it, and its changes.
 #[derive(Debug)]

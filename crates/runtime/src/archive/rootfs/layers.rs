@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, statat};
+use hiber_sandbox::mountinfo;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, statat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::host::paths::open_dir;
+use crate::host::paths::{names, open_dir};
 
 const WAY: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 /// Extended attributes of overlays, of root's and of other users'.
@@ -51,8 +51,8 @@ impl Layers {
         let hint = "give --base DIR, the root filesystem as it was at first";
         let (below, options) =
             overlay_at(root)?.ok_or_else(|| none(format!("is no overlay's mount point; {hint}")))?;
-        if below != "/" {
-            return Err(none(format!("is the directory {below} of an overlay; {hint}")));
+        if below != Path::new("/") {
+            return Err(none(format!("is the directory {} of an overlay; {hint}", below.display())));
         }
         let value = |key: &str| options.iter().find_map(|option| option.strip_prefix(key));
         let plus = options.iter().filter_map(|option| option.strip_prefix("lowerdir+="));
@@ -165,18 +165,6 @@ fn hides(layer: &OwnedFd, path: &Path) -> rustix::io::Result<bool> {
     Ok(false)
 }
 
-/// The names in a directory.
-pub(super) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    Ok(names)
-}
-
 fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
@@ -186,23 +174,14 @@ fn has_xattr(directory: &OwnedFd, names: &[&str]) -> bool {
     names.iter().any(|name| rustix::fs::getxattr(&*path, *name, &mut [0_u8; 256][..]).is_ok())
 }
 
-/// The directory that is mounted there, and the options, if it is an overlay (proc_pid_mountinfo(5)).
-fn overlay_at(path: &Path) -> Result<Option<(String, Vec<String>)>> {
-    let fail = |e: Errno| Error::file(path, &e.into());
-    let how = StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), how).map_err(fail)?;
-    let mounts = Path::new("/proc/self/mountinfo");
-    let text = std::fs::read_to_string(mounts).map_err(|e| Error::file(mounts, &e))?;
-    let id = stat.stx_mnt_id.to_string();
-    let Some(line) = text.lines().find(|line| line.split(' ').next() == Some(&*id)) else { return Ok(None) };
-    let Some((mount, filesystem)) = line.split_once(" - ") else { return Ok(None) };
-    let mut filesystem = filesystem.split(' ');
-    if filesystem.next() != Some("overlay") {
-        return Ok(None);
-    }
-    let below = mount.split(' ').nth(3).unwrap_or_default().to_owned();
-    let options = filesystem.nth(1).unwrap_or_default();
-    Ok(Some((below, options.split(',').map(unescape_octal).collect())))
+/// The directory that is mounted there, and the options, if it is an overlay.
+fn overlay_at(path: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+        .map_err(|e| Error::file(path, &e.into()))?;
+    let mut mounts = mountinfo::of("thread-self")?.into_iter();
+    let mount = mounts.find(|mount| u64::from(mount.id) == stat.stx_mnt_id && mount.fstype == "overlay");
+    let text = |option: &str| mountinfo::unescape(option).to_string_lossy().into_owned();
+    Ok(mount.map(|mount| (mount.root, mount.options.split(',').map(text).collect())))
 }
 
 /// The layers of `lowerdir`, each of which may have a colon after a backslash.
@@ -223,26 +202,6 @@ fn split_layers(text: &str) -> Vec<PathBuf> {
 
 fn unescape(text: &str) -> String {
     split_layers(text).first().map_or_else(String::new, |path| path.to_string_lossy().into_owned())
-}
-
-/// Spaces and backslashes are octal numbers in the table of mounts.
-fn unescape_octal(text: &str) -> String {
-    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::new(), 0);
-    while at < bytes.len() {
-        let number = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let number = number.and_then(|digits| std::str::from_utf8(digits).ok());
-        match number.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    OsStr::from_bytes(&out).to_string_lossy().into_owned()
 }
 
 /// Opens a file to read its content.

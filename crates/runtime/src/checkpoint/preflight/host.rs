@@ -15,6 +15,7 @@ use super::{Findings, bytes};
 use crate::checkpoint::CriuOptions;
 use crate::checkpoint::externals::joined_user_namespace;
 use crate::error::{Error, Result};
+use crate::host::paths::free;
 
 /// The size of CRIU's page pipes without CAP_SYS_RESOURCE: CRIU wants 4 MiB (page-pipe.h, PIPE_MAX_SIZE pages).
 const PIPE_WANTED: u64 = 4 << 20;
@@ -180,7 +181,7 @@ pub(super) fn space(findings: &mut Findings, path: &Path, needed: u64) {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
     let Some(there) = absolute.ancestors().find(|p| p.exists()) else { return };
     let Ok(stat) = rustix::fs::statvfs(there) else { return };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = free(&stat);
     if free < needed {
         let what = format!("{} are free and about {} will be written", bytes(free), bytes(needed));
         findings.add(&SPACE, what).path = Some(there.display().to_string());

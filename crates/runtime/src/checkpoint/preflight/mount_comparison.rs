@@ -62,7 +62,7 @@ impl MountComparison {
 
     /// Whether a file system that the container sees writes synchronously.
     pub(crate) fn is_synchronous(&self) -> bool {
-        self.mounts.iter().any(|mount| mount.synchronous)
+        self.mounts.iter().any(Mount::is_synchronous)
     }
 
     /// Where symbolic links are not followed.

@@ -104,21 +104,25 @@ impl<'a> Request<'a> {
     ) -> Result<(View<'a>, Vec<FileSizeLimit>)> {
         let mut limits = Vec::new();
         if let [images, ..] = self.chain {
-            let cores = self.cores(images)?;
+            let images = Images::in_directory(images)?;
+            let cores = self.cores(&images)?;
             changed.extend(cores.changed);
             limits = cores.file_sizes;
-            changed.extend(self.kept.without_locks(&Images::in_directory(images)?)?);
-            changed.extend(shared::inventory(images, &self.prepared.spec, inherited)?);
+            changed.extend(self.kept.without_locks(&images)?);
+            changed.extend(shared::inventory(&images, &self.prepared.spec, inherited)?);
             let cgroups = match inherited {
-                Some(_) => self.cgroups.unmoved(&Images::in_directory(images)?)?,
+                Some(_) => self.cgroups.unmoved(&images)?,
                 None => self.cgroups.image.clone(),
             };
             changed.extend(cgroups.map(|image| (CGROUP_IMAGE.to_owned(), image)));
-            let eventfds = self.eventfds(&Images::in_directory(images)?.with(&changed))?.0;
-            changed.retain(|(name, _)| eventfds.iter().all(|(other, _)| other != name));
-            changed.extend(eventfds);
-            changed.extend(self.macvlans(images)?.0);
-            changed.extend(self.firewalls(images)?);
+            changed.extend(self.macvlans(&images)?.0);
+            changed.extend(self.firewalls(&images)?);
+            if !self.kept.eventfds.is_empty() {
+                // They are in the same images as streams, which may be other files by now.
+                let eventfds = self.eventfds(&images.with(&changed))?.0;
+                changed.retain(|(name, _)| eventfds.iter().all(|(other, _)| other != name));
+                changed.extend(eventfds);
+            }
         }
         Ok((View::prepare(self.chain, changed, &self.prepared.plan.namespaces)?, limits))
     }
@@ -229,13 +233,13 @@ impl<'a> Request<'a> {
     }
 
     /// The images without the macvlans that CRIU cannot make, and these. Nothing of a network that is joined or empty is made.
-    fn macvlans(&self, images: &ImageDirectory) -> Result<(ChangedFiles, Vec<Macvlan>)> {
+    fn macvlans(&self, images: &Images) -> Result<(ChangedFiles, Vec<Macvlan>)> {
         if self.criu_options.empty_network == Some(true) {
             return Ok(Default::default());
         }
         let plan = &self.prepared.plan;
         let moved: Vec<_> = plan.net_devices.iter().map(|device| &*device.name_in_container).collect();
-        let (changed, macvlans) = Images::in_directory(images)?.without_macvlans(&moved)?;
+        let (changed, macvlans) = images.without_macvlans(&moved)?;
         if let (Some(macvlan), true) = (macvlans.first(), plan.namespaces.has(NamespaceKind::User)) {
             return Err(Error::Invalid(format!(
                 "network device {} is a macvlan, which hiber cannot make in a user namespace: pass --empty-ns network and have the \
@@ -247,8 +251,7 @@ impl<'a> Request<'a> {
     }
 
     /// The images without firewalls, of those that are for hiber to make.
-    fn firewalls(&self, images: &ImageDirectory) -> Result<ChangedFiles> {
-        let images = Images::in_directory(images)?;
+    fn firewalls(&self, images: &Images) -> Result<ChangedFiles> {
         let mut changed = ChangedFiles::new();
         for pid in
             self.kept.networks.with_firewall(|| Ok(images.tasks()?.first().map_or(0, |task| task.pid)))?
@@ -263,7 +266,8 @@ impl<'a> Request<'a> {
     /// Has CRIU find this program in place of others that CRIU runs: tar, and ip where it is to make macvlans.
     pub(crate) fn stand_ins(&self, launch: &mut Launch<'_>, directory: &Path) -> Result<StandIns> {
         let images = self.chain.first();
-        let macvlans = images.map(|images| self.macvlans(images)).transpose()?.unwrap_or_default().1;
+        let macvlans = images.map(|images| self.macvlans(&Images::in_directory(images)?));
+        let macvlans = macvlans.transpose()?.unwrap_or_default().1;
         let mut names = Vec::new();
         #[cfg(feature = "archive")]
         names.push(tar::NAME);
@@ -317,10 +321,10 @@ impl<'a> Request<'a> {
 
     /// The first process's parent is a thread of ours, whose end must not be told to it by a signal that it asked for when
     /// it had another: that would be its own end.
-    fn cores(&self, images: &ImageDirectory) -> Result<Cores> {
+    fn cores(&self, images: &Images) -> Result<Cores> {
         let highest = getrlimit(Resource::Fsize).maximum.unwrap_or(u64::MAX);
         let policies = if self.kept.schedules_beyond_criu() { Policies::Ordinary } else { Policies::Kept };
-        let cores = Images::in_directory(images)?.restorable_cores(policies, highest)?;
+        let cores = images.restorable_cores(policies, highest)?;
         if let Some(signal) = cores.parent_death {
             tracing::warn!(
                 "signal {signal} at the death of the first process's parent is not restored: {}",

@@ -12,6 +12,7 @@ use super::target::Target;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::host::owned;
+use crate::host::paths::free;
 use crate::state::migration;
 
 /// A bundle that is being made. Dropped, it is removed, unless it is to stay.
@@ -128,7 +129,7 @@ impl Drop for NewBundle {
 }
 
 /// Whether processes that are not root have to come through the bundle to its root.
-fn has_users(spec: &Spec) -> bool {
+pub(crate) fn has_users(spec: &Spec) -> bool {
     let namespaces =
         spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
@@ -136,7 +137,7 @@ fn has_users(spec: &Spec) -> bool {
 
 fn check_room(parent: &Path, amount: Amount) -> Result<()> {
     let stat = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, &e.into()))?;
-    let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let available = free(&stat);
     let lacks = |needed: String, there: String| {
         Err(Error::host(
             format!("not enough room in {}", parent.display()),

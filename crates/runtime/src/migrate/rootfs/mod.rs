@@ -8,6 +8,7 @@ mod target;
 mod tree;
 
 pub(super) use bundle::NewBundle;
+pub(crate) use bundle::has_users;
 pub(super) use change::Amount;
 pub(crate) use change::{Change, Content, Make, Meta, NodeKind, Raw};
 pub(crate) use target::Target;

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::change::{Change, Content, Make, Meta, NodeKind, Range, Time};
 use crate::error::{Error, Result};
+use crate::host::paths::names;
 use crate::host::xattrs;
 
 /// Of a path and of a name in it (limits.h).
@@ -65,12 +66,7 @@ impl Target {
 
     /// The names in a directory.
     pub(crate) fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>> {
-        let list = || -> rustix::io::Result<Vec<std::ffi::OsString>> {
-            let directory = open_directory(&self.root, path, OFlags::RDONLY)?;
-            let names = rustix::fs::Dir::read_from(&directory)?
-                .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
-            names.filter(|name| name.as_ref().map_or(true, |name| name != "." && name != "..")).collect()
-        };
+        let list = || names(open_directory(&self.root, path, OFlags::RDONLY)?);
         list().map_err(|e| Error::host(format!("the root file system's {:?}", Path::new("/").join(path)), e))
     }
 

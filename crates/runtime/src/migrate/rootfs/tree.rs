@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hiber_sys::mount::{MountAttributes, Reach, mount_setattr};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags};
 
@@ -21,6 +21,7 @@ use super::change::{Amount, Change, Content, Make, Meta, NodeKind, Raw};
 use super::content::Known as KnownContent;
 use super::target::open_directory;
 use crate::error::{Error, Result};
+use crate::host::paths::names;
 use crate::host::xattrs;
 
 /// The choices about access times, of which one is set (linux/mount.h).
@@ -168,13 +169,7 @@ impl Tree {
     fn list(&self, path: &Path) -> Result<Option<(OwnedFd, Vec<OsString>)>> {
         let list = || -> rustix::io::Result<(OwnedFd, Vec<OsString>)> {
             let directory = open_directory(&self.root, path, OFlags::RDONLY)?;
-            let mut names = Vec::new();
-            for entry in Dir::read_from(&directory)? {
-                let name = entry?.file_name().to_bytes().to_vec();
-                if name != b"." && name != b".." {
-                    names.push(OsString::from_vec(name));
-                }
-            }
+            let names = names(&directory)?;
             Ok((directory, names))
         };
         if_there(list()).map_err(|e| self.failed(path, e))
