@@ -131,6 +131,7 @@ fn what_only_later_flags_need() {
     if !soft_dirty {
         c.checkpoint(&["--pre-dump"]).fails("does not track written memory (CONFIG_MEM_SOFT_DIRTY)");
     }
+    let _kept = hiber_tests::pipes::keep();
     let most: u64 = fs::read_to_string("/proc/sys/fs/pipe-max-size").unwrap().trim().parse().unwrap();
     let images = c.images().display().to_string();
     let own = c.command("checkpoint", &["--check", "--lazy-pages", "--image-path", &images]);

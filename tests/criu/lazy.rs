@@ -451,7 +451,10 @@ fn what_cannot_work_is_refused_before_anything_is_frozen() {
     c.checkpoint(&["--page-server", "127.0.0.1:1", "--page-server-any-peer"]).fails("needs --lazy-pages");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    c.checkpoint(&["--lazy-pages", "--page-server", &address]).fails("cannot listen there");
+    {
+        let _pipes = LargePipes::raise();
+        c.checkpoint(&["--lazy-pages", "--page-server", &address]).fails("cannot listen there");
+    }
     let restored = c.runtime().container(Bundle::busybox());
     c.checkpoint(&["--leave-running"]).ok();
     let images = c.images().display().to_string();
@@ -465,6 +468,7 @@ fn what_cannot_work_is_refused_before_anything_is_frozen() {
     let inner = c.command("checkpoint", &["--lazy-pages", "--page-server", &nobody, "--image-path", &images]);
     command.args(["--bounding-set", "-sys_resource", "--"]).arg(inner.get_program()).args(inner.get_args());
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let _kept = hiber_tests::pipes::keep();
     let limit: u64 = fs::read_to_string("/proc/sys/fs/pipe-max-size").unwrap().trim().parse().unwrap();
     if limit < 4 << 20 {
         hiber_tests::command::run(command, b"").fails("write 4194304 to /proc/sys/fs/pipe-max-size");

@@ -14,6 +14,19 @@ pub struct LargePipes {
     _lock: File,
 }
 
+/// Keeps every test from changing the setting as long as the result lives.
+///
+/// # Panics
+/// If that cannot be done.
+#[must_use = "the setting may be changed as soon as the lock is gone"]
+#[track_caller]
+pub fn keep() -> File {
+    let path = std::env::temp_dir().join("hiber-tests-pipes.lock");
+    let lock = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    flock(&lock, FlockOperation::LockExclusive).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    lock
+}
+
 impl LargePipes {
     /// Raises the setting if it is too low.
     ///
@@ -21,9 +34,7 @@ impl LargePipes {
     /// If that cannot be done.
     #[track_caller]
     pub fn raise() -> Self {
-        let path = std::env::temp_dir().join("hiber-tests-pipes.lock");
-        let lock = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        flock(&lock, FlockOperation::LockExclusive).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let lock = keep();
         let now = fs::read_to_string(SETTING).unwrap_or_else(|e| panic!("{SETTING}: {e}"));
         let low = now.trim().parse().is_ok_and(|bytes: u64| bytes < WANTED);
         if low && let Err(e) = fs::write(SETTING, WANTED.to_string()) {

@@ -467,9 +467,9 @@ fn unlike(mount: &Mount, wanted: &Wanted) -> Option<String> {
     if !wanted.types.is_empty() && !wanted.types.contains(&mount.fstype) {
         return Some(format!("of type {:?}; config.json wants {:?}", mount.fstype, wanted.types[0]));
     }
-    // The directory that hierarchies of cgroup v1 are mounted in shows nothing itself.
+    // runc leaves the directory writable that hierarchies of cgroup v1 are mounted in, which shows nothing itself.
     let holder = wanted.types.contains(&FsType::CGROUP) && mount.fstype == FsType::TMPFS;
-    let missing = if holder { 0 } else { wanted.flags & !mount.flags };
+    let missing = wanted.flags & !mount.flags & !(if holder { READ_ONLY } else { 0 });
     if missing != 0 {
         let names = [(1, "ro"), (2, "nosuid"), (4, "nodev"), (8, "noexec")];
         let names: Vec<_> =
