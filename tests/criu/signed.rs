@@ -132,6 +132,38 @@ fn a_signature_covers_every_file() {
     counts_on(&c, before);
 }
 
+/// A directory's signature says nothing of an archive that somebody has made of it.
+#[test]
+fn what_is_put_beside_signed_images_is_refused() {
+    require!(Root, Criu, Program("openssl"), Program("ssh-keygen"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let keys = Keys::new(&c);
+    let (own, file) = (keys.path("own.pub"), place(&c).join("c.tar"));
+    let images = place(&c).join("checkpoint");
+    let before = count(&c);
+    c.call("checkpoint", &["--image-path", images.to_str().unwrap(), "--sign-key", &keys.path("own")]).ok();
+    let pack = |script: &str| {
+        let dir = place(&c).to_str().unwrap().to_owned();
+        run("sh", &["-ec", &format!("cd '{dir}'; {script}; tar -cf c.tar checkpoint $more")]);
+    };
+    for (script, name) in [
+        ("more=rootfs-diff.tar; mkdir -p bin; echo evil >bin/evil; tar -cf $more bin", "rootfs-diff.tar"),
+        ("more=deleted.files; echo '[\"bin/busybox\"]' >$more", "deleted.files"),
+        ("more=spec.dump; echo '{}' >$more", "spec.dump"),
+    ] {
+        pack(script);
+        for flags in [&["--with-rootfs"][..], &["--with-rootfs", "--trust-images"]] {
+            let flags = [&["--verify-key", &own], flags].concat();
+            import(&c, &file, &flags).fails(&format!("{name}: is not covered by a signature"));
+            assert_eq!(c.status(), "gone");
+        }
+    }
+    assert!(!c.bundle().rootfs().join("bin/evil").exists());
+    pack("more=");
+    import(&c, &file, &["--verify-key", &own]).ok();
+    counts_on(&c, before);
+}
+
 #[test]
 fn directories_and_names_are_signed_too() {
     require!(Root, Criu, Program("openssl"), Program("ssh-keygen"));

@@ -109,7 +109,7 @@ impl Portrait {
             note((root, fstype) != (&top.0, &top.1), format!("{fstype} of {root} at {point}, was {top:?}"));
             // runc leaves the directory of v1's hierarchies writable, so a checkpoint of such a container comes up, too.
             let holder = point == "/sys/fs/cgroup" && fstype == "tmpfs";
-            let lost = |option: &&String| !options.contains(option) && !(holder && *option == "ro");
+            let lost = |option: &&String| !(options.contains(option) || holder && *option == "ro");
             let lost: Vec<_> = top.2.iter().filter(lost).collect();
             note(!lost.is_empty(), format!("{point} without {lost:?}"));
         }

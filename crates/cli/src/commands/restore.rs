@@ -246,7 +246,7 @@ impl Run for Restore {
         let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
         let verify_keys = archive::verifying_keys(&flags.verify_key)?;
         let unpack = |from: &PathBuf| {
-            let import = archive::import(from, &flags.identity, &[])?.trust(flags.trust_images);
+            let import = archive::import(from, &flags.identity, &flags.verify_key)?.trust(flags.trust_images);
             Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
         };
         let imported = flags.import.as_ref().map(unpack).transpose()?;
