@@ -63,6 +63,7 @@ mod signed;
 mod systemd;
 mod time;
 mod tls;
+mod trust;
 mod workloads;
 
 use hiber_tests::prelude::*;

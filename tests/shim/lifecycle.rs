@@ -1,13 +1,15 @@
 //! A task's way through the service.
 
-use crate::shim::{any, soon};
+use crate::shim::{any, refused, soon};
 use crate::{COUNT, Shim, count};
 use containerd_shim_protos::api::*;
 use containerd_shim_protos::cgroups::metrics::Metrics as MetricsV1;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as MetricsV2;
 use containerd_shim_protos::protobuf::{Message as _, MessageField, well_known_types::any::Any};
 use containerd_shim_protos::shim::oci::{CheckpointOptions, ProcessDetails};
+use containerd_shim_protos::ttrpc::Code;
 use hiber_tests::prelude::*;
+use std::fs;
 use std::io::{BufRead as _, Write as _};
 
 #[test]
@@ -240,6 +242,44 @@ fn a_checkpoint_ends_the_task_and_begins_another() {
     assert!((2..=3).contains(&exit), "{topics:?}");
     topics.remove(exit);
     assert_eq!(topics.join(" "), "create start checkpointed delete create start");
+    shim.end();
+}
+
+/// The policy of the host is containerd's, whose environment the shim has.
+#[test]
+fn a_checkpoint_that_the_policy_refuses_begins_no_task() {
+    require!(Root, Criu);
+    let bundle = Bundle::busybox().shell(COUNT);
+    let policy = bundle.join("trust.toml");
+    fs::write(&policy, "require-signature = false\n").unwrap();
+    let mut start = crate::shim::command(&bundle, "start");
+    start.env("HIBER_TRUST", &policy);
+    let shim = Shim::start_by(bundle, start);
+    shim.run();
+    wait_for("the count", || count(&shim.bundle) > 2);
+    let images = shim.bundle.join("images");
+    let options = CheckpointOptions {
+        exit: true,
+        image_path: images.display().to_string(),
+        ..CheckpointOptions::default()
+    };
+    let request =
+        CheckpointTaskRequest { id: shim.id(), options: any(&options), ..CheckpointTaskRequest::default() };
+    shim.client.checkpoint(soon(), &request).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.try_delete("").unwrap();
+    let before = count(&shim.bundle);
+    let request = CreateTaskRequest { checkpoint: images.display().to_string(), ..shim.create_request() };
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+    fs::write(&policy, format!("require-signature = true\nkeys = ['{key}']\n")).unwrap();
+    shim.client.create(soon(), &request).unwrap();
+    let refusal = format!("is not signed (there is no hiber.json.sig), and {} wants", policy.display());
+    refused(shim.try_start(""), Code::UNKNOWN, &refusal);
+    shim.try_delete("").unwrap();
+    fs::write(&policy, "require-signature = false\n").unwrap();
+    shim.client.create(soon(), &request).unwrap();
+    shim.try_start("").unwrap();
+    wait_for("it to count on", || count(&shim.bundle) > before);
     shim.end();
 }
 

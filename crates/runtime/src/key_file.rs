@@ -13,8 +13,15 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The file cannot be read, is larger, or is no text.
 pub(crate) fn read(path: &Path, most: u64, expected: &str) -> Result<Zeroizing<String>> {
+    text(File::open(path).map_err(|e| Error::file(path, &e))?, path, most, expected)
+}
+
+/// As [`read`], of a file that is open.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn text(file: File, path: &Path, most: u64, expected: &str) -> Result<Zeroizing<String>> {
     let refuse = |why: String| Err(Error::File { path: path.into(), why });
-    let file = File::open(path).map_err(|e| Error::file(path, &e))?;
     let mut text = Zeroizing::new(String::new());
     match file.take(most + 1).read_to_string(&mut text) {
         Ok(_) if text.len() as u64 > most => {

@@ -128,7 +128,8 @@ impl Run for Checkpoint {
             tracing::warn!("checkpointing without root is untested");
         }
         let task = containers.task(&self.id)?;
-        let options = self.options(cli)?;
+        let key = archive::signing_key(self.flags.sign_key.as_ref())?;
+        let options = self.options(cli)?.sign_key(key);
         if let Some(format) = self.flags.check.asked() {
             return report::show(&task.check_checkpoint(&options)?, format);
         }
@@ -144,7 +145,6 @@ impl Run for Checkpoint {
             task.export(&export, options)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let options = options.sign_key(archive::signing_key(self.flags.sign_key.as_ref())?);
         task.checkpoint(&options)?;
         inspection::tell_written(&options.criu.image_path, options.criu.work_path.as_deref())?;
         Ok(ExitCode::SUCCESS)

@@ -121,8 +121,19 @@ the criu program, where
 .B \-\-criu
 is not given
 .TP
+.B HIBER_TRUST
+the policy of trust, by its absolute path, in place of /etc/hiber/trust.toml
+.TP
 .B XDG_RUNTIME_DIR
 where the state of a plain user's containers is kept
+.SH FILES
+.TP
+.I /etc/hiber/trust.toml
+the policy of trust: with
+.B require\-signature = true
+only checkpoints that one of the public keys in
+.B keys
+verifies are restored or imported (hiber's documentation, docs/archives.md)
 .SH SEE ALSO
 .BR criu (8),
 .BR runc (8)

@@ -135,8 +135,8 @@ impl Runtime {
         let available = procfs::available_memory().unwrap_or(u64::MAX);
         let bytes = available / 2;
         let limits = Limits { bytes, files: MAX_FILES, by: "half of the memory that is available" };
+        let demands = demands(&import.verify_keys)?;
         let (from, mut reader) = (&import.from, import.from.open().context("open the archive")?);
-        let demands = demands(&import.verify_keys, import.trust)?;
         let compared = !import.trust || !demands.is_empty();
         let how = How { verify: compared, demands: &demands, ..import.how() };
         // Files fill whole pages.
@@ -192,7 +192,11 @@ impl Imported {
     pub fn choose(&self, options: &mut RestoreContainerOptions<'_>) {
         options.criu.image_path = self.scratch.images();
         options.archive = Some(self.archive.clone());
-        options.verify_keys.extend_from_slice(&self.verify_keys);
+        for key in &self.verify_keys {
+            if !options.verify_keys.contains(key) {
+                options.verify_keys.push(key.clone());
+            }
+        }
         options.compared = self.compared;
     }
 }

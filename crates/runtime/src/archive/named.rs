@@ -17,7 +17,7 @@ use crate::checkpoint::staging::{Given, Staging};
 use crate::error::{Context, Error, Result};
 use crate::host::paths::free;
 use crate::id::CheckpointName;
-use crate::signature;
+use crate::signature::{self, Demand};
 
 impl Checkpoints {
     /// Writes the checkpoint of that name into an archive. `spec` is the configuration of its container.
@@ -44,12 +44,13 @@ impl Checkpoints {
     /// There is a checkpoint of that name; it is no archive of a checkpoint, has something that none has, does not fit on the disk, or
     /// its files are not what its manifest says. Nothing is left of it then.
     pub fn import(&self, name: &CheckpointName, import: &Import) -> Result<Checkpoint> {
+        let demands = demands(&import.verify_keys)?;
         let mut reader = import.from.open().context("open the archive")?;
         let mut staging = Staging::new(&self.dir().join(name.as_str()), Some(self.free(name)?))?;
         let keep = || -> Result<Checkpoint> {
             staging.create()?;
             let images = staging.directory()?;
-            let config = take(&mut reader, import, images, name)?;
+            let config = take(&mut reader, (import, &demands), images, name)?;
             reader.finish()?;
             if !images.has(CONFIG) || !images.has(signature::FILE_NAME) {
                 config.write(images)?;
@@ -65,14 +66,13 @@ impl Checkpoints {
 /// Puts the images into the directory of a checkpoint that is to have that name.
 fn take(
     reader: impl Read,
-    import: &Import,
+    (import, demands): (&Import, &[Demand]),
     images: &ImageDirectory,
     name: &CheckpointName,
 ) -> Result<CheckpointConfig> {
     let bytes = rustix::fs::fstatvfs(images).map_or(u64::MAX, |stat| free(&stat));
     let limits = Limits { bytes, files: MAX_FILES, by: "as much as is free on the disk" };
-    let demands = demands(&import.verify_keys, false)?;
-    let how = How { verify: true, demands: &demands, files: false, ..import.how() };
+    let how = How { verify: true, demands, files: false, ..import.how() };
     let Some(mut manifest) = unpack(reader, &how, images, limits)?.manifest else {
         return Ok(CheckpointConfig::new(name, &CheckpointOptions::default()));
     };

@@ -128,7 +128,8 @@ pub(crate) fn unpack(
         let whole = Manifest { files: manifest.archive.clone(), ..manifest.clone() };
         let mut others = if unpacked.ours { whole.compare(&beside) } else { Vec::new() }.into_iter();
         if let Some(problem) = problems.next().or_else(|| others.next()) {
-            return refuse(format!("{problem}; --trust-images restores it nevertheless"));
+            let way_out = if demands.is_empty() { "; --trust-images restores it nevertheless" } else { "" };
+            return refuse(format!("{problem}{way_out}"));
         }
     }
     signed::check(into, shown, demands, verify)?;

@@ -74,6 +74,10 @@ impl Task {
             To::Machine { destination, .. } => Some(destination.clone()),
             To::Archive { .. } => None,
         });
+        // Another machine's host asks nobody to sign what comes by a migration.
+        if let Some(why) = signed::unwelcome(options).filter(|_| destination.is_none()) {
+            tracing::warn!("this host will not restore the checkpoint: {why}");
+        }
         // CRIU is loaded while the rest is looked at.
         let (spec, fresh) = (&candidate.spec, candidate.fresh_network);
         let early = Memory::unconnected(self, options)?

@@ -16,7 +16,7 @@ use super::{Direction, mounts};
 use crate::container::prepared::{CreateOptions, Prepared};
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
-use crate::signature::{Demand, VerifyingKey};
+use crate::signature::{Demand, VerifyingKey, policy};
 use crate::state::resources::{self, ChangedResources};
 
 /// The annotation of config.json that chooses: `checkpoint` or `config`.
@@ -52,6 +52,16 @@ pub(crate) fn check_images(
     images: &ImageDirectory,
 ) -> Result<Checked> {
     check_signature(options, images)?;
+    check_content(prepared, id, options, images)
+}
+
+/// As [`check_images`], whoever has signed them.
+pub(crate) fn check_content(
+    prepared: &Prepared,
+    id: &ContainerId,
+    options: &RestoreContainerOptions<'_>,
+    images: &ImageDirectory,
+) -> Result<Checked> {
     if options.trust_images {
         return trust::check(images, None);
     }
@@ -70,8 +80,11 @@ pub(crate) fn check_images(
 }
 
 /// Whether the checkpoint is signed as the caller wants it, and as the host does.
-fn check_signature(options: &RestoreContainerOptions<'_>, images: &ImageDirectory) -> Result<()> {
-    let demands = if options.own { Vec::new() } else { demands(&options.verify_keys, options.trust_images)? };
+///
+/// # Errors
+/// Why it is not, or why the host's policy cannot be known.
+pub(crate) fn check_signature(options: &RestoreContainerOptions<'_>, images: &ImageDirectory) -> Result<()> {
+    let demands = if options.own { Vec::new() } else { demands(&options.verify_keys)? };
     let elsewhere =
         [("--lazy-pages", options.criu.lazy_pages), ("--page-server", options.page_server.is_some())];
     if let (Some(demand), Some((flag, _))) = (demands.first(), elsewhere.iter().find(|(_, given)| *given)) {
@@ -81,10 +94,13 @@ fn check_signature(options: &RestoreContainerOptions<'_>, images: &ImageDirector
     signed::check(images, options.origin(), &demands, options.compared)
 }
 
-/// Those who want a checkpoint to be signed.
-pub(crate) fn demands(keys: &[VerifyingKey], _trust: bool) -> Result<Vec<Demand>> {
+/// Those who want a checkpoint to be signed: the caller, by these keys, and the host.
+///
+/// # Errors
+/// The host's policy cannot be known.
+pub(crate) fn demands(keys: &[VerifyingKey]) -> Result<Vec<Demand>> {
     let ours = (!keys.is_empty()).then(|| Demand { by: "--verify-key".into(), keys: keys.to_vec() });
-    Ok(ours.into_iter().collect())
+    Ok(policy::demand()?.into_iter().chain(ours).collect())
 }
 
 /// The limits that were in force at the dump, if the container gets those.

@@ -11,7 +11,7 @@ use super::manifest::{self, FileSum, Hashed, Manifest};
 use super::named::CONFIG;
 use super::options::CheckpointOptions;
 use crate::error::{Error, Result};
-use crate::signature::{self, Demand, SigningKey};
+use crate::signature::{self, Demand, SigningKey, policy};
 
 /// The largest manifest.
 const MAX_MANIFEST: u64 = 64 << 20;
@@ -31,6 +31,12 @@ pub(crate) fn check_options(options: &CheckpointOptions) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Why this host's policy would refuse a restore of the checkpoint, if it would.
+pub(crate) fn unwelcome(options: &CheckpointOptions) -> Option<String> {
+    // Nobody restores a part.
+    if options.pre_dump { None } else { policy::objection(options.sign_key.as_deref()) }
 }
 
 /// Signs the manifest in a directory.

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// The bits of a mode that let group and others write.
 const OTHERS_WRITE: u32 = 0o022;
+/// In a directory with this bit a name is its owner's to remove.
+const STICKY: u32 = 0o1000;
 /// Of a file that is the caller's alone.
 pub(crate) const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 /// Of such a directory.
@@ -46,6 +48,25 @@ pub(crate) fn check_dir(dir: impl AsFd, path: &Path) -> Result<()> {
         None => Ok(()),
         Some(why) => Err(Error::File { path: path.into(), why }),
     }
+}
+
+/// Checks an open directory in which a file has its name. Others may add to it where they cannot remove what is not theirs.
+pub(crate) fn check_place(dir: impl AsFd, path: &Path) -> Result<()> {
+    let mut stat = stat_of(dir, path)?;
+    if stat.st_mode & STICKY != 0 {
+        stat.st_mode &= !OTHERS_WRITE;
+    }
+    objection(&stat).map_or(Ok(()), |why| Err(Error::File { path: path.into(), why }))
+}
+
+/// Checks an open file of somebody's, who may have it under several names.
+pub(crate) fn check_owner(file: impl AsFd, path: &Path) -> Result<()> {
+    let stat = stat_of(file, path)?;
+    let why = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => objection(&stat),
+        other => Some(format!("is no regular file but a {other:?}")),
+    };
+    why.map_or(Ok(()), |why| Err(Error::File { path: path.into(), why }))
 }
 
 /// Checks an open file.

@@ -9,10 +9,11 @@ use crate::error::{Error, Result};
 use crate::{key_file, openssh};
 
 /// The largest file of a key.
-const MAX_FILE: u64 = 64 << 10;
+pub(super) const MAX_FILE: u64 = 64 << 10;
 /// The bytes before a public key of ed25519 in its structure (SubjectPublicKeyInfo).
 const PUBLIC: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-const EXPECTED_PUBLIC: &str = "expected a public key of ed25519 (`openssl pkey -pubout`, or ssh-ed25519)";
+pub(super) const EXPECTED_PUBLIC: &str =
+    "expected a public key of ed25519 (`openssl pkey -pubout`, or ssh-ed25519)";
 const EXPECTED_PRIVATE: &str = "expected a private key of ed25519 (`openssl genpkey -algorithm ed25519`)";
 
 /// A key that signs checkpoints.

@@ -1,6 +1,7 @@
 //! Signatures of checkpoints: ed25519 over `hiber.json`, whose hashes cover all images.
 
 mod keys;
+pub(crate) mod policy;
 
 pub use keys::{SigningKey, VerifyingKey};
 

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use hiber_criu::NetworkLock;
 use hiber_sandbox::plan::NamespaceKind;
 
-use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE};
+use super::table::{ARGUMENTS, CHROOT, FROZEN_ABOVE, MEMORY, SHARED_NETWORK, STATE, UNWELCOME};
 use super::tasks::{self, Proc};
 use super::{
     Accepted, Findings, Report, bytes, compare_mounts, files, host, losses, mounts, network, sockets, watches,
 };
 use crate::checkpoint::network::has_fresh_network;
-use crate::checkpoint::{self, CheckpointOptions, joined};
+use crate::checkpoint::{self, CheckpointOptions, joined, signed};
 use crate::container::task::Task;
 use crate::error::Result;
 use crate::status::Status;
@@ -42,11 +42,15 @@ impl Task {
     /// If the container's own files cannot be read; what is in the way is in the report.
     pub fn check_checkpoint(&self, options: &CheckpointOptions) -> Result<Report> {
         let mut findings = Findings::default();
-        if let Err(e) = checkpoint::check(options, self.container().id().as_str()) {
+        let id = self.container().id().as_str();
+        if let Err(e) = signed::check_options(options).and_then(|()| checkpoint::check(options, id)) {
             findings.failed(&ARGUMENTS, &e);
         }
         if let Err(e) = checkpoint::check_peers(options, &*self.container().spec()?) {
             findings.failed(&ARGUMENTS, &e);
+        }
+        if let Some(why) = signed::unwelcome(options) {
+            findings.add(&UNWELCOME, why);
         }
         let accepted = Accepted::of(&options.accept, &*self.container().spec()?);
         let accepted = accepted.map_err(|e| findings.failed(&ARGUMENTS, &e)).ok();

@@ -16,14 +16,14 @@ use hiber_sys::process::setns;
 use super::table::{
     ADDRESS, ARCHITECTURE, ARGUMENTS, BUNDLE, CGROUP, CONFIG, CPU, CRIU_VERSION, FLAG, ID, IMAGES, KERNEL,
     LAZY_PAGES, LEFT_OUT, MANIFEST, MEMORY, MEMORY_LIMIT, MOUNT_MISSING, MOUNT_POINT, MOUNT_SOURCE,
-    PARENT_DEATH, PID, PROFILE, SECCOMP_AGENT,
+    PARENT_DEATH, PID, PROFILE, SECCOMP_AGENT, SIGNATURE,
 };
 use super::{Findings, Report, bytes, host, root_files, tasks};
 use crate::checkpoint::crun::is_empty_directory;
 use crate::checkpoint::manifest::{self, Cpu, Hashed, Manifest};
 use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::restore_options::{
-    check_following_memory, check_images, check_strict, limits_in_force,
+    check_content, check_following_memory, check_signature, check_strict, limits_in_force,
 };
 use crate::checkpoint::{CriuOptions, Direction, mounts};
 use crate::container::prepared::Prepared;
@@ -67,8 +67,11 @@ fn check(
     let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
     let dir = &dir;
     let given = prepared.as_ref().and_then(|prepared| manifest::config_digest(&prepared.spec).ok());
+    if let Err(e) = check_signature(options, dir) {
+        findings.failed(&SIGNATURE, &e);
+    }
     if let Some(prepared) = &prepared
-        && let Err(e) = check_images(prepared, id, options, dir)
+        && let Err(e) = check_content(prepared, id, options, dir)
             .and_then(|checked| limits_in_force(prepared, options, &checked.kept))
             .and_then(|limits| limits.map_or(Ok(()), |limits| prepared.limits_with(&limits).map(drop)))
     {

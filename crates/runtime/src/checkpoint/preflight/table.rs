@@ -67,6 +67,9 @@ checks! {
     ARGUMENTS: "arguments", Both, Error,
         "flags contradict each other, or name what is not there",
         "correct the flag that is named";
+    UNWELCOME: "unsigned", Checkpoint, Warning,
+        "this host's policy (trust.toml) would refuse a restore here: no key of it signs the checkpoint, or the policy is not understood",
+        "pass --sign-key, with one of these keys";
     // the container
     STATE: "state", Checkpoint, Error,
         "the container is neither running nor paused",
@@ -314,6 +317,9 @@ checks! {
     IMAGES: "images", Restore, Error,
         "the images are missing, incomplete, damaged or not to be trusted",
         "restore from another copy; --trust-images restores what is only not trusted";
+    SIGNATURE: "signature", Restore, Error,
+        "the checkpoint is not signed as --verify-key or this host's policy (trust.toml) wants it, or the policy is not understood",
+        "have the checkpoint signed by one of the keys (checkpoint --sign-key), or correct the policy";
     MANIFEST: "manifest", Restore, Warning,
         "there is no hiber.json, or one without hashes: damage is not seen, and flags are not remembered",
         "pass the flags that the checkpoint was made with";
