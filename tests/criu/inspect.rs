@@ -176,6 +176,9 @@ fn archives_of_podmans_form_are_read() {
         assert!(inspect(&archive, &["--verify"]).ok().contains("all as they were written"), "{name}");
         assert!(inspect(&archive, &[]).ok().contains("podman container happy of image docker.io/x"));
         let whole = fs::read(&archive).unwrap();
+        let mut piped = Runtime::hiber().command();
+        piped.args(["inspect", "-"]);
+        assert!(hiber_tests::command::run(piped, &whole).ok().contains("podman container happy"), "{name}");
         fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
         inspect(&archive, &[]).fails(name);
     }

@@ -42,6 +42,11 @@ fn a_container_sleeps_in_an_image_and_wakes_from_it() {
         c.call("checkpoint", &[&["--export", &image(&c, tag)], how].concat()).ok();
         assert_eq!(c.status(), "gone");
         c.assert_clean();
+        let inspect = |flags: &[&str]| c.runtime().run(&[&["inspect", &image(&c, tag)], flags].concat());
+        let inspected = inspect(&["--format", "json"]).json();
+        assert_eq!(inspected["manifest"]["container"], c.id());
+        assert_eq!(inspected["path"], image(&c, tag));
+        assert!(inspect(&["--verify"]).ok().contains("all as they were written"));
         import(&c, &image(&c, tag)).ok();
         counts_on(&c, before);
     }
@@ -56,6 +61,8 @@ fn a_container_sleeps_in_an_image_and_wakes_from_it() {
     }
     import(&c, &format!("oci:{}", layout(&c).display())).fails("has 2 images; expected one");
     import(&c, &image(&c, "three")).fails("has 0 images with the tag three");
+    c.runtime().run(&["inspect", &image(&c, "three")]).fails("has 0 images with the tag three");
+    c.runtime().run(&["inspect", "oci:"]).fails("names no directory; expected oci:DIR[:TAG]");
     assert_eq!(hidden(&layout(&c)), [""; 0]);
 }
 
@@ -89,6 +96,7 @@ fn an_image_that_was_changed_is_refused() {
     bytes[at] ^= 1;
     fs::write(&layer, &bytes).unwrap();
     import(&c, &image(&c, "a")).fails("has the SHA-256");
+    c.runtime().run(&["inspect", &image(&c, "a")]).fails("has the SHA-256");
     assert_eq!(c.status(), "gone");
     c.assert_clean();
     bytes[at] ^= 1;

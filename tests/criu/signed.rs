@@ -152,6 +152,10 @@ fn what_is_put_beside_signed_images_is_refused() {
         ("more=spec.dump; echo '{}' >$more", "spec.dump"),
     ] {
         pack(script);
+        let verified =
+            c.runtime().run(&["inspect", "--verify", "--verify-key", &own, file.to_str().unwrap()]);
+        assert_eq!(verified.status.code(), Some(1), "{verified}");
+        assert!(verified.stdout.contains(&format!("{name}: is not of this checkpoint")), "{verified}");
         for flags in [&["--with-rootfs"][..], &["--with-rootfs", "--trust-images"]] {
             let flags = [&["--verify-key", &own], flags].concat();
             import(&c, &file, &flags).fails(&format!("{name}: is not covered by a signature"));

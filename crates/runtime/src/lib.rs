@@ -30,8 +30,6 @@ mod status;
 mod tarball;
 
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
-#[cfg(feature = "archive")]
-pub use checkpoint::inspect::{inspect_encrypted, verify_encrypted, verify_signed};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;

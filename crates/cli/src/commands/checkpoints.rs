@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use hiber::archive::{Compression, Identities};
+use hiber::archive::Compression;
 use hiber::id::ContainerId;
 use hiber::{CheckpointConfig, CheckpointName, CheckpointOptions, Checkpoints, RestoreContainerOptions};
 use hiber_sandbox::config;
@@ -235,12 +235,8 @@ impl Run for Named {
             }
             Action::Verify(name, flags, restore) => {
                 let checkpoint = all.get(name)?;
-                let verified = inspection::verify(
-                    &checkpoint.path,
-                    &Identities::default(),
-                    &[],
-                    flags.format.unwrap_or_default(),
-                )?;
+                let verification = hiber::verify(&checkpoint.path)?;
+                let verified = inspection::verify(&verification, flags.format.unwrap_or_default())?;
                 let Some(contents) = restore.as_ref().filter(|_| verified == ExitCode::SUCCESS) else {
                     return Ok(verified);
                 };

@@ -22,7 +22,7 @@ flags! {
 }
 
 pub(crate) const COMMAND: Command =
-    Command::new("inspect", "<directory or archive>", "show what a checkpoint holds", |m| {
+    Command::new("inspect", "<directory, archive or image>", "show what a checkpoint holds", |m| {
         let path = m.positionals.first().map(PathBuf::from).unwrap_or_default();
         let flags = InspectFlags::read(m)?;
         if !flags.verify && !flags.verify_key.is_empty() {
@@ -32,7 +32,8 @@ pub(crate) const COMMAND: Command =
     })
     .description(
         "Shows the manifest, processes, memory, open files, sockets, mounts and cgroups of a checkpoint of\n\
-         hiber, runc, crun or podman (an archive: tar, also with gzip or zstd, and encrypted if --identity opens it).\n\n\
+         hiber, runc, crun or podman (an archive: tar, also with gzip, zstd or LZ4, and encrypted if --identity opens it;\n\
+         - is standard input, and oci:DIR[:TAG] an image in an OCI image layout).\n\n\
          With --verify its files are compared with the manifest, hashes included; the exit status is 1\n\
          if anything is wrong, or if there are no hashes to compare.",
     )
@@ -42,24 +43,20 @@ pub(crate) const COMMAND: Command =
 
 #[derive(Debug)]
 struct Inspect {
-    /// A directory or an archive.
+    /// A directory, an archive, or an image in a layout.
     path: PathBuf,
     flags: InspectFlags,
 }
 
 impl Run for Inspect {
     fn run(&self, _: &Cli) -> anyhow::Result<ExitCode> {
-        let format = self.flags.format.unwrap_or_default();
-        let keys = archive::identities(&self.flags.identity)?;
-        if self.flags.verify {
-            return inspection::verify(
-                &self.path,
-                &keys,
-                &archive::verifying_keys(&self.flags.verify_key)?,
-                format,
-            );
+        let InspectFlags { format, identity, verify_key, verify } = &self.flags;
+        let format = format.unwrap_or_default();
+        let import = archive::import(&self.path, identity, verify_key)?;
+        if *verify {
+            return inspection::verify(&import.verify()?, format);
         }
-        inspection::show(&self.path, &keys, format)?;
+        inspection::show(&import.inspect()?, format)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -6,11 +6,10 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use hiber::archive::Identities;
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
 use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
-use hiber::{CgroupMode, Inspection, Verification, VerifyingKey};
+use hiber::{CgroupMode, Inspection, Verification};
 
 use super::out;
 use crate::line::value::Format;
@@ -19,30 +18,20 @@ use crate::line::value::Format;
 const MAX_DEPTH: usize = 40;
 
 /// Prints whether a checkpoint's files are what its manifest says; so does the exit status.
-pub(crate) fn verify(
-    path: &Path,
-    keys: &Identities,
-    signers: &[VerifyingKey],
-    format: Format,
-) -> anyhow::Result<ExitCode> {
-    let verification = match signers {
-        [] => hiber::verify_encrypted(path, keys)?,
-        signers => hiber::verify_signed(path, keys, signers)?,
-    };
+pub(crate) fn verify(verification: &Verification, format: Format) -> anyhow::Result<ExitCode> {
     let text = match format {
-        Format::Json => serde_json::to_string_pretty(&verification)? + "\n",
-        Format::Table => verdict(&verification),
+        Format::Json => serde_json::to_string_pretty(verification)? + "\n",
+        Format::Table => verdict(verification),
     };
     out::write(&text)?;
     Ok(if verification.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints what a checkpoint holds.
-pub(crate) fn show(path: &Path, keys: &Identities, format: Format) -> anyhow::Result<()> {
-    let inspection = hiber::inspect_encrypted(path, keys)?;
+pub(crate) fn show(inspection: &Inspection, format: Format) -> anyhow::Result<()> {
     let text = match format {
-        Format::Json => serde_json::to_string_pretty(&inspection)? + "\n",
-        Format::Table => tree(&inspection),
+        Format::Json => serde_json::to_string_pretty(inspection)? + "\n",
+        Format::Table => tree(inspection),
     };
     out::write(&text)?;
     Ok(())

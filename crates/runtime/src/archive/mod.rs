@@ -7,6 +7,7 @@ mod bundle;
 mod export;
 mod grant;
 mod import;
+mod inspect;
 mod layout;
 mod named;
 mod oci;

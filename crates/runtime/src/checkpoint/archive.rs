@@ -4,7 +4,6 @@
 //! are hashed if the caller wants hashes, and dropped.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,14 +30,14 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Reads the archive at `path`.
+    /// Reads an archive, whose name for messages is `shown`.
     ///
     /// # Errors
     /// If it is none, is truncated, or is beyond the limits.
-    pub(crate) fn read(path: &Path, keys: &Identities, hash: bool) -> Result<Self> {
-        let bad = |e: io::Error| unreadable(path, &e);
+    pub(crate) fn read(from: impl Read, shown: &Path, keys: &Identities, hash: bool) -> Result<Self> {
+        let bad = |e: io::Error| unreadable(shown, &e);
         let mut archive = Self::default();
-        let mut tar = Tar::new(File::open(path).map_err(bad)?, keys).map_err(bad)?;
+        let mut tar = Tar::new(from, keys).map_err(bad)?;
         let mut left = MAX_KEPT;
         while let Some(entry) = tar.next().map_err(bad)? {
             if !matches!(entry.kind, EntryType::Regular | EntryType::Continuous) {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::checkpoint::manifest::{self, FileSum, Hashed, Manifest};
 use crate::checkpoint::signed;
 use crate::error::{Error, Result};
-use crate::signature::{self, Demand, VerifyingKey};
+use crate::signature::{self, Demand};
 
 #[cfg(feature = "archive")]
 use crate::age::Identities;
@@ -18,7 +18,7 @@ use crate::age::Identities;
 /// Keys for archives, which this program cannot read.
 #[cfg(not(feature = "archive"))]
 #[derive(Default)]
-struct Identities;
+pub(crate) struct Identities;
 
 /// A checkpoint, described.
 #[derive(Debug, Serialize)]
@@ -56,8 +56,17 @@ pub struct Verification {
     pub problems: Vec<String>,
 }
 
+/// The use that is made of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// Its images are read.
+    Description,
+    /// Its files are hashed.
+    Comparison,
+}
+
 /// A checkpoint's directory, or what is kept of its archive.
-struct Found {
+pub(crate) struct Found {
     images: Option<Images>,
     manifest: Option<Manifest>,
     podman: Option<serde_json::Value>,
@@ -66,158 +75,157 @@ struct Found {
     signed: signed::Parts,
 }
 
-/// Describes the checkpoint at `path`, a directory or an archive.
+/// Describes the checkpoint at `path`, a directory or an archive that is not encrypted.
 ///
 /// # Errors
 /// If there is none, or if its images are truncated or malformed.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    described(path, &Identities::default())
+    Found::at(path, &Identities::default(), For::Description)?.described(path)
 }
 
-/// As [`inspect`], of an archive that may be encrypted.
-///
-/// # Errors
-/// None of the keys opens it, and those of `inspect`.
-#[cfg(feature = "archive")]
-pub fn inspect_encrypted(path: &Path, keys: &Identities) -> Result<Inspection> {
-    described(path, keys)
-}
-
-fn described(path: &Path, keys: &Identities) -> Result<Inspection> {
-    let found = open(path, keys, false, true)?;
-    let images = found.images.ok_or_else(|| none(path))?;
-    Ok(Inspection {
-        path: path.into(),
-        size: found.sums.values().map(|file| file.size).sum(),
-        files: found.sums.len(),
-        // The output may reach other people than the container's owner.
-        manifest: found.manifest.map(|manifest| Manifest { memory_token: None, ..manifest }),
-        podman: found.podman,
-        contents: Contents::read(&images)?,
-    })
-}
-
-/// Compares the checkpoint at `path` with its manifest, hashes included.
+/// Compares the checkpoint at `path`, a directory or an archive that is not encrypted, with its manifest, hashes included.
 ///
 /// # Errors
 /// If there is no manifest, or one without hashes.
 pub fn verify(path: &Path) -> Result<Verification> {
-    compared(path, &Identities::default())
+    Found::at(path, &Identities::default(), For::Comparison)?.compared(path, None)
 }
 
-/// As [`verify`], of an archive that may be encrypted.
-///
-/// # Errors
-/// None of the keys opens it, and those of `verify`.
-#[cfg(feature = "archive")]
-pub fn verify_encrypted(path: &Path, keys: &Identities) -> Result<Verification> {
-    compared(path, keys)
-}
-
-/// As [`verify_encrypted`], of a checkpoint that one of these keys must have signed; an archive need not be encrypted.
-///
-/// # Errors
-/// Those of `verify_encrypted`. A signature that is missing or another's is among the problems.
-#[cfg(feature = "archive")]
-pub fn verify_signed(path: &Path, keys: &Identities, signers: &[VerifyingKey]) -> Result<Verification> {
-    let demand = Demand { by: "--verify-key".into(), keys: signers.to_vec() };
-    compared_by(path, keys, Some(&demand))
-}
-
-fn compared(path: &Path, keys: &Identities) -> Result<Verification> {
-    compared_by(path, keys, None)
-}
-
-fn compared_by(path: &Path, keys: &Identities, demand: Option<&Demand>) -> Result<Verification> {
-    let found = open(path, keys, true, false)?;
-    let refuse = |why: &str| Err(Error::File { path: path.into(), why: why.into() });
-    let Some(manifest) = found.manifest else {
-        return refuse("has no hiber.json to be verified by: it was not written by hiber");
-    };
-    if !manifest.is_hashed() {
-        return refuse("cannot be verified: it was written with --no-hash");
+impl Found {
+    pub(crate) fn described(self, shown: &Path) -> Result<Inspection> {
+        let images = self.images.ok_or_else(|| none(shown))?;
+        Ok(Inspection {
+            path: shown.into(),
+            size: self.sums.values().map(|file| file.size).sum(),
+            files: self.sums.len(),
+            // The output may reach other people than the container's owner.
+            manifest: self.manifest.map(|manifest| Manifest { memory_token: None, ..manifest }),
+            podman: self.podman,
+            contents: Contents::read(&images)?,
+        })
     }
-    let mut problems = manifest.compare(&found.sums);
-    if let Some(demand) = demand {
-        let (json, signature) = found.signed;
-        let verdict = demand.check(&json.unwrap_or_default(), signature.as_deref());
-        problems.extend(verdict.err().map(|why| format!("hiber.json: {why}")));
-        problems.extend(signed::uncovered(&manifest).map(|why| format!("hiber.json: {why}")));
-        problems.extend(
-            signed::strange(&manifest, &found.sums).map(|name| format!("{name}: is not of this checkpoint")),
-        );
+
+    /// `demand` is of somebody who wants it to be signed, too.
+    pub(crate) fn compared(self, shown: &Path, demand: Option<&Demand>) -> Result<Verification> {
+        let refuse = |why: &str| Err(Error::File { path: shown.into(), why: why.into() });
+        let Some(manifest) = self.manifest else {
+            return refuse("has no hiber.json to be verified by: it was not written by hiber");
+        };
+        if !manifest.is_hashed() {
+            return refuse("cannot be verified: it was written with --no-hash");
+        }
+        let mut problems = manifest.compare(&self.sums);
+        if let Some(demand) = demand {
+            let (json, signature) = self.signed;
+            let verdict = demand.check(&json.unwrap_or_default(), signature.as_deref());
+            problems.extend(verdict.err().map(|why| format!("hiber.json: {why}")));
+            problems.extend(signed::uncovered(&manifest).map(|why| format!("hiber.json: {why}")));
+            problems.extend(
+                signed::strange(&manifest, &self.sums)
+                    .map(|name| format!("{name}: is not of this checkpoint")),
+            );
+        }
+        let size = manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.size));
+        Ok(Verification { path: shown.into(), files: manifest.files.len(), size, problems })
     }
-    let size = manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.size));
-    Ok(Verification { path: path.into(), files: manifest.files.len(), size, problems })
+
+    /// The one at `path`.
+    pub(crate) fn at(path: &Path, keys: &Identities, aim: For) -> Result<Self> {
+        let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
+        if meta.is_dir() {
+            let dir = ImageDirectory::open(path)?;
+            let hashed = if aim == For::Comparison { Hashed::All } else { Hashed::None };
+            return Ok(Self {
+                images: (aim == For::Description).then(|| Images::in_directory(&dir)).transpose()?,
+                manifest: Manifest::read_in(&dir)?,
+                podman: None,
+                signed: signed::parts(&dir)?,
+                sums: manifest::sums(&dir, hashed)?,
+            });
+        }
+        if !meta.is_file() {
+            let why = "is neither a directory nor an archive".into();
+            return Err(Error::File { path: path.into(), why });
+        }
+        archived(path, keys, aim)
+    }
 }
 
 fn none(path: &Path) -> Error {
     Error::File { path: path.into(), why: "holds no checkpoint: there is no inventory.img in it".into() }
 }
 
-fn open(path: &Path, keys: &Identities, hash: bool, images: bool) -> Result<Found> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
-    if meta.is_dir() {
-        let dir = ImageDirectory::open(path)?;
-        return Ok(Found {
-            images: images.then(|| Images::in_directory(&dir)).transpose()?,
-            manifest: Manifest::read_in(&dir)?,
-            podman: None,
-            signed: signed::parts(&dir)?,
-            sums: manifest::sums(&dir, if hash { Hashed::All } else { Hashed::None })?,
-        });
-    }
-    if !meta.is_file() {
-        let why = "is neither a directory nor an archive".into();
-        return Err(Error::File { path: path.into(), why });
-    }
-    open_archive(path, keys, hash, images)
-}
-
 #[cfg(not(feature = "archive"))]
-fn open_archive(path: &Path, _keys: &Identities, _hash: bool, _images: bool) -> Result<Found> {
+fn archived(path: &Path, _keys: &Identities, _aim: For) -> Result<Found> {
     let why = "is not a directory, and this program was built without support for archives".into();
     Err(Error::File { path: path.into(), why })
 }
 
 #[cfg(feature = "archive")]
-fn open_archive(path: &Path, keys: &Identities, hash: bool, images: bool) -> Result<Found> {
-    let archive = crate::checkpoint::archive::Archive::read(path, keys, hash)?;
-    // The checkpoint is the directory of the inventory; podman calls it "checkpoint".
-    let inventories = archive.kept.keys().filter_map(|name| name.strip_suffix("inventory.img"));
-    let whole = inventories.filter(|dir| dir.is_empty() || dir.ends_with('/'));
-    let dir = whole.min_by_key(|dir| dir.len()).ok_or_else(|| none(path))?.to_owned();
-    let inside = |name: &str| name.strip_prefix(&dir).filter(|rest| !rest.contains('/')).map(str::to_owned);
-    let mut files: BTreeMap<_, _> =
-        archive.kept.iter().filter_map(|(name, bytes)| Some((inside(name)?, bytes.clone()))).collect();
-    // podman has the statistics one level up.
-    let (statistics, outer) =
-        ("stats-dump", dir.trim_end_matches('/').rsplit_once('/').map_or("", |(outer, _)| outer));
-    let at_top = |name: &str| archive.kept.get(name).or_else(|| archive.kept.get(&format!("{outer}/{name}")));
-    if let (false, Some(bytes)) = (files.contains_key(statistics), at_top(statistics)) {
-        files.insert(statistics.to_owned(), bytes.clone());
+fn archived(path: &Path, keys: &Identities, aim: For) -> Result<Found> {
+    let file = std::fs::File::open(path).map_err(|e| Error::file(path, &e))?;
+    Found::in_archive(file, path, keys, aim)
+}
+
+#[cfg(feature = "archive")]
+impl Found {
+    /// The one in an archive, whose name for messages is `shown`.
+    pub(crate) fn in_archive(
+        from: impl std::io::Read,
+        shown: &Path,
+        keys: &Identities,
+        aim: For,
+    ) -> Result<Self> {
+        let archive = crate::checkpoint::archive::Archive::read(from, shown, keys, aim == For::Comparison)?;
+        // The checkpoint is the directory of the inventory; podman calls it "checkpoint".
+        let inventories = archive.kept.keys().filter_map(|name| name.strip_suffix("inventory.img"));
+        let whole = inventories.filter(|dir| dir.is_empty() || dir.ends_with('/'));
+        let dir = whole.min_by_key(|dir| dir.len()).ok_or_else(|| none(shown))?.to_owned();
+        let inside =
+            |name: &str| name.strip_prefix(&dir).filter(|rest| !rest.contains('/')).map(str::to_owned);
+        let mut files: BTreeMap<_, _> =
+            archive.kept.iter().filter_map(|(name, bytes)| Some((inside(name)?, bytes.clone()))).collect();
+        // podman has the statistics one level up.
+        let (statistics, outer) =
+            ("stats-dump", dir.trim_end_matches('/').rsplit_once('/').map_or("", |(outer, _)| outer));
+        let at_top =
+            |name: &str| archive.kept.get(name).or_else(|| archive.kept.get(&format!("{outer}/{name}")));
+        if let (false, Some(bytes)) = (files.contains_key(statistics), at_top(statistics)) {
+            files.insert(statistics.to_owned(), bytes.clone());
+        }
+        let part = |name: &str| files.get(name).map(|bytes| bytes.to_vec());
+        let signed = (part(manifest::FILE_NAME), part(signature::FILE_NAME));
+        let manifest = files
+            .get(manifest::FILE_NAME)
+            .map(|json| Manifest::parse(json, &shown.join(manifest::FILE_NAME)));
+        let mut manifest = manifest.transpose()?;
+        let sums = archive.sums.iter().filter_map(|(name, sum)| Some((inside(name)?, sum.clone())));
+        let mut sums: BTreeMap<_, _> = sums.filter(|(name, _)| manifest::is_listed(name)).collect();
+        // Files of the archive are one level up, too, where none passes for an image.
+        let level = if outer.is_empty() { String::new() } else { format!("{outer}/") };
+        let compared = !dir.is_empty() && aim == For::Comparison;
+        for (path, sum) in archive.sums.iter().filter(|_| compared) {
+            if let Some(name) = path.strip_prefix(&*level)
+                && manifest::is_listed(name)
+                && !name.contains('/')
+            {
+                sums.entry(name.to_owned()).or_insert_with(|| sum.clone());
+            }
+        }
+        let of_archive = manifest.as_ref().map(|manifest| manifest.archive.clone()).unwrap_or_default();
+        for (name, expected) in of_archive {
+            let sum = archive.sums.get(&name).or_else(|| archive.sums.get(&format!("{outer}/{name}")));
+            sum.and_then(|sum| sums.insert(name.clone(), sum.clone()));
+            manifest.as_mut().and_then(|manifest| manifest.files.insert(name, expected));
+        }
+        Ok(Self {
+            signed,
+            manifest,
+            podman: at_top("config.dump").and_then(|json| serde_json::from_slice(json).ok()),
+            sums,
+            images: (aim == For::Description).then(|| Images::from_memory(shown, files)).transpose()?,
+        })
     }
-    let part = |name: &str| files.get(name).map(|bytes| bytes.to_vec());
-    let signed = (part(manifest::FILE_NAME), part(signature::FILE_NAME));
-    let manifest =
-        files.get(manifest::FILE_NAME).map(|json| Manifest::parse(json, &path.join(manifest::FILE_NAME)));
-    let mut manifest = manifest.transpose()?;
-    let sums = archive.sums.iter().filter_map(|(name, sum)| Some((inside(name)?, sum.clone())));
-    let mut sums: BTreeMap<_, _> = sums.filter(|(name, _)| manifest::is_listed(name)).collect();
-    // Those of the archive are one level up, too.
-    let of_archive = manifest.as_ref().map(|manifest| manifest.archive.clone()).unwrap_or_default();
-    for (name, expected) in of_archive {
-        let sum = archive.sums.get(&name).or_else(|| archive.sums.get(&format!("{outer}/{name}")));
-        sum.and_then(|sum| sums.insert(name.clone(), sum.clone()));
-        manifest.as_mut().and_then(|manifest| manifest.files.insert(name, expected));
-    }
-    Ok(Found {
-        signed,
-        manifest,
-        podman: at_top("config.dump").and_then(|json| serde_json::from_slice(json).ok()),
-        sums,
-        images: images.then(|| Images::from_memory(path, files)).transpose()?,
-    })
 }
 
 #[cfg(all(test, feature = "archive"))]

@@ -7,6 +7,7 @@ mod index;
 mod read;
 mod write;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -48,6 +49,13 @@ impl OciImage {
     /// Whether a text is meant as such an image.
     pub fn is_meant(text: &str) -> bool {
         text.starts_with(PREFIX)
+    }
+}
+
+impl fmt::Display for OciImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", self.dir.display())?;
+        self.tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
     }
 }
 
