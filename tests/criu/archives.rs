@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::archives_encrypted::run;
 use crate::crash::killer;
 use crate::pre_copy::with_notes;
 use crate::{count, counter, counts_on};
@@ -385,6 +386,15 @@ fn an_archive_that_was_changed_is_refused() {
     linked[pages + 148..pages + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     fs::write(&file, &linked).unwrap();
     import(&c, &file, &[]).fails("checkpoint/pages-1.img: is a symbolic link");
+    // Files that no manifest names, beside the images and among them.
+    for name in ["checkpoint/more", "checkpoint/kept.json", "checkpoint/config.json", "rootfs-diff.tar"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("checkpoint")).unwrap();
+        fs::write(dir.path().join(name), "{}").unwrap();
+        fs::write(&file, &whole).unwrap();
+        run("tar", &["-C", dir.path().to_str().unwrap(), "-rf", file.to_str().unwrap(), name]);
+        import(&c, &file, &[]).fails(&format!("{name}: is not of this checkpoint"));
+    }
     assert_eq!(c.status(), "gone");
     assert_no_scratch(&c);
     fs::write(&file, &whole).unwrap();

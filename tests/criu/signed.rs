@@ -32,7 +32,7 @@ impl Keys {
 }
 
 /// Changes what is in an archive by a script, which runs where its files are.
-fn repack(c: &Container, file: &Path, script: &str) {
+pub(crate) fn repack(c: &Container, file: &Path, script: &str) {
     let dir = c.bundle().join("repack");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir(&dir).unwrap();
@@ -149,7 +149,6 @@ fn what_is_put_beside_signed_images_is_refused() {
     for (script, name) in [
         ("more=rootfs-diff.tar; mkdir -p bin; echo evil >bin/evil; tar -cf $more bin", "rootfs-diff.tar"),
         ("more=deleted.files; echo '[\"bin/busybox\"]' >$more", "deleted.files"),
-        ("more=spec.dump; echo '{}' >$more", "spec.dump"),
     ] {
         pack(script);
         let verified =
@@ -163,9 +162,19 @@ fn what_is_put_beside_signed_images_is_refused() {
         }
     }
     assert!(!c.bundle().rootfs().join("bin/evil").exists());
-    pack("more=");
+    // A configuration that nobody has signed makes no bundle, and is of no use to one that has its own.
+    pack("more=spec.dump; cp ../config.json spec.dump");
+    let (config, hidden) = (c.bundle().join("config.json"), c.bundle().join("hidden.json"));
+    fs::rename(&config, &hidden).unwrap();
+    import(&c, &file, &["--verify-key", &own, "--trust-spec"]).fails("no spec.dump that a signature covers");
+    fs::rename(&hidden, &config).unwrap();
     import(&c, &file, &["--verify-key", &own]).ok();
     counts_on(&c, before);
+}
+
+/// The directory of the checkpoint of that name.
+fn images_of(c: &Container, name: &str) -> PathBuf {
+    c.bundle().join("checkpoints").join(name)
 }
 
 #[test]
@@ -199,9 +208,19 @@ fn directories_and_names_are_signed_too() {
         .fails("a signature shows nothing of what others can change");
     run("chmod", &["0700", path]);
     assert_eq!(c.status(), "gone");
-    restore(&["--verify-key", &own]).ok();
+    // hiber notes there in which order memory is wanted.
+    fs::write(images.join("working-set.json"), "{}").unwrap();
+    restore(&["--verify-key", &own, "--background"]).ok();
     counts_on(&c, before);
+}
 
+#[test]
+fn a_signature_goes_along_with_a_checkpoint_that_has_a_name() {
+    require!(Root, Criu, Program("openssl"), Program("ssh-keygen"));
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let keys = Keys::new(&c);
+    let (private, own, other) = (keys.path("own"), keys.path("own.pub"), keys.path("other.pub"));
+    let bundle = c.bundle_path();
     let named = |action: &str, flags: &[&str], words: &[&str]| {
         let line = [&["checkpoints", action], flags, &["--bundle", &bundle, c.id()], words].concat();
         c.runtime().run(&line)
@@ -210,19 +229,39 @@ fn directories_and_names_are_signed_too() {
     let file = file.to_str().unwrap();
     let before = count(&c);
     named("create", &["--sign-key", &private], &["one"]).ok();
-    named("export", &[], &["one", file]).fails("is signed, and its archive would not be");
-    named("export", &["--sign-key", &private], &["one", file]).ok();
+    // The signature goes along; the private key need not be here.
+    fs::write(images_of(&c, "one").join("restore.log"), "of no concern").unwrap();
+    named("export", &[], &["one", file]).ok();
+    c.runtime().run(&["inspect", "--verify", "--verify-key", &own, file]).ok();
     named("import", &["--verify-key", &other], &["two", file])
         .fails("is not signed by the key of --verify-key");
     named("import", &["--verify-key", &own], &["two", file]).ok();
     named("verify", &[], &["two"]).ok();
+    for part in ["hiber.json", "hiber.json.sig"] {
+        let [one, two] = ["one", "two"].map(|name| fs::read(images_of(&c, name).join(part)).unwrap());
+        assert!(one == two, "{part}");
+    }
     assert_eq!(named("inspect", &[], &["two"]).json()["name"], "two");
     // Somebody else's word for the same checkpoint.
     named("export", &["--sign-key", &keys.path("other")], &["two", file]).ok();
     named("import", &["--verify-key", &own], &["three", file])
         .fails("is not signed by the key of --verify-key");
-    let flags = ["--detach", "--bundle", &bundle, "--checkpoint", "two", "--verify-key", &own];
+    // As often as it moves on.
+    named("export", &[], &["two", file]).ok();
+    named("import", &["--verify-key", &own], &["three", file]).ok();
+    let flags = ["--detach", "--bundle", &bundle, "--checkpoint", "three", "--verify-key", &own];
     c.call_detached("restore", &flags).ok();
+    counts_on(&c, before);
+
+    // A signature that says what was in another archive, which is gone.
+    c.call("checkpoint", &["--export", file, "--sign-key", &private]).ok();
+    named("import", &["--verify-key", &own], &["four", file]).ok();
+    let lost = "is signed together with config.dump, spec.dump of the archive that it came in, which are not kept: pass --sign-key";
+    let elsewhere = place(&c).join("d.tar");
+    named("export", &[], &["four", elsewhere.to_str().unwrap()]).fails(lost);
+    assert!(!elsewhere.exists());
+    named("export", &["--sign-key", &private], &["four", elsewhere.to_str().unwrap()]).ok();
+    import(&c, &elsewhere, &["--verify-key", &own]).ok();
     counts_on(&c, before);
 }
 

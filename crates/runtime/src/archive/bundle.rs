@@ -101,8 +101,9 @@ impl Imported {
         let archive = self.archive().display();
         let Some(json) = self.spec() else {
             return Err(Error::Invalid(format!(
-                "bundle {}: has no config.json, and {archive} no spec.dump to make it from",
-                place.display()
+                "bundle {}: has no config.json, and {archive} {} to make it from",
+                place.display(),
+                self.no_spec()
             )));
         };
         let mut spec: Spec = serde_json::from_slice(json)

@@ -145,11 +145,8 @@ impl Content<'_> {
         let images = given.images;
         let fail = |e: io::Error| Error::file(to.path(), &e);
         let manifest = Manifest::read_in(images)?;
-        if images.has(signature::FILE_NAME) && export.sign_key.is_none() {
-            let why =
-                "is signed, and its archive would not be, whose manifest says more: pass --sign-key".into();
-            return Err(Error::File { path: images.path().into(), why });
-        }
+        let as_signed =
+            if export.sign_key.is_none() { AsSigned::of(images, manifest.as_ref())? } else { None };
         let now = SystemTime::now();
         let time = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let saw = |bytes: &[u8]| to.image().into_iter().for_each(|image| image.saw(bytes));
@@ -162,14 +159,18 @@ impl Content<'_> {
         let names = images.names()?;
         let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
         let files = names.iter().map(String::as_str).filter(|name| !unwritten(name));
+        let files = files.filter(|name| is_exported(name, manifest.as_ref()));
         let (beside, within): (Vec<_>, Vec<_>) = files.partition(|name| BESIDE.contains(name));
         for name in beside {
             self.add(&mut tar, images, "", name, fail)?;
         }
         tar.directory(CHECKPOINT).map_err(fail)?;
-        let last = [manifest::FILE_NAME, signature::FILE_NAME];
-        for name in within.into_iter().filter(|name| !last.contains(name)) {
+        for name in within {
             self.add(&mut tar, images, CHECKPOINT, name, fail)?;
+        }
+        if let Some(AsSigned { manifest, signature }) = as_signed {
+            return seal(tar, &[(manifest::FILE_NAME, manifest), (signature::FILE_NAME, signature)])
+                .map_err(fail);
         }
         // Only now are hashes of the rest known.
         let Some(mut manifest) = manifest else {
@@ -177,7 +178,7 @@ impl Content<'_> {
                 let why = "has no hiber.json, which would be signed".into();
                 return Err(Error::File { path: images.path().into(), why });
             }
-            return tar.finish().and_then(Sealed::finish).map_err(fail);
+            return seal(tar, &[]).map_err(fail);
         };
         let hashed = manifest.files.values().any(|file| file.blake3.is_some());
         let unhashed = |sum: FileSum| if hashed { sum } else { FileSum { blake3: None, ..sum } };
@@ -193,31 +194,13 @@ impl Content<'_> {
             let sum = content.hasher.map(|hasher| FileSum::of_hashed(&hasher));
             sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
         }
-        self.last(&mut tar, images, &manifest, export.sign_key.as_deref(), fail)?;
-        tar.finish().and_then(Sealed::finish).map_err(fail)
-    }
-
-    /// Adds the manifest, and its signature.
-    fn last(
-        &self,
-        tar: &mut TarWriter<'_, Sealed<&Output>>,
-        images: &ImageDirectory,
-        manifest: &Manifest,
-        key: Option<&SigningKey>,
-        fail: impl Fn(io::Error) -> Error,
-    ) -> Result<()> {
         let json = manifest.to_json()?;
-        let mut last = vec![(manifest::FILE_NAME, json)];
-        if let Some(key) = key {
-            if let Some(why) = signed::uncovered(manifest) {
-                return Err(Error::File { path: images.path().into(), why: why.into() });
-            }
-            last.push((signature::FILE_NAME, key.sign(&last[0].1)));
-        }
-        for (name, content) in last {
-            tar.file(&format!("{CHECKPOINT}{name}"), content.len() as u64, &*content).map_err(&fail)?;
-        }
-        Ok(())
+        let signature = export.sign_key.as_deref().map(|key| match signed::uncovered(&manifest) {
+            None => Ok((signature::FILE_NAME, key.sign(&json))),
+            Some(why) => Err(Error::File { path: images.path().into(), why: why.into() }),
+        });
+        let last = [Some(Ok((manifest::FILE_NAME, json.clone()))), signature];
+        seal(tar, &last.into_iter().flatten().collect::<Result<Vec<_>>>()?).map_err(fail)
     }
 
     /// Adds config.dump and spec.dump.
@@ -271,6 +254,47 @@ impl Content<'_> {
         }
         Ok(())
     }
+}
+
+/// The manifest and its signature, which go along as they are.
+struct AsSigned {
+    manifest: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl AsSigned {
+    /// Those of a checkpoint that is signed.
+    ///
+    /// # Errors
+    /// The manifest is of another archive, some files of which are not here.
+    fn of(images: &ImageDirectory, manifest: Option<&Manifest>) -> Result<Option<Self>> {
+        let (Some(json), Some(signature)) = signed::parts(images)? else { return Ok(None) };
+        let missing: Vec<_> =
+            manifest.iter().flat_map(|manifest| manifest.archive.keys().map(String::as_str)).collect();
+        if missing.is_empty() {
+            return Ok(Some(Self { manifest: json, signature }));
+        }
+        let why = format!(
+            "is signed together with {} of the archive that it came in, which are not kept: pass --sign-key, to sign it anew",
+            missing.join(", ")
+        );
+        Err(Error::File { path: images.path().into(), why })
+    }
+}
+
+/// Whether a file belongs to the checkpoint: others may lie beside the images, such as logs of restores.
+fn is_exported(name: &str, manifest: Option<&Manifest>) -> bool {
+    let last = [manifest::FILE_NAME, signature::FILE_NAME];
+    !last.contains(&name)
+        && manifest.is_none_or(|manifest| manifest.files.contains_key(name) || BESIDE.contains(&name))
+}
+
+/// Completes an archive by its last files.
+fn seal(mut tar: TarWriter<'_, Sealed<&Output>>, last: &[(&str, Vec<u8>)]) -> io::Result<()> {
+    for (name, content) in last {
+        tar.file(&format!("{CHECKPOINT}{name}"), content.len() as u64, &**content)?;
+    }
+    tar.finish().and_then(Sealed::finish)
 }
 
 /// An archive on its way, encrypted or not.

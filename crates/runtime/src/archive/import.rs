@@ -161,6 +161,11 @@ impl Imported {
         self.unpacked.spec.as_deref()
     }
 
+    /// Why it has none, if it has none.
+    pub(super) fn no_spec(&self) -> &'static str {
+        if self.unpacked.unsigned { "no spec.dump that a signature covers" } else { "no spec.dump" }
+    }
+
     /// The image that its root file system was made from, as the engine has called it.
     pub(super) fn image(&self) -> ConfigDump {
         let json = self.unpacked.config.as_deref().unwrap_or_default();

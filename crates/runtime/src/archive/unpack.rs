@@ -56,6 +56,8 @@ pub(crate) struct Unpacked {
     pub(crate) files: BTreeMap<&'static str, File>,
     /// Whether hiber has written the archive, and not only the images in it.
     pub(crate) ours: bool,
+    /// Whether its config.json is left out because no signature covers it, and somebody wants one.
+    pub(crate) unsigned: bool,
 }
 
 /// How an archive is read.
@@ -101,6 +103,7 @@ pub(crate) fn unpack(
             passed: Vec::new(),
             files: BTreeMap::new(),
             ours: false,
+            unsigned: false,
         },
         takes_files: files,
         buffer: vec![0; READ],
@@ -116,24 +119,39 @@ pub(crate) fn unpack(
     if let (Some(manifest), true) = (&unpacked.manifest, verify) {
         let (beside, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
             sums.into_iter().partition(|(name, _)| BESIDE.contains(&&**name));
-        let unsigned = beside.keys().find(|name| !manifest.archive.contains_key(*name));
-        if let (Some(name), Some(demand)) = (unsigned, demands.first()) {
-            let why = format!("{name}: is not covered by a signature, which {} wants", demand.by);
-            return refuse(why);
+        if let Some(demand) = demands.first() {
+            for name in beside.keys().filter(|name| !manifest.archive.contains_key(*name)) {
+                match &**name {
+                    // They describe the container, which the caller may know better.
+                    SPEC => unpacked.unsigned |= unpacked.spec.take().is_some(),
+                    CONFIG => unpacked.config = None,
+                    _ => {
+                        let why = format!("{name}: is not covered by a signature, which {} wants", demand.by);
+                        return refuse(why);
+                    }
+                }
+            }
         }
         let images = images.into_iter().filter(|(name, _)| manifest::is_listed(name)).collect();
-        let mut problems =
-            manifest.compare(&images).into_iter().map(|problem| format!("checkpoint/{problem}"));
+        let problems = compare(manifest, &images).into_iter().map(|problem| format!("checkpoint/{problem}"));
         // podman describes an archive itself, after its runtime has written the manifest.
         let whole = Manifest { files: manifest.archive.clone(), ..manifest.clone() };
-        let mut others = if unpacked.ours { whole.compare(&beside) } else { Vec::new() }.into_iter();
-        if let Some(problem) = problems.next().or_else(|| others.next()) {
+        let others = if unpacked.ours { compare(&whole, &beside) } else { Vec::new() };
+        if let Some(problem) = problems.chain(others).next() {
             let way_out = if demands.is_empty() { "; --trust-images restores it nevertheless" } else { "" };
             return refuse(format!("{problem}{way_out}"));
         }
     }
     signed::check(into, shown, demands, verify)?;
     Ok(unpacked)
+}
+
+/// Differences from a manifest. No notes of the host's are packed, so that there is nothing but what is listed.
+fn compare(manifest: &Manifest, found: &BTreeMap<String, FileSum>) -> Vec<String> {
+    let mut problems = manifest.compare(found);
+    let strange = found.keys().find(|name| !manifest.files.contains_key(*name));
+    problems.extend(strange.map(|name| format!("{name}: is not of this checkpoint")));
+    problems
 }
 
 struct Unpacking<'a> {

@@ -201,13 +201,14 @@ impl Found {
         let mut manifest = manifest.transpose()?;
         let sums = archive.sums.iter().filter_map(|(name, sum)| Some((inside(name)?, sum.clone())));
         let mut sums: BTreeMap<_, _> = sums.filter(|(name, _)| manifest::is_listed(name)).collect();
-        // Files of the archive are one level up, too, where none passes for an image.
+        // Files of the archive are one level up, too, where none passes for an image. Its descriptions are used if they are listed.
         let level = if outer.is_empty() { String::new() } else { format!("{outer}/") };
         let compared = !dir.is_empty() && aim == For::Comparison;
         for (path, sum) in archive.sums.iter().filter(|_| compared) {
             if let Some(name) = path.strip_prefix(&*level)
                 && manifest::is_listed(name)
                 && !name.contains('/')
+                && !["spec.dump", "config.dump"].contains(&name)
             {
                 sums.entry(name.to_owned()).or_insert_with(|| sum.clone());
             }

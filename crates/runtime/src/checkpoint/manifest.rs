@@ -9,15 +9,16 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use hiber_criu::ImageDirectory;
+use hiber_criu::{ImageDirectory, descriptors};
 use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::image_hasher::Heads;
+use super::kept;
 use super::options::{CheckpointOptions, CriuOptions, DumpChoices};
 use crate::error::{Error, Result};
-use crate::helpers::lazy::Token;
+use crate::helpers::lazy::{self, Token};
 use crate::signature;
 
 /// The file's name in a checkpoint's directory.
@@ -26,6 +27,8 @@ pub const FILE_NAME: &str = "hiber.json";
 const VERSION: u32 = 1;
 /// The largest file that is read: one line for each image of some hundred thousand processes.
 const MAX_SIZE: u64 = 64 << 20;
+/// Files of ours that a restore reads beside the images.
+const READ: [&str; 2] = [kept::FILE_NAME, descriptors::FILE_NAME];
 /// The prefix of each digest.
 const BLAKE3: &str = "blake3:";
 
@@ -217,8 +220,8 @@ impl Manifest {
         serde_json::from_slice(json).map_err(|e| bad(format!("is malformed: {e}")))
     }
 
-    /// Compares the files `found` beside the manifest with it. Reports missing files, other sizes or hashes, and images that the
-    /// manifest does not name. Hashes are compared where both sides have one.
+    /// Compares the files `found` beside the manifest with it. Reports missing files, other sizes or hashes, and files that a restore
+    /// reads and the manifest does not name. Hashes are compared where both sides have one.
     pub fn compare(&self, found: &BTreeMap<String, FileSum>) -> Vec<String> {
         let mut problems = Vec::new();
         for (name, expected) in &self.files {
@@ -240,7 +243,8 @@ impl Manifest {
             self.options.dump.page_server.is_some()
                 && (name.starts_with("pages-") || name.starts_with("pagemap-"))
         };
-        let listed = |name: &str| self.files.contains_key(name) || !name.ends_with(".img") || sent(name);
+        let read = |name: &str| name.ends_with(".img") || READ.contains(&name);
+        let listed = |name: &str| self.files.contains_key(name) || !read(name) || sent(name);
         let strange = found.keys().filter(|name| !listed(name));
         problems.extend(strange.map(|name| format!("{name}: is not of this checkpoint")));
         problems
@@ -286,10 +290,12 @@ fn cpu_features(cpuinfo: &str) -> Vec<String> {
     features
 }
 
-/// Whether a manifest names a file: logs and statistics change after it was written, and it cannot hash itself.
+/// Whether a manifest names a file: logs and statistics change after it was written, and it cannot hash itself. The order in which
+/// memory comes is noted later.
 pub(crate) fn is_listed(name: &str) -> bool {
     name != FILE_NAME
         && name != signature::FILE_NAME
+        && name != lazy::WORKING_SET
         && !name.ends_with(".log")
         && !name.starts_with("stats-")
 }

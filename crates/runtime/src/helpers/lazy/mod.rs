@@ -31,3 +31,4 @@ pub use peer::{Address, InvalidAddress};
 pub(crate) use peer::{bound, connect};
 pub use record::FollowingMemory;
 pub use token::Token;
+pub(crate) use working_set::FILE as WORKING_SET;

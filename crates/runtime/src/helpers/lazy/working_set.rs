@@ -11,7 +11,7 @@ use hiber_memory::page_daemon::Touch;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-const FILE: &str = "working-set.json";
+pub(crate) const FILE: &str = "working-set.json";
 const VERSION: u32 = 1;
 /// No more is read.
 const MAX_SIZE: u64 = 4 << 20;
