@@ -42,6 +42,7 @@ mod memory;
 mod migrate;
 mod migrate_compressed;
 mod migrate_network;
+mod migrate_post_copy;
 mod migrate_progress;
 mod migrate_rootfs;
 mod migrate_ssh;

@@ -158,7 +158,7 @@ fn who_writes_faster_than_the_link_stays_unless_forced() {
     crate::pre_copy::works_on(&c, "forced");
     assert_gone(&c);
     migrate(&there, &c, &["--bandwidth", "0"]).fails("expected bytes in a second, such as 100M");
-    migrate(&there, &c, &["--on-miss", "hope"]).fails("expected abort or force");
+    migrate(&there, &c, &["--on-miss", "hope"]).fails("expected abort, force or post-copy");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_clock_that_differs_is_told() {
     let c = counter(&Runtime::hiber(), Bundle::busybox());
     let there = there(Bundle::busybox());
     let word = |json: &str| [&[b'W'][..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
-    let hello = word(r#"{"word":"hello","of":{"protocol":4,"program":"other"}}"#);
+    let hello = word(r#"{"word":"hello","of":{"protocol":5,"program":"other"}}"#);
     for (ahead, told) in
         [(3_600_500, "is 3600.5 s ahead of the one here"), (-2000, "is 2 s behind the one here"), (999, "")]
     {
@@ -294,7 +294,7 @@ fn an_other_end_that_is_none_is_told() {
     said("echo welcome", &[]).fails("unknown kind 0x77");
     said("cat >/dev/null", &["--stall", "300ms"]).fails("stalled for 0.3 s");
     let other = r#"printf 'W\066\000\000\000{"word":"hello","of":{"protocol":9,"program":"other"}}'"#;
-    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 4");
+    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 5");
     said("no-such-program", &[])
         .fails("the connection was closed (exit status: 127); hiber must be in the PATH");
     counts_on(&c, count(&c));

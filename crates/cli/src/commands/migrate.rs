@@ -1,13 +1,16 @@
 //! `migrate`
 
 use std::ffi::OsStr;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
-use hiber::migrate::{self, Compress, Destination, Identity, MigrateOptions, OnMiss, ResolveOptions, Rootfs};
+use hiber::migrate::{
+    self, Compress, Destination, Identity, MigrateOptions, OnMiss, PostCopied, ResolveOptions, Rootfs,
+};
 use hiber::{CheckpointOptions, Decision, NetworkLock, PreCopyMode};
 use serde_json::json;
 
@@ -90,7 +93,11 @@ flags! {
         on_miss: Option<OnMiss> = Flag::value(
             "on-miss",
             "WHAT",
-            "if the rest does not fit after the last round: abort, so that it runs on here, or force (default: abort)",
+            "if the rest does not fit after the last round: abort, so that it runs on here; force; or post-copy (default: abort)",
+        ),
+        post_copy: bool = Flag::switch(
+            "post-copy",
+            "let it run there at once: its memory follows, without rounds; until all is there, a failure of either end loses it",
         ),
         bandwidth: Option<Bandwidth> =
             Flag::value("bandwidth", "RATE", "bytes of memory, and of the root filesystem, that are sent in a second at most, such as 100M"),
@@ -131,7 +138,12 @@ pub(crate) const COMMAND: Command = Command::new(
      it stays frozen here until the destination has restored it: one copy runs at any time, and one survives. If\n\
      anything fails before that, it runs on here. If the two lose each other at the moment of the decision, the copy\n\
      at the destination stays frozen until `migrate --resolve ID` is run, here (which tells it) or there (with where\n\
-     this machine is, which asks). No memory is written to a disk.",
+     this machine is, which asks). No memory is written to a disk.\n\n\
+     A container that writes its memory faster than it can be sent is not moved, unless you choose otherwise. With\n\
+     --on-miss post-copy, or from the beginning with --post-copy, it runs there before its memory is there: pages\n\
+     that it touches come first, and meanwhile all others. Until the last one has arrived, both ends and the\n\
+     connection are needed. If one of them fails, the container has ended there, and does not run on here: it is lost.\n\
+     This is why it is not the default.",
 )
 .examples(&[
     ("migrate --tcp-established web ssh://other.example.org", "move web, with its connections"),
@@ -167,13 +179,36 @@ impl Migrate {
             ("bundle", flags.bundle.is_some()),
             ("rootfs", flags.rootfs.is_some()),
             ("dry-run", flags.dry_run),
+            ("post-copy", flags.post_copy),
             ("tcp-established", flags.contents.tcp_established.is_some()),
             ("tcp-close", flags.tcp_close.is_some()),
         ];
         if let Some((flag, _)) = moves.iter().find(|(_, given)| flags.resolve && *given) {
             return Err(Refusal::value(format!("--resolve and --{flag} exclude each other: nothing moves")));
         }
+        if flags.post_copy && flags.pre_copy == Some(PreCopyMode::On) {
+            return Err(Refusal::value(
+                "--post-copy and --pre-copy on exclude each other: nothing is copied before",
+            ));
+        }
         Ok(Self { id, destination, flags })
+    }
+
+    /// Tells people who can still think about it what post-copy may cost.
+    fn warn(&self) {
+        let when = match (self.flags.post_copy, self.flags.on_miss) {
+            (true, _) => "from then on",
+            (false, Some(OnMiss::PostCopy)) => "if it comes to post-copy, from then on",
+            _ => return,
+        };
+        if std::io::stderr().is_terminal() && !self.flags.dry_run {
+            let id = &self.id;
+            let _ = writeln!(
+                std::io::stderr(),
+                "{id} runs there before all of its memory is there: {when} {id} is lost if either machine or the connection \
+                 fails before the last page has arrived"
+            );
+        }
     }
 
     /// The files that show who this end is, for TLS. A migration that is resolved may know them itself.
@@ -209,6 +244,7 @@ impl Migrate {
             .stall(flags.stall.unwrap_or_default().0)
             .dry_run(flags.dry_run)
             .on_miss(flags.on_miss.unwrap_or_default())
+            .post_copy(flags.post_copy)
             .bandwidth(flags.bandwidth.map(|Bandwidth(rate)| rate))
             .compress(flags.compress.unwrap_or_default())
             .checkpoint(checkpoint);
@@ -256,6 +292,7 @@ impl Run for Migrate {
         }
         let destination = self.destination.as_ref().context("migrate: a destination is missing")?;
         let task = containers.task(&self.id)?;
+        self.warn();
         let mut shown = Shown::new(self.flags.format.unwrap_or_default());
         let migrated = task.migrate(destination, self.options(cli)?, move |phase| shown.show(phase))?;
         if self.flags.dry_run {
@@ -263,16 +300,24 @@ impl Run for Migrate {
         }
         let (downtime, total) = (migrated.downtime.as_millis(), migrated.total.as_millis());
         if self.flags.format == Some(Format::Json) {
-            let done = json!({
+            let mut done = json!({
                 "phase": "done", "bytes": migrated.bytes, "rounds": migrated.rounds, "confirmed": migrated.confirmed,
                 "downtimeMilliseconds": downtime, "totalMilliseconds": total,
             });
+            if let Some(PostCopied { bytes, time, .. }) = migrated.post_copy {
+                done["postCopyBytes"] = bytes.into();
+                done["postCopyMilliseconds"] = (time.as_millis() as u64).into();
+            }
             out::write(&format!("{done}\n"))?;
         }
         let (id, rounds) = (&self.id, migrated.rounds);
         let (mib, s) = (migrated.bytes >> 20, if rounds == 1 { "" } else { "s" });
+        let followed = migrated.post_copy.map_or(String::new(), |PostCopied { bytes, time, .. }| {
+            format!(", {} MiB of them when it ran there, within {} ms", bytes >> 20, time.as_millis())
+        });
         self.say(&format!(
-            "{id} runs at {destination}: {mib} MiB in {total} ms, {rounds} round{s} over its memory, stopped for {downtime} ms"
+            "{id} runs at {destination}: {mib} MiB in {total} ms, {rounds} round{s} over its memory, stopped for {downtime} ms\
+             {followed}"
         ));
         if !migrated.confirmed {
             bail!(

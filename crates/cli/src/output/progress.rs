@@ -50,6 +50,7 @@ impl Shown {
             Phase::Sending { bytes } => ("sending", Some(bytes)),
             Phase::Restoring => ("restoring", None),
             Phase::Committed => ("committed", None),
+            Phase::Arrived => ("arrived", None),
             Phase::Moving(progress) => return self.moving(&progress),
             _ => return,
         };
@@ -121,6 +122,7 @@ fn name(stage: Stage) -> String {
         Stage::Rootfs(pass) => format!("root filesystem, pass {pass}"),
         Stage::Round(round) => format!("memory, round {round}"),
         Stage::Rest => "memory, the rest".into(),
+        Stage::PostCopy => "memory that follows".into(),
         _ => "more".into(),
     }
 }
@@ -145,6 +147,7 @@ fn as_json(progress: &Progress) -> serde_json::Value {
         Stage::Rootfs(pass) => ("rootfs", Some(pass)),
         Stage::Round(round) => ("memory", Some(round)),
         Stage::Rest => ("rest", None),
+        Stage::PostCopy => ("post-copy", None),
         _ => ("more", None),
     };
     let mut line = json!({ "phase": "moving", "stage": stage, "bytes": progress.done });

@@ -1,6 +1,7 @@
 //! The images of memory that this crate writes: maps of pages and files of pages, as CRIU has them.
 
 mod batch;
+mod behind;
 mod collector;
 mod digest;
 mod finisher;
@@ -11,6 +12,7 @@ mod receiver;
 mod unwritten;
 
 pub(crate) use batch::Batch;
+pub use behind::Behind;
 pub use collector::Collector;
 pub(crate) use finisher::Blocks;
 pub use finisher::{Finisher, Work};

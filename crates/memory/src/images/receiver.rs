@@ -19,11 +19,12 @@ use blake3::Hash;
 use hiber_criu::own_tracking;
 use hiber_criu::own_tracking::{forget_parent, mark_lazy};
 use hiber_criu::page_protocol::{ADD_F, CLOSE, FORCE_CLOSE, Memory, OPEN2, WORD, Word};
-use hiber_criu::pagemap::{self, IN_PARENT, PAGE, PRESENT, Run};
+use hiber_criu::pagemap::{self, IN_PARENT, LAZY, PAGE, PRESENT, Run};
 use hiber_criu::{ImageDirectory, Images};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::batch::Batch;
+use super::behind::{Behind, divided};
 use super::finisher::Blocks;
 use super::unwritten::here;
 use super::{Pages, Place, Ranges, Unwritten};
@@ -51,6 +52,7 @@ pub struct Receiver {
     known: Arc<Mutex<Known>>,
     thread: Option<JoinHandle<Result<Vec<Received>>>>,
     unwritten: Vec<Unwritten>,
+    behind: Vec<Behind>,
 }
 
 /// The knowledge that there is before CRIU begins to send.
@@ -61,6 +63,8 @@ struct Known {
     read: BTreeMap<Memory, i32>,
     /// Whether they are read later.
     leave: bool,
+    /// The tasks whose lazy pages stay where they are and follow, by their number here.
+    behind: BTreeMap<Memory, i32>,
 }
 
 /// A file of pages that is whole.
@@ -85,6 +89,8 @@ struct Received {
     pid: Option<i32>,
     /// Whether they are read later.
     left: bool,
+    /// The task, if its lazy pages stay where they are.
+    behind: Option<i32>,
     /// The addresses at which the pages that are here are what the memory is.
     clean: Ranges,
 }
@@ -109,7 +115,10 @@ impl Receiver {
             nowhere: Nowhere::new()?,
         };
         let thread = std::thread::Builder::new().name("hiber-pages".into()).spawn(move || taker.run(ours))?;
-        Ok((Self { dir, place, known, thread: Some(thread), unwritten: Vec::new() }, theirs.into()))
+        Ok((
+            Self { dir, place, known, thread: Some(thread), unwritten: Vec::new(), behind: Vec::new() },
+            theirs.into(),
+        ))
     }
 
     /// Tells what was copied beforehand; before CRIU begins to send.
@@ -126,6 +135,17 @@ impl Receiver {
     /// The pages that CRIU leaves to us stay where they are: [`unwritten`](Self::unwritten) gives them.
     pub fn leave(&self) {
         lock(&self.known).leave = true;
+    }
+
+    /// Pages of the task with this number here that may follow stay in it, unless they are here already: [`behind`](Self::behind) gives
+    /// them. Before CRIU begins to send; the task must stand still until they were taken.
+    pub fn leave_behind(&self, memory: Memory, pid: i32) {
+        lock(&self.known).behind.insert(memory, pid);
+    }
+
+    /// The pages that follow, after all else is finished.
+    pub fn behind(&mut self) -> Vec<Behind> {
+        std::mem::take(&mut self.behind)
     }
 
     /// The files of pages that were not written, after all else is finished.
@@ -148,10 +168,11 @@ impl Receiver {
         forget_parent(&self.dir).map_err(Error::Criu)?;
         for mut received in received? {
             received.mark_lazy(&self.dir)?;
+            received.part().map(|behind| self.behind.extend(behind))?;
             let name = received.pages.name().to_owned();
             pagemap::write(&self.dir, &received.memory.pagemap(), received.number, &received.runs)
                 .map_err(Error::Criu)?;
-            let (size, hash) = match received.pid.filter(|_| received.left) {
+            let (size, hash) = match received.pid.filter(|_| received.left && received.behind.is_none()) {
                 Some(pid) => {
                     let unwritten = received.leave(pid, &name);
                     let size = unwritten.size;
@@ -181,6 +202,33 @@ impl Received {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         self.runs = mark_lazy(&images, number, &self.runs).map_err(Error::Criu)?;
         Ok(())
+    }
+
+    /// Parts with the pages that stay in the task, and reads those that must not.
+    fn part(&mut self) -> Result<Option<Behind>> {
+        let Some(pid) = self.behind else { return Ok(None) };
+        let (runs, behind, unread) = divided(&self.runs, &self.pages, &self.clean);
+        self.runs = runs;
+        let (mut batch, mut blocks) = (Batch::default(), Blocks::default());
+        for mut range in unread {
+            while !range.is_empty() {
+                if batch.add(&mut range) {
+                    self.take(&mut batch, &mut blocks, pid)?;
+                }
+            }
+        }
+        self.take(&mut batch, &mut blocks, pid)?;
+        Ok((!behind.is_empty()).then(|| Behind::new(self.memory, pid, behind)))
+    }
+
+    /// Reads pages from the task.
+    fn take(&mut self, batch: &mut Batch, blocks: &mut Blocks, pid: i32) -> Result<()> {
+        let mut block = blocks.take();
+        let (pieces, missing) = batch.read(pid, block.bytes_mut());
+        let put = self.pages.put(&block, &pieces);
+        blocks.give_back(block);
+        put.map_err(Error::images(format!("write {}", self.pages.name())))?;
+        all_read(pid, &missing)
     }
 
     /// Nothing is written.
@@ -245,16 +293,17 @@ impl Taker {
         let memory = Memory::of(id).ok_or_else(unknown).map_err(Error::images("receive pages from criu"))?;
         let number = u32::try_from(self.received.len() + 1).unwrap_or(u32::MAX);
         let name = format!("pages-{number}.img");
-        let (source, pid, left) = {
+        let (source, pid, behind, left) = {
             let mut known = lock(&self.known);
-            (known.sources.remove(&memory), known.read.get(&memory).copied(), known.leave)
+            let (read, behind) = (known.read.get(&memory).copied(), known.behind.get(&memory).copied());
+            (known.sources.remove(&memory), read, behind, known.leave || behind.is_some())
         };
         let (pages, clean) = match source {
             Some(Source { mut pages, clean }) => (pages.rename(&self.place, &name).map(|()| pages), clean),
             None => (Pages::create(&self.place, &name, memory), Ranges::default()),
         };
         let pages = pages.map_err(opening)?;
-        self.received.push(Received { memory, number, pages, runs: Vec::new(), pid, left, clean });
+        self.received.push(Received { memory, number, pages, runs: Vec::new(), pid, left, behind, clean });
         Ok(())
     }
 
@@ -274,7 +323,7 @@ impl Taker {
             }
         }
         while flags & PRESENT != 0 && at < end {
-            at += self.part(socket, at, end)?;
+            at += self.part(socket, flags, at, end)?;
         }
         Ok(())
     }
@@ -306,13 +355,8 @@ impl Taker {
     }
 
     fn take(&mut self, batch: &mut Batch) -> Result<()> {
-        let mut block = self.blocks.take();
         let (received, pid) = reading(&mut self.received)?;
-        let (pieces, missing) = batch.read(pid, block.bytes_mut());
-        let put = received.pages.put(&block, &pieces);
-        self.blocks.give_back(block);
-        put.map_err(Error::images(format!("write {}", received.pages.name())))?;
-        all_read(pid, &missing)
+        received.take(batch, &mut self.blocks, pid)
     }
 
     fn append(&mut self, range: &Range<u64>) -> Result<()> {
@@ -327,7 +371,7 @@ impl Taker {
     }
 
     /// Takes some of the pages that are coming; how many bytes.
-    fn part(&mut self, socket: &mut UnixStream, at: u64, end: u64) -> Result<u64> {
+    fn part(&mut self, socket: &mut UnixStream, flags: u32, at: u64, end: u64) -> Result<u64> {
         let receiving = Error::images("receive pages from criu");
         let until = match self.here(at, end) {
             Ok(here) => return self.nowhere.drop_from(socket, here - at).map_err(receiving),
@@ -336,6 +380,9 @@ impl Taker {
         let (None, Some(received)) = (&self.failed, self.received.last_mut()) else {
             return self.nowhere.drop_from(socket, end - at).map_err(receiving);
         };
+        if flags & LAZY != 0 && received.behind.is_some() {
+            return self.nowhere.drop_from(socket, until - at).map_err(receiving);
+        }
         let length = Blocks::BYTES.min(usize::try_from(until - at).unwrap_or(Blocks::BYTES));
         let mut block = self.blocks.take();
         socket.read_exact(&mut block.bytes_mut()[..length]).map_err(receiving)?;

@@ -9,6 +9,7 @@
 //! The caller of a daemon must make sure that processes do not outlive a killed daemon: when the last descriptor is closed, what
 //! is missing reads as zeros.
 
+mod asked;
 mod failure;
 mod greeting;
 mod missing;
@@ -71,7 +72,8 @@ impl PageDaemon {
         drop(listener);
         let told = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| Failure::Host("eventfd", e.into()))?;
-        let queue = Queue::new(first, pages.elsewhere());
+        let prefers = server.as_ref().is_some_and(|server| server.prefers());
+        let queue = Queue::new(first, pages.elsewhere(), prefers);
         let (spaces, verdict) = Default::default();
         let shared = Shared { pages, server, spaces, queue, told, verdict };
         let touched = std::thread::scope(|scope| {

@@ -16,11 +16,17 @@ pub struct Answer {
 
 /// A connection to a page server.
 pub trait PageServer: Debug + Send + Sync {
-    /// Asks for pages of a task. Requests are answered in their order, each once, and maybe not with all of its pages.
+    /// Whether it gives pages before others for which somebody waits, and in parts; it gives each page once, however often it is asked
+    /// for. Any other server answers requests in their order, each once, and maybe not with all of its pages.
+    fn prefers(&self) -> bool {
+        false
+    }
+
+    /// Asks for pages of a task, for which somebody may have `waited`.
     ///
     /// # Errors
     /// The connection is broken.
-    fn ask(&self, task: i32, address: u64, pages: u64) -> io::Result<()>;
+    fn ask(&self, task: i32, address: u64, pages: u64, waited: bool) -> io::Result<()>;
 
     /// Waits for the next answer.
     ///

@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use hiber_sys::userfault::Mapped;
 
+use super::asked::{Asked, PORTION};
 use super::failure::{Failure, Touch};
 use super::missing::{Missing, PAGE, Range};
 use super::pages::{Found, Pages};
 use super::server::{Answer, PageServer};
 use super::space::Space;
 
-/// How much a thread takes at once, and is asked of a page server at once, in bytes.
-const PORTION: u64 = 1 << 20;
-/// How many requests a page server has at a time, and how many answers are kept that nobody has put in place.
-const WINDOW: usize = 6;
-/// How many more it has of pages that somebody waits for.
-const URGENT: usize = 64;
 /// When who has found nothing to do looks again: memory that moves can be nowhere for a moment.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -40,11 +35,19 @@ struct Plan {
     /// Pages that the page server was not asked for yet.
     unasked: BTreeMap<i32, Missing>,
     urgent: VecDeque<Touch>,
-    /// Pages that it was asked for, in that order.
-    asked: VecDeque<Touch>,
+    asked: Asked,
     arrived: VecDeque<(Touch, Vec<u8>)>,
     /// Pages that nobody needs any more.
     unneeded: Vec<Touch>,
+}
+
+/// Whether somebody waits for pages that a page server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    None,
+    Waited,
+    /// So, but they were asked for already.
+    Again,
 }
 
 enum Job {
@@ -55,8 +58,10 @@ enum Job {
 }
 
 impl Queue {
-    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Missing>) -> Self {
-        let plan = Plan { first: first.into(), unasked: elsewhere, ..Plan::default() };
+    /// `prefers` says which kind of page server there is, if there is one.
+    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Missing>, prefers: bool) -> Self {
+        let plan =
+            Plan { first: first.into(), unasked: elsewhere, asked: Asked::of(prefers), ..Plan::default() };
         Self { plan: plan.into(), changed: Condvar::new() }
     }
 
@@ -234,38 +239,35 @@ impl Shared {
 
     /// A thread that asks the page server.
     pub(super) fn ask(&self, server: &dyn PageServer) {
-        while let Some(what) = self.next_request() {
-            if let Err(e) = server.ask(what.task, what.start, (what.end - what.start) / PAGE) {
+        while let Some((what, waited)) = self.next_request() {
+            if let Err(e) = server.ask(what.task, what.start, (what.end - what.start) / PAGE, waited) {
                 return self.tell(Err(Failure::Server(format!("takes no request: {e}"))));
             }
         }
     }
 
-    /// The next pages to ask the page server for, which then count as asked; `None` at the end.
-    fn next_request(&self) -> Option<Touch> {
+    /// The next pages to ask the page server for, which then count as asked, and whether somebody waits for them; `None` at the end.
+    fn next_request(&self) -> Option<(Touch, bool)> {
         let mut plan = self.queue.plan();
         loop {
             if plan.closed {
                 return None;
             }
-            let waiting = plan.asked.len() + plan.arrived.len();
-            let urgent = if waiting < URGENT { plan.take_urgent() } else { None };
-            let next = match urgent {
-                None if plan.open && waiting < WINDOW => plan.take_next(),
-                urgent => urgent,
-            };
-            let Some(what) = next else {
+            let Some((what, urgency)) = plan.next_request() else {
                 plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            if urgency == Urgency::Again {
+                return Some((what, true));
+            }
             // The process may have unmapped the pages, or ended.
             if plan.open && self.misses(what).is_empty() {
                 plan.unneeded.push(what);
                 continue;
             }
-            plan.asked.push_back(what);
+            plan.asked.add(what);
             self.queue.changed.notify_all();
-            return Some(what);
+            return Some((what, urgency == Urgency::Waited));
         }
     }
 
@@ -290,44 +292,50 @@ impl Shared {
 
     fn take_in(&self, answer: Answer) -> Result<(), String> {
         let mut plan = self.queue.plan();
-        let Some(asked) = plan.asked.pop_front() else { return Err("answers what nobody has asked".into()) };
-        let Answer { task, address, bytes } = answer;
-        let length = bytes.len() as u64;
-        if (task, address) != (asked.task, asked.start) || length == 0 || length > asked.end - asked.start {
-            return Err(format!(
-                "answers with {length} bytes of process {task} at {address:#x}; expected up to {} of process {} at {:#x}",
-                asked.end - asked.start,
-                asked.task,
-                asked.start
-            ));
-        }
-        let got = Touch { end: asked.start + length, ..asked };
-        let rest = Touch { start: got.end, ..asked };
-        if rest.start < rest.end {
+        let (got, rest) = plan.asked.take(&answer)?;
+        if let Some(rest) = rest {
             let range = Range { start: rest.start, end: rest.end, origin: rest.start };
             plan.unasked.entry(rest.task).or_default().insert(range);
             plan.urgent.push_back(rest);
         }
-        plan.arrived.push_back((got, bytes));
+        plan.arrived.push_back((got, answer.bytes));
         self.queue.changed.notify_all();
         Ok(())
     }
 }
 
 impl Plan {
-    fn take_urgent(&mut self) -> Option<Touch> {
+    /// The next pages to ask for, if there is room for them.
+    fn next_request(&mut self) -> Option<(Touch, Urgency)> {
+        if self.asked.has_room(&self.arrived, true)
+            && let Some(urgent) = self.take_urgent()
+        {
+            return Some(urgent);
+        }
+        let more = self.open && self.asked.has_room(&self.arrived, false);
+        if more { Some((self.take_next()?, Urgency::None)) } else { None }
+    }
+
+    fn take_urgent(&mut self) -> Option<(Touch, Urgency)> {
         while let Some(what) = self.urgent.pop_front() {
-            let Some(unasked) = self.unasked.get_mut(&what.task) else { continue };
-            // Pages that are not among them have been asked for.
-            let Some(range) = unasked.from(what.start).filter(|range| range.start < what.end) else {
-                continue;
+            let wanted = |ranges: &Missing| {
+                let range = ranges.from(what.start).filter(|range| range.start < what.end)?;
+                Some(touch(what.task, range.first((what.end - range.start).min(PORTION))))
             };
-            let range = range.first((what.end - range.start).min(PORTION));
-            unasked.remove(range.start, range.end);
+            let unasked = self.unasked.get(&what.task).and_then(wanted);
+            let next = unasked.map_or(what.end, |range| range.start);
+            let again = self.asked.again(&Touch { end: next, ..what });
+            // Pages that are in neither have come.
+            let found = again.map(|range| (range, Urgency::Again));
+            let found = found.or_else(|| unasked.map(|range| (range, Urgency::Waited)));
+            let Some((range, urgency)) = found else { continue };
+            if let (Urgency::Waited, Some(unasked)) = (urgency, self.unasked.get_mut(&what.task)) {
+                unasked.remove(range.start, range.end);
+            }
             if range.end < what.end {
                 self.urgent.push_front(Touch { start: range.end, ..what });
             }
-            return Some(touch(what.task, range));
+            return Some((range, urgency));
         }
         None
     }

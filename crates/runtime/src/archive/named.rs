@@ -33,7 +33,8 @@ impl Checkpoints {
         }
         let mut output = export.open()?;
         let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
-        let given = Given { images: &images, unwritten: Vec::new(), stopped: Instant::now() };
+        let given =
+            Given { images: &images, unwritten: Vec::new(), behind: Vec::new(), stopped: Instant::now() };
         content.write(&given, &output, export).context("write the archive")?;
         output.publish(true).context("write the archive")
     }

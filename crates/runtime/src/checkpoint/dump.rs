@@ -22,7 +22,7 @@ use super::manifest::Manifest;
 use super::memory::{self, Memory};
 use super::named::Named;
 use super::network::may_have;
-use super::options::CheckpointOptions;
+use super::options::{CheckpointOptions, Leaves};
 use super::rules::check;
 use super::signed;
 use super::staging::{HandOver, Seal, Staging, To};
@@ -153,6 +153,9 @@ impl<'a> Dump<'a> {
             Ok,
         )?;
         started.loading.session().pid().map_or(Ok(()), |pid| guard.tell(ToGuard::Criu(pid)))?;
+        if options.pre_copy.leaves != Leaves::Never {
+            guard.hold(started.loading.session())?;
+        }
         let answers = if options.pre_dump { Answers::new() } else { answers(task, admitted.status)? };
         let mut seal = seal(task, options, &admitted)?;
         seal.work = work;
@@ -286,6 +289,7 @@ impl<'a> Dump<'a> {
         if options.prove || !options.dump.leave_running {
             self.seal.images = self.memory.finish()?;
             self.seal.unwritten = self.memory.unwritten();
+            self.seal.behind = self.memory.behind();
         }
         if options.prove {
             self.task.prove(options, &self.staging, &mut self.seal)?;
@@ -440,6 +444,7 @@ fn seal<'a>(task: &Task, options: &CheckpointOptions, admitted: &Admitted) -> Re
         hasher: None,
         images: Vec::new(),
         unwritten: Vec::new(),
+        behind: Vec::new(),
     })
 }
 

@@ -8,13 +8,13 @@ use hiber_criu::page_protocol::Memory as OfMemory;
 use hiber_criu::{Common, ImageDirectory, Launch, PageServer, Session};
 use hiber_memory::copy::{Copies, Limits, Process};
 use hiber_memory::images::{
-    Away, Finisher, Image, Pages, Place, REST, Ranges, Receiver, Source, Unwritten, Work,
+    Away, Behind, Finisher, Image, Pages, Place, REST, Ranges, Receiver, Source, Unwritten, Work,
 };
 use hiber_memory::track::{Means, Tracked, clear_dirty_bits};
 
 use super::criu_options::config_file;
 use super::frozen::Frozen;
-use super::options::{CheckpointOptions, PreCopy, PreCopyMode};
+use super::options::{CheckpointOptions, Leaves, PreCopy, PreCopyMode};
 use super::rules::check_peers;
 use crate::checkpoint::preflight::check_pipe_size;
 use crate::container::task::Task;
@@ -54,6 +54,8 @@ pub(super) struct Received {
     rest: u64,
     /// Whether the pages that CRIU leaves to us are read by who writes the checkpoint.
     leave: bool,
+    /// Whether pages that may follow stay in the processes.
+    behind: bool,
     /// The processes with the bytes that each has of its own.
     processes: Vec<(Process, u64)>,
     /// Until it is known which of them are what the memory is.
@@ -120,6 +122,7 @@ impl Memory {
             tracked: false,
             rest: processes.iter().map(|(_, bytes)| bytes).sum(),
             leave: false,
+            behind: false,
             processes,
             copies: None,
             tracking: Vec::new(),
@@ -136,6 +139,10 @@ impl Memory {
     ) -> Result<()> {
         let how = &options.pre_copy;
         match self {
+            Self::Received(received) if how.leaves == Leaves::Always => {
+                received.behind = true;
+                Ok(())
+            }
             Self::Received(received) if freezes && how.mode != PreCopyMode::Off => received.copy(task, how),
             // Nothing is to be written.
             Self::Received(received) if received.tracked && received.leave => Ok(()),
@@ -168,17 +175,25 @@ impl Memory {
     /// has said what there is.
     pub(super) fn still(&mut self, task: &Task) -> Result<()> {
         let Self::Received(received) = self else { return Ok(()) };
-        received.place.begins(REST, received.rest);
+        if !received.behind {
+            received.place.begins(REST, received.rest);
+        }
         let (sources, tracking) = received.copies.take().map(Copies::into_sources).unwrap_or_default();
         received.tracking = tracking;
         if received.tracked && received.leave {
             received.receiver.leave();
         }
         sources.into_iter().for_each(|(memory, source)| received.receiver.know(memory, source));
-        for process in processes(task)?.iter().filter(|_| received.tracked) {
-            // CRIU sends what is dirty all the same.
-            let _ = clear_dirty_bits(process.pid);
-            received.receiver.read(OfMemory::Task(process.number), process.pid);
+        for process in processes(task)? {
+            let memory = OfMemory::Task(process.number);
+            if received.tracked {
+                // CRIU sends what is dirty all the same.
+                let _ = clear_dirty_bits(process.pid);
+                received.receiver.read(memory, process.pid);
+            }
+            if received.behind {
+                received.receiver.leave_behind(memory, process.pid);
+            }
         }
         Ok(())
     }
@@ -211,6 +226,11 @@ impl Memory {
     /// The files of pages that are not written, after all else is finished.
     pub(super) fn unwritten(&mut self) -> Vec<Unwritten> {
         if let Self::Received(received) = self { received.receiver.unwritten() } else { Vec::new() }
+    }
+
+    /// The pages that stay in the container's processes, after all else is finished.
+    pub(super) fn behind(&mut self) -> Vec<Behind> {
+        if let Self::Received(received) = self { received.receiver.behind() } else { Vec::new() }
     }
 
     /// Why a dump has failed, if that is our doing and not CRIU's.
@@ -275,11 +295,14 @@ impl Received {
             self.processes.iter().filter(|(process, _)| untracked(process.pid)).map(|(_, bytes)| bytes);
         self.rest = left + whole.sum::<u64>();
         let rest = Duration::from_secs_f64(copied.each * self.rest as f64);
-        if let Some(at_most) = how.at_most.filter(|at_most| rest > *at_most) {
+        let missed = how.at_most.filter(|at_most| rest > *at_most);
+        self.behind = missed.is_some() && how.leaves == Leaves::OnMiss;
+        if let Some(at_most) = missed.filter(|_| !self.behind) {
             let (mib, rest, at_most) = (left >> 20, rest.as_millis(), at_most.as_millis());
             let why = format!(
                 "after {rounds} rounds {mib} MiB are left, for which the container would stand still for about {rest} ms; at \
-                 most {at_most} ms are allowed (--max-downtime; --on-miss force stops it nevertheless)"
+                 most {at_most} ms are allowed (--max-downtime; --on-miss force stops it nevertheless, --on-miss post-copy sends \
+                 them when it runs there)"
             );
             return Err(Error::host("the container writes memory faster than it can be copied", why));
         }
@@ -329,7 +352,8 @@ fn processes(task: &Task) -> Result<Vec<Process>> {
 fn is_received(options: &CheckpointOptions, processes: &[(Process, u64)]) -> bool {
     let builds_on_others = options.pre_dump || options.dump.parent_path.is_some() || options.criu.auto_dedup;
     let large = processes.iter().map(|(_, bytes)| bytes).sum::<u64>() >= LARGE;
-    !builds_on_others && (large || options.pre_copy.mode == PreCopyMode::On)
+    let wanted = options.pre_copy.mode == PreCopyMode::On || options.pre_copy.leaves == Leaves::Always;
+    !builds_on_others && (large || wanted)
 }
 
 /// How many bytes of memory each process has of its own.

@@ -39,6 +39,7 @@ pub(crate) use externals::{
     Bind, Direction, Outside, destinations, entered, joined, mounts, named_points, outside, utf8,
 };
 pub(crate) use network::needs_no_lock;
+pub(crate) use options::Leaves;
 pub use options::{
     CheckpointOptions, CriuOptions, DumpChoices, PreCopy, PreCopyMode, Resources, RestoreContainerOptions,
 };

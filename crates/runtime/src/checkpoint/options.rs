@@ -150,11 +150,31 @@ pub struct PreCopy {
     pub max_rounds: u32,
     /// If copying the rest would take longer than this, there is no checkpoint, and the container is not stopped at all.
     pub at_most: Option<Duration>,
+    /// Whether what is left then may stay in the container's processes, for a checkpoint that is given away.
+    #[setters(skip)]
+    pub(crate) leaves: Leaves,
+}
+
+/// When memory stays in the processes of a container that stands still, and follows its checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    #[default]
+    Never,
+    /// Where copying it would take longer than it may.
+    OnMiss,
+    /// In any case, and nothing is copied before.
+    Always,
 }
 
 impl Default for PreCopy {
     fn default() -> Self {
-        Self { mode: PreCopyMode::Auto, max_frozen: Duration::from_millis(50), max_rounds: 8, at_most: None }
+        Self {
+            mode: PreCopyMode::Auto,
+            max_frozen: Duration::from_millis(50),
+            max_rounds: 8,
+            at_most: None,
+            leaves: Leaves::Never,
+        }
     }
 }
 

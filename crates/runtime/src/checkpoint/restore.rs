@@ -54,7 +54,7 @@ use crate::container::task::Built;
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::helpers;
-use crate::helpers::lazy::arrival::{self, Arrival, Destination};
+use crate::helpers::lazy::arrival::{self, Arrival, Destination, Origin};
 use crate::helpers::lazy::{self, Token};
 use crate::helpers::leftovers;
 use crate::helpers::restore_guard::RestoreGuard;
@@ -75,6 +75,8 @@ pub(crate) trait Gate {
     fn whole(&self, entry: &Entry) -> Result<()>;
     /// Whether it runs, or stays frozen.
     fn decide(&mut self) -> Result<bool>;
+    /// Where memory is that is not in the images: the end of a [link](crate::helpers::lazy::link).
+    fn memory(&mut self) -> Result<Option<OwnedFd>>;
 }
 
 /// Restores a container; its first process is a child of the caller. On failure nothing of it is left.
@@ -219,7 +221,7 @@ impl Restoring<'_> {
         self.run_through(making, gate).inspect_err(|_| self.devices().abandon(making.facts.pid))
     }
 
-    fn run_through(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
+    fn run_through(&self, making: &mut Making, mut gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         gate.as_ref().map_or(Ok(()), |gate| gate.begin(self.entry))?;
         making.facts.put_root =
@@ -239,7 +241,8 @@ impl Restoring<'_> {
         let daemon = others.then_some(&*criu.image_path);
         let work = Work::open(criu.work_path.as_deref(), self.entry.path(), daemon)?;
         // Outside of that mount namespace, which it would keep alive.
-        let memory = self.bring_memory(&work, &making.facts.cgroup)?;
+        let link = gate.as_mut().map_or(Ok(None), |gate| gate.memory())?;
+        let memory = self.bring_memory(&work, &making.facts.cgroup, link)?;
         let before = self.brought.is_some_and(|brought| brought.when == When::BeforeItRuns);
         let awaited = memory.as_ref().filter(|_| before);
         let places = Places {
@@ -283,7 +286,12 @@ impl Restoring<'_> {
         Ok(memory)
     }
 
-    fn bring_memory(&self, work: &Work, cgroup: &CgroupPaths) -> Result<Option<Arrival>> {
+    fn bring_memory(
+        &self,
+        work: &Work,
+        cgroup: &CgroupPaths,
+        link: Option<OwnedFd>,
+    ) -> Result<Option<Arrival>> {
         let options = self.request.options;
         let Some(brought) = self.brought else { return Ok(None) };
         let destination = Destination {
@@ -294,10 +302,14 @@ impl Restoring<'_> {
             work: work.directory(),
             chain: self.request.chain,
         };
-        let source = options.page_server.as_ref().map(|source| (source, self.token));
+        let origin = match (link, &options.page_server) {
+            (Some(link), _) => Origin::Machine(link),
+            (None, Some(address)) => Origin::PageServer(address, self.token),
+            (None, None) => Origin::Images,
+        };
         match brought.when {
             When::BeforeItRuns => Arrival::start_before(&destination),
-            When::WhileItRuns => Arrival::start(&destination, source),
+            When::WhileItRuns => Arrival::start(&destination, origin),
         }
         .map(Some)
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
 use hiber_criu::amend_network::settle_network;
 use hiber_criu::{CriuError, ImageDirectory};
-use hiber_memory::images::{Away, Image, Unwritten, Work};
+use hiber_memory::images::{Away, Behind, Image, Unwritten, Work};
 use hiber_sandbox::cgroup::CgroupPaths;
 use hiber_sandbox::error::plain;
 use rustix::fs::{CWD, RenameFlags};
@@ -99,6 +99,8 @@ pub(super) struct Seal<'a> {
     pub(super) images: Vec<Image>,
     /// Those of them that are to be read from the container when it is given away.
     pub(super) unwritten: Vec<Unwritten>,
+    /// Pages that stay in its processes when it is given away.
+    pub(super) behind: Vec<Behind>,
 }
 
 /// A checkpoint that is given away.
@@ -106,6 +108,8 @@ pub(crate) struct Given<'a> {
     /// The images, all but the unwritten ones.
     pub(crate) images: &'a ImageDirectory,
     pub(crate) unwritten: Vec<Unwritten>,
+    /// Pages that its processes have as long as these stand still; images and pages that were sent have all others.
+    pub(crate) behind: Vec<Behind>,
     /// When the container was stopped.
     pub(crate) stopped: Instant,
 }
@@ -294,6 +298,7 @@ impl<'a> Staging<'a> {
         let mut heads = seal.hasher.take().map(ImageHasher::finish).unwrap_or_default();
         let images = std::mem::take(&mut seal.images);
         let unwritten = std::mem::take(&mut seal.unwritten);
+        let behind = std::mem::take(&mut seal.behind);
         let elsewhere =
             |image: &&Image| self.away().is_some() || unwritten.iter().any(|of| of.name == image.name);
         let away = images.iter().filter(elsewhere);
@@ -304,7 +309,7 @@ impl<'a> Staging<'a> {
         seal.sign_key.map_or(Ok(()), |key| signed::sign(&dir, key))?;
         if let Some(hand_over) = &mut self.hand_over {
             let stopped = self.stopped.unwrap_or_else(Instant::now);
-            (hand_over.give)(Given { images: &dir, unwritten, stopped })?;
+            (hand_over.give)(Given { images: &dir, unwritten, behind, stopped })?;
             self.published = true;
             return Ok(());
         }
@@ -409,6 +414,7 @@ mod tests {
             hasher: None,
             images: Vec::new(),
             unwritten: Vec::new(),
+            behind: Vec::new(),
         }
     }
 

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use hiber_criu::Session;
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
@@ -105,6 +106,13 @@ impl Guard {
         sent.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
     }
 
+    /// Has CRIU wait for the guard if this program is killed while CRIU expects an answer, instead of letting the container go.
+    pub(crate) fn hold(&self, session: &Session) -> Result<()> {
+        let Some(socket) = session.socket() else { return Ok(()) };
+        let sent = self.channel.send(&ToGuard::Conversation, &[socket]);
+        sent.map_err(|e| Error::host("the checkpoint's guard does not listen", e))
+    }
+
     /// A copy of our end, for another process that sends messages.
     pub(crate) fn share(&self) -> Result<OwnedFd> {
         rustix::io::fcntl_dupfd_cloexec(&self.channel, 3)
@@ -122,13 +130,15 @@ impl Drop for Guard {
 
 /// The guard.
 pub(super) fn run(socket: OwnedFd, watch: &Watch) {
-    let Some(heard) = Heard::listen(&mut Listener::new(socket)) else { return };
-    // CRIU has lost its client, and lets the container go on.
+    let mut listener = Listener::new(socket);
+    let Some(heard) = Heard::listen(&mut listener) else { return };
     // A container that is another machine's by now must not run again, and CRIU is about to let it.
     if watch.record.as_deref().is_some_and(migration::is_committed) {
         let _ =
             Cgroup::open(watch.cgroup.clone(), OnDenied::Skip).and_then(|cgroup| cgroup.kill(Signal::KILL));
     }
+    // Only now CRIU can notice that it has lost its client, and lets the container go on.
+    drop(listener);
     heard.criu.into_iter().for_each(RunningCriu::end);
     let published = match &watch.record {
         Some(record) => migration::is_committed(record),
@@ -184,7 +194,7 @@ impl Heard {
             match listener.next() {
                 Next::End => return Some(heard),
                 Next::Message(ToGuard::Done) => return None,
-                // CRIU lets a container run on that is being dumped: nobody has to wait.
+                // The listener keeps it.
                 Next::Message(ToGuard::Conversation) => {}
                 Next::Message(ToGuard::Criu(pid)) => heard.criu = RunningCriu::open(pid),
                 Next::Message(ToGuard::Staging(identity)) => heard.staging = Some(identity),

@@ -1,25 +1,25 @@
 //! The conversation with the other end, and the program or stream that leads there.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hiber_criu::page_protocol::Memory;
-use hiber_memory::images::{Away, REST};
 use rustix::process::Signal;
 
+use super::outgoing::{Outgoing, Sender};
 use super::packing::{Compress, Packer, Packing};
 use super::place::Destination;
 use super::progress::{Gauge, Phase, Stage};
 use super::stream::Patient;
 #[cfg(feature = "tls")]
 use super::tls;
-use super::word::{Bytes, Frame, MAX_DATA, PROTOCOL, Word, read_frame, write_bytes, write_word};
+use super::word::{Bytes, Frame, PROTOCOL, Word, read_frame};
 use crate::error::{Error, Result, chain};
 use crate::host::procfs;
 use crate::state::migration::Identity;
@@ -66,72 +66,24 @@ impl Route<'_> {
     }
 }
 
-/// The stream to the other end, shared by those who speak: a frame at a time.
-#[derive(Clone)]
-struct Outgoing(Arc<Mutex<Line>>);
-
-struct Line {
-    stream: Box<dyn Write + Send>,
-    packer: Packer,
-    /// Bytes of files and memory that were sent, as they were sent.
-    sent: u64,
-    /// Bytes of memory and of the root file system in a second, at most.
-    bandwidth: Option<u64>,
-    /// Of a source.
-    gauge: Option<Gauge>,
-}
-
-impl Outgoing {
-    fn new(stream: impl Write + Send + 'static) -> Self {
-        let (stream, packer) = (Box::new(stream), Packer::default());
-        Self(Arc::new(Mutex::new(Line { stream, packer, sent: 0, bandwidth: None, gauge: None })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say(&self, word: &Word) -> io::Result<()> {
-        write_word(&mut *self.lock().stream, word)
-    }
-
-    fn begin(&self, stage: Stage, total: Option<u64>) {
-        self.lock().gauge.iter_mut().for_each(|gauge| gauge.begin(stage, total));
-    }
-
-    fn send(&self, bytes: Bytes<'_>) -> io::Result<()> {
-        let mut line = self.lock();
-        let began = Instant::now();
-        let packing = line.packer.next(bytes.len());
-        let sent = write_bytes(&mut *line.stream, bytes, packing)? as u64;
-        line.sent += sent;
-        if let (Bytes::Pages { .. } | Bytes::Rootfs(_), Some(bandwidth)) = (bytes, line.bandwidth) {
-            // Time in which nothing was sent is not made up for.
-            let due = Duration::from_secs_f64(sent as f64 / bandwidth as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        line.packer.took(packing, bytes.len(), began.elapsed());
-        if let Some(gauge) = line.gauge.as_mut().filter(|_| !matches!(bytes, Bytes::File(_))) {
-            gauge.went(bytes.len());
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Outgoing").finish_non_exhaustive()
-    }
-}
-
 /// One end of a conversation.
 pub struct Connection {
-    from: Box<dyn Read + Send>,
+    from: Reading,
     to: Outgoing,
     /// The other end's name, in messages.
     peer: String,
     /// Ends the connection; after the streams, at whose end a program ends.
     leads: Leads,
+}
+
+/// The frames that come from the other end.
+pub(super) type Frames = Box<dyn Read + Send>;
+
+/// Where frames are read.
+enum Reading {
+    Here(Frames),
+    /// By another thread, which passes on what is not for itself.
+    There(Receiver<io::Result<Option<Frame>>>),
 }
 
 enum Leads {
@@ -178,7 +130,7 @@ impl Connection {
         let to = OwnedFd::from(to);
         rustix::io::ioctl_fionbio(&to, true).map_err(|e| Error::sys("ioctl", "FIONBIO", e))?;
         Self {
-            from: Box::new(Patient { fd: from, stall }),
+            from: Reading::Here(Box::new(Patient { fd: from, stall })),
             to: Outgoing::new(Patient { fd: to, stall }),
             peer,
             leads: Leads::Program(Leader(child)),
@@ -191,7 +143,8 @@ impl Connection {
     /// # Errors
     /// If the other end speaks another protocol.
     pub fn over(from: OwnedFd, to: OwnedFd, stall: Duration) -> Result<Self> {
-        let (from, to) = (Box::new(Patient { fd: from, stall }), Outgoing::new(Patient { fd: to, stall }));
+        let from = Reading::Here(Box::new(Patient { fd: from, stall }));
+        let to = Outgoing::new(Patient { fd: to, stall });
         Self { from, to, peer: "the source".into(), leads: Leads::Nobody }.greet()
     }
 
@@ -207,7 +160,8 @@ impl Connection {
 
     #[cfg(feature = "tls")]
     fn tls((from, to, _ending): tls::Parts, peer: String) -> Result<Self> {
-        Self { from: Box::new(from), to: Outgoing::new(to), peer, leads: Leads::Tls { _ending } }.greet()
+        let from = Reading::Here(Box::new(from));
+        Self { from, to: Outgoing::new(to), peer, leads: Leads::Tls { _ending } }.greet()
     }
 
     fn greet(mut self) -> Result<Self> {
@@ -224,6 +178,11 @@ impl Connection {
             }
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// The other end's name, in messages.
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// An error of this conversation.
@@ -268,11 +227,11 @@ impl Connection {
         }
     }
 
-    /// The next word that says more than that the other end is still at work.
+    /// The next word that says more than that the other end is still at work, or wants memory.
     pub(super) fn hear_result(&mut self) -> Result<Word> {
         loop {
             match self.hear()? {
-                Word::Working => {}
+                Word::Working | Word::Want(_) => {}
                 word => return Ok(word),
             }
         }
@@ -280,14 +239,26 @@ impl Connection {
 
     /// The next frame.
     pub(super) fn next(&mut self) -> Result<Frame> {
-        match read_frame(&mut self.from) {
+        let frame = match &mut self.from {
+            Reading::Here(from) => read_frame(from),
+            Reading::There(frames) => frames.recv().unwrap_or(Ok(None)),
+        };
+        match frame {
             Ok(Some(frame)) => Ok(frame),
             Ok(None) => Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
             Err(e) => Err(self.broken(e)),
         }
     }
 
-    fn broken(&mut self, e: io::Error) -> Error {
+    /// Has another thread read frames from now on, which passes on those that are for this one.
+    pub(super) fn read_elsewhere(&mut self, frames: Receiver<io::Result<Option<Frame>>>) -> Option<Frames> {
+        match std::mem::replace(&mut self.from, Reading::There(frames)) {
+            Reading::Here(from) => Some(from),
+            Reading::There(_) => None,
+        }
+    }
+
+    pub(super) fn broken(&mut self, e: io::Error) -> Error {
         let closed = matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe);
         let Leads::Program(child) = &mut self.leads else {
             return if closed { self.failed("the connection was closed") } else { self.failed(e) };
@@ -358,7 +329,7 @@ impl Connection {
         self.to.lock().sent
     }
 
-    /// Tells the other end that this one is at work, until the result is dropped. No other word may be said meanwhile.
+    /// Tells the other end that this one is at work, until the result is dropped.
     pub(super) fn signs(&self) -> Signs {
         let (sender, working) = (self.sender(), Arc::new(AtomicBool::new(true)));
         let goes_on = Arc::clone(&working);
@@ -431,30 +402,5 @@ impl Drop for Leader {
                 let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
             }
         }
-    }
-}
-
-/// Says words while the other end listens, and sends memory.
-#[derive(Debug)]
-pub(super) struct Sender(Outgoing);
-
-impl Sender {
-    /// Whether the word could be said.
-    pub(super) fn say(&self, word: &Word) -> bool {
-        self.0.say(word).is_ok()
-    }
-}
-
-impl Away for Sender {
-    fn put(&mut self, memory: Memory, address: u64, pages: &[u8]) -> io::Result<()> {
-        let send = |(bytes, address)| self.0.send(Bytes::Pages { memory: memory.id(), address, bytes });
-        if pages.is_empty() {
-            return send((pages, address));
-        }
-        pages.chunks(MAX_DATA).zip((address..).step_by(MAX_DATA)).try_for_each(send)
-    }
-
-    fn begins(&mut self, round: u32, bytes: u64) {
-        self.0.begin(if round == REST { Stage::Rest } else { Stage::Round(round) }, Some(bytes));
     }
 }

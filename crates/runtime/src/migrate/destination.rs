@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -13,6 +13,7 @@ use hiber_memory::images::Collector;
 
 use super::addresses;
 use super::connection::{Connection, Signs};
+use super::following::follow;
 use super::foresight;
 use super::packing::KNOWN;
 use super::resolve;
@@ -87,8 +88,19 @@ pub fn receive(
     if offer.dry_run {
         return Ok(None);
     }
-    Receiving { runtime, connection, options, offer: &offer, id, criu, bundle, syncing: None, decided: None }
-        .run()
+    Receiving {
+        runtime,
+        connection,
+        options,
+        offer: &offer,
+        id,
+        criu,
+        bundle,
+        syncing: None,
+        decided: None,
+        behind: 0,
+    }
+    .run()
 }
 
 /// The bundle that is to be made, if the source brings one.
@@ -127,6 +139,8 @@ struct Receiving<'a> {
     syncing: Option<JoinHandle<Result<()>>>,
     /// The source's decision, once there is one.
     decided: Option<Decision>,
+    /// Bytes of memory that stay with the source until they are wanted.
+    behind: u64,
 }
 
 impl Receiving<'_> {
@@ -141,12 +155,12 @@ impl Receiving<'_> {
                 let settled = self.settle(task);
                 // The container runs already. Its images are kept until all of its memory is there, and so long the connection.
                 if let Ok(Some(task)) = &settled {
-                    let _signs = self.connection.signs();
-                    task.wait_for_memory()?;
-                    // Frames get lost.
-                    addresses::announce(task);
+                    let arrived = self.await_memory(task);
+                    place.forget();
+                    arrived?;
+                } else {
+                    place.forget();
                 }
-                place.forget();
                 settled
             }
             Err(e) => {
@@ -160,6 +174,23 @@ impl Receiving<'_> {
                 Err(e)
             }
         }
+    }
+
+    fn await_memory(&mut self, task: &Task) -> Result<()> {
+        let signs = self.connection.signs();
+        let arrived = task.wait_for_memory();
+        drop(signs);
+        if self.behind > 0 {
+            // The source has it still, or has gone.
+            let _ = self.connection.say(&match &arrived {
+                Ok(()) => Word::Arrived,
+                Err(e) => Word::Lost(chain(e)),
+            });
+        }
+        arrived?;
+        // Frames get lost.
+        addresses::announce(task);
+        Ok(())
     }
 
     /// Takes the files.
@@ -186,12 +217,16 @@ impl Receiving<'_> {
                 Word::File { .. } => return Err(self.connection.failed("it sends files without end")),
                 Word::Changes(changes) => self.take_changes(&changes)?,
                 Word::Sync => self.sync()?,
-                Word::Complete { files } if files == count => {
+                Word::Complete { behind, .. } if behind > 0 && !self.offer.post_copy => {
+                    return Err(self.connection.failed("it keeps memory, which was not offered"));
+                }
+                Word::Complete { files, behind } if files == count => {
+                    self.behind = behind;
                     self.publish()?;
                     memory.complete().map_err(|e| Error::host("receive memory", e))?;
                     return Ok(path);
                 }
-                Word::Complete { files } => {
+                Word::Complete { files, .. } => {
                     return Err(self.connection.failed(format!("{count} of {files} files have come")));
                 }
                 Word::Abort(why) => {
@@ -280,6 +315,7 @@ impl Receiving<'_> {
             systemd_cgroup: self.options.systemd_cgroup,
             stdio: Stdio::Files([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
             own: true,
+            background: self.behind > 0,
             ..RestoreContainerOptions::default()
         };
         let (store, id) = (self.runtime.store.clone(), self.id.clone());
@@ -334,8 +370,9 @@ impl Gate for Question<'_, '_> {
         if let Some(thread) = self.receiving.syncing.take() {
             thread.join().map_err(|panic| Error::panicked("syncfs", &panic))??;
         }
-        self.signs = None;
-        let Receiving { connection, decided, .. } = &mut *self.receiving;
+        let Receiving { connection, decided, behind, .. } = &mut *self.receiving;
+        let follows = *behind > 0;
+        self.signs.take_if(|_| !follows);
         connection.say(&Word::Restored)?;
         match connection.hear_result() {
             Ok(Word::Commit) => {
@@ -346,6 +383,9 @@ impl Gate for Question<'_, '_> {
                 *decided = Some(Decision::Aborted);
                 Err(connection.failed(format!("the source has given up: {why}")))
             }
+            // Without the source its memory cannot come, whatever that has decided.
+            Ok(other) if follows => Err(connection.unexpected(&other)),
+            Err(e) if follows => Err(e),
             Ok(other) => {
                 tracing::warn!("{}", chain(&connection.unexpected(&other)));
                 Ok(false)
@@ -355,5 +395,10 @@ impl Gate for Question<'_, '_> {
                 Ok(false)
             }
         }
+    }
+
+    fn memory(&mut self) -> Result<Option<OwnedFd>> {
+        let Receiving { connection, behind, .. } = &mut *self.receiving;
+        (*behind > 0).then(|| follow(connection)).transpose()
     }
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use hiber_criu::Version;
 use hiber_sandbox::cgroup::{Cgroup, Kind, OnDenied};
-use hiber_sandbox::plan::{MountSource, NamespaceKind};
+use hiber_sandbox::plan::{MountSource, NamespaceKind, Namespaces};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::word::Offer;
 use crate::checkpoint::CriuOptions;
 use crate::checkpoint::preflight::{check_root, numbers_taken};
+use crate::checkpoint::restore_options::unprivileged_userfaultfd;
 use crate::container::prepared::{CreateOptions, Prepared};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -166,10 +167,30 @@ fn check_machine(offer: &Offer, prepared: &Prepared) -> Result<()> {
             "process number {number} of the container is taken {holder} here"
         )));
     }
+    if offer.post_copy {
+        check_post_copy(namespaces)?;
+    }
     let devices = &prepared.plan.net_devices;
     match namespaces.joined(NamespaceKind::Network) {
         Some(joined) => hiber_sandbox::network::expect_in(&joined.path, devices)?,
         None => hiber_sandbox::network::expect(devices)?,
+    }
+    Ok(())
+}
+
+/// Whether memory may come when the container runs already.
+fn check_post_copy(namespaces: &Namespaces) -> Result<()> {
+    let refuse = |why: &str| {
+        Err(Error::Invalid(format!("memory cannot come when the container runs here (post-copy): {why}")))
+    };
+    if namespaces.has(NamespaceKind::User) && !unprivileged_userfaultfd() {
+        return refuse(
+            "it has a user namespace, whose processes may not use userfaultfd; write 1 to \
+             /proc/sys/vm/unprivileged_userfaultfd meanwhile",
+        );
+    }
+    if !hiber_sys::userfault::serves_others() {
+        return refuse("this kernel, or its configuration, does not let processes use userfaultfd");
     }
     Ok(())
 }

@@ -6,9 +6,13 @@
 //! afterwards the source's container can only end.
 
 mod addresses;
+mod behind;
 mod connection;
 mod destination;
+mod following;
 mod foresight;
+mod options;
+mod outgoing;
 mod packing;
 mod place;
 mod progress;
@@ -24,13 +28,13 @@ mod word;
 
 pub use connection::Connection;
 pub use destination::{ReceiveOptions, receive};
+pub use options::{MigrateOptions, Migrated, OnMiss, PostCopied, RECEIVER};
 pub use packing::Compress;
 pub use place::Destination;
 pub use progress::{Phase, Progress, Stage};
 pub use resolve::{ResolveOptions, resolve};
 pub use rootfs::Rootfs;
 pub(crate) use rootfs::{Change, Content, Make, Meta, NodeKind, Raw, Target, Tree, has_users};
-pub use source::{MigrateOptions, Migrated, OnMiss, RECEIVER};
 
 pub use crate::state::migration::Identity;
 

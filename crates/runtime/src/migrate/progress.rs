@@ -37,6 +37,8 @@ pub enum Phase {
     Restoring,
     /// It is the destination's.
     Committed,
+    /// It ran there before all of its memory was there, and now that is.
+    Arrived,
 }
 
 /// The content that goes over.
@@ -49,6 +51,8 @@ pub enum Stage {
     Round(u32),
     /// Memory that is left, while the container stands still.
     Rest,
+    /// Memory that goes over while the container runs at the destination.
+    PostCopy,
 }
 
 /// How far a [`Stage`] is.

@@ -9,9 +9,9 @@ use super::addresses;
 use super::connection::{Connection, Route};
 use super::place::Destination;
 use super::word::Word;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::helpers::guard;
-use crate::helpers::lazy::Token;
+use crate::helpers::lazy::{Token, record};
 use crate::id::ContainerId;
 use crate::runtime::Runtime;
 use crate::state::migration::{self, Decision, Identity, Incoming};
@@ -72,6 +72,13 @@ pub fn resolve(runtime: &Runtime, id: &ContainerId, options: &ResolveOptions) ->
     let Some((token, record)) = migration::unsettled(&runtime.store, id).pop() else {
         return Err(Error::Invalid(format!("container {id}: there is no migration in doubt")));
     };
+    if record.following && migration::is_at_work(&runtime.store, &token) {
+        let why = "somebody is still at it: the rest of its memory is on its way";
+        return Err(Error::host(
+            format!("container {id} is the destination's, {}", record.way.destination),
+            why,
+        ));
+    }
     let decision = decided(runtime, &token)?;
     let destination = &other.cloned().map_or_else(|| record.way.destination.parse(), Ok)?;
     let receiver = options.receiver.as_deref().unwrap_or(&record.way.receiver);
@@ -84,6 +91,13 @@ pub fn resolve(runtime: &Runtime, id: &ContainerId, options: &ResolveOptions) ->
         said => return Err(connection.unexpected(&said)),
     }
     connection.close();
+    if record.following && decision == Decision::Committed {
+        let why = "the two lost each other before all of its memory had gone there, and so it has ended";
+        return Err(Error::host(
+            format!("container {id} was the destination's, {}", record.way.destination),
+            why,
+        ));
+    }
     Ok(decision)
 }
 
@@ -136,7 +150,7 @@ pub(super) fn heed(
         Ok(true) => connection.say(&Word::Settled)?,
         Ok(false) => connection.say(&Word::Refuse("the source has not decided".into()))?,
         Err(e) => {
-            connection.say(&Word::Refuse(crate::error::chain(&e)))?;
+            connection.say(&Word::Refuse(chain(&e)))?;
             return Err(e);
         }
     }
@@ -148,6 +162,12 @@ fn apply(runtime: &Runtime, id: &ContainerId, decision: Decision) -> Result<bool
     match decision {
         Decision::Committed => {
             let container = runtime.open(id)?;
+            if let Some(e) = record::failure(container.entry()) {
+                // Its memory was to come while it ran, and the two ends have lost each other before.
+                tracing::warn!("{}", chain(&e));
+                Incoming::forget(container.entry())?;
+                return Ok(true);
+            }
             // A receiver that was killed in between may have let it run already.
             let task = container.task()?;
             addresses::open(&task)?;

@@ -1,130 +1,41 @@
 //! The end that has the container.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
+use hiber_memory::images::Behind;
 use hiber_sandbox::cgroup::Layout;
 use hiber_sys::signal::Signal;
 use rustix::fs::FileType;
 
 use super::addresses;
-use super::connection::{Connection, Route, Sender};
+use super::behind::{Followed, Service};
+use super::connection::{Connection, Route};
 use super::foresight;
-use super::packing::Compress;
+use super::options::{MigrateOptions, Migrated, OnMiss, PostCopied, check};
+use super::outgoing::Sender;
 use super::place::Destination;
 use super::progress::{Gauge, Phase, Stage};
 use super::rootfs::{Amount, Rootfs, Tree, config_for};
 use super::word::{Bytes, MAX_DATA, Offer, Word as Said};
-use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::preflight::Severity;
-use crate::checkpoint::staging::{HandOver, To};
-use crate::checkpoint::words::Word;
+use crate::checkpoint::staging::{Given, HandOver, To};
+use crate::checkpoint::{CheckpointOptions, Leaves};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers;
 use crate::helpers::lazy::Token;
 use crate::host::procfs;
-use crate::id::ContainerId;
-use crate::state::migration::{self, Decision, Identity, Migration, Way};
+use crate::state::migration::{self, Decision, Migration, Way};
 use crate::state::store::Store;
 use crate::status::Status;
-
-/// The program that ssh runs at the other end.
-pub const RECEIVER: &str = "hiber receive --stdio";
 
 /// How often the root filesystem is looked through while the container runs, at most, and bytes that are few enough for the last look,
 /// when it stands still.
 const MAX_PASSES: u32 = 5;
 const FEW: u64 = 4 << 20;
-
-/// How to migrate. Each choice has a setter.
-#[derive(Debug, Setters)]
-#[setters(into)]
-#[non_exhaustive]
-pub struct MigrateOptions {
-    /// The container's id there; as here if absent.
-    pub id: Option<ContainerId>,
-    /// The bundle's directory there; as here if absent.
-    pub bundle: Option<PathBuf>,
-    /// The bundle there.
-    pub rootfs: Rootfs,
-    /// The command that receives, at the other end of ssh.
-    pub receiver: String,
-    /// For TLS: `tls://` needs it.
-    pub identity: Option<Identity>,
-    /// How long the other end may neither send nor take anything.
-    pub stall: Duration,
-    /// Only ask whether it could be done.
-    pub dry_run: bool,
-    /// How long the container may stand still. Its memory is sent in rounds until the rest takes half of that: saving and restoring all
-    /// else needs time, too.
-    pub max_downtime: Duration,
-    /// The choice if the rest of its memory takes longer than that after the last round.
-    pub on_miss: OnMiss,
-    /// Bytes of memory that are sent in a second, at most: compressed, where it is.
-    pub bandwidth: Option<u64>,
-    /// The frames that are compressed.
-    pub compress: Compress,
-    /// How the container is checkpointed. Where the images go, the migration says.
-    pub checkpoint: CheckpointOptions,
-}
-
-impl Default for MigrateOptions {
-    fn default() -> Self {
-        Self {
-            id: None,
-            bundle: None,
-            rootfs: Rootfs::Same,
-            receiver: RECEIVER.into(),
-            identity: None,
-            stall: Duration::from_secs(10),
-            dry_run: false,
-            max_downtime: Duration::from_millis(300),
-            on_miss: OnMiss::Abort,
-            bandwidth: None,
-            compress: Compress::Auto,
-            checkpoint: CheckpointOptions::default(),
-        }
-    }
-}
-
-/// The choice where the container writes its memory faster than it can be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnMiss {
-    /// It runs on here.
-    #[default]
-    Abort,
-    /// It is moved nevertheless, and stands still for as long as that takes.
-    Force,
-}
-
-impl Word for OnMiss {
-    const CHOICE: &'static str = "on-miss";
-    const WORDS: &'static [&'static str] = &["abort", "force"];
-    const MEANINGS: &'static [Self] = &[Self::Abort, Self::Force];
-}
-
-/// The cost of a migration.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Migrated {
-    /// Bytes that were sent, compressed or not: files, and memory as often as it was written.
-    pub bytes: u64,
-    /// Rounds over its memory while it ran.
-    pub rounds: u32,
-    /// From the moment at which the container was stopped to the decision: it was the destination's afterwards.
-    pub downtime: Duration,
-    /// Of the whole.
-    pub total: Duration,
-    /// Whether the destination has said that the container runs there. If not, it has not heard the decision, or could not say:
-    /// [`resolve`](super::resolve) tells it again.
-    pub confirmed: bool,
-}
 
 impl Task {
     /// Where the container runs now, if it has ended here since it went to another machine. This is known until that machine has said
@@ -198,6 +109,7 @@ impl Task {
             tree,
             closes: options.checkpoint.criu.tcp_close == Some(true),
             complete: false,
+            followed: None,
         };
         giving.connection.limit(options.bandwidth);
         let given = giving.copy_tree(amount).and_then(|()| giving.dump(&mut options, destination));
@@ -240,23 +152,10 @@ impl Task {
             clock: foresight::clock(),
             cgroups: foresight::cgroups(Layout::detect()?.kind()).into(),
             numbers: foresight::numbers_of(self)?,
+            post_copy: options.leaves() != Leaves::Never,
             dry_run: options.dry_run,
         })
     }
-}
-
-fn check(options: &MigrateOptions) -> Result<()> {
-    let with = &options.checkpoint;
-    let found = [
-        ("--pre-dump", with.pre_dump),
-        ("--parent-path", with.dump.parent_path.is_some()),
-        ("--leave-running", with.dump.leave_running),
-        ("--lazy-pages", with.criu.lazy_pages),
-        ("--page-server", with.dump.page_server.is_some()),
-        ("--prove", with.prove),
-    ];
-    let found = found.iter().find(|(_, given)| *given);
-    found.map_or(Ok(()), |(flag, _)| Err(Error::Invalid(format!("{flag} cannot be used for a migration"))))
 }
 
 /// A migration under way, at its source.
@@ -273,6 +172,49 @@ struct Giving<'a> {
     closes: bool,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
+    /// How the rest of its memory went over, if it went over after the decision.
+    followed: Option<Followed>,
+}
+
+/// The decision, and all that has to be done for it.
+struct Deciding<'a> {
+    task: &'a Task,
+    migration: &'a mut Migration,
+    to: Sender,
+    /// Whether the processes have memory that the destination wants.
+    follows: bool,
+    closes: bool,
+    stopped: Instant,
+}
+
+impl Deciding<'_> {
+    /// Gives the container up; how long it has stood still. Nothing fails after the decision.
+    fn decide(&mut self) -> Result<Duration> {
+        let cgroup = self.task.cgroup();
+        if self.follows {
+            // Were CRIU killed next, it would let them run: they would come no further than to here.
+            cgroup.freeze().context("keep the processes frozen whose memory follows")?;
+            self.migration.commit_following()?;
+        } else {
+            self.migration.decide(Decision::Committed)?;
+        }
+        if !self.closes {
+            addresses::silence(self.task);
+        }
+        // From here on there is no way back. The processes are killed before the destination hears of the decision: if this program
+        // were killed next, CRIU would let them run. Where they still have memory, the guard kills them then, before CRIU notices.
+        if !self.follows
+            && let Err(e) = cgroup.kill(Signal::KILL)
+        {
+            tracing::warn!("{}", chain(&e));
+        }
+        if !self.to.say(&Said::Commit) {
+            tracing::warn!("the destination cannot be told of the decision");
+        }
+        let downtime = self.stopped.elapsed();
+        self.to.tell(Phase::Committed);
+        Ok(downtime)
+    }
 }
 
 impl Giving<'_> {
@@ -313,9 +255,11 @@ impl Giving<'_> {
     fn dump(&mut self, options: &mut MigrateOptions, destination: &Destination) -> Result<()> {
         self.connection.tell(Phase::Dumping);
         let pages = Arc::new(Mutex::new(self.connection.sender()));
+        let leaves = options.leaves();
         let pre_copy = &mut options.checkpoint.pre_copy;
         pre_copy.max_frozen = options.max_downtime / 2;
-        pre_copy.at_most = (options.on_miss == OnMiss::Abort).then_some(options.max_downtime);
+        pre_copy.at_most = (options.on_miss != OnMiss::Force).then_some(options.max_downtime);
+        pre_copy.leaves = leaves;
         let options = &mut options.checkpoint;
         let images = self.migration.images()?;
         options.criu.image_path.clone_from(&images);
@@ -328,13 +272,14 @@ impl Giving<'_> {
             pages: Some(pages),
             to: To::Machine { destination: destination.to_string(), record },
             still: None,
-            give: &mut |given| self.give(given.images, given.stopped),
+            give: &mut |given| self.give(given),
         };
         task.checkpoint_as(options, None, Some(hand_over))
     }
 
     /// Sends the images, and decides when the destination has restored them. The container stands still meanwhile.
-    fn give(&mut self, images: &ImageDirectory, stopped: Instant) -> Result<()> {
+    fn give(&mut self, given: Given<'_>) -> Result<()> {
+        let Given { images, behind, stopped, .. } = given;
         // CRIU may have linked files that had lost their names.
         self.pass()?;
         let files = files(images)?;
@@ -346,8 +291,12 @@ impl Giving<'_> {
         self.migrated.bytes = self.connection.sent();
         self.migrated.rounds = self.connection.rounds();
         self.complete = true;
-        self.connection.say(&Said::Complete { files: files.len() as u64 })?;
+        let left = behind.iter().map(Behind::bytes).sum();
+        self.connection.say(&Said::Complete { files: files.len() as u64, behind: left })?;
         self.connection.tell(Phase::Restoring);
+        if left > 0 {
+            return self.follow(behind, stopped);
+        }
         match self.connection.hear_result()? {
             Said::Restored => {}
             Said::Refuse(why) => {
@@ -356,20 +305,42 @@ impl Giving<'_> {
             }
             other => return Err(self.connection.unexpected(&other)),
         }
-        self.migration.decide(Decision::Committed)?;
-        if !self.closes {
-            addresses::silence(self.task);
-        }
-        // From here on there is no way back. The processes are killed before the destination hears of the decision: if this program
-        // were killed next, CRIU would let them run.
-        if let Err(e) = self.task.cgroup().kill(Signal::KILL) {
+        let (to, closes) = (self.connection.sender(), self.closes);
+        let (task, migration) = (self.task, &mut self.migration);
+        let mut deciding = Deciding { task, migration, to, follows: false, closes, stopped };
+        self.migrated.downtime = deciding.decide()?;
+        Ok(())
+    }
+
+    /// As the rest of [`give`](Self::give), with memory that the processes still have.
+    fn follow(&mut self, behind: Vec<Behind>, stopped: Instant) -> Result<()> {
+        let mut service = Service::new(behind, &self.connection);
+        self.connection.begin(Stage::PostCopy, Some(service.left()));
+        let (to, closes, signs) = (self.connection.sender(), self.closes, self.connection.signs());
+        let (task, migration) = (self.task, &mut self.migration);
+        let mut deciding = Deciding { task, migration, to, follows: true, closes, stopped };
+        let mut decided = None;
+        let followed = service.run(&mut self.connection, &mut || {
+            let downtime = deciding.decide()?;
+            decided = Some((downtime, Instant::now()));
+            Ok(())
+        });
+        drop(signs);
+        self.complete &= !service.refused;
+        let followed = followed?;
+        // Nobody wants their memory any more.
+        if let Err(e) = task.cgroup().kill(Signal::KILL) {
             tracing::warn!("{}", chain(&e));
         }
-        if let Err(e) = self.connection.say(&Said::Commit) {
-            tracing::warn!("{}", chain(&e));
+        let before = std::mem::replace(&mut self.migrated.bytes, self.connection.sent());
+        let (downtime, since) = decided.unwrap_or_else(|| (stopped.elapsed(), Instant::now()));
+        self.migrated.downtime = downtime;
+        self.migrated.post_copy =
+            Some(PostCopied { bytes: self.migrated.bytes - before, time: since.elapsed() });
+        if followed.lost.is_none() {
+            self.connection.tell(Phase::Arrived);
         }
-        self.migrated.downtime = stopped.elapsed();
-        self.connection.tell(Phase::Committed);
+        self.followed = Some(followed);
         Ok(())
     }
 
@@ -418,6 +389,9 @@ impl Giving<'_> {
         if let Err(e) = given {
             tracing::warn!("the container is the destination's now; here: {}", chain(&e));
         }
+        if let Some(followed) = self.followed.take() {
+            return self.followed(store, token, followed);
+        }
         let confirmed = match self.connection.hear_result() {
             Ok(Said::Running) => {
                 // Its memory may still be on its way to its place. The container has gone, whatever is heard of that.
@@ -440,6 +414,27 @@ impl Giving<'_> {
             migration::settled(store, token);
         }
         Ok(Migrated { confirmed, ..migrated })
+    }
+}
+
+impl Giving<'_> {
+    /// The end of a migration whose memory went over after the decision.
+    fn followed(self, store: &Store, token: &str, followed: Followed) -> Result<Migrated> {
+        let Self { connection, migration, migrated, .. } = self;
+        drop(migration);
+        if followed.running || followed.lost.is_none() {
+            migration::settled(store, token);
+        }
+        let Some(e) = followed.lost else {
+            connection.close();
+            return Ok(Migrated { confirmed: true, ..migrated });
+        };
+        let what = if followed.sent {
+            "the container is the destination's, and all of its memory was sent, but the destination has not said that it has arrived"
+        } else {
+            "the container was the destination's, and has ended there, since not all of its memory has arrived"
+        };
+        Err(e).context(what)
     }
 }
 

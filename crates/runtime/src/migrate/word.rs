@@ -17,7 +17,7 @@ use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
 /// Of the conversation; a peer with another one is refused by name.
-pub(super) const PROTOCOL: u32 = 4;
+pub(super) const PROTOCOL: u32 = 5;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 const WORD: u8 = b'W';
@@ -61,10 +61,16 @@ pub(super) enum Word {
     Sync,
     /// Destination: it is.
     Synced,
-    /// Source: those were all files.
-    Complete { files: u64 },
-    /// Destination: it is still at work.
+    /// Source: those were all files, and so many bytes of memory stay with it until they are wanted.
+    Complete { files: u64, behind: u64 },
+    /// Both: it is still at work.
     Working,
+    /// Destination: send these pages.
+    Want(Want),
+    /// Destination: it has all pages, and the container runs with them.
+    Arrived,
+    /// Both, after the decision: no more memory goes over.
+    Lost(String),
     /// Destination: the container is restored, and stands still.
     Restored,
     /// Source: it is yours; run it.
@@ -79,6 +85,18 @@ pub(super) enum Word {
     Decision { token: Token, decision: Decision },
     /// The destination has done what the decision says.
     Settled,
+}
+
+/// Pages that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Want {
+    /// Whose, as frames of pages have it.
+    pub(super) memory: u64,
+    pub(super) address: u64,
+    pub(super) pages: u64,
+    /// Whether somebody waits for them, so that they come before others.
+    pub(super) waited: bool,
 }
 
 /// A container that is to come.
@@ -109,6 +127,9 @@ pub(super) struct Offer {
     /// The bundle is to come, too, with so much in its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rootfs: Option<Amount>,
+    /// Some of its memory may come only when it runs there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) post_copy: bool,
     /// Nothing will come: only the answer is wanted.
     pub(super) dry_run: bool,
 }

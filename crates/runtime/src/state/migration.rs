@@ -86,6 +86,9 @@ pub(crate) struct Record {
     /// The bundle that is made for it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bundle: Option<PathBuf>,
+    /// Whether some of its memory was to follow when that had been decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) following: bool,
     /// RFC 3339.
     pub(crate) time: String,
 }
@@ -115,6 +118,7 @@ impl Migration {
             id: id.to_owned(),
             way,
             bundle: None,
+            following: false,
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         let migration = Self { path, record, _locked: locked };
@@ -148,6 +152,12 @@ impl Migration {
     pub(crate) fn decide(&mut self, decision: Decision) -> Result<()> {
         self.record.decision = decision;
         self.write()
+    }
+
+    /// As [`decide`](Self::decide) for the destination, which has not got all memory yet.
+    pub(crate) fn commit_following(&mut self) -> Result<()> {
+        self.record.following = true;
+        self.decide(Decision::Committed)
     }
 
     /// Nobody will ask for it any more.
@@ -234,6 +244,12 @@ pub(crate) fn decision(store: &Store, token: &str) -> Result<Decision> {
             Ok(left.record.decision)
         }
     }
+}
+
+/// Whether a program is at the migration of that token.
+pub(crate) fn is_at_work(store: &Store, token: &str) -> bool {
+    let Ok(directory) = open_directory(&store.root().join(DIRECTORY).join(token)) else { return false };
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
 }
 
 /// The container that the migration of that token is about.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -34,10 +34,32 @@ pub(super) struct BringTask {
     pub(super) id: String,
     /// The container to end if memory stops arriving.
     pub(super) cgroup: CgroupPaths,
-    /// Whether there is a source, and whether that is a runtime like this one, which hears what becomes of each page.
-    pub(super) source: Option<bool>,
+    /// The one that has memory which is not in the images, if there is one.
+    pub(super) source: Option<Source>,
     /// Whether the container waits until all is there.
     pub(super) before: bool,
+}
+
+/// The other end of the connection to where memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Source {
+    /// A page server of CRIU's.
+    PageServer,
+    /// The relay of a runtime like this one, which hears what becomes of each page.
+    Relay,
+    /// The process here that receives the container ([`link`](super::link)).
+    Receiver,
+}
+
+/// Where the memory of a container is that runs already.
+#[derive(Debug)]
+pub(crate) enum Origin<'a> {
+    /// In the images.
+    Images,
+    /// Some of it at a page server, which is shown the checkpoint's token if that has one.
+    PageServer(&'a Address, Option<&'a Token>),
+    /// Some of it at the machine from which the container comes: the end of a [link](super::link).
+    Machine(OwnedFd),
 }
 
 /// The messages to the process.
@@ -83,35 +105,41 @@ pub(crate) struct Destination<'a> {
 impl Arrival {
     /// Starts it for a container that waits until all of its memory has come from the images.
     pub(crate) fn start_before(to: &Destination<'_>) -> Result<Self> {
-        Self::begin(to, None, true)
+        Self::begin(to, Origin::Images, true)
     }
 
-    /// Starts it. `source` is where memory is that the dump has left behind, which is shown the checkpoint's token if that has
-    /// one; without a source all is in the images.
-    pub(crate) fn start(to: &Destination<'_>, source: Option<(&Address, Option<&Token>)>) -> Result<Self> {
-        Self::begin(to, source, false)
+    /// Starts it.
+    pub(crate) fn start(to: &Destination<'_>, origin: Origin<'_>) -> Result<Self> {
+        Self::begin(to, origin, false)
     }
 
-    fn begin(to: &Destination<'_>, source: Option<(&Address, Option<&Token>)>, before: bool) -> Result<Self> {
+    fn begin(to: &Destination<'_>, origin: Origin<'_>, before: bool) -> Result<Self> {
         if to.chain.len() > MAX_CHAIN {
             return Err(Error::Invalid(format!(
                 "memory cannot follow from {} checkpoints that build on each other, expected at most {MAX_CHAIN}",
                 to.chain.len()
             )));
         }
-        let peer = source.map(|(address, token)| greet(address, token)).transpose()?;
+        let (source, peer) = match origin {
+            Origin::Images => (None, None),
+            Origin::PageServer(address, token) => {
+                let source = if token.is_some() { Source::Relay } else { Source::PageServer };
+                (Some(source), Some(OwnedFd::from(greet(address, token)?)))
+            }
+            Origin::Machine(link) => (Some(Source::Receiver), Some(link)),
+        };
         let listener = listen(to.work)?;
         let record = Record::new(to.entry)?;
         let task = BringTask {
             root: std::path::absolute(to.root).map_err(|e| Error::file(to.root, &e))?,
             id: to.id.to_owned(),
             cgroup: to.cgroup.clone(),
-            source: source.map(|(_, token)| token.is_some()),
+            source,
             before,
         };
         let directories = to.chain.iter().map(readable).collect::<Result<Vec<_>>>()?;
         let mut files: Vec<BorrowedFd<'_>> = vec![record.as_fd(), listener.as_fd()];
-        files.extend(peer.as_ref().map(TcpStream::as_fd));
+        files.extend(peer.as_ref().map(OwnedFd::as_fd));
         files.extend(directories.iter().map(File::as_fd));
         let (child, channel) = Program::MemoryArrival.start(None, Stdio::null())?;
         channel.send(&Order::Bring(Box::new(task)), &files)?;

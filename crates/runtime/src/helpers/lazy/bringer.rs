@@ -23,7 +23,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
-use super::arrival::{BringTask, Order, Word};
+use super::arrival::{self, BringTask, Order, Word};
+use super::link::Linked;
 use super::record::{FollowingMemory, Record};
 use super::working_set;
 use crate::error::{Error, Result, chain};
@@ -41,6 +42,21 @@ struct Job {
     entry: Option<Entry>,
 }
 
+/// Where memory is that is not in the images.
+enum Peer {
+    Fetched(TcpStream, arrival::Source),
+    Linked(Option<Linked>),
+}
+
+impl Peer {
+    fn of(source: arrival::Source, socket: OwnedFd) -> Self {
+        match source {
+            arrival::Source::Receiver => Self::Linked(Some(Linked::of(socket))),
+            source => Self::Fetched(socket.into(), source),
+        }
+    }
+}
+
 /// How the worker tells that nothing is missing; by any other end it tells that something is.
 const ALL_THERE: i32 = 0;
 const FAILED: i32 = 1;
@@ -53,7 +69,7 @@ pub(crate) fn run(socket: OwnedFd) {
     let Ok(Some((Order::Bring(task), files))) = channel.recv() else { return };
     let mut files = files.into_iter();
     let (Some(record), Some(listener)) = (files.next(), files.next()) else { return };
-    let peer = task.source.and_then(|_| files.next()).map(TcpStream::from);
+    let peer = task.source.and_then(|source| Some(Peer::of(source, files.next()?)));
     let directories: Vec<File> = files.map(File::from).collect();
     let entry = task.id.parse().ok().and_then(|id| Store::new(&task.root).open(&id).ok());
     let job = Job { task, record: Record::of(record), entry };
@@ -152,7 +168,7 @@ impl Job {
         watcher: OwnedFd,
         channel: OwnEnd,
         listener: UnixListener,
-        peer: Option<TcpStream>,
+        mut peer: Option<Peer>,
         directories: &[File],
     ) {
         let restored = Arc::new(Restored::default());
@@ -168,7 +184,7 @@ impl Job {
                 self.fail("the process that watched over the container's memory was killed".into());
                 std::process::exit(FAILED);
             });
-            let code = match self.bring((&channel, &restored), listener, peer.as_ref(), directories) {
+            let code = match self.bring((&channel, &restored), listener, peer.as_mut(), directories) {
                 Ok(true) => ALL_THERE,
                 Ok(false) => {
                     decide_the_end();
@@ -181,7 +197,7 @@ impl Job {
                 }
             };
             // Not before: the two must not run at the same time.
-            if let Some(peer) = peer.as_ref().filter(|_| code != ALL_THERE) {
+            if let Some(Peer::Fetched(peer, _)) = peer.as_ref().filter(|_| code != ALL_THERE) {
                 page_relay::decline(peer);
             }
             std::process::exit(code)
@@ -193,7 +209,7 @@ impl Job {
         &self,
         (channel, restored): (&OwnEnd, &Restored),
         listener: UnixListener,
-        peer: Option<&TcpStream>,
+        peer: Option<&mut Peer>,
         directories: &[File],
     ) -> Result<bool> {
         let Some(images) = directories.first() else { return Err(Error::NotFound) };
@@ -205,12 +221,7 @@ impl Job {
         }
         let first = working_set::read(images.as_fd());
         let known = !first.is_empty();
-        let at = if self.task.source == Some(true) { Fetcher::of_relay } else { Fetcher::of_page_server };
-        let fetcher = peer
-            .map(|peer| peer.try_clone().map(|peer| Arc::new(at(peer))))
-            .transpose()
-            .map_err(|e| Error::host("duplicate a socket", e))?;
-        let server = fetcher.clone().map(|fetcher| Box::new(Source(fetcher)) as Box<dyn PageServer>);
+        let (fetcher, server) = serving(peer)?;
         let daemon = PageDaemon { listener, pages: pages(lazy)?, server, first };
         let Served { touched, unneeded } = match daemon.run() {
             // CRIU, which is in the container's cgroup, may have more to say: its end is the runtime's to wait for.
@@ -234,7 +245,7 @@ impl Job {
             if !fetcher.confirm(unneeded.into_iter().map(pages)) {
                 self.note(Lifecycle::SourceUnconfirmed);
             }
-        } else if !known {
+        } else if !known && self.task.source.is_none() {
             // If somebody has deleted the images, or made them read-only, nobody needs it.
             let _ = working_set::write(images.as_fd(), &touched);
         }
@@ -284,12 +295,28 @@ fn pages(lazy: LazyRestore) -> Result<Pages> {
     Ok(Pages::new(files, tasks))
 }
 
+/// The page server at the other end, which hears more in the end where that is of a checkpoint.
+#[expect(clippy::type_complexity, reason = "one of the two is the other")]
+fn serving(peer: Option<&mut Peer>) -> Result<(Option<Arc<Fetcher>>, Option<Box<dyn PageServer>>)> {
+    let (socket, source) = match peer {
+        None => return Ok((None, None)),
+        Some(Peer::Linked(linked)) => {
+            return Ok((None, linked.take().map(|linked| Box::new(linked) as Box<dyn PageServer>)));
+        }
+        Some(Peer::Fetched(socket, source)) => (socket, source),
+    };
+    let socket = socket.try_clone().map_err(|e| Error::host("duplicate a socket", e))?;
+    let relay = *source == arrival::Source::Relay;
+    let fetcher = Arc::new(if relay { Fetcher::of_relay(socket) } else { Fetcher::of_page_server(socket) });
+    Ok((Some(Arc::clone(&fetcher)), Some(Box::new(Source(fetcher)))))
+}
+
 /// Where the dump has left memory.
 #[derive(Debug)]
 struct Source(Arc<Fetcher>);
 
 impl PageServer for Source {
-    fn ask(&self, task: i32, address: u64, pages: u64) -> std::io::Result<()> {
+    fn ask(&self, task: i32, address: u64, pages: u64, _waited: bool) -> std::io::Result<()> {
         self.0.ask(number(task), address, pages)
     }
 

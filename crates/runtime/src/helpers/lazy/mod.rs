@@ -22,6 +22,7 @@ mod admission;
 pub(crate) mod arrival;
 pub(super) mod bringer;
 pub(crate) mod departure;
+pub(crate) mod link;
 mod peer;
 pub(crate) mod record;
 mod token;
