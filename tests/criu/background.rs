@@ -12,11 +12,11 @@ use hiber_tests::prelude::*;
 use crate::lazy::{holder, holds_all};
 
 /// How far the memory is, as `state` tells it.
-fn memory(c: &Container) -> String {
+pub(crate) fn memory(c: &Container) -> String {
     c.state()["memory"]["status"].as_str().unwrap_or("there").to_owned()
 }
 
-fn reason(c: &Container) -> String {
+pub(crate) fn reason(c: &Container) -> String {
     c.state()["memory"]["reason"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -1,10 +1,17 @@
 //! A container runs at its destination before its memory is there, and the rest of that follows; from the decision on both ends are
 //! needed.
 
+use crate::background::{bringers, memory, reason};
 use crate::lazy::{holder, holds_all};
-use crate::migrate::{assert_gone, assert_nothing_below, migrate, migration, receiver, there, writer};
+use crate::migrate::{
+    assert_gone, assert_nothing_below, migrate, migration, named_in, receiver, relayed, resolved, there,
+    writer,
+};
+use crate::migrate_survivor::below;
 use crate::pre_copy::{with_notes, works_on};
 use hiber_tests::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,11 +28,6 @@ fn lines(output: &Output) -> Vec<Value> {
 fn phases(lines: &[Value]) -> Vec<&str> {
     let phases = lines.iter().map(|line| line["phase"].as_str().unwrap());
     phases.filter(|phase| *phase != "moving").collect()
-}
-
-/// How far the memory is, as `state` tells it.
-fn memory(c: &Container) -> String {
-    c.state()["memory"]["status"].as_str().unwrap_or("there").to_owned()
 }
 
 /// A redis with 48 MiB, and where it can go.
@@ -77,15 +79,19 @@ fn who_writes_faster_than_the_link_goes_over_by_post_copy_where_criu_leaves_memo
 /// Starts a migration by post-copy that takes some seconds, and waits until the container runs there.
 #[track_caller]
 fn begun(c: &Container, there: &Container, command: &str) -> Child {
-    let flags = ["--post-copy", "--bandwidth", "10M", "--compress", "none", "--stall", "3s"];
+    let flags = ["--post-copy", "--bandwidth", "10M", "--compress", "none", "--stall", "6s"];
     let mut source = migration(c, there, &flags, command);
     source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let source = source.spawn().unwrap();
-    let runs = || there.status() == "running" && memory(there) == "arriving";
+    let mut source = source.spawn().unwrap();
+    let undecided = there.runtime().root().join(there.id()).join("incoming.json");
+    let mut ended = false;
     wait_for("it to run there", || {
-        let runs = runs();
-        runs && !there.runtime().root().join(there.id()).join("incoming.json").exists()
+        ended = source.try_wait().unwrap().is_some();
+        ended || there.status() == "running" && memory(there) == "arriving" && !undecided.exists()
     });
+    if ended {
+        panic!("{:?}", source.wait_with_output().unwrap());
+    }
     source
 }
 
@@ -112,4 +118,176 @@ fn it_runs_there_before_its_memory_is_there() {
     holds_all(&there);
     there.delete(&["--force"]).ok();
     assert_nothing_below(there.runtime(), "deleted");
+}
+
+/// A process that is killed, or stopped, when the container runs there and its memory is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Source,
+    Receiver,
+    Link,
+    /// The link is there, and nothing goes over it.
+    Stalled,
+    /// The processes that bring memory: the one that watches, and the one that works.
+    Watcher,
+    Worker,
+    /// The CRIU that keeps the source's processes stopped.
+    SourceCriu,
+    /// The source, and before it the guard that would end its container.
+    SourceAndGuard,
+}
+
+impl Victim {
+    fn strike(self, marks: &Path, source: &Child, there: &Container) {
+        let source = Pid::from_raw(source.id().cast_signed()).unwrap();
+        let kill = |pid: Option<Pid>| kill_process(pid.unwrap(), Signal::KILL).unwrap();
+        let bringer = |n: usize| Pid::from_raw(bringers(there)[n].cast_signed());
+        match self {
+            Self::Source => kill(Some(source)),
+            Self::Receiver => kill(named_in(&marks.join("receiver"))),
+            Self::Link => kill(named_in(&marks.join("relay"))),
+            Self::Stalled => {
+                kill_process(named_in(&marks.join("relay")).unwrap(), Signal::STOP).unwrap();
+            }
+            Self::Watcher => kill(bringer(0)),
+            Self::Worker => kill(bringer(1)),
+            Self::SourceCriu => kill(criu_of(source)),
+            Self::SourceAndGuard => {
+                kill(below(source, "checkpoint-guard"));
+                kill(Some(source));
+            }
+        }
+    }
+
+    /// The reasons that the destination and the source tell.
+    fn reasons(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Source | Self::SourceAndGuard => ("the connection to the source was closed", ""),
+            Self::Receiver => {
+                ("the process that received the container has ended", "the connection was closed")
+            }
+            // The other way is still open.
+            Self::Link => {
+                ("the connection to the source was closed", "the connection to the source was closed")
+            }
+            Self::Stalled => ("it has stalled for 10 s (--stall)", "it has stalled for"),
+            Self::Watcher => {
+                ("the process that watched over the container's memory was killed", "was killed")
+            }
+            Self::Worker => ("was killed by signal 9", "was killed by signal 9"),
+            Self::SourceCriu => ("", ""),
+        }
+    }
+}
+
+/// Nothing runs here, and nothing is left when what is there is deleted.
+#[track_caller]
+fn is_lost(c: &Container, there: &Container, when: &str) {
+    wait_for("the end there", || ["stopped", "gone"].contains(&there.status().as_str()));
+    assert_eq!(memory(there), "failed", "{when}");
+    // The next command that touches it ends it, if all are dead who would have done so.
+    wait_for("the end here", || ["stopped", "gone", "paused"].contains(&c.status().as_str()));
+    assert_ne!(c.call("resume", &[]).status.code(), Some(0), "{when}");
+    wait_for("the end here", || ["stopped", "gone"].contains(&c.status().as_str()));
+    for end in [c, there] {
+        end.delete(&["--force"]);
+        assert_eq!(end.status(), "gone", "{when}");
+        end.assert_clean();
+    }
+    resolved(c, there, when);
+    for end in [c, there] {
+        assert_nothing_below(end.runtime(), when);
+    }
+}
+
+/// The time that a process has run, in its own code.
+fn time_of(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(") ")?.1.split(' ').nth(11)?.to_owned())
+}
+
+/// The CRIU that a process has started; it gives itself other arguments.
+fn criu_of(parent: Pid) -> Option<Pid> {
+    let parent = parent.as_raw_nonzero();
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children: String = children.collect();
+    let is_criu = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "criu")
+    };
+    Pid::from_raw(children.split_whitespace().find(is_criu)?.parse().ok()?)
+}
+
+#[track_caller]
+fn loses(victim: Victim) {
+    let (c, there) = held();
+    let marks = tempfile::tempdir().unwrap();
+    let source = begun(&c, &there, &relayed(marks.path(), &there));
+    let pid = c.pid();
+    victim.strike(marks.path(), &source, &there);
+    if victim == Victim::SourceCriu {
+        // The source needs it no more: the processes come no further than into the freezer, and have their memory still.
+        let before = time_of(pid);
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(before.is_some() && time_of(pid) == before, "{before:?}");
+        let output = source.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        holds_all(&there);
+        assert_gone(&c);
+        return;
+    }
+    let output = source.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (there_says, here_says) = victim.reasons();
+    let when = format!("{victim:?}: {told}");
+    wait_for("the end there", || there.status() == "stopped");
+    assert!(reason(&there).contains(there_says), "{when}{}", reason(&there));
+    assert!(told.contains(here_says), "{when}");
+    if !here_says.is_empty() {
+        let what = "the container was the destination's, and has ended there, since not all of its memory has arrived";
+        assert!(told.contains(what), "{when}");
+        assert_gone(&c);
+    }
+    if victim == Victim::Stalled {
+        let _ = kill_process(named_in(&marks.path().join("relay")).unwrap(), Signal::KILL);
+    }
+    is_lost(&c, &there, &when);
+}
+
+#[test]
+fn without_the_source_it_ends_there_and_does_not_run_here() {
+    require!(Root, Criu, Redis);
+    loses(Victim::Source);
+}
+
+#[test]
+fn without_the_source_and_its_guard_it_does_not_run_here() {
+    require!(Root, Criu, Redis);
+    loses(Victim::SourceAndGuard);
+}
+
+#[test]
+fn without_the_sources_criu_it_goes_over() {
+    require!(Root, Criu, Redis);
+    loses(Victim::SourceCriu);
+}
+
+#[test]
+fn without_the_receiver_it_ends_there_and_does_not_run_here() {
+    require!(Root, Criu, Redis);
+    loses(Victim::Receiver);
+}
+
+#[test]
+fn without_the_link_it_ends_there_and_does_not_run_here() {
+    require!(Root, Criu, Redis);
+    loses(Victim::Link);
+    loses(Victim::Stalled);
+}
+
+#[test]
+fn without_those_who_bring_its_memory_it_ends_there_and_does_not_run_here() {
+    require!(Root, Criu, Redis);
+    loses(Victim::Watcher);
+    loses(Victim::Worker);
 }

@@ -296,7 +296,7 @@ impl Traveller {
 }
 
 /// The descendant of a process that has `word` among its arguments.
-fn below(ancestor: Pid, word: &str) -> Option<Pid> {
+pub(crate) fn below(ancestor: Pid, word: &str) -> Option<Pid> {
     let mut left = vec![ancestor.as_raw_nonzero().get()];
     while let Some(pid) = left.pop() {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

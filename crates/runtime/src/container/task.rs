@@ -347,6 +347,9 @@ impl Task {
                     return self.refuse(what, Status::Paused);
                 }
                 guard::settle(self.entry())?;
+                if let Some(destination) = self.migrated_to() {
+                    return self.refuse(&format!("it has gone to {destination}"), Status::Stopped);
+                }
                 self.cgroup.thaw()?;
             }
             status => return self.refuse("container not paused", status),

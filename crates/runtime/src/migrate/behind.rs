@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Teller, TryRecvError, channel};
+use std::time::{Duration, Instant};
 
 use hiber_criu::pagemap::PAGE;
 use hiber_memory::images::Behind;
@@ -16,6 +17,8 @@ use crate::error::{Error, Result, chain};
 
 /// Bytes that are sent at once: whoever begins to wait meanwhile waits for so much.
 const PART: u64 = 128 << 10;
+/// How long one listens for the reason when nothing can be sent any more.
+const SOON: Duration = Duration::from_secs(6);
 /// How many requests may wait: an honest destination has some thousands on their way.
 const MOST: usize = 1 << 16;
 
@@ -95,7 +98,7 @@ impl Service {
             let done = match next {
                 Ok(Ok(Word::Arrived)) if self.decided => return Ok(self.ended(None)),
                 Ok(said) => said.and_then(|word| self.hear(word, decide)),
-                Err(TryRecvError::Empty) => self.send_next(),
+                Err(TryRecvError::Empty) => self.send_next().map_err(|e| reason(told).unwrap_or(e)),
                 Err(TryRecvError::Disconnected) => {
                     Err(Error::internal("hear the destination", "nobody listens to it"))
                 }
@@ -170,6 +173,18 @@ impl Service {
         let bytes = bytes.map_err(|e| Error::host("read the container's memory", e))?;
         let sent = self.sender.send(Bytes::Pages { memory, address: part.start, bytes: &bytes });
         sent.map_err(|e| self.failed(e.to_string()))
+    }
+}
+
+/// Why nothing can be sent any more, if the destination says so, or whoever listens to it knows.
+fn reason(told: &Receiver<Result<Word>>) -> Option<Error> {
+    let until = Instant::now() + SOON;
+    loop {
+        match told.recv_timeout(until.saturating_duration_since(Instant::now())).ok()? {
+            Ok(Word::Lost(why) | Word::Refuse(why)) => return Some(Error::host("the destination", why)),
+            Ok(_) => {}
+            Err(e) => return Some(e),
+        }
     }
 }
 
