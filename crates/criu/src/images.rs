@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criu_proto::Message;
+use criu_proto::MessageField;
 use criu_proto::images::inventory::InventoryEntry;
 use criu_proto::images::pstree::PstreeEntry;
-use criu_proto::images::stats::StatsEntry;
+use criu_proto::images::stats::{DumpStatsEntry, StatsEntry};
 use serde::Serialize;
 
 use crate::directory::ImageDirectory;
@@ -161,6 +162,25 @@ pub struct DumpStats {
     pub pages_written: u64,
     /// Pages left behind for lazy transfer.
     pub pages_lazy: u64,
+}
+
+impl DumpStats {
+    /// The content of a file stats-dump with these figures.
+    ///
+    /// # Errors
+    /// None in practice: the message is small.
+    pub fn to_file(&self) -> Result<Vec<u8>> {
+        let micros = |time: Duration| Some(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+        let mut dump = DumpStatsEntry::new();
+        (dump.freezing_time, dump.frozen_time) = (micros(self.freezing_time), micros(self.frozen_time));
+        (dump.memdump_time, dump.memwrite_time) = (micros(self.memdump_time), micros(self.memwrite_time));
+        dump.pages_scanned = Some(self.pages_scanned);
+        dump.pages_skipped_parent = Some(self.pages_skipped_parent);
+        dump.pages_written = Some(self.pages_written);
+        dump.pages_lazy = Some(self.pages_lazy);
+        let entry = StatsEntry { dump: MessageField::some(dump), ..StatsEntry::default() };
+        encode(Path::new(DUMP_STATS), &[SERVICE, STATS], &[entry])
+    }
 }
 
 /// How long a restore took and what it read (stats-restore).

@@ -168,6 +168,7 @@ fn statistics_are_in_microseconds() {
     let stats = dump_stats(dir.path()).unwrap();
     assert_eq!(stats.frozen_time, Duration::from_secs(2));
     assert_eq!((stats.pages_scanned, stats.pages_written, stats.pages_lazy), (5, 7, 8));
+    assert_eq!(stats.to_file().unwrap(), std::fs::read(dir.path().join("stats-dump")).unwrap());
 
     let restore = RestoreStatsEntry {
         pages_compared: Some(1),

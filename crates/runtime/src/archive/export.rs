@@ -2,15 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
+use hiber_criu::images::DumpStats;
 use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 
 use super::bundle;
-use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
+use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC, STATISTICS};
 use super::oci::{self, Origin};
 use super::output::{Output, Place};
 use super::rootfs::{Root, RootChanges};
@@ -188,19 +189,18 @@ impl Content<'_> {
         for name in BESIDE {
             manifest.files.remove(name).and_then(|sum| manifest.archive.insert(name.to_owned(), sum));
         }
+        let begun = Instant::now();
         for of in &given.unwritten {
             let mut content = Hashing { from: of.content(), hasher: hashed.then(blake3::Hasher::new) };
             tar.file(&format!("{CHECKPOINT}{}", of.name), of.size, &mut content).map_err(fail)?;
             let sum = content.hasher.map(|hasher| FileSum::of_hashed(&hasher));
             sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
         }
-        let json = manifest.to_json()?;
-        let signature = export.sign_key.as_deref().map(|key| match signed::uncovered(&manifest) {
-            None => Ok((signature::FILE_NAME, key.sign(&json))),
-            Some(why) => Err(Error::File { path: images.path().into(), why: why.into() }),
-        });
-        let last = [Some(Ok((manifest::FILE_NAME, json.clone()))), signature];
-        seal(tar, &last.into_iter().flatten().collect::<Result<Vec<_>>>()?).map_err(fail)
+        if self.passes && !names.iter().any(|name| name == STATISTICS) {
+            let bytes = statistics(&manifest, given.stopped, begun)?;
+            tar.file(STATISTICS, bytes.len() as u64, &*bytes).map_err(fail)?;
+        }
+        seal(tar, &signed(&manifest, images, export.sign_key.as_deref())?).map_err(fail)
     }
 
     /// Adds config.dump and spec.dump.
@@ -287,6 +287,34 @@ fn is_exported(name: &str, manifest: Option<&Manifest>) -> bool {
     let last = [manifest::FILE_NAME, signature::FILE_NAME];
     !last.contains(&name)
         && manifest.is_none_or(|manifest| manifest.files.contains_key(name) || BESIDE.contains(&name))
+}
+
+/// The statistics of a dump whose CRIU goes on when the archive is whole, and has none before: for how long the container has stood
+/// still until now, how much of that writing memory took since `begun`, and how many pages there are.
+fn statistics(manifest: &Manifest, stopped: Instant, begun: Instant) -> Result<Vec<u8>> {
+    let pages = manifest.files.iter().filter(|(name, _)| name.starts_with("pages-"));
+    let bytes = pages.fold(0, |sum: u64, (_, file)| sum.saturating_add(file.size));
+    let mut statistics = DumpStats::default();
+    (statistics.frozen_time, statistics.memwrite_time) = (stopped.elapsed(), begun.elapsed());
+    statistics.pages_written = bytes / rustix::param::page_size() as u64;
+    statistics.pages_scanned = statistics.pages_written;
+    Ok(statistics.to_file()?)
+}
+
+/// The manifest as a file, and its signature.
+fn signed(
+    manifest: &Manifest,
+    images: &ImageDirectory,
+    key: Option<&SigningKey>,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut files = vec![(manifest::FILE_NAME, manifest.to_json()?)];
+    if let Some(key) = key {
+        if let Some(why) = signed::uncovered(manifest) {
+            return Err(Error::File { path: images.path().into(), why: why.into() });
+        }
+        files.push((signature::FILE_NAME, key.sign(&files[0].1)));
+    }
+    Ok(files)
 }
 
 /// Completes an archive by its last files.

@@ -12,7 +12,7 @@ pub(super) const CHECKPOINT: &str = "checkpoint/";
 pub(super) const CONFIG: &str = "config.dump";
 pub(super) const SPEC: &str = "spec.dump";
 /// Beside the directory of the images: CRIU's log, its statistics, and the changes of the root file system.
-pub(super) const BESIDE: [&str; 5] = [LOG, "stats-dump", DIFF, DELETED, SHM];
+pub(super) const BESIDE: [&str; 5] = [LOG, STATISTICS, DIFF, DELETED, SHM];
 /// Added and changed files of the root file system.
 pub(super) const DIFF: &str = "rootfs-diff.tar";
 /// Removed ones: a list in JSON.
@@ -20,6 +20,8 @@ pub(super) const DELETED: &str = "deleted.files";
 /// The content of the container's /dev/shm, which engines keep outside of it.
 pub(super) const SHM: &str = "devshm-checkpoint.tar";
 const LOG: &str = "dump.log";
+/// CRIU's, or ours where CRIU has none yet.
+pub(super) const STATISTICS: &str = "stats-dump";
 
 /// Annotations in which engines keep the name of a container's image.
 const IMAGE_NAMES: [&str; 4] = [
