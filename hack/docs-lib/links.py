@@ -11,7 +11,7 @@ import sys
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 PATH = re.compile(r"`((?:[a-z][\w-]*/[\w./-]*(?:\.(?:rs|md|svg|8)|/))|(?:hack/[\w-]+))`")
-CRATES = [f"crates/{name}" for name in ("runtime", "cli", "sandbox", "sys", "memory", "criu", "shim")]
+CRATES = [f"crates/{name}" for name in ("runtime", "cli", "sandbox", "sys", "memory", "store", "criu", "shim")]
 BASES = ["", "crates", "tests", "tests/youki", *CRATES, *(f"{crate}/src" for crate in CRATES)]
 # It tells of files that are gone.
 HISTORY = "CHANGELOG.md"

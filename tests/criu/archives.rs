@@ -269,7 +269,8 @@ fn goes_without_being_kept() {
 
 /// An export that may be killed.
 pub(crate) struct Export<'a> {
-    pub(crate) to: &'a str,
+    /// `--export` or `--store`, and the place.
+    pub(crate) to: [&'a str; 2],
     /// There once the archive is one.
     pub(crate) shows: &'a Path,
     pub(crate) forget: &'a dyn Fn(),
@@ -287,7 +288,7 @@ pub(crate) fn killed_at_every_step(c: &Container, export: &Export<'_>) {
         let _ = fs::remove_file(&mark);
         (export.forget)();
         let before = count(c);
-        let mut command = c.command("checkpoint", &["--export", export.to]);
+        let mut command = c.command("checkpoint", &export.to);
         command.env("LD_PRELOAD", &killer);
         command.env("KILL_AT", format!("hiber {side} {step} {}", mark.display()));
         let output = hiber_tests::command::run(command, b"");
@@ -325,7 +326,7 @@ fn a_kill_leaves_the_container_or_the_archive() {
     killed_at_every_step(
         &c,
         &Export {
-            to: file.to_str().unwrap(),
+            to: ["--export", file.to_str().unwrap()],
             shows: &file,
             forget: &|| drop(fs::remove_file(&file)),
             is_clean: &|| names(&place).len() == usize::from(file.exists()),

@@ -61,6 +61,7 @@ mod redis;
 mod same;
 mod seccomp;
 mod signed;
+mod stores;
 mod systemd;
 mod time;
 mod tls;

@@ -113,7 +113,7 @@ fn a_kill_leaves_the_container_or_the_image() {
     killed_at_every_step(
         &c,
         &Export {
-            to: &to,
+            to: ["--export", &to],
             shows: &layout(&c).join("index.json"),
             forget: &|| drop(fs::remove_dir_all(layout(&c))),
             is_clean: &|| hidden(&layout(&c)).is_empty(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 
 use criu_proto::images::mm::VmaEntry;
 
@@ -28,12 +29,24 @@ pub struct LazyRun {
     pub place: Option<(usize, u64)>,
 }
 
+/// A file of pages.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LazyFile {
+    /// Its name in the directory of its checkpoint.
+    pub name: String,
+    /// The file.
+    pub file: File,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
 /// All memory of a checkpoint that can follow.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LazyRestore {
-    /// Files of pages, with their lengths in bytes.
-    pub files: Vec<(File, u64)>,
+    /// Files of pages.
+    pub files: Vec<LazyFile>,
     /// Runs by the number of their task, in the order of addresses.
     pub tasks: BTreeMap<u32, Vec<LazyRun>>,
     /// Maps of pages that CRIU is to read instead of the checkpoint's.
@@ -94,6 +107,17 @@ impl LazyRestore {
         self.tasks.values().flatten().filter(|run| run.place.is_none()).map(LazyRun::length).sum()
     }
 
+    /// The parts of a file, by its number, whose pages can follow, in their order.
+    pub fn parts(&self, file: usize) -> Vec<Range<u64>> {
+        let part = |run: &LazyRun| {
+            let (of, offset) = run.place?;
+            (of == file).then(|| offset..offset + run.length())
+        };
+        let mut parts: Vec<_> = self.tasks.values().flatten().filter_map(part).collect();
+        parts.sort_unstable_by_key(|part| part.start);
+        parts
+    }
+
     /// How many bytes each task has, in images or at a page server.
     pub fn bytes_of_tasks(&self) -> impl Iterator<Item = u64> {
         self.tasks.values().map(|runs| runs.iter().map(LazyRun::length).sum())
@@ -124,7 +148,7 @@ impl LazyRestore {
                 format!("has {found} bytes, expected {length}; restore from another copy"),
             ));
         }
-        self.files.push((file, length));
+        self.files.push(LazyFile { name: name.into(), file, length });
         Ok(self.files.len() - 1)
     }
 

@@ -51,7 +51,7 @@ pub use error::{CriuError, Failure, HandlerError, Operation, Result};
 pub use images::Images;
 pub use launch::{CriuInfo, Launch, Loading};
 pub use lazy_memory::LazyMemory;
-pub use lazy_restore::{LazyRestore, LazyRun};
+pub use lazy_restore::{LazyFile, LazyRestore, LazyRun};
 pub use locate::{Criu, ENV_VAR, find_program};
 pub use macvlans::{Macvlan, network_of};
 pub use modes::{CgroupMode, NetworkLock, UnknownWord};

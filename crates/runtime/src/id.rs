@@ -102,6 +102,12 @@ pub enum CheckpointError {
 }
 
 impl CheckpointName {
+    /// The present time as a name, to the millisecond: `2026-12-01T10.43.12.123Z`. Such names sort by time.
+    pub fn of_now() -> Self {
+        let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
+        Self(now.to_string().replace(':', "."))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -27,6 +27,8 @@ pub mod spec;
 mod state;
 mod status;
 #[cfg(feature = "archive")]
+pub mod store;
+#[cfg(feature = "archive")]
 mod tarball;
 
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use hiber::archive::{Compression, RootChanges};
 use hiber::id::ContainerId;
-use hiber::{Address, CheckpointOptions};
+use hiber::store::{CheckpointStore, Put};
+use hiber::{Address, CheckpointName, CheckpointOptions, Task};
 
 use crate::containers::Containers;
-use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, Recipient, SIGN_KEY};
+use crate::flags::archive::{self, COMPRESS, ENCRYPT_TO, KeyFile, Recipient, SIGN_KEY, STORE_KEY};
 use crate::flags::criu::{
     ACCEPT, CheckFlags, CriuFlags, LINK_REMAP, Names, PreCopyFlags, TCP_SKIP_IN_FLIGHT, names,
 };
@@ -54,6 +55,15 @@ flags! {
             "write an archive (tar, as podman's) instead of a directory, and nothing else to the disk; - is standard output, \
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
+        store: Option<PathBuf> = Flag::value(
+            "store",
+            "DIR",
+            "write into a store of checkpoints instead of a directory, which is made if there is none: what is there already is \
+             not written again",
+        ),
+        checkpoint: Option<CheckpointName> =
+            Flag::value("checkpoint", "NAME", "the checkpoint's name in the store (default: the time)"),
+        store_key: Option<KeyFile> = STORE_KEY,
         compress: Option<Compression> = COMPRESS,
         encrypt_to: Vec<Recipient> = ENCRYPT_TO,
         sign_key: Option<PathBuf> = SIGN_KEY,
@@ -78,12 +88,14 @@ pub(crate) const COMMAND: Command =
         Ok(Box::new(Checkpoint::read(m)?))
     })
     .description(
-        "Writes the container's processes and memory with CRIU, to a directory or with --export into one file.\n\
+        "Writes the container's processes and memory with CRIU, to a directory, with --export into one file, or with --store\n\
+         into a store, in which checkpoints share what they have in common.\n\
          The container is gone afterwards, unless it is left running. --check and docs/limits.md tell what CRIU cannot save.",
     )
     .examples(&[
         ("checkpoint --image-path /var/tmp/web.ckpt web", "put the container web to sleep"),
         ("checkpoint --export /var/tmp/web.tar.zst web", "put it into an archive, for podman or another machine"),
+        ("checkpoint --store /var/tmp/store --leave-running web", "keep its present state where earlier ones are, too"),
         ("checkpoint --check web", "ask whether that would work"),
     ])
     .flags(CheckpointFlags::TABLE);
@@ -145,8 +157,24 @@ impl Run for Checkpoint {
             task.export(&export, options)?;
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(dir) = &self.flags.store {
+            return self.store(dir, &task, options);
+        }
         task.checkpoint(&options)?;
         inspection::tell_written(&options.criu.image_path, options.criu.work_path.as_deref())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Checkpoint {
+    fn store(&self, dir: &Path, task: &Task, options: CheckpointOptions) -> anyhow::Result<ExitCode> {
+        let flags = &self.flags;
+        let name = flags.checkpoint.clone().unwrap_or_else(CheckpointName::of_now);
+        let put = Put::new(CheckpointStore::make(dir)?, name)
+            .key(archive::store_key(flags.store_key.as_ref())?)
+            .compress(flags.compress.unwrap_or_default());
+        let stored = task.store(&put, options)?;
+        inspection::tell_stored(&self.id, &put.name, &stored)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -158,15 +186,28 @@ impl CheckpointFlags {
         if self.export.is_some() && self.criu.image_path.is_some() {
             return Err(Refusal::value("--export and --image-path exclude each other"));
         }
+        let elsewhere = [("export", self.export.is_some()), ("image-path", self.criu.image_path.is_some())];
+        if let Some((flag, _)) = elsewhere.iter().find(|(_, given)| self.store.is_some() && *given) {
+            return Err(Refusal::value(format!("--store and --{flag} exclude each other")));
+        }
+        let of_store = [("checkpoint", self.checkpoint.is_some()), ("store-key", self.store_key.is_some())];
+        if let Some((flag, _)) = of_store.iter().find(|(_, given)| self.store.is_none() && *given) {
+            return Err(Refusal::value(format!("--{flag} needs --store")));
+        }
         if self.export.is_none() && self.with_rootfs {
             return Err(Refusal::value("--with-rootfs needs --export"));
         }
         if self.export.is_none() && self.base.is_some() {
             return Err(Refusal::value("--base needs --export"));
         }
-        if self.export.is_none() && self.compress.is_some() {
+        if self.export.is_none() && self.store.is_none() && self.compress.is_some() {
             return Err(Refusal::value(
-                "--compress needs --export: images in a directory are not compressed",
+                "--compress needs --export or --store: images in a directory are not compressed",
+            ));
+        }
+        if self.store.is_some() && !self.encrypt_to.is_empty() {
+            return Err(Refusal::value(
+                "--encrypt-to and --store exclude each other: --store-key seals checkpoints in a store",
             ));
         }
         if self.export.is_none() && !self.encrypt_to.is_empty() {

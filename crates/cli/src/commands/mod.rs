@@ -22,6 +22,7 @@ pub(crate) mod run;
 mod spec;
 mod start;
 mod state;
+mod store;
 mod update;
 mod wait_memory;
 
@@ -51,6 +52,7 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &spec::COMMAND,
     &start::COMMAND,
     &state::COMMAND,
+    &store::COMMAND,
     &update::COMMAND,
     &wait_memory::COMMAND,
 ];

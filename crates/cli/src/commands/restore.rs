@@ -8,11 +8,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use hiber::archive::{Imported, MadeBundle, NewBundle};
 use hiber::id::ContainerId;
-use hiber::{Address, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task};
+use hiber::store::{CheckpointStore, Fetch, Fetched};
+use hiber::{
+    Address, Checkpoint, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task, VerifyingKey,
+};
 
 use super::checkpoints::checkpoints_of;
 use crate::containers::Containers;
-use crate::flags::archive::{self, IDENTITY, KeyFile, VERIFY_KEY};
+use crate::flags::archive::{self, IDENTITY, KeyFile, STORE_KEY, VERIFY_KEY};
 use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
@@ -45,6 +48,12 @@ flags! {
             "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input, \
              and oci:DIR[:TAG] an image in an OCI image layout",
         ),
+        store: Option<PathBuf> = Flag::value(
+            "store",
+            "DIR",
+            "the store of checkpoints to restore from, instead of --image-path: the newest of the container, or --checkpoint",
+        ),
+        store_key: Option<KeyFile> = STORE_KEY,
         identity: Vec<KeyFile> = IDENTITY,
         verify_key: Vec<KeyFile> = VERIFY_KEY,
         with_rootfs: bool = Flag::switch(
@@ -61,7 +70,12 @@ flags! {
             "a bundle that is made from the archive grants whatever the archive's own configuration asks for",
         ),
         checkpoint: Option<CheckpointName> =
-            Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path"),
+            Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path, or that in the store"),
+        of: Option<ContainerId> = Flag::value(
+            "of",
+            "ID",
+            "the container that the checkpoint in the store was made of (default: the one to be restored)",
+        ),
         checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
         bundle: Option<PathBuf> = BUNDLE,
         console_socket: Option<PathBuf> = CONSOLE_SOCKET,
@@ -120,6 +134,7 @@ pub(crate) const COMMAND: Command =
             "restore --import /var/tmp/web.tar.zst --bundle /srv/web --detach web",
             "the same from an archive",
         ),
+        ("restore --store /var/tmp/store --bundle /srv/web --detach web", "the same from its newest checkpoint in a store"),
     ])
     .flags(RestoreFlags::TABLE);
 
@@ -145,6 +160,7 @@ impl RestoreFlags {
         if let Some((flag, _)) = places.iter().find(|(_, given)| self.import.is_some() && *given) {
             return Err(Refusal::value(format!("--import and --{flag} exclude each other")));
         }
+        self.judge_store()?;
         if self.import.is_none() && !self.identity.is_empty() {
             return Err(Refusal::value("--identity needs --import: nothing but an archive is encrypted"));
         }
@@ -181,6 +197,28 @@ impl RestoreFlags {
     }
 }
 
+impl RestoreFlags {
+    /// Refuses what a checkpoint in a store excludes, and what needs one.
+    fn judge_store(&self) -> Result<(), Refusal> {
+        let places = [
+            ("image-path", self.criu.image_path.is_some()),
+            ("import", self.import.is_some()),
+            ("checkpoint-dir", self.checkpoint_dir.is_some()),
+            ("lazy-pages", self.criu.lazy_pages),
+            ("page-server", self.page_server.is_some()),
+            ("auto-dedup", self.criu.auto_dedup),
+        ];
+        if let Some((flag, _)) = places.iter().find(|(_, given)| self.store.is_some() && *given) {
+            return Err(Refusal::value(format!("--store and --{flag} exclude each other")));
+        }
+        let of_store = [("store-key", self.store_key.is_some()), ("of", self.of.is_some())];
+        if let Some((flag, _)) = of_store.iter().find(|(_, given)| self.store.is_none() && *given) {
+            return Err(Refusal::value(format!("--{flag} needs --store")));
+        }
+        Ok(())
+    }
+}
+
 impl Restore {
     pub(crate) fn read(m: &Matches) -> Result<Self, Refusal> {
         let (id, flags) = (m.container()?, RestoreFlags::read(m)?);
@@ -214,6 +252,18 @@ impl Restore {
         Ok(imported.bundle(place, &how)?)
     }
 
+    /// The checkpoint in the store.
+    fn fetch(&self, containers: &Containers, store: &Path) -> anyhow::Result<Fetched> {
+        let flags = &self.flags;
+        let container = flags.of.as_ref().unwrap_or(&self.id);
+        let mut fetch = Fetch::new(CheckpointStore::open(store)?, container.clone())
+            .name(flags.checkpoint.clone())
+            .keys(archive::store_key(flags.store_key.as_ref())?.into_iter().collect::<Vec<_>>())
+            .trust(flags.trust_images);
+        fetch.verify_keys = archive::verifying_keys(&flags.verify_key)?;
+        Ok(containers.runtime.fetch(&fetch)?)
+    }
+
     /// Stays until the first process has ended, and deletes the container.
     fn attend(&self, containers: &Containers, task: &Task, signals: &Signals) -> anyhow::Result<ExitCode> {
         let init = task.init().context("the container has no process")?;
@@ -232,6 +282,40 @@ impl Restore {
     }
 }
 
+/// The checkpoint, if it is not in the directory of `--image-path`.
+struct From {
+    named: Option<Checkpoint>,
+    imported: Option<Imported>,
+    fetched: Option<Fetched>,
+    /// Those of a checkpoint in a directory; the others bring theirs.
+    verify_keys: Vec<VerifyingKey>,
+}
+
+impl From {
+    fn find(restore: &Restore, containers: &Containers, bundle: &Path) -> anyhow::Result<Self> {
+        let flags = &restore.flags;
+        let all = || checkpoints_of(&restore.id, flags.checkpoint_dir.as_deref(), bundle);
+        let named = flags.checkpoint.as_ref().filter(|_| flags.store.is_none());
+        let named = named.map(|name| all().get(name)).transpose()?;
+        let fetched = flags.store.as_ref().map(|store| restore.fetch(containers, store)).transpose()?;
+        let unpack = |from: &PathBuf| {
+            let import = archive::import(from, &flags.identity, &flags.verify_key)?.trust(flags.trust_images);
+            Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
+        };
+        let imported = flags.import.as_ref().map(unpack).transpose()?;
+        let elsewhere = fetched.is_some() || imported.is_some();
+        let verify_keys = if elsewhere { Vec::new() } else { archive::verifying_keys(&flags.verify_key)? };
+        Ok(Self { named, imported, fetched, verify_keys })
+    }
+
+    fn choose<'a>(&self, options: RestoreContainerOptions<'a>) -> RestoreContainerOptions<'a> {
+        let mut options = options.verify_keys(self.verify_keys.clone());
+        self.imported.iter().for_each(|imported| imported.choose(&mut options));
+        self.fetched.iter().for_each(|fetched| fetched.choose(&mut options));
+        options
+    }
+}
+
 impl Run for Restore {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
         let containers = Containers::new(cli)?;
@@ -242,26 +326,16 @@ impl Run for Restore {
             );
         }
         let bundle = or_here(flags.bundle.as_ref());
-        let all = || checkpoints_of(&self.id, flags.checkpoint_dir.as_deref(), &bundle);
-        let named = flags.checkpoint.as_ref().map(|name| all().get(name)).transpose()?;
-        let verify_keys = archive::verifying_keys(&flags.verify_key)?;
-        let unpack = |from: &PathBuf| {
-            let import = archive::import(from, &flags.identity, &flags.verify_key)?.trust(flags.trust_images);
-            Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
-        };
-        let imported = flags.import.as_ref().map(unpack).transpose()?;
-        let made = imported.as_ref().map(|imported| self.bundle(imported, &bundle)).transpose()?;
-        let options = |stdio| {
-            let mut options = self.options(cli, stdio).verify_keys(verify_keys.clone());
-            imported.iter().for_each(|imported| imported.choose(&mut options));
-            options
-        };
+        let from = From::find(self, &containers, &bundle)?;
+        let made = from.imported.as_ref().map(|imported| self.bundle(imported, &bundle)).transpose()?;
+        let named = from.named.as_ref();
+        let options = |stdio| from.choose(self.options(cli, stdio));
         if let Some(format) = flags.check.asked() {
-            let report = containers.runtime.check_restore(&self.id, named.as_ref(), options(Stdio::Inherit));
+            let report = containers.runtime.check_restore(&self.id, named, options(Stdio::Inherit));
             return report::show(&report, format);
         }
         if flags.prove {
-            containers.runtime.try_restore(&self.id, named.as_ref(), options(Stdio::Inherit))?;
+            containers.runtime.try_restore(&self.id, named, options(Stdio::Inherit))?;
             inspection::tell_tried(&self.id)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -278,12 +352,12 @@ impl Run for Restore {
         };
         let tell = Tell::prepare(None, flags.pid_file.as_deref())?;
         let options = options(stdio);
-        let task = match &named {
+        let task = match named {
             None => containers.runtime.restore(&self.id, &options)?,
             Some(checkpoint) => containers.runtime.start_from(&self.id, checkpoint, options)?,
         };
         // A daemon that still brings memory has the files open.
-        drop(imported);
+        drop(from);
         let init = task.init().context("the container has no process")?;
         containers.or_undo(&self.id, tell.tell(init))?;
         made.into_iter().for_each(MadeBundle::keep);

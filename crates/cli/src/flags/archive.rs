@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use hiber::archive::{Compression, Export, Identities, Import, OciImage, Place, Recipients, Source};
 
+use hiber::store::StoreKey;
 use hiber::{SigningKey, VerifyingKey};
 
 use crate::line::flag::{Flag, Value};
@@ -44,6 +45,13 @@ pub(crate) const VERIFY_KEY: Flag<Vec<KeyFile>> = Flag::list(
     "FILE",
     "a file with a public key of ed25519 (PEM, or OpenSSH's): the owner of one of these keys must have signed the checkpoint \
      (repeatable)",
+);
+
+pub(crate) const STORE_KEY: Flag<Option<KeyFile>> = Flag::value(
+    "store-key",
+    "FILE",
+    "a file with the key that seals checkpoints in a store, which share pages with those of this key only: age-keygen's, or \
+     OpenSSH's of the kind ssh-ed25519 without a passphrase",
 );
 
 /// A recipient as it was given: a key, or a file.
@@ -115,6 +123,15 @@ pub(crate) fn signing_key(given: Option<&PathBuf>) -> anyhow::Result<Option<Arc<
 pub(crate) fn verifying_keys(given: &[KeyFile]) -> anyhow::Result<Vec<VerifyingKey>> {
     let read = |KeyFile(path): &KeyFile| VerifyingKey::read(path).context("invalid --verify-key");
     given.iter().map(read).collect()
+}
+
+/// The key of a store's checkpoints.
+///
+/// # Errors
+/// There is none in the file.
+pub(crate) fn store_key(given: Option<&KeyFile>) -> anyhow::Result<Option<StoreKey>> {
+    let read = |KeyFile(path): &KeyFile| StoreKey::read(path).context("invalid --store-key");
+    given.map(read).transpose()
 }
 
 /// The keys of all files.

@@ -6,9 +6,11 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use hiber::CheckpointName;
 use hiber::contents::{CgroupSet, Credentials, Descriptor, Holder, Memory, Mount, Process, Socket};
 use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
+use hiber::store::Stored;
 use hiber::{CgroupMode, Inspection, Verification};
 
 use super::out;
@@ -49,6 +51,14 @@ pub(crate) fn tell_written(path: &Path, work: Option<&Path>) -> anyhow::Result<(
         Err(_) => format!("wrote {}", path.display()),
     };
     tell(described)
+}
+
+/// Tells a person at a terminal what a checkpoint has cost a store.
+pub(crate) fn tell_stored(id: &ContainerId, name: &CheckpointName, stored: &Stored) -> anyhow::Result<()> {
+    tell(|| {
+        let (size, added) = (bytes(stored.size), bytes(stored.added));
+        format!("stored {} of {id}: {size}, of which {added} are new in the store", name.as_str())
+    })
 }
 
 /// Tells a person at a terminal that a restore on trial has worked.
@@ -355,7 +365,7 @@ fn nonzero_sizes(sizes: &[(&str, u64)]) -> String {
     some.map(|(what, size)| format!(", {} {what}", bytes(*size))).collect()
 }
 
-fn bytes(size: u64) -> String {
+pub(crate) fn bytes(size: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if size < 1024 {
         return format!("{size} bytes");

@@ -30,6 +30,17 @@ pub enum Failure {
         /// The address.
         address: u64,
     },
+    /// A page cannot be had from where its file is written from.
+    #[error("memory of process {task} at {address:#x} cannot be had")]
+    Unfilled {
+        /// The process.
+        task: i32,
+        /// The address.
+        address: u64,
+        /// The reason.
+        #[source]
+        why: std::io::Error,
+    },
     /// The kernel does not take a page: ENOMEM where the limit of the process's cgroup is reached.
     #[error("memory of process {task} at {address:#x} cannot be put in place: {errno}")]
     Copy {

@@ -29,7 +29,7 @@ use rustix::io::retry_on_intr;
 pub use failure::{Failure, Touch};
 use greeting::{Greeting, Said};
 pub use missing::PAGE;
-pub use pages::{Pages, Place};
+pub use pages::{Filler, PageImage, Pages, Place};
 pub use server::{Answer, PageServer};
 use space::{Attended, Space};
 use work::{Queue, Shared};

@@ -87,16 +87,16 @@ impl Space {
 
     /// Puts pages in place that nobody waits for: what is missing of `start..end`, and here.
     pub(super) fn fill(&self, start: u64, end: u64, pages: &Pages) -> Result<(), Failure> {
-        let here = |is: Range| match pages.find(self.task, is.origin, is.length().min(AT_ONCE)) {
-            Some(Found::Here(source)) => Some((is.first(source.length()), source)),
-            _ => None,
+        let here = |is: Range| {
+            Ok(match pages.take(self.task, is.origin, is.length().min(AT_ONCE))? {
+                Some(Found::Here(source)) => Some((is.first(source.length()), source)),
+                _ => None,
+            })
         };
         loop {
             let missing = self.missing().from(start).filter(|range| range.start < end);
-            let Some((range, source)) = missing.map(|range| range.first(end - range.start)).and_then(here)
-            else {
-                return Ok(());
-            };
+            let Some(missing) = missing.map(|range| range.first(end - range.start)) else { return Ok(()) };
+            let Some((range, source)) = here(missing)? else { return Ok(()) };
             // Pages on a disk are read before anybody has to wait for them.
             if source.populate() == Err(Errno::FAULT) {
                 return Err(Failure::Image { task: self.task, address: range.origin });
@@ -113,9 +113,11 @@ impl Space {
         loop {
             let Some(wanted) = self.missing().of_origin(origin, end).first().copied() else { return Ok(()) };
             let source = |is: Range| {
-                let from = is.origin.checked_sub(origin).filter(|from| *from < bytes.len() as u64)?;
-                let to = (from + is.length()).min(from + AT_ONCE).min(bytes.len() as u64);
-                Some((is.first(to - from), Source::from(&bytes[from as usize..to as usize])))
+                let from = is.origin.checked_sub(origin).filter(|from| *from < bytes.len() as u64);
+                Ok(from.map(|from| {
+                    let to = (from + is.length()).min(from + AT_ONCE).min(bytes.len() as u64);
+                    (is.first(to - from), Source::from(&bytes[from as usize..to as usize]))
+                }))
             };
             self.put_read(wanted.start, source)?;
             if self.is_gone() {
@@ -128,12 +130,12 @@ impl Space {
     fn put_read<'a>(
         &self,
         at: u64,
-        source: impl Fn(Range) -> Option<(Range, Source<'a>)>,
+        source: impl Fn(Range) -> Result<Option<(Range, Source<'a>)>, Failure>,
     ) -> Result<bool, Failure> {
         let put = {
             let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             let Some(is) = self.missing().at(at) else { return Ok(true) };
-            let Some((is, source)) = source(is) else { return Ok(true) };
+            let Some((is, source)) = source(is)? else { return Ok(true) };
             match self.put(is, source)? {
                 Put::Nowhere if is.length() > PAGE => self.put(is.first(PAGE), source)?,
                 put => put,
@@ -148,7 +150,7 @@ impl Space {
             Put::Nowhere => {
                 let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
                 let is = self.missing().at(at);
-                match is.and_then(source) {
+                match is.map_or(Ok(None), source)? {
                     Some((is, source)) => self.put_or_drop(is.first(PAGE), source)? != Put::Later,
                     None => true,
                 }
@@ -243,7 +245,7 @@ impl Space {
     fn serve(&self, page: u64, pages: &Pages, attended: &mut Attended) -> Result<bool, Failure> {
         loop {
             let Some(range) = self.missing().around(page, AROUND) else { return self.serve_zeros(page) };
-            let source = match pages.find(self.task, range.origin, range.length()) {
+            let source = match pages.take(self.task, range.origin, range.length())? {
                 Some(Found::Here(source)) => source,
                 Some(Found::Server(length)) => {
                     // There, too, only what is in a row; the page itself in any case.
@@ -258,7 +260,7 @@ impl Space {
             let put = match self.put(range, source)? {
                 Put::Nowhere => {
                     let Some(range) = self.missing().at(page) else { continue };
-                    match pages.find(self.task, range.origin, PAGE) {
+                    match pages.take(self.task, range.origin, PAGE)? {
                         Some(Found::Here(source)) => self.put_or_drop(range.first(PAGE), source)?,
                         _ => return Err(Failure::Image { task: self.task, address: range.origin }),
                     }

@@ -158,6 +158,14 @@ impl Identities {
         if self.0.len() == before { Err("has no key".into()) } else { Ok(()) }
     }
 
+    /// The secret of the only key; none if there are more.
+    pub(crate) fn only_secret(&self) -> Option<&Zeroizing<[u8; 32]>> {
+        match self.0.as_slice() {
+            [only] => Some(&only.secret),
+            _ => None,
+        }
+    }
+
     /// The key of the file with this header.
     pub(super) fn unwrap(&self, header: &Header) -> Result<FileKey, Failure> {
         let stanzas = &header.stanzas;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::words::Word;
 use crate::container::stdio::Stdio;
 use crate::helpers::lazy::Address;
+use crate::helpers::lazy::stored::StoredMemory;
 use crate::signature::{SigningKey, VerifyingKey};
 
 /// The options of both a dump and a restore. Where a choice is `None`, a restore does as its dump did.
@@ -215,6 +216,9 @@ pub struct RestoreContainerOptions<'a> {
     /// Whether the images were compared with their manifest when they came out of it.
     #[setters(skip)]
     pub(crate) compared: bool,
+    /// The store that has the content of the files of pages, which are only holes among the images.
+    #[setters(skip)]
+    pub(crate) stored: Option<Arc<StoredMemory>>,
     /// Whether the images were in no hands but ours: those of a migration, and of a dump that is tried. Nobody signs them.
     #[setters(skip)]
     pub(crate) own: bool,

@@ -301,6 +301,7 @@ impl Restoring<'_> {
             cgroup,
             work: work.directory(),
             chain: self.request.chain,
+            stored: options.stored.as_deref(),
         };
         let origin = match (link, &options.page_server) {
             (Some(link), _) => Origin::Machine(link),
@@ -317,7 +318,7 @@ impl Restoring<'_> {
     /// The images that CRIU is to read instead of those of the checkpoint.
     fn changed_images(&self, agent: Option<&Agent<'_>>, facts: &Facts) -> Result<ChangedFiles> {
         let mut changed = agent.map_or_else(ChangedFiles::new, |agent| agent.changed.clone());
-        changed.extend(self.brought.iter().flat_map(|brought| brought.changed.clone()));
+        changed.extend(self.brought.iter().flat_map(|brought| brought.lazy.changed.clone()));
         changed.extend(self.request.outer_groups(facts)?);
         changed.extend(self.request.null_streams(self.stdio())?);
         Ok(changed)

@@ -203,6 +203,9 @@ impl Trial<'_> {
         }
         check(&criu_options, &prepared.spec)?;
         let patience = check_memory(&images)?;
+        if let (Some(stored), [images, ..]) = (&self.options.stored, images.as_slice()) {
+            stored.fill(images, None)?;
+        }
         let network = Network::of(&prepared, self.options, manifest);
         restrain(&mut criu_options, &prepared.plan);
         let request = Request {

@@ -48,6 +48,14 @@ pub(crate) fn check_restore(
     findings.report("restore", id.as_str(), bytes, time)
 }
 
+/// The images, with their pages.
+fn opened(options: &RestoreContainerOptions<'_>) -> crate::error::Result<(ImageDirectory, Images)> {
+    let dir = ImageDirectory::open(&options.criu.image_path)?;
+    options.stored.as_ref().map_or(Ok(()), |stored| stored.fill(&dir, None))?;
+    let images = Images::in_directory(&dir)?;
+    Ok((dir, images))
+}
+
 fn check(
     findings: &mut Findings,
     store: &Store,
@@ -62,9 +70,7 @@ fn check(
     if let Some(prepared) = &prepared {
         configuration(findings, prepared, options);
     }
-    let opened = ImageDirectory::open(&options.criu.image_path)
-        .and_then(|dir| Images::in_directory(&dir).map(|images| (dir, images)));
-    let Ok((dir, images)) = opened.map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
+    let Ok((dir, images)) = opened(options).map_err(|e| findings.failed(&IMAGES, &e)) else { return (0, 0) };
     let dir = &dir;
     let given = prepared.as_ref().and_then(|prepared| manifest::config_digest(&prepared.spec).ok());
     if let Err(e) = check_signature(options, dir) {

@@ -1,6 +1,5 @@
 //! Memory of a restored container that CRIU does not read.
 
-use hiber_criu::images::ChangedFiles;
 use hiber_criu::{ImageDirectory, LazyRestore};
 use hiber_sandbox::plan::NamespaceKind;
 
@@ -16,8 +15,8 @@ use crate::helpers::lazy::arrival::MAX_CHAIN;
 /// Memory that a daemon of ours brings. CRIU reads what cannot be brought so.
 pub(super) struct Brought {
     pub(super) when: When,
-    /// The images that leave this memory out.
-    pub(super) changed: ChangedFiles,
+    /// The memory, and the images that leave it out.
+    pub(super) lazy: LazyRestore,
 }
 
 /// When it comes.
@@ -46,6 +45,9 @@ pub(super) fn settle(
     check_following_memory(options, &prepared.plan.namespaces)?;
     check_strict(prepared, &criu_options)?;
     let brought = Brought::of(options, &criu_options, prepared, chain, soon)?;
+    if let (Some(stored), [images, ..]) = (&options.stored, chain) {
+        stored.fill(images, brought.as_ref().map(|brought| &brought.lazy))?;
+    }
     criu_options.lazy_pages |= brought.is_some();
     Ok((criu_options, brought))
 }
@@ -69,7 +71,7 @@ impl Brought {
         if !asked && (lazy.left_behind() > 0 || !is_of_one(&lazy)) {
             return Ok(None);
         }
-        Ok(Some(Self { when, changed: lazy.changed }))
+        Ok(Some(Self { when, lazy }))
     }
 }
 

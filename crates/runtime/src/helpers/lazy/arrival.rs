@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::admission::WELCOME;
 use super::peer::{Address, PATIENCE, connect};
 use super::record::{self, Record};
+use super::stored::{StoredMemory, StoredTask};
 use super::token::Token;
 use crate::error::{Error, Result};
 use crate::helpers::program::Program;
@@ -38,6 +39,8 @@ pub(super) struct BringTask {
     pub(super) source: Option<Source>,
     /// Whether the container waits until all is there.
     pub(super) before: bool,
+    /// The store that has the files of pages, of which only holes are in the directory.
+    pub(super) stored: Option<StoredTask>,
 }
 
 /// The other end of the connection to where memory is.
@@ -100,6 +103,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) work: &'a ImageDirectory,
     /// The images, and those that they build on.
     pub(crate) chain: &'a [ImageDirectory],
+    /// Where the content of files of pages is, if it is not in the images.
+    pub(crate) stored: Option<&'a StoredMemory>,
 }
 
 impl Arrival {
@@ -136,6 +141,7 @@ impl Arrival {
             cgroup: to.cgroup.clone(),
             source,
             before,
+            stored: to.stored.map(StoredMemory::task),
         };
         let directories = to.chain.iter().map(readable).collect::<Result<Vec<_>>>()?;
         let mut files: Vec<BorrowedFd<'_>> = vec![record.as_fd(), listener.as_fd()];

@@ -13,9 +13,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use hiber_criu::page_relay::{self, Fetcher};
-use hiber_criu::{ImageDirectory, LazyRestore};
-use hiber_memory::page_daemon::{self, Failure, PageDaemon, PageServer, Pages, Place, Served, Touch};
+use hiber_criu::{ImageDirectory, LazyFile, LazyRestore};
+use hiber_memory::page_daemon::{
+    self, Failure, PageDaemon, PageImage, PageServer, Pages, Place, Served, Touch,
+};
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_store::Opened;
 use hiber_sys::channel::Channel;
 use hiber_sys::clone::{Child, SingleThreaded, fork_sharing_descriptors};
 use hiber_sys::userfault::Mapped;
@@ -26,6 +29,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_op
 use super::arrival::{self, BringTask, Order, Word};
 use super::link::Linked;
 use super::record::{FollowingMemory, Record};
+use super::stored::{self, StoredTask};
 use super::working_set;
 use crate::error::{Error, Result, chain};
 use crate::state::entry::Entry;
@@ -215,14 +219,17 @@ impl Job {
         let Some(images) = directories.first() else { return Err(Error::NotFound) };
         let open =
             |dir: &File| Ok(ImageDirectory::open(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))?);
-        let lazy = LazyRestore::of(&directories.iter().map(open).collect::<Result<Vec<_>>>()?)?;
+        let chain = directories.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let lazy = LazyRestore::of(&chain)?;
         if lazy.left_behind() > 0 && peer.is_none() {
             return Err(Error::Invalid("the checkpoint's memory was left with a page server".into()));
         }
         let first = working_set::read(images.as_fd());
         let known = !first.is_empty();
         let (fetcher, server) = serving(peer)?;
-        let daemon = PageDaemon { listener, pages: pages(lazy)?, server, first };
+        let stored = self.task.stored.as_ref().map(StoredTask::open).transpose()?;
+        let pages = pages(lazy, stored.as_ref().zip(chain.first()))?;
+        let daemon = PageDaemon { listener, pages, server, first };
         let Served { touched, unneeded } = match daemon.run() {
             // CRIU, which is in the container's cgroup, may have more to say: its end is the runtime's to wait for.
             Err(Failure::Restore(_)) if self.task.before || !restored.is() => return Ok(false),
@@ -283,10 +290,15 @@ fn number(task: i32) -> u64 {
     u64::try_from(task).unwrap_or_default()
 }
 
-fn pages(lazy: LazyRestore) -> Result<Pages> {
-    let map = |(file, length): (File, u64)| Mapped::new(file.as_fd(), length);
-    let files: Result<Vec<_>, _> = lazy.files.into_iter().map(map).collect();
-    let files = files.map_err(|e| Error::host("map the images", e))?;
+/// The pages, in files that are whole, or that a store fills.
+fn pages(lazy: LazyRestore, stored: Option<(&Opened, &ImageDirectory)>) -> Result<Pages> {
+    let map = |file: LazyFile| {
+        let mapped = Mapped::new(file.file.as_fd(), file.length);
+        let mapped = mapped.map_err(|e| Error::host("map the images", e))?;
+        let filler = stored.map(|(from, images)| stored::filler(from, images, &file)).transpose()?;
+        Ok(PageImage { mapped, filler })
+    };
+    let files = lazy.files.into_iter().map(map).collect::<Result<Vec<_>>>()?;
     let place = |run: hiber_criu::LazyRun| Place { start: run.start, end: run.end, file: run.place };
     let task = |(task, runs): (u32, Vec<hiber_criu::LazyRun>)| {
         Some((i32::try_from(task).ok()?, runs.into_iter().map(place).collect()))

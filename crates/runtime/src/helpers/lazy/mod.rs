@@ -25,6 +25,7 @@ pub(crate) mod departure;
 pub(crate) mod link;
 mod peer;
 pub(crate) mod record;
+pub(crate) mod stored;
 mod token;
 mod working_set;
 

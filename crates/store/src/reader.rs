@@ -1,0 +1,189 @@
+//! Reading a checkpoint.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::key::{Chunks, Key};
+use crate::layout::{CHUNK, FRAME, Id};
+use crate::pack::Frame;
+use crate::packs::Packs;
+use crate::record::{Head, Record};
+use crate::store::{Held, Store};
+use crate::writer::in_parallel;
+
+/// How many frames a cursor remembers: pages in a row may be in several packs.
+const REMEMBERED: usize = 8;
+/// How much a thread copies at once, in bytes.
+const PORTION: u64 = 1 << 20;
+
+/// A checkpoint that is read. Garbage is not collected meanwhile.
+#[derive(Clone)]
+pub struct Opened(Arc<Inside>);
+
+struct Inside {
+    path: PathBuf,
+    record: Record,
+    packs: Packs,
+    key: Key,
+    _held: Held,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opened({})", self.0.path.display())
+    }
+}
+
+impl Store {
+    /// Opens a checkpoint, which one of the keys has sealed, or none.
+    ///
+    /// # Errors
+    /// There is none of that name, it is damaged, or sealed by another key.
+    pub fn get(&self, (owner, name): (&str, &str), keys: &[Key]) -> Result<Opened> {
+        let held = self.share()?;
+        let path = self.record(owner, name)?;
+        let id = crate::record::key_of(&path)?;
+        let none = Key::default();
+        let key = keys.iter().chain([&none]).find(|key| key.id() == id);
+        let key = key.ok_or_else(|| Error::bad(&path, "is sealed by a key that was not given"))?.clone();
+        let record = Record::read(&path, &key)?;
+        let packs = Packs::load(self.root(), std::slice::from_ref(&key))?;
+        Ok(Opened(Arc::new(Inside { path, record, packs, key, _held: held })))
+    }
+}
+
+impl Opened {
+    /// Its description.
+    pub fn head(&self) -> &Head {
+        &self.0.record.head
+    }
+
+    /// The key that it is sealed by.
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+
+    /// The number of a file, and its size in bytes.
+    pub fn file(&self, name: &str) -> Option<(usize, u64)> {
+        let files = self.head().files.iter().enumerate();
+        files.filter(|(_, (is, _))| is == name).map(|(number, (_, size))| (number, *size)).next()
+    }
+
+    /// A place to read from. Each thread has its own.
+    pub fn cursor(&self) -> Cursor {
+        Cursor { of: self.clone(), ids: self.0.key.chunks(), frames: VecDeque::new() }
+    }
+
+    /// Reads a whole file.
+    pub fn read(&self, file: usize) -> impl Read + use<> {
+        let size = self.head().files.get(file).map_or(0, |(_, size)| *size);
+        Whole { cursor: self.cursor(), file, at: 0, size }
+    }
+
+    /// Copies a part of a file to the same place in another file, on all processors.
+    ///
+    /// # Errors
+    /// A chunk is missing or damaged, or the file cannot be written.
+    pub fn copy(&self, file: usize, part: Range<u64>, to: &File) -> io::Result<()> {
+        let mut portions = Vec::new();
+        let mut at = part.start;
+        while at < part.end {
+            let end = (at + PORTION).min(part.end);
+            portions.push(at..end);
+            at = end;
+        }
+        let copy = |portions: &[Range<u64>]| -> io::Result<Vec<()>> {
+            let (mut cursor, mut buffer) = (self.cursor(), Vec::new());
+            for portion in portions {
+                buffer.resize(usize::try_from(portion.end - portion.start).unwrap_or(0), 0);
+                cursor.read_at(file, portion.start, &mut buffer)?;
+                to.write_all_at(&buffer, portion.start)?;
+            }
+            Ok(Vec::new())
+        };
+        // So that no thread has all of what is slow.
+        for some in portions.chunks(64) {
+            in_parallel(some, copy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads chunks, and remembers frames.
+#[derive(Debug)]
+pub struct Cursor {
+    of: Opened,
+    ids: Chunks,
+    frames: VecDeque<((u32, usize), Frame)>,
+}
+
+impl Cursor {
+    /// Reads a part of a file. Each chunk is compared with its id.
+    ///
+    /// # Errors
+    /// A chunk is missing or damaged, or the file is shorter.
+    pub fn read_at(&mut self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let number = usize::try_from(at / CHUNK as u64).map_err(|_| ErrorKind::UnexpectedEof)?;
+            let within = (at % CHUNK as u64) as usize;
+            let id = self.of.0.record.id(file, number).ok_or(ErrorKind::UnexpectedEof)?;
+            let chunk = self.chunk(&id)?;
+            let part = chunk.get(within..).filter(|part| !part.is_empty()).ok_or(ErrorKind::UnexpectedEof)?;
+            let length = part.len().min(buffer.len() - done);
+            buffer[done..done + length].copy_from_slice(&part[..length]);
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, id: &Id) -> io::Result<&[u8]> {
+        let of = &self.of.0;
+        let missing = || {
+            let why =
+                format!("{}: lacks a chunk: {}", of.path.display(), blake3::Hash::from_bytes(*id).to_hex());
+            io::Error::new(ErrorKind::InvalidData, why)
+        };
+        let told = |e: Error| io::Error::new(e.why.kind(), e.to_string());
+        let place = of.packs.find(of.key.id(), id).map_err(told)?.ok_or_else(missing)?;
+        let number = (place.pack, place.chunk as usize / FRAME);
+        let at = match self.frames.iter().position(|(is, _)| *is == number) {
+            Some(at) => at,
+            None => {
+                let frame = of.packs.get(place).frame(number.1).map_err(told)?;
+                self.frames.truncate(REMEMBERED - 1);
+                self.frames.push_front((number, frame));
+                0
+            }
+        };
+        let chunk = self.frames[at].1.chunk(place.chunk as usize % FRAME).ok_or_else(missing)?;
+        if self.ids.id(chunk) != *id {
+            let why = format!("{}: is damaged in its frame {}", of.packs.get(place).path.display(), number.1);
+            return Err(io::Error::new(ErrorKind::InvalidData, why));
+        }
+        Ok(chunk)
+    }
+}
+
+struct Whole {
+    cursor: Cursor,
+    file: usize,
+    at: u64,
+    size: u64,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(usize::try_from(self.size - self.at).unwrap_or(usize::MAX));
+        self.cursor.read_at(self.file, self.at, &mut buffer[..length])?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}

@@ -1,0 +1,345 @@
+//! Writing a checkpoint.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::key::{Chunks, Key, Seal, salt};
+use crate::layout::{CHUNK, INDEX, Id, PACK, PACKS, RECORD, UNFINISHED};
+use crate::pack::{self, Filling};
+use crate::packs::Packs;
+use crate::record::{Head, Record};
+use crate::store::{Held, Store, sync_dir};
+
+/// How much is read, hashed and compressed at once, in bytes.
+const BLOCK: usize = 4 << 20;
+/// More threads than this would wait for the one that reads.
+const MAX_THREADS: usize = 8;
+
+/// How frames are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compress {
+    /// By zstd (RFC 8878) at this level, 1 to 19.
+    Zstd(i32),
+    /// Not at all.
+    None,
+}
+
+/// The cost of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stored {
+    /// Bytes of its files.
+    pub size: u64,
+    /// Bytes that the store has more.
+    pub added: u64,
+}
+
+/// Writes one checkpoint. Dropped before [`finish`](Self::finish), it leaves nothing.
+pub struct Writer {
+    store: Store,
+    _held: Held,
+    key: Key,
+    level: Option<i32>,
+    known: Packs,
+    pack: PackWriter,
+    record: (PathBuf, File),
+    target: PathBuf,
+    files: Vec<(String, u64)>,
+    ids: Vec<u8>,
+    finished: bool,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Writer({})", self.target.display())
+    }
+}
+
+/// A name that no other file has that was, is or will be written here, and that sorts by time.
+fn number() -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("{now:020}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+fn create(path: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(Error::at(path))
+}
+
+impl Writer {
+    /// Begins a checkpoint of a container, under a name that is not there yet.
+    ///
+    /// # Errors
+    /// The name is taken, or the store cannot be written.
+    pub fn new(store: &Store, (owner, name): (&str, &str), key: &Key, how: Compress) -> Result<Self> {
+        let held = store.share()?;
+        let target = store.record(owner, name)?;
+        if target.exists() {
+            return Err(Error::new(&target, io::Error::from(io::ErrorKind::AlreadyExists)));
+        }
+        let level = match how {
+            Compress::Zstd(level) => Some(level),
+            Compress::None => None,
+        };
+        // Its chunks are not read here.
+        let known = Packs::load(store.root(), &[])?;
+        let path = store.root().join(UNFINISHED).join(number()).with_extension(RECORD);
+        let pack = PackWriter::new(store, key)?;
+        let record = create(&path)?;
+        Ok(Self {
+            store: store.clone(),
+            _held: held,
+            key: key.clone(),
+            level,
+            known,
+            pack,
+            record: (path, record),
+            target,
+            files: Vec::new(),
+            ids: Vec::new(),
+            finished: false,
+        })
+    }
+
+    /// The path that the record has until it is finished, and the path that it has then: a file that is renamed.
+    pub fn paths(&self) -> (&Path, &Path) {
+        (&self.record.0, &self.target)
+    }
+
+    /// Other files that are nothing if the record is not finished.
+    pub fn beside(&self) -> Vec<PathBuf> {
+        vec![self.pack.path.clone(), self.pack.path.with_extension(INDEX)]
+    }
+
+    /// Adds a file; its size in bytes. `saw` is told what was read.
+    ///
+    /// # Errors
+    /// Those of the reader, by `name`, and of the store.
+    pub fn add(
+        &mut self,
+        name: &str,
+        mut content: impl Read + Send,
+        mut saw: impl FnMut(&[u8]) + Send,
+    ) -> Result<u64> {
+        let mut size = 0;
+        let mut read = || {
+            let mut block = Vec::with_capacity(BLOCK);
+            content.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+            saw(&block);
+            Ok(block)
+        };
+        let failed = |e: io::Error| Error::new(Path::new(name), e);
+        let mut block = read().map_err(failed)?;
+        while !block.is_empty() {
+            size += block.len() as u64;
+            let (next, put) = std::thread::scope(|scope| {
+                let reading = (block.len() == BLOCK).then(|| scope.spawn(&mut read));
+                let put = self.put(&block);
+                (
+                    reading.map(|reading| {
+                        reading.join().unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
+                    }),
+                    put,
+                )
+            });
+            put?;
+            block = next.transpose().map_err(failed)?.unwrap_or_default();
+        }
+        self.files.push((name.into(), size));
+        Ok(size)
+    }
+
+    /// Stores the chunks of a block that no pack has.
+    fn put(&mut self, block: &[u8]) -> Result<()> {
+        let chunks: Vec<&[u8]> = block.chunks(CHUNK).collect();
+        let (names, key, known) = (self.key.chunks(), self.key.id(), &self.known);
+        let look = |part: &[&[u8]]| -> Result<Vec<(Id, bool)>> {
+            let look = |chunk: &&[u8]| {
+                let id = names.id(chunk);
+                Ok((id, known.find(key, &id)?.is_some()))
+            };
+            part.iter().map(look).collect()
+        };
+        let found = in_parallel(&chunks, look)?;
+        for (chunk, (id, is_known)) in chunks.iter().zip(found) {
+            self.ids.extend_from_slice(&id);
+            if !is_known {
+                self.pack.add(id, chunk);
+            }
+        }
+        self.pack.write_full(self.level)
+    }
+
+    /// Gives the checkpoint its name. With `sync`, the disk has all of it before.
+    ///
+    /// # Errors
+    /// Another one has the name by now, or the store cannot be written. The checkpoint is not there then.
+    pub fn finish(mut self, created: &str, sync: bool) -> Result<Stored> {
+        let packs = self.store.root().join(PACKS);
+        let added = self.pack.finish(self.level, &packs, sync)?;
+        let head = Head::new(created, added, std::mem::take(&mut self.files));
+        let size = head.size();
+        let (path, file) = &self.record;
+        let record = Record::write(file, &self.key, &head, &self.ids).map_err(Error::at(path))?;
+        let dir = self.target.parent().unwrap_or(self.store.root());
+        match std::fs::create_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(Error::at(dir))?,
+        }
+        if sync {
+            file.sync_all().map_err(Error::at(path))?;
+        }
+        match rustix::fs::renameat_with(CWD, path, CWD, &self.target, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {
+                return Err(Error::new(&self.target, io::Error::from(io::ErrorKind::AlreadyExists)));
+            }
+            renamed => renamed.map_err(|e| Error::new(&self.target, e))?,
+        }
+        self.finished = true;
+        if sync {
+            sync_dir(dir)?;
+            dir.parent().map_or(Ok(()), sync_dir)?;
+        }
+        Ok(Stored { size, added: added + record })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = std::fs::remove_file(&self.record.0);
+        }
+    }
+}
+
+/// Writes one pack. Dropped before it is finished, it leaves nothing.
+pub(crate) struct PackWriter {
+    path: PathBuf,
+    file: File,
+    key: Key,
+    seal: Seal,
+    at: u64,
+    ends: Vec<u64>,
+    entries: HashMap<Id, u32>,
+    /// Frames that are not written yet; the last one may have room.
+    filling: Vec<Filling>,
+}
+
+impl PackWriter {
+    pub(crate) fn new(store: &Store, key: &Key) -> Result<Self> {
+        let path = store.root().join(UNFINISHED).join(number()).with_extension(PACK);
+        let file = create(&path)?;
+        let salt = salt().map_err(Error::at(&path))?;
+        let head = pack::head(key.id(), &salt);
+        (&file).write_all(&head).map_err(Error::at(&path))?;
+        let (at, seal) = (head.len() as u64, key.file(&salt));
+        let (ends, entries, filling) = Default::default();
+        Ok(Self { path, file, key: key.clone(), seal, at, ends, entries, filling })
+    }
+
+    /// The ids that go with the key.
+    pub(crate) fn chunks(&self) -> Chunks {
+        self.key.chunks()
+    }
+
+    /// Takes a chunk, unless it has one with this id.
+    pub(crate) fn add(&mut self, id: Id, chunk: &[u8]) {
+        let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        if let std::collections::hash_map::Entry::Vacant(place) = self.entries.entry(id) {
+            place.insert(number);
+            if self.filling.last().is_none_or(Filling::is_full) {
+                self.filling.push(Filling::default());
+            }
+            self.filling.last_mut().expect("one was made").add(chunk);
+        }
+    }
+
+    /// Writes the frames that are full.
+    pub(crate) fn write_full(&mut self, level: Option<i32>) -> Result<()> {
+        let full = self.filling.iter().filter(|filling| filling.is_full()).count();
+        let frames: Vec<_> = self.filling.drain(..full).collect();
+        self.write(&frames, level)
+    }
+
+    fn write(&mut self, frames: &[Filling], level: Option<i32>) -> Result<()> {
+        let packed = in_parallel(frames, |part| part.iter().map(|frame| frame.packed(level)).collect());
+        let mut all = Vec::new();
+        for frame in packed.map_err(Error::at(&self.path))? {
+            let frame = self.seal.seal(self.ends.len() as u64, frame);
+            all.extend_from_slice(&frame);
+            self.ends.push(self.at + all.len() as u64);
+        }
+        self.at += all.len() as u64;
+        (&self.file).write_all(&all).map_err(Error::at(&self.path))
+    }
+
+    /// Gives the pack its name in `to`, and then its index, if it has anything; how many bytes these have.
+    pub(crate) fn finish(&mut self, level: Option<i32>, to: &Path, sync: bool) -> Result<u64> {
+        self.filling.retain(|filling| !filling.is_empty());
+        let frames = std::mem::take(&mut self.filling);
+        self.write(&frames, level)?;
+        if self.ends.is_empty() {
+            return Ok(0);
+        }
+        let index = self.path.with_extension(INDEX);
+        let file = create(&index)?;
+        let mut entries: Vec<_> = self.entries.drain().collect();
+        Index::write(&file, self.key.id(), &self.ends, &mut entries).map_err(Error::at(&index))?;
+        if sync {
+            self.file.sync_all().map_err(Error::at(&self.path))?;
+            file.sync_all().map_err(Error::at(&index))?;
+        }
+        for path in [&self.path, &index] {
+            let name = to.join(path.file_name().unwrap_or_default());
+            std::fs::rename(path, name).map_err(Error::at(path))?;
+            // Readers look for the index, which must not be there without its pack.
+            if sync {
+                sync_dir(to)?;
+            }
+        }
+        Ok(self.at + file.metadata().map_or(0, |meta| meta.len()))
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        // They have other names if they were finished.
+        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(self.path.with_extension(INDEX));
+    }
+}
+
+/// Has a part each done by as many threads as there are processors, and joins the results in their order.
+pub(crate) fn in_parallel<T: Sync, R: Send, E: Send>(
+    all: &[T],
+    work: impl Fn(&[T]) -> std::result::Result<Vec<R>, E> + Sync,
+) -> std::result::Result<Vec<R>, E> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let part = all.len().div_ceil(threads).max(16);
+    if all.len() <= part {
+        return work(all);
+    }
+    let parts = std::thread::scope(|scope| {
+        let threads: Vec<_> = all.chunks(part).map(|part| scope.spawn(|| work(part))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let mut joined = Vec::with_capacity(all.len());
+    for part in parts {
+        joined.extend(part?);
+    }
+    Ok(joined)
+}
