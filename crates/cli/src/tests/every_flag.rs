@@ -58,6 +58,7 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("completion", _) => &["bash"],
                 ("migrate", _) => &["box", "exec:x"],
+                ("store", _) => &["ls", "x"],
                 _ => &["box"],
             };
             let value = sample(flag);
@@ -66,6 +67,8 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 (_, "status-fd") => ("5", "--lazy-pages"),
                 ("restore", "page-server") => (value, "--lazy-pages"),
                 ("checkpoint", "compress" | "encrypt-to" | "with-rootfs" | "base") => (value, "--export=x"),
+                ("checkpoint", "checkpoint" | "store-key") => (value, "--store=x"),
+                ("restore", "store-key" | "of") => (value, "--store=x"),
                 ("restore", "identity" | "with-rootfs" | "base" | "trust-spec") => (value, "--import=x"),
                 ("inspect", "verify-key") => (value, "--verify"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
@@ -118,7 +121,9 @@ fn every_other_flag_reaches_the_library() {
         {
             true
         }
-        "with-rootfs" | "base" | "trust-spec" if command == "restore" => true,
+        "with-rootfs" | "base" | "trust-spec" | "of" if command == "restore" => true,
+        "store" | "store-key" => ["checkpoint", "restore"].contains(&command),
+        "checkpoint" => command == "checkpoint",
         "export" | "compress" | "encrypt-to" | "sign-key" | "with-rootfs" | "base" => command == "checkpoint",
         "process" | "tty" => command == "exec",
         _ => false,
@@ -172,6 +177,7 @@ fn the_values_that_shells_offer_are_taken() {
                 ("checkpoint", _) if flag.starts_with("--compress") => &["--export=x", "box"],
                 ("checkpoints", _) => &["create", "box", "c1"],
                 ("migrate", _) => &["box", "exec:x"],
+                ("store", _) => &["ls", "x"],
                 _ if check => &["--check", "box"],
                 _ => &["box"],
             };

@@ -143,16 +143,9 @@ impl Imported {
         }
         let parent = place.parent().unwrap_or(Path::new("/"));
         unfinished::sweep(parent);
-        let path = unfinished::hidden(place);
-        let mode = if has_users(spec) { 0o711 } else { 0o700 };
-        DirBuilder::new().mode(mode).create(&path).map_err(|e| Error::file(&path, &e))?;
+        let mode = Mode::from_raw_mode(if has_users(spec) { 0o711 } else { 0o700 });
+        let (path, _held) = unfinished::make_dir(place, mode, open_dir)?;
         let made = MadeBundle { made: vec![path.clone()] };
-        // The umask is not asked.
-        rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).map_err(|e| Error::file(&path, &e.into()))?;
-        let held = open_dir(&path)?;
-        if !unfinished::lock(&held, &path) {
-            return Err(Error::File { path, why: "another program has removed it".into() });
-        }
         self.fill(&path, spec)?;
         let root = path.join(ROOT);
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;

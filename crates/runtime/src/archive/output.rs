@@ -121,8 +121,7 @@ impl Plain {
         if let Some(parent) = path.parent() {
             unfinished::sweep(parent);
         }
-        let hidden = unfinished::hidden(&path);
-        let file = unfinished::make_file(&hidden).map_err(|e| Error::file(&path, &e))?;
+        let (hidden, file) = unfinished::make_file(&path).map_err(|e| Error::file(&path, &e))?;
         Ok(Self { file, path, hidden: Some(hidden) })
     }
 

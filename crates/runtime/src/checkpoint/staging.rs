@@ -1,6 +1,5 @@
 //! A checkpoint's directory while it is written: beside its place, invisible under its name, renamed when whole.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use super::named::CheckpointConfig;
 use super::signed;
 use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished::{self, Identity};
+use crate::host::owned;
 use crate::host::paths::{make_dir, open_dir};
 use crate::id::CheckpointError;
 use crate::signature::SigningKey;
@@ -199,18 +199,11 @@ impl<'a> Staging<'a> {
             make_dir(parent).context("make the image directory")?;
             unfinished::sweep(parent);
         }
+        let open = |path: &Path| Ok(ImageDirectory::open(path)?);
+        let (path, dir) = unfinished::make_dir(&self.target, owned::PRIVATE_DIR, open)
+            .context("make the image directory")?;
+        self.path = path;
         let path = &self.path;
-        let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
-        make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
-        let mut dir = ImageDirectory::open(path);
-        if !dir.as_ref().is_ok_and(|dir| unfinished::lock(dir, path)) {
-            // Another process took the directory for a left-over one and removed it. This cannot happen twice.
-            let _ = std::fs::remove_dir_all(path);
-            make().map_err(|e| Error::file(path, &e)).context("make the image directory")?;
-            dir = ImageDirectory::open(path);
-            dir.as_ref().map(|dir| unfinished::lock(dir, path)).ok();
-        }
-        let dir = dir?;
         let stat = dir.stat().map_err(|e| Error::file(path, &e))?;
         let own = rustix::process::geteuid().as_raw();
         if stat.st_uid != own || stat.st_mode & 0o7777 != 0o700 || !dir.names()?.is_empty() {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::error::{Error, Result};
 use crate::host::owned;
 use crate::host::paths::own_number;
 
@@ -43,25 +44,47 @@ pub(crate) fn identity(path: &Path) -> Option<Identity> {
 
 /// Locks a directory or file that was just made at `path`. False if a sweep was faster: the directory is gone, or is about to be. Where a file
 /// system has no locks none is held, and none can be taken by a sweep.
-pub(crate) fn lock(made: impl AsFd, path: &Path) -> bool {
+fn lock(made: impl AsFd, path: &Path) -> bool {
     match rustix::fs::flock(&made, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => false,
         _ => is_at(made, path),
     }
 }
 
-/// Makes a private file with a hidden name, which it holds against every sweep.
-pub(crate) fn make_file(hidden: &Path) -> io::Result<File> {
-    let make =
-        || File::options().write(true).create_new(true).mode(owned::PRIVATE.as_raw_mode()).open(hidden);
-    let mut file = make()?;
-    if !lock(&file, hidden) {
-        // Another process took it for a left-over one. This cannot happen twice.
-        remove(hidden);
-        file = make()?;
-        lock(&file, hidden);
+/// Makes a private file beside `target`, under a hidden name that it holds against every sweep. A file that another process takes for a
+/// left-over one, before it is locked, is left to that process: whatever has its name is removed.
+pub(crate) fn make_file(target: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let path = hidden(target);
+        let mode = owned::PRIVATE.as_raw_mode();
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path)?;
+        if lock(&file, &path) {
+            return Ok((path, file));
+        }
     }
-    Ok(file)
+}
+
+/// As [`make_file`], a directory with this mode, which `open` opens.
+pub(crate) fn make_dir<D: AsFd>(
+    target: &Path,
+    mode: Mode,
+    open: impl Fn(&Path) -> Result<D>,
+) -> Result<(PathBuf, D)> {
+    loop {
+        let path = hidden(target);
+        // The umask is not asked.
+        let made = rustix::fs::mkdir(&path, mode).and_then(|()| rustix::fs::chmod(&path, mode));
+        match made.map_err(|e| Error::file(&path, &e.into())).and_then(|()| open(&path)) {
+            Ok(dir) if lock(&dir, &path) => return Ok((path, dir)),
+            Ok(_) => {}
+            // It was made, and another process was faster.
+            Err(_) if made.is_ok() && !path.exists() => {}
+            Err(e) => {
+                let _ = rustix::fs::rmdir(&path);
+                return Err(e);
+            }
+        }
+    }
 }
 
 /// Whether an open directory is what has this path.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use derive_setters::Setters;
@@ -14,6 +14,7 @@ use super::key::{StoreKey, opening};
 use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::restore_options::demands;
+use crate::checkpoint::signed;
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::stored::{StoredMemory, has_pages};
 use crate::host::in_memory::Room;
@@ -155,15 +156,13 @@ fn lay_out(from: &Opened, into: &ImageDirectory, pages: bool) -> Result<BTreeMap
     Ok(sums)
 }
 
-fn compare(
-    images: &ImageDirectory,
-    sums: &BTreeMap<String, FileSum>,
-    record: &std::path::Path,
-) -> Result<()> {
+fn compare(images: &ImageDirectory, sums: &BTreeMap<String, FileSum>, record: &Path) -> Result<()> {
     let Some(manifest) = Manifest::read_in(images)? else { return Ok(()) };
     let mut sums = sums.clone();
     sums.retain(|name, _| manifest::is_listed(name));
-    let problem = manifest.compare(&sums).into_iter().next();
+    let strange =
+        || signed::strange(&manifest, &sums).map(|name| format!("{name}: is not of this checkpoint"));
+    let problem = manifest.compare(&sums).into_iter().next().or_else(strange);
     problem.map_or(Ok(()), |problem| {
         let why = format!("{problem}; --trust-images restores it nevertheless");
         Err(Error::File { path: record.into(), why })

@@ -60,8 +60,7 @@ struct Hidden {
 
 impl Hidden {
     fn make(beside: &Path) -> Result<Self> {
-        let path = unfinished::hidden(beside);
-        let file = unfinished::make_file(&path).map_err(|e| Error::file(&path, &e))?;
+        let (path, file) = unfinished::make_file(beside).map_err(|e| Error::file(beside, &e))?;
         Ok(Self { file, path })
     }
 

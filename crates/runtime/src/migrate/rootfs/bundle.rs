@@ -52,25 +52,16 @@ impl NewBundle {
         check_room(parent, amount)?;
         let spec: Spec = serde_json::from_str(config)
             .map_err(|e| Error::Invalid(format!("the source's config.json cannot be understood: {e}")))?;
-        let path = unfinished::hidden(place);
-        let fail = |e: std::io::Error| Error::file(&path, &e);
         let mode = if has_users(&spec) { Mode::from_raw_mode(0o711) } else { owned::PRIVATE_DIR };
-        rustix::fs::mkdir(&path, mode).map_err(|e| fail(e.into())).context("make the bundle")?;
-        // The umask is not asked.
-        let made = rustix::fs::chmod(&path, mode)
-            .map_err(|e| fail(e.into()))
-            .and_then(|()| Self::fill(&path, config, &spec, token));
-        let (directory, root) = made.inspect_err(|_| {
+        let open = |path: &Path| Ok(ImageDirectory::open(path)?);
+        let (path, directory) = unfinished::make_dir(place, mode, open).context("make the bundle")?;
+        let root = Self::fill(&path, config, &spec, token).inspect_err(|_| {
             let _ = std::fs::remove_dir_all(&path);
         })?;
         Ok(Self { place: place.into(), path, directory, target: Target::new(root), stays: false })
     }
 
-    fn fill(path: &Path, config: &str, spec: &Spec, token: &str) -> Result<(ImageDirectory, OwnedFd)> {
-        let directory = ImageDirectory::open(path)?;
-        if !unfinished::lock(&directory, directory.path()) {
-            return Err(Error::File { path: path.into(), why: "another receiver has removed it".into() });
-        }
+    fn fill(path: &Path, config: &str, spec: &Spec, token: &str) -> Result<OwnedFd> {
         owned::write(&path.join("config.json"), config.as_bytes()).map_err(|e| Error::file(path, &e))?;
         migration::mark_bundle(path, token)?;
         let named = spec.root().as_ref().map_or(Path::new(""), |root| root.path());
@@ -81,9 +72,7 @@ impl NewBundle {
         }
         std::fs::create_dir_all(&root).map_err(|e| Error::file(&root, &e))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let root =
-            rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| Error::file(&root, &e.into()))?;
-        Ok((directory, root))
+        rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| Error::file(&root, &e.into()))
     }
 
     /// Where it is now.
