@@ -1,11 +1,11 @@
 //! A container runs at its destination before its memory is there, and the rest of that follows; from the decision on both ends are
 //! needed.
 
-use crate::background::{bringers, memory, reason};
+use crate::background::{bringers, memory, reason, record};
 use crate::lazy::{holder, holds_all};
 use crate::migrate::{
-    assert_gone, assert_nothing_below, migrate, migration, named_in, receiver, relayed, resolved, there,
-    writer,
+    Traveller, assert_gone, assert_nothing_below, migrate, migration, named_in, receiver, relayed,
+    remembered, resolved, there, writer,
 };
 use crate::migrate_survivor::below;
 use crate::pre_copy::{with_notes, works_on};
@@ -14,6 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+/// How many moments of a migration somebody is killed at, and how long one takes.
+const MOMENTS: usize = 12;
+const SPAN: Duration = Duration::from_millis(1800);
 
 /// Faster than that the writer writes.
 const SLOW: [&str; 8] =
@@ -290,4 +294,155 @@ fn without_those_who_bring_its_memory_it_ends_there_and_does_not_run_here() {
     require!(Root, Criu, Redis);
     loses(Victim::Watcher);
     loses(Victim::Worker);
+}
+
+/// A moment before the decision: the source is stopped when the destination has the images, and is to decide.
+#[track_caller]
+fn before_the_decision(c: &Container, there: &Container, command: &str) -> (Child, Pid) {
+    let mut source = migration(c, there, &["--post-copy", "--stall", "6s"], command);
+    source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut source = source.spawn().unwrap();
+    let undecided = there.runtime().root().join(there.id()).join("incoming.json");
+    wait_for("the restore", || undecided.exists() || source.try_wait().unwrap().is_some());
+    let pid = Pid::from_raw(source.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    assert_eq!(remembered(c.runtime()).len(), 1);
+    (source, pid)
+}
+
+#[test]
+fn before_the_decision_a_failure_lets_the_source_run_on() {
+    require!(Root, Criu, Redis);
+    let (c, there) = held();
+    let marks = tempfile::tempdir().unwrap();
+    for who in ["receiver", "relay", "source"] {
+        let (source, pid) = before_the_decision(&c, &there, &relayed(marks.path(), &there));
+        let victim = if who == "source" { pid } else { named_in(&marks.path().join(who)).unwrap() };
+        kill_process(victim, Signal::KILL).unwrap();
+        let _ = kill_process(pid, Signal::CONT);
+        let output = source.wait_with_output().unwrap();
+        let when = format!("{who} is killed: {output:?}");
+        assert!(!output.status.success(), "{when}");
+        resolved(&c, &there, &when);
+        wait_for(&when, || c.status() == "running");
+        holds_all(&c);
+        there.delete(&["--force"]);
+        assert_eq!(there.status(), "gone", "{when}");
+        assert_nothing_below(there.runtime(), &when);
+        assert_eq!(remembered(c.runtime()), Vec::<std::path::PathBuf>::new(), "{when}");
+    }
+    migrate(&c, &there, &["--post-copy"]).ok();
+    holds_all(&there);
+}
+
+/// A counter moves by post-copy and somebody is killed at any moment: it counts at one end, or at none, and never at both.
+#[test]
+fn at_any_moment_one_copy_runs_or_none() {
+    require!(Root, Criu);
+    let marks = tempfile::tempdir().unwrap();
+    let mut counter = Traveller::new();
+    let (mut moved, mut stayed, mut lost) = (0, 0, 0);
+    for moment in 0..MOMENTS {
+        let (here, there) = (&counter.ends[counter.at], &counter.ends[1 - counter.at]);
+        // Its few hundred KiB take as long as all else.
+        let flags = ["--post-copy", "--bandwidth", "150K", "--compress", "none", "--stall", "3s"];
+        let mut source = migration(here, there, &flags, &relayed(marks.path(), there));
+        source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut source = source.spawn().unwrap();
+        let who = ["source", "receiver", "relay"][moment % 3];
+        if moment % 2 == 0 {
+            std::thread::sleep(SPAN * (moment * 7 % MOMENTS) as u32 / MOMENTS as u32);
+        } else {
+            let arrives = || record(there).exists() && memory(there) == "arriving";
+            wait_for(who, || arrives() || source.try_wait().unwrap().is_some());
+            std::thread::sleep(Duration::from_millis(100 * (moment % 4) as u64));
+        }
+        let victim = match who {
+            "source" => Pid::from_raw(source.id().cast_signed()),
+            who => named_in(&marks.path().join(who)),
+        };
+        if let Some(pid) = victim.filter(|_| source.try_wait().unwrap().is_none()) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        source.wait().unwrap();
+        let when = format!("moment {moment}, {who}");
+        resolved(here, there, &when);
+        let was = counter.at;
+        let running = || [here, there].map(Container::status).iter().any(|status| status == "running");
+        let ended = || {
+            let states = [here, there].map(Container::status);
+            states.iter().all(|status| ["gone", "stopped"].contains(&status.as_str()))
+        };
+        // One that was lost is said to run until its processes are gone.
+        let end = Instant::now() + Duration::from_secs(3);
+        while !ended() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if running() {
+            counter.is_at_one_end(&when);
+            if counter.at == was {
+                stayed += 1
+            } else {
+                moved += 1
+            }
+            continue;
+        }
+        wait_for(&when, ended);
+        lost += 1;
+        let written = counter.written();
+        let expected: Vec<_> = (1..=written.len() as u64).collect();
+        assert_eq!(written, expected, "{when}");
+        for end in &counter.ends {
+            end.delete(&["--force"]);
+            end.assert_clean();
+            assert_nothing_below(end.runtime(), &when);
+        }
+        counter = Traveller::new();
+    }
+    assert!(moved > 0 && stayed > 0 && lost > 0, "moved {moved}, stayed {stayed}, lost {lost}");
+}
+
+/// One end of an earlier version, and ends that send what is no page, or was not asked for.
+#[test]
+fn an_end_that_does_not_know_it_refuses_it_and_the_source_runs_on() {
+    require!(Root, Criu);
+    let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    let word = |json: &str| [&[b'W'][..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+    let old = c.bundle().join("old");
+    std::fs::write(&old, word(r#"{"word":"hello","of":{"protocol":4,"program":"hiber 0.1.0"}}"#)).unwrap();
+    let command = format!("cat {}; cat >/dev/null", old.display());
+    let output = hiber_tests::command::run(migration(&c, &there, &["--post-copy"], &command), b"");
+    output.fails("it is hiber 0.1.0, which speaks version 4 of the protocol; expected 5").exited(1);
+    assert_eq!(output.stderr.lines().count(), 1, "{output}");
+    crate::counts_on(&c, crate::count(&c));
+    // As an old source does.
+    let receive = |bytes: &[u8]| {
+        let mut receive = there.runtime().command();
+        receive.args(["receive", "--stdio"]);
+        hiber_tests::command::run(receive, bytes)
+    };
+    let offer = r#"{"word":"hello","of":{"protocol":4,"program":"hiber 0.1.0"}}"#;
+    receive(&word(offer)).fails("which speaks version 4 of the protocol; expected 5").exited(1);
+    assert_gone(&there);
+    let both = ["--post-copy", "--pre-copy", "on"];
+    migrate(&c, &there, &both).fails("--post-copy and --pre-copy on exclude each other");
+    let resolve = c.command("migrate", &["--post-copy", "--resolve"]);
+    hiber_tests::command::run(resolve, b"").fails("--resolve and --post-copy exclude each other");
+}
+
+#[test]
+fn memory_that_cannot_follow_is_refused_before_anything_moves() {
+    require!(Root, Criu);
+    let bundle = || Bundle::busybox().user_namespace(100_000);
+    let c = crate::counter(&Runtime::hiber(), bundle());
+    let there = there(bundle());
+    if std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap().trim() == "0" {
+        for flags in [&["--post-copy"][..], &["--on-miss", "post-copy"], &["--post-copy", "--dry-run"]] {
+            migrate(&c, &there, flags).fails("(post-copy): it has a user namespace").exited(1);
+            crate::counts_on(&c, crate::count(&c));
+            assert_gone(&there);
+        }
+    }
+    migrate(&c, &there, &[]).ok();
 }
