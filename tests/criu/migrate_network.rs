@@ -185,7 +185,8 @@ fn the_addresses_and_connections_of_a_redis_go_along() {
             goes_on(counted, "before");
             lab.plug(there);
             lab.forget_neighbours();
-            migrate(&lab.ends[here], &lab.ends[there], &["--tcp-established", "--on-miss", "force"]).ok();
+            let when = [&["--on-miss", "force"][..], &["--post-copy"]][turn / 2];
+            migrate(&lab.ends[here], &lab.ends[there], &[&["--tcp-established"], when].concat()).ok();
             lab.neighbours_are_told();
             goes_on(counted, "over the same connections");
             assert_gone(&lab.ends[here]);

@@ -124,6 +124,21 @@ fn it_runs_there_before_its_memory_is_there() {
     assert_nothing_below(there.runtime(), "deleted");
 }
 
+#[test]
+fn a_terminal_is_told_beforehand_what_it_may_cost() {
+    require!(Root, Criu, Redis);
+    let (c, there) = held();
+    let (master, slave) = hiber_tests::pty::open();
+    let mut command = migration(&c, &there, &["--post-copy"], &receiver(&there));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(slave);
+    let mut source = command.spawn().unwrap();
+    drop(command);
+    let told = hiber_tests::pty::read_until(&master, "arrived");
+    assert!(told.contains("is lost if either machine or the connection fails"), "{told:?}");
+    assert!(source.wait().unwrap().success(), "{told:?}");
+    holds_all(&there);
+}
+
 /// A process that is killed, or stopped, when the container runs there and its memory is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {

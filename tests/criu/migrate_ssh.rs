@@ -95,16 +95,20 @@ fn by_ssh() {
     let sshd = Sshd::start();
     let (c, there) = writer();
     sshd.migrate(&c, &there, &["--dry-run"]).ok();
-    sshd.migrate(&c, &there, &["--pre-copy", "on", "--on-miss", "force"]).ok();
-    crate::pre_copy::works_on(&c, "by ssh");
-    assert_gone(&c);
-    assert_eq!(there.status(), "running");
+    let (mut here, mut there) = (&c, &there);
+    for flags in [&["--pre-copy", "on", "--on-miss", "force"][..], &["--post-copy"]] {
+        sshd.migrate(here, there, flags).ok();
+        crate::pre_copy::works_on(&c, &format!("by ssh, {flags:?}"));
+        assert_gone(here);
+        assert_eq!(there.status(), "running");
+        (here, there) = (there, here);
+    }
     // Another host key: somebody else may answer.
     let user = sshd.read("user.pub");
     sshd.knows(&user);
-    let output = sshd.migrate(&there, &c, &[]);
+    let output = sshd.migrate(here, there, &[]);
     output.fails("Host key verification failed").fails("the connection was closed (exit status: 255)");
     crate::pre_copy::works_on(&c, "another host key");
-    assert_eq!(there.status(), "running");
-    assert_gone(&c);
+    assert_eq!(here.status(), "running");
+    assert_gone(there);
 }

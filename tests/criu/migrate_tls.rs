@@ -57,13 +57,17 @@ fn memory_that_changes_all_the_time_arrives_whole() {
     require!(Root, Criu, CPrograms);
     let (c, there) = writer();
     let ca = both();
-    let receiver = Receiver::start(&there, &ca.flags("there"));
-    let flags = ["--pre-copy", "on", "--on-miss", "force"];
-    run(migration(&c, &there, &flags, ("localhost", receiver.port), &ca.flags("source")), b"").ok();
-    crate::pre_copy::works_on(&c, "by TLS");
-    assert_gone(&c);
-    // `migrate` has returned: all of its memory is in its place.
-    assert_eq!(remembered(there.runtime()), Vec::<PathBuf>::new());
+    let mut ends = [&c, &there];
+    for flags in [&["--pre-copy", "on", "--on-miss", "force"][..], &["--post-copy"]] {
+        let [here, there] = ends;
+        let receiver = Receiver::start(there, &ca.flags("there"));
+        run(migration(here, there, flags, ("localhost", receiver.port), &ca.flags("source")), b"").ok();
+        crate::pre_copy::works_on(&c, &format!("by TLS, {flags:?}"));
+        assert_gone(here);
+        // `migrate` has returned: all of its memory is in its place.
+        assert_eq!(remembered(there.runtime()), Vec::<PathBuf>::new());
+        ends.reverse();
+    }
 }
 
 /// It is refused with these words, and runs on; nothing is left there.

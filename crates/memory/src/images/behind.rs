@@ -20,7 +20,8 @@ pub struct Behind {
 }
 
 impl Behind {
-    pub(super) fn new(memory: Memory, pid: i32, pages: Ranges) -> Self {
+    /// Pages of the task with this number here.
+    pub fn new(memory: Memory, pid: i32, pages: Ranges) -> Self {
         Self { memory, pid, pages }
     }
 

@@ -49,13 +49,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(behind: Vec<Behind>, connection: &Connection) -> Self {
+    /// `peer` names the other end in messages.
+    pub(super) fn new(behind: Vec<Behind>, sender: Sender, peer: &str) -> Self {
         Self {
             pages: behind.into_iter().map(|of| (of.memory().id(), of)).collect(),
             waited: VecDeque::new(),
             others: VecDeque::new(),
-            sender: connection.sender(),
-            peer: connection.peer().to_owned(),
+            sender,
+            peer: peer.to_owned(),
             decided: false,
             running: false,
             refused: false,
@@ -200,5 +201,125 @@ fn listen(connection: &mut Connection, tell: &Teller<Result<Word>>, enough: &Ato
         if last || !passed || enough.load(Ordering::Relaxed) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use hiber_criu::page_protocol::Memory;
+    use hiber_memory::images::Ranges;
+
+    use super::super::outgoing::Outgoing;
+    use super::super::word::{Frame, read_frame};
+    use super::*;
+
+    /// A service of so many pages of this process from an address on, and the other end.
+    fn service(memory: &[u8], pages: u64) -> (Service, UnixStream, u64) {
+        let first = (memory.as_ptr() as u64).next_multiple_of(PAGE);
+        let ranges: Ranges = std::iter::once(first..first + pages * PAGE).collect();
+        let behind = Behind::new(Memory::Task(7), std::process::id().cast_signed(), ranges);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Service::new(vec![behind], Sender(Outgoing::new(ours)), "there"), theirs, first)
+    }
+
+    fn want(address: u64, pages: u64, waited: bool) -> Result<Word> {
+        Ok(Word::Want(Want { memory: Memory::Task(7).id(), address, pages, waited }))
+    }
+
+    #[test]
+    fn pages_that_somebody_waits_for_come_first_and_each_once() {
+        let memory = vec![7; 200 * PAGE as usize];
+        let (mut service, theirs, first) = service(&memory, 100);
+        let page = |n: u64| first + n * PAGE;
+        let (tell, told) = channel();
+        for word in [want(page(0), 100, false), want(page(80), 2, true), want(page(81), 1, true)] {
+            tell.send(word).unwrap();
+        }
+        tell.send(Ok(Word::Restored)).unwrap();
+        let decided = AtomicBool::new(false);
+        let decide = &decided;
+        let serving = std::thread::scope(|scope| {
+            let serving = scope.spawn(move || {
+                service.serve(&told, &mut || {
+                    assert!(!decide.swap(true, Ordering::Relaxed), "once");
+                    Ok(())
+                })
+            });
+            let mut from = &theirs;
+            let mut came = Vec::new();
+            while came.iter().map(|(_, pages)| pages).sum::<u64>() < 100 {
+                let Some(Frame::Pages { address, bytes, .. }) = read_frame(&mut from).unwrap() else {
+                    panic!("no pages")
+                };
+                assert!(bytes.iter().all(|byte| *byte == 7));
+                came.push(((address - first) / PAGE, bytes.len() as u64 / PAGE));
+            }
+            assert_eq!(came, [(80, 2), (0, 32), (32, 32), (64, 16), (82, 18)]);
+            tell.send(Ok(Word::Running)).unwrap();
+            tell.send(Ok(Word::Arrived)).unwrap();
+            serving.join().unwrap().unwrap()
+        });
+        assert!(serving.running && serving.sent && serving.lost.is_none());
+        assert!(decided.into_inner());
+    }
+
+    #[test]
+    fn memory_that_did_not_stay_is_not_given() {
+        let memory = vec![7; 20 * PAGE as usize];
+        let wants = |memory: u64, offset: u64, pages: u64| {
+            move |first: u64| {
+                Ok(Word::Want(Want { memory, address: first.wrapping_add(offset), pages, waited: true }))
+            }
+        };
+        let of = Memory::Task(7).id();
+        for wrong in [
+            wants(Memory::Task(8).id(), 0, 1),
+            wants(of, 1, 1),
+            wants(of, 0, 0),
+            wants(of, 0, u64::MAX),
+            wants(of, 0, u64::MAX / PAGE),
+        ] {
+            let (mut service, _theirs, first) = service(&memory, 10);
+            let (tell, told) = channel();
+            tell.send(wrong(first)).unwrap();
+            let error = chain(&service.serve(&told, &mut || Ok(())).unwrap_err());
+            assert!(error.starts_with("migrate with there: it wants "), "{error}");
+        }
+        // No page beyond those that stayed, whatever is wanted.
+        let (mut service, theirs, first) = service(&memory, 10);
+        let (tell, told) = channel();
+        tell.send(want(first + 9 * PAGE, 5, true)).unwrap();
+        tell.send(want(first + 12 * PAGE, 5, true)).unwrap();
+        tell.send(Ok(Word::Arrived)).unwrap();
+        let error = service.serve(&told, &mut || Ok(())).unwrap_err();
+        assert!(chain(&error).contains("Arrived out of turn"), "before the decision");
+        assert_eq!(service.left(), 10 * PAGE, "words come first");
+        while !service.waited.is_empty() {
+            service.send_next().unwrap();
+        }
+        assert_eq!(service.left(), 9 * PAGE);
+        drop(service);
+        let mut from = &theirs;
+        assert!(matches!(read_frame(&mut from), Ok(Some(Frame::Pages { .. }))));
+        assert!(matches!(read_frame(&mut from), Ok(None)));
+    }
+
+    #[test]
+    fn after_the_decision_a_failure_is_told_and_nothing_fails() {
+        let memory = vec![7; 20 * PAGE as usize];
+        let (mut service, theirs, first) = service(&memory, 10);
+        let (tell, told) = channel();
+        tell.send(Ok(Word::Restored)).unwrap();
+        tell.send(Ok(Word::Lost("the cellar is flooded".into()))).unwrap();
+        let followed = service.serve(&told, &mut || Ok(())).unwrap();
+        assert!(!followed.running && !followed.sent);
+        assert_eq!(chain(&followed.lost.unwrap()), "there: the cellar is flooded");
+        // Nobody takes what was wanted.
+        drop(theirs);
+        tell.send(want(first, 1, true)).unwrap();
+        drop(tell);
+        assert!(service.serve(&told, &mut || Ok(())).unwrap().lost.is_some());
     }
 }

@@ -51,7 +51,8 @@ impl Task {
     /// whichever thread is at it.
     ///
     /// # Errors
-    /// Why it could not be moved; it runs on here then.
+    /// Why it could not be moved; it runs on here then. Where memory follows ([`MigrateOptions::post_copy`]), it may also be that not
+    /// all of it has arrived: then the container has ended there, and is removed here.
     pub fn migrate(
         &self,
         destination: &Destination,
@@ -314,7 +315,7 @@ impl Giving<'_> {
 
     /// As the rest of [`give`](Self::give), with memory that the processes still have.
     fn follow(&mut self, behind: Vec<Behind>, stopped: Instant) -> Result<()> {
-        let mut service = Service::new(behind, &self.connection);
+        let mut service = Service::new(behind, self.connection.sender(), self.connection.peer());
         self.connection.begin(Stage::PostCopy, Some(service.left()));
         let (to, closes, signs) = (self.connection.sender(), self.closes, self.connection.signs());
         let (task, migration) = (self.task, &mut self.migration);
