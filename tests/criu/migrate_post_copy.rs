@@ -396,9 +396,9 @@ fn at_any_moment_one_copy_runs_or_none() {
         if running() {
             counter.is_at_one_end(&when);
             if counter.at == was {
-                stayed += 1
+                stayed += 1;
             } else {
-                moved += 1
+                moved += 1;
             }
             continue;
         }

@@ -139,11 +139,11 @@ pub(crate) const COMMAND: Command = Command::new(
      anything fails before that, it runs on here. If the two lose each other at the moment of the decision, the copy\n\
      at the destination stays frozen until `migrate --resolve ID` is run, here (which tells it) or there (with where\n\
      this machine is, which asks). No memory is written to a disk.\n\n\
-     A container that writes its memory faster than it can be sent is not moved, unless you choose otherwise. With\n\
-     --on-miss post-copy, or from the beginning with --post-copy, it runs there before its memory is there: pages\n\
-     that it touches come first, and meanwhile all others. Until the last one has arrived, both ends and the\n\
-     connection are needed. If one of them fails, the container has ended there, and does not run on here: it is lost.\n\
-     This is why it is not the default.",
+     A container that writes its memory faster than it can be sent is not moved, unless you choose otherwise.\n\
+     By --on-miss force it stands still for longer. By --on-miss post-copy, or from the beginning by --post-copy, it\n\
+     runs there before its memory is there. Pages that it touches come first, and meanwhile all others. Until the\n\
+     last one has arrived, both ends and the connection are needed: if one of them fails, the container has ended\n\
+     there, and does not run on here. It is lost then, and so post-copy is not the default.",
 )
 .examples(&[
     ("migrate --tcp-established web ssh://other.example.org", "move web, with its connections"),
