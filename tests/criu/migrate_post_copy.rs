@@ -154,10 +154,12 @@ enum Victim {
     SourceCriu,
     /// The source, and before it the guard that would end its container.
     SourceAndGuard,
+    /// The container, by `delete --force` here.
+    Container,
 }
 
 impl Victim {
-    fn strike(self, marks: &Path, source: &Child, there: &Container) {
+    fn strike(self, marks: &Path, source: &Child, (c, there): (&Container, &Container)) {
         let source = Pid::from_raw(source.id().cast_signed()).unwrap();
         let kill = |pid: Option<Pid>| kill_process(pid.unwrap(), Signal::KILL).unwrap();
         let bringer = |n: usize| Pid::from_raw(bringers(there)[n].cast_signed());
@@ -171,6 +173,7 @@ impl Victim {
             Self::Watcher => kill(bringer(0)),
             Self::Worker => kill(bringer(1)),
             Self::SourceCriu => kill(criu_of(source)),
+            Self::Container => drop(c.delete(&["--force"])),
             Self::SourceAndGuard => {
                 kill(below(source, "checkpoint-guard"));
                 kill(Some(source));
@@ -195,6 +198,7 @@ impl Victim {
             }
             Self::Worker => ("was killed by signal 9", "was killed by signal 9"),
             Self::SourceCriu => ("", ""),
+            Self::Container => ("cannot be read: it has ended", "cannot be read: it has ended"),
         }
     }
 }
@@ -243,7 +247,7 @@ fn loses(victim: Victim) {
     let marks = tempfile::tempdir().unwrap();
     let source = begun(&c, &there, &relayed(marks.path(), &there));
     let pid = c.pid();
-    victim.strike(marks.path(), &source, &there);
+    victim.strike(marks.path(), &source, (&c, &there));
     if victim == Victim::SourceCriu {
         // The source needs it no more: the processes come no further than into the freezer, and have their memory still.
         let before = time_of(pid);
@@ -289,6 +293,12 @@ fn without_the_source_and_its_guard_it_does_not_run_here() {
 fn without_the_sources_criu_it_goes_over() {
     require!(Root, Criu, Redis);
     loses(Victim::SourceCriu);
+}
+
+#[test]
+fn without_its_processes_here_it_ends_there() {
+    require!(Root, Criu, Redis);
+    loses(Victim::Container);
 }
 
 #[test]
@@ -460,4 +470,18 @@ fn memory_that_cannot_follow_is_refused_before_anything_moves() {
         }
     }
     migrate(&c, &there, &[]).ok();
+}
+
+#[test]
+fn a_destination_that_cannot_restore_it_has_nothing_and_the_source_runs_on() {
+    require!(Root, Criu, Redis);
+    let c = holder();
+    let fails = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no room >&2; exit 3"]}]);
+    let there = there(Bundle::redis().edit(|config| config["hooks"] = json!({"createRuntime": fails})));
+    let output = migrate(&c, &there, &["--post-copy"]);
+    output.fails("refuses: ").fails("no room").exited(1);
+    assert_gone(&there);
+    assert_eq!(c.status(), "running");
+    holds_all(&c);
+    assert_eq!(remembered(c.runtime()), Vec::<std::path::PathBuf>::new());
 }
