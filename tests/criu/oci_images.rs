@@ -105,6 +105,35 @@ fn an_image_that_was_changed_is_refused() {
     counts_on(&c, 3);
 }
 
+/// Devices that annotations ask for, and a tag that somebody has given to another image, too.
+#[test]
+fn what_a_layout_says_of_its_images_grants_nothing() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let devices = c.sh("ls /dev");
+    c.call("checkpoint", &["--export", &image(&c, "a"), "--leave-running"]).ok();
+    c.call("checkpoint", &["--export", &image(&c, "b")]).ok();
+    let path = layout(&c).join("index.json");
+    let honest = index(&c);
+    let mut hostile = honest.clone();
+    for (key, value) in [
+        ("cdi.k8s.io/all", "vendor.com/device=all"),
+        ("io.kubernetes.cri-o.Devices", "/dev/kmsg:/dev/kmsg:rwm"),
+        ("io.podman.annotations.privileged", "TRUE"),
+    ] {
+        hostile["manifests"][0]["annotations"][key] = value.into();
+    }
+    fs::write(&path, hostile.to_string()).unwrap();
+    import(&c, &image(&c, "a")).ok();
+    assert_eq!(c.sh("ls /dev"), devices);
+    c.call("delete", &["--force"]).ok();
+    let mut poisoned = honest;
+    poisoned["manifests"][1]["annotations"]["org.opencontainers.image.ref.name"] = "a".into();
+    fs::write(&path, poisoned.to_string()).unwrap();
+    import(&c, &image(&c, "a")).fails("has 2 images with the tag a; expected one");
+    assert_eq!(c.status(), "gone");
+}
+
 #[test]
 fn a_kill_leaves_the_container_or_the_image() {
     require!(Root, Criu, Program("cc"));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use super::{BLOBS, INDEX, INDEX_TYPE, LAYOUT, LAYOUT_VERSION, MAX_JSON, REF_NAME, hex_of};
@@ -22,10 +23,27 @@ pub(super) fn check_layout(dir: &Path) -> Result<()> {
     }
 }
 
+/// Opens a file that is one: a link or a device in a layout leads elsewhere.
+pub(super) fn open_plain(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+        rustix::io::Errno::LOOP => {
+            Error::File { path: path.into(), why: "is a symbolic link; expected a file".into() }
+        }
+        e => Error::file(path, &e.into()),
+    })?;
+    let file = File::from(file);
+    match file.metadata() {
+        Ok(meta) if meta.is_file() => Ok(file),
+        Ok(_) => Err(Error::File { path: path.into(), why: "is no file".into() }),
+        Err(e) => Err(Error::file(path, &e)),
+    }
+}
+
 /// Reads a file that is not larger than any index or manifest.
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
     let fail = |e: std::io::Error| Error::file(path, &e);
-    let file = File::open(path).map_err(fail)?;
+    let file = open_plain(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() as u64 > MAX_JSON {

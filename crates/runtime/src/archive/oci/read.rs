@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ring::digest::{Context as Hash, SHA256};
-use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
 use super::{INDEX, INDEX_TYPE, MANIFEST_TYPE, OciImage, hex, index, sha256};
@@ -32,7 +31,7 @@ impl OciImage {
             return Err(fail(&format!("has {} layers; a checkpoint has one, its archive", layers.len())));
         };
         let (path, expected, left) = index::blob(&self.dir, layer, &path)?;
-        let file = open_blob(&path)?;
+        let file = index::open_plain(&path)?;
         let size = file.metadata().map_err(|e| Error::file(&path, &e))?.len();
         if size != left {
             return Err(Error::File { path, why: format!("has {size} bytes; its manifest says {left}") });
@@ -47,7 +46,6 @@ impl OciImage {
         // An index of platforms has one more below it.
         for _ in 0..2 {
             let (blob, digest, size) = index::blob(&self.dir, &descriptor, &path)?;
-            drop(open_blob(&blob)?);
             let bytes = index::read_small(&blob)?;
             if bytes.len() as u64 != size || sha256(&bytes) != digest {
                 return Err(Error::File { path: blob, why: "is not what its digest and size say".into() });
@@ -93,23 +91,6 @@ impl OciImage {
             None => format!("has {} images; expected one, or oci:DIR:TAG (tags: {there})", found.len()),
         };
         Err(Error::File { path: path.into(), why })
-    }
-}
-
-/// Opens a file that is one: a link or a device in a layout leads elsewhere.
-fn open_blob(path: &Path) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
-        rustix::io::Errno::LOOP => {
-            Error::File { path: path.into(), why: "is a symbolic link; expected a file".into() }
-        }
-        e => Error::file(path, &e.into()),
-    })?;
-    let file = File::from(file);
-    match file.metadata() {
-        Ok(meta) if meta.is_file() => Ok(file),
-        Ok(_) => Err(Error::File { path: path.into(), why: "is no file".into() }),
-        Err(e) => Err(Error::file(path, &e)),
     }
 }
 

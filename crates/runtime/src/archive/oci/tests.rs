@@ -159,6 +159,23 @@ fn a_hostile_layout_is_refused_by_name() {
     }
 }
 
+/// Nothing of a layout is a way to another file, or holds anybody up.
+#[test]
+fn files_of_a_layout_that_are_none_are_refused() {
+    for name in [LAYOUT, INDEX] {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path(), "a", b"layer");
+        let (path, elsewhere) = (dir.path().join(name), dir.path().join("elsewhere"));
+        std::fs::rename(&path, &elsewhere).unwrap();
+        let error = || chain(&read(&image(dir.path(), "a")).unwrap_err());
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(error().ends_with("is a symbolic link; expected a file"), "{}", error());
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(error().ends_with("is no file"), "{}", error());
+    }
+}
+
 #[test]
 fn blobs_that_are_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
