@@ -1,11 +1,12 @@
 //! Access to private functions for the targets in `fuzz/`, which cargo-fuzz builds with `cfg(fuzzing)`.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hiber_criu::ImageDirectory;
 
 use crate::RestoreContainerOptions;
-use crate::archive::{How, Limits};
+pub use crate::archive::fuzzing::{layout, root_changes, sha256, unpack};
 use crate::checkpoint::kept::Kept;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::restore_options::check_images;
@@ -25,17 +26,8 @@ pub fn manifest(json: &[u8]) {
     }
 }
 
-/// An archive, of which at most a mebibyte comes out; it may be encrypted, for the key of the examples in age's specification.
-pub fn unpack(archive: &[u8], into: &Path) -> bool {
-    let keys = crate::age::fuzz(archive);
-    let limits = Limits { bytes: 1 << 20, files: 100, by: "a test" };
-    let how = How { shown: "archive".as_ref(), keys: &keys, verify: true, demands: &[], files: true };
-    let into = ImageDirectory::open(into);
-    into.is_ok_and(|into| crate::archive::unpack(archive, &how, &into, limits).is_ok())
-}
-
 /// The conversation of a migration, with a root file system that comes into a directory.
-pub fn migration(conversation: &[u8], root: std::os::fd::OwnedFd) {
+pub fn migration(conversation: &[u8], root: OwnedFd) {
     crate::migrate::fuzz(conversation, root);
 }
 

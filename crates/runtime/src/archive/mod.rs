@@ -5,6 +5,8 @@
 
 mod bundle;
 mod export;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod grant;
 mod import;
 mod inspect;
@@ -23,5 +25,3 @@ pub use import::{Import, Imported, Source};
 pub use oci::OciImage;
 pub use output::Place;
 pub use rootfs::RootChanges;
-#[cfg(fuzzing)]
-pub(crate) use unpack::{How, Limits, unpack};
