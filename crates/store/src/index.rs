@@ -49,11 +49,7 @@ impl Index {
         reader.read_exact(&mut head).map_err(Error::at(path))?;
         let (chunks, frames) = (number(&head[24..]), number(&head[28..]));
         let expected = HEAD as u64 + 8 * u64::from(frames) + ENTRY as u64 * u64::from(chunks) + 32;
-        if &head[..8] != MAGIC
-            || chunks > MAX_CHUNKS
-            || length != expected
-            || (chunks as usize).div_ceil(FRAME) != frames as usize
-        {
+        if &head[..8] != MAGIC || chunks > MAX_CHUNKS || length != expected {
             return Err(Error::bad(path, "is no index of a pack"));
         }
         let mut ends = Vec::with_capacity(frames as usize);
@@ -66,7 +62,7 @@ impl Index {
         let mut entry = [0; ENTRY];
         for _ in 0..chunks {
             reader.read_exact(&mut entry).map_err(Error::at(path))?;
-            if number(&entry[32..]) >= chunks {
+            if number(&entry[32..]) as usize >= FRAME * frames as usize {
                 return Err(Error::bad(path, "names a chunk that its pack has not"));
             }
             prefixes.push(prefix(&entry));
@@ -101,12 +97,12 @@ impl Index {
         Ok((std::array::from_fn(|n| entry[n]), number(&entry[32..])))
     }
 
-    /// The ids by the numbers of their chunks.
-    pub(crate) fn ids(&self) -> io::Result<Vec<Id>> {
-        let mut ids = vec![[0; 32]; self.chunks as usize];
+    /// The ids by the numbers of their chunks. A frame that is not full has fewer.
+    pub(crate) fn ids(&self) -> io::Result<Vec<Option<Id>>> {
+        let mut ids = vec![None; FRAME * self.ends.len()];
         for at in 0..self.prefixes.len() {
             let (id, number) = self.entry(at)?;
-            ids[number as usize] = id;
+            ids[number as usize] = Some(id);
         }
         Ok(ids)
     }

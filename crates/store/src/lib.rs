@@ -15,12 +15,14 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod chunks;
 mod error;
 mod index;
 mod key;
 mod layout;
 mod pack;
 mod packs;
+mod parallel;
 mod reader;
 mod record;
 mod store;
@@ -34,4 +36,4 @@ pub use reader::{Cursor, Opened};
 pub use record::Head;
 pub use store::{Listed, Store};
 pub use sweep::{Collected, Problem};
-pub use writer::{Compress, Stored, Writer};
+pub use writer::{Compress, Like, Stored, Writer};

@@ -3,7 +3,10 @@
 //! ```text
 //! magic 8 | key's id 16 | salt 32 | frames…
 //! frame (sealed, if there is a key): method u8 | compressed or not: number of chunks u8 | length of each u16… | chunks…
+//! frame of differences: the same, with the id of each chunk's base (32 each) before the chunks
 //! ```
+//!
+//! A difference is a chunk XOR its base, another chunk of the same length.
 
 use std::fs::File;
 use std::io;
@@ -13,15 +16,15 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::key::{Key, KeyId, SALT, Seal, TAG};
-use crate::layout::{CHUNK, FRAME, INDEX, PACK};
+use crate::layout::{CHUNK, FRAME, INDEX, Id, PACK};
 
 const MAGIC: &[u8; 8] = b"hiberPK1";
 pub(crate) const HEAD: usize = 8 + 16 + SALT;
 /// The longest content of a frame.
-const LONGEST: usize = 1 + FRAME * (2 + CHUNK);
-/// The first byte of a frame.
-const PLAIN: u8 = 0;
+const LONGEST: usize = 1 + FRAME * (2 + 32 + CHUNK);
+/// Bits of a frame's first byte.
 const ZSTD: u8 = 1;
+const DIFFERENCES: u8 = 2;
 
 /// A pack that is there.
 pub(crate) struct Pack {
@@ -38,6 +41,8 @@ pub(crate) struct Frame {
     content: Vec<u8>,
     /// Where the chunks are in it.
     ends: Vec<usize>,
+    /// Where the ids of their bases are, if they are differences.
+    bases: Option<usize>,
 }
 
 impl Pack {
@@ -86,59 +91,80 @@ impl Pack {
 impl Frame {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (method, bytes) = bytes.split_first()?;
-        let content = match *method {
-            PLAIN => bytes.to_vec(),
-            ZSTD => zstd::bulk::decompress(bytes, LONGEST).ok()?,
-            _ => return None,
+        if method & !(ZSTD | DIFFERENCES) != 0 {
+            return None;
+        }
+        let content = match method & ZSTD {
+            0 => bytes.to_vec(),
+            _ => zstd::bulk::decompress(bytes, LONGEST).ok()?,
         };
         let count = usize::from(*content.first()?);
+        let lengths = content.get(1..1 + 2 * count)?;
         let mut end = 1 + 2 * count;
-        let lengths = content.get(1..end)?;
+        let bases = (method & DIFFERENCES != 0).then_some(end);
+        end += bases.map_or(0, |_| 32 * count);
         let mut ends = vec![end];
         for length in lengths.chunks_exact(2) {
             end += usize::from(u16::from_le_bytes([length[0], length[1]]));
             ends.push(end);
         }
-        (end == content.len() && count <= FRAME).then_some(Self { content, ends })
+        (end == content.len() && count <= FRAME).then_some(Self { content, ends, bases })
     }
 
-    /// The chunk with this number in it.
-    pub(crate) fn chunk(&self, number: usize) -> Option<&[u8]> {
-        self.content.get(*self.ends.get(number)?..*self.ends.get(number + 1)?)
+    /// The chunk with this number in it, or its difference from its base.
+    pub(crate) fn chunk(&self, number: usize) -> Option<(&[u8], Option<Id>)> {
+        let chunk = self.content.get(*self.ends.get(number)?..*self.ends.get(number + 1)?)?;
+        let base = |at: usize| {
+            let id = self.content.get(at + 32 * number..at + 32 * (number + 1))?;
+            Some(std::array::from_fn(|n| id[n]))
+        };
+        Some((chunk, self.bases.and_then(base)))
     }
+}
+
+/// A chunk XOR another one of the same length.
+pub(crate) fn difference(chunk: &[u8], base: &[u8]) -> Vec<u8> {
+    chunk.iter().zip(base).map(|(a, b)| a ^ b).collect()
 }
 
 /// A frame before it is written.
 #[derive(Debug, Default)]
 pub(crate) struct Filling {
+    pub(crate) ids: Vec<Id>,
     lengths: Vec<u16>,
+    bases: Vec<Id>,
     chunks: Vec<u8>,
 }
 
 impl Filling {
-    pub(crate) fn add(&mut self, chunk: &[u8]) {
+    /// Adds a chunk, or its difference from a base. All in a frame are of one kind.
+    pub(crate) fn add(&mut self, id: Id, chunk: &[u8], base: Option<Id>) {
+        self.ids.push(id);
+        self.bases.extend(base);
         self.lengths.push(u16::try_from(chunk.len()).expect("a chunk is a page"));
         self.chunks.extend_from_slice(chunk);
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.lengths.len() == FRAME
+        self.ids.len() == FRAME
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
+        self.ids.is_empty()
     }
 
     /// Its bytes in a pack, before they are sealed. Without a level they are not compressed.
     pub(crate) fn packed(&self, level: Option<i32>) -> io::Result<Vec<u8>> {
+        let kind = if self.bases.is_empty() { 0 } else { DIFFERENCES };
         let mut content = Vec::with_capacity(LONGEST + 1);
-        content.extend([PLAIN, u8::try_from(self.lengths.len()).expect("a frame has few chunks")]);
+        content.extend([kind, u8::try_from(self.ids.len()).expect("a frame has few chunks")]);
         self.lengths.iter().for_each(|length| content.extend(length.to_le_bytes()));
+        self.bases.iter().for_each(|base| content.extend_from_slice(base));
         content.extend_from_slice(&self.chunks);
         if let Some(level) = level {
             let mut smaller = zstd::bulk::compress(&content[1..], level)?;
             if smaller.len() + 1 < content.len() {
-                smaller.insert(0, ZSTD);
+                smaller.insert(0, kind | ZSTD);
                 return Ok(smaller);
             }
         }

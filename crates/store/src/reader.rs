@@ -1,6 +1,5 @@
 //! Reading a checkpoint.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
@@ -8,17 +7,15 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::chunks::ChunkReader;
 use crate::error::{Error, Result};
-use crate::key::{Chunks, Key};
-use crate::layout::{CHUNK, FRAME, Id};
-use crate::pack::Frame;
+use crate::key::Key;
+use crate::layout::{CHUNK, Id};
 use crate::packs::Packs;
+use crate::parallel::in_parallel;
 use crate::record::{Head, Record};
 use crate::store::{Held, Store};
-use crate::writer::in_parallel;
 
-/// How many frames a cursor remembers: pages in a row may be in several packs.
-const REMEMBERED: usize = 8;
 /// How much a thread copies at once, in bytes.
 const PORTION: u64 = 1 << 20;
 
@@ -29,7 +26,7 @@ pub struct Opened(Arc<Inside>);
 struct Inside {
     path: PathBuf,
     record: Record,
-    packs: Packs,
+    packs: Arc<Packs>,
     key: Key,
     _held: Held,
 }
@@ -53,7 +50,7 @@ impl Store {
         let key = keys.iter().chain([&none]).find(|key| key.id() == id);
         let key = key.ok_or_else(|| Error::bad(&path, "is sealed by a key that was not given"))?.clone();
         let record = Record::read(&path, &key)?;
-        let packs = Packs::load(self.root(), std::slice::from_ref(&key))?;
+        let packs = Packs::load(self.root(), std::slice::from_ref(&key))?.into();
         Ok(Opened(Arc::new(Inside { path, record, packs, key, _held: held })))
     }
 }
@@ -75,9 +72,14 @@ impl Opened {
         files.filter(|(_, (is, _))| is == name).map(|(number, (_, size))| (number, *size)).next()
     }
 
+    /// The id of a chunk of a file.
+    pub(crate) fn id(&self, file: usize, chunk: usize) -> Option<Id> {
+        self.0.record.id(file, chunk)
+    }
+
     /// A place to read from. Each thread has its own.
     pub fn cursor(&self) -> Cursor {
-        Cursor { of: self.clone(), ids: self.0.key.chunks(), frames: VecDeque::new() }
+        Cursor { of: self.clone(), chunks: ChunkReader::new(&self.0.packs, &self.0.key) }
     }
 
     /// Reads a whole file.
@@ -115,12 +117,11 @@ impl Opened {
     }
 }
 
-/// Reads chunks, and remembers frames.
+/// Reads a checkpoint's files, and remembers what it has read lately.
 #[derive(Debug)]
 pub struct Cursor {
     of: Opened,
-    ids: Chunks,
-    frames: VecDeque<((u32, usize), Frame)>,
+    chunks: ChunkReader,
 }
 
 impl Cursor {
@@ -135,40 +136,14 @@ impl Cursor {
             let number = usize::try_from(at / CHUNK as u64).map_err(|_| ErrorKind::UnexpectedEof)?;
             let within = (at % CHUNK as u64) as usize;
             let id = self.of.0.record.id(file, number).ok_or(ErrorKind::UnexpectedEof)?;
-            let chunk = self.chunk(&id)?;
+            let told = |e: Error| io::Error::new(e.why.kind(), format!("{}: {e}", self.of.0.path.display()));
+            let chunk = self.chunks.read(&id).map_err(told)?;
             let part = chunk.get(within..).filter(|part| !part.is_empty()).ok_or(ErrorKind::UnexpectedEof)?;
             let length = part.len().min(buffer.len() - done);
             buffer[done..done + length].copy_from_slice(&part[..length]);
             done += length;
         }
         Ok(())
-    }
-
-    fn chunk(&mut self, id: &Id) -> io::Result<&[u8]> {
-        let of = &self.of.0;
-        let missing = || {
-            let why =
-                format!("{}: lacks a chunk: {}", of.path.display(), blake3::Hash::from_bytes(*id).to_hex());
-            io::Error::new(ErrorKind::InvalidData, why)
-        };
-        let told = |e: Error| io::Error::new(e.why.kind(), e.to_string());
-        let place = of.packs.find(of.key.id(), id).map_err(told)?.ok_or_else(missing)?;
-        let number = (place.pack, place.chunk as usize / FRAME);
-        let at = match self.frames.iter().position(|(is, _)| *is == number) {
-            Some(at) => at,
-            None => {
-                let frame = of.packs.get(place).frame(number.1).map_err(told)?;
-                self.frames.truncate(REMEMBERED - 1);
-                self.frames.push_front((number, frame));
-                0
-            }
-        };
-        let chunk = self.frames[at].1.chunk(place.chunk as usize % FRAME).ok_or_else(missing)?;
-        if self.ids.id(chunk) != *id {
-            let why = format!("{}: is damaged in its frame {}", of.packs.get(place).path.display(), number.1);
-            return Err(io::Error::new(ErrorKind::InvalidData, why));
-        }
-        Ok(chunk)
     }
 }
 

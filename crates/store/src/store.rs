@@ -134,8 +134,12 @@ impl Store {
     /// # Errors
     /// A record that is damaged, or cannot be read.
     pub fn list(&self, keys: &[Key]) -> Result<Vec<Listed>> {
+        self.list_those(keys, |_| true)
+    }
+
+    fn list_those(&self, keys: &[Key], of: impl Fn(&str) -> bool) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
-        for (owner, name, path) in self.records()? {
+        for (owner, name, path) in self.records()?.into_iter().filter(|(owner, ..)| of(owner)) {
             let key = key_of(&path)?;
             let own = keys.iter().find(|own| own.id() == key);
             let head = own.map(|own| Record::read(&path, own).map(|record| record.head)).transpose()?;
@@ -182,8 +186,8 @@ impl Store {
     /// # Errors
     /// Those of [`list`](Self::list).
     pub fn newest(&self, owner: &str, keys: &[Key]) -> Result<Option<Listed>> {
-        let mut all = self.list(keys)?;
-        all.retain(|one| one.owner == owner && one.head.is_some());
+        let mut all = self.list_those(keys, |is| is == owner)?;
+        all.retain(|one| one.head.is_some());
         Ok(all.pop())
     }
 

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::chunks::ChunkReader;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyId};
 use crate::layout::{FRAME, INDEX, Id, PACKS, UNFINISHED};
 use crate::pack::{Pack, is_pack};
 use crate::packs::Packs;
+use crate::parallel::in_parallel;
 use crate::record::{Record, key_of};
 use crate::store::{Store, sync_dir};
 use crate::writer::PackWriter;
@@ -52,7 +55,7 @@ impl Store {
     pub fn gc(&self, keys: &[Key], level: Option<i32>) -> Result<Collected> {
         let _held = self.seize()?;
         let keys = with_none(keys);
-        let (mut done, packs) = (Collected::default(), Packs::load(self.root(), &keys)?);
+        let (mut done, packs) = (Collected::default(), Arc::new(Packs::load(self.root(), &keys)?));
         let mut needed: Vec<_> = packs.0.iter().map(Needed::none).collect();
         for (_, _, path) in self.records()? {
             let id = key_of(&path)?;
@@ -60,21 +63,20 @@ impl Store {
                 done.unknown.insert(id);
                 continue;
             };
+            let mut reader = ChunkReader::new(&packs, key);
             for chunk in Record::read(&path, key)?.ids() {
-                if let Some(place) = packs.find(id, &chunk)? {
-                    needed[place.pack as usize].add(place.chunk as usize);
-                }
+                need(&chunk, &packs, &mut reader, id, &mut needed)?;
             }
         }
         for (pack, needed) in packs.0.iter().zip(&needed) {
             let key = keys.iter().find(|key| key.id() == pack.key());
-            if done.unknown.contains(&pack.key()) || 2 * needed.count > needed.chunks.len() {
+            if done.unknown.contains(&pack.key()) || 2 * needed.count > pack.index.chunks as usize {
                 continue;
             }
             let mut bytes = pack.bytes();
             if needed.count > 0 {
                 let Some(key) = key else { continue };
-                bytes = bytes.saturating_sub(self.rewrite(pack, needed, key, level)?);
+                bytes = bytes.saturating_sub(self.rewrite(pack, &packs, needed, (key, level))?);
                 done.rewritten += 1;
             } else {
                 done.removed += 1;
@@ -86,24 +88,20 @@ impl Store {
         Ok(done)
     }
 
-    /// Writes the needed chunks of a pack into a new one; its size.
-    fn rewrite(&self, pack: &Pack, needed: &Needed, key: &Key, level: Option<i32>) -> Result<u64> {
+    /// Writes the needed chunks of a pack into a new one; its size. Differences become whole chunks.
+    fn rewrite(
+        &self,
+        pack: &Pack,
+        packs: &Arc<Packs>,
+        needed: &Needed,
+        (key, level): (&Key, Option<i32>),
+    ) -> Result<u64> {
         let mut to = PackWriter::new(self, key)?;
-        let (ids, names) = (pack.index.ids().map_err(Error::at(&pack.path))?, to.chunks());
-        for number in 0..pack.index.ends.len() {
-            let first = number * FRAME;
-            let wanted =
-                needed.chunks.iter().enumerate().skip(first).take(FRAME).filter(|(_, needed)| **needed);
-            let wanted: Vec<usize> = wanted.map(|(chunk, _)| chunk).collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let frame = pack.frame(number)?;
-            for chunk in wanted {
-                let content = frame.chunk(chunk - first).filter(|content| names.id(content) == ids[chunk]);
-                let damaged = || Error::bad(&pack.path, format!("is damaged in its frame {number}"));
-                to.add(ids[chunk], content.ok_or_else(damaged)?);
-            }
+        let mut reader = ChunkReader::new(packs, key);
+        let ids = pack.index.ids().map_err(Error::at(&pack.path))?;
+        let wanted = ids.iter().zip(&needed.chunks).filter(|(_, needed)| **needed);
+        for id in wanted.filter_map(|(id, _)| id.as_ref()) {
+            to.add(*id, &reader.read(id)?, None);
             to.write_full(level)?;
         }
         to.finish(level, &self.root().join(PACKS), true)
@@ -134,11 +132,11 @@ impl Store {
     pub fn verify(&self, keys: &[Key]) -> Result<(Vec<Problem>, BTreeSet<KeyId>)> {
         let _held = self.share()?;
         let keys = with_none(keys);
-        let packs = Packs::load(self.root(), &keys)?;
+        let packs = Arc::new(Packs::load(self.root(), &keys)?);
         let mut damaged: BTreeMap<KeyId, HashSet<Id>> = BTreeMap::new();
         for pack in &packs.0 {
             if let Some(key) = keys.iter().find(|key| key.id() == pack.key()) {
-                damaged.entry(pack.key()).or_default().extend(of_pack(pack, key)?);
+                damaged.entry(pack.key()).or_default().extend(of_pack(pack, &packs, key)?);
             }
         }
         let (mut problems, mut unknown) = (Vec::new(), BTreeSet::new());
@@ -170,16 +168,14 @@ fn with_none(keys: &[Key]) -> Vec<Key> {
     keys.iter().cloned().chain([Key::default()]).collect()
 }
 
-/// The chunks of a pack that are damaged.
-fn of_pack(pack: &Pack, key: &Key) -> Result<Vec<Id>> {
-    let (ids, names) = (pack.index.ids().map_err(Error::at(&pack.path))?, key.chunks());
-    let mut damaged = Vec::new();
-    for (number, ids) in ids.chunks(FRAME).enumerate() {
-        let frame = pack.frame(number).unwrap_or_default();
-        let wrong = |(n, id): &(usize, &Id)| frame.chunk(*n).is_none_or(|chunk| names.id(chunk) != **id);
-        damaged.extend(ids.iter().enumerate().filter(wrong).map(|(_, id)| *id));
-    }
-    Ok(damaged)
+/// The chunks of a pack that are damaged, or whose base is.
+fn of_pack(pack: &Pack, packs: &Arc<Packs>, key: &Key) -> Result<Vec<Id>> {
+    let ids = pack.index.ids().map_err(Error::at(&pack.path))?;
+    let ids: Vec<Id> = ids.into_iter().flatten().collect();
+    in_parallel(&ids, |part| {
+        let mut reader = ChunkReader::new(packs, key);
+        Ok(part.iter().filter(|id| reader.read(id).is_err()).copied().collect())
+    })
 }
 
 /// Notes chunks that a record needs, and that are missing or damaged.
@@ -204,15 +200,28 @@ fn of_record(
     Ok(())
 }
 
+/// Marks a chunk, and the bases that it is a difference from.
+fn need(id: &Id, packs: &Packs, reader: &mut ChunkReader, key: KeyId, needed: &mut [Needed]) -> Result<()> {
+    let mut next = Some(*id);
+    while let Some(id) = next
+        && let Some(place) = packs.find(key, &id)?
+        && needed[place.pack as usize].add(place.chunk as usize)
+    {
+        next = reader.base_of(&id)?;
+    }
+    Ok(())
+}
+
 impl Needed {
     fn none(pack: &Pack) -> Self {
-        Self { chunks: vec![false; pack.index.chunks as usize], count: 0 }
+        Self { chunks: vec![false; FRAME * pack.index.ends.len()], count: 0 }
     }
 
-    fn add(&mut self, chunk: usize) {
-        if !std::mem::replace(&mut self.chunks[chunk], true) {
-            self.count += 1;
-        }
+    /// Whether it was not marked yet.
+    fn add(&mut self, chunk: usize) -> bool {
+        let is_new = !std::mem::replace(&mut self.chunks[chunk], true);
+        self.count += usize::from(is_new);
+        is_new
     }
 }
 

@@ -3,27 +3,30 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use crate::chunks::ChunkReader;
 use crate::error::{Error, Result};
 use crate::index::Index;
-use crate::key::{Chunks, Key, Seal, salt};
-use crate::layout::{CHUNK, INDEX, Id, PACK, PACKS, RECORD, UNFINISHED};
-use crate::pack::{self, Filling};
+use crate::key::{Key, Seal, salt};
+use crate::layout::{CHUNK, FRAME, INDEX, Id, PACK, PACKS, RECORD, UNFINISHED};
+use crate::pack::{self, Filling, difference};
 use crate::packs::Packs;
+use crate::parallel::in_parallel;
+use crate::reader::Opened;
 use crate::record::{Head, Record};
 use crate::store::{Held, Store, sync_dir};
 
 /// How much is read, hashed and compressed at once, in bytes.
 const BLOCK: usize = 4 << 20;
-/// More threads than this would wait for the one that reads.
-const MAX_THREADS: usize = 8;
 
 /// How frames are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +53,9 @@ pub struct Writer {
     _held: Held,
     key: Key,
     level: Option<i32>,
-    known: Packs,
+    known: Arc<Packs>,
+    /// The checkpoint that this one is likely to be similar to.
+    earlier: Option<Opened>,
     pack: PackWriter,
     record: (PathBuf, File),
     target: PathBuf,
@@ -92,8 +97,7 @@ impl Writer {
             Compress::Zstd(level) => Some(level),
             Compress::None => None,
         };
-        // Its chunks are not read here.
-        let known = Packs::load(store.root(), &[])?;
+        let known = Packs::load(store.root(), std::slice::from_ref(key))?.into();
         let path = store.root().join(UNFINISHED).join(number()).with_extension(RECORD);
         let pack = PackWriter::new(store, key)?;
         let record = create(&path)?;
@@ -103,6 +107,7 @@ impl Writer {
             key: key.clone(),
             level,
             known,
+            earlier: None,
             pack,
             record: (path, record),
             target,
@@ -122,13 +127,20 @@ impl Writer {
         vec![self.pack.path.clone(), self.pack.path.with_extension(INDEX)]
     }
 
-    /// Adds a file; its size in bytes. `saw` is told what was read.
+    /// Chunks that are new may be much like those of an earlier checkpoint, of the same key: see [`Like`].
+    pub fn follow(&mut self, earlier: Opened) {
+        self.earlier = Some(earlier).filter(|earlier| earlier.key().id() == self.key.id());
+    }
+
+    /// Adds a file; its size in bytes. `like` says where chunks of the earlier checkpoint are that its chunks may be like. `saw` is
+    /// told what was read.
     ///
     /// # Errors
     /// Those of the reader, by `name`, and of the store.
     pub fn add(
         &mut self,
         name: &str,
+        like: &[Like],
         mut content: impl Read + Send,
         mut saw: impl FnMut(&[u8]) + Send,
     ) -> Result<u64> {
@@ -145,7 +157,7 @@ impl Writer {
             size += block.len() as u64;
             let (next, put) = std::thread::scope(|scope| {
                 let reading = (block.len() == BLOCK).then(|| scope.spawn(&mut read));
-                let put = self.put(&block);
+                let put = self.put(&block, (size - block.len() as u64) / CHUNK as u64, like);
                 (
                     reading.map(|reading| {
                         reading.join().unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
@@ -160,22 +172,31 @@ impl Writer {
         Ok(size)
     }
 
-    /// Stores the chunks of a block that no pack has.
-    fn put(&mut self, block: &[u8]) -> Result<()> {
-        let chunks: Vec<&[u8]> = block.chunks(CHUNK).collect();
+    /// Stores the chunks of a block that no pack has. The block begins with the chunk `first` of its file.
+    fn put(&mut self, block: &[u8], first: u64, like: &[Like]) -> Result<()> {
+        let chunks: Vec<(u64, &[u8])> = (first..).zip(block.chunks(CHUNK)).collect();
         let (names, key, known) = (self.key.chunks(), self.key.id(), &self.known);
-        let look = |part: &[&[u8]]| -> Result<Vec<(Id, bool)>> {
-            let look = |chunk: &&[u8]| {
+        let earlier = self.earlier.as_ref();
+        let look = |part: &[(u64, &[u8])]| -> Result<Vec<(Id, Look)>> {
+            let mut reader = ChunkReader::new(known, &self.key);
+            let mut look = |(number, chunk): &(u64, &[u8])| {
                 let id = names.id(chunk);
-                Ok((id, known.find(key, &id)?.is_some()))
+                if known.find(key, &id)?.is_some() {
+                    return Ok((id, Look::Known));
+                }
+                let similar = earlier.and_then(|earlier| Like::find(like, *number, earlier));
+                let difference = similar.and_then(|similar| differs_little(chunk, &similar, &mut reader));
+                Ok((id, difference.unwrap_or(Look::New)))
             };
-            part.iter().map(look).collect()
+            part.iter().map(&mut look).collect()
         };
         let found = in_parallel(&chunks, look)?;
-        for (chunk, (id, is_known)) in chunks.iter().zip(found) {
+        for ((_, chunk), (id, found)) in chunks.iter().zip(found) {
             self.ids.extend_from_slice(&id);
-            if !is_known {
-                self.pack.add(id, chunk);
+            match found {
+                Look::Known => {}
+                Look::New => self.pack.add(id, chunk, None),
+                Look::Difference(base, difference) => self.pack.add(id, &difference, Some(base)),
             }
         }
         self.pack.write_full(self.level)
@@ -188,10 +209,10 @@ impl Writer {
     pub fn finish(mut self, created: &str, sync: bool) -> Result<Stored> {
         let packs = self.store.root().join(PACKS);
         let added = self.pack.finish(self.level, &packs, sync)?;
-        let head = Head::new(created, added, std::mem::take(&mut self.files));
+        let head = Head::new(created, added + self.ids.len() as u64, std::mem::take(&mut self.files));
         let size = head.size();
         let (path, file) = &self.record;
-        let record = Record::write(file, &self.key, &head, &self.ids).map_err(Error::at(path))?;
+        Record::write(file, &self.key, &head, &self.ids).map_err(Error::at(path))?;
         let dir = self.target.parent().unwrap_or(self.store.root());
         match std::fs::create_dir(dir) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -211,7 +232,7 @@ impl Writer {
             sync_dir(dir)?;
             dir.parent().map_or(Ok(()), sync_dir)?;
         }
-        Ok(Stored { size, added: added + record })
+        Ok(Stored { size, added: head.added })
     }
 }
 
@@ -223,6 +244,42 @@ impl Drop for Writer {
     }
 }
 
+/// A part of a file that is likely to be similar to a part of a file of an earlier checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Like {
+    /// Numbers of chunks of the new file.
+    pub chunks: Range<u64>,
+    /// The number of the earlier file, and of its chunk that is like the first of these.
+    pub earlier: (usize, u64),
+}
+
+impl Like {
+    /// The chunk that is like the one with this number. They are in order.
+    fn find(all: &[Self], number: u64, earlier: &Opened) -> Option<Id> {
+        let at = all.partition_point(|like| like.chunks.end <= number);
+        let like = all.get(at).filter(|like| like.chunks.contains(&number))?;
+        let chunk = like.earlier.1 + (number - like.chunks.start);
+        earlier.id(like.earlier.0, usize::try_from(chunk).ok()?)
+    }
+}
+
+/// The result of looking for a chunk.
+enum Look {
+    /// A pack has it.
+    Known,
+    New,
+    /// New, and little different from this base.
+    Difference(Id, Vec<u8>),
+}
+
+/// The difference, if most of a chunk is as in the one with this id. One that cannot be read is like none.
+fn differs_little(chunk: &[u8], similar: &Id, reader: &mut ChunkReader) -> Option<Look> {
+    let (base, content) = reader.base(similar).ok().filter(|(_, content)| content.len() == chunk.len())?;
+    let difference = difference(chunk, &content);
+    let same = difference.iter().filter(|byte| **byte == 0).count();
+    (2 * same > chunk.len()).then_some(Look::Difference(base, difference))
+}
+
 /// Writes one pack. Dropped before it is finished, it leaves nothing.
 pub(crate) struct PackWriter {
     path: PathBuf,
@@ -231,9 +288,11 @@ pub(crate) struct PackWriter {
     seal: Seal,
     at: u64,
     ends: Vec<u64>,
+    /// Numbers of chunks; those that are not written yet have none.
     entries: HashMap<Id, u32>,
-    /// Frames that are not written yet; the last one may have room.
-    filling: Vec<Filling>,
+    /// Frames that are full, and those of chunks and of differences that have room.
+    full: Vec<Filling>,
+    open: [Filling; 2],
 }
 
 impl PackWriter {
@@ -244,38 +303,34 @@ impl PackWriter {
         let head = pack::head(key.id(), &salt);
         (&file).write_all(&head).map_err(Error::at(&path))?;
         let (at, seal) = (head.len() as u64, key.file(&salt));
-        let (ends, entries, filling) = Default::default();
-        Ok(Self { path, file, key: key.clone(), seal, at, ends, entries, filling })
+        let (ends, entries, full, open) = Default::default();
+        Ok(Self { path, file, key: key.clone(), seal, at, ends, entries, full, open })
     }
 
-    /// The ids that go with the key.
-    pub(crate) fn chunks(&self) -> Chunks {
-        self.key.chunks()
-    }
-
-    /// Takes a chunk, unless it has one with this id.
-    pub(crate) fn add(&mut self, id: Id, chunk: &[u8]) {
-        let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+    /// Takes a chunk, or its difference from a base, unless it has one with this id.
+    pub(crate) fn add(&mut self, id: Id, chunk: &[u8], base: Option<Id>) {
         if let std::collections::hash_map::Entry::Vacant(place) = self.entries.entry(id) {
-            place.insert(number);
-            if self.filling.last().is_none_or(Filling::is_full) {
-                self.filling.push(Filling::default());
+            place.insert(u32::MAX);
+            let open = &mut self.open[usize::from(base.is_some())];
+            open.add(id, chunk, base);
+            if open.is_full() {
+                self.full.push(std::mem::take(open));
             }
-            self.filling.last_mut().expect("one was made").add(chunk);
         }
     }
 
     /// Writes the frames that are full.
     pub(crate) fn write_full(&mut self, level: Option<i32>) -> Result<()> {
-        let full = self.filling.iter().filter(|filling| filling.is_full()).count();
-        let frames: Vec<_> = self.filling.drain(..full).collect();
-        self.write(&frames, level)
+        let full = std::mem::take(&mut self.full);
+        self.write(&full, level)
     }
 
     fn write(&mut self, frames: &[Filling], level: Option<i32>) -> Result<()> {
         let packed = in_parallel(frames, |part| part.iter().map(|frame| frame.packed(level)).collect());
         let mut all = Vec::new();
-        for frame in packed.map_err(Error::at(&self.path))? {
+        for (of, frame) in frames.iter().zip(packed.map_err(Error::at(&self.path))?) {
+            let first = u32::try_from(FRAME * self.ends.len()).unwrap_or(u32::MAX);
+            self.entries.extend(of.ids.iter().copied().zip(first..));
             let frame = self.seal.seal(self.ends.len() as u64, frame);
             all.extend_from_slice(&frame);
             self.ends.push(self.at + all.len() as u64);
@@ -286,9 +341,9 @@ impl PackWriter {
 
     /// Gives the pack its name in `to`, and then its index, if it has anything; how many bytes these have.
     pub(crate) fn finish(&mut self, level: Option<i32>, to: &Path, sync: bool) -> Result<u64> {
-        self.filling.retain(|filling| !filling.is_empty());
-        let frames = std::mem::take(&mut self.filling);
-        self.write(&frames, level)?;
+        let mut rest = std::mem::take(&mut self.full);
+        rest.extend(self.open.iter_mut().map(std::mem::take).filter(|open| !open.is_empty()));
+        self.write(&rest, level)?;
         if self.ends.is_empty() {
             return Ok(0);
         }
@@ -318,28 +373,4 @@ impl Drop for PackWriter {
         let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_file(self.path.with_extension(INDEX));
     }
-}
-
-/// Has a part each done by as many threads as there are processors, and joins the results in their order.
-pub(crate) fn in_parallel<T: Sync, R: Send, E: Send>(
-    all: &[T],
-    work: impl Fn(&[T]) -> std::result::Result<Vec<R>, E> + Sync,
-) -> std::result::Result<Vec<R>, E> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let part = all.len().div_ceil(threads).max(16);
-    if all.len() <= part {
-        return work(all);
-    }
-    let parts = std::thread::scope(|scope| {
-        let threads: Vec<_> = all.chunks(part).map(|part| scope.spawn(|| work(part))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>()
-    });
-    let mut joined = Vec::with_capacity(all.len());
-    for part in parts {
-        joined.extend(part?);
-    }
-    Ok(joined)
 }

@@ -6,6 +6,7 @@
 mod fetch;
 mod key;
 mod put;
+mod similar;
 
 use std::path::{Path, PathBuf};
 

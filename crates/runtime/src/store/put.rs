@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
-use hiber_store::{Compress, Stored, Writer};
+use hiber_store::{Compress, Like, Stored, Writer};
 use rustix::fs::FileType;
 
 use super::CheckpointStore;
 use super::key::{StoreKey, sealing};
+use super::similar::Earlier;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver, To};
@@ -78,6 +79,7 @@ impl Task {
             // It stands still until all is compressed and written; copies would take as much memory again, and save little.
             options.pre_copy.mode = PreCopyMode::Off;
         }
+        let earlier = Earlier::newest(&put.store.store, container.as_str(), &key);
         let to = to(&writer, put.store.record(container, &put.name)?)?;
         let (mut writer, mut stored) = (Some(writer), None);
         let sign_key = options.sign_key.clone();
@@ -88,7 +90,7 @@ impl Task {
             still: None,
             give: &mut |given| {
                 let writer = writer.take().ok_or_else(|| Error::internal("write into the store", "done"))?;
-                let written = write(writer, &given, sign_key.as_deref(), sync);
+                let written = write(writer, &given, (earlier.as_ref(), sign_key.as_deref()), sync);
                 stored = Some(written.context("write the checkpoint into the store")?);
                 Ok(())
             },
@@ -135,19 +137,27 @@ fn to(writer: &Writer, target: PathBuf) -> Result<To> {
 }
 
 /// Writes complete images, and gives the checkpoint its name.
-fn write(mut to: Writer, given: &Given<'_>, key: Option<&SigningKey>, sync: bool) -> Result<Stored> {
+fn write(
+    mut to: Writer,
+    given: &Given<'_>,
+    (earlier, key): (Option<&Earlier>, Option<&SigningKey>),
+    sync: bool,
+) -> Result<Stored> {
     let images = given.images;
+    let likes = earlier.map(|earlier| earlier.likes(images)).transpose()?.unwrap_or_default();
+    let like = |name: &str| likes.get(name).map_or(&[][..], Vec::as_slice);
+    earlier.iter().for_each(|earlier| to.follow(earlier.opened.clone()));
     let none = || Error::File { path: images.path().into(), why: "has no hiber.json".into() };
     let mut manifest = Manifest::read_in(images)?.ok_or_else(none)?;
     let last = [manifest::FILE_NAME, signature::FILE_NAME];
     let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
     for name in images.names()?.iter().filter(|name| !last.contains(&name.as_str()) && !unwritten(name)) {
-        add(&mut to, images, name)?;
+        add(&mut to, images, name, like(name))?;
     }
     let is_hashed = manifest.files.values().any(|file| file.blake3.is_some());
     for of in &given.unwritten {
         let mut hasher = blake3::Hasher::new();
-        let size = to.add(&of.name, of.content(), |bytes| {
+        let size = to.add(&of.name, like(&of.name), of.content(), |bytes| {
             if is_hashed {
                 hasher.update(bytes);
             }
@@ -160,14 +170,14 @@ fn write(mut to: Writer, given: &Given<'_>, key: Option<&SigningKey>, sync: bool
         if let Some(why) = signed::uncovered(&manifest) {
             return Err(Error::File { path: images.path().into(), why: why.into() });
         }
-        to.add(signature::FILE_NAME, &*key.sign(&json), |_| {})?;
+        to.add(signature::FILE_NAME, &[], &*key.sign(&json), |_| {})?;
     }
-    to.add(manifest::FILE_NAME, &*json, |_| {})?;
+    to.add(manifest::FILE_NAME, like(manifest::FILE_NAME), &*json, |_| {})?;
     Ok(to.finish(&manifest.created, sync)?)
 }
 
 /// Adds a file of the images. Memory has no room for its pages twice.
-fn add(to: &mut Writer, images: &ImageDirectory, name: &str) -> Result<()> {
+fn add(to: &mut Writer, images: &ImageDirectory, name: &str, like: &[Like]) -> Result<()> {
     let fail = |e: io::Error| Error::file(&images.path().join(name), &e);
     let stat = images.stat_of(name).map_err(fail)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -175,7 +185,7 @@ fn add(to: &mut Writer, images: &ImageDirectory, name: &str) -> Result<()> {
     }
     // A log may grow meanwhile.
     let content = images.file(name).map_err(fail)?.take(stat.st_size.cast_unsigned());
-    to.add(name, content, |_| {})?;
+    to.add(name, like, content, |_| {})?;
     if has_pages(name) {
         images.remove(name).map_err(fail)?;
     }
