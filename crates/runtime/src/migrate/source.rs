@@ -109,6 +109,7 @@ impl Task {
             pages: None,
             tree,
             closes: options.checkpoint.criu.tcp_close == Some(true),
+            follows: options.post_copy,
             complete: false,
             followed: None,
         };
@@ -171,6 +172,8 @@ struct Giving<'a> {
     tree: Option<Tree>,
     /// Whether connections end here, of which their other ends hear from here.
     closes: bool,
+    /// Whether memory was to follow in any case.
+    follows: bool,
     /// Whether the destination has all files: it may have a whole container from then on.
     complete: bool,
     /// How the rest of its memory went over, if it went over after the decision.
@@ -195,7 +198,7 @@ impl Deciding<'_> {
         if self.follows {
             // Were CRIU killed next, it would let them run: they would come no further than to here.
             cgroup.freeze().context("keep the processes frozen whose memory follows")?;
-            self.migration.commit_following()?;
+            self.migration.commit_following().inspect_err(|_| drop(cgroup.thaw()))?;
         } else {
             self.migration.decide(Decision::Committed)?;
         }
@@ -297,6 +300,9 @@ impl Giving<'_> {
         self.connection.tell(Phase::Restoring);
         if left > 0 {
             return self.follow(behind, stopped);
+        }
+        if self.follows {
+            tracing::warn!("no memory could stay here to follow later: all of it was sent before");
         }
         match self.connection.hear_result()? {
             Said::Restored => {}
