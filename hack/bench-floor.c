@@ -10,8 +10,8 @@
  *       a child's ru_maxrss starts with the size of the process that it was forked from.
  *   bench-floor tick FILE
  *       looks at the clock once a millisecond and keeps the longest pause, in microseconds, in FILE.
- *   bench-floor hold MIB PROCESSES FILE [RATE]
- *       holds MIB MiB of noise, which nothing can compress, and is PROCESSES processes. Writes "DIGEST CHILDREN" to FILE
+ *   bench-floor hold MIB PROCESSES FILE [RATE [half]]
+ *       holds MIB MiB of noise, which nothing can compress (half of it, and zeros between), and is PROCESSES processes. Writes "DIGEST CHILDREN" to FILE
  *       when that is so, and again, of what is there then, whenever it gets SIGUSR1. SIGUSR2 makes it look at one page and
  *       make FILE.answer. Meanwhile it writes RATE MiB a second, scattered pages, with the values that they have.
  */
@@ -375,7 +375,7 @@ static void report(const char *path, const uint64_t *words, size_t count, int ch
     check(rename(new, path), path);
 }
 
-__attribute__((noreturn)) static void hold(size_t mib, int processes, const char *path, size_t rate) {
+__attribute__((noreturn)) static void hold(size_t mib, int processes, const char *path, size_t rate, int half) {
     const size_t size = mib << 20, count = size / sizeof(uint64_t), pages = size / 4096;
     const struct timespec millisecond = {.tv_nsec = 1000000};
     sigset_t told;
@@ -393,7 +393,7 @@ __attribute__((noreturn)) static void hold(size_t mib, int processes, const char
     uint64_t noise = now_ns() | 1; /* xorshift64 */
     for (size_t i = 0; i < count; i++) {
         noise ^= noise << 13, noise ^= noise >> 7, noise ^= noise << 17;
-        words[i] = noise;
+        words[i] = half && i / 64 % 2 ? 0 : noise;
     }
     report(path, (const uint64_t *)words, count, processes - 1);
     for (int64_t before = now_ns();;) {
@@ -422,8 +422,9 @@ int main(int argc, char *argv[]) {
     if (argc >= 4 && !strcmp(argv[1], "time")) return time_program(argv[2], argv + 3);
     if (argc == 3 && !strcmp(argv[1], "tick")) tick(argv[2]);
     if (argc >= 5 && !strcmp(argv[1], "hold"))
-        hold(strtoul(argv[2], NULL, 10), atoi(argv[3]), argv[4], argc > 5 ? strtoul(argv[5], NULL, 10) : 0);
+        hold(strtoul(argv[2], NULL, 10), atoi(argv[3]), argv[4], argc > 5 ? strtoul(argv[5], NULL, 10) : 0,
+             argc > 6 && !strcmp(argv[6], "half"));
     fprintf(stderr, "usage: bench-floor run ROOTFS CGROUP[,CGROUP...] PROGRAM... | time RESULT PROGRAM... | tick FILE | "
-                    "hold MIB PROCESSES FILE [RATE]\n");
+                    "hold MIB PROCESSES FILE [RATE [half]]\n");
     return 2;
 }

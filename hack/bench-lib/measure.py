@@ -18,6 +18,7 @@ import time
 
 from checkpoint import Saving
 from moving import Moving
+from streams import Streams
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
 
 OTHERS = [0, 100, 250, 500]  # live containers of each tool beside the one that is measured
@@ -166,6 +167,7 @@ class Bench:
             "trees": (saving.trees, "checkpoint and restore of many processes"),
             "large": (saving.large, "checkpoint and restore of much memory"),
             "moving": (Moving(saving).all, "a container that moves over a network"),
+            "streams": (Streams(saving).all, "checkpoints in archives and in a store"),
             "live": (saving.live, "memory that is copied or follows while the container runs"),
         }
         for part, (work, what) in every.items():

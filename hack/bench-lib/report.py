@@ -45,13 +45,19 @@ GOALS = {
     "move of 1 GiB, 64 MiB/s of it written, over 10gbit": [("runc", 1.5)],
     "move of 1 GiB, 64 MiB/s of it written, over 1gbit: stands still": [("runc", 0.1)],
     "move of 1 GiB, 64 MiB/s of it written, over 1gbit": [("runc", 1.5)],
+    "archive of 1 GiB, half-compressible": [("runc", 0.6)],
+    "archive of 1 GiB, 64 MiB/s of it written: frozen (CRIU's count)": [("runc", 0.35)],
+    "restore of 1 GiB from an archive, to its first answer": [("runc", 0.5)],
+    "archive of 1 GiB, encrypted": [("archive of 1 GiB, half-compressible", 1.3)],
+    "archive of 1 GiB: peak memory": [("MiB", 48)],
+    "redis into a store, second time: KiB": [("redis into a store, first time: KiB", 0.12)],
     "run, 500 others alive": [("run, 0 others alive", 1.1)],
     "create, 500 others alive": [("create, 0 others alive", 1.1)],
 }
 PICTURE = ["run", "create + start + delete", "exec", "state", "kill", "list, 100 containers", "checkpoint",
            "checkpoint: pause seen inside", "restore", "checkpoint of 100 processes: frozen (CRIU's count)",
            "checkpoint of 1 GiB to tmpfs", "restore of 1 GiB from tmpfs", "run, 500 others alive"]
-UNITS = {"run: peak memory": "MiB", "create: peak memory": "MiB", "redis: requests served during a checkpoint, of undisturbed": "ratio",
+UNITS = {"run: peak memory": "MiB", "create: peak memory": "MiB", "archive of 1 GiB: peak memory": "MiB", "redis: requests served during a checkpoint, of undisturbed": "ratio",
          "redis: requests lost during a checkpoint, of undisturbed": "ratio"}
 
 

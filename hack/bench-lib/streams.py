@@ -1,0 +1,130 @@
+"""Checkpoints in archives and in a store: by hiber in one pass, and by runc with what people do around it."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+from checkpoint import Case, dump_stats, end, end_holding, fresh, held_path, redis_root, wait_for_file, wait_held, wait_until, work_of
+from tools import Failed, run_quiet
+
+MIB = 1024
+KEYS = 400_000  # of a redis, each with a kilobyte of which zstd leaves half
+FILL = """math.randomseed(ARGV[1])
+for key = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+    local words = {}
+    for n = 1, 128 do words[n] = string.char(math.random(0,255), math.random(0,255), math.random(0,255), math.random(0,255)) end
+    redis.call('SET', 'key:' .. (ARGV[4] == 'any' and math.random(0, ARGV[5] - 1) or key), table.concat(words) .. string.rep('x', 512))
+end"""
+
+
+class Streams:
+    """What goes out, and by whom."""
+
+    def __init__(self, saving):
+        self.saving, self.bench = saving, saving.bench
+        self.place = os.environ["BENCH_STATE"]
+        self.archive = os.path.join(self.place, "archive.tar.zst")
+        self.key = os.path.join(self.bench.work, "key")
+        if not os.path.exists(self.key):
+            run_quiet(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key])
+
+    def case(self, rate=0):
+        return Case(" of 1 GiB", MIB, 1, self.place, rate=rate)
+
+    def started(self, tool, rate=0):
+        case = self.case(rate)
+        bundle = self.saving.bundle(tool, f"{case.name}-half", [*case.payload, "half"])
+        return bundle, wait_held(tool.start(bundle))
+
+    def goes_out_and_in(self, tool):
+        """To an archive, and from there to the first answer."""
+        bundle, held = self.started(tool)
+        try:
+            wall, usage = self.export(tool)
+            self.bench.note("archive of 1 GiB, half-compressible", tool.name, wall)
+            if usage:
+                self.bench.note("archive of 1 GiB: peak memory", tool.name, usage.peak_mib)
+            began = time.monotonic()
+            pid = self.bring_back(tool, bundle)
+            os.kill(pid, 12)  # SIGUSR2
+            wait_for_file(f"{held_path(pid)}.answer")
+            self.bench.note("restore of 1 GiB from an archive, to its first answer", tool.name, (time.monotonic() - began) * 1e3)
+            end_holding(pid, held)
+        finally:
+            tool.clear()
+
+    def export(self, tool, *more):
+        began = time.monotonic()
+        if tool.name == "hiber":
+            usage = tool.runtime.command("checkpoint", "--export", self.archive, "--no-sync", *more, tool.id)
+            return usage.wall_ms, usage
+        images = fresh(self.place)
+        tool.checkpoint(tool.runtime.pid(), images)
+        subprocess.run(f"tar --create --directory {images} . | zstd -1 -T0 -q -f -o {self.archive}", shell=True, check=True)
+        return (time.monotonic() - began) * 1e3, None
+
+    def bring_back(self, tool, bundle):
+        if tool.name == "hiber":
+            runtime = tool.runtime
+            runtime.command("restore", "--detach", "--background", "--pid-file", runtime.pid_file(), "--import", self.archive, "--bundle", bundle,
+                            tool.id)
+            return runtime.pid()
+        images = fresh(self.place)
+        subprocess.run(f"zstd -d -q -c {self.archive} | tar --extract --directory {images}", shell=True, check=True)
+        return tool.restore(bundle, images)[1]
+
+    def stands_still(self, tool):
+        """How long, while 64 MiB a second are written."""
+        _, _ = self.started(tool, rate=64)
+        try:
+            if tool.name == "hiber":
+                self.export(tool, "--pre-copy", "on")
+                shown = json.loads(run_quiet([tool.runtime.program, "inspect", "--format", "json", self.archive]))
+                stats = shown["statistics"]
+                frozen = (stats["freezingTime"] + stats["frozenTime"]) / 1e3
+            else:
+                images = fresh(self.place)
+                tool.checkpoint(tool.runtime.pid(), images)
+                stats = dump_stats(os.path.join(work_of(images), "stats-dump"))
+                frozen = (stats[1] + stats[2]) / 1e3
+            self.bench.note("archive of 1 GiB, 64 MiB/s of it written: frozen (CRIU's count)", tool.name, frozen)
+        finally:
+            tool.clear()
+
+    def encrypted(self, tool):
+        self.started(tool)
+        try:
+            wall, _ = self.export(tool, "--encrypt-to", f"{self.key}.pub")
+            self.bench.note("archive of 1 GiB, encrypted", tool.name, wall)
+        finally:
+            tool.clear()
+
+    def stored(self, tool):
+        """The first checkpoint of a redis in a store, and the second after a twentieth of its keys was changed, whichever they are."""
+        runtime, store = tool.runtime, os.path.join(self.place, "store")
+        shutil.rmtree(store, ignore_errors=True)
+        pid = tool.start(runtime.bundle("redis", "redis-server", "--save", "", change=redis_root))
+        try:
+            ask = lambda *words: run_quiet(["nsenter", "-t", str(pid), "-n", "-m", "redis-cli", *words]).strip()
+            wait_until(lambda: ask("ping") == "PONG", "redis answers")
+            for first in range(0, KEYS, 10_000):
+                ask("eval", FILL, "0", str(first), str(first), str(first + 9_999), "each", str(KEYS))
+            for name in "first", "second":
+                usage = runtime.command("checkpoint", "--store", store, "--no-sync", "--leave-running", "--checkpoint", name, tool.id)
+                self.bench.note(f"redis into a store, {name} time", tool.name, usage.wall_ms)
+                ask("eval", FILL, "0", "1", "1", str(KEYS // 20), "any", str(KEYS))
+            listed = json.loads(run_quiet([runtime.program, "store", "ls", "--format", "json", store]))
+            for one in listed:
+                self.bench.note(f"redis into a store, {one['name']} time: KiB", tool.name, one["added"] / 1024)
+            end(pid)
+        finally:
+            tool.clear()
+            shutil.rmtree(store, ignore_errors=True)
+
+    def all(self):
+        tools = [tool for tool in self.saving.tools if tool.name in ("hiber", "runc")]
+        ours = [tool for tool in tools if tool.name == "hiber"]
+        self.bench.each_round({"archive": self.goes_out_and_in, "archive: frozen": self.stands_still}, tools, most=5)
+        self.bench.each_round({"archive, encrypted": self.encrypted, "store": self.stored}, ours, most=3)
