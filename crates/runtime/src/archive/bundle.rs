@@ -144,7 +144,7 @@ impl Imported {
         let parent = place.parent().unwrap_or(Path::new("/"));
         unfinished::sweep(parent);
         let mode = Mode::from_raw_mode(if has_users(spec) { 0o711 } else { 0o700 });
-        let (path, _held) = unfinished::make_dir(place, mode, open_dir)?;
+        let (path, _held) = unfinished::make_dir(unfinished::hidden(place), place, mode, open_dir)?;
         let made = MadeBundle { made: vec![path.clone()] };
         self.fill(&path, spec)?;
         let root = path.join(ROOT);

@@ -200,7 +200,9 @@ impl<'a> Staging<'a> {
             unfinished::sweep(parent);
         }
         let open = |path: &Path| Ok(ImageDirectory::open(path)?);
-        let (path, dir) = unfinished::make_dir(&self.target, owned::PRIVATE_DIR, open)
+        // The guard knows it by this name.
+        let first = self.path.clone();
+        let (path, dir) = unfinished::make_dir(first, &self.target, owned::PRIVATE_DIR, open)
             .context("make the image directory")?;
         self.path = path;
         let path = &self.path;

@@ -64,14 +64,16 @@ pub(crate) fn make_file(target: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// As [`make_file`], a directory with this mode, which `open` opens.
+/// As [`make_file`], a directory with this mode, which `open` opens. It has the hidden name `first`, unless another process takes what has
+/// that for a left-over one.
 pub(crate) fn make_dir<D: AsFd>(
+    first: PathBuf,
     target: &Path,
     mode: Mode,
     open: impl Fn(&Path) -> Result<D>,
 ) -> Result<(PathBuf, D)> {
+    let mut path = first;
     loop {
-        let path = hidden(target);
         // The umask is not asked.
         let made = rustix::fs::mkdir(&path, mode).and_then(|()| rustix::fs::chmod(&path, mode));
         match made.map_err(|e| Error::file(&path, &e.into())).and_then(|()| open(&path)) {
@@ -84,6 +86,7 @@ pub(crate) fn make_dir<D: AsFd>(
                 return Err(e);
             }
         }
+        path = hidden(target);
     }
 }
 

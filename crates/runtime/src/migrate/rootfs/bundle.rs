@@ -54,7 +54,8 @@ impl NewBundle {
             .map_err(|e| Error::Invalid(format!("the source's config.json cannot be understood: {e}")))?;
         let mode = if has_users(&spec) { Mode::from_raw_mode(0o711) } else { owned::PRIVATE_DIR };
         let open = |path: &Path| Ok(ImageDirectory::open(path)?);
-        let (path, directory) = unfinished::make_dir(place, mode, open).context("make the bundle")?;
+        let (path, directory) =
+            unfinished::make_dir(unfinished::hidden(place), place, mode, open).context("make the bundle")?;
         let root = Self::fill(&path, config, &spec, token).inspect_err(|_| {
             let _ = std::fs::remove_dir_all(&path);
         })?;
