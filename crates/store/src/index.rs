@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::key::KeyId;
-use crate::layout::{FRAME, Id};
+use crate::layout::{self, FRAME, Id};
 
 const MAGIC: &[u8; 8] = b"hiberIX1";
 const HEAD: usize = 8 + 16 + 4 + 4;
@@ -41,7 +41,7 @@ fn number(bytes: &[u8]) -> u32 {
 impl Index {
     /// Reads all of it, and compares it with its hash.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::at(path))?;
+        let file = layout::open(path)?;
         let length = file.metadata().map_err(Error::at(path))?.len();
         let mut reader =
             Hashing { from: io::BufReader::with_capacity(1 << 18, &file), hasher: blake3::Hasher::new() };

@@ -1,7 +1,13 @@
 //! Names and numbers of the format.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
@@ -32,6 +38,29 @@ pub(crate) struct Place {
     pub(crate) pack: u32,
     /// Number of the chunk in the pack.
     pub(crate) chunk: u32,
+}
+
+/// A name that no other file has that was, is or will be written here, and that sorts by time.
+pub(crate) fn number() -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("{now:020}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Opens a file of the store to be read. Whoever can write to a store may have put something else in its place.
+///
+/// # Errors
+/// It is no plain file, or cannot be opened.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::LOOP) => return Err(Error::bad(path, "is a symbolic link; expected a file")),
+        opened => File::from(opened.map_err(|e| Error::new(path, e))?),
+    };
+    match file.metadata().map_err(Error::at(path))?.is_file() {
+        true => Ok(file),
+        false => Err(Error::bad(path, "is no plain file")),
+    }
 }
 
 /// The path of a record.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::key::{Key, KeyId, SALT, Seal, TAG};
-use crate::layout::{CHUNK, FRAME, INDEX, Id, PACK};
+use crate::layout::{self, CHUNK, FRAME, INDEX, Id, PACK};
 
 const MAGIC: &[u8; 8] = b"hiberPK1";
 pub(crate) const HEAD: usize = 8 + 16 + SALT;
@@ -49,7 +49,7 @@ impl Pack {
     /// One with its index beside it. Without its key nothing is read from it.
     pub(crate) fn open(path: &Path, keys: &[Key]) -> Result<Self> {
         let index = Index::load(&path.with_extension(INDEX))?;
-        let file = File::open(path).map_err(Error::at(path))?;
+        let file = layout::open(path)?;
         let mut head = [0; HEAD];
         file.read_exact_at(&mut head, 0).map_err(Error::at(path))?;
         if &head[..8] != MAGIC || head[8..24] != index.key.0 {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyId, SALT, salt};
-use crate::layout::{CHUNK, Id, VERSION};
+use crate::layout::{self, CHUNK, Id, VERSION};
 
 const MAGIC: &[u8; 8] = b"hiberRC1";
 const HEAD: usize = 8 + 16 + SALT;
@@ -60,8 +60,7 @@ impl Head {
 /// The key of a record, which is not sealed.
 pub(crate) fn key_of(path: &Path) -> Result<KeyId> {
     let mut head = [0; HEAD];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    read.map_err(Error::at(path))?;
+    layout::open(path)?.read_exact(&mut head).map_err(Error::at(path))?;
     match &head[..8] == MAGIC {
         true => Ok(KeyId(std::array::from_fn(|n| head[8 + n]))),
         false => Err(Error::bad(path, "is no record of a checkpoint")),
@@ -75,7 +74,7 @@ impl Record {
         if id != key.id() {
             return Err(Error::bad(path, "is sealed by another key"));
         }
-        let mut file = File::open(path).map_err(Error::at(path))?;
+        let mut file = layout::open(path)?;
         let length = file.metadata().map_err(Error::at(path))?.len();
         if length > LARGEST {
             return Err(Error::bad(path, format!("has {length} bytes; expected {LARGEST} at most")));

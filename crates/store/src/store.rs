@@ -1,18 +1,22 @@
 //! The directory.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyId};
-use crate::layout::{CHECKPOINTS, LOCK, MARKER, PACKS, UNFINISHED, VERSION, record};
+use crate::layout::{self, CHECKPOINTS, LOCK, MARKER, PACKS, UNFINISHED, VERSION, record};
 use crate::record::{Head, Record, key_of};
+
+/// The longest file of that kind, in bytes.
+const MAX_MARKER: u64 = 4096;
 
 /// A store.
 #[derive(Debug, Clone)]
@@ -51,13 +55,15 @@ impl Store {
     /// There is none, or it is of a version that this code does not know.
     pub fn open(root: &Path) -> Result<Self> {
         let marker = root.join(MARKER);
-        let json = match std::fs::read(&marker) {
-            Err(e) if e.kind() == ErrorKind::NotFound && root.is_dir() => {
+        let file = match layout::open(&marker) {
+            Err(e) if e.why.kind() == ErrorKind::NotFound && root.is_dir() => {
                 return Err(Error::bad(root, format!("is no store of checkpoints: it has no {MARKER}")));
             }
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::new(root, e)),
-            other => other.map_err(Error::at(&marker))?,
+            Err(e) if e.why.kind() == ErrorKind::NotFound => return Err(Error::new(root, e.why)),
+            other => other?,
         };
+        let mut json = Vec::new();
+        file.take(MAX_MARKER).read_to_end(&mut json).map_err(Error::at(&marker))?;
         let Marker { version } =
             serde_json::from_slice(&json).map_err(|e| Error::bad(&marker, format!("is malformed: {e}")))?;
         if version != VERSION {
@@ -71,11 +77,16 @@ impl Store {
     /// # Errors
     /// Those of [`open`](Self::open), and why it cannot be made.
     pub fn make(root: &Path) -> Result<Self> {
-        let empty = match std::fs::read_dir(root) {
-            Ok(mut entries) => entries.next().is_none(),
+        // Another program may be making it at the same time.
+        let begun = |name: &OsStr| {
+            let name = name.to_string_lossy();
+            [PACKS, CHECKPOINTS, UNFINISHED].contains(&&*name) || name.starts_with(&format!("{MARKER}."))
+        };
+        let is_new = match std::fs::read_dir(root) {
+            Ok(entries) => entries.flatten().all(|entry| begun(&entry.file_name())),
             Err(e) => e.kind() == ErrorKind::NotFound,
         };
-        if !empty {
+        if !is_new {
             return Self::open(root);
         }
         let make = |path: &Path| {
@@ -85,8 +96,7 @@ impl Store {
         for part in [PACKS, CHECKPOINTS, UNFINISHED] {
             make(&root.join(part))?;
         }
-        // Two may do this at once, with the same result.
-        let own = root.join(format!("{MARKER}.{}", std::process::id()));
+        let own = root.join(format!("{MARKER}.{}", layout::number()));
         let json = serde_json::to_vec(&Marker { version: VERSION }).expect("a number is JSON");
         let written =
             File::create(&own).and_then(|mut file| file.write_all(&json).and_then(|()| file.sync_all()));
@@ -111,14 +121,12 @@ impl Store {
 
     fn hold(&self, how: FlockOperation) -> Result<Held> {
         let path = self.root.join(LOCK);
-        let open =
-            File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        // A store that cannot be written can be read.
-        let file = match open {
-            Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path),
-            other => other,
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
+            // A store that cannot be written can be read.
+            Err(Errno::ROFS) => layout::open(&path)?,
+            opened => File::from(opened.map_err(|e| Error::new(&path, e))?),
         };
-        let file = file.map_err(Error::at(&path))?;
         match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)) {
             Ok(()) => Ok(Held(file)),
             Err(Errno::WOULDBLOCK) => {

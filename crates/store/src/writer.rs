@@ -7,8 +7,6 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -17,7 +15,7 @@ use crate::chunks::ChunkReader;
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::key::{Key, Seal, salt};
-use crate::layout::{CHUNK, FRAME, INDEX, Id, PACK, PACKS, RECORD, UNFINISHED};
+use crate::layout::{self, CHUNK, FRAME, INDEX, Id, PACK, PACKS, RECORD, UNFINISHED};
 use crate::pack::{self, Filling, difference};
 use crate::packs::Packs;
 use crate::parallel::in_parallel;
@@ -70,13 +68,6 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// A name that no other file has that was, is or will be written here, and that sorts by time.
-fn number() -> String {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    format!("{now:020}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
-}
-
 fn create(path: &Path) -> Result<File> {
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
     file.map_err(Error::at(path))
@@ -98,7 +89,7 @@ impl Writer {
             Compress::None => None,
         };
         let known = Packs::load(store.root(), std::slice::from_ref(key))?.into();
-        let path = store.root().join(UNFINISHED).join(number()).with_extension(RECORD);
+        let path = store.root().join(UNFINISHED).join(layout::number()).with_extension(RECORD);
         let pack = PackWriter::new(store, key)?;
         let record = create(&path)?;
         Ok(Self {
@@ -297,7 +288,7 @@ pub(crate) struct PackWriter {
 
 impl PackWriter {
     pub(crate) fn new(store: &Store, key: &Key) -> Result<Self> {
-        let path = store.root().join(UNFINISHED).join(number()).with_extension(PACK);
+        let path = store.root().join(UNFINISHED).join(layout::number()).with_extension(PACK);
         let file = create(&path)?;
         let salt = salt().map_err(Error::at(&path))?;
         let head = pack::head(key.id(), &salt);

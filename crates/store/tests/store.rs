@@ -321,6 +321,47 @@ fn what_has_changed_little_costs_little() {
     }
 }
 
+#[test]
+fn what_is_no_file_is_not_read() {
+    let (dir, store) = store();
+    put(&store, "one", &Key::default(), &[("pages-1.img", &pages(1, 20))]);
+    let mut all = files(&store.root().join("packs"));
+    all.push(store.root().join("checkpoints/web/one"));
+    all.push(store.root().join("hiber-store.json"));
+    let whole = dir.path().join("whole");
+    for path in all {
+        fs::rename(&path, &whole).unwrap();
+        let error = || {
+            let opened = Store::open(store.root()).map_err(|e| io::Error::other(e.to_string()));
+            opened.and_then(|store| get(&store, "one", &[])).unwrap_err().to_string()
+        };
+        std::os::unix::fs::symlink(&whole, &path).unwrap();
+        assert!(error().contains("is a symbolic link; expected a file"), "{}", error());
+        fs::remove_file(&path).unwrap();
+        // Nobody writes to it: whoever waited for a writer would wait for ever.
+        let fifo = rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+        fifo.unwrap();
+        assert!(error().contains("is no plain file"), "{}", error());
+        fs::remove_file(&path).unwrap();
+        fs::rename(&whole, &path).unwrap();
+    }
+    get(&store, "one", &[]).unwrap();
+}
+
+#[test]
+fn several_make_it_at_once() {
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/store");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| Store::make(&root).unwrap());
+            }
+        });
+        assert_eq!(files(&root).len(), 4);
+    }
+}
+
 /// Several writers at once, of which each finds some of the others' pages and not all.
 #[test]
 fn several_write_at_once() {
