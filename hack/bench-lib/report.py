@@ -48,6 +48,8 @@ GOALS = {
     "archive of 1 GiB, half-compressible": [("runc", 0.6)],
     "archive of 1 GiB, 64 MiB/s of it written: frozen (CRIU's count)": [("runc", 0.35)],
     "restore of 1 GiB from an archive, to its first answer": [("runc", 0.5)],
+    "archive of a JVM": [("runc", 0.6)],
+    "restore of a JVM from an archive, to its first answer": [("runc", 0.5)],
     "archive of 1 GiB, encrypted": [("archive of 1 GiB, half-compressible", 1.3)],
     "archive of 1 GiB: peak memory": [("MiB", 48)],
     "redis into a store, second time: KiB": [("redis into a store, first time: KiB", 0.12)],

@@ -19,6 +19,36 @@ for key = tonumber(ARGV[2]), tonumber(ARGV[3]) do
 end"""
 
 
+# Half a gigabyte of objects; it answers to a file.
+JAVA = """import java.io.File;
+public class Hold {
+    public static void main(String[] args) throws Exception {
+        byte[][] held = new byte[8192][65536];
+        var random = new java.util.Random(1);
+        for (int n = 0; n < held.length; n += 2) random.nextBytes(held[n]);
+        new File("/dev/shm/held").createNewFile();
+        for (File ask = new File("/dev/shm/ask"); ; Thread.sleep(1))
+            if (ask.exists() && ask.delete() && held[4000][1] == held[4000][1]) new File("/dev/shm/answer").createNewFile();
+    }
+}
+"""
+
+
+def java_root(config):
+    """The host's Java, in a root of its own."""
+    root = os.environ["BENCH_JAVA"]
+    if not os.path.isdir(root):
+        for name in "usr", "etc", "proc", "dev", "sys", "tmp", "app":
+            os.makedirs(os.path.join(root, name))
+        for name in "lib", "lib64", "bin":
+            os.symlink(f"usr/{name}", os.path.join(root, name))
+        with open(os.path.join(root, "app/Hold.java"), "w") as file:
+            file.write(JAVA)
+    config["root"] = {"path": root, "readonly": False}
+    bind = lambda path: {"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]}
+    config["mounts"] += [bind("/usr"), bind("/etc")]
+
+
 class Streams:
     """What goes out, and by whom."""
 
@@ -93,6 +123,25 @@ class Streams:
         finally:
             tool.clear()
 
+    def java(self, tool):
+        """A JVM with half a gigabyte of objects: to an archive, and from there to the first answer."""
+        words = ["/usr/bin/java", "-XX:-UsePerfData", "-Xmx1g", "/app/Hold.java"]
+        bundle = tool.runtime.bundle("java", *words, change=java_root)
+        try:
+            shm = lambda pid, name: f"/proc/{pid}/root/dev/shm/{name}"
+            wait_for_file(shm(tool.start(bundle), "held"))
+            wall, _ = self.export(tool)
+            self.bench.note("archive of a JVM", tool.name, wall)
+            began = time.monotonic()
+            pid = self.bring_back(tool, bundle)
+            with open(shm(pid, "ask"), "w"):
+                pass
+            wait_for_file(shm(pid, "answer"))
+            self.bench.note("restore of a JVM from an archive, to its first answer", tool.name, (time.monotonic() - began) * 1e3)
+            end(pid)
+        finally:
+            tool.clear()
+
     def encrypted(self, tool):
         self.started(tool)
         try:
@@ -126,5 +175,5 @@ class Streams:
     def all(self):
         tools = [tool for tool in self.saving.tools if tool.name in ("hiber", "runc")]
         ours = [tool for tool in tools if tool.name == "hiber"]
-        self.bench.each_round({"archive": self.goes_out_and_in, "archive: frozen": self.stands_still}, tools, most=5)
+        self.bench.each_round({"archive": self.goes_out_and_in, "archive: frozen": self.stands_still, "JVM": self.java}, tools, most=5)
         self.bench.each_round({"archive, encrypted": self.encrypted, "store": self.stored}, ours, most=3)
