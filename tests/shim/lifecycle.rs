@@ -222,12 +222,7 @@ fn a_checkpoint_ends_the_task_and_begins_another() {
         image_path: images.display().to_string(),
         ..CheckpointOptions::default()
     };
-    let request =
-        CheckpointTaskRequest { id: shim.id(), options: any(&options), ..CheckpointTaskRequest::default() };
-    shim.client.checkpoint(soon(), &request).unwrap();
-    assert_eq!(shim.wait(""), 137);
-    shim.try_delete("").unwrap();
-    let before = count(&shim.bundle);
+    let before = sleeps(&shim, &options);
     let request = CreateTaskRequest { checkpoint: images.display().to_string(), ..shim.create_request() };
     // as with runc's shim the processes come at the start
     assert_eq!(shim.client.create(soon(), &request).unwrap().pid, 0);
@@ -243,6 +238,17 @@ fn a_checkpoint_ends_the_task_and_begins_another() {
     topics.remove(exit);
     assert_eq!(topics.join(" "), "create start checkpointed delete create start");
     shim.end();
+}
+
+/// Ends a task in a checkpoint; how far it has counted.
+#[track_caller]
+fn sleeps(shim: &Shim, options: &CheckpointOptions) -> u64 {
+    let request =
+        CheckpointTaskRequest { id: shim.id(), options: any(options), ..CheckpointTaskRequest::default() };
+    shim.client.checkpoint(soon(), &request).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.try_delete("").unwrap();
+    count(&shim.bundle)
 }
 
 /// The policy of the host is containerd's, whose environment the shim has.
@@ -263,12 +269,7 @@ fn a_checkpoint_that_the_policy_refuses_begins_no_task() {
         image_path: images.display().to_string(),
         ..CheckpointOptions::default()
     };
-    let request =
-        CheckpointTaskRequest { id: shim.id(), options: any(&options), ..CheckpointTaskRequest::default() };
-    shim.client.checkpoint(soon(), &request).unwrap();
-    assert_eq!(shim.wait(""), 137);
-    shim.try_delete("").unwrap();
-    let before = count(&shim.bundle);
+    let before = sleeps(&shim, &options);
     let request = CreateTaskRequest { checkpoint: images.display().to_string(), ..shim.create_request() };
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
     fs::write(&policy, format!("require-signature = true\nkeys = ['{key}']\n")).unwrap();

@@ -19,7 +19,7 @@ use crate::age::{self, Recipients};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver};
-use crate::checkpoint::{CheckpointOptions, PreCopyMode, spec_as_created};
+use crate::checkpoint::{CheckpointOptions, elsewhere, spec_as_created};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::host::in_memory::Room;
@@ -77,19 +77,12 @@ impl Task {
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint), and why the archive cannot be written.
     pub fn export(&self, export: &Export, mut options: CheckpointOptions) -> Result<()> {
-        check(&options)?;
+        elsewhere::check(&options, "--export", "an archive")?;
         options.sign_key.clone_from(&export.sign_key);
-        let sync = !options.no_sync;
         let store = Store::of(self.container().entry());
         let mut output = export.open()?;
         let scratch = Scratch::new(&store, Room::MUCH)?;
-        options.criu.image_path = scratch.images();
-        // Memory is no disk.
-        options.no_sync = true;
-        if options.pre_copy.mode == PreCopyMode::Auto && !options.dump.leave_running {
-            // It stands still until all is compressed and written; copies would take as much memory again, and save little.
-            options.pre_copy.mode = PreCopyMode::Off;
-        }
+        let sync = elsewhere::pass_through(&mut options, scratch.images());
         let to = output.to()?;
         let spec = self.container().spec()?;
         let spec = spec_as_created(self, &spec)?;
@@ -115,20 +108,6 @@ impl Task {
         };
         self.checkpoint_as(&options, None, Some(hand_over))
     }
-}
-
-fn check(options: &CheckpointOptions) -> Result<()> {
-    let found = [
-        ("--pre-dump", options.pre_dump, "an archive is a checkpoint that can be restored"),
-        ("--parent-path", options.dump.parent_path.is_some(), "an archive has all that it needs"),
-        ("--auto-dedup", options.criu.auto_dedup, "an archive has no parent"),
-        ("--lazy-pages", options.criu.lazy_pages, "an archive has the memory, too"),
-        ("--page-server", options.dump.page_server.is_some(), "an archive has the memory, too"),
-    ];
-    let found = found.iter().find(|(_, given, _)| *given);
-    found.map_or(Ok(()), |(flag, _, why)| {
-        Err(Error::Invalid(format!("--export and {flag} exclude each other: {why}")))
-    })
 }
 
 /// The parts of an archive beside the images.

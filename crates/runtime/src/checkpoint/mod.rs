@@ -7,6 +7,8 @@ mod criu_options;
 pub(crate) mod crun;
 mod custody;
 mod dump;
+#[cfg(feature = "archive")]
+pub(crate) mod elsewhere;
 mod externals;
 mod frozen;
 mod image_hasher;

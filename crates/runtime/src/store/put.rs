@@ -14,7 +14,7 @@ use super::similar::Earlier;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver, To};
-use crate::checkpoint::{CheckpointOptions, PreCopyMode};
+use crate::checkpoint::{CheckpointOptions, elsewhere};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::stored::has_pages;
@@ -58,9 +58,8 @@ impl Task {
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint); a checkpoint of that name is there; the store cannot be written.
     pub fn store(&self, put: &Put, mut options: CheckpointOptions) -> Result<Stored> {
-        check(&options)?;
+        elsewhere::check(&options, "--store", "a store")?;
         let compress = compress(put.compress)?;
-        let sync = !options.no_sync;
         let store = Store::of(self.container().entry());
         let (container, key) = (self.container().id(), sealing(put.key.as_ref()));
         let names = (container.as_str(), put.name.as_str());
@@ -72,13 +71,7 @@ impl Task {
                 _ => Error::from(e),
             })?;
         let scratch = Scratch::new(&store, Room::MUCH)?;
-        options.criu.image_path = scratch.images();
-        // Memory is no disk.
-        options.no_sync = true;
-        if options.pre_copy.mode == PreCopyMode::Auto && !options.dump.leave_running {
-            // It stands still until all is compressed and written; copies would take as much memory again, and save little.
-            options.pre_copy.mode = PreCopyMode::Off;
-        }
+        let sync = elsewhere::pass_through(&mut options, scratch.images());
         let earlier = Earlier::newest(&put.store.store, container.as_str(), &key);
         let to = to(&writer, put.store.record(container, &put.name)?)?;
         let (mut writer, mut stored) = (Some(writer), None);
@@ -98,24 +91,6 @@ impl Task {
         self.checkpoint_as(&options, None, Some(hand_over))?;
         stored.ok_or_else(|| Error::internal("write into the store", "nothing was given"))
     }
-}
-
-fn check(options: &CheckpointOptions) -> Result<()> {
-    let found = [
-        ("--pre-dump", options.pre_dump, "a store has checkpoints that can be restored"),
-        (
-            "--parent-path",
-            options.dump.parent_path.is_some(),
-            "a store shares what checkpoints have in common",
-        ),
-        ("--auto-dedup", options.criu.auto_dedup, "a checkpoint in a store has no parent"),
-        ("--lazy-pages", options.criu.lazy_pages, "a store has the memory, too"),
-        ("--page-server", options.dump.page_server.is_some(), "a store has the memory, too"),
-    ];
-    let found = found.iter().find(|(_, given, _)| *given);
-    found.map_or(Ok(()), |(flag, _, why)| {
-        Err(Error::Invalid(format!("--store and {flag} exclude each other: {why}")))
-    })
 }
 
 fn compress(how: Compression) -> Result<Compress> {
