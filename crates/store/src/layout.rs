@@ -47,7 +47,7 @@ pub(crate) fn number() -> String {
     format!("{now:020}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Opens a file of the store to be read. Whoever can write to a store may have put something else in its place.
+/// Opens a file of the store to be read. Another program that can write there may have put something else in its place.
 ///
 /// # Errors
 /// It is no plain file, or cannot be opened.
