@@ -9,8 +9,8 @@ use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_store::Opened;
 
-use super::CheckpointStore;
 use super::key::{StoreKey, opening};
+use super::{CheckpointStore, missing};
 use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::restore_options::demands;
@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::stored::{StoredMemory, has_pages};
 use crate::host::in_memory::Room;
 use crate::host::procfs;
-use crate::id::{CheckpointError, CheckpointName, ContainerId};
+use crate::id::{CheckpointName, ContainerId};
 use crate::runtime::Runtime;
 use crate::signature::VerifyingKey;
 use crate::state::scratch::Scratch;
@@ -93,9 +93,7 @@ impl Runtime {
         };
         let record = fetch.store.record(&fetch.container, &name)?;
         let opened = store.get((container, name.as_str()), &keys).map_err(|e| match e.why.kind() {
-            io::ErrorKind::NotFound if e.path == record => {
-                CheckpointError::Missing { name: name.clone(), container: container.into() }.into()
-            }
+            io::ErrorKind::NotFound if e.path == record => missing(&fetch.container, &name),
             _ => Error::from(e),
         })?;
         let available = procfs::available_memory().unwrap_or(u64::MAX);

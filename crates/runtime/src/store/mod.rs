@@ -8,6 +8,7 @@ mod key;
 mod put;
 mod similar;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use fetch::{Fetch, Fetched};
@@ -16,7 +17,7 @@ pub use key::StoreKey;
 pub use put::Put;
 
 use crate::error::{Error, Result};
-use crate::id::{CheckpointName, ContainerId};
+use crate::id::{CheckpointError, CheckpointName, ContainerId};
 
 /// zstd's level for what a collection writes anew.
 const LEVEL: Option<i32> = Some(1);
@@ -31,6 +32,10 @@ impl From<hiber_store::Error> for Error {
     fn from(e: hiber_store::Error) -> Self {
         Self::file(&e.path, &e.why)
     }
+}
+
+fn missing(container: &ContainerId, name: &CheckpointName) -> Error {
+    CheckpointError::Missing { name: name.clone(), container: container.as_str().into() }.into()
 }
 
 impl CheckpointStore {
@@ -63,7 +68,10 @@ impl CheckpointStore {
     /// # Errors
     /// There is none, or it cannot be removed.
     pub fn remove(&self, container: &ContainerId, name: &CheckpointName) -> Result<()> {
-        Ok(self.store.remove(container.as_str(), name.as_str())?)
+        self.store.remove(container.as_str(), name.as_str()).map_err(|e| match e.why.kind() {
+            ErrorKind::NotFound => missing(container, name),
+            _ => e.into(),
+        })
     }
 
     /// Removes pages that no checkpoint has any more, and what killed programs have left.
