@@ -97,6 +97,22 @@ fn it_runs_on_there_and_is_gone_here() {
     counts_on(&c, before);
 }
 
+/// As `nc` does where the connection is closed at the other end.
+#[test]
+fn a_program_that_reads_to_the_end_is_not_waited_for() {
+    const STALL: std::time::Duration = std::time::Duration::from_secs(60);
+    require!(Root, Criu);
+    let c = crate::counter(&Runtime::hiber(), Bundle::busybox());
+    let there = there(Bundle::busybox());
+    let way = format!("{}; cat >/dev/null", receiver(&there));
+    let began = std::time::Instant::now();
+    let stall = format!("{}s", STALL.as_secs());
+    hiber_tests::command::run(migration(&c, &there, &["--stall", &stall], &way), b"").ok();
+    assert!(began.elapsed() < STALL / 2, "{:?}", began.elapsed());
+    assert_eq!(there.status(), "running");
+    assert_gone(&c);
+}
+
 #[test]
 fn what_only_the_processes_can_set_is_there_before_they_run() {
     require!(Root, Criu);

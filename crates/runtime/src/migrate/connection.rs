@@ -281,6 +281,13 @@ impl Connection {
         }
     }
 
+    /// All was said. A program that leads to the other end may go on until it hears that.
+    pub(super) fn said_all(&self) {
+        if matches!(self.leads, Leads::Program(_)) {
+            self.to.end();
+        }
+    }
+
     /// Lets go of the other end, to which all was said, and waits for the program that leads there. No [`Sender`] may be left.
     pub(super) fn close(self) {
         let Self { from, to, leads, .. } = self;

@@ -37,6 +37,11 @@ impl Outgoing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets go of the stream: nothing more is said.
+    pub(super) fn end(&self) {
+        self.lock().stream = Box::new(io::sink());
+    }
+
     pub(super) fn say(&self, word: &Word) -> io::Result<()> {
         write_word(&mut *self.lock().stream, word)
     }

@@ -401,6 +401,7 @@ impl Giving<'_> {
         }
         let confirmed = match self.connection.hear_result() {
             Ok(Said::Running) => {
+                self.connection.said_all();
                 // Its memory may still be on its way to its place. The container has gone, whatever is heard of that.
                 while let Ok(Said::Working) = self.connection.hear() {}
                 true
