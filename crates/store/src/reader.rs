@@ -49,13 +49,18 @@ impl Store {
         let none = Key::default();
         let key = keys.iter().chain([&none]).find(|key| key.id() == id);
         let key = key.ok_or_else(|| Error::bad(&path, "is sealed by a key that was not given"))?.clone();
-        let record = Record::read(&path, &key)?;
         let packs = Packs::load(self.root(), std::slice::from_ref(&key))?.into();
-        Ok(Opened(Arc::new(Inside { path, record, packs, key, _held: held })))
+        Opened::new(path, packs, key, held)
     }
 }
 
 impl Opened {
+    /// The checkpoint with this record, whose chunks are in these packs.
+    pub(crate) fn new(path: PathBuf, packs: Arc<Packs>, key: Key, held: Held) -> Result<Self> {
+        let record = Record::read(&path, &key)?;
+        Ok(Self(Arc::new(Inside { path, record, packs, key, _held: held })))
+    }
+
     /// Its description.
     pub fn head(&self) -> &Head {
         &self.0.record.head

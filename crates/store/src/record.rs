@@ -57,32 +57,35 @@ impl Head {
     }
 }
 
-/// The key of a record, which is not sealed.
-pub(crate) fn key_of(path: &Path) -> Result<KeyId> {
+/// The key and the salt of a record, which are not sealed.
+fn head_of(mut file: &File, path: &Path) -> Result<(KeyId, [u8; SALT])> {
     let mut head = [0; HEAD];
-    layout::open(path)?.read_exact(&mut head).map_err(Error::at(path))?;
+    file.read_exact(&mut head).map_err(Error::at(path))?;
     match &head[..8] == MAGIC {
-        true => Ok(KeyId(std::array::from_fn(|n| head[8 + n]))),
+        true => Ok((KeyId(std::array::from_fn(|n| head[8 + n])), std::array::from_fn(|n| head[24 + n]))),
         false => Err(Error::bad(path, "is no record of a checkpoint")),
     }
+}
+
+/// The key of a record.
+pub(crate) fn key_of(path: &Path) -> Result<KeyId> {
+    Ok(head_of(&layout::open(path)?, path)?.0)
 }
 
 impl Record {
     /// Reads one. The key must be its own.
     pub(crate) fn read(path: &Path, key: &Key) -> Result<Self> {
-        let id = key_of(path)?;
+        let mut file = layout::open(path)?;
+        let (id, salt) = head_of(&file, path)?;
         if id != key.id() {
             return Err(Error::bad(path, "is sealed by another key"));
         }
-        let mut file = layout::open(path)?;
         let length = file.metadata().map_err(Error::at(path))?.len();
         if length > LARGEST {
             return Err(Error::bad(path, format!("has {length} bytes; expected {LARGEST} at most")));
         }
-        let mut head = [0; HEAD];
         let mut body = Vec::new();
-        file.read_exact(&mut head).and_then(|()| file.read_to_end(&mut body)).map_err(Error::at(path))?;
-        let salt: [u8; SALT] = std::array::from_fn(|n| head[24 + n]);
+        file.read_to_end(&mut body).map_err(Error::at(path))?;
         let damaged = || Error::bad(path, "is damaged");
         let mut body = key.file(&salt).open(0, body).ok_or_else(damaged)?;
         let content = body.len().checked_sub(32).ok_or_else(damaged)?;
@@ -105,8 +108,8 @@ impl Record {
         (head.version == VERSION && ids.len() == all).then_some(Self { head, ids, starts })
     }
 
-    /// Writes one into an empty file; its length.
-    pub(crate) fn write(mut to: &File, key: &Key, head: &Head, ids: &[u8]) -> std::io::Result<u64> {
+    /// Writes one into an empty file.
+    pub(crate) fn write(mut to: &File, key: &Key, head: &Head, ids: &[u8]) -> std::io::Result<()> {
         let json = serde_json::to_vec(head)?;
         let length = u32::try_from(json.len()).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
         let mut body = Vec::with_capacity(4 + json.len() + ids.len() + 48);
@@ -118,8 +121,7 @@ impl Record {
         let salt = salt()?;
         let body = key.file(&salt).seal(0, body);
         to.write_all(&[MAGIC.as_slice(), &key.id().0, &salt].concat())?;
-        to.write_all(&body)?;
-        Ok((HEAD + body.len()) as u64)
+        to.write_all(&body)
     }
 
     /// The ids of all chunks.

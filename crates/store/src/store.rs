@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -45,8 +46,8 @@ pub struct Listed {
 }
 
 /// Holds the store.
-#[derive(Debug)]
-pub(crate) struct Held(#[expect(dead_code, reason = "it is held until it is dropped")] File);
+#[derive(Debug, Clone)]
+pub(crate) struct Held(#[expect(dead_code, reason = "it is held until it is dropped")] Arc<File>);
 
 impl Store {
     /// The store in a directory.
@@ -128,7 +129,7 @@ impl Store {
             opened => File::from(opened.map_err(|e| Error::new(&path, e))?),
         };
         match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, how)) {
-            Ok(()) => Ok(Held(file)),
+            Ok(()) => Ok(Held(file.into())),
             Err(Errno::WOULDBLOCK) => {
                 let why = "is in use: a checkpoint is written, or memory is read";
                 Err(Error::new(&self.root, io::Error::new(ErrorKind::ResourceBusy, why)))

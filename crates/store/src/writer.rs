@@ -21,7 +21,7 @@ use crate::packs::Packs;
 use crate::parallel::in_parallel;
 use crate::reader::Opened;
 use crate::record::{Head, Record};
-use crate::store::{Held, Store, sync_dir};
+use crate::store::{Held, Listed, Store, sync_dir};
 
 /// How much is read, hashed and compressed at once, in bytes.
 const BLOCK: usize = 4 << 20;
@@ -48,7 +48,8 @@ pub struct Stored {
 /// Writes one checkpoint. Dropped before [`finish`](Self::finish), it leaves nothing.
 pub struct Writer {
     store: Store,
-    _held: Held,
+    held: Held,
+    owner: String,
     key: Key,
     level: Option<i32>,
     known: Arc<Packs>,
@@ -94,7 +95,8 @@ impl Writer {
         let record = create(&path)?;
         Ok(Self {
             store: store.clone(),
-            _held: held,
+            held,
+            owner: owner.into(),
             key: key.clone(),
             level,
             known,
@@ -118,9 +120,19 @@ impl Writer {
         vec![self.pack.path.clone(), self.pack.path.with_extension(INDEX)]
     }
 
-    /// Chunks that are new may be much like those of an earlier checkpoint, of the same key: see [`Like`].
-    pub fn follow(&mut self, earlier: Opened) {
-        self.earlier = Some(earlier).filter(|earlier| earlier.key().id() == self.key.id());
+    /// The newest checkpoint of the container that has the same key; none if it has none. Chunks that are new may be much like its own: see
+    /// [`Like`].
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn earlier(&mut self) -> Result<Option<Opened>> {
+        let newest = self.store.newest(&self.owner, std::slice::from_ref(&self.key))?;
+        let open = |newest: Listed| {
+            let path = self.store.record(&self.owner, &newest.name)?;
+            Opened::new(path, Arc::clone(&self.known), self.key.clone(), self.held.clone())
+        };
+        self.earlier = newest.map(open).transpose()?;
+        Ok(self.earlier.clone())
     }
 
     /// Adds a file; its size in bytes. `like` says where chunks of the earlier checkpoint are that its chunks may be like. `saw` is

@@ -296,14 +296,14 @@ fn what_has_changed_little_costs_little() {
             let mut random = fastrand::Rng::with_seed(round);
             memory.chunks_mut(CHUNK).for_each(|page| page[random.usize(..CHUNK)] ^= 0xff);
             memory.splice(..0, pages(100 + round, 10));
-            let before = store.get(("web", &*(round - 1).to_string()), &keys).unwrap();
-            let length = (memory.len() / CHUNK) as u64;
-            let like = [Like { chunks: 10..length, earlier: (before.file("pages-1.img").unwrap().0, 0) }];
             let name = round.to_string();
             let mut writer = Writer::new(&store, ("web", &name), &key, ZSTD).unwrap();
-            writer.follow(before);
+            let before = writer.earlier().unwrap().unwrap();
+            assert_eq!(before.head().created, format!("2026-12-0{round}T00:00:00Z"));
+            let length = (memory.len() / CHUNK) as u64;
+            let like = [Like { chunks: 10..length, earlier: (before.file("pages-1.img").unwrap().0, 0) }];
             writer.add("pages-1.img", &like, &*memory, |_| {}).unwrap();
-            let stored = writer.finish(&name, false).unwrap();
+            let stored = writer.finish(&format!("2026-12-0{}T00:00:00Z", round + 1), false).unwrap();
             assert!(stored.added < first / 6, "{stored:?} after {first}");
             all.push(memory.clone());
         }

@@ -17,7 +17,7 @@ use crate::flags::criu::{
 };
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
-use crate::line::refusal::Refusal;
+use crate::line::refusal::{Refusal, belong_to, excludes};
 use crate::line::scan::Matches;
 use crate::output::{inspection, report};
 
@@ -183,23 +183,13 @@ impl CheckpointFlags {
     /// Refuses what contradicts itself on the command line. The library judges the rest.
     fn judge(&self) -> Result<(), Refusal> {
         self.check.judge()?;
-        if self.export.is_some() && self.criu.image_path.is_some() {
-            return Err(Refusal::value("--export and --image-path exclude each other"));
-        }
-        let elsewhere = [("export", self.export.is_some()), ("image-path", self.criu.image_path.is_some())];
-        if let Some((flag, _)) = elsewhere.iter().find(|(_, given)| self.store.is_some() && *given) {
-            return Err(Refusal::value(format!("--store and --{flag} exclude each other")));
-        }
+        let (export, store) = (self.export.is_some(), self.store.is_some());
+        let image_path = ("image-path", self.criu.image_path.is_some());
+        excludes("export", export, &[image_path], "")?;
+        excludes("store", store, &[("export", export), image_path], "")?;
         let of_store = [("checkpoint", self.checkpoint.is_some()), ("store-key", self.store_key.is_some())];
-        if let Some((flag, _)) = of_store.iter().find(|(_, given)| self.store.is_none() && *given) {
-            return Err(Refusal::value(format!("--{flag} needs --store")));
-        }
-        if self.export.is_none() && self.with_rootfs {
-            return Err(Refusal::value("--with-rootfs needs --export"));
-        }
-        if self.export.is_none() && self.base.is_some() {
-            return Err(Refusal::value("--base needs --export"));
-        }
+        belong_to("store", store, &of_store)?;
+        belong_to("export", export, &[("with-rootfs", self.with_rootfs), ("base", self.base.is_some())])?;
         if self.export.is_none() && self.store.is_none() && self.compress.is_some() {
             return Err(Refusal::value(
                 "--compress needs --export or --store: images in a directory are not compressed",

@@ -23,7 +23,7 @@ use crate::flags::criu::{
 use crate::flags::identity::IdentityFlags;
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
-use crate::line::refusal::Refusal;
+use crate::line::refusal::{Refusal, excludes};
 use crate::line::scan::Matches;
 use crate::line::shape::Argument;
 use crate::line::value::Format;
@@ -183,9 +183,7 @@ impl Migrate {
             ("tcp-established", flags.contents.tcp_established.is_some()),
             ("tcp-close", flags.tcp_close.is_some()),
         ];
-        if let Some((flag, _)) = moves.iter().find(|(_, given)| flags.resolve && *given) {
-            return Err(Refusal::value(format!("--resolve and --{flag} exclude each other: nothing moves")));
-        }
+        excludes("resolve", flags.resolve, &moves, ": nothing moves")?;
         if flags.post_copy && flags.pre_copy == Some(PreCopyMode::On) {
             return Err(Refusal::value(
                 "--post-copy and --pre-copy on exclude each other: nothing is copied before",

@@ -20,7 +20,7 @@ use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
-use crate::line::refusal::Refusal;
+use crate::line::refusal::{Refusal, belong_to, excludes};
 use crate::line::scan::Matches;
 use crate::output::{inspection, report};
 use crate::process::foreground::{self, Console, Signals, connect_console};
@@ -157,9 +157,7 @@ impl RestoreFlags {
             ("lazy-pages", self.criu.lazy_pages),
             ("auto-dedup", self.criu.auto_dedup),
         ];
-        if let Some((flag, _)) = places.iter().find(|(_, given)| self.import.is_some() && *given) {
-            return Err(Refusal::value(format!("--import and --{flag} exclude each other")));
-        }
+        excludes("import", self.import.is_some(), &places, "")?;
         self.judge_store()?;
         if self.import.is_none() && !self.identity.is_empty() {
             return Err(Refusal::value("--identity needs --import: nothing but an archive is encrypted"));
@@ -169,9 +167,7 @@ impl RestoreFlags {
             ("base", self.base.is_some()),
             ("trust-spec", self.trust_spec),
         ];
-        if let Some((flag, _)) = with.iter().find(|(_, given)| self.import.is_none() && *given) {
-            return Err(Refusal::value(format!("--{flag} needs --import")));
-        }
+        belong_to("import", self.import.is_some(), &with)?;
         if self.with_rootfs && (self.prove || self.check.check) {
             return Err(Refusal::value(
                 "--with-rootfs changes the root filesystem; --prove and --check change nothing",
@@ -188,12 +184,7 @@ impl RestoreFlags {
             ("pid-file", self.pid_file.is_some()),
             ("check", self.check.check),
         ];
-        match left.iter().find(|(_, given)| self.prove && *given) {
-            Some((flag, _)) => Err(Refusal::value(format!(
-                "--prove and --{flag} exclude each other: nothing is left running"
-            ))),
-            None => Ok(()),
-        }
+        excludes("prove", self.prove, &left, ": nothing is left running")
     }
 }
 
@@ -208,14 +199,9 @@ impl RestoreFlags {
             ("page-server", self.page_server.is_some()),
             ("auto-dedup", self.criu.auto_dedup),
         ];
-        if let Some((flag, _)) = places.iter().find(|(_, given)| self.store.is_some() && *given) {
-            return Err(Refusal::value(format!("--store and --{flag} exclude each other")));
-        }
+        excludes("store", self.store.is_some(), &places, "")?;
         let of_store = [("store-key", self.store_key.is_some()), ("of", self.of.is_some())];
-        if let Some((flag, _)) = of_store.iter().find(|(_, given)| self.store.is_none() && *given) {
-            return Err(Refusal::value(format!("--{flag} needs --store")));
-        }
-        Ok(())
+        belong_to("store", self.store.is_some(), &of_store)
     }
 }
 

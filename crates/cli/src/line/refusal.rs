@@ -26,6 +26,22 @@ impl Refusal {
     }
 }
 
+/// Refuses `flag` together with the first of these others that is given; `why` ends the message.
+pub(crate) fn excludes(flag: &str, given: bool, others: &[(&str, bool)], why: &str) -> Result<(), Refusal> {
+    match others.iter().find(|(_, other)| given && *other) {
+        Some((other, _)) => Err(Refusal::value(format!("--{flag} and --{other} exclude each other{why}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the first of these flags that is given without `flag`.
+pub(crate) fn belong_to(flag: &str, given: bool, flags: &[(&str, bool)]) -> Result<(), Refusal> {
+    match flags.iter().find(|(_, other)| !given && *other) {
+        Some((other, _)) => Err(Refusal::value(format!("--{other} needs --{flag}"))),
+        None => Ok(()),
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Form(why) | Self::Value(why)) = self;

@@ -1,7 +1,6 @@
 //! A checkpoint into a store.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
@@ -63,7 +62,7 @@ impl Task {
         let store = Store::of(self.container().entry());
         let (container, key) = (self.container().id(), sealing(put.key.as_ref()));
         let names = (container.as_str(), put.name.as_str());
-        let writer =
+        let mut writer =
             Writer::new(&put.store.store, names, &key, compress).map_err(|e| match e.why.kind() {
                 io::ErrorKind::AlreadyExists => {
                     CheckpointError::Exists { name: put.name.clone(), container: names.0.into() }.into()
@@ -72,8 +71,8 @@ impl Task {
             })?;
         let scratch = Scratch::new(&store, Room::MUCH)?;
         let sync = elsewhere::pass_through(&mut options, scratch.images());
-        let earlier = Earlier::newest(&put.store.store, container.as_str(), &key);
-        let to = to(&writer, put.store.record(container, &put.name)?)?;
+        let earlier = Earlier::of(&mut writer);
+        let to = to(&writer)?;
         let (mut writer, mut stored) = (Some(writer), None);
         let sign_key = options.sign_key.clone();
         let hand_over = HandOver {
@@ -104,11 +103,15 @@ fn compress(how: Compression) -> Result<Compress> {
 }
 
 /// The file that the guard looks at: a checkpoint is there if the record has its name.
-fn to(writer: &Writer, target: PathBuf) -> Result<To> {
-    let (record, _) = writer.paths();
+fn to(writer: &Writer) -> Result<To> {
+    let (record, target) = writer.paths();
     let gone = || Error::internal("make the record", "it is gone");
     let identity = unfinished::identity(record).ok_or_else(gone)?;
-    Ok(To::Archive { path: target, unfinished: Some((record.into(), identity)), beside: writer.beside() })
+    Ok(To::Archive {
+        path: target.into(),
+        unfinished: Some((record.into(), identity)),
+        beside: writer.beside(),
+    })
 }
 
 /// Writes complete images, and gives the checkpoint its name.
@@ -121,7 +124,6 @@ fn write(
     let images = given.images;
     let likes = earlier.map(|earlier| earlier.likes(images)).transpose()?.unwrap_or_default();
     let like = |name: &str| likes.get(name).map_or(&[][..], Vec::as_slice);
-    earlier.iter().for_each(|earlier| to.follow(earlier.opened.clone()));
     let none = || Error::File { path: images.path().into(), why: "has no hiber.json".into() };
     let mut manifest = Manifest::read_in(images)?.ok_or_else(none)?;
     let last = [manifest::FILE_NAME, signature::FILE_NAME];

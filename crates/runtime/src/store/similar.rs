@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use hiber_criu::pagemap::{self, PAGE, Run};
 use hiber_criu::{ImageDirectory, Images};
-use hiber_store::{Key, Like, Opened, Store};
+use hiber_store::{Like, Opened, Writer};
 
 use crate::error::{Error, Result};
 use crate::helpers::lazy::stored::has_pages;
 
 /// An earlier checkpoint.
 pub(super) struct Earlier {
-    pub(super) opened: Opened,
+    opened: Opened,
     /// By the name of the map of a task's pages.
     maps: BTreeMap<String, Map>,
 }
@@ -27,14 +27,10 @@ struct Map {
 }
 
 impl Earlier {
-    /// The newest checkpoint of a container, if it has one of this key that can be read. A damaged one is similar to nothing.
-    pub(super) fn newest(store: &Store, container: &str, key: &Key) -> Option<Self> {
-        let keys = std::slice::from_ref(key);
-        let find = || -> Result<Option<Self>> {
-            let Some(newest) = store.newest(container, keys)?.filter(|newest| newest.key == key.id()) else {
-                return Ok(None);
-            };
-            let opened = store.get((container, &newest.name), keys)?;
+    /// The checkpoint that a new one follows, if it can be read. A damaged one is similar to nothing.
+    pub(super) fn of(writer: &mut Writer) -> Option<Self> {
+        let mut find = || -> Result<Option<Self>> {
+            let Some(opened) = writer.earlier()? else { return Ok(None) };
             let maps = maps(&described(&opened)?)?;
             Ok(Some(Self { opened, maps }))
         };
