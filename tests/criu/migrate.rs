@@ -437,7 +437,7 @@ fn a_copy_without_its_receiver_never_runs_however_slow_its_guard_is() {
         // The relay outlives the receiver.
         let mut source = migration(here, there, &["--stall", "2s"], &relayed(marks.path(), there));
         source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut source = source.spawn().unwrap();
+        let mut source = Spawned::new(&mut source);
         let mut found = None;
         wait_for("the receiver's guard", || {
             let receiver = named_in(&marks.path().join("receiver"));
@@ -475,7 +475,7 @@ fn in_doubt() -> Traveller {
     let command = format!("{} | tee {}", receiver(there), said.display());
     let mut source = migration(here, there, &["--pre-copy", "off"], &command);
     source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut source = source.spawn().unwrap();
+    let mut source = Spawned::new(&mut source);
     wait_for("the restore", || there.runtime().root().join(there.id()).join("incoming.json").exists());
     kill_process(Pid::from_raw(source.id().cast_signed()).unwrap(), Signal::STOP).unwrap();
     wait_for("the copy", || {
@@ -548,7 +548,7 @@ fn killed_at(moments: u64, who: &str) {
         let flags = if moment % 2 == 0 { &in_rounds[..] } else { &in_rounds[..2] };
         let mut source = migration(here, there, flags, &command);
         source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut source = source.spawn().unwrap();
+        let mut source = Spawned::new(&mut source);
         // Spread evenly, not in order.
         let fraction = (moment * 7 % moments) as u32;
         std::thread::sleep(span * fraction / u32::try_from(moments).unwrap());

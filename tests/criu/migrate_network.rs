@@ -213,7 +213,7 @@ fn a_copy_that_may_never_run_answers_nobody() {
             let flags = ["--tcp-established", "--on-miss", "force", "--stall", "3s"];
             let mut source = migration(here, there, &flags, &relayed(marks.path(), there));
             source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut source = source.spawn().unwrap();
+            let mut source = Spawned::new(&mut source);
             // Its network is there, with the addresses, and soon unlocked.
             wait_for("the copy's network", || {
                 there.runtime().root().join(there.id()).join("incoming.json").exists()

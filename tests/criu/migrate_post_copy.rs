@@ -82,11 +82,11 @@ fn who_writes_faster_than_the_link_goes_over_by_post_copy_where_criu_leaves_memo
 
 /// Starts a migration by post-copy that takes some seconds, and waits until the container runs there.
 #[track_caller]
-fn begun(c: &Container, there: &Container, command: &str) -> Child {
+fn begun(c: &Container, there: &Container, command: &str) -> Spawned {
     let flags = ["--post-copy", "--bandwidth", "10M", "--compress", "none", "--stall", "6s"];
     let mut source = migration(c, there, &flags, command);
     source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut source = source.spawn().unwrap();
+    let mut source = Spawned::new(&mut source);
     let undecided = there.runtime().root().join(there.id()).join("incoming.json");
     let mut ended = false;
     wait_for("it to run there", || {
@@ -131,7 +131,7 @@ fn a_terminal_is_told_beforehand_what_it_may_cost() {
     let (master, slave) = hiber_tests::pty::open();
     let mut command = migration(&c, &there, &["--post-copy"], &receiver(&there));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(slave);
-    let mut source = command.spawn().unwrap();
+    let mut source = Spawned::new(&mut command);
     drop(command);
     let told = hiber_tests::pty::read_until(&master, "arrived");
     assert!(told.contains("is lost if either machine or the connection fails"), "{told:?}");
@@ -207,7 +207,7 @@ impl Victim {
 #[track_caller]
 fn is_lost(c: &Container, there: &Container, when: &str) {
     wait_for("the end there", || ["stopped", "gone"].contains(&there.status().as_str()));
-    assert_eq!(memory(there), "failed", "{when}");
+    assert_eq!(memory(there), "lost", "{when}");
     // The next command that touches it ends it, if all are dead who would have done so.
     wait_for("the end here", || ["stopped", "gone", "paused"].contains(&c.status().as_str()));
     assert_ne!(c.call("resume", &[]).status.code(), Some(0), "{when}");
@@ -277,6 +277,32 @@ fn loses(victim: Victim) {
     is_lost(&c, &there, &when);
 }
 
+/// Those who follow the container there hear why it has ended.
+#[test]
+fn the_end_of_a_lost_container_says_why() {
+    require!(Root, Criu, Redis);
+    let (c, there) = held();
+    let marks = tempfile::tempdir().unwrap();
+    let source = begun(&c, &there, &relayed(marks.path(), &there));
+    let mut events = there.command("events", &["--interval", "60s"]);
+    let events = Spawned::new(events.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
+    std::thread::sleep(Duration::from_millis(200));
+    kill_process(named_in(&marks.path().join("relay")).unwrap(), Signal::KILL).unwrap();
+    let told = String::from_utf8(events.wait_with_output().unwrap().stdout).unwrap();
+    let of = |kind: &str| -> Value {
+        let lines = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.into_iter().find(|line| line["type"] == kind).unwrap_or_else(|| panic!("no {kind}: {told}"))
+    };
+    let reason = "the connection to the source was closed";
+    let memory = &of("exit")["data"]["memory"];
+    assert_eq!(memory["status"], "lost", "{told}");
+    assert!(memory["reason"].as_str().unwrap().contains(reason), "{told}");
+    let lines = std::fs::read_to_string(there.runtime().root().join(there.id()).join("events")).unwrap();
+    assert!(lines.contains("memory-lost") && lines.contains(reason), "{lines}");
+    there.call("wait-memory", &[]).fails(reason).exited(1);
+    drop(source);
+}
+
 #[test]
 fn without_the_source_it_ends_there_and_does_not_run_here() {
     require!(Root, Criu, Redis);
@@ -323,10 +349,10 @@ fn without_those_who_bring_its_memory_it_ends_there_and_does_not_run_here() {
 
 /// A moment before the decision: the source is stopped when the destination has the images, and is to decide.
 #[track_caller]
-fn before_the_decision(c: &Container, there: &Container, command: &str) -> (Child, Pid) {
+fn before_the_decision(c: &Container, there: &Container, command: &str) -> (Spawned, Pid) {
     let mut source = migration(c, there, &["--post-copy", "--stall", "6s"], command);
     source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut source = source.spawn().unwrap();
+    let mut source = Spawned::new(&mut source);
     let undecided = there.runtime().root().join(there.id()).join("incoming.json");
     wait_for("the restore", || undecided.exists() || source.try_wait().unwrap().is_some());
     let pid = Pid::from_raw(source.id().cast_signed()).unwrap();
@@ -373,7 +399,7 @@ fn at_any_moment_one_copy_runs_or_none() {
         let flags = ["--post-copy", "--bandwidth", "150K", "--compress", "none", "--stall", "3s"];
         let mut source = migration(here, there, &flags, &relayed(marks.path(), there));
         source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut source = source.spawn().unwrap();
+        let mut source = Spawned::new(&mut source);
         let who = ["source", "receiver", "relay"][moment % 3];
         if moment % 2 == 0 {
             std::thread::sleep(SPAN * (moment * 7 % MOMENTS) as u32 / MOMENTS as u32);

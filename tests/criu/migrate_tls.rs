@@ -294,7 +294,7 @@ fn either_end_is_killed() {
         let mut source =
             migration(here, there, &["--stall", "2s"], ("localhost", receiver.port), &ca.flags("source"));
         source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut source = source.spawn().unwrap();
+        let mut source = Spawned::new(&mut source);
         std::thread::sleep(Duration::from_millis(60) * (round * 7 % 12));
         if round % 2 == 0 {
             let _ = source.kill();

@@ -8,6 +8,7 @@ mod events;
 mod examples;
 mod exec;
 mod lifecycle;
+mod migrations;
 mod waits;
 
 use std::path::Path;
@@ -51,6 +52,7 @@ fn main() {
         lifecycle::limits_change_and_show,
         lifecycle::operations_are_refused_by_state,
         lifecycle::a_full_disk_is_no_mistake_of_the_callers,
+        migrations::a_lost_container_is_an_error_of_its_own,
         waits::conditions,
         waits::a_container_of_another_process,
         waits::out_of_memory,

@@ -181,3 +181,50 @@ pub fn quietly(command: &mut Command) {
         let _ = child.wait();
     }
 }
+
+/// A program that runs while the test goes on. Dropped, it has ended, also where the test has failed or has stopped it: a source of a
+/// migration that lives on keeps what its container's removal would free.
+#[derive(Debug)]
+pub struct Spawned(Option<Child>);
+
+impl Spawned {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn new(command: &mut Command) -> Self {
+        Self(Some(command.spawn().expect("it starts")))
+    }
+
+    /// As the child's own.
+    ///
+    /// # Errors
+    /// As the child's own.
+    pub fn wait_with_output(mut self) -> std::io::Result<std::process::Output> {
+        self.0.take().expect("it is there").wait_with_output()
+    }
+}
+
+impl std::ops::Deref for Spawned {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().expect("it is there")
+    }
+}
+
+impl std::ops::DerefMut for Spawned {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it is there")
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -38,7 +38,7 @@ pub mod user;
 /// The imports of nearly every test.
 pub mod prelude {
     pub use crate::bundle::Bundle;
-    pub use crate::command::Output;
+    pub use crate::command::{Output, Spawned};
     pub use crate::container::Container;
     pub use crate::require;
     pub use crate::runtime::Runtime;

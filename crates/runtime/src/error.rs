@@ -72,6 +72,16 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// A container that went to another machine before all of its memory did (post-copy), when one of the two failed: it has ended
+    /// there, and runs nowhere.
+    #[error("{what}")]
+    Lost {
+        /// The end that it has come to.
+        what: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
     /// A mistake in this program: a thread panicked, a record cannot be encoded, a helper process speaks out of turn.
     #[error("{what}")]
     Internal {
@@ -111,6 +121,8 @@ pub enum Kind {
     Unsupported,
     /// This host, its disk or the network refused, CRIU failed, or another program did.
     Failed,
+    /// A container is lost that went to another machine before all of its memory did (post-copy): it has ended, and runs nowhere.
+    Lost,
     /// A mistake in this program.
     Internal,
 }
@@ -130,6 +142,7 @@ impl Error {
             Self::While { source, .. } => source.kind(),
             Self::Criu(e) => criu_kind(e),
             Self::File { .. } | Self::Host { .. } => Kind::Failed,
+            Self::Lost { .. } => Kind::Lost,
             Self::Internal { .. } => Kind::Internal,
         }
     }
@@ -137,6 +150,11 @@ impl Error {
     /// Something without a path that this host refused.
     pub(crate) fn host(what: impl Into<String>, source: impl Into<Cause>) -> Self {
         Self::Host { what: what.into(), source: source.into() }
+    }
+
+    /// A container that has ended where it went, and runs nowhere.
+    pub(crate) fn lost(what: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self::Lost { what: what.into(), source: source.into() }
     }
 
     /// A mistake in this program.

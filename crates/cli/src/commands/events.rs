@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use hiber::id::ContainerId;
-use hiber::{Ended, Event, EventsOptions, Exec, ExitStatus};
+use hiber::{Ended, Event, EventsOptions, Exec, ExitStatus, FollowingMemory};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ impl Run for Events {
         let task = Containers::new(cli)?.task(&self.id)?;
         let EventsFlags { interval, lifecycle, stats } = self.flags;
         if stats {
-            write(&self.id, &Event::Stats(Box::new(task.stats()?)))?;
+            write(&self.id, &Event::Stats(Box::new(task.stats()?)), None)?;
             return Ok(ExitCode::SUCCESS);
         }
         let standard = (!lifecycle).then_some(STATS_INTERVAL);
@@ -75,7 +75,10 @@ impl Run for Events {
         for event in
             task.events(EventsOptions::default().interval(interval).past(lifecycle).until_deleted(lifecycle))?
         {
-            write(&self.id, &event?)?;
+            let event = event?;
+            let ended = matches!(event, Event::Exit { exec: None, .. });
+            let memory = ended.then(|| task.following_memory()).flatten();
+            write(&self.id, &event, memory)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -99,8 +102,8 @@ impl<D: Serialize> Line<'_, D> {
     }
 }
 
-/// Those of type `stats` and `oom` are runc's.
-fn write(id: &ContainerId, event: &Event) -> anyhow::Result<()> {
+/// Those of type `stats` and `oom` are runc's. `memory` is the progress of that of a container that has ended.
+fn write(id: &ContainerId, event: &Event, memory: Option<FollowingMemory>) -> anyhow::Result<()> {
     let id = id.as_str();
     let bare = |kind| Line::<Value> { kind, id, data: None, time: None };
     match event {
@@ -113,7 +116,11 @@ fn write(id: &ContainerId, event: &Event) -> anyhow::Result<()> {
             Line { kind, id, data, time: Some(rfc3339(time)) }.write()
         }
         Event::Exit { exec, status } => {
-            let data = Some(exit(exec.as_ref(), status));
+            let mut data = exit(exec.as_ref(), status);
+            if let Some(FollowingMemory::Failed { .. } | FollowingMemory::Lost { .. }) = memory {
+                data["memory"] = serde_json::to_value(memory)?;
+            }
+            let data = Some(data);
             Line { kind: "exit", id, data, time: Some(rfc3339(&status.at)) }.write()
         }
         Event::Deleted => bare("deleted").write(),

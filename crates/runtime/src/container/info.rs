@@ -101,7 +101,7 @@ impl ContainerInfo {
         let entry = match &self.source {
             Source::Listing(listing) if !listing.has(&self.id, record::FILE) => return None,
             Source::Listing(listing) => &listing.store.open(&self.id).ok()?,
-            Source::Task(task) => task.container().entry(),
+            Source::Task(task) => return task.following_memory(),
         };
         record::look(entry).ok()?
     }

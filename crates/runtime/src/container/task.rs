@@ -112,15 +112,20 @@ impl Task {
     ///
     /// # Errors
     /// If memory does not arrive any more, with the reason. The container has been killed then, because missing memory would read
-    /// as zeros.
+    /// as zeros. [`Error::Lost`] if memory came from another machine, where the container does not run any more.
     pub fn wait_for_memory(&self) -> Result<()> {
-        match record::await_end(self.entry())? {
-            Some(FollowingMemory::Failed { reason }) => {
-                self.cgroup.kill(Signal::KILL)?;
-                Err(record::not_arrived(reason))
-            }
-            _ => Ok(()),
-        }
+        let error = match record::await_end(self.entry())? {
+            Some(FollowingMemory::Failed { reason }) => record::not_arrived(reason),
+            Some(FollowingMemory::Lost { reason }) => record::lost(reason),
+            _ => return Ok(()),
+        };
+        self.cgroup.kill(Signal::KILL)?;
+        Err(error)
+    }
+
+    /// The progress of its memory, if the memory follows the container after a restore; `None` if not, or if unknown.
+    pub fn following_memory(&self) -> Option<FollowingMemory> {
+        record::look(self.entry()).ok()?
     }
 
     /// The container.

@@ -52,8 +52,8 @@ pub struct ReceiveOptions {
 /// source only asked whether it could come, or about an earlier migration.
 ///
 /// # Errors
-/// Why nothing came: nothing is left then. One error is another: if the source is not to be heard after the container was whole,
-/// that stays, frozen, and `resolve` ends the doubt.
+/// Why nothing came: nothing is left then. Two errors are others: if the source is not to be heard after the container was whole,
+/// that stays, frozen, and `resolve` ends the doubt; and [`Error::Lost`] if it ran here, and not all of its memory has followed it.
 pub fn receive(
     runtime: &Runtime,
     mut connection: Connection,
@@ -169,8 +169,15 @@ impl Receiving<'_> {
                 // The source may have gone by itself, and then does not listen.
                 let _ = self.connection.say(&match self.decided {
                     Some(Decision::Aborted) => Word::Settled,
+                    // After the decision.
+                    Some(Decision::Committed) if self.behind > 0 => Word::Lost(chain(&e)),
                     _ => Word::Refuse(chain(&e)),
                 });
+                if self.decided == Some(Decision::Committed) && self.behind > 0 {
+                    let what =
+                        format!("container {} was this machine's, and its memory did not arrive", self.id);
+                    return Err(Error::lost(what, e));
+                }
                 Err(e)
             }
         }

@@ -41,7 +41,8 @@ impl Default for ResolveOptions {
 /// `options.other`; where it came from, its destination is told.
 ///
 /// # Errors
-/// If there is nothing to be resolved, the other end cannot be reached, or has not decided yet.
+/// If there is nothing to be resolved, the other end cannot be reached, or has not decided yet; [`Error::Lost`] if the container went
+/// there before its memory, and the two lost each other before all of it had gone.
 pub fn resolve(runtime: &Runtime, id: &ContainerId, options: &ResolveOptions) -> Result<Decision> {
     let (other, identity, stall) = (options.other.as_ref(), options.identity.as_ref(), options.stall);
     migration::sweep(&runtime.store);
@@ -92,8 +93,8 @@ pub fn resolve(runtime: &Runtime, id: &ContainerId, options: &ResolveOptions) ->
     }
     connection.close();
     if record.following && decision == Decision::Committed {
-        let why = "the two lost each other before all of its memory had gone there, and so it has ended";
-        return Err(Error::host(
+        let why = "the two lost each other before the source heard that all of its memory was there: unless it was, it has ended";
+        return Err(Error::lost(
             format!("container {id} was the destination's, {}", record.way.destination),
             why,
         ));

@@ -51,8 +51,9 @@ impl Task {
     /// whichever thread is at it.
     ///
     /// # Errors
-    /// Why it could not be moved; it runs on here then. Where memory follows ([`MigrateOptions::post_copy`]), it may also be that not
-    /// all of it has arrived: then the container has ended there, and is removed here.
+    /// Why it could not be moved; it runs on here then. Where memory follows ([`MigrateOptions::post_copy`]), [`Error::Lost`] if not
+    /// all of it has arrived: then the container has ended there, and is removed here. If all of it was sent, but the destination has
+    /// not said that it has arrived, another error says so: the container is the destination's.
     pub fn migrate(
         &self,
         destination: &Destination,
@@ -437,12 +438,13 @@ impl Giving<'_> {
             connection.close();
             return Ok(Migrated { confirmed: true, ..migrated });
         };
-        let what = if followed.sent {
-            "the container is the destination's, and all of its memory was sent, but the destination has not said that it has arrived"
-        } else {
-            "the container was the destination's, and has ended there, since not all of its memory has arrived"
-        };
-        Err(e).context(what)
+        if followed.sent {
+            return Err(e).context(
+                "the container is the destination's, and all of its memory was sent, but the destination has not said that it has arrived",
+            );
+        }
+        let what = "the container was the destination's, and has ended there, since not all of its memory has arrived";
+        Err(Error::lost(what, e))
     }
 }
 

@@ -73,6 +73,11 @@ pub enum Lifecycle {
         /// Why.
         reason: String,
     },
+    /// As [`MemoryFailed`](Self::MemoryFailed), of memory that came from another machine: the container runs nowhere any more.
+    MemoryLost {
+        /// Why.
+        reason: String,
+    },
     /// All memory has arrived from another container, which has not reported its own end.
     SourceUnconfirmed,
     /// It was made from a checkpoint, and runs.

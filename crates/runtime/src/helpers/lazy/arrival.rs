@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
 use super::peer::{Address, PATIENCE, connect};
-use super::record::{self, Record};
+use super::record::{self, Held, Record};
 use super::stored::{StoredMemory, StoredTask};
 use super::token::Token;
 use crate::error::{Error, Result};
@@ -52,6 +52,11 @@ pub(super) enum Source {
     Relay,
     /// The process here that receives the container ([`link`](super::link)).
     Receiver,
+}
+
+/// The place where memory is that has not arrived from there.
+pub(super) fn held(source: Option<Source>) -> Held {
+    if source == Some(Source::Receiver) { Held::There } else { Held::Else }
 }
 
 /// Where the memory of a container is that runs already.
@@ -134,7 +139,7 @@ impl Arrival {
             Origin::Machine(link) => (Some(Source::Receiver), Some(link)),
         };
         let listener = listen(to.work)?;
-        let record = Record::new(to.entry)?;
+        let record = Record::new(to.entry, held(source))?;
         let task = BringTask {
             root: std::path::absolute(to.root).map_err(|e| Error::file(to.root, &e))?,
             id: to.id.to_owned(),

@@ -34,6 +34,7 @@ use super::working_set;
 use crate::error::{Error, Result, chain};
 use crate::state::entry::Entry;
 use crate::state::lifecycle::Lifecycle;
+use crate::state::migration;
 use crate::state::store::Store;
 
 /// The end of the process.
@@ -76,7 +77,8 @@ pub(crate) fn run(socket: OwnedFd) {
     let peer = task.source.and_then(|source| Some(Peer::of(source, files.next()?)));
     let directories: Vec<File> = files.map(File::from).collect();
     let entry = task.id.parse().ok().and_then(|id| Store::new(&task.root).open(&id).ok());
-    let job = Job { task, record: Record::of(record), entry };
+    let record = Record::of(record, arrival::held(task.source));
+    let job = Job { task, record, entry };
     let ended = divide().map(|divided| match divided {
         Divided::Watcher(worker) => job.watch(&worker),
         Divided::Worker(watcher) => job.work(watcher, channel, listener.into(), peer, &directories),
@@ -129,13 +131,21 @@ impl Job {
     fn fail(&self, reason: String) {
         self.record.write(&FollowingMemory::Failed { reason: reason.clone() });
         self.end();
-        self.note(Lifecycle::MemoryFailed { reason });
+        self.note(match self.task.source {
+            Some(arrival::Source::Receiver) => Lifecycle::MemoryLost { reason },
+            _ => Lifecycle::MemoryFailed { reason },
+        });
     }
 
     /// Ends what there is of the container.
     fn end(&self) {
         let cgroup = Cgroup::open(self.task.cgroup.clone(), OnDenied::Skip);
         drop(cgroup.and_then(|cgroup| cgroup.kill(Signal::KILL)));
+    }
+
+    /// Nobody reads the images any more. A receiver that was killed has left them in memory.
+    fn sweep(&self) {
+        migration::sweep(&Store::new(&self.task.root));
     }
 
     /// Nobody has seen a container that still waits.
@@ -162,6 +172,7 @@ impl Job {
                 self.fail(format!("the process that brought the container's memory {how}"));
             }
         }
+        self.sweep();
         // The other may have closed what is open here as well, by the same number.
         std::process::exit(0);
     }
@@ -186,6 +197,7 @@ impl Job {
                 ended(watcher.as_fd());
                 decide_the_end();
                 self.fail("the process that watched over the container's memory was killed".into());
+                self.sweep();
                 std::process::exit(FAILED);
             });
             let code = match self.bring((&channel, &restored), listener, peer.as_mut(), directories) {

@@ -35,42 +35,82 @@ pub enum FollowingMemory {
         /// Why.
         reason: String,
     },
+    /// It does not come any more from the machine that had the container, for which the container was ended. It is nowhere else.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The place where memory is that has not arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Held {
+    /// A checkpoint, or a source that goes on if not all of it arrives.
+    #[default]
+    Else,
+    /// The machine that had the container, which does not run there any more.
+    There,
+}
+
+impl Held {
+    fn failed(self, reason: String) -> FollowingMemory {
+        match self {
+            Self::Else => FollowingMemory::Failed { reason },
+            Self::There => FollowingMemory::Lost { reason },
+        }
+    }
+}
+
+/// The file's content.
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    #[serde(flatten)]
+    memory: FollowingMemory,
+    #[serde(default)]
+    held: Held,
 }
 
 /// The file, from the side of who brings memory.
 #[derive(Debug)]
-pub(super) struct Record(File);
+pub(super) struct Record {
+    file: File,
+    held: Held,
+}
 
 impl Record {
     /// Makes and locks it.
-    pub(super) fn new(entry: &Entry) -> Result<Self> {
+    pub(super) fn new(entry: &Entry, held: Held) -> Result<Self> {
         let path = entry.path().join(FILE);
         let make = || {
             let file = owned::create(&path)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             Ok(file)
         };
-        let record = Self(make().map_err(|e: std::io::Error| Error::file(&path, &e))?);
+        let file = make().map_err(|e: std::io::Error| Error::file(&path, &e))?;
+        let record = Self { file, held };
         record.write(&FollowingMemory::Arriving);
         Ok(record)
     }
 
     /// Of a process that has got the descriptor.
-    pub(super) fn of(file: OwnedFd) -> Self {
-        Self(file.into())
+    pub(super) fn of(file: OwnedFd, held: Held) -> Self {
+        Self { file: file.into(), held }
     }
 
     /// There is nobody to be told that it cannot be written. No reader is there as long as it is locked.
     pub(super) fn write(&self, memory: &FollowingMemory) {
-        let Ok(json) = serde_json::to_vec(memory) else { return };
-        let _ = self.0.set_len(0).and_then(|()| self.0.write_all_at(&json, 0));
-        let _ = (&self.0).flush();
+        let Ok(json) = serde_json::to_vec(&Content { memory: memory.clone(), held: self.held }) else {
+            return;
+        };
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(&json, 0));
+        let _ = (&self.file).flush();
     }
 }
 
 impl AsFd for Record {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
@@ -81,7 +121,7 @@ pub(crate) fn look(entry: &Entry) -> Result<Option<FollowingMemory>> {
 
 /// Why it does not come any more, if whoever brought it has said so.
 pub(crate) fn failure(entry: &Entry) -> Option<Error> {
-    match parse(open(entry).ok()??).ok()? {
+    match parse(open(entry).ok()??).ok()?.memory {
         FollowingMemory::Failed { reason } => Some(not_arrived(reason)),
         _ => None,
     }
@@ -93,8 +133,16 @@ pub(super) fn forget(entry: &Entry) -> Result<()> {
         .map_err(|e| Error::file(&entry.path().join(FILE), &e.into()))
 }
 
+const NOT_ARRIVED: &str = "the container's memory did not arrive";
+
+/// Of a container that can be restored another time, or runs on where it was.
 pub(crate) fn not_arrived(reason: String) -> Error {
-    Error::host("the container's memory did not arrive", reason)
+    Error::host(NOT_ARRIVED, reason)
+}
+
+/// Of one that is nowhere any more.
+pub(crate) fn lost(reason: String) -> Error {
+    Error::lost(NOT_ARRIVED, reason)
 }
 
 /// Waits until it is there, or does not come any more.
@@ -105,16 +153,21 @@ pub(crate) fn await_end(entry: &Entry) -> Result<Option<FollowingMemory>> {
 fn read(entry: &Entry, lock: FlockOperation) -> Result<Option<FollowingMemory>> {
     let Some(file) = open(entry)? else { return Ok(None) };
     let fail = |e: std::io::Error| Error::file(&entry.path().join(FILE), &e);
-    match retry_on_intr(|| rustix::fs::flock(&file, lock)) {
-        Err(Errno::WOULDBLOCK) => return Ok(Some(FollowingMemory::Arriving)),
-        other => other.map_err(|e| fail(e.into()))?,
-    }
-    Ok(Some(match parse(file).map_err(fail)? {
-        FollowingMemory::Arriving => {
-            FollowingMemory::Failed { reason: "the processes that brought it were killed".into() }
+    let ended = match retry_on_intr(|| rustix::fs::flock(&file, lock)) {
+        Err(Errno::WOULDBLOCK) => false,
+        other => other.map(|()| true).map_err(|e| fail(e.into()))?,
+    };
+    let Content { memory, held } = parse(file).map_err(fail)?;
+    let reason = match memory {
+        // Who has failed says so before the container is ended.
+        FollowingMemory::Arriving | FollowingMemory::Arrived if !ended => {
+            return Ok(Some(FollowingMemory::Arriving));
         }
-        ended => ended,
-    }))
+        FollowingMemory::Arriving => "the processes that brought it were killed".into(),
+        FollowingMemory::Failed { reason } => reason,
+        ended => return Ok(Some(ended)),
+    };
+    Ok(Some(held.failed(reason)))
 }
 
 fn open(entry: &Entry) -> Result<Option<File>> {
@@ -129,10 +182,11 @@ fn open(entry: &Entry) -> Result<Option<File>> {
 }
 
 /// A truncated record comes from a process that was killed while it wrote.
-fn parse(file: File) -> std::io::Result<FollowingMemory> {
+fn parse(file: File) -> std::io::Result<Content> {
     let mut json = Vec::new();
     file.take(MAX_SIZE).read_to_end(&mut json)?;
-    Ok(serde_json::from_slice(&json).unwrap_or(FollowingMemory::Arriving))
+    let unknown = Content { memory: FollowingMemory::Arriving, held: Held::Else };
+    Ok(serde_json::from_slice(&json).unwrap_or(unknown))
 }
 
 #[cfg(test)]
@@ -142,23 +196,37 @@ mod tests {
 
     #[test]
     fn who_was_killed_has_not_brought_it() {
+        for held in [Held::Else, Held::There] {
+            let dir = tempfile::tempdir().unwrap();
+            let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
+            assert_eq!(look(&entry).unwrap(), None);
+            let record = Record::new(&entry, held).unwrap();
+            let other = Record::of(record.as_fd().try_clone_to_owned().unwrap(), held);
+            drop(record);
+            assert_eq!(look(&entry).unwrap(), Some(FollowingMemory::Arriving));
+            drop(other);
+            let reason = "the processes that brought it were killed".to_owned();
+            assert_eq!(look(&entry).unwrap(), Some(held.failed(reason)));
+        }
+    }
+
+    #[test]
+    fn memory_that_was_nowhere_else_is_lost_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
-        assert_eq!(look(&entry).unwrap(), None);
-        let record = Record::new(&entry).unwrap();
-        let other = Record::of(record.as_fd().try_clone_to_owned().unwrap());
+        let record = Record::new(&entry, Held::There).unwrap();
+        record.write(&FollowingMemory::Failed { reason: "the link was cut".into() });
         drop(record);
-        assert_eq!(look(&entry).unwrap(), Some(FollowingMemory::Arriving));
-        drop(other);
-        let Some(FollowingMemory::Failed { reason }) = look(&entry).unwrap() else { panic!() };
-        assert!(reason.contains("killed"), "{reason}");
+        assert_eq!(look(&entry).unwrap(), Some(FollowingMemory::Lost { reason: "the link was cut".into() }));
+        // Where it failed before the decision, it runs on elsewhere.
+        assert_eq!(failure(&entry).unwrap().kind(), crate::Kind::Failed);
     }
 
     #[test]
     fn who_waits_is_told_how_it_ended() {
         let dir = tempfile::tempdir().unwrap();
         let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
-        let record = Record::new(&entry).unwrap();
+        let record = Record::new(&entry, Held::Else).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| await_end(&entry).unwrap());
             std::thread::sleep(std::time::Duration::from_millis(20));
