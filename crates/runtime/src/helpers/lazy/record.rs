@@ -159,7 +159,7 @@ fn read(entry: &Entry, lock: FlockOperation) -> Result<Option<FollowingMemory>> 
     };
     let Content { memory, held } = parse(file).map_err(fail)?;
     let reason = match memory {
-        // Who has failed says so before the container is ended.
+        // A failure is written down before the container is ended.
         FollowingMemory::Arriving | FollowingMemory::Arrived if !ended => {
             return Ok(Some(FollowingMemory::Arriving));
         }
