@@ -66,6 +66,7 @@ mod systemd;
 mod time;
 mod tls;
 mod trust;
+mod verified;
 mod workloads;
 
 use hiber_tests::prelude::*;

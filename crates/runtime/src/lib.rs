@@ -31,11 +31,14 @@ pub mod store;
 #[cfg(feature = "archive")]
 mod tarball;
 
+pub use checkpoint::described::Description;
 pub use checkpoint::inspect::{Inspection, Verification, inspect, verify};
 pub use checkpoint::manifest::{self, Manifest};
 pub use checkpoint::named::{Checkpoint, CheckpointConfig, Checkpoints};
 pub use checkpoint::preflight;
 pub use checkpoint::restore_options::RESOURCES;
+pub use checkpoint::retention::{Retained, Retention};
+pub use checkpoint::verified::Verified;
 pub use checkpoint::words::{UnknownWord, Word};
 pub use checkpoint::{
     CheckpointOptions, CriuOptions, DumpChoices, PreCopy, PreCopyMode, Resources, RestoreContainerOptions,

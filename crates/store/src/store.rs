@@ -146,6 +146,14 @@ impl Store {
         self.list_those(keys, |_| true)
     }
 
+    /// Those of one container, by the time at which they were made.
+    ///
+    /// # Errors
+    /// Those of [`list`](Self::list).
+    pub fn list_of(&self, owner: &str, keys: &[Key]) -> Result<Vec<Listed>> {
+        self.list_those(keys, |is| is == owner)
+    }
+
     fn list_those(&self, keys: &[Key], of: impl Fn(&str) -> bool) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
         for (owner, name, path) in self.records()?.into_iter().filter(|(owner, ..)| of(owner)) {
@@ -195,7 +203,7 @@ impl Store {
     /// # Errors
     /// Those of [`list`](Self::list).
     pub fn newest(&self, owner: &str, keys: &[Key]) -> Result<Option<Listed>> {
-        let mut all = self.list_those(keys, |is| is == owner)?;
+        let mut all = self.list_of(owner, keys)?;
         all.retain(|one| one.head.is_some());
         Ok(all.pop())
     }

@@ -12,6 +12,7 @@ use hiber::id::ContainerId;
 use hiber::manifest::{Manifest, Options};
 use hiber::store::Stored;
 use hiber::{CgroupMode, Inspection, Verification};
+use serde_json::json;
 
 use super::out;
 use crate::line::value::Format;
@@ -27,6 +28,42 @@ pub(crate) fn verify(verification: &Verification, format: Format) -> anyhow::Res
     };
     out::write(&text)?;
     Ok(if verification.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the same of named checkpoints: as [`verify`] of one that was asked for by its name; otherwise one after the other, or as a list.
+/// A checkpoint that cannot be compared is logged, and the others are compared nevertheless.
+pub(crate) fn verify_all(
+    mut results: Vec<(CheckpointName, anyhow::Result<Verification>)>,
+    all: bool,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    if results.len() == 1 && !all {
+        return match results.remove(0).1 {
+            Ok(verification) => verify(&verification, format),
+            Err(e) => Err(e),
+        };
+    }
+    let good = |result: &anyhow::Result<Verification>| result.as_ref().is_ok_and(|v| v.problems.is_empty());
+    let success = results.iter().all(|(_, result)| good(result));
+    let mut list = Vec::new();
+    for (name, result) in results {
+        match result {
+            Ok(verification) if format == Format::Table => out::write(&verdict(&verification))?,
+            Ok(verification) => {
+                let mut json = serde_json::to_value(verification)?;
+                json["name"] = json!(name);
+                list.push(json);
+            }
+            Err(e) => {
+                tracing::error!("checkpoint {name}: {e:#}");
+                list.push(json!({"name": name, "error": format!("{e:#}")}));
+            }
+        }
+    }
+    if format == Format::Json {
+        out::write(&(serde_json::to_string_pretty(&list)? + "\n"))?;
+    }
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints what a checkpoint holds.

@@ -1,5 +1,6 @@
 //! The output of commands.
 
+pub(crate) mod checkpoints;
 pub(crate) mod inspection;
 pub(crate) mod out;
 pub(crate) mod progress;

@@ -406,27 +406,53 @@ fn checkpoints_by_name() {
     assert_eq!(flags.pre_copy.options(), PreCopy::default());
     assert_eq!(names(&flags.accept), ["a"]);
     let args = named("checkpoints ls --checkpoint-dir /c --format json box");
-    assert_eq!(args.action, Action::List(ListFlags { format: Some(Format::Json) }));
+    assert_eq!(
+        args.action,
+        Action::List(ListFlags {
+            format: Some(Format::Json),
+            stored: checkpoints::Stored { store: None, store_key: None }
+        })
+    );
     assert_eq!(args.place.dir, path("/c"));
     let name = || "c1".parse().unwrap();
+    let all = named("checkpoints verify --all --store /s --store-key /k box").action;
+    let Action::Verify(names, VerifyFlags { all: true, stored, .. }, None) = all else { panic!() };
+    assert!(names.is_empty() && stored.store.is_some() && stored.store_key.is_some());
+    let Action::Verify(names, ..) = named("checkpoints verify box c1 c2 c3").action else { panic!() };
+    assert_eq!(names.len(), 3);
     let proved = named("checkpoints verify --prove --file-locks box c1").action;
     let Action::Verify(_, VerifyFlags { prove: true, .. }, Some(contents)) = proved else { panic!() };
     assert_eq!(contents.file_locks, Some(true));
     for (verb, action) in [
         ("inspect", Action::Inspect(name())),
         ("rm", Action::Remove(name())),
-        ("verify", Action::Verify(name(), VerifyFlags { format: None, prove: false }, None)),
+        ("verify", {
+            let stored = checkpoints::Stored { store: None, store_key: None };
+            let flags = VerifyFlags { format: None, stored, prove: false, all: false };
+            Action::Verify(vec![name()], flags, None)
+        }),
     ] {
         let args = named(&format!("checkpoints {verb} --bundle /b box c1"));
         assert_eq!((args.action, args.place.bundle), (action, path("/b")));
     }
     let restore: RestoreFlags = self::flags("restore --checkpoint c1 --checkpoint-dir /c box");
     assert_eq!((restore.checkpoint.unwrap().as_str(), restore.checkpoint_dir), ("c1", path("/c")));
+}
+
+#[test]
+fn mistakes_about_checkpoints_by_name() {
     for (line, why) in [
         ("checkpoints create box", "checkpoints create: the name is missing"),
         ("checkpoints ls box c1", "takes a container's id and nothing else"),
         ("checkpoints make box c1", "expected create, ls, inspect, verify, rm, export or import"),
         ("checkpoints export box c1", "checkpoints export: the archive's file is missing"),
+        ("checkpoints verify box", "checkpoints verify: the name is missing, or --all"),
+        ("checkpoints verify --all box c1", "takes names or --all, and both are given"),
+        ("checkpoints verify --store /s --prove box c1", "--store and --prove exclude each other"),
+        ("checkpoints ls --store /s --bundle /b box", "--store and --bundle exclude each other"),
+        ("checkpoints ls --store-key /k box", "--store-key needs --store"),
+        ("checkpoints create --all box c1", "--all has no effect here"),
+        ("checkpoints export box c1 x y", "checkpoints export: takes one file, and \"y\" is given"),
         ("checkpoints rm box c1 x", "checkpoints rm: takes no file, and \"x\" is given"),
         ("checkpoints import --compress lz4 box c1 x", "--compress has no effect here"),
         (

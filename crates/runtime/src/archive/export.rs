@@ -6,16 +6,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
-use hiber_criu::images::DumpStats;
 use oci_spec::runtime::Spec;
 use rustix::fs::FileType;
 
 use super::bundle;
-use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC, STATISTICS};
+use super::layout::{BESIDE, CHECKPOINT, CONFIG, Described, SPEC};
 use super::oci::{self, Origin};
 use super::output::{Output, Place};
 use super::rootfs::{Root, RootChanges};
 use crate::age::{self, Recipients};
+use crate::checkpoint::elsewhere::{STATISTICS, statistics};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver};
@@ -176,7 +176,7 @@ impl Content<'_> {
             sum.map(|sum| manifest.files.insert(of.name.clone(), sum));
         }
         if self.passes && !names.iter().any(|name| name == STATISTICS) {
-            let bytes = statistics(&manifest, given.stopped, begun)?;
+            let bytes = statistics(&manifest, given.frozen(), begun.elapsed())?;
             tar.file(STATISTICS, bytes.len() as u64, &*bytes).map_err(fail)?;
         }
         seal(tar, &signed(&manifest, images, export.sign_key.as_deref())?).map_err(fail)
@@ -266,18 +266,6 @@ fn is_exported(name: &str, manifest: Option<&Manifest>) -> bool {
     let last = [manifest::FILE_NAME, signature::FILE_NAME];
     !last.contains(&name)
         && manifest.is_none_or(|manifest| manifest.files.contains_key(name) || BESIDE.contains(&name))
-}
-
-/// The statistics of a dump whose CRIU goes on when the archive is whole, and has none before: for how long the container has stood
-/// still until now, how much of that writing memory took since `begun`, and how many pages there are.
-fn statistics(manifest: &Manifest, stopped: Instant, begun: Instant) -> Result<Vec<u8>> {
-    let pages = manifest.files.iter().filter(|(name, _)| name.starts_with("pages-"));
-    let bytes = pages.fold(0, |sum: u64, (_, file)| sum.saturating_add(file.size));
-    let mut statistics = DumpStats::default();
-    (statistics.frozen_time, statistics.memwrite_time) = (stopped.elapsed(), begun.elapsed());
-    statistics.pages_written = bytes / rustix::param::page_size() as u64;
-    statistics.pages_scanned = statistics.pages_written;
-    Ok(statistics.to_file()?)
 }
 
 /// The manifest as a file, and its signature.

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
+use crate::checkpoint::elsewhere::STATISTICS;
+
 /// The directory of the images.
 pub(super) const CHECKPOINT: &str = "checkpoint/";
 /// The engine's description of the container, and its config.json.
@@ -20,8 +22,6 @@ pub(super) const DELETED: &str = "deleted.files";
 /// The content of the container's /dev/shm, which engines keep outside of it.
 pub(super) const SHM: &str = "devshm-checkpoint.tar";
 const LOG: &str = "dump.log";
-/// CRIU's, or ours where CRIU has none yet.
-pub(super) const STATISTICS: &str = "stats-dump";
 
 /// Annotations in which engines keep the name of a container's image.
 const IMAGE_NAMES: [&str; 4] = [

@@ -12,6 +12,7 @@ use super::unpack::{How, Limits, unpack};
 use crate::checkpoint::CheckpointOptions;
 use crate::checkpoint::manifest::Options;
 use crate::checkpoint::named::{CONFIG, Checkpoint, CheckpointConfig, Checkpoints};
+use crate::checkpoint::reading;
 use crate::checkpoint::restore_options::demands;
 use crate::checkpoint::staging::{Given, Staging};
 use crate::error::{Context, Error, Result};
@@ -26,15 +27,20 @@ impl Checkpoints {
     /// There is none, it builds on another one, or the archive cannot be written; no file is left then.
     pub fn export(&self, name: &CheckpointName, spec: &Spec, export: &Export) -> Result<()> {
         let checkpoint = self.get(name)?;
-        let images = ImageDirectory::open(&checkpoint.path)?;
+        let images = reading::open(&checkpoint.path)?;
         if images.parent()?.is_some() {
             let why = "builds on another checkpoint, and an archive has all that it needs".into();
             return Err(Error::File { path: checkpoint.path, why });
         }
         let mut output = export.open()?;
         let content = Content { id: self.container().as_str(), spec, created: None, passes: false };
-        let given =
-            Given { images: &images, unwritten: Vec::new(), behind: Vec::new(), stopped: Instant::now() };
+        let given = Given {
+            images: &images,
+            unwritten: Vec::new(),
+            behind: Vec::new(),
+            stopped: Instant::now(),
+            let_go: None,
+        };
         content.write(&given, &output, export).context("write the archive")?;
         output.publish(true).context("write the archive")
     }

@@ -247,6 +247,7 @@ impl<'a> Dump<'a> {
         match result {
             // CRIU ends meanwhile.
             Ok(_ending) if self.options.dump.leave_running && !lazy => {
+                self.staging.let_go();
                 self.seal.images.extend(self.memory.finish()?);
                 self.staging.publish(&mut self.seal)
             }

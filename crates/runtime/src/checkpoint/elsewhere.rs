@@ -1,9 +1,16 @@
 //! Options of a checkpoint that goes into an archive or a store, and passes through memory alone.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use hiber_criu::images::DumpStats;
+
+use super::manifest::Manifest;
 use super::options::{CheckpointOptions, PreCopyMode};
 use crate::error::{Error, Result};
+
+/// CRIU's statistics of a dump.
+pub(crate) const STATISTICS: &str = "stats-dump";
 
 /// Refuses options that `flag` excludes, by which the checkpoint goes to `place`.
 pub(crate) fn check(options: &CheckpointOptions, flag: &str, place: &str) -> Result<()> {
@@ -29,4 +36,16 @@ pub(crate) fn pass_through(options: &mut CheckpointOptions, images: PathBuf) -> 
     }
     // Memory is no disk.
     !std::mem::replace(&mut options.no_sync, true)
+}
+
+/// The statistics of a dump whose CRIU has written none when the checkpoint is given away, for it goes on then: for how long the container
+/// has stood still, how much of that writing memory took, and how many pages there are.
+pub(crate) fn statistics(manifest: &Manifest, frozen: Duration, memwrite: Duration) -> Result<Vec<u8>> {
+    let pages = manifest.files.iter().filter(|(name, _)| name.starts_with("pages-"));
+    let bytes = pages.fold(0, |sum: u64, (_, file)| sum.saturating_add(file.size));
+    let mut statistics = DumpStats::default();
+    (statistics.frozen_time, statistics.memwrite_time) = (frozen, memwrite);
+    statistics.pages_written = bytes / rustix::param::page_size() as u64;
+    statistics.pages_scanned = statistics.pages_written;
+    Ok(statistics.to_file()?)
 }

@@ -8,7 +8,7 @@ use hiber_criu::{ImageDirectory, Images};
 use serde::Serialize;
 
 use crate::checkpoint::manifest::{self, FileSum, Hashed, Manifest};
-use crate::checkpoint::signed;
+use crate::checkpoint::{reading, signed};
 use crate::error::{Error, Result};
 use crate::signature::{self, Demand};
 
@@ -91,6 +91,14 @@ pub fn verify(path: &Path) -> Result<Verification> {
     Found::at(path, &Identities::default(), For::Comparison)?.compared(path, None)
 }
 
+/// As [`verify`], of a directory that is open.
+///
+/// # Errors
+/// Those of [`verify`].
+pub(crate) fn verify_in(dir: &ImageDirectory) -> Result<Verification> {
+    Found::in_directory(dir, For::Comparison)?.compared(dir.path(), None)
+}
+
 impl Found {
     pub(crate) fn described(self, shown: &Path) -> Result<Inspection> {
         let images = self.images.ok_or_else(|| none(shown))?;
@@ -133,21 +141,25 @@ impl Found {
     pub(crate) fn at(path: &Path, keys: &Identities, aim: For) -> Result<Self> {
         let meta = std::fs::metadata(path).map_err(|e| Error::file(path, &e))?;
         if meta.is_dir() {
-            let dir = ImageDirectory::open(path)?;
-            let hashed = if aim == For::Comparison { Hashed::All } else { Hashed::None };
-            return Ok(Self {
-                images: (aim == For::Description).then(|| Images::in_directory(&dir)).transpose()?,
-                manifest: Manifest::read_in(&dir)?,
-                podman: None,
-                signed: signed::parts(&dir)?,
-                sums: manifest::sums(&dir, hashed)?,
-            });
+            return Self::in_directory(&ImageDirectory::open(path)?, aim);
         }
         if !meta.is_file() {
             let why = "is neither a directory nor an archive".into();
             return Err(Error::File { path: path.into(), why });
         }
         archived(path, keys, aim)
+    }
+
+    fn in_directory(dir: &ImageDirectory, aim: For) -> Result<Self> {
+        reading::begin(dir);
+        let hashed = if aim == For::Comparison { Hashed::All } else { Hashed::None };
+        Ok(Self {
+            images: (aim == For::Description).then(|| Images::in_directory(dir)).transpose()?,
+            manifest: Manifest::read_in(dir)?,
+            podman: None,
+            signed: signed::parts(dir)?,
+            sums: manifest::sums(dir, hashed)?,
+        })
     }
 }
 

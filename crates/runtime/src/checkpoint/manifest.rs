@@ -23,6 +23,8 @@ use crate::signature;
 
 /// The file's name in a checkpoint's directory.
 pub const FILE_NAME: &str = "hiber.json";
+/// The file beside the images that says what the last verification has found.
+pub(crate) const VERIFIED: &str = "verified.json";
 /// The version of [`Manifest`] that this code writes.
 const VERSION: u32 = 1;
 /// The largest file that is read: one line for each image of some hundred thousand processes.
@@ -291,11 +293,12 @@ fn cpu_features(cpuinfo: &str) -> Vec<String> {
 }
 
 /// Whether a manifest names a file: logs and statistics change after it was written, and it cannot hash itself. The order in which
-/// memory comes is noted later.
+/// memory comes and the result of a verification are noted later.
 pub(crate) fn is_listed(name: &str) -> bool {
     name != FILE_NAME
         && name != signature::FILE_NAME
         && name != lazy::WORKING_SET
+        && name != VERIFIED
         && !name.ends_with(".log")
         && !name.starts_with("stats-")
 }

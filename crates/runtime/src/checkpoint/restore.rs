@@ -16,9 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{
-    CgroupMode, Criu, ImageDirectory, InheritFd, InheritedCgroups, RestoreNotify, RestoreOptions, Session,
-};
+use hiber_criu::{CgroupMode, Criu, InheritFd, InheritedCgroups, RestoreNotify, RestoreOptions, Session};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::DetachedRoot;
@@ -45,7 +43,7 @@ use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{crun, entered, joined};
+use crate::checkpoint::{crun, entered, joined, reading};
 use crate::container::handle::Container;
 use crate::container::making::Making;
 use crate::container::prepared::Prepared;
@@ -99,7 +97,7 @@ pub(crate) fn restore_through(
     let prepared = Prepared::new(id, &options.as_create())?;
     check_configuration(options, &prepared)?;
     // Opened once: what is checked here is what CRIU gets.
-    let images = ImageDirectory::open(&options.criu.image_path)?;
+    let images = reading::open(&options.criu.image_path)?;
     let Checked { manifest, kept, outer_groups, empty_directory, chain, cgroups } =
         check_images(&prepared, id, options, &images)?;
     let prepared = match limits_in_force(&prepared, options, &kept)? {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+#[cfg(feature = "archive")]
+use std::time::Duration;
 use std::time::Instant;
 
 use hiber_criu::amend::{revive_external_mounts, separate_network, settle_synchronous_mounts, tidy_cgroups};
@@ -73,6 +75,8 @@ pub(crate) struct Staging<'a> {
     hand_over: Option<HandOver<'a>>,
     /// When the container was stopped.
     stopped: Option<Instant>,
+    /// When it was let go, if it was by now.
+    let_go: Option<Instant>,
     published: bool,
 }
 
@@ -112,6 +116,16 @@ pub(crate) struct Given<'a> {
     pub(crate) behind: Vec<Behind>,
     /// When the container was stopped.
     pub(crate) stopped: Instant,
+    /// When it was let go, if it runs on already.
+    pub(crate) let_go: Option<Instant>,
+}
+
+#[cfg(feature = "archive")]
+impl Given<'_> {
+    /// For how long the container has stood still by now.
+    pub(crate) fn frozen(&self) -> Duration {
+        self.let_go.unwrap_or_else(Instant::now).saturating_duration_since(self.stopped)
+    }
 }
 
 impl<'a> Staging<'a> {
@@ -127,7 +141,16 @@ impl<'a> Staging<'a> {
             return Err(Error::Invalid(format!("--image-path {}: is not a directory", target.display())));
         }
         let path = unfinished::hidden(&target);
-        Ok(Self { target, path, dir: None, taken, hand_over: None, stopped: None, published: false })
+        Ok(Self {
+            target,
+            path,
+            dir: None,
+            taken,
+            hand_over: None,
+            stopped: None,
+            let_go: None,
+            published: false,
+        })
     }
 
     /// A directory whose content goes elsewhere.
@@ -144,6 +167,7 @@ impl<'a> Staging<'a> {
             taken: None,
             hand_over: Some(hand_over),
             stopped: None,
+            let_go: None,
             published: false,
         }
     }
@@ -256,6 +280,11 @@ impl<'a> Staging<'a> {
         self.stopped = Some(Instant::now());
     }
 
+    /// It runs on.
+    pub(super) fn let_go(&mut self) {
+        self.let_go = Some(Instant::now());
+    }
+
     pub(super) fn is_published(&self) -> bool {
         self.published
     }
@@ -304,7 +333,7 @@ impl<'a> Staging<'a> {
         seal.sign_key.map_or(Ok(()), |key| signed::sign(&dir, key))?;
         if let Some(hand_over) = &mut self.hand_over {
             let stopped = self.stopped.unwrap_or_else(Instant::now);
-            (hand_over.give)(Given { images: &dir, unwritten, behind, stopped })?;
+            (hand_over.give)(Given { images: &dir, unwritten, behind, stopped, let_go: self.let_go })?;
             self.published = true;
             return Ok(());
         }

@@ -33,7 +33,7 @@ use crate::checkpoint::restore::{Network, Request, cgroup_roots, hold, namespace
 use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::work::{Work, open_given};
-use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined};
+use crate::checkpoint::{CriuOptions, config_file, crun, entered, joined, reading};
 use crate::container::prepared::Prepared;
 use crate::container::stdio::pipe;
 use crate::error::{Context, Error, Result, chain};
@@ -146,7 +146,7 @@ pub(crate) fn of_checkpoint(
     options: &RestoreContainerOptions<'_>,
 ) -> Result<()> {
     helpers::check()?;
-    let images = ImageDirectory::open(&options.criu.image_path)?;
+    let images = reading::open(&options.criu.image_path)?;
     let given = options.criu.work_path.as_deref().map(open_given).transpose()?;
     let log = given.as_ref().unwrap_or(&images);
     Trial { store, id, options, images: &images, manifest: None, log }.run()

@@ -9,8 +9,8 @@ use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
 use hiber_store::Opened;
 
+use super::CheckpointStore;
 use super::key::{StoreKey, opening};
-use super::{CheckpointStore, missing};
 use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::restore_options::demands;
@@ -92,10 +92,7 @@ impl Runtime {
             None => fetch.newest(&keys)?,
         };
         let record = fetch.store.record(&fetch.container, &name)?;
-        let opened = store.get((container, name.as_str()), &keys).map_err(|e| match e.why.kind() {
-            io::ErrorKind::NotFound if e.path == record => missing(&fetch.container, &name),
-            _ => Error::from(e),
-        })?;
+        let opened = fetch.store.opened(&fetch.container, &name, &keys)?;
         let available = procfs::available_memory().unwrap_or(u64::MAX);
         let (size, most) = (opened.head().size(), available / 2);
         if size > most {

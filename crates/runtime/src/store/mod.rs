@@ -5,8 +5,10 @@
 
 mod fetch;
 mod key;
+mod look;
 mod put;
 mod similar;
+mod verified;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use fetch::{Fetch, Fetched};
 pub use hiber_store::{Collected, Head, KeyId, Listed, Problem, Stored};
 pub use key::StoreKey;
+pub use look::StoredCheckpoint;
 pub use put::Put;
 
 use crate::error::{Error, Result};
@@ -71,7 +74,9 @@ impl CheckpointStore {
         self.store.remove(container.as_str(), name.as_str()).map_err(|e| match e.why.kind() {
             ErrorKind::NotFound => missing(container, name),
             _ => e.into(),
-        })
+        })?;
+        verified::forget(self.store.root(), container, name);
+        Ok(())
     }
 
     /// Removes pages that no checkpoint has any more, and what killed programs have left.
@@ -89,6 +94,20 @@ impl CheckpointStore {
     pub fn verify(&self, keys: &[StoreKey]) -> Result<(Vec<Problem>, Vec<KeyId>)> {
         let (problems, unknown) = self.store.verify(&key::opening(keys))?;
         Ok((problems, unknown.into_iter().collect()))
+    }
+
+    /// A checkpoint that one of the keys opens.
+    fn opened(
+        &self,
+        container: &ContainerId,
+        name: &CheckpointName,
+        keys: &[hiber_store::Key],
+    ) -> Result<hiber_store::Opened> {
+        let record = self.record(container, name)?;
+        self.store.get((container.as_str(), name.as_str()), keys).map_err(|e| match e.why.kind() {
+            ErrorKind::NotFound if e.path == record => missing(container, name),
+            _ => Error::from(e),
+        })
     }
 
     /// The file of a checkpoint, which is there as long as the checkpoint is.

@@ -1,6 +1,7 @@
 //! A checkpoint into a store.
 
 use std::io::{self, Read};
+use std::time::Instant;
 
 use derive_setters::Setters;
 use hiber_criu::ImageDirectory;
@@ -10,10 +11,11 @@ use rustix::fs::FileType;
 use super::CheckpointStore;
 use super::key::{StoreKey, sealing};
 use super::similar::Earlier;
+use crate::checkpoint::CheckpointOptions;
+use crate::checkpoint::elsewhere::{self, STATISTICS, statistics};
 use crate::checkpoint::manifest::{self, FileSum, Manifest};
 use crate::checkpoint::signed;
 use crate::checkpoint::staging::{Given, HandOver, To};
-use crate::checkpoint::{CheckpointOptions, elsewhere};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
 use crate::helpers::lazy::stored::has_pages;
@@ -128,9 +130,13 @@ fn write(
     let mut manifest = Manifest::read_in(images)?.ok_or_else(none)?;
     let last = [manifest::FILE_NAME, signature::FILE_NAME];
     let unwritten = |name: &str| given.unwritten.iter().any(|of| of.name == name);
-    for name in images.names()?.iter().filter(|name| !last.contains(&name.as_str()) && !unwritten(name)) {
+    let mut names = images.names()?;
+    // CRIU writes its statistics of a container that runs on while this goes on.
+    names.retain(|name| name != STATISTICS || given.let_go.is_none());
+    for name in names.iter().filter(|name| !last.contains(&name.as_str()) && !unwritten(name)) {
         add(&mut to, images, name, like(name))?;
     }
+    let begun = Instant::now();
     let is_hashed = manifest.files.values().any(|file| file.blake3.is_some());
     for of in &given.unwritten {
         let mut hasher = blake3::Hasher::new();
@@ -141,6 +147,9 @@ fn write(
         })?;
         let sum = if is_hashed { FileSum::of_hashed(&hasher) } else { FileSum { size, blake3: None } };
         manifest.files.insert(of.name.clone(), sum);
+    }
+    if !names.iter().any(|name| name == STATISTICS) {
+        to.add(STATISTICS, &[], &*statistics(&manifest, given.frozen(), begun.elapsed())?, |_| {})?;
     }
     let json = manifest.to_json()?;
     if let Some(key) = key {
