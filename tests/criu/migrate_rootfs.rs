@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A bundle whose cgroup goes by the container's id, which is another one there.
-fn bundle() -> Bundle {
+pub(crate) fn bundle() -> Bundle {
     Bundle::busybox().edit(|config| config["linux"]["cgroupsPath"] = serde_json::Value::Null)
 }
 
@@ -20,7 +20,7 @@ fn place(there: &Container) -> PathBuf {
 }
 
 /// Somewhere to go, and the flags by which the bundle comes there, too.
-fn elsewhere() -> (Container, PathBuf, Vec<String>) {
+pub(crate) fn elsewhere() -> (Container, PathBuf, Vec<String>) {
     let there = there(bundle());
     let place = place(&there);
     fs::create_dir(place.parent().unwrap()).unwrap();
@@ -28,13 +28,13 @@ fn elsewhere() -> (Container, PathBuf, Vec<String>) {
     (there, place, flags)
 }
 
-fn words(flags: &[String]) -> Vec<&str> {
+pub(crate) fn words(flags: &[String]) -> Vec<&str> {
     flags.iter().map(String::as_str).collect()
 }
 
 /// GNU tar's archive of a directory: all that it knows of the files there.
 #[track_caller]
-fn archive(directory: &Path) -> String {
+pub(crate) fn archive(directory: &Path) -> String {
     let mut tar = std::process::Command::new("sh");
     let script = "tar --sort=name --numeric-owner --xattrs --xattrs-include='*' --format=posix --pax-option=delete=atime,delete=ctime \
                   -C \"$1\" -c . | sha256sum";
@@ -43,12 +43,12 @@ fn archive(directory: &Path) -> String {
 }
 
 /// The names in the directory in which a bundle was to come.
-fn beside(place: &Path) -> Vec<String> {
+pub(crate) fn beside(place: &Path) -> Vec<String> {
     let entries = fs::read_dir(place.parent().unwrap()).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-const KINDS: &str = "mkdir -p \"$1/kinds/deep/er\" && cd \"$1/kinds\" && echo text >file && ln file deep/er/linked && \
+pub(crate) const KINDS: &str = "mkdir -p \"$1/kinds/deep/er\" && cd \"$1/kinds\" && echo text >file && ln file deep/er/linked && \
     ln -s ../nowhere link && mkfifo fifo && mknod null c 1 3 && mknod loop b 7 300 && \
     truncate -s 1G sparse && printf end >>sparse && cp file set && chown 4711:4712 set && chmod 6755 set && \
     chmod 1777 deep && touch -d '2001-02-03 04:05:06.789' file && touch -h -d '1969-01-01' link";

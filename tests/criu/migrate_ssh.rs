@@ -5,7 +5,7 @@ use hiber_tests::prelude::*;
 use std::fs;
 
 /// An ssh server of the test's own on loopback, which knows one key, and a client's configuration for it.
-struct Sshd {
+pub(crate) struct Sshd {
     server: std::process::Child,
     files: tempfile::TempDir,
     port: u16,
@@ -14,7 +14,7 @@ struct Sshd {
 }
 
 impl Sshd {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let files = tempfile::tempdir().unwrap();
         let at = |name: &str| files.path().join(name).display().to_string();
         for key in ["host", "user"] {
@@ -67,7 +67,7 @@ impl Sshd {
         self.write("known", &format!("[127.0.0.1]:{} {key}", self.port));
     }
 
-    fn migrate(&self, c: &Container, there: &Container, flags: &[&str]) -> Output {
+    pub(crate) fn migrate(&self, c: &Container, there: &Container, flags: &[&str]) -> Output {
         let bundle = there.bundle_path();
         // A session of ssh has an environment of its own.
         let criu = hiber_tests::tools::criu().unwrap();

@@ -30,6 +30,8 @@ pub enum Need {
     Controller(&'static str),
     /// cgroup v2 and no other hierarchy.
     UnifiedCgroups,
+    /// A cgroup v1 hierarchy with a controller.
+    CgroupV1,
     /// systemd as process 1.
     Systemd,
     /// systemd that can run a manager for the plain user of [`PlainUser`](crate::user::PlainUser).
@@ -68,7 +70,12 @@ impl Need {
     fn is_left_to_vms(self) -> bool {
         matches!(
             self,
-            Self::Systemd | Self::UserSystemd | Self::UnifiedCgroups | Self::AppArmor | Self::DirtyTracking
+            Self::Systemd
+                | Self::UserSystemd
+                | Self::UnifiedCgroups
+                | Self::CgroupV1
+                | Self::AppArmor
+                | Self::DirtyTracking
         )
     }
 
@@ -95,6 +102,10 @@ impl Need {
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
             Self::UnifiedCgroups if cgroup::hierarchies().iter().all(|h| h.v2) => Ok(()),
             Self::UnifiedCgroups => Err("cgroup v2 without any v1 hierarchy".to_owned()),
+            Self::CgroupV1 if cgroup::hierarchies().iter().any(|h| !h.v2 && !h.controllers.is_empty()) => {
+                Ok(())
+            }
+            Self::CgroupV1 => Err("a cgroup v1 hierarchy with a controller".to_owned()),
             Self::Systemd if Path::new("/run/systemd/system").is_dir() => Ok(()),
             Self::Systemd => Err("systemd as process 1".to_owned()),
             Self::UserSystemd => Self::Systemd.check().and_then(|()| {
