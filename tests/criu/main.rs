@@ -47,6 +47,7 @@ mod migrate_preflight;
 mod migrate_progress;
 mod migrate_rootfs;
 mod migrate_rootfs_ways;
+mod migrate_shared_network;
 mod migrate_ssh;
 mod migrate_survivor;
 mod migrate_tls;

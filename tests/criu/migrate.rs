@@ -230,7 +230,7 @@ fn an_other_end_that_is_none_is_told() {
     said("echo welcome", &[]).fails("unknown kind 0x77");
     said("cat >/dev/null", &["--stall", "300ms"]).fails("stalled for 0.3 s");
     let other = r#"printf 'W\066\000\000\000{"word":"hello","of":{"protocol":9,"program":"other"}}'"#;
-    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 5");
+    said(other, &[]).fails("it is other, which speaks version 9 of the protocol; expected 6");
     said("no-such-program", &[])
         .fails("the connection was closed (exit status: 127); hiber must be in the PATH");
     counts_on(&c, count(&c));

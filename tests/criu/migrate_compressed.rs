@@ -52,7 +52,7 @@ fn what_the_other_end_does_not_know_is_told() {
     let c = counter(&Runtime::hiber(), Bundle::busybox());
     let there = there(Bundle::busybox());
     migrate(&c, &there, &["--compress", "gzip"]).fails("expected auto or zstd or lz4 or none");
-    let hello = br#"{"word":"hello","of":{"protocol":5,"program":"other"}}"#;
+    let hello = br#"{"word":"hello","of":{"protocol":6,"program":"other"}}"#;
     let accept = br#"{"word":"accept","of":{"compress":["lz4"],"clock":0}}"#;
     let file = c.bundle().join("says");
     std::fs::write(&file, [frame(b'W', hello), frame(b'W', accept)].concat()).unwrap();
@@ -67,7 +67,7 @@ fn what_the_other_end_does_not_know_is_told() {
 fn lengths_that_are_lies_are_refused() {
     require!(Root, Criu);
     let there = there(Bundle::busybox());
-    let hello = br#"{"word":"hello","of":{"protocol":5,"program":"liar"}}"#;
+    let hello = br#"{"word":"hello","of":{"protocol":6,"program":"liar"}}"#;
     // LZ4: 19 zeros, then 64 KiB of them by the length of one match.
     let bomb = [&[0x1f, 0, 1, 0][..], &[255; 257], &[0, 0x50, 0, 0, 0, 0, 0]].concat();
     for (length, payload, words) in [

@@ -11,21 +11,31 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-const ADDRESSES: [&str; 2] = ["198.18.90.5", "fd18:90::5"];
+pub(crate) const ADDRESSES: [&str; 2] = ["198.18.90.5", "fd18:90::5"];
 /// A hardware address that nobody has.
 const OLD: &str = "02:00:00:00:00:99";
 
 /// Two hosts, and a machine of a client's with the bridge that all are at.
-struct Lab {
+pub(crate) struct Lab {
     client: Network,
-    hosts: [Network; 2],
-    ends: [Container; 2],
+    pub(crate) hosts: [Network; 2],
+    pub(crate) ends: [Container; 2],
 }
 
 impl Lab {
-    /// The container is at the first of them.
+    /// The container is at the first of them, with the addresses on a device of its own.
     #[track_caller]
     fn new(bundle: impl Fn() -> Bundle) -> Self {
+        Self::with(|host| {
+            let runtime = Runtime::hiber_by(["nsenter".to_owned(), format!("--net={}", host.path())]);
+            let devices = json!({"plug0": {"name": "eth0"}});
+            runtime.container(bundle().edit(|c| c["linux"]["netDevices"] = devices))
+        })
+    }
+
+    /// `end` makes the container at a host, of which the first has the addresses.
+    #[track_caller]
+    pub(crate) fn with(end: impl Fn(&Network) -> Container) -> Self {
         let client = Network::new();
         run(
             &client,
@@ -33,25 +43,17 @@ impl Lab {
              ip address add fd18:90::9/64 dev br0 nodad; ip link set br0 up",
         );
         let hosts = [Network::new(), Network::new()];
-        let end = |host: &Network| {
-            let runtime = Runtime::hiber_by(["nsenter".to_owned(), format!("--net={}", host.path())]);
-            let devices = json!({"plug0": {"name": "eth0"}});
-            runtime.container(bundle().edit(|c| c["linux"]["netDevices"] = devices))
-        };
         let ends = [end(&hosts[0]), end(&hosts[1])];
         let new = Self { client, hosts, ends };
         new.plug(0);
-        let [four, six] = ADDRESSES;
-        let addresses =
-            format!("ip address add {four}/24 dev plug0; ip address add {six}/64 dev plug0 nodad");
-        run(&new.hosts[0], &addresses);
+        new.give_addresses(0);
         new.ends[0].run_detached().ok();
         new
     }
 
     /// Gives a host the device that its container is to have: the last one has gone with the container.
     #[track_caller]
-    fn plug(&self, host: usize) {
+    pub(crate) fn plug(&self, host: usize) {
         let holder = self.hosts[host].0.id();
         run(
             &self.client,
@@ -62,7 +64,15 @@ impl Lab {
         );
     }
 
-    fn connect(&self, address: &str) -> Option<TcpStream> {
+    #[track_caller]
+    pub(crate) fn give_addresses(&self, host: usize) {
+        let [four, six] = ADDRESSES;
+        let addresses =
+            format!("ip address add {four}/24 dev plug0; ip address add {six}/64 dev plug0 nodad");
+        run(&self.hosts[host], &addresses);
+    }
+
+    pub(crate) fn connect(&self, address: &str) -> Option<TcpStream> {
         let address = std::net::SocketAddr::new(address.parse().unwrap(), 6379);
         let open = || TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok();
         let inside = hiber_sandbox::inside(self.client.0.id().cast_signed(), &[NamespaceKind::Network], open);
@@ -72,12 +82,12 @@ impl Lab {
     }
 
     #[track_caller]
-    fn await_server(&self) {
+    pub(crate) fn await_server(&self) {
         wait_for("the server", || ADDRESSES.iter().all(|address| self.connect(address).is_some()));
     }
 
     /// The client's neighbours have a hardware address from before.
-    fn forget_neighbours(&self) {
+    pub(crate) fn forget_neighbours(&self) {
         for address in ADDRESSES {
             run(&self.client, &format!("ip neigh replace {address} lladdr {OLD} dev br0 nud stale"));
         }
@@ -85,7 +95,7 @@ impl Lab {
 
     /// Without a question of the client's.
     #[track_caller]
-    fn neighbours_are_told(&self) {
+    pub(crate) fn neighbours_are_told(&self) {
         let told = || {
             let known = run(&self.client, "ip neigh show dev br0");
             let of = |address: &str| {
@@ -99,13 +109,13 @@ impl Lab {
 }
 
 #[track_caller]
-fn run(network: &Network, commands: &str) -> String {
+pub(crate) fn run(network: &Network, commands: &str) -> String {
     let mut command = Command::new("nsenter");
     command.args([&format!("--net={}", network.path()), "sh", "-ec", commands]);
     hiber_tests::command::run(command, b"").ok().to_owned()
 }
 
-fn redis() -> Bundle {
+pub(crate) fn redis() -> Bundle {
     Bundle::redis().edit(|c| {
         let args = [
             "redis-server",
@@ -124,7 +134,7 @@ fn redis() -> Bundle {
 }
 
 /// The next number, over a connection that was opened before.
-fn next(stream: &mut TcpStream) -> std::io::Result<u64> {
+pub(crate) fn next(stream: &mut TcpStream) -> std::io::Result<u64> {
     stream.write_all(b"INCR count\r\n")?;
     let (mut answer, mut byte) = (Vec::new(), [0]);
     while !answer.ends_with(b"\r\n") {
@@ -146,7 +156,7 @@ impl Drop for End<'_> {
 
 /// Clients that count by turns over two connections, one of each family, while `work` is done; each number must follow the last.
 #[track_caller]
-fn counting(lab: &Lab, work: impl FnOnce(&AtomicU64)) {
+pub(crate) fn counting(lab: &Lab, work: impl FnOnce(&AtomicU64)) {
     let mut streams = ADDRESSES.map(|address| lab.connect(address).unwrap());
     let (done, counted) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -169,7 +179,7 @@ fn counting(lab: &Lab, work: impl FnOnce(&AtomicU64)) {
 }
 
 #[track_caller]
-fn goes_on(counted: &AtomicU64, when: &str) {
+pub(crate) fn goes_on(counted: &AtomicU64, when: &str) {
     let before = counted.load(SeqCst);
     wait_for(when, || counted.load(SeqCst) > before + 20);
 }

@@ -464,7 +464,7 @@ fn an_end_that_does_not_know_it_refuses_it_and_the_source_runs_on() {
     std::fs::write(&old, word(r#"{"word":"hello","of":{"protocol":4,"program":"hiber 0.1.0"}}"#)).unwrap();
     let command = format!("cat {}; cat >/dev/null", old.display());
     let output = hiber_tests::command::run(migration(&c, &there, &["--post-copy"], &command), b"");
-    output.fails("it is hiber 0.1.0, which speaks version 4 of the protocol; expected 5").exited(1);
+    output.fails("it is hiber 0.1.0, which speaks version 4 of the protocol; expected 6").exited(1);
     assert_eq!(output.stderr.lines().count(), 1, "{output}");
     crate::counts_on(&c, crate::count(&c));
     // As an old source does.
@@ -474,7 +474,7 @@ fn an_end_that_does_not_know_it_refuses_it_and_the_source_runs_on() {
         hiber_tests::command::run(receive, bytes)
     };
     let offer = r#"{"word":"hello","of":{"protocol":4,"program":"hiber 0.1.0"}}"#;
-    receive(&word(offer)).fails("which speaks version 4 of the protocol; expected 5").exited(1);
+    receive(&word(offer)).fails("which speaks version 4 of the protocol; expected 6").exited(1);
     assert_gone(&there);
     let both = ["--post-copy", "--pre-copy", "on"];
     migrate(&c, &there, &both).fails("--post-copy and --pre-copy on exclude each other");

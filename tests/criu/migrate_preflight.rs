@@ -98,7 +98,7 @@ fn a_clock_that_differs_is_told() {
     let c = counter(&Runtime::hiber(), Bundle::busybox());
     let there = there(Bundle::busybox());
     let word = |json: &str| [&[b'W'][..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
-    let hello = word(r#"{"word":"hello","of":{"protocol":5,"program":"other"}}"#);
+    let hello = word(r#"{"word":"hello","of":{"protocol":6,"program":"other"}}"#);
     for (ahead, told) in
         [(3_600_500, "is 3600.5 s ahead of the one here"), (-2000, "is 2 s behind the one here"), (999, "")]
     {

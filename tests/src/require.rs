@@ -94,18 +94,12 @@ impl Need {
                 Ok(_) => Err("user namespaces (/proc/sys/user/max_user_namespaces is 0)".to_owned()),
                 Err(e) => Err(format!("user namespaces (/proc/sys/user/max_user_namespaces: {e})")),
             },
-            Self::CgroupV2 if cgroup::hierarchies().iter().any(|h| h.v2 && !h.controllers.is_empty()) => {
-                Ok(())
-            }
-            Self::CgroupV2 => Err("a cgroup v2 hierarchy with a controller".to_owned()),
+            Self::CgroupV2 => cgroup_with_controller(true),
             Self::Controller(name) if cgroup::mount_of(name).is_some() => Ok(()),
             Self::Controller(name) => Err(format!("the cgroup controller {name}")),
             Self::UnifiedCgroups if cgroup::hierarchies().iter().all(|h| h.v2) => Ok(()),
             Self::UnifiedCgroups => Err("cgroup v2 without any v1 hierarchy".to_owned()),
-            Self::CgroupV1 if cgroup::hierarchies().iter().any(|h| !h.v2 && !h.controllers.is_empty()) => {
-                Ok(())
-            }
-            Self::CgroupV1 => Err("a cgroup v1 hierarchy with a controller".to_owned()),
+            Self::CgroupV1 => cgroup_with_controller(false),
             Self::Systemd if Path::new("/run/systemd/system").is_dir() => Ok(()),
             Self::Systemd => Err("systemd as process 1".to_owned()),
             Self::UserSystemd => Self::Systemd.check().and_then(|()| {
@@ -184,6 +178,12 @@ fn dirty_tracking() -> Result<(), String> {
     let criu = tools::criu().map_err(|e| format!("CRIU: {e}"))?;
     let tracked = succeeds(criu, &["check", "--feature", "mem_dirty_track"]);
     tracked.then_some(()).ok_or_else(|| "a kernel that tracks dirty memory".to_owned())
+}
+
+fn cgroup_with_controller(v2: bool) -> Result<(), String> {
+    let found = cgroup::hierarchies().iter().any(|h| h.v2 == v2 && !h.controllers.is_empty());
+    let version = if v2 { 2 } else { 1 };
+    found.then_some(()).ok_or_else(|| format!("a cgroup v{version} hierarchy with a controller"))
 }
 
 fn nftables() -> Result<(), String> {

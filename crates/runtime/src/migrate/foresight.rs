@@ -1,9 +1,11 @@
 //! Whether a container that is offered can be restored here: asked before anything moves.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use hiber_criu::Version;
 use hiber_sandbox::cgroup::{Cgroup, Kind, OnDenied};
+use hiber_sandbox::network;
 use hiber_sandbox::plan::{MountSource, NamespaceKind, Namespaces};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
@@ -172,10 +174,35 @@ fn check_machine(offer: &Offer, prepared: &Prepared) -> Result<()> {
     }
     let devices = &prepared.plan.net_devices;
     match namespaces.joined(NamespaceKind::Network) {
-        Some(joined) => hiber_sandbox::network::expect_in(&joined.path, devices)?,
-        None => hiber_sandbox::network::expect(devices)?,
+        Some(joined) => network::expect_in(&joined.path, devices)?,
+        None => network::expect(devices)?,
     }
-    Ok(())
+    check_addresses(&offer.addresses, namespaces)
+}
+
+/// Whether the network that the container shares here has the addresses that its connections use.
+fn check_addresses(used: &[IpAddr], namespaces: &Namespaces) -> Result<()> {
+    if used.is_empty() {
+        return Ok(());
+    }
+    let joined = namespaces.joined(NamespaceKind::Network).map(|joined| joined.path.as_path());
+    let place = joined.map_or("the network of this machine".into(), |path| {
+        format!("the network namespace {} (linux.namespaces)", path.display())
+    });
+    let found = network::look_for(used, joined).context(format!("look for addresses in {place}"))?;
+    if found.lacking.is_empty() {
+        return Ok(());
+    }
+    let all = |addresses: &[IpAddr]| {
+        let all: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    };
+    Err(Error::Invalid(format!(
+        "established connections (--tcp-established) use {}, which {place} here does not have; expected all that they use there before \
+         the container comes, and found {}",
+        all(&found.lacking),
+        all(&found.present)
+    )))
 }
 
 /// Whether memory may come when the container runs already.

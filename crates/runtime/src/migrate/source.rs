@@ -155,6 +155,10 @@ impl Task {
             clock: foresight::clock(),
             cgroups: foresight::cgroups(Layout::detect()?.kind()).into(),
             numbers: foresight::numbers_of(self)?,
+            addresses: match options.checkpoint.criu.tcp_established {
+                Some(true) => addresses::used_of_others(self)?,
+                _ => Vec::new(),
+            },
             post_copy: options.leaves() != Leaves::Never,
             dry_run: options.dry_run,
         })

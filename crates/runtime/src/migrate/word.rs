@@ -8,6 +8,7 @@
 //! ```
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use crate::helpers::lazy::Token;
 use crate::state::migration::Decision;
 
 /// Of the conversation; a peer with another one is refused by name.
-pub(super) const PROTOCOL: u32 = 5;
+pub(super) const PROTOCOL: u32 = 6;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 const WORD: u8 = b'W';
@@ -124,6 +125,9 @@ pub(super) struct Offer {
     /// The numbers of its processes and threads, if it has them in the machine's pid namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) numbers: Vec<i32>,
+    /// The addresses that its connections use, if these are to go on and its network does not come along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) addresses: Vec<IpAddr>,
     /// The bundle is to come, too, with so much in its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rootfs: Option<Amount>,

@@ -30,11 +30,12 @@ struct Port {
 }
 
 /// Sends a gratuitous ARP (RFC 5227, 2.3) for each IPv4 address on a device of Ethernet in the network namespace of process `pid`, and an
-/// unsolicited neighbour advertisement (RFC 4861, 7.2.6) for each IPv6 address. The result says how many.
+/// unsolicited neighbour advertisement (RFC 4861, 7.2.6) for each IPv6 address: all of them, or those among `of`. The result says how
+/// many.
 ///
 /// # Errors
 /// If the kernel does not answer, or does not send them.
-pub fn announce(pid: i32) -> Result<usize> {
+pub fn announce(pid: i32, of: Option<&[IpAddr]>) -> Result<usize> {
     rtnetlink::inside(&namespace_of(pid)?, || {
         let route = Route::open()?;
         let links = route.request(Message::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
@@ -53,6 +54,7 @@ pub fn announce(pid: i32) -> Result<usize> {
             let on = ports.iter().find(|port| port.index == message.header.index);
             if let (Some(port), Some(address)) = (on, address_of(&message))
                 && !message.header.flags.intersects(unusable)
+                && of.is_none_or(|of| of.contains(&address))
             {
                 port.announce(&socket, address)?;
                 sent += 1;
@@ -84,7 +86,7 @@ fn port(message: &Message) -> Option<Port> {
 }
 
 /// The address of this end, where the device leads to one other only.
-fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,

@@ -1,0 +1,89 @@
+//! A container whose network is a joined namespace, as CNI makes it, or the host's: its addresses are whoever's who has made that network.
+
+use crate::Network;
+use crate::migrate::{assert_gone, migrate, remembered};
+use crate::migrate_network::{ADDRESSES, Lab, counting, goes_on, next, redis, run};
+use hiber_tests::prelude::*;
+
+/// A redis at the first of two hosts, whose clients count over their connections. `place` names the network there, in messages.
+#[track_caller]
+fn goes_where_the_addresses_are(end: impl Fn(&Network) -> Container, place: impl Fn(&Lab) -> String) {
+    let lab = Lab::with(end);
+    run(&lab.hosts[0], "ip link set plug0 up");
+    lab.await_server();
+    lab.plug(1);
+    run(&lab.hosts[1], "ip address add 198.18.90.7/24 dev plug0; ip link set plug0 up");
+    let (here, there) = (&lab.ends[0], &lab.ends[1]);
+    let words = format!(
+        "established connections (--tcp-established) use {}, {}, which {} here does not have; expected all that they use there \
+         before the container comes, and found 198.18.90.7",
+        ADDRESSES[0],
+        ADDRESSES[1],
+        place(&lab)
+    );
+    counting(&lab, |counted| {
+        for flags in [&["--tcp-established"][..], &["--tcp-established", "--dry-run"]] {
+            goes_on(counted, "before");
+            migrate(here, there, flags).fails(&words).exited(1);
+            assert_gone(there);
+            assert_eq!(remembered(here.runtime()), Vec::<std::path::PathBuf>::new());
+        }
+        // Connections that end need no address.
+        migrate(here, there, &["--tcp-close", "--dry-run"]).ok();
+        goes_on(counted, "refused");
+        // The network there gets the addresses, of which nobody hears before the decision.
+        lab.give_addresses(1);
+        migrate(here, there, &["--tcp-established", "--dry-run"]).ok();
+        lab.forget_neighbours();
+        migrate(here, there, &["--tcp-established", "--on-miss", "force"]).ok();
+        lab.neighbours_are_told();
+        goes_on(counted, "over the same connections");
+        assert_gone(here);
+        // And takes them away here.
+        run(&lab.hosts[0], "ip address flush dev plug0");
+        goes_on(counted, "when the source has them no more");
+    });
+    let mut other = lab.connect(ADDRESSES[0]).unwrap();
+    assert!(next(&mut other).unwrap() > 0);
+}
+
+#[test]
+fn of_a_joined_namespace() {
+    require!(Root, Criu, Redis, Program("nsenter"), NetworkCommand("ip link add name br0 type bridge"));
+    goes_where_the_addresses_are(
+        |host| Runtime::hiber().container(redis().namespace("network", Some(&host.path()))),
+        |lab| format!("the network namespace {} (linux.namespaces)", lab.hosts[1].path()),
+    );
+}
+
+#[test]
+fn of_the_host() {
+    require!(Root, Criu, Redis, Program("nsenter"), NetworkCommand("ip link add name br0 type bridge"));
+    goes_where_the_addresses_are(
+        |host| {
+            let runtime = Runtime::hiber_by(["nsenter".to_owned(), format!("--net={}", host.path())]);
+            runtime.container(redis().without_namespace("network"))
+        },
+        |_| "the network of this machine".to_owned(),
+    );
+}
+
+/// A connection within the container's network needs no address of a device.
+#[test]
+fn connections_over_loopback_need_no_address() {
+    require!(Root, Criu, Redis, Program("nsenter"));
+    let hosts = [Network::new(), Network::new()];
+    let server = "redis-server --bind 127.0.0.1 --save '' --appendonly no & \
+                  until redis-cli ping; do sleep 0.05; done; sleep 1000 | nc 127.0.0.1 6379";
+    let end = |host: &Network| {
+        Runtime::hiber().container(Bundle::redis().shell(server).namespace("network", Some(&host.path())))
+    };
+    let [here, there] = hosts.each_ref().map(end);
+    here.run_detached().ok();
+    wait_for("the connection", || {
+        here.exec(&["redis-cli", "info", "clients"]).stdout.contains("connected_clients:2\r")
+    });
+    migrate(&here, &there, &["--tcp-established"]).ok();
+    let clients = there.exec(&["redis-cli", "info", "clients"]);
+    assert!(clients.ok().contains("connected_clients:2\r"), "{clients}");
+}
