@@ -12,6 +12,7 @@ mod asked;
 mod background;
 mod before;
 mod cgroups;
+mod clones;
 mod contents;
 mod crash;
 mod crash_guard;

@@ -54,6 +54,13 @@ impl Container {
         Self::new(runtime.clone(), Rc::clone(&self.bundle))
     }
 
+    /// Another container of the same bundle, whose id has this at its end.
+    #[must_use]
+    pub fn sibling(&self, end: &str) -> Self {
+        let id = format!("{}{end}", self.id);
+        Self { runtime: self.runtime.clone(), bundle: Rc::clone(&self.bundle), id }
+    }
+
     /// The container's id.
     pub fn id(&self) -> &str {
         &self.id

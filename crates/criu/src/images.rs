@@ -37,6 +37,8 @@ impl Magic {
     pub const PAGEMAP: Self = Self(0x5608_4025);
     /// files.img
     pub const FILES: Self = Self(0x5630_3138);
+    /// filelocks.img
+    pub const FILE_LOCKS: Self = Self(0x5443_3636);
     /// fdinfo-ID.img
     pub const FDINFO: Self = Self(0x5621_3732);
     /// mountpoints-ID.img

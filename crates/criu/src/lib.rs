@@ -40,6 +40,7 @@ mod patience;
 mod session;
 mod swrk;
 mod version;
+mod wiped;
 
 pub use causes::{Cause, causes};
 /// The messages of CRIU's images, which some types here hold.
@@ -64,3 +65,4 @@ pub use patience::work_of;
 pub use session::Session;
 pub use swrk::Ending;
 pub use version::{Features, Version};
+pub use wiped::wiped_on_fork;

@@ -8,6 +8,7 @@ mod age;
 pub mod archive;
 pub mod bundle;
 mod checkpoint;
+pub mod clones;
 mod container;
 pub mod docker;
 mod error;

@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod checkpoints;
+mod clone;
 mod completion;
 pub(crate) mod create;
 mod delete;
@@ -19,6 +20,7 @@ mod receive;
 pub(crate) mod restore;
 mod resume;
 pub(crate) mod run;
+mod source;
 mod spec;
 mod start;
 mod state;
@@ -32,6 +34,7 @@ use crate::line::command::Command;
 pub(crate) static COMMANDS: &[&Command] = &[
     &checkpoint::COMMAND,
     &checkpoints::COMMAND,
+    &clone::COMMAND,
     &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,

@@ -8,15 +8,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use hiber::archive::{Imported, MadeBundle, NewBundle};
 use hiber::id::ContainerId;
-use hiber::store::{CheckpointStore, Fetch, Fetched};
-use hiber::{
-    Address, Checkpoint, CheckpointName, Resources, RestoreContainerOptions, Stdio, Task, VerifyingKey,
-};
+use hiber::{Address, Resources, RestoreContainerOptions, Stdio, Task};
 
-use super::checkpoints::checkpoints_of;
+use super::source::{Found, SourceFlags};
 use crate::containers::Containers;
-use crate::flags::archive::{self, IDENTITY, KeyFile, STORE_KEY, VERIFY_KEY};
-use crate::flags::criu::{CHECKPOINT_DIR, CheckFlags, CriuFlags};
+use crate::flags::criu::{CheckFlags, CriuFlags};
 use crate::flags::process::{BUNDLE, CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, or_here};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, Value, flags};
@@ -42,20 +38,11 @@ impl Value for LsmProfile {
 flags! {
     pub(crate) struct RestoreFlags {
         criu: CriuFlags = Flag::group(),
-        import: Option<PathBuf> = Flag::value(
-            "import",
-            "FILE",
-            "the archive to restore from, instead of --image-path, and without writing to the disk; - is standard input, \
-             and oci:DIR[:TAG] an image in an OCI image layout",
+        from: SourceFlags = Flag::group(),
+        unique: bool = Flag::switch(
+            "unique",
+            "this may not be the only container of the checkpoint: let it know before its first instruction (as `clone` does)",
         ),
-        store: Option<PathBuf> = Flag::value(
-            "store",
-            "DIR",
-            "the store of checkpoints to restore from, instead of --image-path: the newest of the container, or --checkpoint",
-        ),
-        store_key: Option<KeyFile> = STORE_KEY,
-        identity: Vec<KeyFile> = IDENTITY,
-        verify_key: Vec<KeyFile> = VERIFY_KEY,
         with_rootfs: bool = Flag::switch(
             "with-rootfs",
             "make the changes of the archive in the bundle's root filesystem, where they stay",
@@ -69,14 +56,6 @@ flags! {
             "trust-spec",
             "a bundle that is made from the archive grants whatever the archive's own configuration asks for",
         ),
-        checkpoint: Option<CheckpointName> =
-            Flag::value("checkpoint", "NAME", "the named checkpoint to restore, instead of --image-path, or that in the store"),
-        of: Option<ContainerId> = Flag::value(
-            "of",
-            "ID",
-            "the container that the checkpoint in the store was made of (default: the one to be restored)",
-        ),
-        checkpoint_dir: Option<PathBuf> = CHECKPOINT_DIR,
         bundle: Option<PathBuf> = BUNDLE,
         console_socket: Option<PathBuf> = CONSOLE_SOCKET,
         pid_file: Option<PathBuf> = PID_FILE,
@@ -102,11 +81,6 @@ flags! {
             "WORD",
             "the limits: those that were in force at the checkpoint, as `update` had changed them, or config.json's \
              (default: checkpoint, and more than config.json grants is refused)",
-        ),
-        trust_images: bool = Flag::switch(
-            "trust-images",
-            "restore images that were changed, that others can write to, or whose processes have more privilege \
-             than config.json grants",
         ),
         prove: bool = Flag::switch(
             "prove",
@@ -148,33 +122,25 @@ impl RestoreFlags {
     /// Refuses what contradicts itself on the command line. The library judges the rest.
     fn judge(&self) -> Result<(), Refusal> {
         self.check.judge()?;
-        if self.checkpoint.is_some() && self.criu.image_path.is_some() {
-            return Err(Refusal::value("--checkpoint and --image-path exclude each other"));
-        }
-        let places = [
-            ("image-path", self.criu.image_path.is_some()),
-            ("checkpoint", self.checkpoint.is_some()),
+        self.from.judge(self.criu.image_path.is_some())?;
+        belong_to("store", self.from.store.is_some(), &[("of", self.from.of.is_some())])?;
+        let elsewhere = [
             ("lazy-pages", self.criu.lazy_pages),
             ("auto-dedup", self.criu.auto_dedup),
+            ("page-server", self.page_server.is_some()),
         ];
-        excludes("import", self.import.is_some(), &places, "")?;
-        self.judge_store()?;
-        if self.import.is_none() && !self.identity.is_empty() {
-            return Err(Refusal::value("--identity needs --import: nothing but an archive is encrypted"));
-        }
+        excludes("import", self.from.import.is_some(), &elsewhere[..2], "")?;
+        excludes("store", self.from.store.is_some(), &elsewhere, "")?;
         let with = [
             ("with-rootfs", self.with_rootfs),
             ("base", self.base.is_some()),
             ("trust-spec", self.trust_spec),
         ];
-        belong_to("import", self.import.is_some(), &with)?;
+        belong_to("import", self.from.import.is_some(), &with)?;
         if self.with_rootfs && (self.prove || self.check.check) {
             return Err(Refusal::value(
                 "--with-rootfs changes the root filesystem; --prove and --check change nothing",
             ));
-        }
-        if self.checkpoint.is_none() && self.checkpoint_dir.is_some() {
-            return Err(Refusal::value("--checkpoint-dir needs --checkpoint"));
         }
         let left = [
             ("lazy-pages", self.criu.lazy_pages),
@@ -183,25 +149,9 @@ impl RestoreFlags {
             ("console-socket", self.console_socket.is_some()),
             ("pid-file", self.pid_file.is_some()),
             ("check", self.check.check),
+            ("unique", self.unique),
         ];
         excludes("prove", self.prove, &left, ": nothing is left running")
-    }
-}
-
-impl RestoreFlags {
-    /// Refuses what a checkpoint in a store excludes, and what needs one.
-    fn judge_store(&self) -> Result<(), Refusal> {
-        let places = [
-            ("image-path", self.criu.image_path.is_some()),
-            ("import", self.import.is_some()),
-            ("checkpoint-dir", self.checkpoint_dir.is_some()),
-            ("lazy-pages", self.criu.lazy_pages),
-            ("page-server", self.page_server.is_some()),
-            ("auto-dedup", self.criu.auto_dedup),
-        ];
-        excludes("store", self.store.is_some(), &places, "")?;
-        let of_store = [("store-key", self.store_key.is_some()), ("of", self.of.is_some())];
-        belong_to("store", self.store.is_some(), &of_store)
     }
 }
 
@@ -221,7 +171,8 @@ impl Restore {
             .stdio(stdio)
             .lsm_profile(flags.lsm_profile.as_ref().map(|LsmProfile(profile)| profile.clone()))
             .lsm_mount_context(flags.lsm_mount_context.clone())
-            .trust_images(flags.trust_images)
+            .trust_images(flags.from.trust_images)
+            .unique(flags.unique)
             .resources(flags.resources)
             .page_server(flags.page_server.clone())
             .background(flags.background)
@@ -236,18 +187,6 @@ impl Restore {
             tracing::warn!("the archive has changes of the root filesystem; --with-rootfs makes them");
         }
         Ok(imported.bundle(place, &how)?)
-    }
-
-    /// The checkpoint in the store.
-    fn fetch(&self, containers: &Containers, store: &Path) -> anyhow::Result<Fetched> {
-        let flags = &self.flags;
-        let container = flags.of.as_ref().unwrap_or(&self.id);
-        let mut fetch = Fetch::new(CheckpointStore::open(store)?, container.clone())
-            .name(flags.checkpoint.clone())
-            .keys(archive::store_key(flags.store_key.as_ref())?.into_iter().collect::<Vec<_>>())
-            .trust(flags.trust_images);
-        fetch.verify_keys = archive::verifying_keys(&flags.verify_key)?;
-        Ok(containers.runtime.fetch(&fetch)?)
     }
 
     /// Stays until the first process has ended, and deletes the container.
@@ -268,40 +207,6 @@ impl Restore {
     }
 }
 
-/// The checkpoint, if it is not in the directory of `--image-path`.
-struct From {
-    named: Option<Checkpoint>,
-    imported: Option<Imported>,
-    fetched: Option<Fetched>,
-    /// Those of a checkpoint in a directory; the others bring theirs.
-    verify_keys: Vec<VerifyingKey>,
-}
-
-impl From {
-    fn find(restore: &Restore, containers: &Containers, bundle: &Path) -> anyhow::Result<Self> {
-        let flags = &restore.flags;
-        let all = || checkpoints_of(&restore.id, flags.checkpoint_dir.as_deref(), bundle);
-        let named = flags.checkpoint.as_ref().filter(|_| flags.store.is_none());
-        let named = named.map(|name| all().get(name)).transpose()?;
-        let fetched = flags.store.as_ref().map(|store| restore.fetch(containers, store)).transpose()?;
-        let unpack = |from: &PathBuf| {
-            let import = archive::import(from, &flags.identity, &flags.verify_key)?.trust(flags.trust_images);
-            Ok::<_, anyhow::Error>(containers.runtime.unpack(&import)?)
-        };
-        let imported = flags.import.as_ref().map(unpack).transpose()?;
-        let elsewhere = fetched.is_some() || imported.is_some();
-        let verify_keys = if elsewhere { Vec::new() } else { archive::verifying_keys(&flags.verify_key)? };
-        Ok(Self { named, imported, fetched, verify_keys })
-    }
-
-    fn choose<'a>(&self, options: RestoreContainerOptions<'a>) -> RestoreContainerOptions<'a> {
-        let mut options = options.verify_keys(self.verify_keys.clone());
-        self.imported.iter().for_each(|imported| imported.choose(&mut options));
-        self.fetched.iter().for_each(|fetched| fetched.choose(&mut options));
-        options
-    }
-}
-
 impl Run for Restore {
     fn run(&self, cli: &Cli) -> anyhow::Result<ExitCode> {
         let containers = Containers::new(cli)?;
@@ -312,9 +217,9 @@ impl Run for Restore {
             );
         }
         let bundle = or_here(flags.bundle.as_ref());
-        let from = From::find(self, &containers, &bundle)?;
-        let made = from.imported.as_ref().map(|imported| self.bundle(imported, &bundle)).transpose()?;
-        let named = from.named.as_ref();
+        let from = Found::find(&flags.from, &self.id, &containers, &bundle)?;
+        let made = from.imported().map(|imported| self.bundle(imported, &bundle)).transpose()?;
+        let named = from.named();
         let options = |stdio| from.choose(self.options(cli, stdio));
         if let Some(format) = flags.check.asked() {
             let report = containers.runtime.check_restore(&self.id, named, options(Stdio::Inherit));

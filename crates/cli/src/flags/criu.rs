@@ -47,19 +47,14 @@ flags! {
 flags! {
     /// The options for CRIU that `checkpoint` and `restore` share.
     pub(crate) struct CriuFlags {
-        image_path: Option<PathBuf> =
-            Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)"),
+        image_path: Option<PathBuf> = IMAGE_PATH,
         contents: Contents = Flag::group(),
         tcp_close: Option<bool> = TCP_CLOSE,
         lazy_pages: bool =
             Flag::switch("lazy-pages", "bring memory in when it is used (userfaultfd)"),
         auto_dedup: bool =
             Flag::switch("auto-dedup", "free a parent image's memory pages once they are superseded"),
-        manage_cgroups_mode: Option<CgroupMode> = Flag::value(
-            "manage-cgroups-mode",
-            "MODE",
-            "what CRIU does to cgroups: soft, full, strict or ignore (default: soft)",
-        ),
+        manage_cgroups_mode: Option<CgroupMode> = MANAGE_CGROUPS_MODE,
         network_lock: Option<NetworkLock> = NETWORK_LOCK,
     }
 }
@@ -69,7 +64,7 @@ impl Contents {
     pub(crate) fn options(&self, global: &Global) -> CriuOptions {
         CriuOptions::default()
             .criu_program(global.criu.clone())
-            .image_path("checkpoint")
+            .image_path(image_path(None))
             .work_path(self.work_path.clone())
             .tcp_established(self.tcp_established)
             .ext_unix_sk(self.ext_unix_sk)
@@ -82,19 +77,20 @@ impl Contents {
 impl CriuFlags {
     /// The library's options.
     pub(crate) fn options(&self, global: &Global) -> CriuOptions {
-        let options = self
-            .contents
+        self.contents
             .options(global)
+            .image_path(image_path(self.image_path.as_ref()))
             .tcp_close(self.tcp_close)
             .lazy_pages(self.lazy_pages)
             .auto_dedup(self.auto_dedup)
             .cgroups_mode(self.manage_cgroups_mode)
-            .network_lock(self.network_lock);
-        match &self.image_path {
-            Some(path) => options.image_path(path),
-            None => options,
-        }
+            .network_lock(self.network_lock)
     }
+}
+
+/// The directory that `--image-path` names, or the default.
+pub(crate) fn image_path(given: Option<&PathBuf>) -> PathBuf {
+    given.cloned().unwrap_or_else(|| "checkpoint".into())
 }
 
 flags! {
@@ -149,6 +145,13 @@ pub(crate) fn names(all: &[Names]) -> Vec<String> {
     all.iter().flat_map(|names| names.0.iter().cloned()).collect()
 }
 
+pub(crate) const IMAGE_PATH: Flag<Option<PathBuf>> =
+    Flag::value("image-path", "DIR", "directory of CRIU's images (default: ./checkpoint)");
+pub(crate) const MANAGE_CGROUPS_MODE: Flag<Option<CgroupMode>> = Flag::value(
+    "manage-cgroups-mode",
+    "MODE",
+    "what CRIU does to cgroups: soft, full, strict or ignore (default: soft)",
+);
 pub(crate) const TCP_CLOSE: Flag<Option<bool>> =
     Flag::choice("tcp-close", "allow established TCP connections and close them");
 pub(crate) const PRE_COPY: Flag<Option<PreCopyMode>> = Flag::value(

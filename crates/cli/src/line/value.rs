@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hiber::clones::CloneRootfs;
 use hiber::id::ContainerId;
 use hiber::migrate::{Compress, Destination, OnMiss, Rootfs};
 use hiber::{Address, CgroupMode, CheckpointName, InvalidAddress, NetworkLock, PreCopyMode, Resources, Word};
@@ -74,7 +75,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(CgroupMode Compress NetworkLock OnMiss PreCopyMode Resources Rootfs);
+words!(CgroupMode CloneRootfs Compress NetworkLock OnMiss PreCopyMode Resources Rootfs);
 
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {

@@ -201,7 +201,7 @@ fn manifests_and_trust() {
         args.pre_copy.options(),
         PreCopy::default().mode(PreCopyMode::On).max_frozen(span).max_rounds(3)
     );
-    assert!(flags::<RestoreFlags>("restore --trust-images box").trust_images);
+    assert!(flags::<RestoreFlags>("restore --trust-images box").from.trust_images);
     assert!(flags::<CheckpointFlags>("checkpoint --prove box").prove);
     assert!(flags::<RestoreFlags>("restore --prove box").prove);
     let args: CheckpointFlags = flags("checkpoint --accept a,b --accept=c box");
@@ -436,7 +436,7 @@ fn checkpoints_by_name() {
         assert_eq!((args.action, args.place.bundle), (action, path("/b")));
     }
     let restore: RestoreFlags = self::flags("restore --checkpoint c1 --checkpoint-dir /c box");
-    assert_eq!((restore.checkpoint.unwrap().as_str(), restore.checkpoint_dir), ("c1", path("/c")));
+    assert_eq!((restore.from.checkpoint.unwrap().as_str(), restore.from.checkpoint_dir), ("c1", path("/c")));
 }
 
 #[test]

@@ -295,7 +295,7 @@ fn names_of(entry: &FileEntry) -> [usize; 3] {
     ]
 }
 
-fn arrow(socket: &Socket) -> String {
+pub(super) fn arrow(socket: &Socket) -> String {
     match (socket.local.as_str(), socket.peer.as_str()) {
         (local, "") => local.to_owned(),
         ("", peer) => format!("-> {peer}"),
@@ -329,7 +329,7 @@ fn kind(type_: FdType) -> &'static str {
     }
 }
 
-fn inet(socket: &InetSkEntry) -> Socket {
+pub(super) fn inet(socket: &InetSkEntry) -> Socket {
     let address = |words: &[u32], port: Option<u32>| {
         let port = port.and_then(|p| u16::try_from(p).ok()).unwrap_or_default();
         // Words as they lie in memory: the machines that CRIU runs on are little-endian, but for s390.

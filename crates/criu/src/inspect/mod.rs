@@ -3,6 +3,7 @@
 //! Images come from elsewhere: whatever is in them gives an error or a description, in time and memory that grow with
 //! their size alone.
 
+mod common;
 mod files;
 mod memory;
 mod places;
@@ -16,6 +17,7 @@ use criu_proto::images::fs::FsEntry;
 use criu_proto::images::inventory::inventory_entry::LsmType;
 use serde::Serialize;
 
+pub use common::Common;
 pub use files::{Descriptor, Holder, RegularFile, Socket};
 pub use memory::{Memory, Segment};
 pub(crate) use memory::{address_space, lazy_pages};

@@ -5,7 +5,6 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +20,7 @@ use crate::error::{Context, Error, Result};
 use crate::helpers::unfinished;
 use crate::host::owned;
 use crate::host::paths::open_dir;
-use crate::migrate::{Target, Tree, has_users};
+use crate::migrate::{copy_root, has_users};
 
 const CONFIG: &str = "config.json";
 /// The root filesystem in a bundle that is made.
@@ -149,7 +148,7 @@ impl Imported {
         self.fill(&path, spec)?;
         let root = path.join(ROOT);
         std::fs::create_dir(&root).map_err(|e| Error::file(&root, &e))?;
-        copy(base, open_dir(&root)?)?;
+        copy_root(base, open_dir(&root)?).context("copy the root filesystem of --base")?;
         self.change_root(&root, how)?;
         std::fs::rename(&path, place).map_err(|e| Error::file(place, &e))?;
         made.keep();
@@ -283,15 +282,4 @@ fn root_of(bundle: &Path) -> Result<PathBuf> {
         serde_json::from_reader(io::BufReader::new(file)).map_err(|e| fail(format!("is no JSON: {e}")))?;
     let root = config["root"]["path"].as_str().ok_or_else(|| fail("has no root.path".into()))?;
     Ok(bundle.join(root))
-}
-
-/// Copies a root filesystem into an empty directory.
-fn copy(base: &Path, root: OwnedFd) -> Result<()> {
-    let copy = || {
-        let mut target = Target::new(root);
-        Tree::open(base)?.pass([], &mut |changes, mut bytes| {
-            changes.iter().try_for_each(|change| target.apply(change, &mut bytes))
-        })
-    };
-    copy().context("copy the root filesystem of --base")
 }

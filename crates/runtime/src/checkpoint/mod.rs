@@ -34,6 +34,7 @@ pub(crate) mod signed;
 pub(crate) mod staging;
 pub(crate) mod trial;
 pub(crate) mod trust;
+pub(crate) mod unique;
 pub(crate) mod verified;
 pub(crate) mod view;
 pub(crate) mod words;

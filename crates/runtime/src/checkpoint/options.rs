@@ -9,6 +9,7 @@ use derive_setters::Setters;
 use hiber_criu::{CgroupMode, NetworkLock};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::unique::AsClone;
 use super::words::Word;
 use crate::container::stdio::Stdio;
 use crate::helpers::lazy::Address;
@@ -208,6 +209,9 @@ pub struct RestoreContainerOptions<'a> {
     /// Let the container run as soon as its processes exist: what of its memory can follow is brought from the images when it
     /// is touched, and all the rest meanwhile. [`Task::wait_for_memory`](crate::Task::wait_for_memory) waits.
     pub background: bool,
+    /// The container may not be the only one of its checkpoint: before its first instruction it learns so by the files in
+    /// `/run/hiber`, memory that a child would not have is wiped, and the hook and signal of its configuration follow.
+    pub unique: bool,
     /// Keys, of which one must have signed the checkpoint; with none, nobody needs to, but for the host's policy.
     pub verify_keys: Vec<VerifyingKey>,
     /// The archive that the images came out of, which are gone soon.
@@ -222,6 +226,9 @@ pub struct RestoreContainerOptions<'a> {
     /// Whether the images were in no hands but ours: those of a migration, and of a dump that is tried. Nobody signs them.
     #[setters(skip)]
     pub(crate) own: bool,
+    /// The container is a clone.
+    #[setters(skip)]
+    pub(crate) clone: Option<Arc<AsClone>>,
 }
 
 impl RestoreContainerOptions<'_> {

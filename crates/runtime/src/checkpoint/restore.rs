@@ -41,6 +41,7 @@ use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::preflight::{check_user_namespace, explain_restore};
 use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
+use crate::checkpoint::unique::{Restored, Unique};
 use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
 use crate::checkpoint::{crun, entered, joined, reading};
@@ -104,13 +105,10 @@ pub(crate) fn restore_through(
         Some(limits) => prepared.with_limits(&limits)?,
         None => prepared,
     };
+    let unique = options.unique.then(|| Unique::of(&prepared.spec, options.clone.clone())).transpose()?;
     let (criu_options, brought) = settle(options, manifest.as_ref(), &prepared, &chain, gate.is_some())?;
     let criu = criu_options.find_criu()?;
-    let wired = match options.stdio {
-        Stdio::Attended => options.stdio.for_terminal(prepared.plan.init.process.terminal)?,
-        given => given,
-    }
-    .wire()?;
+    let wired = wire(options.stdio, &prepared)?;
     let (entry, lock) = store.create(id)?;
     let mut making = Making::new(prepared.facts(id, Vec::new()));
     let request = Request {
@@ -133,6 +131,7 @@ pub(crate) fn restore_through(
         wired: &wired,
         brought: brought.as_ref(),
         gated: gate.is_some(),
+        unique: unique.as_ref(),
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
     let restored = restoring.run(&mut making, gate).and_then(|memory| {
@@ -156,6 +155,13 @@ pub(crate) fn restore_through(
     drop(lock);
     let built = Built { child, starter: None, kept };
     Task::of_created(Container::of_created(id.clone(), entry, making.facts, prepared.spec), built, None)
+}
+
+fn wire<'a>(stdio: Stdio<'a>, prepared: &Prepared) -> Result<Wired<'a>> {
+    match stdio {
+        Stdio::Attended => stdio.for_terminal(prepared.plan.init.process.terminal)?.wire(),
+        given => given.wire(),
+    }
 }
 
 /// Faults that CRIU finds too late: in the restored process, for which it then waits in vain.
@@ -185,6 +191,8 @@ struct Restoring<'a> {
     brought: Option<&'a Brought>,
     /// Whether somebody decides before it runs.
     gated: bool,
+    /// For one that may not be the only one of its checkpoint.
+    unique: Option<&'a Unique>,
     /// The token that the source wants to see before it gives the memory.
     token: Option<&'a Token>,
 }
@@ -222,18 +230,15 @@ impl Restoring<'_> {
     fn run_through(&self, making: &mut Making, mut gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
         self.request.prepared.write_config(self.entry)?;
         gate.as_ref().map_or(Ok(()), |gate| gate.begin(self.entry))?;
+        let clone = self.request.options.clone.as_ref();
+        clone.map_or(Ok(()), |clone| clone.record.write(self.entry))?;
         making.facts.put_root =
             self.request.prepared.plan.init.root.as_ref().is_some_and(DetachedRoot::needs_put_root);
         self.entry.write_facts(&making.facts)?;
         let mut cgroup = making.make_cgroup(self.request.prepared, Cgroup::create)?;
         self.request.prepared.delegate(&cgroup)?;
-        let make = |name: &str| {
-            let dir = self.entry.path().join(name);
-            std::fs::create_dir(&dir).map_err(|e| Error::file(&dir, &e))?;
-            Ok::<_, Error>(dir)
-        };
-        let (root, view, yard) = (make("root")?, make("images")?, make("cgroups")?);
-        let empty = self.request.empty_directory.map(|_| make("empty")).transpose()?;
+        let (root, view, yard) = (self.make("root")?, self.make("images")?, self.make("cgroups")?);
+        let empty = self.request.empty_directory.map(|_| self.make("empty")).transpose()?;
         let criu = self.request.criu_options;
         let others = criu.lazy_pages && self.brought.is_none();
         let daemon = others.then_some(&*criu.image_path);
@@ -282,6 +287,13 @@ impl Restoring<'_> {
         // A container that was frozen at its checkpoint comes back frozen; whoever restores it wants it to run.
         cgroup.thaw()?;
         Ok(memory)
+    }
+
+    /// A directory of the container's, for mounts.
+    fn make(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.entry.path().join(name);
+        std::fs::create_dir(&dir).map_err(|e| Error::file(&dir, &e))?;
+        Ok(dir)
     }
 
     fn bring_memory(
@@ -459,6 +471,7 @@ impl Restoring<'_> {
             RestoreNotify::PreResume => {
                 places.memory.map_or(Ok(()), |memory| memory.all_there(self.entry))?;
                 limit_file_sizes(&limits, first, &making.facts.cgroup)?;
+                self.make_unique(&making.facts)?;
                 if let Some(agent) = &agent {
                     listeners = agent.hand_over(&request::pids(&making.facts.cgroup)?)?;
                 }
@@ -473,6 +486,19 @@ impl Restoring<'_> {
         restored?;
         self.request.put_back_cgroups(making.facts.pid, cgroup, &left)?;
         self.turn_switches(making, cgroup, &listeners)
+    }
+
+    /// Keeps the contract of a container that may not be the only one.
+    fn make_unique(&self, facts: &Facts) -> Result<()> {
+        let (Some(unique), [images, ..]) = (self.unique, self.request.chain) else { return Ok(()) };
+        unique.keep(&Restored {
+            id: self.id,
+            entry: self.entry,
+            facts,
+            prepared: self.request.prepared,
+            images,
+            pids: request::pids(&facts.cgroup)?,
+        })
     }
 
     /// Has the tasks, where they are held, do the last that only they can do.

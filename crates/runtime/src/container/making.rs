@@ -7,6 +7,7 @@ use crate::container::prepared::Prepared;
 use crate::container::process;
 use crate::error::{Error, Result, chain};
 use crate::host::procfs;
+use crate::state::clones::CloneRecord;
 use crate::state::entry::Entry;
 use crate::state::facts::Facts;
 
@@ -70,9 +71,11 @@ impl Making {
         for e in [cgroup, resctrl, facts.clear_root()].into_iter().filter_map(std::result::Result::err) {
             tracing::warn!("after a failed creation: {}", chain(&e));
         }
+        let clone = CloneRecord::of(entry).ok().flatten();
         if let Err(e) = entry.remove() {
             tracing::warn!("after a failed creation: {}", chain(&e));
         }
+        clone.iter().for_each(CloneRecord::remove);
         true
     }
 }

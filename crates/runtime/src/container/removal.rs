@@ -12,6 +12,7 @@ use crate::container::task::{DEATH_PATIENCE, Task};
 use crate::error::{Context, Error, Result, chain};
 use crate::helpers::guard;
 use crate::id::ContainerId;
+use crate::state::clones::CloneRecord;
 use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::lock::Lock;
 use crate::state::migration::Incoming;
@@ -121,12 +122,14 @@ impl Task {
         // An interrupted creation has no configuration yet, and ran no hook that poststop would answer to.
         let summary = self.container().config_summary().ok().filter(|_| self.facts().is_ok());
         let incoming = Incoming::of(self.container().entry()).ok().flatten();
+        let clone = CloneRecord::of(self.container().entry()).ok().flatten();
         self.container().entry().remove()?;
         drop(lock);
         if let Some(Err(e)) = summary.map(|summary| self.run_poststop(&summary)) {
             tracing::warn!("{}", chain(&e));
         }
         incoming.iter().for_each(Incoming::remove_bundle);
+        clone.iter().for_each(CloneRecord::remove);
         Ok(())
     }
 

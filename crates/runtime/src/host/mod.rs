@@ -5,5 +5,6 @@ pub(crate) mod links;
 pub(crate) mod owned;
 pub(crate) mod paths;
 pub(crate) mod procfs;
+pub(crate) mod random;
 pub(crate) mod threads;
 pub(crate) mod xattrs;

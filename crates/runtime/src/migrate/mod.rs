@@ -34,7 +34,7 @@ pub use place::Destination;
 pub use progress::{Phase, Progress, Stage};
 pub use resolve::{ResolveOptions, resolve};
 pub use rootfs::Rootfs;
-pub(crate) use rootfs::{Change, Content, Make, Meta, NodeKind, Raw, Target, Tree, has_users};
+pub(crate) use rootfs::{Change, Content, Make, Meta, NodeKind, Raw, Target, copy as copy_root, has_users};
 
 pub use crate::state::migration::Identity;
 

@@ -1,5 +1,6 @@
 //! The files of a container: its directory, its facts, the lock, the recorded events.
 
+pub(crate) mod clones;
 pub(crate) mod entry;
 pub(crate) mod facts;
 pub(crate) mod lifecycle;

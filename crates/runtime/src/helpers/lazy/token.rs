@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, Result};
+use crate::host::random::random;
 
 /// 32 random bytes in the manifest of a checkpoint whose memory is served: who has the images has them, too. In JSON they
 /// are hexadecimal.
@@ -16,10 +17,7 @@ pub struct Token(blake3::Hash);
 impl Token {
     /// A new one.
     pub(crate) fn new() -> Result<Self> {
-        let mut bytes = [0; blake3::OUT_LEN];
-        rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| Error::sys("getrandom", "32 bytes", e))?;
-        Ok(Self::from_bytes(bytes))
+        random().map(Self::from_bytes)
     }
 
     /// From its digits.

@@ -14,12 +14,22 @@ pub(crate) use change::{Change, Content, Make, Meta, NodeKind, Raw};
 pub(crate) use target::Target;
 pub(crate) use tree::Tree;
 
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use crate::checkpoint::words::Word;
+use crate::error::Result;
+
+/// Copies a root filesystem into an empty directory.
+pub(crate) fn copy(base: &Path, root: OwnedFd) -> Result<()> {
+    let mut target = Target::new(root);
+    Tree::open(base)?.pass([], &mut |changes, mut bytes| {
+        changes.iter().try_for_each(|change| target.apply(change, &mut bytes))
+    })
+}
 
 /// The bundle at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
