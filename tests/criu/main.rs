@@ -33,6 +33,7 @@ mod guide;
 mod hostile_images;
 mod inspect;
 mod interchange;
+mod keep;
 mod kept;
 mod lazy;
 mod leftovers;

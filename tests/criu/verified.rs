@@ -20,7 +20,7 @@ fn list(c: &Container, flags: &[&str]) -> Vec<Value> {
 }
 
 /// Changes one byte in the middle of a file.
-fn damage(path: &Path) {
+pub(crate) fn damage(path: &Path) {
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let (at, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
     file.read_exact_at(&mut byte, at).unwrap();

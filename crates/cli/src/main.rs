@@ -12,6 +12,7 @@ mod commands;
 mod containers;
 mod documents;
 mod flags;
+mod keeper;
 mod line;
 mod log;
 mod output;

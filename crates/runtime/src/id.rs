@@ -108,6 +108,11 @@ impl CheckpointName {
         Self(now.to_string().replace(':', "."))
     }
 
+    /// The same after a text that a name can begin with.
+    pub(crate) fn after(self, text: &str) -> Self {
+        Self(format!("{text}{}", self.0))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

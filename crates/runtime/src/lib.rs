@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod helpers;
 mod host;
 pub mod id;
+pub mod keep;
 mod key_file;
 pub mod migrate;
 mod openssh;

@@ -156,7 +156,7 @@ impl Exec {
         let process = task.exec(process, &self.options(stdio))?;
         let console = Console::of(&process)?;
         tell.tell(&process)?;
-        Ok(foreground::attend(&process, &signals, console)?.into())
+        Ok(foreground::attend(&process, &signals, console, &|signal| drop(process.kill(signal)))?.into())
     }
 }
 

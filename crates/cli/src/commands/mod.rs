@@ -10,6 +10,7 @@ mod events;
 pub(crate) mod exec;
 mod features;
 mod inspect;
+pub(crate) mod keep;
 mod kill;
 mod list;
 mod man;
@@ -42,6 +43,7 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &exec::COMMAND,
     &features::COMMAND,
     &inspect::COMMAND,
+    &keep::COMMAND,
     &kill::COMMAND,
     &list::COMMAND,
     &man::COMMAND,

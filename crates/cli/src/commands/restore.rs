@@ -197,7 +197,8 @@ impl Restore {
             let task = task.clone();
             move || task.wait_for_memory()
         });
-        let status = foreground::attend(init, signals, Console::of(init)?)?;
+        let status =
+            foreground::attend(init, signals, Console::of(init)?, &|signal| drop(task.kill(signal)))?;
         let brought = memory.join();
         containers.runtime.force_delete(&self.id)?;
         match brought {

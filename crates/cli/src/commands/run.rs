@@ -81,5 +81,5 @@ fn attend(tell: Tell, task: &Task, signals: &Signals) -> anyhow::Result<u8> {
     let console = Console::of(init)?;
     tell.tell(init)?;
     notify::start_attended(task)?;
-    foreground::attend(init, signals, console)
+    foreground::attend(init, signals, console, &|signal| drop(task.kill(signal)))
 }

@@ -80,7 +80,7 @@ fn is_ssh(text: &str) -> bool {
 
 /// A file of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyFile(PathBuf);
+pub(crate) struct KeyFile(pub(crate) PathBuf);
 
 impl Value for KeyFile {
     fn read(flag: &str, text: &OsStr) -> Result<Self, Refusal> {

@@ -3,8 +3,8 @@
 //! Names, aliases and argument counts are runc's; `--tcp-close` and `--network-lock` are crun's;
 //! `--criu` (runc had it until 1.1), `--page-server-any-peer`, `--no-hash`, `--no-sync`, `--pre-copy`, `--max-frozen`,
 //! `--max-rounds`, `--prove`, `--accept`, `--trust-images`, `--check`, `--background`, `checkpoints`, `--checkpoint`,
-//! `wait-memory`, `inspect`, `--export`, `--import`, `--compress`, `--store`, `store`, `migrate`, `receive`, `clone` and `--unique`
-//! are our own.
+//! `wait-memory`, `inspect`, `--export`, `--import`, `--compress`, `--store`, `store`, `keep`, `migrate`, `receive`, `clone` and
+//! `--unique` are our own.
 
 use std::fmt::Debug;
 use std::process::ExitCode;

@@ -58,6 +58,19 @@ impl Matches {
         self.values(name).next_back().filter(|value| !value.is_empty())
     }
 
+    /// The flags of these tables as they were given, for another command that takes them, too.
+    pub(crate) fn passed(&self, tables: &[&'static [Entry]]) -> Vec<OsString> {
+        let known = |flag: &Shape| tables.iter().any(|table| find(table, flag.name.as_ref()).is_some());
+        let given = self.given.iter().filter(|(flag, _)| known(flag));
+        given
+            .map(|(flag, value)| {
+                let mut whole = OsString::from(format!("--{}=", flag.name));
+                whole.push(value);
+                whole
+            })
+            .collect()
+    }
+
     /// A flag that is in none of these tables would be lost without a word.
     pub(crate) fn only(&self, tables: &[&'static [Entry]]) -> Result<(), Refusal> {
         let known = |flag: &Shape| tables.iter().any(|table| find(table, flag.name.as_ref()).is_some());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hiber::clones::CloneRootfs;
 use hiber::id::ContainerId;
+use hiber::keep::Restart;
 use hiber::migrate::{Compress, Destination, OnMiss, Rootfs};
 use hiber::{Address, CgroupMode, CheckpointName, InvalidAddress, NetworkLock, PreCopyMode, Resources, Word};
 
@@ -75,7 +76,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(CgroupMode CloneRootfs Compress NetworkLock OnMiss PreCopyMode Resources Rootfs);
+words!(CgroupMode CloneRootfs Compress NetworkLock OnMiss PreCopyMode Resources Restart Rootfs);
 
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {

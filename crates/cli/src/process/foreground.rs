@@ -128,11 +128,12 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     true
 }
 
-/// Stays until the process, a child, is dead; returns its status as a shell does (128 + signal).
+/// Stays until the process, a child, is dead; returns its status as a shell does (128 + signal). `send` passes signals on to it.
 pub(crate) fn attend(
     process: &Process,
     signals: &Signals,
     mut console: Option<Console>,
+    send: &dyn Fn(hiber_sys::signal::Signal),
 ) -> anyhow::Result<u8> {
     loop {
         let (signalled, input, output) = wait(signals, console.as_ref())?;
@@ -157,7 +158,7 @@ pub(crate) fn attend(
                         c.resize();
                     }
                 }
-                _ => forward(process, info.ssi_signo),
+                _ => forward(send, info.ssi_signo),
             }
         }
     }
@@ -185,10 +186,10 @@ fn wait(signals: &Signals, console: Option<&Console>) -> anyhow::Result<(bool, b
     Ok((ready(0), input_at.is_some_and(ready), ready(1)))
 }
 
-fn forward(process: &Process, number: u32) {
+fn forward(send: &dyn Fn(hiber_sys::signal::Signal), number: u32) {
     let signal = i32::try_from(number).ok().and_then(hiber_sys::signal::Signal::new);
     // The process may just have died: its SIGCHLD says so.
-    let _ = signal.map(|s| process.kill(s));
+    signal.map(send);
 }
 
 /// Reaps everything that is dead, also what was orphaned to us as subreaper; the status of `pid` if it was there.

@@ -81,6 +81,9 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("clone", "identity") => (value, "--import=x"),
                 ("restore", "identity" | "with-rootfs" | "base" | "trust-spec") => (value, "--import=x"),
                 ("inspect", "verify-key") => (value, "--verify"),
+                ("keep", "store-key") => (value, "--store=x"),
+                // There is no terminal that it could be given.
+                ("keep", "shell-job") => ("false", "--"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
                 ("checkpoint" | "restore", "format") => (value, "--check"),
                 _ => (value, "--"),

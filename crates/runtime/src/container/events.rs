@@ -19,7 +19,7 @@ use crate::container::monitor;
 use crate::container::process::{Attributes, Process};
 use crate::container::task::Task;
 use crate::error::{Error, Result};
-use crate::state::lifecycle::{FILE, Lifecycle, Line};
+use crate::state::lifecycle::{FILE, Lifecycle, Line, lines};
 use crate::status::Status;
 
 /// Something that happened in a container.
@@ -341,7 +341,6 @@ impl Log {
         // The last line may still be without its end.
         let whole = text[..length].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         self.offset += whole as u64;
-        let lines = text[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
-        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        lines(&text[..whole]).collect()
     }
 }

@@ -309,6 +309,7 @@ impl Task {
         if signal == Signal::KILL && !facts.own_pid_namespace() && self.cgroup.exists() {
             return self.kill_all(signal);
         }
+        self.note_signal(signal);
         self.init.as_ref().ok_or(Error::NotRunning)?.kill(signal)?;
         if signal == Signal::KILL {
             self.cgroup.thaw()?;
@@ -318,11 +319,20 @@ impl Task {
 
     /// Sends a signal to every process of the container.
     pub fn kill_all(&self, signal: impl Into<Signal>) -> Result<()> {
+        let signal = signal.into();
         if self.cgroup.paths().directories().is_empty() {
             tracing::warn!("no cgroup names all processes of the container: only its first one is signalled");
             return self.kill(signal);
         }
+        self.note_signal(signal);
         Ok(self.cgroup.kill(signal)?)
+    }
+
+    /// Beforehand, so that nobody takes the end that follows for a crash.
+    fn note_signal(&self, signal: Signal) {
+        if self.living().is_ok() {
+            self.entry().note(Lifecycle::Signalled { signal: signal.number() });
+        }
     }
 
     /// Freezes all processes.

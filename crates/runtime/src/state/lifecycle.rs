@@ -48,6 +48,11 @@ pub enum Lifecycle {
         /// When it started, in clock ticks since boot (proc_pid_stat(5), field 22).
         start_time: u64,
     },
+    /// A signal is about to be sent to it, by this library; its first process knows whether it ends.
+    Signalled {
+        /// The signal's number.
+        signal: i32,
+    },
     /// It was frozen.
     Paused,
     /// It runs on.
@@ -87,6 +92,19 @@ pub enum Lifecycle {
         /// Its first process.
         pid: i32,
     },
+    /// It had ended, and a keeper has made it again.
+    BroughtBack {
+        /// Why it had ended.
+        reason: String,
+        /// From which checkpoint; from its start if from none.
+        checkpoint: Option<String>,
+    },
+}
+
+/// The lines in the content of the file. One that cannot be understood, such as one of a newer version, is skipped.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = Line> + '_ {
+    let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    lines.filter_map(|line| serde_json::from_slice(line).ok())
 }
 
 /// A line of the file.
@@ -110,6 +128,11 @@ impl Entry {
         if let Err(e) = noted {
             tracing::debug!("{}: {e}", self.path().join(FILE).display());
         }
+    }
+
+    /// The operations until now. A line that cannot be read or understood is left out.
+    pub(crate) fn noted(&self) -> Vec<Line> {
+        lines(&self.read(FILE).ok().flatten().unwrap_or_default()).collect()
     }
 
     fn append(&self, line: &[u8]) -> rustix::io::Result<()> {
