@@ -86,6 +86,18 @@ impl Lab {
         wait_for("the server", || ADDRESSES.iter().all(|address| self.connect(address).is_some()));
     }
 
+    /// A host that need not ask for the client's hardware address, by which it would tell its own.
+    #[track_caller]
+    pub(crate) fn know_the_client(&self, host: usize) {
+        let hardware = run(&self.client, "ip -o link show br0 | sed 's/.*link.ether \\([^ ]*\\).*/\\1/'");
+        for address in ["198.18.90.9", "fd18:90::9"] {
+            run(
+                &self.hosts[host],
+                &format!("ip neigh replace {address} lladdr {hardware} dev plug0 nud permanent"),
+            );
+        }
+    }
+
     /// The client's neighbours have a hardware address from before.
     pub(crate) fn forget_neighbours(&self) {
         for address in ADDRESSES {

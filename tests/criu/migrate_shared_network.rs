@@ -1,9 +1,11 @@
 //! A container whose network is a joined namespace, as CNI makes it, or the host's: its addresses are whoever's who has made that network.
 
 use crate::Network;
-use crate::migrate::{assert_gone, migrate, remembered};
+use crate::migrate::{assert_gone, migrate, migration, named_in, relayed, remembered, resolved};
 use crate::migrate_network::{ADDRESSES, Lab, counting, goes_on, next, redis, run};
 use hiber_tests::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::Stdio;
 
 /// A redis at the first of two hosts, whose clients count over their connections. `place` names the network there, in messages.
 #[track_caller]
@@ -86,4 +88,47 @@ fn connections_over_loopback_need_no_address() {
     migrate(&here, &there, &["--tcp-established"]).ok();
     let clients = there.exec(&["redis-cli", "info", "clients"]);
     assert!(clients.ok().contains("connected_clients:2\r"), "{clients}");
+}
+
+/// The clients of a container whose copy is given up hear nothing of that one.
+#[test]
+fn a_copy_that_is_dropped_closes_no_connection() {
+    require!(Root, Criu, Redis, Program("nsenter"), NetworkCommand("ip link add name br0 type bridge"));
+    let lab = Lab::with(|host| Runtime::hiber().container(redis().namespace("network", Some(&host.path()))));
+    run(&lab.hosts[0], "ip link set plug0 up");
+    lab.await_server();
+    lab.plug(1);
+    run(&lab.hosts[1], "ip link set plug0 up");
+    let (here, there) = (&lab.ends[0], &lab.ends[1]);
+    let marks = tempfile::tempdir().unwrap();
+    let incoming = there.runtime().root().join(there.id()).join("incoming.json");
+    counting(&lab, |counted| {
+        lab.give_addresses(1);
+        lab.know_the_client(1);
+        for victims in [&["source"][..], &["receiver"], &["receiver", "source"]] {
+            goes_on(counted, "before");
+            let flags = ["--tcp-established", "--on-miss", "force", "--stall", "5s"];
+            let mut source = migration(here, there, &flags, &relayed(marks.path(), there));
+            source.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut source = Spawned::new(&mut source);
+            wait_for("the restore", || incoming.exists());
+            let pid = Pid::from_raw(source.id().cast_signed()).unwrap();
+            kill_process(pid, Signal::STOP).unwrap();
+            let whole =
+                || std::fs::read_to_string(&incoming).is_ok_and(|text| text.contains("\"whole\":true"));
+            wait_for("the copy", whole);
+            for victim in victims {
+                let pid = if *victim == "source" { Some(pid) } else { named_in(&marks.path().join(victim)) };
+                kill_process(pid.unwrap(), Signal::KILL).unwrap();
+            }
+            let _ = kill_process(pid, Signal::CONT);
+            source.wait().unwrap();
+            let when = format!("{victims:?}");
+            resolved(here, there, &when);
+            there.delete(&["--force"]);
+            assert_gone(there);
+            wait_for(&when, || here.status() == "running");
+            goes_on(counted, &when);
+        }
+    });
 }

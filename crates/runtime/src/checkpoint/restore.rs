@@ -224,7 +224,7 @@ impl Restoring<'_> {
     }
 
     fn run(&self, making: &mut Making, gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {
-        self.run_through(making, gate).inspect_err(|_| self.devices().abandon(making.facts.pid))
+        self.run_through(making, gate).inspect_err(|_| self.devices().abandon(&making.facts))
     }
 
     fn run_through(&self, making: &mut Making, mut gate: Option<&mut dyn Gate>) -> Result<Option<Arrival>> {

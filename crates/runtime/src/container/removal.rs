@@ -87,6 +87,7 @@ impl Task {
         if let (Some(init), Ok(Some(_))) = (self.init(), Incoming::of(self.container().entry())) {
             // It has come from elsewhere, and may never have run. Where the namespace stays for a while, nothing else does.
             let _ = hiber_sandbox::network::abandon(init.pid());
+            hiber_sandbox::network::hush(self.pids().unwrap_or_default());
         }
         match self.kill(Signal::KILL) {
             Ok(()) | Err(Error::NotRunning) => {}

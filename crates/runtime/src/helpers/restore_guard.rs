@@ -78,6 +78,7 @@ fn end_all(cgroup: &Cgroup, criu: Option<(Pid, OwnedFd)>) -> hiber_sandbox::Resu
     if let [first, ..] = *tasks {
         let _ = network::abandon(first.as_raw_nonzero().get());
     }
+    network::hush(tasks.iter().map(|pid| pid.as_raw_nonzero().get()));
     for pid in tasks {
         let _ = kill_process(pid, Signal::KILL);
     }

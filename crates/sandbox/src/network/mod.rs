@@ -5,6 +5,7 @@ mod announce;
 mod classes;
 mod firewall;
 mod generic;
+mod hush;
 mod kept;
 mod links;
 mod local;
@@ -32,6 +33,7 @@ use crate::rtnetlink::{self, Route, namespace_of};
 
 pub use crate::netdevices::{expect, expect_in};
 pub use announce::announce;
+pub use hush::hush;
 pub use kept::Kept;
 pub use local::{Wanted, look_for};
 pub use macvlan::Macvlan;

@@ -1,11 +1,13 @@
 //! The network devices of config.json (`linux.netDevices`), which a restore moves into the container's network.
 
 use hiber_criu::External;
+use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::network;
 use hiber_sandbox::plan::NamespaceKind;
 
 use super::request::Request;
 use crate::error::{Result, chain};
+use crate::state::facts::Facts;
 
 /// The devices of a restore.
 pub(super) struct Devices<'a> {
@@ -45,14 +47,18 @@ impl Devices<'_> {
     }
 
     /// Nobody will decide any more that the container runs.
-    pub(super) fn abandon(&self, first: i32) {
-        if self.gated
-            && self.are_plugged()
-            && first > 0
-            && let Err(e) = network::abandon(first)
+    pub(super) fn abandon(&self, facts: &Facts) {
+        if !self.gated || facts.pid <= 0 {
+            return;
+        }
+        if self.are_plugged()
+            && let Err(e) = network::abandon(facts.pid)
         {
             tracing::debug!("{e}");
         }
+        let cgroup = Cgroup::open(facts.cgroup.clone(), OnDenied::Skip);
+        let pids = cgroup.and_then(|cgroup| cgroup.pids()).unwrap_or_default();
+        network::hush(pids.into_iter().map(u32::cast_signed));
     }
 
     /// They, for CRIU, which moves them where those of the images were. A network that is joined was not saved, and the devices that

@@ -18,6 +18,7 @@ use hiber_memory::page_daemon::{
     self, Failure, PageDaemon, PageImage, PageServer, Pages, Place, Served, Touch,
 };
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
+use hiber_sandbox::network;
 use hiber_store::Opened;
 use hiber_sys::channel::Channel;
 use hiber_sys::clone::{Child, SingleThreaded, fork_sharing_descriptors};
@@ -34,7 +35,7 @@ use super::working_set;
 use crate::error::{Error, Result, chain};
 use crate::state::entry::Entry;
 use crate::state::lifecycle::Lifecycle;
-use crate::state::migration;
+use crate::state::migration::{self, Incoming};
 use crate::state::store::Store;
 
 /// The end of the process.
@@ -139,8 +140,13 @@ impl Job {
 
     /// Ends what there is of the container.
     fn end(&self) {
-        let cgroup = Cgroup::open(self.task.cgroup.clone(), OnDenied::Skip);
-        drop(cgroup.and_then(|cgroup| cgroup.kill(Signal::KILL)));
+        let Ok(cgroup) = Cgroup::open(self.task.cgroup.clone(), OnDenied::Skip) else { return };
+        let undecided = |entry: &Entry| Incoming::of(entry).is_ok_and(|incoming| incoming.is_some());
+        if self.entry.as_ref().is_some_and(undecided) {
+            // It may go on where it came from, with its connections.
+            network::hush(cgroup.pids().unwrap_or_default().into_iter().map(u32::cast_signed));
+        }
+        drop(cgroup.kill(Signal::KILL));
     }
 
     /// Nobody reads the images any more. A receiver that was killed has left them in memory.
