@@ -410,7 +410,7 @@ fn what_cannot_be_kept_is_said_beforehand() {
     }
 }
 
-/// The memory of a keeper that waits, in KiB: its own, and pages of the program that nobody else uses.
+/// A keeper that waits has little memory, apart from pages of the program.
 #[test]
 fn a_keeper_is_small() {
     require!(Root, Criu);
@@ -430,18 +430,23 @@ fn a_keeper_is_small() {
 }
 
 #[test]
-fn the_unit_of_systemd_is_understood() {
+fn the_units_of_systemd_are_understood() {
     require!(Root, Program("systemd-analyze"));
-    let unit = include_str!("../../packaging/systemd/hiber-keep@.service");
     let installed = "/usr/local/bin/hiber";
-    assert!(unit.contains(installed));
+    let units = [
+        ("hiber-keep@web.service", include_str!("../../packaging/systemd/hiber-keep@.service")),
+        ("hiber-suspend.service", include_str!("../../packaging/systemd/hiber-suspend.service")),
+    ];
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("hiber-keep@web.service");
-    fs::write(&path, unit.replace(installed, hiber_tests::tools::hiber().unwrap().to_str().unwrap()))
-        .unwrap();
-    let mut verify = std::process::Command::new("systemd-analyze");
-    verify.args(["verify", "--man=no"]).arg(&path);
-    let verified = hiber_tests::command::run(verify, b"");
-    verified.ok();
-    assert!(!verified.stderr.contains("hiber-keep"), "{verified}");
+    for (name, unit) in units {
+        assert!(unit.contains(installed));
+        let path = dir.path().join(name);
+        fs::write(&path, unit.replace(installed, hiber_tests::tools::hiber().unwrap().to_str().unwrap()))
+            .unwrap();
+        let mut verify = std::process::Command::new("systemd-analyze");
+        verify.args(["verify", "--man=no"]).arg(&path);
+        let verified = hiber_tests::command::run(verify, b"");
+        verified.ok();
+        assert!(!verified.stderr.contains("hiber-"), "{verified}");
+    }
 }

@@ -67,6 +67,7 @@ mod same;
 mod seccomp;
 mod signed;
 mod stores;
+mod suspend;
 mod systemd;
 mod time;
 mod tls;

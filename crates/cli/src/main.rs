@@ -8,6 +8,7 @@
 //! Parsing looks at nothing but the arguments; [`root`], [`containers`] and the commands look at the machine.
 #![forbid(unsafe_code)]
 
+mod asleep;
 mod commands;
 mod containers;
 mod documents;

@@ -193,12 +193,16 @@ impl Run for Keep {
         // A mistake is told now, and not with each checkpoint.
         archive::signing_key(self.flags.to_dump.sign_key.as_ref())?;
         archive::verifying_keys(&self.flags.to_restore.verify_key)?;
+        // The container comes back as it is, whatever flags the keeper has.
+        let container = containers.runtime.open(&self.id).ok();
+        let scope = container
+            .is_some_and(|container| container.facts().is_ok_and(|facts| facts.cgroup.systemd.is_some()));
         let keeper = Keeper {
             runtime: &containers.runtime,
             id: &self.id,
             rules: &rules,
             place: &place,
-            children: Children::new(cli),
+            children: Children::of(cli, cli.global.systemd_cgroup || scope),
             told: Told::new(&self.id, self.flags.format.unwrap_or_default()),
         };
         keeper.run()

@@ -26,6 +26,7 @@ mod spec;
 mod start;
 mod state;
 mod store;
+mod suspend;
 mod update;
 mod wait_memory;
 
@@ -58,6 +59,7 @@ pub(crate) static COMMANDS: &[&Command] = &[
     &start::COMMAND,
     &state::COMMAND,
     &store::COMMAND,
+    &suspend::COMMAND,
     &update::COMMAND,
     &wait_memory::COMMAND,
 ];

@@ -47,6 +47,11 @@ impl Outcome {
 impl Children {
     /// With the global flags of this command line.
     pub(crate) fn new(cli: &Cli) -> Self {
+        Self::of(cli, cli.global.systemd_cgroup)
+    }
+
+    /// With these, whether or not systemd makes cgroups.
+    pub(crate) fn of(cli: &Cli, systemd_cgroup: bool) -> Self {
         let mut global: Vec<OsString> = Vec::new();
         let mut flag = |name: &str, value: &OsStr| {
             let mut whole = OsString::from(format!("--{name}="));
@@ -57,7 +62,7 @@ impl Children {
         given.root.iter().for_each(|root| flag("root", root.as_os_str()));
         given.criu.iter().for_each(|criu| flag("criu", criu.as_os_str()));
         given.rootless().iter().for_each(|choice| flag("rootless", choice.to_string().as_ref()));
-        for (name, on) in [("systemd-cgroup", given.systemd_cgroup), ("debug", given.debug)] {
+        for (name, on) in [("systemd-cgroup", systemd_cgroup), ("debug", given.debug)] {
             if on {
                 flag(name, "true".as_ref());
             }

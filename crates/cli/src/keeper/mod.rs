@@ -16,4 +16,4 @@ mod work;
 pub(crate) use children::Children;
 pub(crate) use place::Place;
 pub(crate) use told::Told;
-pub(crate) use work::{Keeper, Rules};
+pub(crate) use work::{Keeper, Rules, objections};

@@ -391,7 +391,7 @@ fn is_there(status: Status) -> bool {
 }
 
 /// Why preflight says that a checkpoint is impossible.
-fn objections(report: &Value) -> String {
+pub(crate) fn objections(report: &Value) -> String {
     let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
     let errors = findings.iter().filter(|finding| finding["severity"] == "error");
     let text = |finding: &Value| {

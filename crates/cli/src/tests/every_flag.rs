@@ -48,6 +48,8 @@ fn every_flag_of_the_tables_reaches_a_command() {
         // No checkpoint that needs --of can be asked for without it.
         for flag in shapes(command.flags).filter(|flag| (command.name, flag.name) != ("clone", "of")) {
             let arguments: &[&str] = match (command.name, command.count) {
+                ("suspend", _) => &["--all"],
+                ("resume", _) => &[],
                 (_, Count::Exactly(0)) => &[],
                 ("exec", _) => &["box", "sh"],
                 ("checkpoints", _) if ["format", "store", "store-key"].contains(&flag.name) => &["ls", "box"],
@@ -65,6 +67,10 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("store", _) => &["ls", "x"],
                 _ => &["box"],
             };
+            // It takes the place of a container: `all_containers` has it.
+            if flag.name == "all" && ["suspend", "resume"].contains(&command.name) {
+                continue;
+            }
             let value = sample(flag);
             // -1 means "none" to --status-fd; any other needs lazy pages
             let (value, more) = match (command.name, flag.name) {
@@ -82,6 +88,8 @@ fn every_flag_of_the_tables_reaches_a_command() {
                 ("restore", "identity" | "with-rootfs" | "base" | "trust-spec") => (value, "--import=x"),
                 ("inspect", "verify-key") => (value, "--verify"),
                 ("keep", "store-key") => (value, "--store=x"),
+                ("suspend", "store-key") => (value, "--store=x"),
+                ("suspend" | "resume", _) => (value, "--all"),
                 // There is no terminal that it could be given.
                 ("keep", "shell-job") => ("false", "--"),
                 ("restore", "checkpoint-dir") => (value, "--checkpoint=c1"),
@@ -184,6 +192,7 @@ fn the_values_that_shells_offer_are_taken() {
         let check = shapes(command.flags).any(|f| f.name == "check");
         let line = |flag: String| {
             let first: &[&str] = match (command.name, command.count) {
+                ("suspend" | "resume", _) => &["--all"],
                 (_, Count::Exactly(0)) => &[],
                 ("checkpoints", _) if flag.starts_with("--format") => &["ls", "box"],
                 ("checkpoints", _) if flag.starts_with("--compress") => &["export", "box", "c1", "x"],

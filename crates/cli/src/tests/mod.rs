@@ -440,6 +440,26 @@ fn checkpoints_by_name() {
 }
 
 #[test]
+fn all_containers() {
+    let refused = |line: &str| words(line.split(' ')).err().unwrap_or_else(|| panic!("{line}")).message;
+    for line in ["suspend --all --force --dir /d", "resume --all --dir /d", "resume box"] {
+        assert!(words(line.split(' ')).is_ok(), "{line}");
+    }
+    for (line, why) in [
+        ("suspend", "expected --all"),
+        ("suspend --all box", "requires"),
+        ("suspend --all --store-key /k", "--store-key needs --store"),
+        ("resume", "requires exactly 1 argument(s)"),
+        ("resume --all box", "takes a container's id or --all, and both are given"),
+        ("resume --dir /d box", "--dir needs --all"),
+        ("resume --file-locks box", "--file-locks has no effect here"),
+    ] {
+        let message = refused(line);
+        assert!(message.contains(why), "{line}: {message}");
+    }
+}
+
+#[test]
 fn mistakes_about_checkpoints_by_name() {
     for (line, why) in [
         ("checkpoints create box", "checkpoints create: the name is missing"),
