@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hiber_tests::prelude::*;
 use hiber_tests::programs;
 
+use crate::background::{bringers, bringers_by, large, memory, reached, reason, record};
 use crate::lazy::{holder, holds_all};
 use crate::{count, counter, counts_on};
 
@@ -232,7 +233,7 @@ fn memory_that_a_child_would_not_have_is_wiped_in_clones_alone() {
     c.restore(&[]).ok();
     wait_for("the program", || shown(&c).starts_with("plain=65,65 wiped=65,65"));
     c.delete(&["--force"]).ok();
-    let with: [&[&str]; 2] = [&[], &["--background"]];
+    let with: [&[&str]; 3] = [&[], &["--memory", "background"], &["--memory", "lazy"]];
     for flags in with {
         clone(&c, flags, &["-1"]).ok();
         let one = c.sibling("-1");
@@ -302,9 +303,10 @@ fn a_server_is_cloned_from_wherever_its_checkpoint_is() {
     c.runtime().run(&["checkpoints", "create", "--leave-running", c.id(), "c1"]).ok();
     c.checkpoint(&[]).ok();
     let images = c.images();
-    let sources: [&[&str]; 5] = [
+    let sources: [&[&str]; 6] = [
         &["--image-path", images.to_str().unwrap()],
-        &["--image-path", images.to_str().unwrap(), "--background"],
+        &["--image-path", images.to_str().unwrap(), "--memory", "background"],
+        &["--image-path", images.to_str().unwrap(), "--memory", "whole"],
         &["--import", archive],
         &["--store", store, "--of", c.id()],
         &["--checkpoint", "c1", "--of", c.id()],
@@ -405,5 +407,69 @@ fn what_a_killed_clone_has_left_is_removed_by_the_next() {
         assert!(none_left(&c), "killed after {delay} ms");
     }
     assert!(left > 0, "no kill came in between");
+    c.assert_clean();
+}
+
+/// How much of it the first process has in RAM, in KiB.
+fn resident(c: &Container) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", c.pid())).unwrap();
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    anonymous.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn memory_that_no_clone_touches_stays_in_the_images() {
+    require!(Root, Criu, Redis);
+    let c = large(128);
+    c.checkpoint(&[]).ok();
+    let all = siblings(&c, &["-1", "-2", "-3", "-4"]);
+    clone(&c, &["--count", "4"], &["-%d"]).ok();
+    for one in &all {
+        assert_eq!(one.exec(&["redis-cli", "ping"]).stdout.trim(), "PONG");
+        assert_eq!(memory(one), "lazy");
+        assert!(resident(one) < 24 << 10, "{} KiB", resident(one));
+    }
+    holds_all(&all[0]);
+    assert_eq!(memory(&all[0]), "lazy", "what it holds is only a part");
+    // The images need not be there for memory that is asked for.
+    fs::remove_dir_all(c.images()).unwrap();
+    all[1].call("wait-memory", &[]).ok();
+    assert_eq!(memory(&all[1]), "arrived");
+    assert!(resident(&all[1]) > 128 << 10);
+    wait_for("its helpers to leave", || bringers(&all[1]).is_empty());
+    // A checkpoint wants all of it.
+    let images = c.bundle().join("of-clone").display().to_string();
+    all[2].call_detached("checkpoint", &["--image-path", &images]).ok();
+    let again = c.sibling("-5");
+    detached(&c, &["--image-path", &images, "--bundle", &c.bundle_path(), again.id()]).ok();
+    holds_all(&again);
+    again.delete(&["--force"]).ok();
+    // One that loses who brings its memory is ended, and no other.
+    assert!(reached("KILL", &bringers(&all[3])[1..]));
+    wait_for("its end", || all[3].status() == "stopped");
+    assert!(reason(&all[3]).contains("was killed by signal 9"), "{}", reason(&all[3]));
+    holds_all(&all[0]);
+    for one in &all {
+        one.delete(&["--force"]).ok();
+    }
+    assert!(none_left(&c));
+    c.assert_clean();
+}
+
+#[test]
+fn who_brings_memory_on_demand_leaves_with_its_clone() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&[]).ok();
+    let one = c.sibling("-1");
+    clone(&c, &["--memory", "lazy"], &["-1"]).ok();
+    counts_on(&one, 3);
+    assert_eq!((memory(&one).as_str(), bringers(&one).len()), ("lazy", 2));
+    let record = record(&one);
+    one.kill("KILL").ok();
+    one.wait_stopped();
+    wait_for("its helpers to leave", || bringers_by(&record).is_empty());
+    assert_eq!(memory(&one), "arrived");
+    one.delete(&[]).ok();
     c.assert_clean();
 }

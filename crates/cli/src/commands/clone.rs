@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, anyhow};
-use hiber::clones::{CloneOptions, CloneRootfs};
+use hiber::clones::{CloneMemory, CloneOptions, CloneRootfs};
 use hiber::id::ContainerId;
 use hiber::{CgroupMode, Resources, RestoreContainerOptions, Stdio};
 
@@ -82,9 +82,11 @@ flags! {
             "DIR",
             "where each clone gets a directory for its bundle and root filesystem (default: clones in the bundle)",
         ),
-        background: bool = Flag::switch(
-            "background",
-            "let each run at once: memory comes from the images when it is touched, and all the rest meanwhile",
+        memory: Option<CloneMemory> = Flag::value(
+            "memory",
+            "HOW",
+            "lazy: a page comes when it is touched, until `wait-memory` asks for the rest; background: it runs at once, and \
+             its memory follows; whole: its memory is there first; auto: lazy if there is much (default: auto)",
         ),
         network: Option<Pattern> =
             Flag::value("netns", "PATTERN", "the network namespace that a clone joins: a path, in which %s is its name"),
@@ -207,8 +209,11 @@ impl CloneFlags {
     }
 
     fn how(&self, name: &ContainerId, environment: Option<&[u8]>) -> CloneOptions {
-        let mut how =
-            CloneOptions::default().rootfs(self.rootfs.unwrap_or_default()).share(self.share).annotations(
+        let mut how = CloneOptions::default()
+            .rootfs(self.rootfs.unwrap_or_default())
+            .share(self.share)
+            .memory(self.memory.unwrap_or_default())
+            .annotations(
                 self.annotation
                     .iter()
                     .map(|Annotation(k, v)| (k.clone(), v.clone()))
@@ -231,7 +236,6 @@ impl CloneFlags {
             .stdio(stdio)
             .trust_images(self.from.trust_images)
             .resources(self.resources)
-            .background(self.background)
     }
 }
 
@@ -268,11 +272,7 @@ impl Work<'_> {
         let restore = self.from.choose(flags.restore(self.cli, stdio));
         let task = self.containers.runtime.make_clone(name, &how, self.from.named(), restore)?;
         let init = task.init().context("the container has no process")?;
-        self.containers.or_undo(name, tell.tell(init))?;
-        if flags.background {
-            return Ok(());
-        }
-        self.containers.or_undo(name, task.wait_for_memory().map_err(Into::into))
+        self.containers.or_undo(name, tell.tell(init))
     }
 
     /// Makes all, several at the same time, and returns the failures.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hiber::clones::CloneRootfs;
+use hiber::clones::{CloneMemory, CloneRootfs};
 use hiber::id::ContainerId;
 use hiber::keep::Restart;
 use hiber::migrate::{Compress, Destination, OnMiss, Rootfs};
@@ -76,7 +76,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(CgroupMode CloneRootfs Compress NetworkLock OnMiss PreCopyMode Resources Restart Rootfs);
+words!(CgroupMode CloneMemory CloneRootfs Compress NetworkLock OnMiss PreCopyMode Resources Restart Rootfs);
 
 impl Value for CheckpointName {
     fn read(_: &str, text: &OsStr) -> Result<Self> {

@@ -29,6 +29,8 @@ struct Plan {
     /// Whether all processes are there.
     open: bool,
     closed: bool,
+    /// Whether pages are brought that nobody touches.
+    rest: bool,
     first: VecDeque<Touch>,
     /// Where in which space the rest has got to.
     at: (usize, u64),
@@ -58,10 +60,15 @@ enum Job {
 }
 
 impl Queue {
-    /// `prefers` says which kind of page server there is, if there is one.
-    pub(super) fn new(first: Vec<Touch>, elsewhere: BTreeMap<i32, Missing>, prefers: bool) -> Self {
-        let plan =
-            Plan { first: first.into(), unasked: elsewhere, asked: Asked::of(prefers), ..Plan::default() };
+    /// `prefers` says which kind of page server there is, if there is one; `rest` whether pages are brought that nobody touches.
+    pub(super) fn new(
+        first: Vec<Touch>,
+        elsewhere: BTreeMap<i32, Missing>,
+        prefers: bool,
+        rest: bool,
+    ) -> Self {
+        let asked = Asked::of(prefers);
+        let plan = Plan { first: first.into(), unasked: elsewhere, asked, rest, ..Plan::default() };
         Self { plan: plan.into(), changed: Condvar::new() }
     }
 
@@ -77,6 +84,11 @@ impl Queue {
     /// All processes are there: the rest is brought now.
     pub(super) fn open(&self) {
         self.change(|plan| plan.open = true);
+    }
+
+    /// Somebody wants all of it.
+    pub(super) fn want_rest(&self) {
+        self.change(|plan| plan.rest = true);
     }
 
     pub(super) fn close(&self) {
@@ -193,11 +205,20 @@ impl Shared {
                 self.queue.changed.notify_all();
                 return Job::Deliver(what, bytes);
             }
-            if plan.open {
-                break;
+            if plan.open
+                && let Some(job) = self.next_first(&mut plan)
+            {
+                return job;
+            }
+            if plan.open && plan.rest {
+                return self.next_rest(&mut plan);
             }
             plan = self.queue.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Pages that were touched first after an earlier restore.
+    fn next_first(&self, plan: &mut Plan) -> Option<Job> {
         while let Some(what) = plan.first.pop_front() {
             let misses = self.misses(what);
             let here = |(space, start, _): &(Arc<Space>, u64, u64)| {
@@ -207,13 +228,18 @@ impl Shared {
                 })
             };
             if misses.iter().any(here) {
-                return Job::Fill(misses);
+                return Some(Job::Fill(misses));
             }
             if !misses.is_empty() && self.server.is_some() {
                 plan.urgent.push_back(what);
                 self.queue.changed.notify_all();
             }
         }
+        None
+    }
+
+    /// All others, in their order.
+    fn next_rest(&self, plan: &mut Plan) -> Job {
         let spaces = self.spaces();
         let (mut number, mut at) = plan.at;
         while let Some(space) = spaces.get(number) {

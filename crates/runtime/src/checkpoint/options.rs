@@ -226,6 +226,9 @@ pub struct RestoreContainerOptions<'a> {
     /// Whether the images were in no hands but ours: those of a migration, and of a dump that is tried. Nobody signs them.
     #[setters(skip)]
     pub(crate) own: bool,
+    /// Memory that is to follow comes only when it is touched, until somebody asks for it.
+    #[setters(skip)]
+    pub(crate) on_demand: bool,
     /// The container is a clone.
     #[setters(skip)]
     pub(crate) clone: Option<Arc<AsClone>>,

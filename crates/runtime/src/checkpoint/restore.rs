@@ -29,6 +29,7 @@ use agent::Agent;
 use cgroups::work_in;
 pub(crate) use cgroups::{cgroup_roots, hold};
 use devices::Devices;
+pub(crate) use memory::is_large;
 use memory::{Brought, When, settle};
 pub(crate) use request::{Network, Request};
 use request::{StandIns, limit_file_sizes};
@@ -140,7 +141,9 @@ pub(crate) fn restore_through(
         entry.started();
         entry.note(Lifecycle::Restored { path: absolute(options.origin()), pid: child.pid });
         if let Some(mut memory) = memory {
-            entry.note(Lifecycle::MemoryArriving);
+            if !options.on_demand {
+                entry.note(Lifecycle::MemoryArriving);
+            }
             memory.restored()?;
         }
         Ok((child, kept))
@@ -316,6 +319,7 @@ impl Restoring<'_> {
         let origin = match (link, &options.page_server) {
             (Some(link), _) => Origin::Machine(link),
             (None, Some(address)) => Origin::PageServer(address, self.token),
+            (None, None) if options.on_demand => Origin::ImagesOnDemand,
             (None, None) => Origin::Images,
         };
         match brought.when {

@@ -3,6 +3,7 @@
 use hiber_criu::{ImageDirectory, Images};
 
 use crate::checkpoint::RestoreContainerOptions;
+use crate::checkpoint::restore::is_large;
 use crate::error::{Error, Result};
 
 /// How many of each kind an error names.
@@ -32,6 +33,11 @@ pub(super) fn check(restore: &mut RestoreContainerOptions<'_>, share: bool) -> R
         return Ok(());
     }
     Err(Error::Invalid(format!("each clone would have {}", problems.join("; "))))
+}
+
+/// Whether the checkpoint has so much memory that it pays to bring it when it is touched.
+pub(super) fn has_much_memory(restore: &RestoreContainerOptions<'_>) -> Result<bool> {
+    Ok(is_large(&[ImageDirectory::open(&restore.criu.image_path)?]))
 }
 
 fn some(kind: &str, names: &[String]) -> Option<String> {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::options::CloneOptions;
+use hiber_sys::userfault::serves_others;
+
+use crate::checkpoint::restore_options::unprivileged_userfaultfd;
 use crate::error::{Error, Result};
 use crate::host::owned;
 use crate::id::ContainerId;
@@ -67,6 +70,13 @@ pub(super) fn of_clone(
 }
 
 impl CloneConfig {
+    /// Whether memory may follow its processes (userfaultfd(2)).
+    pub(super) fn may_follow(&self) -> bool {
+        let mut kinds = self.json["linux"]["namespaces"].as_array().into_iter().flatten();
+        let users = kinds.any(|namespace| namespace["type"] == "user");
+        serves_others() && (!users || unprivileged_userfaultfd())
+    }
+
     /// Writes it into a bundle.
     pub(super) fn write(&self, bundle: &Path) -> Result<()> {
         let path = bundle.join(CONFIG);

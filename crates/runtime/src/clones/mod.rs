@@ -8,7 +8,7 @@ mod config;
 mod options;
 mod root;
 
-pub use options::{CloneOptions, CloneRootfs};
+pub use options::{CloneMemory, CloneOptions, CloneRootfs};
 
 use std::sync::Arc;
 
@@ -51,6 +51,12 @@ impl Runtime {
         root::make(place, &config.root, how.rootfs, &layer).context("make the root filesystem of a clone")?;
         restore.bundle.clone_from(place);
         restore.unique = true;
+        let lazy = match how.memory {
+            CloneMemory::Auto => config.may_follow() && common::has_much_memory(&restore)?,
+            memory => memory == CloneMemory::Lazy,
+        };
+        restore.on_demand = lazy;
+        restore.background |= lazy || how.memory == CloneMemory::Background;
         restore.clone = Some(Arc::new(AsClone { record: new.record.clone(), given, generation }));
         let task = self.restore(id, &restore)?;
         new.keep();

@@ -32,6 +32,28 @@ impl Word for CloneRootfs {
     const MEANINGS: &'static [Self] = &[Self::Overlay, Self::SharedReadonly, Self::Copy];
 }
 
+/// When a clone gets its memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloneMemory {
+    /// [`Lazy`](Self::Lazy) if there is much, and its processes may use userfaultfd(2); else [`Whole`](Self::Whole).
+    #[default]
+    Auto,
+    /// A page comes when it is touched; until then all clones have it together. [`Task::wait_for_memory`](crate::Task::wait_for_memory)
+    /// asks for the rest.
+    Lazy,
+    /// It runs at once, and its memory follows.
+    Background,
+    /// All memory is there when it begins to run.
+    Whole,
+}
+
+impl Word for CloneMemory {
+    const CHOICE: &'static str = "memory";
+    const WORDS: &'static [&'static str] = &["auto", "lazy", "background", "whole"];
+    const MEANINGS: &'static [Self] = &[Self::Auto, Self::Lazy, Self::Background, Self::Whole];
+}
+
 /// How a clone differs from the container of the checkpoint. Each choice has a setter.
 #[derive(Debug, Clone, Default, Setters)]
 #[setters(into, strip_option)]
@@ -39,6 +61,8 @@ impl Word for CloneRootfs {
 pub struct CloneOptions {
     /// Its root filesystem.
     pub rootfs: CloneRootfs,
+    /// Its memory.
+    pub memory: CloneMemory,
     /// The directory in which it gets one with its name, for its bundle and root filesystem; `clones` in the checkpoint's bundle
     /// if absent.
     pub directory: Option<PathBuf>,

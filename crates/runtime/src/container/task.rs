@@ -19,7 +19,7 @@ use crate::container::stdio::Kept;
 use crate::container::wait::{Condition, Wait};
 use crate::error::{Error, Result};
 use crate::helpers::guard;
-use crate::helpers::lazy::{FollowingMemory, record};
+use crate::helpers::lazy::{FollowingMemory, on_demand, record};
 use crate::host::procfs;
 use crate::state::entry::Entry;
 use crate::state::entry::START_SOCKET;
@@ -107,13 +107,14 @@ impl Task {
         Ok(Self { container, init: Some(init), cgroup, starter, started: Arc::default() })
     }
 
-    /// Waits until all memory of a restored container is there, if its memory follows it; returns at once otherwise. The
-    /// container runs meanwhile.
+    /// Waits until all memory of a restored container is there, if its memory follows it, and asks for memory that comes only when
+    /// it is touched; returns at once otherwise. The container runs meanwhile.
     ///
     /// # Errors
     /// If memory does not arrive any more, with the reason. The container has been killed then, because missing memory would read
     /// as zeros. [`Error::Lost`] if memory came from another machine, where the container does not run any more.
     pub fn wait_for_memory(&self) -> Result<()> {
+        on_demand::ask(self.entry())?;
         let error = match record::await_end(self.entry())? {
             Some(FollowingMemory::Failed { reason }) => record::not_arrived(reason),
             Some(FollowingMemory::Lost { reason }) => record::lost(reason),

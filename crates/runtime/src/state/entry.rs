@@ -202,9 +202,14 @@ impl Entry {
 
     /// Listens on [`INIT_SOCKET`].
     pub(crate) fn listen(&self) -> Result<OwnedFd> {
+        self.listen_on(INIT_SOCKET)
+    }
+
+    /// Listens on the socket of that name.
+    pub(crate) fn listen_on(&self, name: &str) -> Result<OwnedFd> {
         let socket = unix_socket(SocketFlags::empty())?;
-        let fail = |call: &str, e| Error::sys(call, self.path.join(INIT_SOCKET).display().to_string(), e);
-        rustix::net::bind(&socket, &self.address(INIT_SOCKET)?).map_err(|e| fail("bind", e))?;
+        let fail = |call: &str, e| Error::sys(call, self.path.join(name).display().to_string(), e);
+        rustix::net::bind(&socket, &self.address(name)?).map_err(|e| fail("bind", e))?;
         rustix::net::listen(&socket, 16).map_err(|e| fail("listen", e))?;
         Ok(socket)
     }

@@ -84,7 +84,7 @@ fn pays(criu: &CriuOptions, prepared: &Prepared, chain: &[ImageDirectory]) -> bo
 }
 
 /// Whether there are so many pages at all. A parent is not looked at.
-fn is_large(chain: &[ImageDirectory]) -> bool {
+pub(crate) fn is_large(chain: &[ImageDirectory]) -> bool {
     let [images] = chain else { return !chain.is_empty() };
     let sizes = (1..).map_while(|number| images.stat_of(&format!("pages-{number}.img")).ok());
     let mut total = 0;

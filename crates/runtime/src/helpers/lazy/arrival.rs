@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::WELCOME;
 use super::peer::{Address, PATIENCE, connect};
-use super::record::{self, Held, Record};
+use super::record::{self, FollowingMemory, Held, Record};
 use super::stored::{StoredMemory, StoredTask};
 use super::token::Token;
 use crate::error::{Error, Result};
@@ -39,6 +39,8 @@ pub(super) struct BringTask {
     pub(super) source: Option<Source>,
     /// Whether the container waits until all is there.
     pub(super) before: bool,
+    /// Whether memory comes only when it is touched, until somebody asks for it.
+    pub(super) on_demand: bool,
     /// The store that has the files of pages, of which only holes are in the directory.
     pub(super) stored: Option<StoredTask>,
 }
@@ -64,6 +66,8 @@ pub(super) fn held(source: Option<Source>) -> Held {
 pub(crate) enum Origin<'a> {
     /// In the images.
     Images,
+    /// There, and it stays there until it is touched, or somebody asks for it.
+    ImagesOnDemand,
     /// Some of it at a page server, which is shown the checkpoint's token if that has one.
     PageServer(&'a Address, Option<&'a Token>),
     /// Some of it at the machine from which the container comes: the end of a [link](super::link).
@@ -130,8 +134,10 @@ impl Arrival {
                 to.chain.len()
             )));
         }
+        let on_demand = matches!(origin, Origin::ImagesOnDemand);
+        let memory = if on_demand { FollowingMemory::Lazy } else { FollowingMemory::Arriving };
         let (source, peer) = match origin {
-            Origin::Images => (None, None),
+            Origin::Images | Origin::ImagesOnDemand => (None, None),
             Origin::PageServer(address, token) => {
                 let source = if token.is_some() { Source::Relay } else { Source::PageServer };
                 (Some(source), Some(OwnedFd::from(greet(address, token)?)))
@@ -139,13 +145,14 @@ impl Arrival {
             Origin::Machine(link) => (Some(Source::Receiver), Some(link)),
         };
         let listener = listen(to.work)?;
-        let record = Record::new(to.entry, held(source))?;
+        let record = Record::new(to.entry, held(source), &memory)?;
         let task = BringTask {
             root: std::path::absolute(to.root).map_err(|e| Error::file(to.root, &e))?,
             id: to.id.to_owned(),
             cgroup: to.cgroup.clone(),
             source,
             before,
+            on_demand,
             stored: to.stored.map(StoredMemory::task),
         };
         let directories = to.chain.iter().map(readable).collect::<Result<Vec<_>>>()?;

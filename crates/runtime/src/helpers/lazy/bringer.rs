@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use hiber_criu::page_relay::{self, Fetcher};
 use hiber_criu::{ImageDirectory, LazyFile, LazyRestore};
 use hiber_memory::page_daemon::{
-    self, Failure, PageDaemon, PageImage, PageServer, Pages, Place, Served, Touch,
+    self, Failure, OnDemand, PageDaemon, PageImage, PageServer, Pages, Place, Served, Touch,
 };
 use hiber_sandbox::cgroup::{Cgroup, OnDenied};
 use hiber_sandbox::network;
@@ -29,6 +29,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_op
 
 use super::arrival::{self, BringTask, Order, Word};
 use super::link::Linked;
+use super::on_demand::Attendant;
 use super::record::{FollowingMemory, Record};
 use super::stored::{self, StoredTask};
 use super::working_set;
@@ -194,11 +195,18 @@ impl Job {
     ) {
         let restored = Arc::new(Restored::default());
         let (hears, channel) = (Arc::clone(&restored), Arc::new(channel));
-        std::thread::spawn({
-            let channel = Arc::clone(&channel);
-            move || hears.listen(&channel)
-        });
+        let (attendant, on_demand) = match self.attendant().map(Option::unzip) {
+            Ok(both) => both,
+            Err(e) => return self.fail(chain(&e)),
+        };
         std::thread::scope(|scope| {
+            let heard = Arc::clone(&channel);
+            scope.spawn(move || {
+                hears.listen(&heard);
+                if let (Some(attendant), Some(entry)) = (attendant, &self.entry) {
+                    attendant.attend(entry, || self.asked());
+                }
+            });
             scope.spawn(|| {
                 ended(watcher.as_fd());
                 decide_the_end();
@@ -206,18 +214,19 @@ impl Job {
                 self.sweep();
                 std::process::exit(FAILED);
             });
-            let code = match self.bring((&channel, &restored), listener, peer.as_mut(), directories) {
-                Ok(true) => ALL_THERE,
-                Ok(false) => {
-                    decide_the_end();
-                    RESTORE_FAILED
-                }
-                Err(e) => {
-                    decide_the_end();
-                    self.fail(chain(&e));
-                    FAILED
-                }
-            };
+            let code =
+                match self.bring((&channel, &restored), (listener, on_demand), peer.as_mut(), directories) {
+                    Ok(true) => ALL_THERE,
+                    Ok(false) => {
+                        decide_the_end();
+                        RESTORE_FAILED
+                    }
+                    Err(e) => {
+                        decide_the_end();
+                        self.fail(chain(&e));
+                        FAILED
+                    }
+                };
             // Not before: the two must not run at the same time.
             if let Some(Peer::Fetched(peer, _)) = peer.as_ref().filter(|_| code != ALL_THERE) {
                 page_relay::decline(peer);
@@ -226,11 +235,23 @@ impl Job {
         });
     }
 
+    /// The ears of this process, if memory comes on demand.
+    fn attendant(&self) -> Result<Option<(Attendant, OnDemand)>> {
+        let entry = self.entry.as_ref().filter(|_| self.task.on_demand);
+        entry.map(Attendant::new).transpose()
+    }
+
+    /// Somebody wants all memory that came on demand so far.
+    fn asked(&self) {
+        self.record.write(&FollowingMemory::Arriving);
+        self.note(Lifecycle::MemoryArriving);
+    }
+
     /// False if the restore has failed; true, and the end decided, if all memory is there.
     fn bring(
         &self,
         (channel, restored): (&OwnEnd, &Restored),
-        listener: UnixListener,
+        (listener, on_demand): (UnixListener, Option<OnDemand>),
         peer: Option<&mut Peer>,
         directories: &[File],
     ) -> Result<bool> {
@@ -247,8 +268,8 @@ impl Job {
         let (fetcher, server) = serving(peer)?;
         let stored = self.task.stored.as_ref().map(StoredTask::open).transpose()?;
         let pages = pages(lazy, stored.as_ref().zip(chain.first()))?;
-        let daemon = PageDaemon { listener, pages, server, first };
-        let Served { touched, unneeded } = match daemon.run() {
+        let daemon = PageDaemon { listener, pages, server, first, on_demand };
+        let Served { whole, touched, unneeded } = match daemon.run() {
             // CRIU, which is in the container's cgroup, may have more to say: its end is the runtime's to wait for.
             Err(Failure::Restore(_)) if self.task.before || !restored.is() => return Ok(false),
             served => served.map_err(|e| Error::host("bring the container's memory", e))?,
@@ -274,8 +295,11 @@ impl Job {
             // If somebody has deleted the images, or made them read-only, nobody needs it.
             let _ = working_set::write(images.as_fd(), &touched);
         }
+        // Nobody misses what is not whole.
         self.record.write(&FollowingMemory::Arrived);
-        self.note(Lifecycle::MemoryArrived);
+        if whole {
+            self.note(Lifecycle::MemoryArrived);
+        }
         Ok(true)
     }
 }

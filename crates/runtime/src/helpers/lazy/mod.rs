@@ -23,6 +23,7 @@ pub(crate) mod arrival;
 pub(super) mod bringer;
 pub(crate) mod departure;
 pub(crate) mod link;
+pub(crate) mod on_demand;
 mod peer;
 pub(crate) mod record;
 pub(crate) mod stored;

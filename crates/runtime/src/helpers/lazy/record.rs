@@ -26,6 +26,9 @@ const MAX_SIZE: u64 = 4 << 10;
 #[serde(tag = "status", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum FollowingMemory {
+    /// Some is in the images still, where other containers may use it, too, and is brought when it is touched.
+    /// [`Task::wait_for_memory`](crate::Task::wait_for_memory) asks for all of it.
+    Lazy,
     /// Some is still missing, and is brought when it is touched.
     Arriving,
     /// All of it is there.
@@ -79,8 +82,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Makes and locks it.
-    pub(super) fn new(entry: &Entry, held: Held) -> Result<Self> {
+    /// Makes and locks it; `memory` is on its way.
+    pub(super) fn new(entry: &Entry, held: Held, memory: &FollowingMemory) -> Result<Self> {
         let path = entry.path().join(FILE);
         let make = || {
             let file = owned::create(&path)?;
@@ -89,7 +92,7 @@ impl Record {
         };
         let file = make().map_err(|e: std::io::Error| Error::file(&path, &e))?;
         let record = Self { file, held };
-        record.write(&FollowingMemory::Arriving);
+        record.write(memory);
         Ok(record)
     }
 
@@ -163,7 +166,10 @@ fn read(entry: &Entry, lock: FlockOperation) -> Result<Option<FollowingMemory>> 
         FollowingMemory::Arriving | FollowingMemory::Arrived if !ended => {
             return Ok(Some(FollowingMemory::Arriving));
         }
-        FollowingMemory::Arriving => "the processes that brought it were killed".into(),
+        FollowingMemory::Lazy if !ended => return Ok(Some(FollowingMemory::Lazy)),
+        FollowingMemory::Lazy | FollowingMemory::Arriving => {
+            "the processes that brought it were killed".into()
+        }
         FollowingMemory::Failed { reason } => reason,
         ended => return Ok(Some(ended)),
     };
@@ -200,7 +206,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
             assert_eq!(look(&entry).unwrap(), None);
-            let record = Record::new(&entry, held).unwrap();
+            let record = Record::new(&entry, held, &FollowingMemory::Arriving).unwrap();
             let other = Record::of(record.as_fd().try_clone_to_owned().unwrap(), held);
             drop(record);
             assert_eq!(look(&entry).unwrap(), Some(FollowingMemory::Arriving));
@@ -214,7 +220,7 @@ mod tests {
     fn memory_that_was_nowhere_else_is_lost_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
-        let record = Record::new(&entry, Held::There).unwrap();
+        let record = Record::new(&entry, Held::There, &FollowingMemory::Arriving).unwrap();
         record.write(&FollowingMemory::Failed { reason: "the link was cut".into() });
         drop(record);
         assert_eq!(look(&entry).unwrap(), Some(FollowingMemory::Lost { reason: "the link was cut".into() }));
@@ -226,7 +232,7 @@ mod tests {
     fn who_waits_is_told_how_it_ended() {
         let dir = tempfile::tempdir().unwrap();
         let (entry, _lock) = Store::new(dir.path()).create(&"box".parse().unwrap()).unwrap();
-        let record = Record::new(&entry, Held::Else).unwrap();
+        let record = Record::new(&entry, Held::Else, &FollowingMemory::Arriving).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| await_end(&entry).unwrap());
             std::thread::sleep(std::time::Duration::from_millis(20));
