@@ -410,22 +410,23 @@ fn what_cannot_be_kept_is_said_beforehand() {
     }
 }
 
-/// A keeper that waits has little memory, apart from pages of the program.
+/// While it waits, the pages of the program are not its own.
 #[test]
 fn a_keeper_is_small() {
     require!(Root, Criu);
     let c = counter(&Runtime::hiber(), Bundle::busybox());
-    let mut keeper = Keeper::start(&c, &["--every", "100ms", "--last", "2"]);
-    (0..10).for_each(|_| drop(keeper.next("checkpointed")));
-    let status = fs::read_to_string(format!("/proc/{}/status", keeper.child.id())).unwrap();
+    let mut keeper = Keeper::start(&c, &["--every", "1s", "--last", "2"]);
+    (0..5).for_each(|_| drop(keeper.next("checkpointed")));
     let field = |name: &str| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", keeper.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    // A debug build's pages of code are many.
-    assert!(field("RssAnon:") <= 3072, "{status}");
-    let release = !hiber_tests::tools::hiber().unwrap().to_string_lossy().contains("/debug/");
-    assert!(!release || field("VmHWM:") <= 4096, "{status}");
+    // A debug build has more of everything.
+    let debug = hiber_tests::tools::hiber().unwrap().to_string_lossy().contains("/debug/");
+    let most = if debug { 12 << 10 } else { 4 << 10 };
+    wait_for("it to wait with little memory", || field("VmRSS:") <= most);
+    assert!(field("RssAnon:") <= if debug { 3072 } else { 1024 });
     keeper.stop();
 }
 

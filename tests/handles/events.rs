@@ -69,6 +69,7 @@ pub(crate) fn a_stream_tells_what_others_do() {
     }
     assert_eq!(job.wait().unwrap().get().ended, Ended::Signaled(9), "the stream leaves it to its handle");
     here.call(&["delete", "--force", here.bundle.name()]).ok();
+    assert_eq!(done(next(&mut events)), Lifecycle::Signalled { signal: 9 });
     assert!(matches!(next(&mut events), Some(Event::Exit { exec: None, status }) if status.code() == 137));
     assert!(matches!(next(&mut events), Some(Event::Deleted)));
     assert!(events.wait().unwrap().is_none());
@@ -144,11 +145,12 @@ pub(crate) fn the_past_and_the_end() {
         (last.as_str(), &exit["data"]["code"], &exit["data"]["signal"]),
         ("exit", &json!(137), &json!(9))
     );
+    assert_eq!(now.pop().unwrap().1["data"], json!({"signal": 9}));
     assert!(now.len() >= 2 && now.iter().all(|(kind, _)| kind == "stats"), "{now:?}");
     task.delete().unwrap();
     let whole = types(whole);
     let kinds: Vec<_> = whole.iter().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ["create", "start", "paused", "resumed", "exit", "deleted"]);
+    assert_eq!(kinds, ["create", "start", "paused", "resumed", "signalled", "exit", "deleted"]);
     assert!(whole.iter().all(|(_, line)| line["id"] == here.bundle.name()));
     assert!(whole[0].1["data"]["pid"].as_i64().unwrap() > 1);
 }
@@ -170,6 +172,7 @@ pub(crate) fn many_streams_in_one_loop() {
     assert!(streams[1].try_next().unwrap().is_none());
     tasks[0].kill(Signal::KILL).unwrap();
     assert_eq!(ready(&streams), [true, false]);
+    assert_eq!(done(next(&mut streams[0])), Lifecycle::Signalled { signal: 9 });
     assert!(matches!(next(&mut streams[0]), Some(Event::Exit { exec: None, .. })));
     assert!(streams[0].wait().unwrap().is_none());
 }

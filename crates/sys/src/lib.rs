@@ -19,6 +19,7 @@ pub mod poll;
 pub mod process;
 pub mod procfs;
 pub mod ptrace;
+pub mod resident;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;

@@ -401,8 +401,13 @@ pub(crate) fn objections(report: &Value) -> String {
     errors.map(text).collect::<Vec<_>>().join("; ")
 }
 
-/// Until something happens, or for so long.
+/// Until something happens, or for so long. Little of the program is needed for a long wait.
 fn wait(events: &Events, signals: &Signals, time: Duration) -> anyhow::Result<()> {
+    if time >= LOOK
+        && let Err(e) = hiber_sys::resident::give_back_program()
+    {
+        tracing::debug!("{e}");
+    }
     let timeout = Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),
