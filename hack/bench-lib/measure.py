@@ -17,6 +17,7 @@ import sys
 import time
 
 from checkpoint import Saving
+from clones import Clones
 from moving import Moving
 from streams import Streams
 from tools import Failed, Floor, Runtime, layout_of, run_quiet
@@ -168,6 +169,7 @@ class Bench:
             "large": (saving.large, "checkpoint and restore of much memory"),
             "moving": (Moving(saving).all, "a container that moves over a network"),
             "streams": (Streams(saving).all, "checkpoints in archives and in a store"),
+            "clones": (Clones(saving).all, "many containers from one checkpoint"),
             "live": (saving.live, "memory that is copied or follows while the container runs"),
         }
         for part, (work, what) in every.items():

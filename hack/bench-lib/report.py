@@ -53,6 +53,10 @@ GOALS = {
     "archive of 1 GiB, encrypted": [("archive of 1 GiB, half-compressible", 1.3)],
     "archive of 1 GiB: peak memory": [("MiB", 48)],
     "redis into a store, second time: KiB": [("redis into a store, first time: KiB", 0.12)],
+    "one more of a redis with 256 MiB, to its first reply": [("runc", 0.15)],
+    "100 of a redis with 256 MiB, to the last one's first reply": [("runc", 0.1)],
+    "memory of a clone of a redis with 256 MiB: MiB": [("MiB", 8)],
+    "one more of a JVM, warmed up, to its first answer": [("a JVM, warmed up: cold start, to its first answer", 0.1)],
     "run, 500 others alive": [("run, 0 others alive", 1.1)],
     "create, 500 others alive": [("create, 0 others alive", 1.1)],
 }

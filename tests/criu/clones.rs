@@ -473,3 +473,54 @@ fn who_brings_memory_on_demand_leaves_with_its_clone() {
     one.delete(&[]).ok();
     c.assert_clean();
 }
+
+/// The numbers that clones draw first, by generator.
+fn drawn(c: &Container) -> Vec<BTreeSet<String>> {
+    let all = siblings(c, &["-1", "-2", "-3"]);
+    clone(c, &["--count", "3"], &["-%d"]).ok();
+    let mut drawn = vec![BTreeSet::new(); 3];
+    for one in &all {
+        let first =
+            || inside(one, "/dev/shm/first").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        wait_for("the numbers", || first().len() == 3);
+        for (set, number) in drawn.iter_mut().zip(first()) {
+            set.insert(number);
+        }
+        one.delete(&["--force"]).ok();
+    }
+    drawn
+}
+
+/// docs/clones.md has the table.
+#[test]
+fn which_random_numbers_repeat_is_known_and_a_signal_helps() {
+    require!(Root, Criu, Rootfs("python"));
+    let program = |handler: &str| {
+        format!(
+            "import os, random, signal, ssl, time\n\
+             random.seed(1)\nssl.RAND_bytes(8)\n\
+             {handler}\n\
+             open('/dev/shm/ready', 'w').close()\n\
+             while not os.path.exists('/run/hiber/generation'): time.sleep(0.01)\n\
+             time.sleep(0.1)\n\
+             open('/dev/shm/first', 'w').write(f'{{random.random()}} {{ssl.RAND_bytes(8).hex()}} {{os.urandom(8).hex()}}\\n')\n\
+             while True: time.sleep(1)"
+        )
+    };
+    let sleeping = |handler: &str, annotations: Value| {
+        let bundle = Bundle::with_program("python").args(["python3", "-c", &program(handler)]);
+        let c = Runtime::hiber().container(bundle.edit(|config| config["annotations"] = annotations));
+        c.run_detached().ok();
+        wait_for("the program", || Path::new(&format!("/proc/{}/root/dev/shm/ready", c.pid())).exists());
+        c.checkpoint(&[]).ok();
+        c
+    };
+    let count = |drawn: Vec<BTreeSet<String>>| drawn.iter().map(BTreeSet::len).collect::<Vec<_>>();
+    let c = sleeping("", json!({}));
+    assert_eq!(count(drawn(&c)), [1, 1, 3], "random, OpenSSL, getrandom");
+    c.assert_clean();
+    let handler = "def again(*_):\n    random.seed()\n    ssl.RAND_add(os.urandom(32), 32.0)\nsignal.signal(signal.SIGUSR1, again)";
+    let c = sleeping(handler, json!({"org.hiber.restore.signal": "SIGUSR1"}));
+    assert_eq!(count(drawn(&c)), [3, 3, 3]);
+    c.assert_clean();
+}
