@@ -391,6 +391,26 @@ fn checkpoints_in_a_store_are_kept_and_removed() {
 }
 
 #[test]
+fn a_checkpoint_that_is_exported_stays_until_it_is() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    let mut keeper = Keeper::start(&c, &["--every", "300ms", "--last", "2"]);
+    let name = keeper.next("checkpointed")["checkpoint"].as_str().unwrap().to_owned();
+    // Nobody reads the archive, which is more than a pipe takes, so the export waits.
+    let mut export = c.command("checkpoints", &["export", "--compress", "none"]);
+    export.args([&name, "-"]).stdout(Stdio::piped());
+    let mut export = export.spawn().unwrap();
+    (0..4).for_each(|_| drop(keeper.next("checkpointed")));
+    assert!(names(&c).contains(&name), "it is read: {:?}", names(&c));
+    let mut archive = Vec::new();
+    export.stdout.take().unwrap().read_to_end(&mut archive).unwrap();
+    assert!(export.wait().unwrap().success() && archive.len() > 64 << 10, "{}", archive.len());
+    keeper.next("checkpointed");
+    wait_for("it to be removed", || !names(&c).contains(&name));
+    keeper.stop();
+}
+
+#[test]
 fn what_cannot_be_kept_is_said_beforehand() {
     require!(Root, Criu);
     let c = Runtime::hiber().container(Bundle::busybox().shell(COUNT));
