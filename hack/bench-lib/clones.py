@@ -4,10 +4,11 @@ import os
 import shutil
 import socket
 import statistics
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from checkpoint import fresh, redis_root, wait_for_file, wait_until
+from checkpoint import CGROUPS, fresh, redis_root, wait_for_file, wait_until
 from streams import java_root
 from tools import Failed, run_quiet
 
@@ -102,11 +103,18 @@ class Clones:
         began = time.monotonic()
         pid_file = self.file_of(id)
         if tool.name == "hiber":
-            tool.runtime.command("clone", "--image-path", images, "--bundle", bundle, "--pid-file", pid_file, id)
+            command = ["clone"]
         else:
             work = os.path.join(self.bench.work, f"{id}.work")
             os.makedirs(work, exist_ok=True)
-            tool.runtime.command("restore", "--detach", "--image-path", images, "--work-path", work, "--bundle", bundle, "--pid-file", pid_file, id)
+            command = ["restore", "--detach", "--work-path", work]
+        command = tool.runtime.arguments(*command, *CGROUPS, "--image-path", images, "--bundle", bundle, "--pid-file", pid_file, id)
+        # Without the clock, which is for one at a time.
+        log = os.path.join(self.bench.work, f"{id}.log")
+        command[1:1] = ["--log", log]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            with open(log) as file:
+                raise Failed(f"{' '.join(command)}: {file.read()}")
         answers(self.pid_of(pid_file))
         return (time.monotonic() - began) * 1e3
 
@@ -139,9 +147,10 @@ class Clones:
                 self.make(tool, bundle, images, ids[0])
                 tool.runtime.clear()
                 os.unlink(self.file_of(ids[0]))
+                time.sleep(1)
                 before, began = available_kib(), time.monotonic()
                 pattern = os.path.join(self.bench.work, "%s.pid")
-                tool.runtime.command("clone", "--image-path", images, "--bundle", bundle, "--pid-file", pattern, "--count", str(MANY),
+                tool.runtime.command("clone", *CGROUPS, "--image-path", images, "--bundle", bundle, "--pid-file", pattern, "--count", str(MANY),
                                      f"{tool.id}-%d")
                 for id in ids:
                     answers(self.pid_of(self.file_of(id)))
@@ -186,7 +195,7 @@ class Clones:
             times = []
             for id in ids:
                 began = time.monotonic()
-                tool.runtime.command("clone", "--image-path", images, "--bundle", bundle, "--pid-file", self.file_of(id), id)
+                tool.runtime.command("clone", *CGROUPS, "--image-path", images, "--bundle", bundle, "--pid-file", self.file_of(id), id)
                 asked(self.pid_of(self.file_of(id)))
                 times.append((time.monotonic() - began) * 1e3)
             self.bench.note("one more of a JVM, warmed up, to its first answer", tool.name, statistics.median(times))
