@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use hiber_tests::prelude::*;
@@ -9,7 +10,7 @@ use hiber_tests::programs;
 
 use crate::background::{bringers, bringers_by, large, memory, reached, reason, record};
 use crate::lazy::{holder, holds_all};
-use crate::{count, counter, counts_on};
+use crate::{COUNT, Network, count, counter, counts_on};
 
 /// `clone --image-path IMAGES --bundle BUNDLE FLAGS NAMES`, the names by their ends.
 fn clone(c: &Container, flags: &[&str], ends: &[&str]) -> Output {
@@ -175,8 +176,33 @@ fn what_cannot_be_meant_is_refused() {
     let file = c.bundle().join("env");
     fs::write(&file, "A=b\nnonsense\n").unwrap();
     refused(&["--env-file", file.to_str().unwrap()], &["-a"], "line 2");
-    refused(&["--netns", "/nowhere/%s"], &["-a"], "/nowhere/");
+    refused(&["--netns", "/nowhere/%s"], &["-a"], "of the container's own");
     c.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
+fn a_clone_joins_a_network_as_its_container_had() {
+    require!(Root, Criu);
+    let networks: Vec<_> = (0..3).map(|_| Network::new()).collect();
+    let bundle = Bundle::busybox();
+    let path = |number: usize| networks[number].path();
+    // The clones' names are in the paths.
+    let place = bundle.join("networks");
+    fs::create_dir(&place).unwrap();
+    let c = Runtime::hiber().container(bundle.namespace("network", Some(&path(0))).shell(COUNT));
+    for number in 1..3 {
+        symlink(path(number), place.join(format!("{}-{number}", c.id()))).unwrap();
+    }
+    c.run_detached().ok();
+    wait_for("a count of 3", || count(&c) >= 3);
+    c.checkpoint(&[]).ok();
+    clone(&c, &["--count", "2", "--netns", &format!("{}/%s", place.display())], &["-%d"]).ok();
+    for (number, one) in siblings(&c, &["-1", "-2"]).iter().enumerate() {
+        let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        assert_eq!(inode(&format!("/proc/{}/ns/net", one.pid())), inode(&path(number + 1)));
+        one.delete(&["--force"]).ok();
+    }
     c.assert_clean();
 }
 

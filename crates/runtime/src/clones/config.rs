@@ -51,6 +51,11 @@ pub(super) fn of_clone(
         let namespace = kinds.find(|namespace| namespace["type"] == "network").ok_or_else(|| {
             wrong("linux.namespaces has no network: the clone has the host's, and cannot get another".into())
         })?;
+        if namespace["path"].as_str().unwrap_or_default().is_empty() {
+            let why = "linux.namespaces has a network of the container's own, which its checkpoint has, too: a clone can join another \
+                       one if that container had joined one (a path)";
+            return Err(wrong(why.into()));
+        }
         namespace["path"] = json!(network);
     }
     if has_new_uts(&json) {
@@ -131,7 +136,7 @@ mod tests {
                 {"destination": "/data", "type": "bind", "source": "data"},
                 {"destination": "/proc", "type": "proc", "source": "proc"},
             ],
-            "linux": {"cgroupsPath": "/pod/web", "namespaces": [{"type": "uts"}, {"type": "network"}]},
+            "linux": {"cgroupsPath": "/pod/web", "namespaces": [{"type": "uts"}, {"type": "network", "path": "/run/netns/1"}]},
         });
         let how =
             CloneOptions::default().network("/run/netns/2").annotations([("k".to_owned(), "v".to_owned())]);
@@ -160,6 +165,9 @@ mod tests {
         let json = json!({"root": {"path": "r"}, "linux": {"namespaces": []}});
         let error = changed(json, &CloneOptions::default().network("/n"), false).unwrap_err().to_string();
         assert!(error.contains("linux.namespaces has no network"), "{error}");
+        let json = json!({"root": {"path": "r"}, "linux": {"namespaces": [{"type": "network"}]}});
+        let error = changed(json, &CloneOptions::default().network("/n"), false).unwrap_err().to_string();
+        assert!(error.contains("of the container's own"), "{error}");
         let error = changed(json!({}), &CloneOptions::default(), false).unwrap_err().to_string();
         assert!(error.contains("config.json") && error.contains("root.path"), "{error}");
     }
