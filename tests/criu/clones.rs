@@ -182,6 +182,39 @@ fn what_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn a_clone_that_sleeps_keeps_its_root() {
+    require!(Root, Criu);
+    let c = counter(&Runtime::hiber(), Bundle::busybox());
+    c.checkpoint(&[]).ok();
+    let (one, images) = (c.sibling("-1"), c.bundle().join("asleep").display().to_string());
+    let bundle = clones_dir(&c).join(one.id());
+    let place = bundle.display().to_string();
+    clone(&c, &[], &["-1"]).ok();
+    one.sh("echo mine > /etc/mine");
+    for boot in [false, true] {
+        let before = count(&one);
+        one.call_detached("checkpoint", &["--image-path", &images]).ok();
+        assert_eq!(one.status(), "gone");
+        clone(&c, &[], &["-1"]).fails("exists");
+        if boot {
+            rustix::mount::unmount(bundle.join("rootfs"), rustix::mount::UnmountFlags::empty()).unwrap();
+        }
+        one.call_detached("restore", &["--detach", "--image-path", &images, "--bundle", "/nowhere"])
+            .fails("/nowhere");
+        one.call_detached("restore", &["--detach", "--image-path", &images, "--bundle", &place]).ok();
+        counts_on(&one, before);
+        assert_eq!(one.sh("cat /etc/mine"), "mine");
+        fs::remove_dir_all(&images).unwrap();
+    }
+    one.delete(&["--force"]).ok();
+    assert!(none_left(&c), "it is a clone still");
+    clone(&c, &[], &["-1"]).ok();
+    one.call("keep", &["--every", "1s"]).fails("is a clone");
+    one.delete(&["--force"]).ok();
+    c.assert_clean();
+}
+
+#[test]
 fn a_clone_joins_a_network_as_its_container_had() {
     require!(Root, Criu);
     let networks: Vec<_> = (0..3).map(|_| Network::new()).collect();
@@ -465,7 +498,7 @@ fn memory_that_no_clone_touches_stays_in_the_images() {
     wait_for("its helpers to leave", || bringers(&all[1]).is_empty());
     // A checkpoint wants all of it.
     let images = c.bundle().join("of-clone").display().to_string();
-    all[2].call_detached("checkpoint", &["--image-path", &images]).ok();
+    all[2].call_detached("checkpoint", &["--leave-running", "--image-path", &images]).ok();
     let again = c.sibling("-5");
     detached(&c, &["--image-path", &images, "--bundle", &c.bundle_path(), again.id()]).ok();
     holds_all(&again);

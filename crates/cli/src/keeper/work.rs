@@ -145,6 +145,12 @@ impl Keeper<'_> {
                 self.id
             );
         }
+        if self.rules.restart != Restart::Never && container.is_clone() {
+            bail!(
+                "container {} is a clone, whose root filesystem goes with it; --restart never takes checkpoints alone",
+                self.id
+            );
+        }
         keeping.keep(container.facts()?)?;
         let bundle = container.bundle()?.to_owned();
         let streams = Streams::of(&task);

@@ -394,7 +394,8 @@ impl<'a> Dump<'a> {
             tracing::warn!("after the checkpoint was written: {}", chain(e));
         }
         note();
-        task.destroy(lock).context("remove the checkpointed container")?;
+        let destroy = if destination.is_some() { Task::destroy } else { Task::destroy_asleep };
+        destroy(task, lock).context("remove the checkpointed container")?;
         if let Some(init) = task.init() {
             // How it ended is known to its waiters from then on.
             let _ = init.exit_status();

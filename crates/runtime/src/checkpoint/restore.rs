@@ -6,23 +6,24 @@
 mod agent;
 mod cgroups;
 mod devices;
+mod loading;
 mod memory;
 mod request;
+mod streams;
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hiber_criu::images::ChangedFiles;
-use hiber_criu::{CgroupMode, Criu, InheritFd, InheritedCgroups, RestoreNotify, RestoreOptions, Session};
+use hiber_criu::{Criu, RestoreNotify, RestoreOptions, Session};
 use hiber_sandbox::cgroup::{Cgroup, CgroupPaths, OnDenied};
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sandbox::rootfs::DetachedRoot;
 use hiber_sys as sys;
-use hiber_sys::channel::send_packet;
-use hiber_sys::clone::{Birthplace, Child};
+use hiber_sys::clone::Child;
 use rustix::process::{Pid, PidfdFlags};
 
 use agent::Agent;
@@ -34,18 +35,15 @@ use memory::{Brought, When, settle};
 pub(crate) use request::{Network, Request};
 use request::{StandIns, limit_file_sizes};
 
-use crate::checkpoint::cgroup_yard;
-use crate::checkpoint::kept::Kept;
 use crate::checkpoint::kept::switches::{Then, ToClose};
 use crate::checkpoint::options::RestoreContainerOptions;
 use crate::checkpoint::preflight::restore::unloaded_profile;
 use crate::checkpoint::preflight::{check_user_namespace, explain_restore};
+use crate::checkpoint::reading;
 use crate::checkpoint::restore_options::{check_images, limits_in_force};
 use crate::checkpoint::trust::Checked;
 use crate::checkpoint::unique::{Restored, Unique};
-use crate::checkpoint::view::View;
 use crate::checkpoint::work::Work;
-use crate::checkpoint::{crun, entered, joined, reading};
 use crate::container::handle::Container;
 use crate::container::making::Making;
 use crate::container::prepared::Prepared;
@@ -62,6 +60,7 @@ use crate::host::paths::absolute;
 use crate::host::procfs;
 use crate::host::threads::apart;
 use crate::id::ContainerId;
+use crate::state::clones::CloneRecord;
 use crate::state::entry::Entry;
 use crate::state::facts::Facts;
 use crate::state::lifecycle::Lifecycle;
@@ -109,6 +108,8 @@ pub(crate) fn restore_through(
     let unique = options.unique.then(|| Unique::of(&prepared.spec, options.clone.clone())).transpose()?;
     let (criu_options, brought) = settle(options, manifest.as_ref(), &prepared, &chain, gate.is_some())?;
     let criu = criu_options.find_criu()?;
+    let asleep = CloneRecord::asleep(&prepared.bundle, store, id);
+    asleep.as_ref().map_or(Ok(()), CloneRecord::mount)?;
     let wired = wire(options.stdio, &prepared)?;
     let (entry, lock) = store.create(id)?;
     let mut making = Making::new(prepared.facts(id, Vec::new()));
@@ -136,17 +137,8 @@ pub(crate) fn restore_through(
         token: manifest.as_ref().and_then(|manifest| manifest.memory_token.as_ref()),
     };
     let restored = restoring.run(&mut making, gate).and_then(|memory| {
-        let (child, kept) = (first_process(&making.facts)?, wired.keep()?);
-        // Else an init that is ending would be taken for one that nobody can start.
-        entry.started();
-        entry.note(Lifecycle::Restored { path: absolute(options.origin()), pid: child.pid });
-        if let Some(mut memory) = memory {
-            if !options.on_demand {
-                entry.note(Lifecycle::MemoryArriving);
-            }
-            memory.restored()?;
-        }
-        Ok((child, kept))
+        let kept = wired.keep()?;
+        Ok((runs(&entry, &making.facts, options, asleep, memory)?, kept))
     });
     let (child, kept) = restored.map_err(|e| {
         // It does not come because the restore failed, or the other way round.
@@ -173,6 +165,28 @@ fn check_configuration(options: &RestoreContainerOptions<'_>, prepared: &Prepare
     let profile = options.lsm_profile.as_deref().and_then(|profile| profile.split_once(':'));
     let problem = profile.and_then(|(module, name)| unloaded_profile(module, name));
     problem.map_or(Ok(()), |problem| Err(Error::Invalid(problem)))
+}
+
+/// The container is whole, and runs. Its first process.
+fn runs(
+    entry: &Entry,
+    facts: &Facts,
+    options: &RestoreContainerOptions<'_>,
+    asleep: Option<CloneRecord>,
+    memory: Option<Arrival>,
+) -> Result<Child> {
+    let child = first_process(facts)?;
+    // Else an init that is ending would be taken for one that nobody can start.
+    entry.started();
+    asleep.map_or(Ok(()), |clone| clone.wake(entry))?;
+    entry.note(Lifecycle::Restored { path: absolute(options.origin()), pid: child.pid });
+    if let Some(mut memory) = memory {
+        if !options.on_demand {
+            entry.note(Lifecycle::MemoryArriving);
+        }
+        memory.restored()?;
+    }
+    Ok(child)
 }
 
 /// The restored process, our child: nobody else can have its number.
@@ -338,81 +352,6 @@ impl Restoring<'_> {
         Ok(changed)
     }
 
-    /// Starts CRIU, and prepares the root and the request while CRIU is being loaded: it sees what is mounted meanwhile.
-    fn load_criu(
-        &self,
-        places: &Places<'_>,
-        guard: Option<&RestoreGuard>,
-        making: &mut Making,
-        cgroup: &mut Cgroup,
-        (birthplace, view): (Option<Birthplace>, &View<'_>),
-    ) -> Result<Loaded> {
-        let (mut launch, mut inherited) = (self.criu.launch(), Vec::new());
-        self.inherit(&mut launch, &mut inherited)?;
-        let stand_ins = self.request.stand_ins(&mut launch, self.entry.path())?;
-        Kept::shed()?;
-        // Tasks are born where CRIU is, and it counts their cgroups from there.
-        let in_namespace = birthplace.as_ref().is_some_and(|birthplace| birthplace.namespace);
-        if let Some(birthplace) = birthplace {
-            launch.born_in(birthplace);
-        }
-        let loading = launch.begin()?;
-        let placed = loading.is_placed();
-        guard.map_or(Ok(()), |guard| guard.watch(loading.session()))?;
-        let restorable = self.request.prepare_root(places.root)?;
-        let mut restore = self.request.options(view.mount(places.view)?, restorable.path(), &making.facts)?;
-        restore.common.work_dir = Some(places.work.here()?);
-        if restore.common.cgroups != Some(CgroupMode::Ignore) {
-            cgroup_yard::bind(places.yard, &self.request.prepared.layout).context("show criu the cgroups")?;
-            restore.common.cgroup_yard = Some(places.yard.to_owned());
-        }
-        restore.inherit_fds = inherited;
-        let session = loading.ready()?;
-        if let Some(pid) = session.pid() {
-            if placed {
-                making.facts.resctrl.add(pid)?;
-            } else {
-                making.adopt(cgroup, pid)?;
-                if in_namespace {
-                    let why = "cannot be the roots of a cgroup namespace: no process can be born in them";
-                    return Err(Error::Invalid(format!("the cgroups of {} {why}", self.id)));
-                }
-            }
-            // CRIU writes only what is not 0; the caller may have another, as a shim has. Lowering takes a privilege.
-            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
-            Kept::shed_by(pid);
-            restore.common.cgroup_roots = cgroup_roots(pid)?;
-        }
-        if restore.common.cgroups == Some(CgroupMode::Strict) {
-            // The container's own is there by now.
-            restore.common.cgroups = Some(CgroupMode::Soft);
-        }
-        restore.common.external.extend(self.devices().external()?);
-        if let (Some(key), Some(at)) = (self.request.empty_directory, places.empty) {
-            restore.common.external.push(crun::supply(key, at)?);
-        }
-        restore.join_namespaces =
-            entered(&self.request.prepared.spec).map(|(kind, path)| (kind.to_owned(), path)).collect();
-        Ok(Loaded { session, restore, restorable, stand_ins })
-    }
-
-    /// Where CRIU is to be born, and those of its cgroups that the tasks have, too.
-    fn birthplace(&self, cgroup: &Cgroup) -> Result<(Option<Birthplace>, Option<InheritedCgroups>)> {
-        let inherited = self.request.cgroups.inherited;
-        let namespace = inherited.is_some_and(|cgroups| cgroups.namespace);
-        let birthplace = cgroup.birthplace()?;
-        let Prepared { plan, layout, .. } = self.request.prepared;
-        // A container's user namespace owns the cgroup namespace that CRIU makes below, and only its owner may mount the cgroups.
-        let owned = plan.namespaces.has(NamespaceKind::User);
-        // From within the namespace CRIU may not set the values of its root (`nsdelegate` of cgroups(7)).
-        let sets =
-            matches!(self.request.criu_options.cgroups_mode, Some(CgroupMode::Full | CgroupMode::Props));
-        if namespace && (owned || sets || birthplace.is_none() || !cgroup_yard::is_whole(layout)?) {
-            return Ok((birthplace, None));
-        }
-        Ok((birthplace.map(|place| Birthplace { namespace, ..place }), inherited))
-    }
-
     /// CRIU saves no session keyring: the tasks have that of the thread which starts it.
     fn join_keyring(&self) -> Result<()> {
         let Some(name) = &self.request.prepared.plan.init.keyring else { return Ok(()) };
@@ -511,39 +450,6 @@ impl Restoring<'_> {
             let freeze = || Ok(Cgroup::open(making.facts.cgroup.clone(), OnDenied::Skip)?.freeze()?);
             let then = if self.gated { Then::Hold(&freeze) } else { Then::Run };
             self.request.turn_switches(making.facts.pid, cgroup, then, listeners)?;
-        }
-        Ok(())
-    }
-
-    fn send_console(&self, master: &OwnedFd) -> Result<()> {
-        let Some(socket) = self.wired.console() else {
-            let why = "the container has a terminal: restore it with --console-socket, or in the foreground";
-            return Err(Error::Invalid(why.into()));
-        };
-        Ok(send_packet(socket, b"/dev/ptmx", &[master.as_fd()], "the console socket")?)
-    }
-
-    /// The container's streams, where they are not a terminal's.
-    fn stdio(&self) -> [BorrowedFd<'_>; 3] {
-        let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        self.wired.files().unwrap_or(own)
-    }
-
-    /// New pipes under the names of the old ones, and the namespaces that the container joined.
-    fn inherit(&self, launch: &mut hiber_criu::Launch<'_>, inherited: &mut Vec<InheritFd>) -> Result<()> {
-        let stdio = self.stdio();
-        if self.request.criu_options.shell_job == Some(true) {
-            // The terminal that CRIU gives to the tasks of such a job.
-            let copy =
-                stdio[0].try_clone_to_owned().map_err(|e| Error::host("duplicate standard input", e))?;
-            launch.stdin(copy);
-        }
-        self.request.inherit(stdio, launch, inherited)?;
-        for (kind, key, path) in joined(&self.request.prepared.spec) {
-            let file = File::open(&path)
-                .map_err(|e| Error::file(&path, &e))
-                .context(format!("open the {kind} namespace of linux.namespaces"))?;
-            inherited.push(InheritFd { key: key.to_owned(), fd: launch.pass(file)? });
         }
         Ok(())
     }

@@ -42,14 +42,15 @@ impl Runtime {
         #[expect(clippy::disallowed_methods, reason = "a bundle is a directory of the host")]
         let bundle = std::fs::canonicalize(&restore.bundle).map_err(|e| Error::file(&restore.bundle, &e))?;
         let config = config::of_clone(&bundle, id, how, restore.systemd_cgroup)?;
-        let new = NewClone::make(how.place(&bundle)?.join(id), &self.store, id)?;
-        let place = &new.record.directory;
-        config.write(place)?;
+        let mut new = NewClone::make(how.place(&bundle)?.join(id), &self.store, id)?;
+        let place = new.record.directory.clone();
+        config.write(&place)?;
         let given = Given { annotations: how.annotations.clone(), environment: how.environment.clone() };
         let generation = Generation::next(&self.store, id)?;
         let layer = root::Layer { generation: &generation, given: &given };
-        root::make(place, &config.root, how.rootfs, &layer).context("make the root filesystem of a clone")?;
-        restore.bundle.clone_from(place);
+        root::make(&mut new, &config.root, how.rootfs, &layer)
+            .context("make the root filesystem of a clone")?;
+        restore.bundle = place;
         restore.unique = true;
         let lazy = match how.memory {
             CloneMemory::Auto => config.may_follow() && common::has_much_memory(&restore)?,

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Result};
 use crate::id::ContainerId;
+use crate::state::clones::CloneRecord;
 use crate::state::entry::Entry;
 use crate::state::facts::{ConfigSummary, Facts};
 use crate::state::store::Store;
@@ -97,6 +98,11 @@ impl Container {
     pub fn config_summary(&self) -> Result<ConfigSummary> {
         let spec = self.0.spec.lock().unwrap_or_else(PoisonError::into_inner);
         spec.as_ref().map_or_else(|| self.entry().config_summary(), |spec| Ok(ConfigSummary::of(spec)))
+    }
+
+    /// Whether it is a clone, whose root filesystem goes with it ([`Runtime::make_clone`](crate::Runtime::make_clone)).
+    pub fn is_clone(&self) -> bool {
+        CloneRecord::of(self.entry()).ok().flatten().is_some()
     }
 
     /// The user who made it.

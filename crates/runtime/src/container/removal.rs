@@ -108,6 +108,13 @@ impl Task {
         Err(Error::State { what, status: Status::Running })
     }
 
+    /// Removes what a container has left that has ended by a checkpoint; the directory of a clone stays, for the restore.
+    pub(crate) fn destroy_asleep(&self, lock: Lock) -> Result<()> {
+        let clone = CloneRecord::of(self.container().entry())?;
+        clone.map_or(Ok(()), CloneRecord::sleep)?;
+        self.destroy(lock)
+    }
+
     /// Removes what a dead container has left. Everything is tried; the first failure is reported. For its poststop hooks
     /// the container exists no more (runtime-spec "Lifecycle", steps 12 and 13).
     pub(crate) fn destroy(&self, lock: Lock) -> Result<()> {
@@ -130,7 +137,7 @@ impl Task {
             tracing::warn!("{}", chain(&e));
         }
         incoming.iter().for_each(Incoming::remove_bundle);
-        clone.iter().for_each(CloneRecord::remove);
+        clone.iter().filter(|clone| !clone.sleeps()).for_each(CloneRecord::remove);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod in_memory;
 pub(crate) mod links;
+pub(crate) mod overlay;
 pub(crate) mod owned;
 pub(crate) mod paths;
 pub(crate) mod procfs;

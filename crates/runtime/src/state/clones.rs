@@ -1,4 +1,5 @@
-//! The directory of a clone: its bundle, with a root filesystem of its own. It goes with the container.
+//! The directory of a clone: its bundle, with a root filesystem of its own. It goes with the container; only if that ends by a checkpoint it
+//! stays, for the container that is restored.
 //!
 //! ```text
 //! DIR/NAME/.hiber-clone    whose it is; locked (flock(2)) as long as it is being made
@@ -10,7 +11,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,6 +20,7 @@ use rustix::fs::{FlockOperation, Mode, chmod};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host::overlay::Overlay;
 use crate::host::owned;
 use crate::host::random::random;
 use crate::id::ContainerId;
@@ -41,13 +43,19 @@ pub(crate) struct CloneRecord {
     id: String,
     /// Tells the directory from a later one of the same name.
     token: String,
+    /// Whether its container was checkpointed, and has ended by that.
+    #[serde(default)]
+    asleep: bool,
+    /// The overlay that is its root filesystem; a copy needs none.
+    #[serde(default)]
+    pub(crate) overlay: Option<Overlay>,
 }
 
 /// A directory that is being made for a clone. Dropped, it is removed, unless a container has it.
 #[derive(Debug)]
 pub(crate) struct NewClone {
     pub(crate) record: CloneRecord,
-    _locked: File,
+    locked: File,
     kept: bool,
 }
 
@@ -56,10 +64,10 @@ impl NewClone {
     pub(crate) fn make(directory: PathBuf, store: &Store, id: &ContainerId) -> Result<Self> {
         let fail = |e: std::io::Error| Error::file(&directory, &e);
         if let Err(e) = std::fs::create_dir(&directory) {
-            let left =
-                Some(&directory).filter(|_| e.kind() == ErrorKind::AlreadyExists).and_then(|d| left(d));
-            match left {
+            let exists = e.kind() == ErrorKind::AlreadyExists;
+            match left(&directory).filter(|_| exists) {
                 Some(record) => record.remove(),
+                None if exists && remove_begun(&directory) => {}
                 None => return Err(fail(e)),
             }
             std::fs::create_dir(&directory).map_err(fail)?;
@@ -72,17 +80,34 @@ impl NewClone {
             root,
             id: id.to_string(),
             token: blake3::Hash::from_bytes(random()?).to_string(),
+            asleep: false,
+            overlay: None,
         };
         let path = record.directory.join(MARK);
-        let json = serde_json::to_vec(&record).map_err(|e| Error::internal("write a clone's record", e))?;
         let mark = || {
             let file = owned::create(&path)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            std::io::Write::write_all(&mut &file, &json)?;
             Ok(file)
         };
         let locked = mark().map_err(|e: std::io::Error| Error::file(&path, &e))?;
-        Ok(Self { record, _locked: locked, kept: false })
+        let new = Self { record, locked, kept: false };
+        new.write()?;
+        Ok(new)
+    }
+
+    /// Notes the overlay, which is about to be mounted.
+    pub(crate) fn set_overlay(&mut self, overlay: Overlay) -> Result<()> {
+        self.record.overlay = Some(overlay);
+        self.write()
+    }
+
+    /// Into the file that is locked.
+    fn write(&self) -> Result<()> {
+        let json = self.record.to_json()?;
+        self.locked
+            .write_all_at(&json, 0)
+            .and_then(|()| self.locked.set_len(json.len() as u64))
+            .map_err(|e| Error::file(&self.record.directory.join(MARK), &e))
     }
 
     /// A container has it.
@@ -99,7 +124,7 @@ impl Drop for NewClone {
     }
 }
 
-/// The record in a directory that nobody makes and no container has.
+/// The record in a directory that nobody makes and no container has or will have.
 fn left(directory: &Path) -> Option<CloneRecord> {
     let path = directory.join(MARK);
     let file = File::open(&path).ok()?;
@@ -108,7 +133,29 @@ fn left(directory: &Path) -> Option<CloneRecord> {
     let record: CloneRecord = serde_json::from_slice(&hiber_sys::file::read_record(&file).ok()?).ok()?;
     let entry = record.id.parse().ok().and_then(|id| Store::new(&record.root).open(&id).ok());
     let other = entry.and_then(|entry| CloneRecord::of(&entry).ok().flatten());
-    Some(record).filter(|record| record.directory == directory && other.as_ref() != Some(record))
+    let has = other.is_some_and(|other| other.token == record.token);
+    Some(record).filter(|record| record.directory == directory && !has && !record.asleep)
+}
+
+/// Removes a directory that somebody has left who was killed before anything was written into its mark. False of any other.
+fn remove_begun(directory: &Path) -> bool {
+    let names =
+        std::fs::read_dir(directory).map(|all| all.flatten().map(|entry| entry.file_name()).collect());
+    let names: Vec<_> = names.unwrap_or_else(|_| vec![ROOTFS.into()]);
+    let path = directory.join(MARK);
+    let marked = match names.as_slice() {
+        [] => false,
+        [name] if name == MARK => true,
+        _ => return false,
+    };
+    let nobodys = || {
+        let file = File::open(&path).ok().filter(|file| file.metadata().is_ok_and(|of| of.len() == 0))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()
+    };
+    if marked && (nobodys().is_none() || std::fs::remove_file(&path).is_err()) {
+        return false;
+    }
+    std::fs::remove_dir(directory).is_ok()
 }
 
 impl CloneRecord {
@@ -123,6 +170,56 @@ impl CloneRecord {
         entry.read(RECORD)?.map(|bytes| serde_json::from_slice(&bytes).map_err(bad)).transpose()
     }
 
+    /// The one of the bundle `directory`, if that is of a clone which sleeps and whose container is this one.
+    pub(crate) fn asleep(directory: &Path, store: &Store, id: &ContainerId) -> Option<Self> {
+        let record = Self::read(directory)?;
+        let root = std::path::absolute(store.root()).ok()?;
+        let own =
+            record.asleep && record.directory == directory && record.id == id.as_str() && record.root == root;
+        own.then_some(record)
+    }
+
+    /// Whether its container has ended by a checkpoint.
+    pub(crate) fn sleeps(&self) -> bool {
+        Self::read(&self.directory).is_some_and(|record| record.token == self.token && record.asleep)
+    }
+
+    fn read(directory: &Path) -> Option<Self> {
+        let path = directory.join(MARK);
+        let file = File::open(&path).ok()?;
+        owned::check_file(&file, &path).ok()?;
+        serde_json::from_slice(&hiber_sys::file::read_record(&file).ok()?).ok()
+    }
+
+    fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::internal("write a clone's record", e))
+    }
+
+    /// The container has ended by a checkpoint: the directory stays, and nobody takes it for one that was left.
+    pub(crate) fn sleep(self) -> Result<()> {
+        Self { asleep: true, ..self }.mark()
+    }
+
+    /// The container was restored from there: the directory goes with it again.
+    pub(crate) fn wake(self, entry: &Entry) -> Result<()> {
+        let awake = Self { asleep: false, ..self };
+        awake.write(entry)?;
+        awake.mark()
+    }
+
+    /// Into the directory.
+    fn mark(&self) -> Result<()> {
+        let (path, new) = (self.directory.join(MARK), self.directory.join(".hiber-clone.new"));
+        owned::write(&new, &self.to_json()?)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|e| Error::file(&path, &e))
+    }
+
+    /// Mounts the root filesystem of one that sleeps, unless it is: a boot unmounts it.
+    pub(crate) fn mount(&self) -> Result<()> {
+        self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.mount_again(&self.rootfs()))
+    }
+
     /// The clone's root filesystem.
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.directory.join(ROOTFS)
@@ -130,9 +227,7 @@ impl CloneRecord {
 
     /// Removes the directory, if it is this one; what stays is told.
     pub(crate) fn remove(&self) {
-        let mark = std::fs::read(self.directory.join(MARK)).ok();
-        let own = mark.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
-        if own.as_ref() != Some(self) {
+        if Self::read(&self.directory).is_none_or(|own| own.token != self.token) {
             return;
         }
         if let Err(e) = self.try_to_remove() {
@@ -176,6 +271,14 @@ mod tests {
         assert!(taken.contains("exists"), "{taken}");
         drop(made);
         assert!(!place.exists());
+        std::fs::create_dir(&place).unwrap();
+        drop(NewClone::make(place.clone(), &store, &id).unwrap());
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join(MARK), "").unwrap();
+        drop(NewClone::make(place.clone(), &store, &id).unwrap());
+        std::fs::create_dir_all(place.join("data")).unwrap();
+        assert!(NewClone::make(place.clone(), &store, &id).is_err(), "somebody's directory");
+        std::fs::remove_dir_all(&place).unwrap();
 
         let made = NewClone::make(place.clone(), &store, &id).unwrap();
         let (entry, _lock) = store.create(&id).unwrap();
@@ -185,6 +288,14 @@ mod tests {
         let record = CloneRecord::of(&entry).unwrap().unwrap();
         CloneRecord { token: "another".into(), ..record.clone() }.remove();
         assert!(place.exists(), "another's");
+        entry.remove().unwrap();
+        record.clone().sleep().unwrap();
+        assert!(NewClone::make(place.clone(), &store, &id).is_err(), "it sleeps");
+        assert!(CloneRecord::asleep(&place, &store, &"d".parse().unwrap()).is_none(), "another's");
+        let (entry, _lock) = store.create(&id).unwrap();
+        CloneRecord::asleep(&place, &store, &id).unwrap().wake(&entry).unwrap();
+        assert!(CloneRecord::asleep(&place, &store, &id).is_none());
+        assert_eq!(CloneRecord::of(&entry).unwrap(), Some(record));
         entry.remove().unwrap();
         drop(NewClone::make(place.clone(), &store, &id).unwrap());
         assert!(!place.exists(), "left by a container that is gone");
