@@ -17,8 +17,9 @@ const KIND: u32 = 0xf;
 const DROPPABLE: u32 = 0x8;
 
 /// The pages of a checkpoint that a child would find empty (MADV_WIPEONFORK, MAP_DROPPABLE): ranges of addresses, by the numbers
-/// of the tasks in their pid namespace. The kernel's random numbers for programs (getrandom(2) in the vDSO) and generators of
-/// libraries are kept in such memory. CRIU restores it with its content.
+/// of the tasks in their pid namespace. Generators of libraries keep their state in such memory, and so does the kernel for its random
+/// numbers in the vDSO (getrandom(2)). CRIU restores the first with its content; of the second CRIU 4.2 has no page in its images
+/// (findings/criu-droppable-is-empty.sh).
 ///
 /// # Errors
 /// [`CriuError::Image`](crate::CriuError::Image) naming an image that is malformed.
