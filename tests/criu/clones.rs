@@ -13,7 +13,7 @@ use crate::lazy::{holder, holds_all};
 use crate::{COUNT, Network, count, counter, counts_on};
 
 /// `clone --image-path IMAGES --bundle BUNDLE FLAGS NAMES`, the names by their ends.
-fn clone(c: &Container, flags: &[&str], ends: &[&str]) -> Output {
+pub(crate) fn clone(c: &Container, flags: &[&str], ends: &[&str]) -> Output {
     let images = c.images().display().to_string();
     from(c, &[&["--image-path", &images], flags].concat(), ends)
 }

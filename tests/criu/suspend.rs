@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::clones::clone;
 use crate::{COUNT, count, counts_on};
 use hiber_tests::prelude::*;
+use rustix::mount::{UnmountFlags, unmount};
 
 /// A boot leaves nothing of the state.
 fn boot(runtime: &Runtime) {
@@ -55,6 +57,29 @@ fn containers_wake_after_a_boot_in_the_order_of_their_start() {
     }
     let left = runtime.run(&["store", "ls", &store, "--format", "json"]).json();
     assert_eq!(left, json!([]));
+}
+
+#[test]
+fn a_clone_wakes_with_the_root_that_it_had() {
+    require!(Root, Criu);
+    let (runtime, place) = (Runtime::hiber(), tempfile::tempdir().unwrap());
+    let dir = place.path().join("suspended");
+    let c = running(&runtime);
+    c.checkpoint(&[]).ok();
+    let one = c.sibling("-1");
+    clone(&c, &[], &["-1"]).ok();
+    one.sh("echo mine > /etc/mine");
+    let before = count(&one);
+    assert_eq!(all(&runtime, "suspend", &dir, &[]).ok(), format!("{}: sleeps", one.id()));
+    boot(&runtime);
+    let bundle = c.bundle().join("clones").join(one.id());
+    unmount(bundle.join("rootfs"), UnmountFlags::empty()).unwrap();
+    assert_eq!(all(&runtime, "resume", &dir, &[]).ok(), format!("{}: is awake", one.id()));
+    counts_on(&one, before);
+    assert_eq!(one.sh("cat /etc/mine"), "mine");
+    one.delete(&["--force"]).ok();
+    assert!(!bundle.exists());
+    c.assert_clean();
 }
 
 #[test]
