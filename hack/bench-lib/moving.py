@@ -102,7 +102,7 @@ class Moving:
         shutil.copytree(bundle, other, dirs_exist_ok=True)
         with serving(away, [tool.runtime.program, "--root", root, "receive", "--stdio"]):
             reach = " ".join([*here, sys.executable, "-c", f"'{REACH}'"])
-            command = tool.runtime.arguments("migrate", "--format", "json", "--on-miss", "force", "--bundle", other, "--id", there,
+            command = tool.runtime.arguments("migrate", "--format", "json", *(case.flags or ("--on-miss", "force")), "--bundle", other, "--id", there,
                                              tool.id, f"exec:{reach}")
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -135,9 +135,13 @@ class Moving:
 
     def all(self):
         tmpfs = os.environ["BENCH_STATE"]
-        cases = [Case(" of 1 GiB, 64 MiB/s of it written,", 1024, 1, tmpfs, rate=64), Case(" of a small container", place=tmpfs)]
+        label = " of 1 GiB, 64 MiB/s of it written,"
+        follows = Case(f"{label} by post-copy", 1024, 1, tmpfs, rate=64, flags=("--post-copy",))
+        cases = [Case(label, 1024, 1, tmpfs, rate=64), Case(" of a small container", place=tmpfs)]
         tools = [tool for tool in self.saving.tools if tool.name in ("hiber", "runc")]
         for rate in "10gbit", "1gbit":
             quantities = {f"move{case.label} over {rate}": lambda tool, case=case, rate=rate: self.moves(tool, case, rate)
                           for case in cases[: 2 if rate == "10gbit" else 1]}
             self.bench.each_round(quantities, tools, most=3)
+            self.bench.each_round({f"move{follows.label} over {rate}": lambda tool, rate=rate: self.moves(tool, follows, rate)},
+                                  [tool for tool in tools if tool.name == "hiber"], most=3)
