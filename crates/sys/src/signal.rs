@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::str::FromStr;
 
 use crate::{Result, SysError};
 
@@ -23,6 +24,13 @@ impl Signal {
         (1..=SIGNALS).contains(&number).then_some(Self(number))
     }
 
+    /// The signal with this name, with or without `SIG`, in whatever case; or with this number. Real-time signals have names, too:
+    /// `RTMIN+3`, as container managers send to systemd.
+    pub fn named(text: &str) -> Option<Self> {
+        let number = text.parse::<i32>().ok().or_else(|| number_of(&text.to_ascii_uppercase()));
+        number.filter(|number| *number <= libc::SIGRTMAX()).and_then(Self::new)
+    }
+
     /// Its number.
     pub fn number(self) -> i32 {
         self.0
@@ -37,6 +45,24 @@ impl Signal {
             return Err(SysError::new("pidfd_send_signal", self.to_string(), nix::errno::Errno::last_raw()));
         }
         Ok(())
+    }
+}
+
+fn number_of(name: &str) -> Option<i32> {
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    let real_time =
+        |offset: &str| if offset.is_empty() { Some(0) } else { offset.parse::<u8>().ok().map(i32::from) };
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        return real_time(offset.strip_prefix('+').unwrap_or(offset)).map(|n| libc::SIGRTMIN() + n);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX") {
+        return real_time(offset.strip_prefix('-').unwrap_or(offset)).map(|n| libc::SIGRTMAX() - n);
+    }
+    match name {
+        "CLD" => Some(libc::SIGCHLD),
+        "IOT" => Some(libc::SIGABRT),
+        "POLL" => Some(libc::SIGIO),
+        name => nix::sys::signal::Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32),
     }
 }
 
@@ -110,5 +136,14 @@ mod tests {
         assert_eq!(Signal::KILL.to_string(), "SIGKILL");
         assert_eq!(Signal::new(40).unwrap().to_string(), "signal 40");
         assert_eq!((Signal::new(0), Signal::new(65), Signal::new(-1)), (None, None, None));
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        let number = |text| Signal::named(text).map(Signal::number);
+        assert_eq!((number("SIGUSR1"), number("usr2"), number("34")), (Some(10), Some(12), Some(34)));
+        // systemd's in a container
+        assert_eq!(number("SIGRTMIN+3"), Some(37));
+        assert_eq!((number("0"), number("65"), number("-9"), number("SIGNONE")), (None, None, None, None));
     }
 }

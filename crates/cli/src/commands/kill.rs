@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use hiber::Status;
@@ -66,33 +65,12 @@ impl Run for Kill {
     }
 }
 
-/// A signal by number or name; SIGTERM where none is given. Real-time signals have names, too:
-/// `RTMIN+3`, as container managers send to systemd.
+/// A signal by number or name; SIGTERM where none is given, and 0, which is none.
 fn signal(value: Option<&OsStr>) -> Result<i32, Refusal> {
     let Some(value) = value.filter(|v| !v.is_empty()) else { return Ok(libc::SIGTERM) };
-    let known = value.to_str().and_then(|text| match text.parse::<i32>() {
-        Ok(number) => Some(number),
-        Err(_) => named_signal(&text.to_ascii_uppercase()),
+    let known = value.to_str().and_then(|text| match text {
+        "0" => Some(0),
+        text => Signal::named(text).map(Signal::number),
     });
-    known
-        .filter(|n| (0..=libc::SIGRTMAX()).contains(n))
-        .ok_or_else(|| Refusal::value(format!("unknown signal {value:?}")))
-}
-
-fn named_signal(name: &str) -> Option<i32> {
-    let name = name.strip_prefix("SIG").unwrap_or(name);
-    let real_time =
-        |offset: &str| if offset.is_empty() { Some(0) } else { offset.parse::<u8>().ok().map(i32::from) };
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        return real_time(offset.strip_prefix('+').unwrap_or(offset)).map(|n| libc::SIGRTMIN() + n);
-    }
-    if let Some(offset) = name.strip_prefix("RTMAX") {
-        return real_time(offset.strip_prefix('-').unwrap_or(offset)).map(|n| libc::SIGRTMAX() - n);
-    }
-    match name {
-        "CLD" => Some(libc::SIGCHLD),
-        "IOT" => Some(libc::SIGABRT),
-        "POLL" => Some(libc::SIGIO),
-        name => nix::sys::signal::Signal::from_str(&format!("SIG{name}")).ok().map(|s| s as i32),
-    }
+    known.ok_or_else(|| Refusal::value(format!("unknown signal {value:?}")))
 }

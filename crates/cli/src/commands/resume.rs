@@ -10,7 +10,7 @@ use crate::asleep::{self, Place, Sleeper};
 use crate::containers::Containers;
 use crate::flags::archive::{KeyFile, STORE_KEY};
 use crate::flags::criu::Contents;
-use crate::keeper::Children;
+use crate::keeper::{Children, words};
 use crate::line::command::{Cli, Command, Count, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::line::refusal::{Refusal, belong_to};
@@ -110,7 +110,6 @@ impl Wake {
     fn wake(&self, cli: &Cli, sleeper: &Sleeper, dir: &Path) -> anyhow::Result<bool> {
         let id = sleeper.id()?;
         let children = Children::of(cli, sleeper.systemd_cgroup);
-        let words = |all: &[&str]| -> Vec<OsString> { all.iter().map(Into::into).collect() };
         let key = self.flags.store_key.iter().flat_map(|KeyFile(file)| ["--store-key".into(), file.into()]);
         let from = match &sleeper.store {
             Some(store) => [vec!["--store".into(), store.into()], key.collect()].concat(),

@@ -13,7 +13,7 @@ use crate::asleep::{Place, Sleeper, is_in_memory};
 use crate::containers::Containers;
 use crate::flags::archive::{self, KeyFile, STORE_KEY};
 use crate::flags::criu::{ACCEPT, Contents, Names};
-use crate::keeper::{Children, objections};
+use crate::keeper::{Children, objections, words};
 use crate::line::command::{Cli, Command, Run};
 use crate::line::flag::{Flag, Flags, flags};
 use crate::line::refusal::{Refusal, belong_to};
@@ -235,8 +235,4 @@ fn stop(task: Task) -> anyhow::Result<()> {
         Ok(_) | Err(hiber::Error::NotFound) => Ok(()),
         Err(e) => Err(e.into()),
     }
-}
-
-fn words(all: &[&str]) -> Vec<OsString> {
-    all.iter().map(Into::into).collect()
 }

@@ -136,6 +136,11 @@ fn error(log: &str) -> Option<String> {
     Some(errors.next()?["msg"].as_str()?.to_owned())
 }
 
+/// Words of a command line.
+pub(crate) fn words(all: &[&str]) -> Vec<OsString> {
+    all.iter().map(Into::into).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ mod streams;
 mod told;
 mod work;
 
-pub(crate) use children::Children;
+pub(crate) use children::{Children, words};
 pub(crate) use place::Place;
 pub(crate) use told::Told;
 pub(crate) use work::{Keeper, Rules, objections};

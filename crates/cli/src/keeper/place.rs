@@ -8,7 +8,7 @@ use hiber::id::ContainerId;
 use hiber::store::{CheckpointStore, StoreKey};
 use hiber::{CheckpointName, Checkpoints, Retained, Retention, keep};
 
-use super::children::{Children, Outcome};
+use super::children::{Children, Outcome, words};
 
 /// A checkpoint of a keeper.
 #[derive(Debug)]
@@ -33,10 +33,6 @@ pub(crate) enum Place {
 pub(crate) struct Of<'a> {
     pub(crate) id: &'a ContainerId,
     pub(crate) bundle: &'a Path,
-}
-
-fn words(all: &[&str]) -> Vec<OsString> {
-    all.iter().map(Into::into).collect()
 }
 
 impl Place {

@@ -13,7 +13,7 @@ use hiber::{CheckpointName, Event, Events, EventsOptions, Lifecycle, Retention, 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
-use super::children::{Children, Outcome};
+use super::children::{Children, Outcome, words};
 use super::place::{Of, Place};
 use super::signals::Signals;
 use super::streams::Streams;
@@ -378,10 +378,6 @@ impl Keeper<'_> {
         self.told.step("left-alone", &format!("left alone: {why}"), json!({"reason": why}));
         Ok(None)
     }
-}
-
-fn words(all: &[&str]) -> Vec<OsString> {
-    all.iter().map(Into::into).collect()
 }
 
 fn word(restart: Restart) -> &'static str {

@@ -4,6 +4,8 @@
 //! sent it, and an exit status does not tell a request from a crash (redis exits with 0 on SIGTERM, a shell with 143, and a kernel that is
 //! short of memory sends the same SIGKILL as `hiber kill`).
 
+use hiber_sys::signal::Signal;
+
 use crate::checkpoint::words::Word;
 use crate::container::exit::{Ended, ExitStatus};
 use crate::container::task::Task;
@@ -79,15 +81,6 @@ impl Ending {
     }
 }
 
-/// The number of a signal in an annotation: engines write a number, or a name.
-fn number(text: &str) -> Option<i32> {
-    let text = text.trim();
-    text.parse().ok().or_else(|| {
-        let name = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
-        name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
-    })
-}
-
 impl Task {
     /// The meaning of the end of the container's first process, `status`. Waits for the program that works on the container at this moment,
     /// if there is one: a checkpoint that ends the container, or a migration, says so afterwards.
@@ -105,7 +98,8 @@ impl Task {
         let done: Vec<_> = entry.noted().into_iter().map(|line| line.what).collect();
         let summary = self.container().config_summary().ok();
         let stop = summary.as_ref().and_then(|summary| summary.annotations.get(STOP_SIGNAL));
-        Ok(Ending::of(status, &done, stop.and_then(|text| number(text))))
+        let stop = stop.and_then(|text| Signal::named(text.trim())).map(Signal::number);
+        Ok(Ending::of(status, &done, stop))
     }
 
     /// Notes in the container's record of operations that a keeper has brought it back, and why; from the start if from no checkpoint.
@@ -165,11 +159,5 @@ mod tests {
             assert_eq!(ending.is_followed(Restart::Always), always, "{ending:?}");
             assert!(!ending.is_followed(Restart::Never));
         }
-    }
-
-    #[test]
-    fn stop_signals_are_numbers_or_names() {
-        assert_eq!((number("15"), number("SIGINT"), number("QUIT")), (Some(15), Some(2), Some(3)));
-        assert_eq!(number("often"), None);
     }
 }

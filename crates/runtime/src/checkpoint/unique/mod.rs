@@ -9,13 +9,11 @@ mod hook;
 mod wipe;
 
 use std::os::fd::AsFd;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use hiber_criu::ImageDirectory;
 use hiber_sandbox::plan::NamespaceKind;
 use hiber_sys::signal::Signal;
-use nix::sys::signal::Signal as Named;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -70,7 +68,7 @@ impl Unique {
     pub(crate) fn of(spec: &Spec, clone: Option<Arc<AsClone>>) -> Result<Self> {
         let annotation = |name: &str| spec.annotations().as_ref().and_then(|all| all.get(name));
         let signal = annotation(SIGNAL).map(|text| {
-            signal(text).ok_or_else(|| {
+            Signal::named(text).ok_or_else(|| {
                 Error::Invalid(format!(
                     "annotation {SIGNAL}: {text:?} is no signal, expected a name such as SIGUSR1, or a number"
                 ))
@@ -128,26 +126,9 @@ impl Restored<'_> {
     }
 }
 
-fn signal(text: &str) -> Option<Signal> {
-    let upper = text.to_ascii_uppercase();
-    let named = Named::from_str(&upper).or_else(|_| Named::from_str(&format!("SIG{upper}")));
-    let number = named.map(|signal| signal as i32).or_else(|_| text.parse()).ok()?;
-    Signal::new(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        let number = |text| signal(text).map(Signal::number);
-        assert_eq!(number("SIGUSR1"), Some(10));
-        assert_eq!(number("usr2"), Some(12));
-        assert_eq!(number("34"), Some(34));
-        assert_eq!(number("0"), None);
-        assert_eq!(number("SIGNONE"), None);
-    }
 
     #[test]
     fn an_annotation_that_is_not_understood_is_named() {
