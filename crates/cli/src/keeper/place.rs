@@ -55,10 +55,7 @@ impl Place {
         let flag = |name: &str, path: &Path| [OsString::from(name), path.into()];
         match self {
             Self::Directory(dir) => dir.iter().flat_map(|dir| flag("--checkpoint-dir", dir)).collect(),
-            Self::Store(dir, key) => {
-                let key = key.iter().flat_map(|(file, _)| flag("--store-key", file));
-                flag("--store", dir).into_iter().chain(key).collect()
-            }
+            Self::Store(dir, _) => [flag("--store", dir).to_vec(), self.key_flags()].concat(),
         }
     }
 

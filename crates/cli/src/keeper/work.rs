@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use hiber::id::ContainerId;
 use hiber::keep::{self, Ending, Keeping, Ladder, Pauses, Restart, Step};
-use hiber::{CheckpointName, Event, Events, EventsOptions, Lifecycle, Retention, Runtime, Status, Task};
+use hiber::{
+    CheckpointName, Event, Events, EventsOptions, Lifecycle, Retention, Runtime, Status, Task, Word as _,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
@@ -154,7 +156,7 @@ impl Keeper<'_> {
         keeping.keep(container.facts()?)?;
         let bundle = container.bundle()?.to_owned();
         let streams = Streams::of(&task);
-        let data = json!({"every": self.rules.every.as_secs_f64(), "restart": word(self.rules.restart)});
+        let data = json!({"every": self.rules.every.as_secs_f64(), "restart": self.rules.restart.word()});
         let every = humantime::format_duration(self.rules.every);
         self.told.step("keeping", &format!("kept, with a checkpoint every {every}"), data);
         Ok((self.memory(keeping, bundle, streams), task))
@@ -377,14 +379,6 @@ impl Keeper<'_> {
     fn leave_alone(&self, why: &str) -> anyhow::Result<Option<Task>> {
         self.told.step("left-alone", &format!("left alone: {why}"), json!({"reason": why}));
         Ok(None)
-    }
-}
-
-fn word(restart: Restart) -> &'static str {
-    match restart {
-        Restart::Crash => "crash",
-        Restart::Always => "always",
-        _ => "never",
     }
 }
 

@@ -23,6 +23,15 @@ pub trait Word: Copy + 'static {
     /// Their meanings, at the same places.
     const MEANINGS: &'static [Self];
 
+    /// The word for a meaning.
+    fn word(self) -> &'static str
+    where
+        Self: PartialEq,
+    {
+        let found = Self::MEANINGS.iter().position(|meaning| *meaning == self);
+        found.and_then(|place| Self::WORDS.get(place)).copied().unwrap_or_default()
+    }
+
     /// The meaning of a word.
     ///
     /// # Errors

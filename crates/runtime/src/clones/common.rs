@@ -3,16 +3,18 @@
 use hiber_criu::{ImageDirectory, Images};
 
 use crate::checkpoint::RestoreContainerOptions;
-use crate::checkpoint::restore::is_large;
 use crate::error::{Error, Result};
 
 /// How many of each kind an error names.
 const NAMED: usize = 3;
 
 /// Refuses them, unless `share` has them shared. Connections are closed in clones, or refused.
-pub(super) fn check(restore: &mut RestoreContainerOptions<'_>, share: bool) -> Result<()> {
-    let directory = ImageDirectory::open(&restore.criu.image_path)?;
-    let common = Images::in_directory(&directory)?.common()?;
+pub(super) fn check(
+    images: &ImageDirectory,
+    restore: &mut RestoreContainerOptions<'_>,
+    share: bool,
+) -> Result<()> {
+    let common = Images::in_directory(images)?.common()?;
     let mut problems = Vec::new();
     if restore.criu.tcp_close == Some(true) {
         // Whatever the dump has recorded.
@@ -33,11 +35,6 @@ pub(super) fn check(restore: &mut RestoreContainerOptions<'_>, share: bool) -> R
         return Ok(());
     }
     Err(Error::Invalid(format!("each clone would have {}", problems.join("; "))))
-}
-
-/// Whether the checkpoint has so much memory that it pays to bring it when it is touched.
-pub(super) fn has_much_memory(restore: &RestoreContainerOptions<'_>) -> Result<bool> {
-    Ok(is_large(&[ImageDirectory::open(&restore.criu.image_path)?]))
 }
 
 fn some(kind: &str, names: &[String]) -> Option<String> {

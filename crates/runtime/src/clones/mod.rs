@@ -12,8 +12,11 @@ pub use options::{CloneMemory, CloneOptions, CloneRootfs};
 
 use std::sync::Arc;
 
+use hiber_criu::ImageDirectory;
+
 use crate::checkpoint::RestoreContainerOptions;
 use crate::checkpoint::named::Checkpoint;
+use crate::checkpoint::restore::is_large;
 use crate::checkpoint::unique::{AsClone, Generation, Given};
 use crate::container::task::Task;
 use crate::error::{Context, Error, Result};
@@ -38,7 +41,8 @@ impl Runtime {
         if let Some(checkpoint) = checkpoint {
             checkpoint.choose(&mut restore.criu);
         }
-        common::check(&mut restore, how.share)?;
+        let images = ImageDirectory::open(&restore.criu.image_path)?;
+        common::check(&images, &mut restore, how.share)?;
         #[expect(clippy::disallowed_methods, reason = "a bundle is a directory of the host")]
         let bundle = std::fs::canonicalize(&restore.bundle).map_err(|e| Error::file(&restore.bundle, &e))?;
         let config = config::of_clone(&bundle, id, how, restore.systemd_cgroup)?;
@@ -53,7 +57,7 @@ impl Runtime {
         restore.bundle = place;
         restore.unique = true;
         let lazy = match how.memory {
-            CloneMemory::Auto => config.may_follow() && common::has_much_memory(&restore)?,
+            CloneMemory::Auto => config.may_follow() && is_large(&[images]),
             memory => memory == CloneMemory::Lazy,
         };
         restore.on_demand = lazy;

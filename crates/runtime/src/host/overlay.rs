@@ -44,14 +44,18 @@ impl Overlay {
     /// # Errors
     /// As [`mount`](Self::mount).
     pub(crate) fn mount_again(&self, at: &Path) -> Result<()> {
-        let device = |path: &Path| std::fs::symlink_metadata(path).map(|of| of.dev());
-        let parent = at.parent().unwrap_or(at);
-        match (device(at), device(parent)) {
-            (Ok(own), Ok(parent)) if own == parent => self.mount(at),
-            (Err(e), _) => Err(Error::file(at, &e)),
-            _ => Ok(()),
+        match is_mount(at) {
+            Ok(false) => self.mount(at),
+            Ok(true) => Ok(()),
+            Err(e) => Err(Error::file(at, &e)),
         }
     }
+}
+
+/// Whether something is mounted on a directory: it is of another file system than its parent.
+pub(crate) fn is_mount(directory: &Path) -> std::io::Result<bool> {
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|of| of.dev());
+    Ok(device(directory)? != device(directory.parent().unwrap_or(directory))?)
 }
 
 /// A path as the options of a mount can have it: one with their separators goes by an open directory.

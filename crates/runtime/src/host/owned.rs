@@ -90,6 +90,27 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     create(path)?.write_all(bytes)
 }
 
+/// Replaces a file that only its owner can read; a reader sees the old one or the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    write(new.as_ref(), bytes)?;
+    std::fs::rename(&new, path)
+}
+
+/// Removes a directory that has a mark in it. The mark goes last: half of the directory can be removed another time.
+pub(crate) fn remove_marked(directory: &Path, mark: &str) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else if entry.file_name() != mark {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    std::fs::remove_dir_all(directory)
+}
+
 /// Opens a file of the caller's alone, which is empty then.
 pub(crate) fn create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();

@@ -4,7 +4,6 @@
 //! record says that there should be one. It also says since when the container's checkpoints are of this container: another one may have
 //! had the id before, or this one was made anew. The keeper at work holds a lock (flock(2)) on the directory.
 
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -132,11 +131,8 @@ impl Keeping {
             return Ok(());
         }
         let json = serde_json::to_vec(&record).map_err(|e| Error::internal("write down a container", e))?;
-        let (path, new) = (self.path.join(RECORD), self.path.join(".new"));
-        owned::create(&new)
-            .and_then(|mut file| file.write_all(&json))
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|e| Error::file(&path, &e))?;
+        let path = self.path.join(RECORD);
+        owned::replace(&path, &json).map_err(|e| Error::file(&path, &e))?;
         self.record = Some(record);
         Ok(())
     }

@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, Mode, chmod};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::host::overlay::Overlay;
+use crate::host::overlay::{self, Overlay};
 use crate::host::owned;
 use crate::host::random::random;
 use crate::id::ContainerId;
@@ -209,10 +209,8 @@ impl CloneRecord {
 
     /// Into the directory.
     fn mark(&self) -> Result<()> {
-        let (path, new) = (self.directory.join(MARK), self.directory.join(".hiber-clone.new"));
-        owned::write(&new, &self.to_json()?)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|e| Error::file(&path, &e))
+        let path = self.directory.join(MARK);
+        owned::replace(&path, &self.to_json()?).map_err(|e| Error::file(&path, &e))
     }
 
     /// Mounts the root filesystem of one that sleeps, unless it is: a boot unmounts it.
@@ -238,21 +236,10 @@ impl CloneRecord {
     fn try_to_remove(&self) -> std::io::Result<()> {
         let rootfs = self.rootfs();
         while umount2(&rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
-        let device = |path: &Path| std::fs::symlink_metadata(path).map(|of| of.dev());
-        match device(&rootfs) {
-            Ok(of) if of != device(&self.directory)? => return Err(Errno::EBUSY.into()),
-            _ => {}
+        if overlay::is_mount(&rootfs).unwrap_or(false) {
+            return Err(Errno::EBUSY.into());
         }
-        // The mark last: half of it can be removed another time.
-        for entry in std::fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else if entry.file_name() != MARK {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        std::fs::remove_dir_all(&self.directory)
+        owned::remove_marked(&self.directory, MARK)
     }
 }
 

@@ -320,19 +320,7 @@ fn remove_bundle(bundle: &Path, token: &str) {
     if !std::fs::read(bundle.join(BUNDLE_MARK)).is_ok_and(|mark| mark == token.as_bytes()) {
         return;
     }
-    // The mark last: half of it can be removed another time.
-    let remove = || -> std::io::Result<()> {
-        for entry in std::fs::read_dir(bundle)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else if entry.file_name() != BUNDLE_MARK {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        std::fs::remove_dir_all(bundle)
-    };
-    if let Err(e) = remove() {
+    if let Err(e) = owned::remove_marked(bundle, BUNDLE_MARK) {
         tracing::warn!("the bundle {} stays: {e}", bundle.display());
     }
 }

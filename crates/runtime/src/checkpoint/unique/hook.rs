@@ -1,7 +1,6 @@
 //! The program that runs in a restored container before its processes do.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -26,7 +25,7 @@ const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long its end may take when it is killed.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 /// How much of its output an error repeats, in bytes.
-const REPEATED: u64 = 1 << 10;
+const REPEATED: usize = 1 << 10;
 
 /// A program, with its arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,23 +102,9 @@ fn end(process: &Process) -> Result<()> {
 /// With the end of its output: what it says last tells most.
 fn failed(how: &str, output: &File) -> Error {
     let length = output.metadata().map_or(0, |of| of.len());
-    let mut text = Vec::new();
-    let from = Tail { file: output, at: length.saturating_sub(REPEATED) };
-    let _ = from.take(REPEATED).read_to_end(&mut text);
+    let mut text = vec![0; REPEATED];
+    let read = output.read_at(&mut text, length.saturating_sub(REPEATED as u64));
+    text.truncate(read.unwrap_or(0));
     let text = String::from_utf8_lossy(&text);
     Error::host(how, if text.trim().is_empty() { "it said nothing" } else { text.trim() }.to_owned())
-}
-
-/// A file from an offset on, whose own offset belongs to the program.
-struct Tail<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for Tail<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
 }
